@@ -1,0 +1,1 @@
+"""pydistill: dataset distillation by trajectory matching."""

@@ -1,0 +1,1 @@
+"""Students and evaluation networks, and flat parameter vectors."""

@@ -1,0 +1,70 @@
+"""Flat parameter vectors: a network's parameters as one vector [P], in the order of `model.parameters()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pydistill.errors import InputError
+
+
+@dataclass(frozen=True)
+class ParameterLayout:
+    """Names and shapes of a network's parameters, and with them the way between a flat vector and its tensors."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of elements of each parameter tensor."""
+        return tuple(int(torch.Size(shape).numel()) for shape in self.shapes)
+
+    @property
+    def total(self) -> int:
+        """P, the length of the flat vector."""
+        return sum(self.sizes)
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of `flat` [P] by parameter name, each in its own shape; differentiable any number of times.
+
+        Raises:
+            InputError: `flat` does not have P elements.
+        """
+        if flat.shape != (self.total,):
+            raise InputError(f"a flat parameter vector of this network has shape [{self.total}], not {list(flat.shape)}")
+        pieces = flat.split(self.sizes)
+        return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """One flat vector [P] from tensors in the layout's order."""
+        found = tuple(tuple(tensor.shape) for tensor in tensors)
+        if found != self.shapes:
+            raise InputError(f"parameter tensors of shapes {found} do not fit the network's {self.shapes}")
+        return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def layout_of(model: nn.Module) -> ParameterLayout:
+    """The layout of `model.parameters()`."""
+    named = list(model.named_parameters())
+    return ParameterLayout(tuple(name for name, _ in named), tuple(tuple(value.shape) for _, value in named))
+
+
+def flatten(model: nn.Module) -> Tensor:
+    """A detached copy of the model's parameters as one vector [P]."""
+    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+
+
+def unflatten(model: nn.Module, flat: Tensor) -> None:
+    """Copy the flat vector [P] into the model's parameters, in place.
+
+    Raises:
+        InputError: the vector's length is not the model's P.
+    """
+    pieces = layout_of(model).split(flat)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(pieces[name])
