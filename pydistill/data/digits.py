@@ -1,0 +1,36 @@
+"""The embedded data set: 1,797 real handwritten digits of 8×8 pixels, which come with scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pydistill.data.raw import RawData, raw_from
+from pydistill.errors import MissingDependencyError
+
+TEST_SHARE = 0.2
+SEED = 0
+
+
+def read_digits() -> RawData:
+    """The digits as [n, 1, 8, 8] in [0, 1], split once and for all into 1,437 training and 360 test images,
+    stratified.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the data set digits comes with scikit-learn: pip install scikit-learn"
+        ) from error
+    digits = load_digits()
+    images = (digits.images / 16).astype(np.float32)[:, None]
+    train, test = train_test_split(
+        np.arange(len(images)), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
+    )
+    class_names = tuple(str(digit) for digit in range(10))
+    return raw_from(
+        "digits", class_names, images[train], digits.target[train], images[test], digits.target[test]
+    )

@@ -1,0 +1,304 @@
+"""Differentiable Siamese augmentation (Zhao & Bilen, ICML 2021): what is random is drawn first, then applied
+as often as wanted.
+
+`DsaSettings.draw` makes every random choice; `augment` is a function of images and draw alone. Augmenting
+twice with the same draw gives the same result, so a sweep backwards can replay the batches of the sweep
+forwards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pydistill.errors import InputError
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "color": ("brightness", "saturation", "contrast"),
+    "crop": ("crop",),
+    "cutout": ("cutout",),
+    "flip": ("flip",),
+    "scale": ("scale",),
+    "rotate": ("rotate",),
+}
+"""The words of a strategy and the operations that each stands for."""
+
+COLUMNS: dict[str, int] = {
+    "brightness": 1,  # what is added
+    "saturation": 1,  # factor on the distance to the grey image
+    "contrast": 1,  # factor on the distance to the image's mean
+    "crop": 2,  # shift in rows, in columns
+    "cutout": 4,  # first row, row after the last, first column, column after the last
+    "flip": 1,  # 1 mirrors left and right, 0 does not
+    "scale": 2,  # factor on x, on y
+    "rotate": 1,  # angle in radians
+}
+"""How many numbers per image each operation is given, in `DsaDraw.parameters`."""
+
+
+@dataclass(frozen=True)
+class DsaDraw:
+    """The outcome of every random choice of one augmentation.
+
+    Args:
+        operations: what is applied, in order; names of `COLUMNS`.
+        parameters: [B, k] float32, or [1, k] if one set serves the whole batch; the operations' columns side
+            by side.
+        height, width: size in pixels of the images that it was drawn for (crop and cutout depend on it).
+    """
+
+    operations: tuple[str, ...]
+    parameters: Tensor
+    height: int
+    width: int
+
+    def parameter(self, operation: str) -> Tensor:
+        """The columns of one operation, [B, COLUMNS[operation]] (or [1, …]).
+
+        Raises:
+            InputError: the operation is not part of this draw.
+        """
+        first = 0
+        for name in self.operations:
+            if name == operation:
+                return self.parameters[:, first : first + COLUMNS[name]]
+            first += COLUMNS[name]
+        raise InputError(f"operation {operation!r} is not in this draw, which has {list(self.operations)}")
+
+    def to(self, device: torch.device | str) -> DsaDraw:
+        """The same draw with its parameters on `device`."""
+        return DsaDraw(self.operations, self.parameters.to(device), self.height, self.width)
+
+
+@dataclass(frozen=True)
+class DsaSettings:
+    """Which augmentations, and how strong; the defaults are those of every published trajectory-matching
+    recipe.
+
+    Args:
+        strategy: words from color, crop, cutout, flip, scale, rotate joined by "_"; "" or "none" augments
+            nothing.
+        mode: "S" applies one word of the strategy per call, chosen at random; "M" applies all, in the
+            strategy's order.
+        flip: probability of a left-right flip, in [0, 1].
+        scale: largest enlargement r ≥ 1; each axis is scaled by a factor from [1/r, r).
+        rotate: largest angle in degrees, ≥ 0.
+        crop: largest shift as a share of the side, in [0, 1].
+        cutout: side of the erased rectangle as a share of the image's side, in [0, 1].
+        brightness, saturation, contrast: strengths, ≥ 0.
+        shared: one parameter set for the whole batch instead of one per image.
+
+    Raises:
+        InputError: a value is outside its limits.
+    """
+
+    strategy: str = "color_crop_cutout_flip_scale_rotate"
+    mode: Literal["S", "M"] = "S"
+    flip: float = 0.5
+    scale: float = 1.2
+    rotate: float = 15.0
+    crop: float = 0.125
+    cutout: float = 0.5
+    brightness: float = 1.0
+    saturation: float = 2.0
+    contrast: float = 0.5
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise InputError(
+                    f"strategy={self.strategy!r} holds {part!r}, which is none of {', '.join(PARTS)}"
+                )
+        if self.mode not in ("S", "M"):
+            raise InputError(f"mode={self.mode!r} is neither 'S' (one part per call) nor 'M' (all parts)")
+        limits = {"flip": (0, 1), "crop": (0, 1), "cutout": (0, 1), "scale": (1, math.inf)}
+        for name in ("flip", "scale", "rotate", "crop", "cutout", "brightness", "saturation", "contrast"):
+            low, high = limits.get(name, (0, math.inf))
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                allowed = f"in [{low}, {high}]" if math.isfinite(high) else f"a number ≥ {low}"
+                raise InputError(f"{name}={value} of the augmentation must be {allowed}")
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The words of the strategy, in order."""
+        return () if self.strategy in ("", "none") else tuple(self.strategy.split("_"))
+
+    def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> DsaDraw:
+        """Make every random choice for `batch` images of height × width pixels.
+
+        With u ~ U[0, 1) afresh for each number: brightness b(u − ½); saturation s·u; contrast u + c; crop an
+        integer in [−round(rH), round(rH)] per axis; cutout a rectangle of ⌊rH + ½⌋ × ⌊rW + ½⌋ pixels around
+        a centre anywhere in the image, clipped at its border; flip u < p; scale u(r − 1/r) + 1/r per axis;
+        rotate (2u − 1)·angle.
+
+        Args:
+            generator: on the CPU; the same state gives the same draw, whatever is in the images.
+
+        Raises:
+            InputError: batch < 0, or an image without pixels.
+        """
+        if batch < 0 or height < 1 or width < 1:
+            raise InputError(
+                f"cannot draw an augmentation for batch={batch} images of {height}×{width} pixels"
+            )
+        parts = self.parts
+        if self.mode == "S" and parts:
+            parts = (parts[int(torch.randint(len(parts), (1,), generator=generator))],)
+        operations = tuple(operation for part in parts for operation in PARTS[part])
+        rows = min(batch, 1) if self.shared else batch
+        drawn = [self._column(operation, rows, height, width, generator) for operation in operations]
+        parameters = (
+            torch.cat(drawn, dim=1) if len(drawn) > 1 else drawn[0] if drawn else torch.empty(rows, 0)
+        )
+        return DsaDraw(operations, parameters, height, width)
+
+    def _column(
+        self, operation: str, rows: int, height: int, width: int, generator: torch.Generator
+    ) -> Tensor:
+        if operation == "crop":
+            sides = [
+                _integers(-_share(side, self.crop), _share(side, self.crop), rows, generator)
+                for side in (height, width)
+            ]
+            return torch.stack(sides, dim=1)
+        if operation == "cutout":
+            edges = []
+            for side in (height, width):
+                size = _share(side, self.cutout)
+                first = _integers(0, side - size % 2, rows, generator) - size // 2
+                edges += [first.clamp(min=0), (first + size).clamp(max=side)]
+            return torch.stack(edges, dim=1)
+        uniform = torch.rand(rows, COLUMNS[operation], generator=generator)
+        if operation == "brightness":
+            return (uniform - 0.5) * self.brightness
+        if operation == "saturation":
+            return uniform * self.saturation
+        if operation == "contrast":
+            return uniform + self.contrast
+        if operation == "flip":
+            return (uniform < self.flip).float()
+        if operation == "scale":
+            return uniform * (self.scale - 1 / self.scale) + 1 / self.scale
+        return (uniform - 0.5) * (2 * math.radians(self.rotate))
+
+
+def augment(images: Tensor, draw: DsaDraw) -> Tensor:
+    """Apply a draw to a batch of images.
+
+    Deterministic; differentiable in the images, first order (every operation is affine in them). What is
+    outside the image is 0.
+
+    Args:
+        images: [B, C, H, W], floating point, on the draw's device.
+        draw: of B images (or shared) of H × W pixels.
+
+    Returns:
+        [B, C, H, W]; the images themselves if the draw has no operation.
+
+    Raises:
+        InputError: the draw is for another batch or image size, or the images are not [B, C, H, W] floating
+            point.
+
+    Equivalent to, for brightness alone: `images + draw.parameters[:, :, None, None]`.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise InputError(
+            f"images to augment are floating point [B, C, H, W], not {images.dtype} {list(images.shape)}"
+        )
+    rows = draw.parameters.shape[0]
+    if (draw.height, draw.width) != tuple(images.shape[2:]) or rows not in (1, images.shape[0]):
+        raise InputError(
+            f"a draw for {rows} images of {draw.height}×{draw.width} does not fit images"
+            f" {list(images.shape)} [B, C, H, W]"
+        )
+    if images.numel() == 0:
+        return images
+    parameters = draw.parameters.to(images.dtype)
+    first, position = 0, 0
+    while position < len(draw.operations):
+        operation = draw.operations[position]
+        if draw.operations[position : position + 3] == PARTS["color"]:
+            images = _color(images, parameters[:, first : first + 3])
+            first, position = first + 3, position + 3
+            continue
+        images = _apply(operation, images, parameters[:, first : first + COLUMNS[operation]])
+        first, position = first + COLUMNS[operation], position + 1
+    return images
+
+
+def _share(side: int, ratio: float) -> int:
+    return int(side * ratio + 0.5)
+
+
+def _integers(low: int, high: int, rows: int, generator: torch.Generator) -> Tensor:
+    """[rows] whole numbers, uniform in [low, high], as float32."""
+    return torch.randint(low, high + 1, (rows,), generator=generator).float()
+
+
+def _apply(operation: str, images: Tensor, p: Tensor) -> Tensor:
+    if operation == "brightness":
+        return images + p[:, :, None, None]
+    if operation == "saturation":
+        return torch.lerp(images.mean(1, keepdim=True), images, p[:, :, None, None])
+    if operation == "contrast":
+        return torch.lerp(images.mean((1, 2, 3), keepdim=True), images, p[:, :, None, None])
+    if operation == "crop":
+        return _crop(images, p)
+    if operation == "cutout":
+        return _cutout(images, p)
+    if operation == "flip":
+        return torch.where(p[:, :, None, None] > 0, images.flip(3), images)
+    if operation == "scale":
+        zero = torch.zeros_like(p[:, 0])
+        return _resample(images, torch.stack([p[:, 0], zero, zero, zero, p[:, 1], zero], 1))
+    if operation == "rotate":
+        cosine, sine, zero = p[:, 0].cos(), p[:, 0].sin(), torch.zeros_like(p[:, 0])
+        return _resample(images, torch.stack([cosine, -sine, zero, sine, cosine, zero], 1))
+    raise InputError(f"operation {operation!r} is none of {', '.join(COLUMNS)}")
+
+
+def _color(images: Tensor, p: Tensor) -> Tensor:
+    """Brightness b, saturation s and contrast c in one go.
+
+    Saturation keeps each pixel's mean over channels, so the mean that contrast needs is known beforehand,
+    and the three are cs·x + c(1 − s)·grey(x) + (1 − c)·mean(x) + b.
+    """
+    b, s, c = p[:, :, None, None].unsqueeze(1).unbind(2)
+    grey = images.mean(1, keepdim=True)
+    offset = torch.addcmul(b, 1 - c, grey.mean((2, 3), keepdim=True))
+    return torch.addcmul(torch.addcmul(offset, c - c * s, grey), c * s, images)
+
+
+def _crop(images: Tensor, p: Tensor) -> Tensor:
+    batch, channels, height, width = images.shape
+    rows = torch.arange(height, device=images.device) + p[:, :1].long()
+    columns = torch.arange(width, device=images.device) + p[:, 1:].long()
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    source = source.view(-1, 1, height * width).expand(batch, channels, -1)
+    return images.reshape(batch, channels, -1).gather(2, source).view_as(images) * inside[:, None].to(
+        images.dtype
+    )
+
+
+def _cutout(images: Tensor, p: Tensor) -> Tensor:
+    rows = torch.arange(images.shape[2], device=images.device, dtype=images.dtype)
+    columns = torch.arange(images.shape[3], device=images.device, dtype=images.dtype)
+    inside_rows = (rows >= p[:, 0:1]) & (rows < p[:, 1:2])
+    inside_columns = (columns >= p[:, 2:3]) & (columns < p[:, 3:4])
+    return images.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0)
+
+
+def _resample(images: Tensor, matrix: Tensor) -> Tensor:
+    """Bilinear sampling at matrix·(x, y, 1) of the normalised coordinates; `matrix` [B or 1, 6] row by
+    row."""
+    matrix = matrix.view(-1, 2, 3).expand(images.shape[0], 2, 3)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,0 +1,227 @@
+"""What is done to pixels before a network sees them, kept with the data so that it can always be undone."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pydistill.errors import FormatError, InputError
+from pydistill.files import atomic_path
+
+KINDS: dict[str, type[Preprocessing]] = {}
+FORMAT = 1
+
+
+class Preprocessing(abc.ABC):
+    """An invertible map of images in [0, 1] to what networks are trained on.
+
+    Args of every kind:
+        source: what it was fitted on (a digest), or "" if its numbers were given; two fits on the same data
+            are the same preprocessing even where another machine rounds the last bit otherwise.
+    """
+
+    kind: ClassVar[str]
+    source: str
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        KINDS[cls.kind] = cls
+
+    @abc.abstractmethod
+    def apply(self, images: Tensor) -> Tensor:
+        """Images in [0, 1], [n, C, H, W] floating point, to what a network sees, same shape, dtype and
+        device; differentiable."""
+
+    @abc.abstractmethod
+    def invert(self, images: Tensor) -> Tensor:
+        """The inverse of `apply`: images of range [0, 1], not clamped (distilled images leave the range);
+        differentiable."""
+
+    @abc.abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that defines it: (values that JSON can hold, tensors by name)."""
+
+    @abc.abstractmethod
+    def to(self, device: torch.device | str) -> Preprocessing:
+        """The same preprocessing with its tensors on `device`."""
+
+    @classmethod
+    @abc.abstractmethod
+    def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
+        """The inverse of `state`; KeyError or TypeError for a state that lacks something."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A short name that two equal preprocessings share: kind and 16 hexadecimal digits, such as
+        "zca-0f3a…"."""
+        values, tensors = self.state()
+        digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+        if not self.source:
+            for name in sorted(tensors):
+                digest.update(name.encode() + tensors[name].detach().cpu().contiguous().numpy().tobytes())
+        return f"{self.kind}-{digest.hexdigest()[:16]}"
+
+    @staticmethod
+    def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
+        """The preprocessing that `state` described.
+
+        Raises:
+            FormatError: the kind is unknown, or something is missing or of a wrong shape.
+        """
+        kind = values.get("kind")
+        if kind not in KINDS:
+            raise FormatError(
+                f"preprocessing of kind {kind!r} is unknown; this version knows {', '.join(sorted(KINDS))}"
+            )
+        try:
+            return KINDS[kind]._restore(values, tensors)
+        except (KeyError, TypeError, InputError) as error:
+            raise FormatError(f"the stored {kind} preprocessing is incomplete or damaged: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to one safetensors file, atomically; `load` gives back the same bits.
+
+        Raises:
+            WriteError: the file cannot be written.
+        """
+        values, tensors = self.state()
+        header = {"pydistill_preprocessing": json.dumps({"format": FORMAT, **values})}
+        with atomic_path(path) as temporary:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                temporary,
+                header,
+            )
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Preprocessing:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: the file is damaged, or none of `save`'s.
+            InputError: there is no such file.
+        """
+        if not Path(path).is_file():
+            raise InputError(f"there is no preprocessing file {path}")
+        try:
+            with safe_open(path, framework="pt") as handle:
+                header = (handle.metadata() or {}).get("pydistill_preprocessing")
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+            values = json.loads(header) if header is not None else None
+        except (SafetensorError, ValueError) as error:
+            raise FormatError(
+                f"{path} is no readable preprocessing file ({error}); it is damaged or cut short"
+            ) from error
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise FormatError(
+                f"{path} is not a preprocessing file of format {FORMAT}, the one that this version reads"
+            )
+        return Preprocessing.from_state(values, tensors)
+
+
+class Normalise(Preprocessing):
+    """Per channel: (x − mean) / std.
+
+    Args:
+        mean, std: [C], in units of the [0, 1] range; std > 0.
+        source: digest of the training images that they were measured on, if any.
+
+    Raises:
+        InputError: the shapes differ, or a number is not finite, or a std is not positive.
+    """
+
+    kind = "normalise"
+
+    def __init__(self, mean: Tensor, std: Tensor, *, source: str = "") -> None:
+        if mean.ndim != 1 or mean.shape != std.shape:
+            raise InputError(
+                f"mean {list(mean.shape)} and std {list(std.shape)} must both be [C], one number per channel"
+            )
+        if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
+            raise InputError(
+                f"mean={mean.tolist()} must be finite and std={std.tolist()} finite and positive"
+            )
+        self.mean, self.std, self.source = mean.to(torch.float64), std.to(torch.float64), source
+
+    @staticmethod
+    def fit(images: Tensor, *, source: str = "") -> Normalise:
+        """Mean and (population) standard deviation of each channel over all pixels, computed in fp64.
+
+        A channel that is constant has standard deviation 0; it is only centred (divided by 1).
+
+        Args:
+            images: [n, C, H, W], uint8 0 … 255 or floating point in [0, 1], n ≥ 1.
+        """
+        channels = images.shape[1]
+        total, square = torch.zeros(2, channels, dtype=torch.float64)
+        if images.dtype == torch.uint8:
+            levels = torch.arange(256, dtype=torch.float64) / 255
+            for channel in range(channels):
+                counts = torch.zeros(256, dtype=torch.int64)
+                for chunk in chunks_of(images[:, channel]):
+                    counts += torch.bincount(chunk.reshape(-1), minlength=256)
+                total[channel], square[channel] = (counts * levels).sum(), (counts * levels * levels).sum()
+        else:
+            for chunk in chunks_of(images):
+                exact = chunk.to(torch.float64)
+                total += exact.sum((0, 2, 3)).cpu()
+                square += exact.square().sum((0, 2, 3)).cpu()
+        count = images.numel() // channels
+        mean = total / count
+        variance = (square / count - mean * mean).clamp(min=0)
+        # below the rounding of that difference, a variance cannot be told from a constant channel's 0
+        std = torch.where(variance > 1e-13 * (square / count), variance.sqrt(), torch.ones_like(variance))
+        return Normalise(mean, std, source=source)
+
+    def apply(self, images: Tensor) -> Tensor:
+        mean, std = self._constants(images)
+        return (images - mean) / std
+
+    def invert(self, images: Tensor) -> Tensor:
+        mean, std = self._constants(images)
+        return images * std + mean
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {"kind": self.kind, "source": self.source}, {"mean": self.mean, "std": self.std}
+
+    def to(self, device: torch.device | str) -> Normalise:
+        return Normalise(self.mean.to(device), self.std.to(device), source=self.source)
+
+    @classmethod
+    def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Normalise:
+        return cls(tensors["mean"], tensors["std"], source=values["source"])
+
+    def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        check_images(images, self.mean.shape[0])
+        return self.mean.to(images)[:, None, None], self.std.to(images)[:, None, None]
+
+
+def chunks_of(images: Tensor, size: int = 4096) -> Iterator[Tensor]:
+    """`size` images at a time, so that what is computed of them stays small beside them."""
+    for first in range(0, len(images), size):
+        yield images[first : first + size]
+
+
+def check_images(images: Tensor, channels: int, image_size: tuple[int, int] | None = None) -> None:
+    """Refuse what a preprocessing of so many channels (and pixels) cannot be applied to.
+
+    Raises:
+        InputError: not floating point [n, C, H, W] with the right C (and H × W).
+    """
+    fits = images.ndim == 4 and images.shape[1] == channels and image_size in (None, tuple(images.shape[2:]))
+    if not (fits and images.is_floating_point()):
+        height, width = image_size if image_size is not None else ("H", "W")
+        raise InputError(
+            f"images must be floating point [n, {channels}, {height}, {width}],"
+            f" not {images.dtype} {list(images.shape)}"
+        )

@@ -1,0 +1,148 @@
+"""A data set as it came: pixels in [0, 1] or bytes, before any preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydistill.errors import InputError
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Images and labels as read, checked.
+
+    Args:
+        name: of the data set, as records and reports print it.
+        class_names: one per class; their number is the number of classes.
+        train_images, test_images: [n, C, H, W], uint8 0 … 255 or float32 in [0, 1], both of one kind and
+            size.
+        train_labels, test_labels: [n] int64 in [0, number of classes).
+
+    Raises:
+        InputError: a shape, type, label or pixel is not as said above, or a class has no training image; the
+            message names the argument.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+    def __post_init__(self) -> None:
+        for split in ("train", "test"):
+            _check_images(f"{split}_images", getattr(self, f"{split}_images"))
+            labels, images = getattr(self, f"{split}_labels"), getattr(self, f"{split}_images")
+            _check_labels(f"{split}_labels", labels, len(images), len(self.class_names))
+        train, test = self.train_images, self.test_images
+        if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
+            raise InputError(
+                f"train_images {train.dtype} {list(train.shape)} and test_images {test.dtype}"
+                f" {list(test.shape)} must have the same type, channels, height and width"
+            )
+        counts = torch.bincount(self.train_labels, minlength=len(self.class_names))
+        if not bool(counts.all()):
+            empty = int((counts == 0).nonzero()[0])
+            raise InputError(
+                f"class {empty} ({self.class_names[empty]!r}) has no image in train_images; each of the"
+                f" {len(self.class_names)} classes needs at least one"
+            )
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all arrays with their types and shapes, as 64 hexadecimal digits; the name plays no
+        part."""
+        return digest_of(self.train_images, self.train_labels, self.test_images, self.test_labels)
+
+
+def raw_from(
+    name: str,
+    class_names: tuple[str, ...] | None,
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+) -> RawData:
+    """RawData from anything torch.as_tensor takes; integer labels of any width, floating-point images of any
+    precision.
+
+    Without class names, the classes are numbered 0 … (largest training label).
+
+    Raises:
+        InputError: as RawData, or a value that is no array of numbers.
+    """
+    given = {
+        "train_images": train_images,
+        "train_labels": train_labels,
+        "test_images": test_images,
+        "test_labels": test_labels,
+    }
+    tensors: dict[str, Tensor] = {}
+    for key, value in given.items():
+        try:
+            tensor = torch.as_tensor(value).detach()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{key} is no array of numbers: {error}") from error
+        if key.endswith("labels"):
+            whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+            tensor = tensor.to("cpu", torch.int64) if whole else tensor
+        elif tensor.is_floating_point():
+            tensor = tensor.to("cpu", torch.float32)
+        tensors[key] = tensor.cpu().contiguous()
+    if class_names is None:
+        labels = tensors["train_labels"]
+        classes = int(labels.max()) + 1 if labels.dtype == torch.int64 and labels.numel() else 1
+        if classes > max(labels.numel(), 1):
+            raise InputError(
+                f"train_labels holds the label {classes - 1} among {labels.numel()} images, so that some class"
+                " is empty; labels count from 0 without gaps"
+            )
+        class_names = tuple(str(label) for label in range(max(classes, 1)))
+    return RawData(name, class_names, **tensors)
+
+
+def digest_of(*tensors: Tensor) -> str:
+    """SHA-256 over tensors in order, each with its type and shape, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)};".encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if images.ndim != 4 or images.numel() == 0 or images.dtype not in (torch.uint8, torch.float32):
+        raise InputError(
+            f"{name} must be uint8 or floating point [n, C, H, W] with at least one image,"
+            f" not {images.dtype} {list(images.shape)}"
+        )
+    if images.dtype == torch.uint8:
+        return
+    low, high = (float(bound) for bound in images.aminmax())
+    if not (low == low and high == high and abs(low) != float("inf") and abs(high) != float("inf")):
+        bad = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
+        raise InputError(f"{name} holds pixels that are not finite, first in image {bad}")
+    if low < 0 or high > 1:
+        raise InputError(
+            f"{name} of floating point must lie in [0, 1], not in [{low:g}, {high:g}]; give bytes 0 … 255 as"
+            " uint8, and images before any normalisation"
+        )
+
+
+def _check_labels(name: str, labels: Tensor, images: int, classes: int) -> None:
+    if labels.shape != (images,) or labels.dtype != torch.int64:
+        raise InputError(
+            f"{name} must be {images} whole numbers, one per image, not {labels.dtype} {list(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise InputError(
+            f"{name} holds the label {low if low < 0 else high};"
+            f" with {classes} classes labels are 0 … {classes - 1}"
+        )

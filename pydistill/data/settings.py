@@ -1,0 +1,27 @@
+"""Which data, from where: the settings that a configuration file or the command line fills in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data set, where it lies, and how it is preprocessed.
+
+    Args:
+        name: digits, cifar10, cifar100, fashion-mnist, svhn, tiny-imagenet, imagenette, imagewoof,
+            imagefruit, imagemeow, imagesquawk, imageyellow, folder or tensors.
+        path: the folder, archive or .npz file that holds it; the embedded digits need none.
+        image_size: side in pixels to which images are resized and centre-cropped; the set's own by default.
+        zca: ZCA-whiten instead of normalising per channel.
+        download: let torchvision download what is missing (cifar10, cifar100, fashion-mnist, svhn).
+        cache: folder for unpacked data and ZCA matrices; $PYDISTILL_CACHE or ~/.cache/pydistill by default.
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    image_size: int | None = None
+    zca: bool = False
+    download: bool = False
+    cache: str | None = None
