@@ -1,0 +1,121 @@
+"""What every network here is made of: checked sizes, norms, activations and pooling by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from pydistill.errors import InputError
+
+NORMS = ("instance", "group", "batch", "layer", "none")
+ACTIVATIONS = ("relu", "leaky_relu", "sigmoid")
+POOLINGS = ("average", "max", "none")
+GROUPS = 4
+"""Number of groups of the norm "group", as published."""
+
+Plane = tuple[int, int]
+"""(height, width) of a feature map."""
+
+
+def one_of(argument: str, value: str, allowed: Sequence[str]) -> str:
+    """`value` itself if it is among `allowed`.
+
+    Raises:
+        InputError: it is not; the message names the argument and all that is allowed.
+    """
+    if value not in allowed:
+        raise InputError(f"{argument} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def whole_number(argument: str, value: object, low: int, high: int | None = None) -> int:
+    """`value` itself if it is an int within [low, high].
+
+    Raises:
+        InputError: it is not; the message names the argument and its limits.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or value < low
+        or (high is not None and value > high)
+    ):
+        limits = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise InputError(f"{argument} must be a whole number {limits}, not {value!r}")
+    return value
+
+
+def plane_of(image_size: int | Sequence[int]) -> Plane:
+    """(height, width) of an image size given as one int (square) or as a pair.
+
+    Raises:
+        InputError: it is neither, or a side is below 1.
+    """
+    if isinstance(image_size, int):
+        side = whole_number("image_size", image_size, 1)
+        return side, side
+    if len(image_size) != 2:
+        raise InputError(f"image_size must be one whole number or (height, width), not {tuple(image_size)}")
+    height, width = image_size
+    return whole_number("image_size's height", height, 1), whole_number("image_size's width", width, 1)
+
+
+def make_norm(kind: str, channels: int, plane: Plane) -> nn.Module | None:
+    """The norm layer named `kind` for feature maps [B, channels, *plane]; None for "none".
+
+    "instance" is GroupNorm with one channel per group, as published: the same arithmetic as InstanceNorm2d,
+    without buffers. On a plane of one pixel it would subtract the pixel from itself and put out its bias
+    whatever the image was, so it is refused there.
+
+    Raises:
+        InputError: "instance" on a plane of one pixel; "group" where the channels are no multiple of 4.
+    """
+    one_of("norm", kind, NORMS)
+    if kind == "instance":
+        if plane == (1, 1):
+            raise InputError(
+                "norm instance needs feature maps of at least two pixels, and here they have one: "
+                "take larger images, less depth, or another norm"
+            )
+        return nn.GroupNorm(channels, channels)
+    if kind == "group":
+        if channels % GROUPS:
+            raise InputError(f"norm group needs a width that is a multiple of {GROUPS}, not {channels}")
+        return nn.GroupNorm(GROUPS, channels)
+    if kind == "batch":
+        return nn.BatchNorm2d(channels)
+    if kind == "layer":
+        return nn.LayerNorm([channels, *plane])
+    return None
+
+
+def make_activation(kind: str) -> nn.Module:
+    """The activation named `kind`; never in place, so that every derivative can be taken."""
+    one_of("activation", kind, ACTIVATIONS)
+    if kind == "relu":
+        return nn.ReLU()
+    if kind == "leaky_relu":
+        return nn.LeakyReLU(0.01)
+    return nn.Sigmoid()
+
+
+def make_pooling(kind: str) -> nn.Module | None:
+    """The 2x2 pooling of stride 2 named `kind`; None for "none"."""
+    one_of("pooling", kind, POOLINGS)
+    if kind == "average":
+        return nn.AvgPool2d(2)
+    if kind == "max":
+        return nn.MaxPool2d(2)
+    return None
+
+
+def padded(plane: Plane, kernel: int, padding: int) -> Plane:
+    """The plane after a convolution of stride 1 with this kernel side and padding."""
+    height, width = plane
+    return height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
+
+
+def halved(plane: Plane) -> Plane:
+    """The plane after a 2x2 pooling of stride 2; an odd last row or column is dropped."""
+    return plane[0] // 2, plane[1] // 2

@@ -1,0 +1,214 @@
+"""Networks by name: what a configuration or a command line says, and the network that it means."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pydistill.errors import InputError
+from pydistill.nn.alexnet import AlexNet
+from pydistill.nn.convnet import ConvNet
+from pydistill.nn.layers import plane_of
+from pydistill.nn.mlp import MLP
+from pydistill.nn.resnet import ResNet18
+from pydistill.nn.vgg import VGG11
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "convnet": ConvNet,
+    "mlp": MLP,
+    "alexnet": AlexNet,
+    "vgg11": VGG11,
+    "resnet18": ResNet18,
+}
+
+# What a short name such as "convnet4-w32-nopool" may be followed by, and the option that it sets.
+_WORDS: dict[str, tuple[str, str]] = {
+    "in": ("norm", "instance"),
+    "gn": ("norm", "group"),
+    "bn": ("norm", "batch"),
+    "ln": ("norm", "layer"),
+    "nonorm": ("norm", "none"),
+    "relu": ("activation", "relu"),
+    "leaky": ("activation", "leaky_relu"),
+    "sigmoid": ("activation", "sigmoid"),
+    "avg": ("pooling", "average"),
+    "max": ("pooling", "max"),
+    "nopool": ("pooling", "none"),
+}
+_NUMBERS = {"w": "width", "d": "depth", "p": "first_padding"}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """A network by name, with the options that differ from its own defaults.
+
+    Args:
+        name: convnet, mlp, alexnet, vgg11, resnet18, or an import path "package.module:callable", called with
+            (in_channels, num_classes, image_size) and returning an nn.Module.
+        width: channels or units.
+        depth: number of blocks or layers.
+        norm: instance, group, batch, layer or none.
+        activation: relu, leaky_relu or sigmoid.
+        pooling: average, max or none.
+        first_padding: zeros around the image in the first convolution.
+    """
+
+    name: str = "convnet"
+    width: int | None = None
+    depth: int | None = None
+    norm: str | None = None
+    activation: str | None = None
+    pooling: str | None = None
+    first_padding: int | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The options that are set, by name."""
+        return {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
+
+
+def parse(text: str) -> ModelSettings:
+    """The network that a short name means.
+
+    name[depth][-word …]: "convnet3", "convnet4-w32", "resnet18-bn", "mlp2-w64-sigmoid", or an import path
+    "package.module:callable". Words: w32 width, d4 depth, p3 first padding; in, gn, bn, ln, nonorm (norm);
+    relu, leaky, sigmoid (activation); avg, max, nopool (pooling).
+
+    Raises:
+        InputError: no such network, word, or option of this network.
+    """
+    if ":" in text:
+        return ModelSettings(name=text)
+    head, *words = text.split("-")
+    options: dict[str, Any] = {}
+    value: int | str
+    name = head
+    if head not in NETWORKS:
+        numbered = re.fullmatch(r"([a-z]+)(\d+)", head)
+        if numbered is None or numbered[1] not in NETWORKS:
+            raise _unknown(text)
+        name, options["depth"] = numbered[1], int(numbered[2])
+    for word in words:
+        number = re.fullmatch(r"([a-z])(\d+)", word)
+        if number is not None and number[1] in _NUMBERS:
+            option, value = _NUMBERS[number[1]], int(number[2])
+        elif word in _WORDS:
+            option, value = _WORDS[word]
+        else:
+            words_known = ", ".join(["w<number>", "d<number>", "p<number>", *_WORDS])
+            raise InputError(f"{word!r} in the network {text!r} is not one of {words_known}")
+        if option in options:
+            raise InputError(f"the network {text!r} sets its {option} twice")
+        options[option] = value
+    _check_options(name, options)
+    return ModelSettings(name=name, **options)
+
+
+def build(
+    settings: ModelSettings,
+    in_channels: int,
+    num_classes: int,
+    image_size: int | Sequence[int],
+    *,
+    seed: int | None = None,
+) -> nn.Module:
+    """A freshly initialised network on the CPU, in float32.
+
+    The same seed gives the same parameters, and leaves PyTorch's global random state as it was; without a
+    seed the initialisation draws from that state.
+
+    Raises:
+        InputError: no such network, an option that it does not have, or a value outside its limits.
+    """
+    factory = _factory(settings)
+    plane = plane_of(image_size)
+    if seed is None:
+        return factory(in_channels, num_classes, plane)
+    with torch.random.fork_rng(devices=[]):
+        # The CPU's generator alone: torch.manual_seed would reseed every GPU too, for good.
+        torch.default_generator.manual_seed(seed)
+        return factory(in_channels, num_classes, plane)
+
+
+def architecture_of(
+    settings: ModelSettings, in_channels: int, num_classes: int, image_size: int | Sequence[int]
+) -> str:
+    """One canonical line that names the network: "convnet(width=128, depth=3, norm=instance, …)".
+
+    Every option is spelt out.     Two settings that mean the same network give the same line. Channels,
+    classes and image size are checked but not part of it: they belong to the data.
+
+    Raises:
+        InputError: as `build`.
+    """
+    if ":" in settings.name:
+        _factory(settings)
+        return settings.name
+    with torch.device("meta"):
+        model = _factory(settings)(in_channels, num_classes, plane_of(image_size))
+    options = ", ".join(f"{option}={getattr(model, option)}" for option in options_of(settings.name))
+    return f"{settings.name}({options})"
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The options that the network `name` has, in the order of its constructor."""
+    if name not in NETWORKS:
+        raise _unknown(name)
+    return tuple(inspect.signature(NETWORKS[name]).parameters)[3:]
+
+
+def _unknown(name: str) -> InputError:
+    return InputError(
+        f"there is no network {name!r}: take one of {', '.join(NETWORKS)}, or an import path "
+        "package.module:callable"
+    )
+
+
+def _check_options(name: str, options: dict[str, Any]) -> None:
+    available = options_of(name)
+    for option in options:
+        if option not in available:
+            raise InputError(f"the network {name} has no option {option}: it has {', '.join(available)}")
+
+
+def _factory(settings: ModelSettings) -> Callable[[int, int, tuple[int, int]], nn.Module]:
+    """What makes the network from (in_channels, num_classes, (H, W)), its options checked."""
+    options = settings.options()
+    if ":" not in settings.name:
+        _check_options(settings.name, options)
+        network = NETWORKS[settings.name]
+        return lambda in_channels, num_classes, plane: network(in_channels, num_classes, plane, **options)
+    if options:
+        raise InputError(
+            f"the network {settings.name} is built by its own callable, which takes no options, but "
+            f"{', '.join(options)} is set"
+        )
+    function = _imported(settings.name)
+
+    def make(in_channels: int, num_classes: int, plane: tuple[int, int]) -> nn.Module:
+        model = function(in_channels, num_classes, plane)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{settings.name} returned a {type(model).__name__}, not an nn.Module")
+        return model
+
+    return make
+
+
+def _imported(path: str) -> Callable[..., object]:
+    """The callable at an import path "package.module:callable"."""
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"the network {path!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise InputError(f"the network {path!r} is not a callable")
+    return found
