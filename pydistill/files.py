@@ -38,7 +38,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, PydistillError):
             raise
-        raise WriteError(f"cannot write {target}: {error.strerror or error}; what was there before is unchanged") from error
+        raise WriteError(
+            f"cannot write {target}: {error.strerror or error}; what was there before is unchanged"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,7 +66,9 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise FormatError(f"{path} is not readable JSON ({error}); it is damaged or not a file of pydistill's") from error
+        raise FormatError(
+            f"{path} is not readable JSON ({error}); it is damaged or not a file of pydistill's"
+        ) from error
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

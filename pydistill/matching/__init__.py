@@ -1,0 +1,22 @@
+"""Trajectory matching: the loss of an unrolled student and its exact gradient."""
+
+from pydistill.matching.batches import Batches
+from pydistill.matching.match import BACKENDS, Backend, choose_backend, match
+from pydistill.matching.problem import GRADIENTS, Gradient, Match
+from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection, select_step
+
+__all__ = [
+    "BACKENDS",
+    "DISTANCES",
+    "GRADIENTS",
+    "SELECTIONS",
+    "Backend",
+    "Batches",
+    "Distance",
+    "Gradient",
+    "Match",
+    "Selection",
+    "choose_backend",
+    "match",
+    "select_step",
+]

@@ -1,0 +1,165 @@
+"""The adjoint sweep in PyTorch: the exact hypergradient of any module's unrolled training at the memory of one step.
+
+Forward, only θ_0 … θ_K and the distances are kept. Backward, with λ_K = 2 (θ_K − θ*) / ‖θ_0 − θ*‖²,
+
+    for k = K−1 … 0:
+        s = ⟨∇_θ ℓ(θ_k, X_k, Y_k), λ_{k+1}⟩
+        ∂L/∂X_k = −α_k ∂s/∂X_k      ∂L/∂Y_k = −α_k ∂s/∂Y_k      ∂L/∂α_k = −s
+        λ_k = λ_{k+1} − α_k ∂s/∂θ_k
+
+so that each step's graph lives only while that step is differentiated. It equals back-propagation through the whole
+unrolled graph. The idea of differentiating the inner gradient step by step inside a reverse sweep is that of MixFlow-MG
+(Kemaev et al., ICML 2025); the truncated variant (λ held at λ_K) is what TESLA (Cui et al., ICML 2023) computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from pydistill import ops
+from pydistill.matching.loss import matching_loss
+from pydistill.matching.problem import Match, Problem
+from pydistill.matching.selection import distance_from_sums, distance_sums, select_step
+from pydistill.matching.student import RandomReplay
+
+
+class _Sweep:
+    """The forward sweep's outcome, which the backward sweep goes back through."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.replay = RandomReplay(problem.start.device)
+        self.points: list[Tensor] = []
+        self.step = 0
+        self.distances = torch.empty(0)
+
+    @torch.no_grad()
+    def forward(self) -> Tensor:
+        """Train the student for N steps, select K, keep θ_0 … θ_K; returns L."""
+        problem, plan = self.problem, self.problem.plan
+        theta, target = problem.start.detach(), problem.target.detach()
+        lr = problem.lr.detach()
+        self.points = [theta]
+        sums = [distance_sums(theta, target)]
+        for step in range(problem.steps):
+            images, labels = plan.rows(plan.sources, step)
+            self.replay.before_step()
+            gradient = problem.student.gradient(theta, plan.augmented(images, step).detach(), labels.detach())
+            if step == 0:
+                self.replay.after_first_step()
+                problem.student.check_unchanged()
+            theta, step_sums = ops.sgd_step(theta, gradient, problem.step_lr(lr, step), target)
+            self.points.append(theta)
+            sums.append(step_sums)
+        self.distances = distance_from_sums(torch.stack(sums), problem.distance)
+        self.step = select_step(self.distances, problem.selection)
+        del self.points[self.step + 1 :]
+        return matching_loss(self.points[-1], self.points[0], target)
+
+    def backward(
+        self, loss: Tensor, target: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: tuple[bool, ...]
+    ) -> list[Tensor | None]:
+        """Go back from step K to 0; returns ∂L/∂(start, target, lr, *sources), None where not `needed`."""
+        plan = self.problem.plan
+        needs_start, needs_target, needs_lr = needed[:3]
+        gradients: list[Tensor | None] = [None] * len(sources)
+        offset = self.points[0] - target
+        scale = 2.0 / offset.square().sum()
+        adjoint = arrival_adjoint = scale * (self.points[-1] - target)
+        lr_gradient = torch.zeros_like(lr) if needs_lr else None
+
+        for step in reversed(range(self.step)):
+            at = plan.steps[step]
+            wants = (
+                self.problem.gradient == "exact" and (step > 0 or needs_start),
+                needed[3 + at.images],
+                needed[3 + at.labels],
+            )
+            if not (needs_lr or any(wants)):
+                continue
+            alpha = self.problem.step_lr(lr, step)
+            product, leaves = self._differentiate(step, adjoint, sources, wants)
+            if lr_gradient is not None:
+                (lr_gradient if lr.ndim == 0 else lr_gradient[step]).sub_(product)
+            for source, leaf in ((at.images, leaves[1]), (at.labels, leaves[2])):
+                if leaf is not None:
+                    plan.add(gradients, source, step, leaf.mul_(-alpha))
+            if leaves[0] is not None:
+                adjoint = adjoint - alpha * leaves[0]
+
+        normaliser = loss * scale * offset
+        start_gradient = adjoint - normaliser if needs_start else None
+        target_gradient = normaliser - arrival_adjoint if needs_target else None
+        return [start_gradient, target_gradient, lr_gradient, *gradients]
+
+    def _differentiate(
+        self, step: int, adjoint: Tensor, sources: tuple[Tensor, ...], wants: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
+        """s = ⟨∇_θ ℓ, λ⟩ of step k and its derivatives in θ_k, in the images (through the augmentation) and in the labels."""
+        plan, student = self.problem.plan, self.problem.student
+        images, labels = plan.rows(sources, step)
+        with torch.enable_grad(), self.replay.replaying(step):
+            leaves = (
+                self.points[step].detach().requires_grad_(),
+                images.detach().requires_grad_(wants[1]),
+                labels.detach().requires_grad_(wants[2]),
+            )
+            loss = student.loss(leaves[0], plan.augmented(leaves[1], step), leaves[2])
+            (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=any(wants), materialize_grads=True)
+            product = torch.dot(gradient, adjoint)
+            inputs = [leaf for leaf, wanted in zip(leaves, wants, strict=True) if wanted]
+            found = iter(torch.autograd.grad(product, inputs, materialize_grads=True) if inputs else ())
+        derivatives = tuple(next(found) if wanted else None for wanted in wants)
+        return product.detach(), cast(tuple[Tensor | None, Tensor | None, Tensor | None], derivatives)
+
+
+class _FirstDerivativeOnly(torch.autograd.Function):
+    """The identity on a gradient, whose own derivative in what it was computed from raises instead of being a silent zero."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            "backend 'torch' gives first derivatives only; backend 'autograd' gives derivatives of any order"
+        )
+
+
+class _AdjointMatching(torch.autograd.Function):
+    """L as a function of (start, target, lr, *sources); a second derivative raises."""
+
+    @staticmethod
+    def forward(ctx: Any, sweep: _Sweep, start: Tensor, target: Tensor, lr: Tensor, *sources: Tensor) -> Tensor:
+        loss = sweep.forward()
+        ctx.sweep = sweep
+        ctx.save_for_backward(loss, start, target, lr, *sources)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        loss, start, target, lr, *sources = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
+        with torch.no_grad():
+            gradients = ctx.sweep.backward(loss, target, lr, tuple(sources), needed)
+            gradients = [None if each is None else each * grad_loss for each in gradients]
+        if torch.is_grad_enabled():
+            inputs = (start, target, lr, *sources)
+            leaves = [each for each, wanted in zip(inputs, needed, strict=True) if wanted]
+            gradients = [each if each is None else _FirstDerivativeOnly.apply(each, *leaves) for each in gradients]
+        return None, *gradients
+
+
+def match_by_adjoint(problem: Problem) -> Match:
+    """Match with the adjoint sweep; holds K + 1 parameter vectors and one step's activations, whatever N.
+
+    Derivatives: first order in start, target, lr, images and label rows; a second one raises RuntimeError.
+    """
+    sweep = _Sweep(problem)
+    loss = _AdjointMatching.apply(sweep, problem.start, problem.target, problem.lr, *problem.plan.sources)  # type: ignore[no-untyped-call]
+    return Match(loss, sweep.step, sweep.distances, "torch")

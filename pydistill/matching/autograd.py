@@ -1,0 +1,42 @@
+"""The oracle: the whole unrolled graph, kept and differentiated by PyTorch, as the published loops do it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pydistill.matching.loss import matching_loss
+from pydistill.matching.problem import Match, Problem
+from pydistill.matching.selection import distance_from_sums, distance_sums, select_step
+
+
+def match_by_autograd(problem: Problem) -> Match:
+    """Unroll N steps with `create_graph=True` and let autograd go back through all of them.
+
+        θ_{k+1} = θ_k − α_k ∇_θ ℓ(θ_k, X_k, Y_k)
+
+    With `gradient="truncated"` the gradient is taken at a constant θ_k, so that a later step does not know how its
+    parameters depend on earlier images.
+
+    Memory grows with N: the graphs of all steps are held until `backward`. Derivatives: any order (the graph is kept).
+    """
+    student, plan = problem.student, problem.plan
+    truncated = problem.gradient == "truncated"
+    theta = problem.start
+    points = [theta]
+    sums = [distance_sums(theta.detach(), problem.target.detach())]
+    with torch.enable_grad():
+        for step in range(problem.steps):
+            images, labels = plan.rows(plan.sources, step)
+            images = plan.augmented(images, step)
+            at = theta.detach().requires_grad_() if truncated or not theta.requires_grad else theta
+            loss = student.loss(at, images, labels)
+            (gradient,) = torch.autograd.grad(loss, at, create_graph=True, materialize_grads=True)
+            theta = theta - problem.step_lr(problem.lr, step) * gradient
+            points.append(theta)
+            sums.append(distance_sums(theta.detach(), problem.target.detach()))
+        student.check_unchanged()
+        distances: Tensor = distance_from_sums(torch.stack(sums), problem.distance)
+        chosen = select_step(distances, problem.selection)
+        loss = matching_loss(points[chosen], problem.start, problem.target)
+    return Match(loss, chosen, distances, "autograd")

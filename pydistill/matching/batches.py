@@ -1,0 +1,179 @@
+"""What each student step trains on: given pairs, or a recipe that makes batch k from the synthetic set when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pydistill.data.dsa import DsaDraw, DsaSettings, augment
+from pydistill.errors import InputError
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A recipe for N batches: row k of `index` says which synthetic images step k trains on, `draws[k]` how they are augmented.
+
+        X_k = augment(images[index[k]], draws[k]),    Y_k = labels[index[k]]
+
+    No N × B × C × H × W tensor is ever made: a batch exists while its step runs, and gradients are added straight to the images.
+
+    Args:
+        images: [n, C, H, W], floating.
+        labels: class numbers [n] (int64), or rows [n, K] (floating).
+        index: [N, B] int64, values in [0, n).
+        draws: N augmentation draws, or None for no augmentation.
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    draws: Sequence[DsaDraw] | None = None
+
+    def __post_init__(self) -> None:
+        if self.index.dtype != torch.int64 or self.index.ndim != 2:
+            raise InputError(
+                f"index must be an int64 table [N, B], not {self.index.dtype} of shape {list(self.index.shape)}"
+            )
+        count = self.images.shape[0] if self.images.ndim else 0
+        if self.labels.ndim == 0 or self.labels.shape[0] != count:
+            raise InputError(f"images and labels must agree in number: {count} and {list(self.labels.shape)}")
+        if self.index.device.type == "cpu" and self.index.numel():
+            low, high = int(self.index.min()), int(self.index.max())
+            if low < 0 or high >= count:
+                raise InputError(f"index must lie in [0, {count - 1}] for {count} images, found [{low}, {high}]")
+        if self.draws is not None and len(self.draws) != self.index.shape[0]:
+            raise InputError(f"draws must hold one draw for each of {self.index.shape[0]} steps, not {len(self.draws)}")
+
+    def __len__(self) -> int:
+        return int(self.index.shape[0])
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """(X_k, Y_k) of step k, differentiable in images and labels."""
+        rows = self.index[step]
+        images = self.images.index_select(0, rows)
+        if self.draws is not None:
+            images = augment(images, self.draws[step])
+        return images, self.labels.index_select(0, rows)
+
+    @classmethod
+    def draw(
+        cls,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        steps: int,
+        batch_size: int,
+        generator: torch.Generator,
+        dsa: DsaSettings | None = None,
+    ) -> Batches:
+        """Draw a recipe: passes over all images, each shuffled anew, cut into `steps` batches; augmentation from `dsa`.
+
+        A batch that reaches the end of a pass goes on into the next, so every image is trained on equally often (to one).
+
+        Args:
+            steps: N ≥ 1.
+            batch_size: B ≥ 1; more than there are images means all of them.
+            generator: a CPU generator; it alone decides the draw.
+        """
+        if steps < 1:
+            raise InputError(f"steps must be at least 1, not {steps}")
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, not {batch_size}")
+        count = images.shape[0]
+        if count < 1:
+            raise InputError("there are no synthetic images to draw batches from")
+        size = min(batch_size, count)
+        passes = -(-steps * size // count)
+        order = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
+        index = order[: steps * size].view(steps, size).to(images.device)
+        draws = None
+        if dsa is not None:
+            height, width = images.shape[-2:]
+            draws = tuple(dsa.draw(size, height, width, generator).to(images.device) for _ in range(steps))
+        return cls(images, labels, index, draws)
+
+
+@dataclass(frozen=True)
+class StepSource:
+    """Where step k finds its batch among the plan's source tensors."""
+
+    images: int
+    labels: int
+    index: Tensor | None
+    draw: DsaDraw | None
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """One form for both kinds of batches: the distinct source tensors, and for each step where its batch comes from.
+
+    `sources` are what gradients flow to; a tensor given for several steps is one source.
+    """
+
+    sources: tuple[Tensor, ...]
+    steps: tuple[StepSource, ...]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def rows(self, sources: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor]:
+        """The images and labels that step k uses, before augmentation, taken from `sources` (differentiable)."""
+        at = self.steps[step]
+        images, labels = sources[at.images], sources[at.labels]
+        if at.index is not None:
+            images, labels = images.index_select(0, at.index), labels.index_select(0, at.index)
+        return images, labels
+
+    def augmented(self, images: Tensor, step: int) -> Tensor:
+        """The images of step k as the student sees them."""
+        draw = self.steps[step].draw
+        return images if draw is None else augment(images, draw)
+
+    def add(self, gradients: list[Tensor | None], source: int, step: int, gradient: Tensor) -> None:
+        """Add the gradient of step k's rows to that of their source."""
+        index = self.steps[step].index
+        total = gradients[source]
+        if index is not None:
+            if total is None:
+                total = gradients[source] = torch.zeros_like(self.sources[source])
+            total.index_add_(0, index, gradient)
+        elif total is None:
+            gradients[source] = gradient
+        else:
+            gradients[source] = total + gradient
+
+
+def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bool) -> BatchPlan:
+    """Turn `match`'s batches into a plan; with `label_logits`, floating labels pass through their softmax first."""
+    if isinstance(batches, Batches):
+        if label_logits:
+            batches = replace(batches, labels=_softmax(batches.labels))
+        draws: Sequence[DsaDraw | None] = batches.draws if batches.draws is not None else [None] * len(batches)
+        steps = [StepSource(0, 1, batches.index[k], draws[k]) for k in range(len(batches))]
+        return BatchPlan((batches.images, batches.labels), tuple(steps))
+
+    sources: list[Tensor] = []
+    places: dict[tuple[int, bool], int] = {}
+
+    def place(tensor: Tensor, is_label: bool) -> int:
+        key = (id(tensor), is_label)
+        if key not in places:
+            places[key] = len(sources)
+            sources.append(_softmax(tensor) if is_label and label_logits else tensor)
+        return places[key]
+
+    steps = []
+    for number, pair in enumerate(batches):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InputError(f"batches[{number}] must be a pair (images, labels), not {type(pair).__name__}")
+        steps.append(StepSource(place(pair[0], False), place(pair[1], True), None, None))
+    return BatchPlan(tuple(sources), tuple(steps))
+
+
+def _softmax(labels: Tensor) -> Tensor:
+    if not labels.is_floating_point():
+        raise InputError(f"label_logits needs floating label rows [B, K], not labels of {labels.dtype}")
+    return labels.softmax(dim=-1)

@@ -1,0 +1,106 @@
+"""`match`: the matching loss of a student trained for N steps, and its gradient in everything the student saw."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from pydistill.errors import BackendError, InputError
+from pydistill.matching.adjoint import match_by_adjoint
+from pydistill.matching.autograd import match_by_autograd
+from pydistill.matching.batches import Batches
+from pydistill.matching.problem import Gradient, Match, Problem, check_problem
+from pydistill.matching.selection import Distance, Selection
+
+Backend = Literal["auto", "fused", "torch", "autograd"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
+
+_log = logging.getLogger("pydistill")
+_runners: dict[str, Callable[[Problem], Match]] = {"torch": match_by_adjoint, "autograd": match_by_autograd}
+_announced: set[tuple[str, str]] = set()
+
+
+def choose_backend(backend: Backend, model: nn.Module, device: str) -> str:
+    """The backend that runs: the one asked for, or for `auto` the fastest that supports the model and the device.
+
+    Raises:
+        InputError: no backend has that name.
+        BackendError: the backend asked for cannot run here; the message says which can.
+    """
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
+    if backend == "fused":
+        raise BackendError(
+            f"backend 'fused' is not part of this version and cannot run {type(model).__name__}; "
+            "backend 'torch' computes the same gradient in the same memory"
+        )
+    if backend != "auto":
+        return backend
+    key = (type(model).__name__, device)
+    if key not in _announced:
+        _announced.add(key)
+        _log.info(
+            "matching %s on %s with backend 'torch': the adjoint sweep, which runs any module in the memory of one step",
+            *key,
+        )
+    return "torch"
+
+
+def match(
+    model: nn.Module,
+    start: Tensor,
+    target: Tensor,
+    batches: Batches | Sequence[tuple[Tensor, Tensor]],
+    lr: Tensor | float,
+    *,
+    selection: Selection = "last",
+    distance: Distance = "l1",
+    gradient: Gradient = "exact",
+    label_logits: bool = False,
+    backend: Backend = "auto",
+) -> Match:
+    """Train a student for N steps of SGD and compare where it arrives with where the expert arrived.
+
+        θ_{k+1} = θ_k − α_k ∇_θ ℓ(θ_k, X_k, Y_k),    k = 0 … N − 1
+        L = ‖θ_K − θ*‖² / ‖θ_0 − θ*‖²
+
+    Equivalent to (for hard labels, K = N)::
+
+        theta = start
+        for images, labels in batches:
+            loss = F.cross_entropy(functional_call(model, split(theta), images), labels)
+            theta = theta - lr * torch.autograd.grad(loss, theta, create_graph=True)[0]
+        loss = (theta - target).square().sum() / (start - target).square().sum()
+
+    Args:
+        model: any module whose output is a function of its parameters and the batch; its own parameters are not read
+            or changed. Batch norm in training mode with running statistics is refused. Dropout draws from PyTorch's
+            global generator, the same numbers in every backend.
+        start: θ_0, [P] in the order of `model.parameters()`.
+        target: θ*, [P].
+        batches: N pairs (images [B, C, H, W], labels), or a `Batches` recipe. Labels are class numbers [B] (int64) or
+            rows [B, K] (floating; non-negative, of any mass).
+        lr: α, a number, a 0-dim tensor, or one value per step [N].
+        selection: `last` (K = N, MTT) or `nearest` (ATT: the step of 1 … N nearest to the target; of equal ones the later).
+        distance: d of the selection and of `distances`: `l1` (Σ|θ − θ*|) or `l2` (‖θ − θ*‖).
+        gradient: `exact`, or `truncated` (a step's dependence on earlier steps through θ_k is dropped, as TESLA does).
+        label_logits: label rows are logits; the student trains on their softmax, and the gradient reaches the logits.
+        backend: `torch` (adjoint sweep, flat memory, first derivatives), `autograd` (whole graph, any derivative),
+            or `auto`: the fastest that supports the model and the device.
+
+    Returns:
+        Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.
+        A student that diverges gives a loss that is not finite.
+
+    Raises:
+        InputError: an argument is outside its limits.
+        BackendError: the backend asked for cannot run this model.
+
+    Source: Cazenavette et al., *Dataset Distillation by Matching Training Trajectories*, CVPR 2022 (MTT); Liu et al.,
+    *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
+    """
+    runner = _runners[choose_backend(backend, model, str(start.device))]
+    return runner(check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits))

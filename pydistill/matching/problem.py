@@ -1,0 +1,154 @@
+"""One matching problem, checked: what every backend receives and what every backend returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pydistill.errors import InputError
+from pydistill.matching.batches import Batches, BatchPlan, plan_of
+from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection
+from pydistill.matching.student import Student
+
+Gradient = Literal["exact", "truncated"]
+GRADIENTS: tuple[str, ...] = get_args(Gradient)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The student, where it starts, where the expert arrived, what it trains on and how it is compared."""
+
+    student: Student
+    start: Tensor
+    target: Tensor
+    plan: BatchPlan
+    lr: Tensor
+    selection: Selection
+    distance: Distance
+    gradient: Gradient
+
+    @property
+    def steps(self) -> int:
+        """N."""
+        return len(self.plan)
+
+    def step_lr(self, lr: Tensor, step: int) -> Tensor:
+        """α of step k, 0-dim, from a scalar or a per-step learning rate."""
+        return lr if lr.ndim == 0 else lr[step]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What `match` returns.
+
+    Attributes:
+        loss: L, 0-dim; `loss.backward()` reaches images, labels, lr, start and target.
+        step: K, the student step that entered the loss, 1 ≤ K ≤ N.
+        distances: d(θ_k, θ*) for k = 0 … N, float64 [N + 1], a constant.
+        backend: the backend that ran.
+    """
+
+    loss: Tensor
+    step: int
+    distances: Tensor
+    backend: str
+
+
+def check_problem(
+    model: nn.Module,
+    start: Tensor,
+    target: Tensor,
+    batches: Batches | Sequence[tuple[Tensor, Tensor]],
+    lr: Tensor | float,
+    selection: Selection,
+    distance: Distance,
+    gradient: Gradient,
+    label_logits: bool,
+) -> Problem:
+    """Check every argument of `match` and bring it into one form; raises InputError with the argument's name and limits.
+
+    Values (label range, finite pixels) are looked at on the CPU only: on a GPU that would wait for the device.
+    """
+    _check_choice("selection", selection, SELECTIONS)
+    _check_choice("distance", distance, DISTANCES)
+    _check_choice("gradient", gradient, GRADIENTS)
+    student = Student(model)
+    _check_points(start, target, student.layout.total)
+    plan = plan_of(batches, label_logits)
+    if len(plan) == 0:
+        raise InputError("batches is empty; the student needs at least one step (N ≥ 1)")
+    if not isinstance(lr, Tensor):
+        lr = torch.tensor(float(lr), dtype=start.dtype, device=start.device)
+    if lr.shape not in ((), (len(plan),)):
+        raise InputError(f"lr must be a scalar or have one value per step [{len(plan)}], not shape {list(lr.shape)}")
+    if not lr.is_floating_point():
+        raise InputError(f"lr must be a floating tensor, not {lr.dtype}")
+    _check_sources(plan, start)
+    lr = lr.to(dtype=start.dtype, device=start.device)
+    return Problem(student, start, target, plan, lr, selection, distance, gradient)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def _check_points(start: Tensor, target: Tensor, total: int) -> None:
+    for name, point in (("start", start), ("target", target)):
+        if point.shape != (total,):
+            raise InputError(
+                f"{name} must be the network's {total} parameters as one vector [{total}], not shape {list(point.shape)}"
+            )
+        if not point.is_floating_point():
+            raise InputError(f"{name} must be a floating tensor, not {point.dtype}")
+    if (start.dtype, start.device) != (target.dtype, target.device):
+        raise InputError(
+            f"start ({start.dtype} on {start.device}) and target ({target.dtype} on {target.device}) "
+            "must have the same dtype and device"
+        )
+    if start.device.type == "cpu" and torch.equal(start, target):
+        raise InputError("start and target are the same point; the loss divides by their squared distance")
+
+
+def _check_sources(plan: BatchPlan, start: Tensor) -> None:
+    seen: set[int] = set()
+    for step, at in enumerate(plan.steps):
+        images, labels = plan.sources[at.images], plan.sources[at.labels]
+        if images.ndim < 2 or images.shape[0] == 0:
+            raise InputError(f"images of step {step} must have shape [B, …] with B ≥ 1, not {list(images.shape)}")
+        if labels.ndim not in (1, 2) or labels.shape[0] != images.shape[0]:
+            raise InputError(
+                f"labels of step {step} must be [B] or [B, K] with B = {images.shape[0]}, not {list(labels.shape)}"
+            )
+        for source, check in ((at.images, _check_images), (at.labels, _check_labels)):
+            if source not in seen:
+                seen.add(source)
+                check(plan.sources[source], start, step)
+
+
+def _check_images(images: Tensor, start: Tensor, step: int) -> None:
+    if (images.dtype, images.device) != (start.dtype, start.device):
+        raise InputError(
+            f"images of step {step} ({images.dtype} on {images.device}) must have the dtype and device of start "
+            f"({start.dtype} on {start.device})"
+        )
+    if images.device.type == "cpu" and not bool(torch.isfinite(images.detach()).all()):
+        raise InputError(f"images of step {step} hold pixels that are not finite numbers")
+
+
+def _check_labels(labels: Tensor, start: Tensor, step: int) -> None:
+    if labels.device != start.device:
+        raise InputError(f"labels of step {step} lie on {labels.device}, start on {start.device}")
+    if labels.ndim == 1:
+        if labels.dtype != torch.int64:
+            raise InputError(f"hard labels of step {step} must be int64 class numbers, not {labels.dtype}")
+        if labels.device.type == "cpu" and int(labels.min()) < 0:
+            raise InputError(f"hard labels of step {step} must be at least 0, found {int(labels.min())}")
+    elif labels.dtype != start.dtype:
+        raise InputError(f"label rows of step {step} must have start's dtype {start.dtype}, not {labels.dtype}")
+    elif labels.device.type == "cpu" and not bool(torch.isfinite(labels.detach()).all()):
+        raise InputError(f"label rows of step {step} hold values that are not finite numbers")

@@ -1,0 +1,45 @@
+"""Which student step is compared with the expert: the last (MTT) or the nearest (ATT)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Selection = Literal["last", "nearest"]
+Distance = Literal["l1", "l2"]
+
+SELECTIONS: tuple[str, ...] = get_args(Selection)
+DISTANCES: tuple[str, ...] = get_args(Distance)
+
+
+def distance_from_sums(sums: Tensor, distance: Distance) -> Tensor:
+    """d(θ, θ*) from `sums` [..., 2] = (Σ|θ − θ*|, Σ(θ − θ*)²): the first for `l1`, the root of the second for `l2`."""
+    return sums[..., 0] if distance == "l1" else sums[..., 1].sqrt()
+
+
+def distance_sums(theta: Tensor, target: Tensor) -> Tensor:
+    """(Σ|θ − θ*|, Σ(θ − θ*)²) as float64 [2], from θ and θ* of shape [P]."""
+    difference = theta - target
+    return torch.stack([difference.abs().sum(dtype=torch.float64), difference.square().sum(dtype=torch.float64)])
+
+
+def select_step(distances: Tensor, selection: Selection) -> int:
+    """K, the step whose parameters enter the loss.
+
+        last:     K = N
+        nearest:  K = argmin_{1 ≤ k ≤ N} d(θ_k, θ*), of equal distances the later step
+
+    A distance that is not a number counts as infinite; there is no upper cap on the distance.
+
+    Args:
+        distances: d(θ_k, θ*) for k = 0 … N, [N + 1].
+
+    Source: Liu et al., *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024.
+    """
+    steps = distances.shape[0] - 1
+    if selection == "last":
+        return steps
+    latest_first = distances[1:].nan_to_num(nan=torch.inf, posinf=torch.inf).flip(0)
+    return steps - int(torch.argmin(latest_first))

@@ -1,0 +1,116 @@
+"""The student: a network as a function of a flat parameter vector and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pydistill.errors import InputError
+from pydistill.matching.loss import student_loss
+from pydistill.nn.flat import ParameterLayout, layout_of
+
+
+class Student:
+    """ℓ(θ, X, Y) of a module whose parameters are replaced by the flat vector θ [P].
+
+    A module that changes its buffers while it runs (batch norm's running statistics in training mode) is not a function of θ
+    and the batch alone: its steps cannot be run again in the sweep, so it is refused.
+
+    Raises:
+        InputError: the module has no parameters or keeps batch statistics in training mode.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and module.track_running_stats:
+                raise InputError(
+                    f"module '{name}' is a batch norm in training mode whose running statistics change at every step; "
+                    "use an instance norm, track_running_stats=False, or model.eval() before matching"
+                )
+        self.model = model
+        self.layout: ParameterLayout = layout_of(model)
+        if not self.layout.names:
+            raise InputError(f"{type(model).__name__} has no parameters to train")
+        self._buffer_versions = self._versions()
+
+    def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """ℓ(θ, X, Y), a scalar; differentiable as often as the module is."""
+        logits = functional_call(self.model, self.layout.split(theta), (images,))
+        _check_logits(logits, labels)
+        return student_loss(logits, labels)
+
+    def gradient(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """g = ∇_θ ℓ(θ, X, Y) as a constant, [P]; no graph is kept."""
+        with torch.enable_grad():
+            leaf = theta.detach().requires_grad_()
+            loss = self.loss(leaf, images, labels)
+            return torch.autograd.grad(loss, leaf, materialize_grads=True)[0]
+
+    def check_unchanged(self) -> None:
+        """Raise InputError if the module's buffers have changed since the student was made."""
+        for (name, before), (_, after) in zip(self._buffer_versions, self._versions(), strict=True):
+            if before != after:
+                raise InputError(
+                    f"buffer '{name}' of {type(self.model).__name__} changed while the student trained, "
+                    "so its steps cannot be run again; call model.eval() or remove what updates it"
+                )
+
+    def _versions(self) -> list[tuple[str, int]]:
+        return [(name, buffer._version) for name, buffer in self.model.named_buffers()]
+
+
+def _check_logits(logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
+        raise InputError(
+            f"the model must return logits [B, K] for B = {labels.shape[0]} images, not shape {list(logits.shape)}"
+        )
+    classes = logits.shape[1]
+    if labels.ndim == 2:
+        if labels.shape[1] != classes:
+            raise InputError(f"label rows have {labels.shape[1]} classes, the model's logits {classes}")
+    elif labels.device.type == "cpu" and int(labels.max()) >= classes:
+        raise InputError(f"hard labels must lie in [0, {classes - 1}] for {classes} classes, found {int(labels.max())}")
+
+
+class RandomReplay:
+    """Lets a module that draws random numbers (dropout) draw the same ones in the sweep as it did in the forward pass.
+
+    The state of the global generator is kept for each step, but only if the first step shows that the module uses it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._states: list[Tensor] | None = []
+
+    def _state(self) -> Tensor:
+        if self._device.type == "cuda":
+            return torch.cuda.get_rng_state(self._device)
+        return torch.get_rng_state()
+
+    def before_step(self) -> None:
+        """Note the generator's state before a step of the forward pass."""
+        if self._states is not None:
+            self._states.append(self._state())
+
+    def after_first_step(self) -> None:
+        """Stop keeping states if the first step left the generator as it was."""
+        if self._states is not None and torch.equal(self._states[0], self._state()):
+            self._states = None
+
+    @contextmanager
+    def replaying(self, step: int) -> Iterator[None]:
+        """Run the body with the generator in the state that step k saw, then put it back."""
+        if self._states is None:
+            yield
+            return
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            if self._device.type == "cuda":
+                torch.cuda.set_rng_state(self._states[step], self._device)
+            else:
+                torch.set_rng_state(self._states[step])
+            yield

@@ -1,0 +1,116 @@
+"""Small matching problems in fp64 and what is compared between backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pydistill.data.dsa import DsaSettings
+from pydistill.matching import Batches, Match, match
+from pydistill.nn import ModelSettings, build
+from pydistill.nn.flat import flatten
+
+
+@dataclass
+class Case:
+    """Leaves of one problem; `run` makes fresh ones for each backend, so that gradients never mix."""
+
+    model: nn.Module
+    start: Tensor
+    target: Tensor
+    images: Tensor
+    labels: Tensor
+    lr: Tensor
+    index: Tensor
+    draws: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, backend: str, *, recipe: bool = True) -> tuple[Match, dict[str, Tensor]]:
+        leaves = {
+            "images": self.images.clone().requires_grad_(),
+            "lr": self.lr.clone().requires_grad_(),
+            "start": self.start.clone().requires_grad_(),
+            "target": self.target.clone().requires_grad_(),
+        }
+        labels = self.labels
+        if labels.is_floating_point():
+            labels = leaves["labels"] = labels.clone().requires_grad_()
+        batches: Any = Batches(leaves["images"], labels, self.index, self.draws)
+        if not recipe:
+            batches = [batches[k] for k in range(len(batches))]
+        torch.manual_seed(5)  # for modules that draw random numbers
+        outcome = match(
+            self.model,
+            leaves["start"],
+            leaves["target"],
+            batches,
+            leaves["lr"],
+            backend=backend,
+            **self.options,
+        )
+        gradients = torch.autograd.grad(outcome.loss, list(leaves.values()))
+        return outcome, dict(zip(leaves, gradients, strict=True))
+
+
+def make_case(
+    network: str = "convnet2-w4",
+    *,
+    steps: int = 3,
+    labels: str = "hard",
+    per_step_lr: bool = False,
+    dsa: DsaSettings | None = None,
+    size: int = 8,
+    count: int = 6,
+    batch: int = 4,
+    lr: float = 0.05,
+    model: nn.Module | None = None,
+    distance_to_target: float = 0.02,
+    **options: Any,
+) -> Case:
+    generator = torch.Generator().manual_seed(7)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    model = (build(_settings(network), 2, 3, size, seed=3) if model is None else model).double()
+    start = flatten(model)
+    target = start + distance_to_target * normal(*start.shape)
+    images = normal(count, 2, size, size)
+    rows: Tensor = torch.arange(count) % 3
+    if labels == "soft":
+        rows = normal(count, 3).softmax(dim=1) * torch.rand(count, 1, generator=generator, dtype=torch.float64).add(0.5)
+    elif labels == "logits":
+        rows = normal(count, 3)
+        options["label_logits"] = True
+    rate = torch.full((steps,) if per_step_lr else (), lr, dtype=torch.float64)
+    if per_step_lr:
+        rate = rate * torch.linspace(0.5, 1.5, steps, dtype=torch.float64)
+    recipe = Batches.draw(images, rows, steps=steps, batch_size=batch, generator=generator, dsa=dsa)
+    return Case(model, start, target, images, rows, rate, recipe.index, recipe.draws, options)
+
+
+def _settings(network: str) -> ModelSettings:
+    from pydistill.nn import parse
+
+    return parse(network)
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """‖found − expected‖ / ‖expected‖; where the expected value is zero, the norm of what was found."""
+    norm = float(expected.norm())
+    return float((found - expected).norm()) / (norm or 1.0)
+
+
+def assert_same(
+    found: tuple[Match, dict[str, Tensor]], expected: tuple[Match, dict[str, Tensor]], bound: float
+) -> None:
+    assert found[0].step == expected[0].step
+    assert relative_error(found[0].loss.detach(), expected[0].loss.detach()) <= bound
+    assert relative_error(found[0].distances, expected[0].distances) <= bound
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        assert gradient.norm() > 0, f"the oracle's gradient to {name} is zero, so nothing is compared"
+        assert relative_error(found[1][name], gradient) <= bound, name
