@@ -1,0 +1,12 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace pydistill::cpu {
+
+// theta, grad, target, theta_next: [P], contiguous, one dtype (float or double); lr: [] of that dtype;
+// distances: [2] double.
+void sgd_step(const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& lr, const at::Tensor& target,
+              const at::Tensor& theta_next, const at::Tensor& distances);
+
+}  // namespace pydistill::cpu

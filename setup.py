@@ -1,0 +1,239 @@
+"""Builds the compiled ops, pydistill._C; everything else is in pyproject.toml. docs/building.md tells it to a user.
+
+PYDISTILL_BUILD=0   installs pure Python: nothing is compiled, pydistill runs on its PyTorch reference.
+PYDISTILL_CUDA      auto (default): CUDA kernels if an nvcc of torch's CUDA major version is found; 0: never; 1: it is an
+                    error if they cannot be built. A visible GPU plays no part.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+class BuildError(RuntimeError):
+    """The build cannot be done as asked; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Nvcc:
+    """A CUDA compiler: its toolkit's folder and its version."""
+
+    home: Path
+    version: str  # "13.0"
+    found_in: str
+
+    @property
+    def major(self) -> str:
+        return self.version.split(".")[0]
+
+
+@dataclass(frozen=True)
+class CudaDecision:
+    """Whether CUDA kernels are compiled, with which compiler, and why."""
+
+    nvcc: Nvcc | None
+    reason: str
+
+
+def switch(name: str, default: str, allowed: tuple[str, ...]) -> str:
+    """The value of an environment variable that has a fixed set of values."""
+    value = os.environ.get(name, "").strip().lower() or default
+    if value not in allowed:
+        raise BuildError(f"{name}={value} is not one of {', '.join(allowed)}")
+    return value
+
+
+def inspect_nvcc(path: Path, found_in: str) -> Nvcc | None:
+    """The toolkit behind an nvcc, seen through wrapper scripts; None if there is no working nvcc at `path`."""
+    if not path.is_file():
+        return None
+    try:
+        version = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+        dryrun = subprocess.run(
+            [path, "--dryrun", "-x", "cu", "-c", "/dev/null"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"pydistill: {path} does not run ({error})")
+        return None
+    release = re.search(r"release (\d+\.\d+)", version)
+    top = re.search(r"^#\$ TOP=(.+)$", dryrun.stderr, re.MULTILINE)
+    if release is None:
+        print(f"pydistill: {path} does not tell its version")
+        return None
+    home = Path(top.group(1).strip()).resolve() if top else path.resolve().parent.parent
+    return Nvcc(home, release.group(1), found_in)
+
+
+def nvcc_candidates(cuda_major: str) -> list[Nvcc]:
+    """Every nvcc there is: CUDA_HOME alone if it is set, else the PATH's and the ones installed by pip (nvidia-cuda-nvcc)."""
+    if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        found = inspect_nvcc(Path(home) / "bin" / "nvcc", "CUDA_HOME")
+        return [found] if found else []
+    places: list[tuple[Path, str]] = []
+    if on_path := shutil.which("nvcc"):
+        places.append((Path(on_path), "PATH"))
+    for folder in pip_cuda_folders(cuda_major):
+        places.append((folder / "bin" / "nvcc", "site-packages"))
+    return [nvcc for path, found_in in places if (nvcc := inspect_nvcc(path, found_in))]
+
+
+def pip_cuda_folders(cuda_major: str) -> list[Path]:
+    """The folders nvidia/cu13 (say) of site-packages, where pip puts CUDA's compiler, headers and libraries."""
+    spec = importlib.util.find_spec("nvidia")
+    locations = (spec.submodule_search_locations or []) if spec else []
+    return [folder for place in locations if (folder := Path(place) / f"cu{cuda_major}").is_dir()]
+
+
+def decide_cuda(torch_cuda: str | None) -> CudaDecision:
+    """Whether to compile CUDA kernels for a torch that was built with CUDA `torch_cuda` (None: without).
+
+    Raises:
+        BuildError: PYDISTILL_CUDA=1 and they cannot be compiled.
+    """
+    wanted = switch("PYDISTILL_CUDA", "auto", ("auto", "0", "1"))
+    if wanted == "0":
+        return CudaDecision(None, "PYDISTILL_CUDA=0")
+    if torch_cuda is None:
+        decision = CudaDecision(None, "this torch was built without CUDA")
+    else:
+        major = torch_cuda.split(".")[0]
+        candidates = nvcc_candidates(major)
+        fitting = [nvcc for nvcc in candidates if nvcc.major == major]
+        if fitting:
+            best = next((nvcc for nvcc in fitting if nvcc.version == torch_cuda), fitting[0])
+            return CudaDecision(best, f"nvcc {best.version} in {best.home} ({best.found_in})")
+        others = "; ".join(f"{nvcc.home} has {nvcc.version}" for nvcc in candidates)
+        decision = CudaDecision(
+            None,
+            f"no nvcc {major}.x for torch's CUDA {torch_cuda}"
+            + (f" ({others})" if others else " in CUDA_HOME, on the PATH or in site-packages"),
+        )
+    if wanted == "1":
+        raise BuildError(
+            f"PYDISTILL_CUDA=1, but {decision.reason}. Set CUDA_HOME to a toolkit of that version, or "
+            "pip install nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt at torch's CUDA version (docs/building.md)"
+        )
+    return decision
+
+
+def choose_architectures(torch: ModuleType) -> str:
+    """TORCH_CUDA_ARCH_LIST if it is set, else the visible GPUs' architectures, else every one that torch was built for.
+
+    It is always set explicitly: with no list and no GPU torch's own default is an empty list, on which it fails.
+    """
+    if named := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return named
+    known = torch.cuda.get_arch_list()
+    newest = max((int(match[1]) for name in known if (match := re.fullmatch(r"sm_(\d+)[a-z]?", name))), default=0)
+    visible = [torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())]
+    return architecture_list([f"sm_{min(10 * major + minor, newest)}" for major, minor in visible] or known)
+
+
+def architecture_list(names: list[str]) -> str:
+    """From torch's names (sm_75, sm_90a, compute_120) to TORCH_CUDA_ARCH_LIST's (7.5;9.0a;12.0+PTX); PTX of the newest."""
+    found = {}
+    for name in names:
+        if match := re.fullmatch(r"sm_(\d+)(\d)([a-z]?)", name):
+            found[int(match[1]), int(match[2]), match[3]] = f"{match[1]}.{match[2]}{match[3]}"
+    if not found:
+        raise BuildError("torch names no CUDA architecture; set TORCH_CUDA_ARCH_LIST (for example to 9.0)")
+    ordered = [found[key] for key in sorted(found)]
+    return ";".join([*ordered[:-1], f"{ordered[-1]}+PTX"])
+
+
+def cudart_link_folder(build_folder: Path, toolkit: Path, cuda_major: str) -> Path | None:
+    """A folder with libcudart.so in it for the linker; None if the toolkit has its own.
+
+    pip's nvidia-cuda-runtime holds libcudart.so.13 and no libcudart.so, so a link by that name is made beside the objects.
+    """
+    if any((toolkit / lib / "libcudart.so").exists() for lib in ("lib64", "lib")):
+        return None
+    for folder in [toolkit, *pip_cuda_folders(cuda_major)]:
+        for lib in ("lib64", "lib"):
+            library = folder / lib / f"libcudart.so.{cuda_major}"
+            if library.exists():
+                build_folder.mkdir(parents=True, exist_ok=True)
+                link = build_folder / "libcudart.so"
+                link.unlink(missing_ok=True)
+                link.symlink_to(library.resolve())
+                return build_folder
+    raise BuildError(f"neither {toolkit} nor site-packages/nvidia/cu{cuda_major} has libcudart.so.{cuda_major}")
+
+
+def openmp_link_arguments(torch_lib: Path) -> list[str]:
+    """Link the OpenMP runtime that torch brings: two of them in one process have two sets of spinning threads."""
+    renamed = sorted(torch_lib.glob("libgomp-*.so*"))
+    return [str(renamed[0])] if renamed else ["-fopenmp"]
+
+
+def extension(torch: ModuleType) -> Any:
+    """The extension pydistill._C, with CUDA if decided so; the decision is printed."""
+    decision = decide_cuda(torch.version.cuda)
+    if decision.nvcc:
+        os.environ["CUDA_HOME"] = str(decision.nvcc.home)  # read by torch.utils.cpp_extension when it is imported
+    from torch.utils import cpp_extension
+
+    sources = sorted(ROOT.glob("csrc/cpu/*.cpp")) + sorted(ROOT.glob("csrc/ops/*.cpp"))
+    # -fvisibility: pybind11's types are hidden and say so when their users are not.
+    host_flags = ["-O3", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    arguments: dict[str, Any] = {
+        "name": "pydistill._C",
+        "extra_compile_args": {"cxx": host_flags},
+        "extra_link_args": openmp_link_arguments(Path(torch.__file__).parent / "lib"),
+        "define_macros": [],
+    }
+    make = cpp_extension.CppExtension
+    if decision.nvcc:
+        make = cpp_extension.CUDAExtension
+        major = decision.nvcc.major
+        architectures = choose_architectures(torch)
+        os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
+        sources += sorted(ROOT.glob("csrc/cuda/*.cu"))
+        arguments["extra_compile_args"]["nvcc"] = ["-O3", "-Xcompiler=-Wall,-fvisibility=hidden"]
+        arguments["define_macros"] = [
+            ("PYDISTILL_WITH_CUDA", None),
+            ("PYDISTILL_CUDA_VERSION", f'"{decision.nvcc.version}"'),
+            ("PYDISTILL_CUDA_ARCH_LIST", f'"{architectures}"'),
+        ]
+        link_folder = cudart_link_folder(ROOT / "build" / "cudart", decision.nvcc.home, major)
+        arguments["library_dirs"] = [str(link_folder)] if link_folder else []
+        print(f"pydistill: compiling CUDA kernels for {architectures}: {decision.reason}")
+    else:
+        print(f"pydistill: compiling for the CPU only: {decision.reason}")
+    built = make(sources=[str(source.relative_to(ROOT)) for source in sources], **arguments)
+    if decision.nvcc:
+        # Headers that a bare toolkit may lack come from pip's packages, after the toolkit's own.
+        built.include_dirs += [str(folder / "include") for folder in pip_cuda_folders(decision.nvcc.major)]
+    return built
+
+
+def settings() -> dict[str, Any]:
+    """What setup() needs beyond pyproject.toml."""
+    if switch("PYDISTILL_BUILD", "1", ("0", "1")) == "0":
+        print("pydistill: PYDISTILL_BUILD=0: pure Python, nothing is compiled")
+        return {}
+    if {"sdist", "egg_info", "dist_info"}.intersection(sys.argv):
+        return {}  # these compile nothing and need no torch
+    import torch
+
+    modules = [extension(torch)]
+    from torch.utils.cpp_extension import BuildExtension  # after extension(), which sets the CUDA_HOME that this reads
+
+    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension}}
+
+
+if __name__ == "__main__":
+    setup(**settings())
