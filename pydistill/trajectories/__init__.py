@@ -1,0 +1,33 @@
+"""Expert trajectories: recorded and convexified, their store, foreign formats, and where students start."""
+
+from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
+from pydistill.trajectories.order import ExpertOrder
+from pydistill.trajectories.point import trajectory_point
+from pydistill.trajectories.record import ExpertsRecord
+from pydistill.trajectories.sampling import StartSampler, StartSettings
+from pydistill.trajectories.store import TrajectoryStore
+from pydistill.trajectories.trajectory import (
+    ConvexifiedTrajectory,
+    RecordedTrajectory,
+    Rows,
+    Span,
+    Trajectory,
+)
+
+__all__ = [
+    "ConvexifiedTrajectory",
+    "ExpertOrder",
+    "ExpertsRecord",
+    "FractionRule",
+    "RecordedTrajectory",
+    "Rows",
+    "Smoothing",
+    "Span",
+    "StartSampler",
+    "StartSettings",
+    "Trajectory",
+    "TrajectoryStore",
+    "convexify",
+    "trajectory_point",
+    "waypoint_epochs",
+]

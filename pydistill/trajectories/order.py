@@ -1,0 +1,56 @@
+"""The order in which a distillation visits its experts: each of them once per pass, freshly shuffled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from pydistill.errors import FormatError, InputError, MismatchError
+
+
+class ExpertOrder:
+    """Shuffled passes over 0 … count − 1; it can be stored and continued in the middle of a pass."""
+
+    def __init__(self, count: int) -> None:
+        """An order of `count` experts, before its first pass.
+
+        Raises:
+            InputError: count is below 1.
+        """
+        if count < 1:
+            raise InputError(f"count = {count} must be 1 or more: there is no expert to visit")
+        self._count = count
+        self._order: list[int] = []
+        self._position = 0
+
+    def next(self, generator: torch.Generator) -> int:
+        """The next expert; the generator (CPU) is used once per pass, when it begins."""
+        if self._position == len(self._order):
+            self._order = torch.randperm(self._count, generator=generator).tolist()
+            self._position = 0
+        expert = self._order[self._position]
+        self._position += 1
+        return expert
+
+    def state(self) -> dict[str, Any]:
+        """The current pass and the place in it, json-able."""
+        return {"count": self._count, "order": list(self._order), "position": self._position}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state()` was taken.
+
+        Raises:
+            FormatError: not a state of an expert order.
+            MismatchError: it belongs to another number of experts.
+        """
+        count, order, position = state.get("count"), state.get("order"), state.get("position")
+        if not isinstance(count, int) or not isinstance(order, list) or not isinstance(position, int):
+            raise FormatError("the state of the expert order lacks 'count', 'order' or 'position'")
+        if count != self._count:
+            raise MismatchError(f"the stored expert order is over {count} experts and this run has {self._count}")
+        whole = all(isinstance(expert, int) for expert in order) and sorted(order) in ([], list(range(count)))
+        if not whole or not 0 <= position <= len(order):
+            raise FormatError(f"the state of the expert order is damaged: it is not a pass over {count} experts")
+        self._order, self._position = list(order), position

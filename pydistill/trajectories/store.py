@@ -1,0 +1,391 @@
+"""The trajectory store: a folder with one safetensors file per expert and an index."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.files import WriteError, read_json, sha256_of, write_json
+from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
+from pydistill.trajectories.expert_file import DTYPES, FileRows, read_tensor, tensor_sha256, write_tensors
+from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, StoreIndex, file_name
+from pydistill.trajectories.record import ExpertsRecord
+from pydistill.trajectories.trajectory import ConvexifiedTrajectory, RecordedTrajectory, Rows, as_rows
+
+INDEX = "index.json"
+_LOCK = ".lock"
+
+
+class TrajectoryStore:
+    """Experts on disk, read a row at a time.
+
+    An expert is first written whole under a temporary name, renamed, and then entered in the index, itself
+    replaced by a rename: a run killed at any moment leaves whole experts only. Experts have numbers (0, 1,
+    …, possibly with gaps while several processes train them) and positions 0 … len − 1 in the order of
+    their numbers; `store[i]` takes positions.
+    """
+
+    def __init__(self, path: Path, index: StoreIndex) -> None:
+        """Use `open` or `create`."""
+        self._path = path
+        self._index = index
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TrajectoryStore:
+        """Open an existing store; reads its index only.
+
+        Raises:
+            FormatError: there is no store at `path`, or its index is damaged or of a newer version.
+        """
+        folder = Path(path)
+        return cls(folder, _read_index(folder))
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        record: ExpertsRecord,
+        *,
+        kind: str = "recorded",
+        dtype: str = "float32",
+        convexification: Mapping[str, Any] | None = None,
+    ) -> TrajectoryStore:
+        """Make an empty store, or continue the one at `path` if it is for the same experts.
+
+        Args:
+            path: its folder.
+            record: what the experts are.
+            kind: recorded or convexified.
+            dtype: how rows are stored: float32, bfloat16 (half the size; points come back as float32),
+                float64.
+            convexification: the settings of convexified experts.
+
+        Raises:
+            MismatchError: there is a store of other experts; the differing fields are named with both sides.
+            FormatError: there is a store that cannot be read.
+            InputError: kind or dtype is none of those.
+        """
+        if kind not in KINDS:
+            raise InputError(f"kind = {kind!r} must be one of {', '.join(KINDS)}")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype = {dtype!r} must be one of {', '.join(DTYPES)}")
+        folder = Path(path)
+        # What is compared with an older index must have been through JSON as well.
+        index = StoreIndex.from_json(
+            _through_json(StoreIndex(record, kind, dtype, dict(convexification or {}))), "record"
+        )
+        with _locked(folder):
+            if (folder / INDEX).exists():
+                found = _read_index(folder)
+                _check_same(found, index, folder)
+                index = found
+            else:
+                write_json(folder / INDEX, index.to_json())
+        return cls(folder, index)
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        return self._path
+
+    @property
+    def record(self) -> ExpertsRecord:
+        """What the experts are."""
+        return self._index.record
+
+    @property
+    def kind(self) -> str:
+        """recorded or convexified."""
+        return self._index.kind
+
+    @property
+    def dtype(self) -> str:
+        """How rows are stored."""
+        return self._index.dtype
+
+    @property
+    def convexification(self) -> dict[str, Any]:
+        """waypoints, smoothing and fractions of convexified experts; empty otherwise."""
+        return dict(self._index.convexification)
+
+    @property
+    def end(self) -> float:
+        """T of every expert."""
+        return float(self.record.epochs)
+
+    @property
+    def continuous(self) -> bool:
+        """True if the experts can be read at real times."""
+        return self.kind == "convexified"
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """The numbers of the experts that are there, rising."""
+        return tuple(sorted(self._index.experts))
+
+    def __contains__(self, number: object) -> bool:
+        """Is expert `number` there?"""
+        return number in self._index.experts
+
+    def __len__(self) -> int:
+        """How many experts are there."""
+        return len(self._index.experts)
+
+    def __iter__(self) -> Iterator[RecordedTrajectory | ConvexifiedTrajectory]:
+        """The experts' trajectories by rising number."""
+        return (self[position] for position in range(len(self)))
+
+    def __getitem__(self, position: int) -> RecordedTrajectory | ConvexifiedTrajectory:
+        """The trajectory of the expert at `position`, 0 … len − 1.
+
+        Raises:
+            InputError: no such position.
+            FormatError: this expert's file is missing, truncated or damaged; others stay readable.
+        """
+        entry = self._entry(position)
+        path = self._path / entry.file
+        rows = self._rows(path, entry)
+        if self.kind == "recorded":
+            return RecordedTrajectory(rows)
+        fractions = read_tensor(path, "fractions", entry.fractions_sha256)
+        try:
+            return ConvexifiedTrajectory(rows, entry.waypoint_epochs, fractions, self.record.sizes)
+        except InputError as error:
+            raise FormatError(f"{path} does not fit its index: {error}") from error
+
+    def _entry(self, position: int) -> ExpertEntry:
+        numbers = self.experts
+        if not 0 <= position < len(numbers):
+            raise InputError(
+                f"position = {position} must be 0 or more and below {len(numbers)}, "
+                f"the number of experts in {self._path}"
+            )
+        return self._index.experts[numbers[position]]
+
+    def _rows(self, path: Path, entry: ExpertEntry) -> FileRows:
+        size = path.stat().st_size if path.is_file() else 0
+        if size != entry.bytes:
+            told = f"has {size} bytes of {entry.bytes}" if size else "is missing or empty"
+            raise FormatError(f"{path} {told}; train, import or copy this expert again")
+        name = "snapshots" if self.kind == "recorded" else "waypoints"
+        return FileRows(path, name, (len(entry.rows_sha256), self.record.layout.total), self.dtype, entry.rows_sha256)
+
+    def accuracies(self, position: int) -> dict[str, list[float]]:
+        """The accuracies recorded with the expert at `position`: name → one value per epoch."""
+        return {name: list(values) for name, values in self._entry(position).accuracies.items()}
+
+    def details(self, position: int) -> dict[str, Any]:
+        """Whatever else was recorded with the expert at `position`, for example its seed."""
+        return dict(self._entry(position).details)
+
+    def verify(self, *, content: bool = True) -> dict[int, str]:
+        """What is wrong with the store's files: expert number → one sentence; empty if all is well.
+
+        Args:
+            content: read every byte and compare hashes; else look at sizes and headers only (fast).
+        """
+        problems = {}
+        for position, number in enumerate(self.experts):
+            try:
+                self[position]
+                path, entry = self._path / file_name(number), self._entry(position)
+                if content and sha256_of(path) != entry.sha256:
+                    raise FormatError(f"{path} is damaged: its hash is not the one in the index")
+            except FormatError as error:
+                problems[number] = str(error)
+        return problems
+
+    def add(
+        self,
+        number: int,
+        snapshots: Tensor | Rows,
+        accuracies: Mapping[str, Sequence[float]] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write recorded expert `number`, replacing the one of that number.
+
+        Args:
+            number: 0, 1, …
+            snapshots: [T+1, P], converted to the store's dtype.
+            accuracies: name → one value per epoch.
+            details: anything json-able, for example the expert's seed.
+
+        Raises:
+            InputError: shapes that are not the record's, values that are not finite, or a convexified store.
+            WriteError: the disk is full; the experts already there are untouched.
+        """
+        if self.kind != "recorded":
+            raise InputError(f"snapshots belong in a store of recorded experts, and {self._path} is {self.kind}")
+        rows = self._matrix("snapshots", as_rows(snapshots), self.record.epochs + 1)
+        self._write(number, rows, {}, {}, accuracies, details)
+
+    def add_convexified(
+        self,
+        number: int,
+        trajectory: ConvexifiedTrajectory,
+        accuracies: Mapping[str, Sequence[float]] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write convexified expert `number`, replacing the one of that number; raises as `add` does."""
+        if self.kind != "convexified":
+            raise InputError(
+                f"a convexified trajectory belongs in a convexified store, and {self._path} is {self.kind}"
+            )
+        if trajectory.end != self.end or trajectory.sizes != self.record.sizes:
+            raise InputError(
+                f"the trajectory ends at epoch {trajectory.end:g} with parameter tensors of sizes "
+                f"{list(trajectory.sizes)}, and the record of {self._path} says {self.end:g} and "
+                f"{list(self.record.sizes)}"
+            )
+        waypoints = self._matrix("waypoints", trajectory.waypoints, len(trajectory.waypoint_epochs))
+        fractions = trajectory.fractions
+        extra = {"waypoint_epochs": trajectory.waypoint_epochs, "fractions_sha256": tensor_sha256(fractions)}
+        self._write(number, waypoints, {"fractions": fractions}, extra, accuracies, details)
+
+    def _matrix(self, name: str, rows: Rows, count: int) -> dict[str, Tensor]:
+        expected = (count, self.record.layout.total)
+        if rows.shape != expected:
+            raise InputError(f"{name} must have the shape {list(expected)} of the record, not {list(rows.shape)}")
+        matrix = torch.empty(expected, dtype=DTYPES[self.dtype])
+        for index in range(count):
+            matrix[index] = rows.row(index)
+            if not bool(torch.isfinite(matrix[index]).all()):
+                raise InputError(
+                    f"{name} must be finite numbers, but row {index} holds NaN or infinity as {self.dtype}"
+                )
+        return {name: matrix}
+
+    def _write(
+        self,
+        number: int,
+        matrix: dict[str, Tensor],
+        others: dict[str, Tensor],
+        extra: dict[str, Any],
+        accuracies: Mapping[str, Sequence[float]] | None,
+        details: Mapping[str, Any] | None,
+    ) -> None:
+        if not 0 <= number < 10**9:
+            raise InputError(f"number = {number} must be 0 or more")
+        kept = {name: [float(value) for value in values] for name, values in (accuracies or {}).items()}
+        if not all(math.isfinite(value) for values in kept.values() for value in values):
+            raise InputError("accuracies must be finite numbers")
+        try:
+            kept_details = json.loads(json.dumps(dict(details or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"details must be json-able: {error}") from error
+        (rows,) = matrix.values()
+        metadata = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "expert": str(number)}
+        path = self._path / file_name(number)
+        with _locked(self._path):
+            size, sha256 = write_tensors(path, {**matrix, **others}, metadata)
+            # Another process may have added experts since this one last looked.
+            index = _read_index(self._path)
+            index.experts[number] = ExpertEntry(
+                file=path.name,
+                bytes=size,
+                sha256=sha256,
+                rows_sha256=tuple(tensor_sha256(row) for row in rows),
+                accuracies=kept,
+                details=kept_details,
+                **extra,
+            )
+            write_json(self._path / INDEX, index.to_json())
+        self._index = index
+
+    def write_convexified(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        waypoints: int | Sequence[int] = 4,
+        smoothing: Smoothing = "neighbours",
+        fractions: FractionRule = "path",
+        dtype: str | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> TrajectoryStore:
+        """Convexify every expert into another store; experts already there under the same settings are kept.
+
+        Args:
+            path: folder of the convexified store.
+            waypoints, smoothing, fractions: see `convexify`.
+            dtype: of its waypoints; default: as here.
+            on_progress: called with (experts done, of how many).
+
+        Raises:
+            InputError: this store is convexified already, or a setting is outside its limits.
+            MismatchError: `path` holds other experts, or these under other settings.
+            FormatError: an expert here cannot be read.
+        """
+        if self.kind != "recorded":
+            raise InputError(f"only recorded experts can be convexified, and {self._path} is convexified already")
+        epochs = waypoint_epochs(self.record.epochs, waypoints)
+        settings = {"waypoints": list(epochs), "smoothing": smoothing, "fractions": fractions}
+        out = TrajectoryStore.create(
+            path, self.record, kind="convexified", dtype=dtype or self.dtype, convexification=settings
+        )
+        for position, number in enumerate(self.experts):
+            if number not in out:
+                source = self._entry(position)
+                convex = convexify(
+                    self._rows(self._path / source.file, source),
+                    self.record.sizes,
+                    waypoints=epochs,
+                    smoothing=smoothing,
+                    fractions=fractions,
+                )
+                out.add_convexified(
+                    number, convex, source.accuracies, {**source.details, "recorded_sha256": source.sha256}
+                )
+            if on_progress is not None:
+                on_progress(position + 1, len(self))
+        return out
+
+
+def _read_index(folder: Path) -> StoreIndex:
+    path = folder / INDEX
+    try:
+        return StoreIndex.from_json(read_json(path), str(path))
+    except OSError as error:
+        raise FormatError(
+            f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error})"
+        ) from error
+
+
+def _check_same(found: StoreIndex, wanted: StoreIndex, folder: Path) -> None:
+    for name in ("kind", "dtype", "convexification"):
+        mine, theirs = getattr(found, name), getattr(wanted, name)
+        if mine != theirs:
+            raise MismatchError(
+                f"the store at {folder} and this run do not agree: {name} is {mine} there and {theirs} here; "
+                "choose another folder"
+            )
+    found.record.check(wanted.record, sides=(f"the store at {folder}", "this run"), training=True)
+
+
+def _through_json(index: StoreIndex) -> Any:
+    try:
+        return json.loads(json.dumps(index.to_json(), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the record's training settings must be json-able: {error}") from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the store; the lock dies with its process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / _LOCK, "ab")  # noqa: SIM115 - closed below; the body's own OSErrors must pass
+    except OSError as error:
+        raise WriteError(f"cannot write in {folder}: {error.strerror or error}") from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
