@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory --steps 5 20 50 --backends autograd torch
 
-Each measurement is a process of its own. The figure is the process's peak resident memory during forward and backward, less
-what was resident before the call (network, images, expert points). `vectors` is the size of the N + 1 parameter vectors that
-the adjoint sweep keeps by design.
+Each measurement is a process of its own. The figure is the process's peak resident memory during forward and
+backward, less what was resident before the call (network, images, expert points). `vectors` is the size of the N + 1
+parameter vectors that the adjoint sweep keeps by design.
 """
 
 from __future__ import annotations

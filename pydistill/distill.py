@@ -199,9 +199,9 @@ class IterationReport:
 class Distiller:
     """The state of one distillation and its outer iteration.
 
-    An iteration draws an expert and a segment of its trajectory, trains the student on the synthetic set from the segment's
-    start, and takes one SGD step on pixels (and learning rate, and label logits) down the gradient of the matching loss. An
-    update that would leave the finite numbers or make the learning rate ≤ 0 is not applied.
+    An iteration draws an expert and a segment of its trajectory, trains the student on the synthetic set from the
+    segment's start, and takes one SGD step on pixels (and learning rate, and label logits) down the gradient of the
+    matching loss. An update that would leave the finite numbers or make the learning rate ≤ 0 is not applied.
 
     Raises:
         InputError: settings outside their limits, or a segment that leaves the trajectories.
@@ -222,7 +222,8 @@ class Distiller:
         self.method = settings.resolved_method()
         if store.kind != self.method.trajectories:
             raise MismatchError(
-                f"method {settings.method} uses {self.method.trajectories} trajectories and the store holds {store.kind} ones"
+                f"method {settings.method} uses {self.method.trajectories} trajectories "
+                f"and the store holds {store.kind} ones"
             )
         self.store = store
         self.student = student

@@ -22,7 +22,8 @@ class WriteError(PydistillError, OSError):
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on a clean exit it is flushed and renamed to `path`.
 
-    On any error the temporary file is removed and `path` keeps what it held before. A reader never sees a half-written file.
+    On any error the temporary file is removed and `path` keeps what it held before. A reader never sees a
+    half-written file.
 
     Raises:
         WriteError: the folder cannot be written or the disk is full.

@@ -21,7 +21,8 @@ CHECKPOINT_FORMAT = 1
 class RunFolder:
     """The folder of one distillation.
 
-    `config.json` is the resolved configuration; a run is continued only with the same one, but for the fields named free.
+    `config.json` is the resolved configuration; a run is continued only with the same one, but for the fields named
+    free.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -76,7 +77,8 @@ class RunFolder:
             raise FormatError(f"checkpoint {file} is damaged ({error}); remove it to begin the run anew") from error
         if state.get("format") != CHECKPOINT_FORMAT:
             raise FormatError(
-                f"checkpoint {file} has format {state.get('format')}; this version of pydistill reads {CHECKPOINT_FORMAT}"
+                f"checkpoint {file} has format {state.get('format')}; "
+                f"this version of pydistill reads {CHECKPOINT_FORMAT}"
             )
         return state, tensors
 

@@ -99,7 +99,7 @@ class _Sweep:
     def _differentiate(
         self, step: int, adjoint: Tensor, sources: tuple[Tensor, ...], wants: tuple[bool, bool, bool]
     ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-        """s = ⟨∇_θ ℓ, λ⟩ of step k and its derivatives in θ_k, in the images (through the augmentation) and in the labels."""
+        """s = ⟨∇_θ ℓ, λ⟩ of step k and its derivatives in θ_k, the images (before augmentation) and the labels."""
         plan, student = self.problem.plan, self.problem.student
         images, labels = plan.rows(sources, step)
         with torch.enable_grad(), self.replay.replaying(step):
@@ -118,7 +118,7 @@ class _Sweep:
 
 
 class _FirstDerivativeOnly(torch.autograd.Function):
-    """The identity on a gradient, whose own derivative in what it was computed from raises instead of being a silent zero."""
+    """The identity on a gradient whose own derivative raises, where it would otherwise be a silent zero."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, gradient: Tensor, *inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What each student step trains on: given pairs, or a recipe that makes batch k from the synthetic set when it is needed."""
+"""What each student step trains on: given pairs, or a recipe that makes batch k when it is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from pydistill.errors import InputError
 
 @dataclass(frozen=True)
 class Batches:
-    """A recipe for N batches: row k of `index` says which synthetic images step k trains on, `draws[k]` how they are augmented.
+    """A recipe for N batches: row k of `index` says which synthetic images step k trains on, `draws[k]` how they are
+    augmented.
 
         X_k = augment(images[index[k]], draws[k]),    Y_k = labels[index[k]]
 
-    No N × B × C × H × W tensor is ever made: a batch exists while its step runs, and gradients are added straight to the images.
+    No N × B × C × H × W tensor is ever made: a batch exists while its step runs, and gradients are added straight to
+    the images.
 
     Args:
         images: [n, C, H, W], floating.
@@ -71,7 +73,8 @@ class Batches:
     ) -> Batches:
         """Draw a recipe: passes over all images, each shuffled anew, cut into `steps` batches; augmentation from `dsa`.
 
-        A batch that reaches the end of a pass goes on into the next, so every image is trained on equally often (to one).
+        A batch that reaches the end of a pass goes on into the next, so every image is trained on equally often (to
+        one).
 
         Args:
             steps: N ≥ 1.

@@ -43,7 +43,7 @@ def choose_backend(backend: Backend, model: nn.Module, device: str) -> str:
     if key not in _announced:
         _announced.add(key)
         _log.info(
-            "matching %s on %s with backend 'torch': the adjoint sweep, which runs any module in the memory of one step",
+            "matching %s on %s with backend 'torch': the adjoint sweep runs any module in the memory of one step",
             *key,
         )
     return "torch"
@@ -84,7 +84,8 @@ def match(
         batches: N pairs (images [B, C, H, W], labels), or a `Batches` recipe. Labels are class numbers [B] (int64) or
             rows [B, K] (floating; non-negative, of any mass).
         lr: α, a number, a 0-dim tensor, or one value per step [N].
-        selection: `last` (K = N, MTT) or `nearest` (ATT: the step of 1 … N nearest to the target; of equal ones the later).
+        selection: `last` (K = N, MTT) or `nearest` (ATT: the step of 1 … N nearest to the target; of equal ones the
+            later).
         distance: d of the selection and of `distances`: `l1` (Σ|θ − θ*|) or `l2` (‖θ − θ*‖).
         gradient: `exact`, or `truncated` (a step's dependence on earlier steps through θ_k is dropped, as TESLA does).
         label_logits: label rows are logits; the student trains on their softmax, and the gradient reaches the logits.

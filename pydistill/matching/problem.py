@@ -69,7 +69,8 @@ def check_problem(
     gradient: Gradient,
     label_logits: bool,
 ) -> Problem:
-    """Check every argument of `match` and bring it into one form; raises InputError with the argument's name and limits.
+    """Check every argument of `match` and bring it into one form; raises InputError with the argument's name and
+    limits.
 
     Values (label range, finite pixels) are looked at on the CPU only: on a GPU that would wait for the device.
     """
@@ -101,7 +102,8 @@ def _check_points(start: Tensor, target: Tensor, total: int) -> None:
     for name, point in (("start", start), ("target", target)):
         if point.shape != (total,):
             raise InputError(
-                f"{name} must be the network's {total} parameters as one vector [{total}], not shape {list(point.shape)}"
+                f"{name} must be the network's {total} parameters as one vector [{total}], "
+                f"not shape {list(point.shape)}"
             )
         if not point.is_floating_point():
             raise InputError(f"{name} must be a floating tensor, not {point.dtype}")

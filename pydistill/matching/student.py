@@ -17,8 +17,8 @@ from pydistill.nn.flat import ParameterLayout, layout_of
 class Student:
     """ℓ(θ, X, Y) of a module whose parameters are replaced by the flat vector θ [P].
 
-    A module that changes its buffers while it runs (batch norm's running statistics in training mode) is not a function of θ
-    and the batch alone: its steps cannot be run again in the sweep, so it is refused.
+    A module that changes its buffers while it runs (batch norm's running statistics in training mode) is not a
+    function of θ and the batch alone: its steps cannot be run again in the sweep, so it is refused.
 
     Raises:
         InputError: the module has no parameters or keeps batch statistics in training mode.

@@ -53,11 +53,12 @@ class AlexNet(nn.Module):
         if width % 2:
             raise InputError(f"width of an AlexNet must be even, not {width}")
         plane = layers.padded(self.image_size, 5, first_padding)
-        if min(self.image_size) < SMALLEST_IMAGE or min(plane) < SMALLEST_IMAGE:
+        least = max(SMALLEST_IMAGE, SMALLEST_IMAGE + 4 - 2 * first_padding)
+        if min(self.image_size) < least:
             height, columns = self.image_size
             raise InputError(
-                f"images of {height}x{columns} are too small for an AlexNet "
-                f"of first_padding {first_padding}: both sides must be at least {max(SMALLEST_IMAGE, SMALLEST_IMAGE + 4 - 2 * first_padding)}"
+                f"images of {height}x{columns} are too small for an AlexNet of first_padding "
+                f"{first_padding}: both sides must be at least {least}"
             )
 
         wider, widest = width * 3 // 2, width * 2

@@ -19,8 +19,7 @@ class ConvNet(nn.Module):
     buffers except with norm "batch".
 
     Source: Zhao, Mopuri and Bilen, "Dataset condensation with gradient matching", ICLR 2021, after Gidaris
-        and
-    Komodakis, CVPR 2018.
+    and Komodakis, CVPR 2018.
 
     Args:
         in_channels: C of the images [B, C, H, W].
@@ -90,8 +89,8 @@ class ConvNet(nn.Module):
         height, width = self.image_size
         if min(height, width) < least:
             raise InputError(
-                f"images of {height}x{width} are too small for a ConvNet "
-                f"of depth {self.depth}, pooling {self.pooling} and first_padding {self.first_padding}: both sides must be at least {least}"
+                f"images of {height}x{width} are too small for a ConvNet of depth {self.depth}, pooling "
+                f"{self.pooling} and first_padding {self.first_padding}: both sides must be at least {least}"
             )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -35,9 +35,14 @@ class ParameterLayout:
             InputError: `flat` does not have P elements.
         """
         if flat.shape != (self.total,):
-            raise InputError(f"a flat parameter vector of this network has shape [{self.total}], not {list(flat.shape)}")
+            raise InputError(
+                f"a flat parameter vector of this network has shape [{self.total}], not {list(flat.shape)}"
+            )
         pieces = flat.split(self.sizes)
-        return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+        return {
+            name: piece.view(shape)
+            for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
+        }
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """One flat vector [P] from tensors in the layout's order."""

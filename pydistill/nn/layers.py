@@ -35,12 +35,7 @@ def whole_number(argument: str, value: object, low: int, high: int | None = None
     Raises:
         InputError: it is not; the message names the argument and its limits.
     """
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or value < low
-        or (high is not None and value > high)
-    ):
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise InputError(f"{argument} must be a whole number {limits}, not {value!r}")
     return value

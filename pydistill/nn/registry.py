@@ -165,8 +165,7 @@ def options_of(name: str) -> tuple[str, ...]:
 
 def _unknown(name: str) -> InputError:
     return InputError(
-        f"there is no network {name!r}: take one of {', '.join(NETWORKS)}, or an import path "
-        "package.module:callable"
+        f"there is no network {name!r}: take one of {', '.join(NETWORKS)}, or an import path package.module:callable"
     )
 
 

@@ -56,8 +56,7 @@ class VGG11(nn.Module):
         if min(self.image_size) < SMALLEST_IMAGE:
             height, columns = self.image_size
             raise InputError(
-                f"images of {height}x{columns} are too small for a VGG11: "
-                f"both sides must be at least {SMALLEST_IMAGE}"
+                f"images of {height}x{columns} are too small for a VGG11: both sides must be at least {SMALLEST_IMAGE}"
             )
 
         modules: list[nn.Module] = []

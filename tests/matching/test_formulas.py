@@ -18,7 +18,8 @@ from tests.matching.problems import make_case, relative_error
 @pytest.mark.parametrize("gradient", ["exact", "truncated"])
 @pytest.mark.parametrize("backend", ["torch", "autograd"])
 def test_pixels_by_forward_mode(backend: str, gradient: str) -> None:
-    """One directional derivative in the pixels, carried forward through the unrolled steps by the Hessian's own products.
+    """One directional derivative in the pixels, carried forward through the unrolled steps by the Hessian's own
+    products.
 
     With v_k = dθ_k along the direction Ẋ:  v_{k+1} = v_k − α (H_k v_k + ∂g_k/∂X Ẋ), without H_k v_k for `truncated`.
     """

@@ -124,7 +124,7 @@ def test_auto_says_once_what_runs_and_why(caplog: pytest.LogCaptureFixture) -> N
     said = [record.message for record in caplog.records if "OnlyHere" in record.message]
     assert first.backend == "torch"
     assert len(said) == 1
-    assert "runs any module in the memory of one step" in said[0]
+    assert "sweep runs any module in the memory of one step" in said[0]
 
 
 def test_a_diverging_student_gives_a_loss_that_is_not_finite() -> None:
