@@ -40,11 +40,11 @@ METHODS: dict[str, Method] = {
     "mtt": Method("recorded", False, False, "last", "exact", "hard", False),
     # Liu et al., Dataset Distillation by Automatic Training Trajectories, ECCV 2024
     "att": Method("recorded", False, False, "nearest", "exact", "hard", True),
-    # Zhong et al., Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory, CVPR
-    2025. # Its own code computes TESLA's gradient; the method does not ask for it, so the exact one is the default
-    here. "mct": Method("convexified", True, False, "last", "exact", "hard", False), # Cui et al., Scaling Up Dataset
-    Distillation to ImageNet-1K with Constant Memory, ICML 2023 "tesla": Method("recorded", False, False, "last",
-    "truncated", "hard", False),
+    # Zhong et al., Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory,
+    # CVPR 2025. Its own code computes TESLA's gradient; the method does not ask for it, so it is exact here.
+    "mct": Method("convexified", True, False, "last", "exact", "hard", False),
+    # Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, ICML 2023
+    "tesla": Method("recorded", False, False, "last", "truncated", "hard", False),
 }
 
 

@@ -75,9 +75,7 @@ class Dataset:
             InputError: there is no such label.
         """
         if not 0 <= label < self.num_classes:
-            raise InputError(
-                f"label={label} is outside 0 … {self.num_classes - 1}, the classes of {self.name}"
-            )
+            raise InputError(f"label={label} is outside 0 … {self.num_classes - 1}, the classes of {self.name}")
         return (self.train_labels == label).nonzero().squeeze(1)
 
     def sample_per_class(self, ipc: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -22,15 +22,11 @@ def read_digits() -> RawData:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise MissingDependencyError(
-            "the data set digits comes with scikit-learn: pip install scikit-learn"
-        ) from error
+        raise MissingDependencyError("the data set digits comes with scikit-learn: pip install scikit-learn") from error
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)[:, None]
     train, test = train_test_split(
         np.arange(len(images)), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
     )
     class_names = tuple(str(digit) for digit in range(10))
-    return raw_from(
-        "digits", class_names, images[train], digits.target[train], images[test], digits.target[test]
-    )
+    return raw_from("digits", class_names, images[train], digits.target[train], images[test], digits.target[test])

@@ -112,9 +112,7 @@ class DsaSettings:
     def __post_init__(self) -> None:
         for part in self.parts:
             if part not in PARTS:
-                raise InputError(
-                    f"strategy={self.strategy!r} holds {part!r}, which is none of {', '.join(PARTS)}"
-                )
+                raise InputError(f"strategy={self.strategy!r} holds {part!r}, which is none of {', '.join(PARTS)}")
         if self.mode not in ("S", "M"):
             raise InputError(f"mode={self.mode!r} is neither 'S' (one part per call) nor 'M' (all parts)")
         limits = {"flip": (0, 1), "crop": (0, 1), "cutout": (0, 1), "scale": (1, math.inf)}
@@ -145,23 +143,17 @@ class DsaSettings:
             InputError: batch < 0, or an image without pixels.
         """
         if batch < 0 or height < 1 or width < 1:
-            raise InputError(
-                f"cannot draw an augmentation for batch={batch} images of {height}×{width} pixels"
-            )
+            raise InputError(f"cannot draw an augmentation for batch={batch} images of {height}×{width} pixels")
         parts = self.parts
         if self.mode == "S" and parts:
             parts = (parts[int(torch.randint(len(parts), (1,), generator=generator))],)
         operations = tuple(operation for part in parts for operation in PARTS[part])
         rows = min(batch, 1) if self.shared else batch
         drawn = [self._column(operation, rows, height, width, generator) for operation in operations]
-        parameters = (
-            torch.cat(drawn, dim=1) if len(drawn) > 1 else drawn[0] if drawn else torch.empty(rows, 0)
-        )
+        parameters = torch.cat(drawn, dim=1) if len(drawn) > 1 else drawn[0] if drawn else torch.empty(rows, 0)
         return DsaDraw(operations, parameters, height, width)
 
-    def _column(
-        self, operation: str, rows: int, height: int, width: int, generator: torch.Generator
-    ) -> Tensor:
+    def _column(self, operation: str, rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         if operation == "crop":
             sides = [
                 _integers(-_share(side, self.crop), _share(side, self.crop), rows, generator)
@@ -209,9 +201,7 @@ def augment(images: Tensor, draw: DsaDraw) -> Tensor:
     Equivalent to, for brightness alone: `images + draw.parameters[:, :, None, None]`.
     """
     if images.ndim != 4 or not images.is_floating_point():
-        raise InputError(
-            f"images to augment are floating point [B, C, H, W], not {images.dtype} {list(images.shape)}"
-        )
+        raise InputError(f"images to augment are floating point [B, C, H, W], not {images.dtype} {list(images.shape)}")
     rows = draw.parameters.shape[0]
     if (draw.height, draw.width) != tuple(images.shape[2:]) or rows not in (1, images.shape[0]):
         raise InputError(
@@ -283,9 +273,7 @@ def _crop(images: Tensor, p: Tensor) -> Tensor:
     inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
     source = source.view(-1, 1, height * width).expand(batch, channels, -1)
-    return images.reshape(batch, channels, -1).gather(2, source).view_as(images) * inside[:, None].to(
-        images.dtype
-    )
+    return images.reshape(batch, channels, -1).gather(2, source).view_as(images) * inside[:, None].to(images.dtype)
 
 
 def _cutout(images: Tensor, p: Tensor) -> Tensor:

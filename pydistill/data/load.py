@@ -2,32 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from pydistill.data.cache import cache_folder
 from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.digits import read_digits
+from pydistill.data.folders import FolderLayout, read_folder
+from pydistill.data.idx import idx_folder, read_fashion_mnist
+from pydistill.data.imagenet import SUBSETS
+from pydistill.data.npz import read_npz
 from pydistill.data.raw import RawData
 from pydistill.data.settings import DataSettings
+from pydistill.data.vision import LAYOUTS, read_vision, torchvision_datasets
 from pydistill.errors import InputError
+
+NAMES = ("digits", *LAYOUTS, "fashion-mnist", "tiny-imagenet", *SUBSETS, "folder", "tensors")
+"""The values of DataSettings.name."""
 
 
 def load(settings: DataSettings) -> Dataset:
-    """Read a data set, fit its preprocessing on the training images and apply it.
+    """Read a data set, fit its preprocessing on the training images and apply it to all images.
+
+    Image files are decoded once and kept in the cache as bytes; a fitted ZCA is kept there too.
 
     Raises:
-        InputError: the name is unknown, files are missing (the message says which argument to give), or the
+        InputError: the name is unknown, files are missing (the message says which setting to give), or the
             data are unsound.
-        FormatError: a file is damaged.
-        MissingDependencyError: an optional package is needed.
+        FormatError: a file is damaged; the message names it.
+        MissingDependencyError: an optional package is needed; the message names it.
     """
-    if settings.name not in READERS:
-        raise InputError(f"data.name={settings.name!r} is none of {', '.join(READERS)}")
     cache = cache_folder(settings.cache)
-    return prepare(READERS[settings.name](settings, cache), zca=settings.zca, cache=cache)
+    return prepare(read(settings, cache), zca=settings.zca, cache=cache)
 
 
-READERS: dict[str, Callable[[DataSettings, Path], RawData]] = {
-    "digits": lambda settings, cache: read_digits(),
-}
+def read(settings: DataSettings, cache: Path) -> RawData:
+    """The data set as it came, before any preprocessing; raises what `load` raises."""
+    name, size = settings.name, settings.image_size
+    if name not in NAMES:
+        raise InputError(f"data.name={name!r} is none of {', '.join(NAMES)}")
+    path = None if settings.path is None else Path(settings.path).expanduser()
+    if name in SUBSETS:
+        return read_folder(
+            _given(path, name), name, FolderLayout(SUBSETS[name], size or 128, test=("val", "test")), cache
+        )
+    if name == "tiny-imagenet":
+        layout = FolderLayout(image_size=size or 64, test=("val", "test"), notes=("val_annotations.txt", "words.txt"))
+        return read_folder(_given(path, name), name, layout, cache)
+    if name == "folder" or (path is not None and name not in ("digits", "tensors") and _is_image_folder(path)):
+        mode = "L" if name == "fashion-mnist" else "RGB"
+        return read_folder(_given(path, name), name, FolderLayout(image_size=size, mode=mode), cache)
+    if size is not None:
+        raise InputError(f"data.image_size={size} applies to image files only, and {name} here is none; leave it out")
+    if name == "digits":
+        return read_digits()
+    if name == "tensors":
+        return read_npz(_given(path, name))
+    root = path or cache / "torchvision"
+    return (
+        _fashion_mnist(root, settings.download)
+        if name == "fashion-mnist"
+        else read_vision(name, root, download=settings.download)
+    )
+
+
+def _given(path: Path | None, name: str) -> Path:
+    if path is None:
+        what = "a .npz file" if name == "tensors" else "the folder or archive (tar, zip) that holds its images"
+        raise InputError(f"data.name={name} needs data.path: {what}")
+    return path
+
+
+def _is_image_folder(path: Path) -> bool:
+    """Whether a data set that also comes in torchvision's layout is given as image files."""
+    return path.is_file() or (path / "train").is_dir()
+
+
+def _fashion_mnist(root: Path, download: bool) -> RawData:
+    folder = idx_folder(root)
+    if folder is None and download:
+        torchvision_datasets("fashion-mnist").FashionMNIST(str(root), download=True)
+        folder = idx_folder(root)
+    if folder is None:
+        raise InputError(
+            f"fashion-mnist is not in {root}: give data.path, the folder with train-images-idx3-ubyte (or .gz) and its"
+            " three companions, or allow data.download=true"
+        )
+    return read_fashion_mnist(folder)

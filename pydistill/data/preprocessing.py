@@ -123,9 +123,7 @@ class Preprocessing(abc.ABC):
                 f"{path} is no readable preprocessing file ({error}); it is damaged or cut short"
             ) from error
         if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise FormatError(
-                f"{path} is not a preprocessing file of format {FORMAT}, the one that this version reads"
-            )
+            raise FormatError(f"{path} is not a preprocessing file of format {FORMAT}, the one that this version reads")
         return Preprocessing.from_state(values, tensors)
 
 
@@ -148,9 +146,7 @@ class Normalise(Preprocessing):
                 f"mean {list(mean.shape)} and std {list(std.shape)} must both be [C], one number per channel"
             )
         if not (mean.isfinite().all() and std.isfinite().all() and (std > 0).all()):
-            raise InputError(
-                f"mean={mean.tolist()} must be finite and std={std.tolist()} finite and positive"
-            )
+            raise InputError(f"mean={mean.tolist()} must be finite and std={std.tolist()} finite and positive")
         self.mean, self.std, self.source = mean.to(torch.float64), std.to(torch.float64), source
 
     @staticmethod
@@ -222,6 +218,5 @@ def check_images(images: Tensor, channels: int, image_size: tuple[int, int] | No
     if not (fits and images.is_floating_point()):
         height, width = image_size if image_size is not None else ("H", "W")
         raise InputError(
-            f"images must be floating point [n, {channels}, {height}, {width}],"
-            f" not {images.dtype} {list(images.shape)}"
+            f"images must be floating point [n, {channels}, {height}, {width}], not {images.dtype} {list(images.shape)}"
         )

@@ -143,6 +143,5 @@ def _check_labels(name: str, labels: Tensor, images: int, classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(
-            f"{name} holds the label {low if low < 0 else high};"
-            f" with {classes} classes labels are 0 … {classes - 1}"
+            f"{name} holds the label {low if low < 0 else high}; with {classes} classes labels are 0 … {classes - 1}"
         )

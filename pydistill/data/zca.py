@@ -32,9 +32,7 @@ class Zca(Preprocessing):
 
     kind = "zca"
 
-    def __init__(
-        self, mean: Tensor, matrix: Tensor, inverse: Tensor, eps: float, *, source: str = ""
-    ) -> None:
+    def __init__(self, mean: Tensor, matrix: Tensor, inverse: Tensor, eps: float, *, source: str = "") -> None:
         size = mean.numel()
         if mean.ndim != 3 or matrix.shape != (size, size) or inverse.shape != (size, size):
             raise InputError(
@@ -101,9 +99,7 @@ class Zca(Preprocessing):
 
     @classmethod
     def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Zca:
-        return cls(
-            tensors["mean"], tensors["matrix"], tensors["inverse"], values["eps"], source=values["source"]
-        )
+        return cls(tensors["mean"], tensors["matrix"], tensors["inverse"], values["eps"], source=values["source"])
 
     def _check(self, images: Tensor) -> None:
         channels, height, width = self.mean.shape
