@@ -1,0 +1,126 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pydistill.errors import InputError
+from pydistill.nn import ConvNet, ModelSettings, ResNet18, architecture_of, build, flatten, options_of, parse
+
+
+def linear(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """A user's own network."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size[0] * image_size[1], num_classes))
+
+
+def not_a_network(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> str:
+    return "surprise"
+
+
+HERE = f"{__name__}:linear"
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("convnet", ModelSettings()),
+        ("convnet3", ModelSettings(depth=3)),
+        ("convnet4-w32", ModelSettings(depth=4, width=32)),
+        ("convnet-d2-bn-leaky-max-p3", ModelSettings("convnet", None, 2, "batch", "leaky_relu", "max", 3)),
+        ("resnet18", ModelSettings("resnet18")),
+        ("resnet18-bn", ModelSettings("resnet18", norm="batch")),
+        ("vgg11-w16", ModelSettings("vgg11", width=16)),
+        ("mlp2-w64-sigmoid", ModelSettings("mlp", width=64, depth=2, activation="sigmoid")),
+        ("package.module:make", ModelSettings("package.module:make")),
+    ],
+)
+def test_short_names(text: str, settings: ModelSettings) -> None:
+    assert parse(text) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("transformer", "no network 'transformer': take one of convnet, mlp, alexnet, vgg11, resnet18"),
+        ("resnet50", "no network 'resnet50'"),
+        ("", "no network ''"),
+        ("convnet3-huge", "'huge' in the network 'convnet3-huge' is not one of w<number>, .*nopool"),
+        ("convnet3-", "'' in the network 'convnet3-' is not one of"),
+        ("convnet3-d4", "sets its depth twice"),
+        ("mlp-bn", "the network mlp has no option norm: it has width, depth, activation"),
+        ("resnet18-d4", "resnet18 has no option depth: it has width, norm, first_padding"),
+    ],
+)
+def test_what_is_not_there_names_what_is(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse(text)
+
+
+def test_build_refuses_an_option_that_the_network_has_not() -> None:
+    with pytest.raises(InputError, match="alexnet has no option pooling: it has width, norm, first_padding"):
+        build(ModelSettings("alexnet", pooling="max"), 3, 10, 32)
+    with pytest.raises(InputError, match="no network 'lenet'"):
+        build(ModelSettings("lenet"), 3, 10, 32)
+
+
+def test_build_gives_the_network_meant() -> None:
+    model = build(parse("convnet2-w8-nonorm"), 1, 5, (8, 12))
+    assert isinstance(model, ConvNet)
+    assert (model.depth, model.width, model.norm, model.image_size) == (2, 8, "none", (8, 12))
+    assert isinstance(build(parse("resnet18-w4"), 1, 5, 8), ResNet18)
+
+
+def test_a_seed_fixes_the_parameters_and_leaves_the_global_state() -> None:
+    settings = parse("convnet2-w8")
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = flatten(build(settings, 3, 10, 8, seed=1))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert torch.equal(flatten(build(settings, 3, 10, 8, seed=1)), first)
+    assert not torch.equal(flatten(build(settings, 3, 10, 8, seed=2)), first)
+    torch.manual_seed(1)
+    assert torch.equal(flatten(build(settings, 3, 10, 8)), first)
+
+
+def test_a_network_by_import_path() -> None:
+    model = build(ModelSettings(HERE), 2, 3, 4, seed=0)
+    assert model(torch.randn(5, 2, 4, 4)).shape == (5, 3)
+    assert architecture_of(ModelSettings(HERE), 2, 3, 4) == HERE
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (ModelSettings("no.such.module:make"), "cannot be imported"),
+        (ModelSettings("pydistill.nn:make"), "cannot be imported"),
+        (ModelSettings(":make"), "cannot be imported"),
+        (ModelSettings("pydistill.nn:__all__"), "is not a callable"),
+        (ModelSettings(f"{__name__}:not_a_network"), "returned a str, not an nn.Module"),
+        (ModelSettings(HERE, width=3), "takes no options, but width is set"),
+    ],
+)
+def test_a_bad_import_path_says_why(settings: ModelSettings, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build(settings, 2, 3, 4)
+
+
+def test_the_canonical_line_spells_every_option_out() -> None:
+    line = "convnet(width=128, depth=3, norm=instance, activation=relu, pooling=average, first_padding=1)"
+    assert architecture_of(parse("convnet3"), 3, 10, 32) == line
+    assert architecture_of(ModelSettings(), 3, 10, 32) == line
+    assert architecture_of(parse("convnet4"), 3, 10, 32) != line
+    assert architecture_of(parse("resnet18-bn"), 3, 10, 32) == "resnet18(width=64, norm=batch, first_padding=1)"
+
+
+def test_the_canonical_line_is_not_given_to_a_network_that_cannot_be_built() -> None:
+    with pytest.raises(InputError, match=r"at least 16$"):
+        architecture_of(parse("convnet4"), 3, 10, 8)
+
+
+def test_options_of() -> None:
+    assert options_of("mlp") == ("width", "depth", "activation")
+    with pytest.raises(InputError, match="no network 'lenet'"):
+        options_of("lenet")
