@@ -1,8 +1,8 @@
 """Builds the compiled ops, pydistill._C; everything else is in pyproject.toml. docs/building.md tells it to a user.
 
 PYDISTILL_BUILD=0   installs pure Python: nothing is compiled, pydistill runs on its PyTorch reference.
-PYDISTILL_CUDA      auto (default): CUDA kernels if an nvcc of torch's CUDA major version is found; 0: never; 1: it is an
-                    error if they cannot be built. A visible GPU plays no part.
+PYDISTILL_CUDA      auto (default): CUDA kernels if an nvcc of torch's CUDA major version is found; 0: never; 1: it is
+                    an error if they cannot be built. A visible GPU plays no part.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def inspect_nvcc(path: Path, found_in: str) -> Nvcc | None:
 
 
 def nvcc_candidates(cuda_major: str) -> list[Nvcc]:
-    """Every nvcc there is: CUDA_HOME alone if it is set, else the PATH's and the ones installed by pip (nvidia-cuda-nvcc)."""
+    """Every nvcc there is: CUDA_HOME's alone if that is set, else the PATH's and those that pip installed."""
     if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
         found = inspect_nvcc(Path(home) / "bin" / "nvcc", "CUDA_HOME")
         return [found] if found else []
@@ -143,7 +143,7 @@ def choose_architectures(torch: ModuleType) -> str:
 
 
 def architecture_list(names: list[str]) -> str:
-    """From torch's names (sm_75, sm_90a, compute_120) to TORCH_CUDA_ARCH_LIST's (7.5;9.0a;12.0+PTX); PTX of the newest."""
+    """From torch's names (sm_75, sm_90a) to TORCH_CUDA_ARCH_LIST's (7.5;9.0a+PTX); PTX of the newest."""
     found = {}
     for name in names:
         if match := re.fullmatch(r"sm_(\d+)(\d)([a-z]?)", name):
@@ -157,7 +157,7 @@ def architecture_list(names: list[str]) -> str:
 def cudart_link_folder(build_folder: Path, toolkit: Path, cuda_major: str) -> Path | None:
     """A folder with libcudart.so in it for the linker; None if the toolkit has its own.
 
-    pip's nvidia-cuda-runtime holds libcudart.so.13 and no libcudart.so, so a link by that name is made beside the objects.
+    pip's nvidia-cuda-runtime holds libcudart.so.13 and no libcudart.so: a link by that name is made in the build folder.
     """
     if any((toolkit / lib / "libcudart.so").exists() for lib in ("lib64", "lib")):
         return None

@@ -1,0 +1,37 @@
+"""How this copy of pydistill was built."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from pydistill.ops.extension import load_extension
+
+_NOT_COMPILED = ("torch_version", "compiler", "cxx_standard", "openmp", "cuda_version", "cuda_arch_list")
+
+
+def build_config() -> dict[str, Any]:
+    """How this copy of pydistill was built: what is compiled in, by which compiler, against which torch.
+
+    Returns a dict of
+        compiled: whether the compiled extension is in use; if False everything runs on the PyTorch reference,
+        reason: why it is not (None if it is), path: the extension's file (None if there is none),
+        cuda: whether CUDA kernels are compiled in (this says nothing about a GPU being there),
+        cuda_version, cuda_arch_list: nvcc's version and the architectures it compiled for,
+        torch_version: the torch it was compiled against,
+        compiler, cxx_standard, openmp: how the host code was compiled,
+        torch_running, python: what it runs on now.
+    Entries that the extension would tell are None where it is not in use.
+    """
+    extension = load_extension()
+    built: dict[str, Any] = extension.config or {"cuda": False, **dict.fromkeys(_NOT_COMPILED)}
+    return {
+        "compiled": extension.config is not None,
+        "reason": extension.reason,
+        "path": extension.path,
+        **built,
+        "torch_running": torch.__version__,
+        "python": platform.python_version(),
+    }

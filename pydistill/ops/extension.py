@@ -1,0 +1,61 @@
+"""Loads the compiled extension `pydistill._C` once, and remembers why it is not there if it is not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What came of loading `pydistill._C`.
+
+    `config` is how it was built (None if it is not in use), `reason` why it is not in use (None if it is), `path` its
+    file (None if there is none), `device_types` the kinds of device that it has kernels for.
+    """
+
+    config: dict[str, Any] | None
+    reason: str | None
+    path: str | None
+
+    @property
+    def device_types(self) -> frozenset[str]:
+        if self.config is None:
+            return frozenset()
+        return frozenset({"cpu", "cuda"} if self.config["cuda"] else {"cpu"})
+
+
+def _release(version: str) -> str:
+    return ".".join(version.split("+")[0].split(".")[:2])
+
+
+@cache
+def load_extension() -> Extension:
+    """Load the extension on the first call; later calls give the same answer.
+
+    An extension that was never built is no fault: the reference runs instead. One that is there and cannot be used (it
+    does not load, or was compiled for another torch, whose C++ interface differs) is warned about, once.
+    """
+    spec = importlib.util.find_spec("pydistill._C")
+    if spec is None:
+        return Extension(None, "the extension pydistill._C was not built (docs/building.md says how)", None)
+    try:
+        config = importlib.import_module("pydistill._C").build_config()
+    except Exception as error:  # whatever it is, it is told in the warning and in build_config()
+        return _unusable(f"it does not load: {type(error).__name__}: {error}", spec.origin)
+    built, running = _release(config["torch_version"]), _release(torch.__version__)
+    if built != running:
+        return _unusable(f"it was compiled for torch {built} and this is torch {running}", spec.origin)
+    return Extension(config, None, spec.origin)
+
+
+def _unusable(why: str, path: str | None) -> Extension:
+    reason = f"the extension {path} is not used: {why}"
+    warnings.warn(f"pydistill runs on its PyTorch reference: {reason}; build it again", RuntimeWarning, stacklevel=2)
+    return Extension(None, reason, path)

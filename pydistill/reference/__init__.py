@@ -1,0 +1,7 @@
+"""Each op again in plain PyTorch, same name and signature: the tests' oracle, and what runs where nothing is compiled."""
+
+from __future__ import annotations
+
+from pydistill.reference.sgd_step import sgd_step
+
+__all__ = ["sgd_step"]

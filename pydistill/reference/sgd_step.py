@@ -1,0 +1,43 @@
+"""`sgd_step` in plain PyTorch, and the checks that it shares with the compiled one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pydistill.errors import InputError
+
+
+def check_sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor) -> None:
+    """Refuse what `sgd_step` cannot take.
+
+    Raises:
+        InputError: `theta` is not a float32 or float64 vector, or another argument does not go with it.
+    """
+    for name, value in (("theta", theta), ("grad", grad), ("lr", lr), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"sgd_step: {name} must be a tensor, not {type(value).__name__}")
+    if theta.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"sgd_step: theta is {theta.dtype}; it must be torch.float32 or torch.float64")
+    if theta.dim() != 1:
+        raise InputError(f"sgd_step: theta has shape {list(theta.shape)}; it must be a vector [P]")
+    if lr.dim() != 0:
+        raise InputError(f"sgd_step: lr has shape {list(lr.shape)}; it must be a 0-dim tensor")
+    for name, value in (("grad", grad), ("target", target)):
+        if value.shape != theta.shape:
+            raise InputError(
+                f"sgd_step: {name} has shape {list(value.shape)} where theta has shape {list(theta.shape)}"
+            )
+    for name, value in (("grad", grad), ("lr", lr), ("target", target)):
+        if value.dtype != theta.dtype:
+            raise InputError(f"sgd_step: {name} is {value.dtype} where theta is {theta.dtype}")
+        if value.device != theta.device:
+            raise InputError(f"sgd_step: {name} is on {value.device} where theta is on {theta.device}")
+
+
+def sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """`pydistill.ops.sgd_step` in plain PyTorch: same arguments, same results, same errors; any order of derivative."""
+    check_sgd_step(theta, grad, lr, target)
+    theta_next = theta - lr * grad
+    gap = (theta_next - target).double()
+    return theta_next, torch.stack([gap.abs().sum(), gap.square().sum()])
