@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pydistill.data.cache import cached_zca
 from pydistill.data.preprocessing import Normalise, Preprocessing
-from pydistill.data.raw import RawData, digest_of, raw_from
+from pydistill.data.raw import RawData, raw_from
 from pydistill.data.zca import Zca
 from pydistill.errors import InputError
 
-CHUNK = 2048
+CHUNK = 1024
 """Images preprocessed at a time: the intermediate results then stay small beside the result."""
 
 
@@ -143,7 +143,7 @@ def prepare(raw: RawData, *, zca: bool = False, cache: Path | None = None) -> Da
             nothing.
     """
     preprocessing: Preprocessing
-    source = digest_of(raw.train_images)
+    source = raw.train_digest
     if not zca:
         preprocessing = Normalise.fit(raw.train_images, source=source)
     elif cache is None:

@@ -43,14 +43,19 @@ def read(settings: DataSettings, cache: Path) -> RawData:
     path = None if settings.path is None else Path(settings.path).expanduser()
     if name in SUBSETS:
         return read_folder(
-            _given(path, name), name, FolderLayout(SUBSETS[name], size or 128, test=("val", "test")), cache
+            _given(path, name),
+            name,
+            FolderLayout(SUBSETS[name], 128 if size is None else size, test=("val", "test")),
+            cache,
         )
     if name == "tiny-imagenet":
-        layout = FolderLayout(image_size=size or 64, test=("val", "test"), notes=("val_annotations.txt", "words.txt"))
+        layout = FolderLayout(
+            image_size=64 if size is None else size, test=("val", "test"), notes=("val_annotations.txt", "words.txt")
+        )
         return read_folder(_given(path, name), name, layout, cache)
     if name == "folder" or (path is not None and name not in ("digits", "tensors") and _is_image_folder(path)):
-        mode = "L" if name == "fashion-mnist" else "RGB"
-        return read_folder(_given(path, name), name, FolderLayout(image_size=size, mode=mode), cache)
+        layout = FolderLayout(image_size=size, mode="L" if name == "fashion-mnist" else "RGB")
+        return read_folder(_given(path, name), name, layout, cache)
     if size is not None:
         raise InputError(f"data.image_size={size} applies to image files only, and {name} here is none; leave it out")
     if name == "digits":

@@ -1,0 +1,81 @@
+"""The ImageNet subsets of the trajectory-matching papers (Cazenavette et al., CVPR 2022): ten classes
+each."""
+
+from __future__ import annotations
+
+SUBSETS: dict[str, dict[str, str]] = {
+    "imagenette": {
+        "n01440764": "tench",
+        "n02102040": "english_springer",
+        "n02979186": "cassette_player",
+        "n03000684": "chain_saw",
+        "n03028079": "church",
+        "n03394916": "french_horn",
+        "n03417042": "garbage_truck",
+        "n03425413": "gas_pump",
+        "n03445777": "golf_ball",
+        "n03888257": "parachute",
+    },
+    "imagewoof": {
+        "n02096294": "australian_terrier",
+        "n02093754": "border_terrier",
+        "n02111889": "samoyed",
+        "n02088364": "beagle",
+        "n02086240": "shih-tzu",
+        "n02089973": "english_foxhound",
+        "n02087394": "rhodesian_ridgeback",
+        "n02115641": "dingo",
+        "n02099601": "golden_retriever",
+        "n02105641": "english_sheepdog",
+    },
+    "imagefruit": {
+        "n07753275": "pineapple",
+        "n07753592": "banana",
+        "n07745940": "strawberry",
+        "n07747607": "orange",
+        "n07749582": "lemon",
+        "n07768694": "pomegranate",
+        "n07753113": "fig",
+        "n07720875": "bell_pepper",
+        "n07718472": "cucumber",
+        "n07742313": "green_apple",
+    },
+    "imagemeow": {
+        "n02123045": "tabby_cat",
+        "n02123159": "bengal_cat",
+        "n02123394": "persian_cat",
+        "n02123597": "siamese_cat",
+        "n02124075": "egyptian_cat",
+        "n02129165": "lion",
+        "n02129604": "tiger",
+        "n02128925": "jaguar",
+        "n02128757": "snow_leopard",
+        "n02127052": "lynx",
+    },
+    "imagesquawk": {
+        "n01806143": "peacock",
+        "n02007558": "flamingo",
+        "n01818515": "macaw",
+        "n02051845": "pelican",
+        "n02056570": "king_penguin",
+        "n01614925": "bald_eagle",
+        "n01843383": "toucan",
+        "n01518878": "ostrich",
+        "n01860187": "black_swan",
+        "n01819313": "cockatoo",
+    },
+    "imageyellow": {
+        "n02206856": "bee",
+        "n12057211": "ladys_slipper",
+        "n07753592": "banana",
+        "n07749582": "lemon",
+        "n12144580": "corn",
+        "n04146614": "school_bus",
+        "n03530642": "honeycomb",
+        "n02129165": "lion",
+        "n01773157": "garden_spider",
+        "n01531178": "goldfinch",
+    },
+}
+"""WordNet ids (ImageNet's folder names) and class names of each subset, in the published order of the
+labels."""
