@@ -1,6 +1,9 @@
 """Expert trajectories: recorded and convexified, their store, foreign formats, and where students start."""
 
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
+from pydistill.trajectories.foreign import ForeignLayout
+from pydistill.trajectories.mct import describe_mct, export_mct, import_mct
+from pydistill.trajectories.mtt import describe_mtt, export_mtt, import_mtt
 from pydistill.trajectories.order import ExpertOrder
 from pydistill.trajectories.point import trajectory_point
 from pydistill.trajectories.record import ExpertsRecord
@@ -18,6 +21,7 @@ __all__ = [
     "ConvexifiedTrajectory",
     "ExpertOrder",
     "ExpertsRecord",
+    "ForeignLayout",
     "FractionRule",
     "RecordedTrajectory",
     "Rows",
@@ -28,6 +32,12 @@ __all__ = [
     "Trajectory",
     "TrajectoryStore",
     "convexify",
+    "describe_mct",
+    "describe_mtt",
+    "export_mct",
+    "export_mtt",
+    "import_mct",
+    "import_mtt",
     "trajectory_point",
     "waypoint_epochs",
 ]

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import WriteError, read_json, sha256_of, write_json
+from pydistill.errors import FormatError, InputError
+from pydistill.files import sha256_of
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.expert_file import DTYPES, FileRows, read_tensor, tensor_sha256, write_tensors
 from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, StoreIndex, file_name
+from pydistill.trajectories.index_file import (
+    check_same,
+    has_index,
+    locked,
+    read_index,
+    remove_leftovers,
+    through_json,
+    write_index,
+)
 from pydistill.trajectories.record import ExpertsRecord
 from pydistill.trajectories.trajectory import ConvexifiedTrajectory, RecordedTrajectory, Rows, as_rows
-
-INDEX = "index.json"
-_LOCK = ".lock"
 
 
 class TrajectoryStore:
@@ -39,6 +43,7 @@ class TrajectoryStore:
         """Use `open` or `create`."""
         self._path = path
         self._index = index
+        self._opened: dict[tuple[str, str], FileRows] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> TrajectoryStore:
@@ -48,7 +53,7 @@ class TrajectoryStore:
             FormatError: there is no store at `path`, or its index is damaged or of a newer version.
         """
         folder = Path(path)
-        return cls(folder, _read_index(folder))
+        return cls(folder, read_index(folder))
 
     @classmethod
     def create(
@@ -81,16 +86,15 @@ class TrajectoryStore:
             raise InputError(f"dtype = {dtype!r} must be one of {', '.join(DTYPES)}")
         folder = Path(path)
         # What is compared with an older index must have been through JSON as well.
-        index = StoreIndex.from_json(
-            _through_json(StoreIndex(record, kind, dtype, dict(convexification or {}))), "record"
-        )
-        with _locked(folder):
-            if (folder / INDEX).exists():
-                found = _read_index(folder)
-                _check_same(found, index, folder)
+        index = through_json(StoreIndex(record, kind, dtype, dict(convexification or {})))
+        with locked(folder):
+            remove_leftovers(folder)
+            if has_index(folder):
+                found = read_index(folder)
+                check_same(found, index, folder)
                 index = found
             else:
-                write_json(folder / INDEX, index.to_json())
+                write_index(folder, index)
         return cls(folder, index)
 
     @property
@@ -152,11 +156,21 @@ class TrajectoryStore:
             InputError: no such position.
             FormatError: this expert's file is missing, truncated or damaged; others stay readable.
         """
+        return self.recorded(position) if self.kind == "recorded" else self.convexified(position)
+
+    def recorded(self, position: int) -> RecordedTrajectory:
+        """`self[position]` of a store of recorded experts; InputError in another."""
+        if self.kind != "recorded":
+            raise InputError(f"recorded trajectories are wanted, and the store at {self._path} is {self.kind}")
+        return RecordedTrajectory(self._rows(self._entry(position)))
+
+    def convexified(self, position: int) -> ConvexifiedTrajectory:
+        """`self[position]` of a store of convexified experts; InputError in another."""
+        if self.kind != "convexified":
+            raise InputError(f"convexified trajectories are wanted, and the store at {self._path} is {self.kind}")
         entry = self._entry(position)
+        rows = self._rows(entry)
         path = self._path / entry.file
-        rows = self._rows(path, entry)
-        if self.kind == "recorded":
-            return RecordedTrajectory(rows)
         fractions = read_tensor(path, "fractions", entry.fractions_sha256)
         try:
             return ConvexifiedTrajectory(rows, entry.waypoint_epochs, fractions, self.record.sizes)
@@ -172,13 +186,18 @@ class TrajectoryStore:
             )
         return self._index.experts[numbers[position]]
 
-    def _rows(self, path: Path, entry: ExpertEntry) -> FileRows:
+    def _rows(self, entry: ExpertEntry) -> FileRows:
+        path = self._path / entry.file
         size = path.stat().st_size if path.is_file() else 0
         if size != entry.bytes:
             told = f"has {size} bytes of {entry.bytes}" if size else "is missing or empty"
             raise FormatError(f"{path} {told}; train, import or copy this expert again")
-        name = "snapshots" if self.kind == "recorded" else "waypoints"
-        return FileRows(path, name, (len(entry.rows_sha256), self.record.layout.total), self.dtype, entry.rows_sha256)
+        key = (entry.file, entry.sha256)
+        if key not in self._opened:  # kept, because they remember which rows have been checked
+            name = "snapshots" if self.kind == "recorded" else "waypoints"
+            shape = (len(entry.rows_sha256), self.record.layout.total)
+            self._opened[key] = FileRows(path, name, shape, self.dtype, entry.rows_sha256)
+        return self._opened[key]
 
     def accuracies(self, position: int) -> dict[str, list[float]]:
         """The accuracies recorded with the expert at `position`: name → one value per epoch."""
@@ -286,10 +305,12 @@ class TrajectoryStore:
         (rows,) = matrix.values()
         metadata = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "expert": str(number)}
         path = self._path / file_name(number)
-        with _locked(self._path):
-            size, sha256 = write_tensors(path, {**matrix, **others}, metadata)
+        with locked(self._path):
             # Another process may have added experts since this one last looked.
-            index = _read_index(self._path)
+            index = read_index(self._path)
+            if index.experts.pop(number, None):  # absent, not damaged, if killed while it is replaced
+                write_index(self._path, index)
+            size, sha256 = write_tensors(path, {**matrix, **others}, metadata)
             index.experts[number] = ExpertEntry(
                 file=path.name,
                 bytes=size,
@@ -299,7 +320,7 @@ class TrajectoryStore:
                 details=kept_details,
                 **extra,
             )
-            write_json(self._path / INDEX, index.to_json())
+            write_index(self._path, index)
         self._index = index
 
     def write_convexified(
@@ -336,7 +357,7 @@ class TrajectoryStore:
             if number not in out:
                 source = self._entry(position)
                 convex = convexify(
-                    self._rows(self._path / source.file, source),
+                    self._rows(source),
                     self.record.sizes,
                     waypoints=epochs,
                     smoothing=smoothing,
@@ -348,44 +369,3 @@ class TrajectoryStore:
             if on_progress is not None:
                 on_progress(position + 1, len(self))
         return out
-
-
-def _read_index(folder: Path) -> StoreIndex:
-    path = folder / INDEX
-    try:
-        return StoreIndex.from_json(read_json(path), str(path))
-    except OSError as error:
-        raise FormatError(
-            f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error})"
-        ) from error
-
-
-def _check_same(found: StoreIndex, wanted: StoreIndex, folder: Path) -> None:
-    for name in ("kind", "dtype", "convexification"):
-        mine, theirs = getattr(found, name), getattr(wanted, name)
-        if mine != theirs:
-            raise MismatchError(
-                f"the store at {folder} and this run do not agree: {name} is {mine} there and {theirs} here; "
-                "choose another folder"
-            )
-    found.record.check(wanted.record, sides=(f"the store at {folder}", "this run"), training=True)
-
-
-def _through_json(index: StoreIndex) -> Any:
-    try:
-        return json.loads(json.dumps(index.to_json(), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the record's training settings must be json-able: {error}") from error
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change the store; the lock dies with its process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / _LOCK, "ab")  # noqa: SIM115 - closed below; the body's own OSErrors must pass
-    except OSError as error:
-        raise WriteError(f"cannot write in {folder}: {error.strerror or error}") from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -1,0 +1,94 @@
+"""The index file of a store: read, compared, and changed by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.files import WriteError, read_json, write_json
+from pydistill.trajectories.index import StoreIndex
+
+_INDEX = "index.json"
+_LOCK = ".lock"
+
+
+def write_index(folder: Path, index: StoreIndex) -> None:
+    """Replace the folder's index, atomically."""
+    write_json(folder / _INDEX, index.to_json())
+
+
+def has_index(folder: Path) -> bool:
+    """Is there a store in the folder, readable or not?"""
+    return (folder / _INDEX).exists()
+
+
+def read_index(folder: Path) -> StoreIndex:
+    """The folder's index.
+
+    Raises:
+        FormatError: missing, damaged, or of a newer version.
+    """
+    path = folder / _INDEX
+    try:
+        return StoreIndex.from_json(read_json(path), str(path))
+    except OSError as error:
+        raise FormatError(
+            f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error})"
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers left under temporary names; call it while the folder is locked."""
+    for pattern in (".expert_*.safetensors.*.tmp", f".{_INDEX}.*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def check_same(found: StoreIndex, wanted: StoreIndex, folder: Path) -> None:
+    """Refuse to continue a store of other experts, or of the same under other settings.
+
+    Raises:
+        MismatchError: naming what differs and both sides.
+    """
+    for name in ("kind", "dtype", "convexification"):
+        mine, theirs = getattr(found, name), getattr(wanted, name)
+        if mine != theirs:
+            raise MismatchError(
+                f"the store at {folder} and this run do not agree: {name} is {mine} there and {theirs} here; "
+                "choose another folder"
+            )
+    found.record.check(wanted.record, sides=(f"the store at {folder}", "this run"), training=True)
+
+
+def through_json(index: StoreIndex) -> StoreIndex:
+    """The index as it will be read back: tuples have become lists, and what JSON cannot hold is refused.
+
+    Raises:
+        InputError: the record's training settings are not json-able, or one of its fields is outside its limits.
+    """
+    try:
+        value: Any = json.loads(json.dumps(index.to_json(), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the record's training settings must be json-able: {error}") from error
+    try:
+        return StoreIndex.from_json(value, "record")
+    except FormatError as error:
+        raise InputError(str(error)) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the store; the lock dies with its process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / _LOCK, "ab")  # noqa: SIM115 - closed below; the body's own OSErrors must pass
+    except OSError as error:
+        raise WriteError(f"cannot write in {folder}: {error.strerror or error}") from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
