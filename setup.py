@@ -157,7 +157,7 @@ def architecture_list(names: list[str]) -> str:
 def cudart_link_folder(build_folder: Path, toolkit: Path, cuda_major: str) -> Path | None:
     """A folder with libcudart.so in it for the linker; None if the toolkit has its own.
 
-    pip's nvidia-cuda-runtime holds libcudart.so.13 and no libcudart.so: a link by that name is made in the build folder.
+    pip's nvidia-cuda-runtime holds libcudart.so.13 but no libcudart.so: a link of that name goes to the build folder.
     """
     if any((toolkit / lib / "libcudart.so").exists() for lib in ("lib64", "lib")):
         return None

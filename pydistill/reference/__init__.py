@@ -1,4 +1,4 @@
-"""Each op again in plain PyTorch, same name and signature: the tests' oracle, and what runs where nothing is compiled."""
+"""Each op again in plain PyTorch, same name and signature: the tests' oracle, and what runs where none is compiled."""
 
 from __future__ import annotations
 

@@ -1,0 +1,92 @@
+"""Loading the compiled extension: absent, broken, of another torch, as it should be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pydistill.ops import extension
+from pydistill.ops.extension import load_extension
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """load_extension() as on its first call, without touching the one that the process uses."""
+    monkeypatch.setattr(extension, "load_extension", load_extension.__wrapped__)
+    return monkeypatch
+
+
+def found_at(path: str | None) -> object:
+    return type("Spec", (), {"origin": path})() if path else None
+
+
+def test_one_that_was_never_built_is_no_fault(fresh: pytest.MonkeyPatch) -> None:
+    fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at(None))
+    loaded = extension.load_extension()
+    assert loaded.device_types == frozenset()
+    assert "was not built" in str(loaded.reason)
+
+
+def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> ModuleType:
+        raise ImportError("undefined symbol: _ZN3c10")
+
+    fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at("/somewhere/_C.so"))
+    fresh.setattr(extension.importlib, "import_module", broken)
+    with pytest.warns(RuntimeWarning, match=r"/somewhere/_C\.so is not used: .*undefined symbol: _ZN3c10"):
+        loaded = extension.load_extension()
+    assert loaded.device_types == frozenset()
+    assert "undefined symbol: _ZN3c10" in str(loaded.reason)
+
+
+def test_one_of_another_torch_is_not_used(fresh: pytest.MonkeyPatch) -> None:
+    other = ModuleType("pydistill._C")
+    other.build_config = lambda: {"torch_version": "1.2.0", "cuda": True}  # type: ignore[attr-defined]
+    fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at("/somewhere/_C.so"))
+    fresh.setattr(extension.importlib, "import_module", lambda name: other)
+    with pytest.warns(RuntimeWarning, match=r"compiled for torch 1\.2 and this is torch"):
+        loaded = extension.load_extension()
+    assert loaded.device_types == frozenset()
+
+
+def test_it_is_loaded_once() -> None:
+    assert load_extension() is load_extension()
+
+
+def test_a_damaged_file_leaves_the_reference_and_says_so(tmp_path: Path) -> None:
+    """In a process of its own, on a copy of the package whose extension is no shared library."""
+    package = Path(extension.__file__).parent.parent
+    copy = tmp_path / "pydistill"
+    for source in package.rglob("*.py"):
+        target = copy / source.relative_to(package)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    (copy / f"_C{EXTENSION_SUFFIXES[0]}").write_bytes(b"not a shared library")
+    script = (
+        "import warnings, torch\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    from pydistill.ops import sgd_step\n"
+        "    from pydistill.build import build_config\n"
+        "ours = [str(w.message) for w in caught if w.category is RuntimeWarning]\n"
+        "assert len(ours) == 1 and 'does not load' in ours[0], ours\n"
+        "config = build_config()\n"
+        "assert not config['compiled'] and not config['cuda'] and 'does not load' in config['reason'], config\n"
+        "one = torch.ones(3)\n"
+        "assert sgd_step(one, one, torch.tensor(0.5), one * 0)[1].tolist() == [1.5, 0.75]\n"
+        "print('reference runs')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "reference runs\n"
+
+
+def test_importing_does_not_initialise_cuda() -> None:
+    script = "import torch, pydistill.ops; assert not torch.cuda.is_initialized()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
