@@ -7,7 +7,6 @@ PYDISTILL_CUDA      auto (default): CUDA kernels if an nvcc of torch's CUDA majo
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -91,10 +90,8 @@ def nvcc_candidates(cuda_major: str) -> list[Nvcc]:
 
 
 def pip_cuda_folders(cuda_major: str) -> list[Path]:
-    """The folders nvidia/cu13 (say) of site-packages, where pip puts CUDA's compiler, headers and libraries."""
-    spec = importlib.util.find_spec("nvidia")
-    locations = (spec.submodule_search_locations or []) if spec else []
-    return [folder for place in locations if (folder := Path(place) / f"cu{cuda_major}").is_dir()]
+    """The folders nvidia/cu13 (say) beside other packages, where pip puts CUDA's compiler, headers and libraries."""
+    return [folder for place in sys.path if (folder := Path(place) / "nvidia" / f"cu{cuda_major}").is_dir()]
 
 
 def decide_cuda(torch_cuda: str | None) -> CudaDecision:

@@ -1,0 +1,79 @@
+# make setup | demo | test | lint | cuda-gate | clean      docs/building.md says what each needs and does.
+#
+# Needed on the machine: Python >= 3.11 with venv, g++, make. Everything else comes from PyPI into .venv/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := setup
+.DELETE_ON_ERROR:
+.PHONY: setup demo test test-host test-python lint cuda-gate benchmark-ops clean
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+PYDISTILL_CUDA ?= auto
+PYDISTILL_BUILD ?= 1
+export PYDISTILL_CUDA
+
+VENV := .venv
+BIN := $(VENV)/bin
+# cmake and ninja of the machine if it has them, else pip's.
+export PATH := $(PATH):$(CURDIR)/$(BIN)
+
+SOURCES := $(wildcard csrc/kernels/* csrc/cpu/* csrc/cuda/* csrc/engine/* csrc/ops/*)
+FORMATTED := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh)
+# The stamp's name tells how the extension was built, so that another choice builds it again.
+EXTENSION := $(VENV)/.extension-cuda-$(PYDISTILL_CUDA)-build-$(PYDISTILL_BUILD)
+
+setup: $(EXTENSION)
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"pydistill needs Python 3.11 or later, this is {sys.version}")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.dependencies: pyproject.toml $(VENV)/.created
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision "setuptools>=77" wheel ninja numpy
+	PYDISTILL_BUILD=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+	    --editable '.[cli,vision,test,dev]'
+	command -v cmake > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check cmake
+	@touch $@
+
+$(EXTENSION): $(VENV)/.dependencies setup.py $(SOURCES)
+	@rm -f $(VENV)/.extension-*
+ifeq ($(PYDISTILL_BUILD),0)
+	rm -f pydistill/_C*.so
+else
+	@mkdir -p build
+	@# The compiler's output is kept in build/extension.log and shown if it fails.
+	@$(BIN)/python setup.py build_ext --inplace > build/extension.log 2>&1 || { cat build/extension.log; exit 1; }
+	@grep '^pydistill:' build/extension.log
+endif
+	@touch $@
+
+demo: setup
+	$(BIN)/pydistill demo
+
+test: test-host test-python
+
+test-host: $(VENV)/.dependencies
+	cmake -S . -B build/host -DPYDISTILL_SANITIZE=ON
+	cmake --build build/host
+	ctest --test-dir build/host --output-on-failure
+
+test-python: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+
+cuda-gate: $(VENV)/.dependencies
+	.ci/cuda-gate
+
+benchmark-ops: setup
+	$(BIN)/python -m pytest benchmarks/ops --benchmark-columns=median,iqr,rounds
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info pydistill/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
