@@ -9,6 +9,7 @@ forwards.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,27 +19,15 @@ from torch.nn import functional
 
 from pydistill.errors import InputError
 
-PARTS: dict[str, tuple[str, ...]] = {
-    "color": ("brightness", "saturation", "contrast"),
-    "crop": ("crop",),
-    "cutout": ("cutout",),
-    "flip": ("flip",),
-    "scale": ("scale",),
-    "rotate": ("rotate",),
-}
-"""The words of a strategy and the operations that each stands for."""
-
 COLUMNS: dict[str, int] = {
-    "brightness": 1,  # what is added
-    "saturation": 1,  # factor on the distance to the grey image
-    "contrast": 1,  # factor on the distance to the image's mean
+    "color": 3,  # brightness: what is added; saturation: factor on the distance to grey; contrast: to the mean
     "crop": 2,  # shift in rows, in columns
     "cutout": 4,  # first row, row after the last, first column, column after the last
     "flip": 1,  # 1 mirrors left and right, 0 does not
     "scale": 2,  # factor on x, on y
     "rotate": 1,  # angle in radians
 }
-"""How many numbers per image each operation is given, in `DsaDraw.parameters`."""
+"""The operations, and how many numbers per image each is given in `DsaDraw.parameters`."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +100,8 @@ class DsaSettings:
 
     def __post_init__(self) -> None:
         for part in self.parts:
-            if part not in PARTS:
-                raise InputError(f"strategy={self.strategy!r} holds {part!r}, which is none of {', '.join(PARTS)}")
+            if part not in COLUMNS:
+                raise InputError(f"strategy={self.strategy!r} holds {part!r}, which is none of {', '.join(COLUMNS)}")
         if self.mode not in ("S", "M"):
             raise InputError(f"mode={self.mode!r} is neither 'S' (one part per call) nor 'M' (all parts)")
         limits = {"flip": (0, 1), "crop": (0, 1), "cutout": (0, 1), "scale": (1, math.inf)}
@@ -144,10 +133,9 @@ class DsaSettings:
         """
         if batch < 0 or height < 1 or width < 1:
             raise InputError(f"cannot draw an augmentation for batch={batch} images of {height}×{width} pixels")
-        parts = self.parts
-        if self.mode == "S" and parts:
-            parts = (parts[int(torch.randint(len(parts), (1,), generator=generator))],)
-        operations = tuple(operation for part in parts for operation in PARTS[part])
+        operations = self.parts
+        if self.mode == "S" and operations:
+            operations = (operations[int(torch.randint(len(operations), (1,), generator=generator))],)
         rows = min(batch, 1) if self.shared else batch
         drawn = [self._column(operation, rows, height, width, generator) for operation in operations]
         parameters = torch.cat(drawn, dim=1) if len(drawn) > 1 else drawn[0] if drawn else torch.empty(rows, 0)
@@ -155,11 +143,8 @@ class DsaSettings:
 
     def _column(self, operation: str, rows: int, height: int, width: int, generator: torch.Generator) -> Tensor:
         if operation == "crop":
-            sides = [
-                _integers(-_share(side, self.crop), _share(side, self.crop), rows, generator)
-                for side in (height, width)
-            ]
-            return torch.stack(sides, dim=1)
+            limits = (_share(height, self.crop), _share(width, self.crop))
+            return torch.stack([_integers(-limit, limit, rows, generator) for limit in limits], dim=1)
         if operation == "cutout":
             edges = []
             for side in (height, width):
@@ -168,12 +153,9 @@ class DsaSettings:
                 edges += [first.clamp(min=0), (first + size).clamp(max=side)]
             return torch.stack(edges, dim=1)
         uniform = torch.rand(rows, COLUMNS[operation], generator=generator)
-        if operation == "brightness":
-            return (uniform - 0.5) * self.brightness
-        if operation == "saturation":
-            return uniform * self.saturation
-        if operation == "contrast":
-            return uniform + self.contrast
+        if operation == "color":
+            factors = torch.tensor([self.brightness, self.saturation, 1.0])
+            return torch.addcmul(torch.tensor([-0.5 * self.brightness, 0.0, self.contrast]), uniform, factors)
         if operation == "flip":
             return (uniform < self.flip).float()
         if operation == "scale":
@@ -184,8 +166,9 @@ class DsaSettings:
 def augment(images: Tensor, draw: DsaDraw) -> Tensor:
     """Apply a draw to a batch of images.
 
-    Deterministic; differentiable in the images, first order (every operation is affine in them). What is
-    outside the image is 0.
+    What is outside the image is 0. Each operation is affine in the images: the first derivative is all there
+    is, and for scale and rotate PyTorch implements no further one. On the CPU the result and its gradient
+    are the same every time.
 
     Args:
         images: [B, C, H, W], floating point, on the draw's device.
@@ -195,31 +178,31 @@ def augment(images: Tensor, draw: DsaDraw) -> Tensor:
         [B, C, H, W]; the images themselves if the draw has no operation.
 
     Raises:
-        InputError: the draw is for another batch or image size, or the images are not [B, C, H, W] floating
-            point.
+        InputError: the draw is for another batch, image size or device, or the images are not floating point
+            [B, C, H, W].
 
-    Equivalent to, for brightness alone: `images + draw.parameters[:, :, None, None]`.
+    Equivalent to, for flip alone: `torch.where(draw.parameters[:, :, None, None] > 0, images.flip(3),
+        images)`.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(f"images to augment are floating point [B, C, H, W], not {images.dtype} {list(images.shape)}")
-    rows = draw.parameters.shape[0]
-    if (draw.height, draw.width) != tuple(images.shape[2:]) or rows not in (1, images.shape[0]):
+    rows, device = draw.parameters.shape[0], draw.parameters.device
+    if (
+        (draw.height, draw.width) != tuple(images.shape[2:])
+        or rows not in (1, images.shape[0])
+        or device != images.device
+    ):
         raise InputError(
-            f"a draw for {rows} images of {draw.height}×{draw.width} does not fit images"
-            f" {list(images.shape)} [B, C, H, W]"
+            f"a draw for {rows} images of {draw.height}×{draw.width} on {device} does not fit images"
+            f" {list(images.shape)} [B, C, H, W] on {images.device}"
         )
-    if images.numel() == 0:
+    if images.numel() == 0 or not draw.operations:
         return images
     parameters = draw.parameters.to(images.dtype)
-    first, position = 0, 0
-    while position < len(draw.operations):
-        operation = draw.operations[position]
-        if draw.operations[position : position + 3] == PARTS["color"]:
-            images = _color(images, parameters[:, first : first + 3])
-            first, position = first + 3, position + 3
-            continue
-        images = _apply(operation, images, parameters[:, first : first + COLUMNS[operation]])
-        first, position = first + COLUMNS[operation], position + 1
+    first = 0
+    for operation in draw.operations:
+        images = _OPERATIONS[operation](images, parameters[:, first : first + COLUMNS[operation]])
+        first += COLUMNS[operation]
     return images
 
 
@@ -232,35 +215,13 @@ def _integers(low: int, high: int, rows: int, generator: torch.Generator) -> Ten
     return torch.randint(low, high + 1, (rows,), generator=generator).float()
 
 
-def _apply(operation: str, images: Tensor, p: Tensor) -> Tensor:
-    if operation == "brightness":
-        return images + p[:, :, None, None]
-    if operation == "saturation":
-        return torch.lerp(images.mean(1, keepdim=True), images, p[:, :, None, None])
-    if operation == "contrast":
-        return torch.lerp(images.mean((1, 2, 3), keepdim=True), images, p[:, :, None, None])
-    if operation == "crop":
-        return _crop(images, p)
-    if operation == "cutout":
-        return _cutout(images, p)
-    if operation == "flip":
-        return torch.where(p[:, :, None, None] > 0, images.flip(3), images)
-    if operation == "scale":
-        zero = torch.zeros_like(p[:, 0])
-        return _resample(images, torch.stack([p[:, 0], zero, zero, zero, p[:, 1], zero], 1))
-    if operation == "rotate":
-        cosine, sine, zero = p[:, 0].cos(), p[:, 0].sin(), torch.zeros_like(p[:, 0])
-        return _resample(images, torch.stack([cosine, -sine, zero, sine, cosine, zero], 1))
-    raise InputError(f"operation {operation!r} is none of {', '.join(COLUMNS)}")
-
-
 def _color(images: Tensor, p: Tensor) -> Tensor:
-    """Brightness b, saturation s and contrast c in one go.
+    """Brightness b, saturation s and contrast c, one after the other, in one go.
 
     Saturation keeps each pixel's mean over channels, so the mean that contrast needs is known beforehand,
     and the three are cs·x + c(1 − s)·grey(x) + (1 − c)·mean(x) + b.
     """
-    b, s, c = p[:, :, None, None].unsqueeze(1).unbind(2)
+    b, s, c = p[:, :, None, None, None].unbind(1)
     grey = images.mean(1, keepdim=True)
     offset = torch.addcmul(b, 1 - c, grey.mean((2, 3), keepdim=True))
     return torch.addcmul(torch.addcmul(offset, c - c * s, grey), c * s, images)
@@ -270,10 +231,11 @@ def _crop(images: Tensor, p: Tensor) -> Tensor:
     batch, channels, height, width = images.shape
     rows = torch.arange(height, device=images.device) + p[:, :1].long()
     columns = torch.arange(width, device=images.device) + p[:, 1:].long()
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
-    source = rows.clamp(0, height - 1)[:, :, None] * width + columns.clamp(0, width - 1)[:, None, :]
+    outside = ((rows < 0) | (rows >= height))[:, :, None] | ((columns < 0) | (columns >= width))[:, None, :]
+    # one zero is put behind the pixels of each channel, for everything outside to read
+    source = ((rows * width)[:, :, None] + columns[:, None, :]).masked_fill(outside, height * width)
     source = source.view(-1, 1, height * width).expand(batch, channels, -1)
-    return images.reshape(batch, channels, -1).gather(2, source).view_as(images) * inside[:, None].to(images.dtype)
+    return functional.pad(images.reshape(batch, channels, -1), (0, 1)).gather(2, source).view(images.shape)
 
 
 def _cutout(images: Tensor, p: Tensor) -> Tensor:
@@ -281,7 +243,21 @@ def _cutout(images: Tensor, p: Tensor) -> Tensor:
     columns = torch.arange(images.shape[3], device=images.device, dtype=images.dtype)
     inside_rows = (rows >= p[:, 0:1]) & (rows < p[:, 1:2])
     inside_columns = (columns >= p[:, 2:3]) & (columns < p[:, 3:4])
-    return images.masked_fill((inside_rows[:, :, None] & inside_columns[:, None, :])[:, None], 0)
+    kept = ~(inside_rows[:, :, None] & inside_columns[:, None, :])
+    return images * kept[:, None].to(images.dtype)
+
+
+def _flip(images: Tensor, p: Tensor) -> Tensor:
+    return torch.where(p[:, :, None, None] > 0, images.flip(3), images)
+
+
+def _scale(images: Tensor, p: Tensor) -> Tensor:
+    return _resample(images, p @ p.new_tensor([[1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 0]]))
+
+
+def _rotate(images: Tensor, p: Tensor) -> Tensor:
+    cosine, sine, zero = p.cos(), p.sin(), torch.zeros_like(p)
+    return _resample(images, torch.cat([cosine, -sine, zero, sine, cosine, zero], 1))
 
 
 def _resample(images: Tensor, matrix: Tensor) -> Tensor:
@@ -290,3 +266,13 @@ def _resample(images: Tensor, matrix: Tensor) -> Tensor:
     matrix = matrix.view(-1, 2, 3).expand(images.shape[0], 2, 3)
     grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}
