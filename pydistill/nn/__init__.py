@@ -6,7 +6,7 @@ from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
 from pydistill.nn.flat import ParameterLayout, flatten, layout_of, unflatten
 from pydistill.nn.mlp import MLP
-from pydistill.nn.registry import ModelSettings, architecture_of, build, options_of, parse
+from pydistill.nn.registry import ModelSettings, Network, architecture_of, build, name_of, options_of, parse
 from pydistill.nn.resnet import ResNet18
 from pydistill.nn.vgg import VGG11
 
@@ -16,12 +16,14 @@ __all__ = [
     "AlexNet",
     "ConvNet",
     "ModelSettings",
+    "Network",
     "ParameterLayout",
     "ResNet18",
     "architecture_of",
     "build",
     "flatten",
     "layout_of",
+    "name_of",
     "options_of",
     "parse",
     "unflatten",

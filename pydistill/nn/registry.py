@@ -73,6 +73,10 @@ class ModelSettings:
         return {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
 
 
+Network = ModelSettings | Callable[[int, int, tuple[int, int]], nn.Module]
+"""A network by settings, or what makes one from (in_channels, num_classes, (height, width))."""
+
+
 def parse(text: str) -> ModelSettings:
     """The network that a short name means.
 
@@ -110,8 +114,22 @@ def parse(text: str) -> ModelSettings:
     return ModelSettings(name=name, **options)
 
 
+def name_of(network: Network) -> str:
+    """The short name of a network: what `parse` turns into its settings; module and name of a callable."""
+    if not isinstance(network, ModelSettings):
+        return _callable_name(network)
+    words = [network.name if network.depth is None else f"{network.name}{network.depth}"]
+    words += [
+        f"{letter}{getattr(network, option)}"
+        for letter, option in _NUMBERS.items()
+        if option != "depth" and getattr(network, option) is not None
+    ]
+    words += [word for word, (option, value) in _WORDS.items() if getattr(network, option) == value]
+    return "-".join(words)
+
+
 def build(
-    settings: ModelSettings,
+    settings: Network,
     in_channels: int,
     num_classes: int,
     image_size: int | Sequence[int],
@@ -136,9 +154,7 @@ def build(
         return factory(in_channels, num_classes, plane)
 
 
-def architecture_of(
-    settings: ModelSettings, in_channels: int, num_classes: int, image_size: int | Sequence[int]
-) -> str:
+def architecture_of(settings: Network, in_channels: int, num_classes: int, image_size: int | Sequence[int]) -> str:
     """One canonical line that names the network: "convnet(width=128, depth=3, norm=instance, …)".
 
     Every option is spelt out.     Two settings that mean the same network give the same line. Channels,
@@ -147,6 +163,8 @@ def architecture_of(
     Raises:
         InputError: as `build`.
     """
+    if not isinstance(settings, ModelSettings):
+        return _callable_name(settings)
     if ":" in settings.name:
         _factory(settings)
         return settings.name
@@ -176,8 +194,10 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
             raise InputError(f"the network {name} has no option {option}: it has {', '.join(available)}")
 
 
-def _factory(settings: ModelSettings) -> Callable[[int, int, tuple[int, int]], nn.Module]:
+def _factory(settings: Network) -> Callable[[int, int, tuple[int, int]], nn.Module]:
     """What makes the network from (in_channels, num_classes, (H, W)), its options checked."""
+    if not isinstance(settings, ModelSettings):
+        return _checked(settings, _callable_name(settings))
     options = settings.options()
     if ":" not in settings.name:
         _check_options(settings.name, options)
@@ -188,15 +208,22 @@ def _factory(settings: ModelSettings) -> Callable[[int, int, tuple[int, int]], n
             f"the network {settings.name} is built by its own callable, which takes no options, but "
             f"{', '.join(options)} is set"
         )
-    function = _imported(settings.name)
+    return _checked(_imported(settings.name), settings.name)
 
+
+def _checked(function: Callable[..., object], name: str) -> Callable[[int, int, tuple[int, int]], nn.Module]:
     def make(in_channels: int, num_classes: int, plane: tuple[int, int]) -> nn.Module:
         model = function(in_channels, num_classes, plane)
         if not isinstance(model, nn.Module):
-            raise InputError(f"{settings.name} returned a {type(model).__name__}, not an nn.Module")
+            raise InputError(f"{name} returned a {type(model).__name__}, not an nn.Module")
         return model
 
     return make
+
+
+def _callable_name(function: Callable[..., object]) -> str:
+    described = function if hasattr(function, "__qualname__") else type(function)
+    return f"{described.__module__}:{described.__qualname__}"
 
 
 def _imported(path: str) -> Callable[..., object]:

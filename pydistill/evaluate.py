@@ -1,0 +1,199 @@
+"""What a distilled set is worth: the test accuracy of fresh networks trained on it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from pydistill.data import Dataset
+from pydistill.data.dsa import DsaSettings
+from pydistill.errors import DivergedError, InputError
+from pydistill.nn import Network, architecture_of, build, name_of, parse
+from pydistill.training import TrainingSettings, accuracy, derive_seed, train
+
+
+def published_training() -> TrainingSettings:
+    """The papers' protocol: 1,000 epochs, batch 256, momentum 0.9, weight decay 5e-4, lr ×0.1 half way, DSA."""
+    return TrainingSettings(
+        epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The protocol that judges a distilled set.
+
+    Args:
+        models: networks by short name ("convnet3", "alexnet", …; see `pydistill.nn.parse`); empty: the student's own.
+        repeats: fresh networks of each kind, at least 1.
+        seed: network r of a kind starts and trains by random numbers that depend on (seed, r) alone.
+        training: the recipe; its lr is replaced by the learned one.
+
+    Raises:
+        InputError: repeats below 1.
+    """
+
+    models: tuple[str, ...] = ()
+    repeats: int = 5
+    seed: int = 0
+    training: TrainingSettings = field(default_factory=published_training)
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise InputError(f"repeats must be at least 1, not {self.repeats}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test accuracies of fresh networks of one kind.
+
+    Attributes:
+        model: name of the network.
+        accuracies: in [0, 1], one per network; of one that diverged, what its last parameters give (about chance).
+        seconds: training and testing of all, wall clock.
+        diverged: how many of the networks left the finite numbers.
+    """
+
+    model: str
+    accuracies: tuple[float, ...]
+    seconds: float
+    diverged: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean over the networks."""
+        return sum(self.accuracies) / len(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the networks (ddof 0, as the papers report it)."""
+        mean = self.mean
+        return math.sqrt(sum((value - mean) ** 2 for value in self.accuracies) / len(self.accuracies))
+
+
+def evaluate(
+    images: Tensor,
+    labels: Tensor,
+    lr: float,
+    dataset: Dataset,
+    model: Network,
+    settings: EvaluationSettings,
+    *,
+    on_network: Callable[[int, float], None] | None = None,
+) -> Evaluation:
+    """Train `settings.repeats` fresh networks on a distilled set and test each on the real test images.
+
+    A network whose training diverges is counted in `Evaluation.diverged` and tested as it is.
+
+    Args:
+        images: [n, C, H, W] float32, preprocessed as the data set's are.
+        labels: [n] int64, or [n, K] class probabilities.
+        lr: the learned learning rate, above 0.
+        dataset: its test images judge; training happens on its device.
+        model: the network; `settings.models` is not looked at.
+        settings: the protocol.
+        on_network: called with (r, accuracy) after each network.
+
+    Raises:
+        InputError: the distilled set does not fit the data set, holds numbers that are not finite, or lr ≤ 0.
+
+    Equivalent to, for each r:
+        network = build(model, C, K, (H, W), seed=derive_seed("evaluation", settings.seed, r))
+        train(network, images, labels, replace(settings.training, lr=lr), generator=…)
+        accuracy(network, dataset.test_images, dataset.test_labels)
+    """
+    lr = float(lr)
+    _check(images, labels, lr, dataset)
+    training = replace(settings.training, lr=lr)
+    device = dataset.test_images.device
+    images = images.detach().to(device, torch.float32)
+    labels = labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
+    start = time.perf_counter()
+    accuracies = []
+    diverged = 0
+    for repeat in range(settings.repeats):
+        seed = derive_seed("evaluation", settings.seed, repeat)
+        network = build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed).to(device)
+        try:
+            train(network, images, labels, training, generator=torch.Generator().manual_seed(seed))
+        except DivergedError:
+            diverged += 1
+        accuracies.append(accuracy(network, dataset.test_images, dataset.test_labels))
+        if on_network is not None:
+            on_network(repeat, accuracies[-1])
+    return Evaluation(name_of(model), tuple(accuracies), time.perf_counter() - start, diverged)
+
+
+def evaluate_models(
+    images: Tensor,
+    labels: Tensor,
+    lr: float,
+    dataset: Dataset,
+    model: Network,
+    settings: EvaluationSettings,
+    *,
+    on_network: Callable[[str, int, float], None] | None = None,
+) -> list[Evaluation]:
+    """`evaluate` for each of `settings.models` in turn, or for the student's own `model` if there are none.
+
+    Every network is checked before the first is trained.
+
+    Args:
+        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
+
+    Raises:
+        InputError: as `evaluate`, or a network that does not exist or cannot take such images.
+    """
+    networks: list[Network] = [parse(text) for text in settings.models] or [model]
+    for network in networks:
+        architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
+    rows = []
+    for network in networks:
+        name = name_of(network)
+
+        def report(repeat: int, value: float, name: str = name) -> None:
+            if on_network is not None:
+                on_network(name, repeat, value)
+
+        rows.append(evaluate(images, labels, lr, dataset, network, settings, on_network=report))
+    return rows
+
+
+def table(rows: Sequence[Evaluation]) -> str:
+    """Evaluations as lines of text: network, mean ± standard deviation in percent, networks, seconds, diverged ones."""
+    width = max([len("network"), *(len(row.model) for row in rows)])
+    lines = [f"{'network':<{width}}  {'test accuracy':>15}  networks  seconds"]
+    for row in rows:
+        told = f"{row.model:<{width}}  {100 * row.mean:>6.1f} ± {100 * row.std:>4.1f} %  "
+        told += f"{len(row.accuracies):>8}  {row.seconds:>7.1f}"
+        lines.append(told + (f"  ({row.diverged} diverged)" if row.diverged else ""))
+    return "\n".join(lines)
+
+
+def _check(images: Tensor, labels: Tensor, lr: float, dataset: Dataset) -> None:
+    if not (math.isfinite(lr) and lr > 0):
+        raise InputError(f"the learned lr must be a finite number above 0, not {lr}")
+    expected = (dataset.in_channels, *dataset.image_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise InputError(
+            f"distilled images of {list(images.shape)} do not fit {dataset.name}, whose images are {list(expected)}"
+        )
+    if not bool(torch.isfinite(images).all()):
+        raise InputError("the distilled images hold pixels that are not finite")
+    classes = dataset.num_classes
+    if labels.ndim == 2 and labels.shape[1] != classes:
+        raise InputError(
+            f"distilled labels over {labels.shape[1]} classes do not fit {dataset.name}, which has {classes}"
+        )
+    if labels.ndim == 1 and labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise InputError(
+            f"distilled labels must be from 0 to {classes - 1}, the classes of {dataset.name}, "
+            f"not from {labels.min()} to {labels.max()}"
+        )
+    if labels.is_floating_point() and not bool(torch.isfinite(labels).all()):
+        raise InputError("the distilled labels hold numbers that are not finite")

@@ -1,0 +1,201 @@
+"""Training a network on tensors: the one loop that experts and evaluation share."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pydistill.data.dsa import DsaSettings, augment
+from pydistill.errors import DivergedError, InputError
+
+SCHEDULES = ("constant", "halfway", "cosine")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained: SGD on cross entropy.
+
+    Args:
+        epochs: passes over the data, at least 1.
+        batch_size: images per step; the last step of an epoch takes what is left.
+        lr: learning rate of the first epoch, above 0.
+        momentum: of SGD, in [0, 1).
+        weight_decay: of SGD, at least 0.
+        schedule: "constant"; "halfway" (a tenth of lr from epoch epochs//2 + 1 on); "cosine" (to 0 at the end, a step
+            per epoch).
+        dsa: differentiable Siamese augmentation of every batch, or none.
+
+    Raises:
+        InputError: a value outside its limits.
+    """
+
+    epochs: int = 50
+    batch_size: int = 256
+    lr: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "halfway", "cosine"] = "constant"
+    dsa: DsaSettings | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise InputError(f"lr must be a finite number above 0, not {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum must be in [0, 1), not {self.momentum}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise InputError(f"weight_decay must be a finite number of at least 0, not {self.weight_decay}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+
+    def lr_at(self, epoch: int) -> float:
+        """The learning rate of epoch 1 … epochs."""
+        if self.schedule == "halfway" and epoch > self.epochs // 2:
+            return self.lr * 0.1
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / self.epochs))
+        return self.lr
+
+
+def train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    *,
+    generator: torch.Generator,
+    on_epoch: Callable[[int, float, float], None] | None = None,
+) -> None:
+    """Train `model` in place, and leave it in training mode.
+
+    Each epoch visits the images once in a new order; each batch is augmented by a draw of its own and is one step of
+    SGD on the mean cross entropy. The data are already preprocessed and stay where they are: nothing is copied but
+    each batch. The outcome depends on the model's parameters, the data, the settings and the generator's state alone.
+
+    Args:
+        model: maps [B, C, H, W] to logits [B, K]; on the images' device.
+        images: [n, C, H, W], floating point.
+        labels: [n] int64, or [n, K] class probabilities.
+        settings: the recipe.
+        generator: on the CPU; orders and augmentations are drawn from it.
+        on_epoch: called after epoch 1 … epochs with the epoch, its mean loss, and the share of its (augmented) images
+            that were classified rightly while it ran.
+
+    Raises:
+        InputError: images and labels do not fit each other or the model, or there are none.
+        DivergedError: the loss of an epoch, or a parameter at the end, is not finite; the model is left as it then is.
+    """
+    _check(model, images, labels)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in parameters),
+    )
+    height, width = images.shape[2:]
+    model.train()
+    for epoch in range(1, settings.epochs + 1):
+        optimiser.param_groups[0]["lr"] = settings.lr_at(epoch)
+        loss_sum = torch.zeros((), device=images.device)
+        right = torch.zeros((), device=images.device)
+        order = torch.randperm(len(images), generator=generator).to(images.device)
+        for index in torch.split(order, settings.batch_size):
+            batch, target = images[index], labels[index]
+            if settings.dsa is not None:
+                draw = settings.dsa.draw(len(index), height, width, generator)
+                batch = augment(batch, draw.to(images.device))
+            optimiser.zero_grad()
+            logits = model(batch)
+            loss = functional.cross_entropy(logits, target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            loss_sum += loss.detach() * len(index)
+            if on_epoch is not None:
+                right += _right(logits.detach(), target)
+        mean_loss = float(loss_sum) / len(images)
+        if not math.isfinite(mean_loss):
+            raise _diverged(f"the loss of epoch {epoch} of {settings.epochs} is {mean_loss}", settings)
+        if on_epoch is not None:
+            on_epoch(epoch, mean_loss, float(right) / len(images))
+    # The last step has no loss after it that would tell.
+    if not all(bool(torch.isfinite(each).all()) for each in parameters):
+        raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
+
+
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 1000) -> float:
+    """Share of the images, in [0, 1], whose largest logit is at their label (or at the largest entry of a soft label).
+
+    The model is asked in evaluation mode, without augmentation, and left in the modes it was in.
+
+    Raises:
+        InputError: images and labels do not fit each other or the model, there are none, or batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, not {batch_size}")
+    _check(model, images, labels)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            batches = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+            right = sum(int(_right(model(batch), target)) for batch, target in batches)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return right / len(images)
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed of 63 bits that depends on every part, so that neighbouring seeds share no random numbers."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _right(logits: Tensor, target: Tensor) -> Tensor:
+    """How many rows of the logits have their largest entry where the target is."""
+    wanted = target if target.ndim == 1 else target.argmax(1)
+    return (logits.argmax(1) == wanted).sum()
+
+
+def _diverged(what: str, settings: TrainingSettings) -> DivergedError:
+    return DivergedError(f"training diverged: {what}; take a lower lr than {settings.lr:g}")
+
+
+def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
+        raise InputError(
+            f"images must be floating point [n, C, H, W] with n of at least 1, not {images.dtype} {list(images.shape)}"
+        )
+    if labels.ndim not in (1, 2) or len(labels) != len(images):
+        raise InputError(f"labels for {len(images)} images must be [n] or [n, K], not {list(labels.shape)}")
+    if labels.ndim == 1 and labels.dtype != torch.int64:
+        raise InputError(f"labels [n] must be int64, not {labels.dtype}; class probabilities are [n, K]")
+    if labels.ndim == 2 and not labels.is_floating_point():
+        raise InputError(f"labels [n, K] must be class probabilities in floating point, not {labels.dtype}")
+    parameter = next(model.parameters(), None)
+    devices = {images.device, labels.device, *(() if parameter is None else (parameter.device,))}
+    if len(devices) > 1:
+        raise InputError(f"model, images and labels must be on one device, not on {', '.join(map(str, devices))}")
+    _check_classes(model, images, labels)
+
+
+def _check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Labels within the model's classes, if it tells how many it has: on a GPU a wrong one would be fatal."""
+    classes = getattr(model, "num_classes", None)
+    if not isinstance(classes, int):
+        return
+    if labels.ndim == 2 and labels.shape[1] != classes:
+        raise InputError(f"labels are probabilities over {labels.shape[1]} classes, and the model has {classes}")
+    if labels.ndim == 1 and not (int(labels.min()) >= 0 and int(labels.max()) < classes):
+        raise InputError(f"labels must be from 0 to {classes - 1}, not from {labels.min()} to {labels.max()}")
