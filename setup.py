@@ -213,7 +213,8 @@ def extension(torch: ModuleType) -> Any:
     built = make(sources=[str(source.relative_to(ROOT)) for source in sources], **arguments)
     if decision.nvcc:
         # Headers that a bare toolkit may lack come from pip's packages, after the toolkit's own.
-        built.include_dirs += [str(folder / "include") for folder in pip_cuda_folders(decision.nvcc.major)]
+        for folder in pip_cuda_folders(decision.nvcc.major):
+            built.include_dirs += [str(folder / "include"), str(folder / "include" / "cccl")]
     return built
 
 
