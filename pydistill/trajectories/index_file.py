@@ -35,7 +35,13 @@ def read_index(folder: Path) -> StoreIndex:
     """
     path = folder / _INDEX
     try:
-        return StoreIndex.from_json(read_json(path), str(path))
+        value = read_json(path)
+        json.dumps(value, allow_nan=False)
+        return StoreIndex.from_json(value, str(path))
+    except ValueError as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{path} holds NaN or infinity, which an index never does") from error
     except OSError as error:
         raise FormatError(
             f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error})"

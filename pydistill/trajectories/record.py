@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydistill.errors import FormatError, MismatchError
 from pydistill.nn.flat import ParameterLayout
 
+_LARGEST = 2**40  # far above any network, and far below what overflows
 _CALLED = {
     "dataset_digest": "dataset digest",
     "in_channels": "channels",
@@ -161,8 +163,8 @@ def _read_text(value: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _read_count(value: Any, name: str, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise FormatError(f"{where}: '{name}' is not a whole number of 1 or more")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
+        raise FormatError(f"{where}: '{name}' is not a whole number from 1 to {_LARGEST}")
     return value
 
 
@@ -175,4 +177,7 @@ def _read_shape(value: Any, name: str, where: str) -> tuple[int, ...]:
 def _read_parameter(value: Any, where: str) -> tuple[str, tuple[int, ...]]:
     if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
         raise FormatError(f"{where}: an entry of 'parameters' is not a name with a shape")
-    return value[0], _read_shape(value[1], "parameters", where)
+    shape = _read_shape(value[1], "parameters", where)
+    if math.prod(shape) > _LARGEST:
+        raise FormatError(f"{where}: parameter {value[0]!r} has more than {_LARGEST} elements")
+    return value[0], shape

@@ -1,0 +1,170 @@
+"""The index: every way in which it can be wrong is one FormatError; it reaches no file outside the store."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pydistill.errors import FormatError, PydistillError
+from pydistill.trajectories import TrajectoryStore
+
+from .samples import record, walk
+
+
+@pytest.fixture(scope="module", params=["recorded", "convexified"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of each kind with two experts."""
+    store = TrajectoryStore.create(tmp_path_factory.mktemp("recorded"), record())
+    for number in range(2):
+        store.add(number, walk(seed=number), {"test": [0.5] * 11}, {"seed": 1})
+    if request.param == "convexified":
+        store = store.write_convexified(tmp_path_factory.mktemp("convexified"))
+    return store.path
+
+
+def with_index(folder: Path, index: Any, into: Path) -> Path:
+    """A copy of the store with another index."""
+    into.mkdir(exist_ok=True)
+    for file in folder.glob("*.safetensors"):
+        (into / file.name).write_bytes(file.read_bytes())
+    (into / "index.json").write_text(index if isinstance(index, str) else json.dumps(index))
+    return into
+
+
+def replaced(value: Any, path: list[str], new: Any) -> Any:
+    """`value` with the item at `path` replaced."""
+    if not path:
+        return new
+    return {**value, path[0]: replaced(value[path[0]], path[1:], new)}
+
+
+EXPERT = ["experts", "1"]
+
+
+@pytest.mark.parametrize(("path", "new", "words"), [
+    (["format"], "other", "is not the index of a trajectory store"),
+    (["version"], 2, "is of version 2 and this pydistill reads version 1; use a newer pydistill"),
+    (["kind"], "secret", "'kind' is 'secret'"),
+    (["dtype"], "int8", "'dtype' is 'int8'"),
+    (["dtype"], ["float32"], "'dtype' is"),
+    (["convexification"], [], "'convexification' is not an object"),
+    (["record"], None, "the record of the experts is not an object"),
+    (["experts"], [], "'experts' is not an object"),
+    (["experts"], {"one": {}}, "'one' is not the number of an expert"),
+    (["experts"], {"01": {}}, "'01' is not the number of an expert"),
+    (EXPERT, 3, "expert 1 is not an object"),
+    ([*EXPERT, "file"], "../expert_0001.safetensors", "has the file name '../expert_0001.safetensors'"),
+    ([*EXPERT, "file"], "/etc/passwd", "must be 'expert_0001.safetensors'"),
+    ([*EXPERT, "file"], "expert_0000.safetensors", "must be 'expert_0001.safetensors'"),
+    ([*EXPERT, "file"], "expert_0001.safetensors\n", "has the file name"),
+    ([*EXPERT, "bytes"], -1, "'bytes' is not a size"),
+    ([*EXPERT, "bytes"], True, "'bytes' is not a size"),
+    ([*EXPERT, "sha256"], "xyz", "not 64 hexadecimal digits"),
+    ([*EXPERT, "rows_sha256"], ["0" * 64], "'rows_sha256' lists 1 rows and there must be"),
+    ([*EXPERT, "rows_sha256"], "0" * 64, "'rows_sha256' is not a list"),
+    ([*EXPERT, "accuracies"], {"test": 1}, "'accuracies' is not an object of lists"),
+    ([*EXPERT, "accuracies"], {"test": ["high"]}, "not a finite number"),
+    ([*EXPERT, "accuracies"], {"test": [float("nan")]}, "holds NaN or infinity"),
+    ([*EXPERT, "details"], [], "'details' is not an object"),
+])  # fmt: skip
+def test_a_damaged_index_says_where(folder, tmp_path, path, new, words):
+    index = json.loads((folder / "index.json").read_text())
+    copy = with_index(folder, replaced(index, path, new), tmp_path / "store")
+    with pytest.raises(FormatError, match=words) as caught:
+        TrajectoryStore.open(copy)
+    assert "index.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("epochs", [[0, 10, 5], [0], [1, 10], [0, 9], [0, 0, 10], "0 10", [0, 4.5, 10], None])
+def test_damaged_waypoint_epochs(folder, tmp_path, epochs):
+    index = json.loads((folder / "index.json").read_text())
+    if index["kind"] == "recorded":
+        index["kind"] = "convexified"  # a convexified index of recorded experts lacks them altogether
+    copy = with_index(
+        folder, replaced(index, EXPERT, {**index["experts"]["1"], "waypoint_epochs": epochs}), tmp_path / "s"
+    )
+    with pytest.raises(FormatError, match="'waypoint_epochs' does not rise from 0 to 10"):
+        TrajectoryStore.open(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "pydistill-trajectories"}', "[" * 100_000])
+def test_an_index_that_is_none(folder, tmp_path, text):
+    copy = with_index(folder, text, tmp_path / "store")
+    with pytest.raises(FormatError, match=r"index.json"):
+        TrajectoryStore.open(copy)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just("expert_0000.safetensors"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def paths_in(value: Any) -> list[list[Any]]:
+    """The path of every item of a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [[], *([key, *path] for key, item in items for path in paths_in(item))]
+
+
+def put(value: Any, path: list[Any], new: Any) -> Any:
+    """`value` with the item at `path` replaced, through lists as well."""
+    if not path:
+        return new
+    if isinstance(value, dict):
+        return {**value, path[0]: put(value[path[0]], path[1:], new)}
+    return [put(item, path[1:], new) if i == path[0] else item for i, item in enumerate(value)]
+
+
+def touch(path: Path) -> int:
+    """Read what can be read; only pydistill's own errors may come out. Returns how many points were read."""
+    points = 0
+    try:
+        store = TrajectoryStore.open(path)
+    except PydistillError:
+        return 0
+    for position in range(len(store)):
+        for t in (0, 1, 10):
+            try:
+                point = store[position].point(t)
+            except PydistillError:
+                continue
+            assert torch.isfinite(point).all()
+            points += 1
+        store.accuracies(position), store.details(position)
+    store.verify()
+    return points
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_change_to_the_index_is_harmless_or_a_format_error(folder, data):
+    index = json.loads((folder / "index.json").read_text())
+    path = data.draw(st.sampled_from(paths_in(index)))
+    changed = put(index, path, data.draw(JSON))
+    with tempfile.TemporaryDirectory() as into:
+        assert touch(with_index(folder, changed, Path(into))) <= 6
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_change_to_an_expert_is_a_format_error_and_spares_the_other(folder, data):
+    whole = (folder / "expert_0000.safetensors").read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    if data.draw(st.booleans()):
+        changed = whole[:place]
+    else:
+        changed = whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :]
+    with tempfile.TemporaryDirectory() as into:
+        copy = with_index(folder, (folder / "index.json").read_text(), Path(into))
+        (copy / "expert_0000.safetensors").write_bytes(changed)
+        assert 3 <= touch(copy) <= 6
+        assert list(TrajectoryStore.open(copy).verify()) == [0]

@@ -1,0 +1,83 @@
+"""What experts are: both sides are named when they do not fit, and JSON gives the record back."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pydistill.errors import FormatError, MismatchError
+from pydistill.trajectories import ExpertsRecord
+
+from .samples import NAMES, SHAPES, record
+
+
+def test_a_fitting_record_passes():
+    record().check(record())
+    record(training={"lr": 1}, epochs=5).check(record())
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"architecture": "convnet(width=8)"},
+     r"architecture is convnet\(width=2, depth=1\) for the experts and convnet\(width=8\) for this run"),
+    ({"dataset": "cifar10", "dataset_digest": "e" * 64}, "dataset is digits for the experts and cifar10 for this run"),
+    ({"dataset_digest": "e" * 64}, f"dataset digest is {'d' * 64} for the experts and {'e' * 64} for this run"),
+    ({"preprocessing": "zca-9"}, "preprocessing is normalise-1234 for the experts and zca-9 for this run"),
+    ({"image_size": (28, 32)}, "image size is 8×8 for the experts and 28×32 for this run"),
+    ({"in_channels": 3}, "channels is 1 for the experts and 3 for this run"),
+    ({"num_classes": 10}, "classes is 3 for the experts and 10 for this run"),
+    ({"parameters": ((NAMES[0], (9, 9)), *list(zip(NAMES, SHAPES, strict=True))[1:])},
+     r"parameters is features.0.weight \[2, 1, 3\] for the experts and features.0.weight \[9, 9\] for this run"),
+])  # fmt: skip
+def test_experts_that_do_not_fit_name_both_sides(change, words):
+    with pytest.raises(MismatchError, match=words) as caught:
+        record().check(record(**change))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_difference_is_told_at_once():
+    with pytest.raises(MismatchError) as caught:
+        record().check(record(preprocessing="zca-9", image_size=(9, 9)))
+    assert "preprocessing" in str(caught.value)
+    assert "image size" in str(caught.value)
+
+
+def test_the_sides_can_be_named():
+    with pytest.raises(MismatchError, match="for A and cifar10 for B"):
+        record().check(record(dataset="cifar10"), sides=("A", "B"))
+
+
+def test_what_imported_files_do_not_tell_is_not_compared():
+    record(dataset_digest="", preprocessing="").check(record())
+    record().check(record(dataset_digest="", preprocessing=""))
+
+
+def test_training_counts_when_a_store_is_continued():
+    with pytest.raises(
+        MismatchError, match=r"training is \{'lr': 0.01\} for the experts and \{'lr': 0.1\} for this run"
+    ):
+        record().check(record(training={"lr": 0.1, "batch_size": 256, "seed": 0}), training=True)
+    with pytest.raises(MismatchError, match="epochs is 10 for the experts and 11 for this run"):
+        record().check(record(epochs=11), training=True)
+
+
+def test_json_gives_the_record_back():
+    value = json.loads(json.dumps(record().to_json()))
+    assert ExpertsRecord.from_json(value, "here") == record()
+    assert record().layout.sizes == record().sizes == (6, 2, 12, 3)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("architecture", 3), ("dataset", None), ("epochs", 0), ("epochs", True), ("epochs", 10**400), ("in_channels", "1"),
+    ("image_size", [8]), ("image_size", [8, 8.5]), ("training", []), ("parameters", []), ("parameters", [["a"]]),
+    ("parameters", [["a", [0]]]), ("parameters", [["a", [2**39, 2**39]]]), ("parameters", [[1, [2]]]), ("parameters", {}),
+])  # fmt: skip
+def test_damaged_records(name, value):
+    damaged = {**json.loads(json.dumps(record().to_json())), name: value}
+    with pytest.raises(FormatError, match=r"^here: .*(" + name + "|parameter)"):
+        ExpertsRecord.from_json(damaged, "here")
+
+
+def test_a_record_that_is_no_object():
+    with pytest.raises(FormatError, match="here: the record of the experts is not an object"):
+        ExpertsRecord.from_json([], "here")

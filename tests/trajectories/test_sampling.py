@@ -1,0 +1,145 @@
+"""Starts: their range, its growth, their distribution, and what is refused before the first step."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pydistill.errors import InputError
+from pydistill.trajectories import RecordedTrajectory, StartSampler, StartSettings, convexify
+
+from .samples import SIZES, walk
+
+RECORDED = RecordedTrajectory(walk())
+CONVEX = convexify(walk(), SIZES)
+
+
+def draws(settings: StartSettings, count: int = 4000, iteration: int = 0, length: float = 2) -> torch.Tensor:
+    sampler, generator = StartSampler(settings), torch.Generator().manual_seed(0)
+    pairs = [sampler.draw(iteration, generator, 10.0, length) for _ in range(count)]
+    assert all(target == start + length for start, target in pairs)
+    return torch.tensor([start for start, _ in pairs], dtype=torch.float64)
+
+
+def test_whole_starts_are_every_epoch_below_max_start_equally_often():
+    starts = draws(StartSettings(max_start=5, min_start=1))
+    values, counts = starts.unique(return_counts=True)
+    assert values.tolist() == [1, 2, 3, 4]
+    # chi-square with 3 degrees of freedom: 16.3 is its 99.9 % point
+    assert ((counts - 1000) ** 2 / 1000).sum() < 16.3
+
+
+def test_real_starts_are_uniform():
+    starts = draws(StartSettings(max_start=4, min_start=1, continuous=True)).sort().values
+    assert starts[0] >= 1
+    assert starts[-1] < 4
+    uniform = (torch.arange(len(starts), dtype=torch.float64) + 0.5) / len(starts)
+    distance = ((starts - 1) / 3 - uniform).abs().max()
+    assert distance < 1.95 / math.sqrt(len(starts))  # Kolmogorov-Smirnov, 99.9 %
+
+
+def test_the_same_generator_gives_the_same_starts():
+    settings = StartSettings(max_start=4, continuous=True)
+    assert torch.equal(draws(settings, 20), draws(settings, 20))
+
+
+def test_a_growing_range_grows_to_max_start_and_stays():
+    sampler = StartSampler(StartSettings(8, 0, continuous=True, growing=True, grow_from=0.5, grow_iterations=100))
+    assert sampler.upper(0) == 0.5
+    assert sampler.upper(50) == pytest.approx(4.25)
+    assert sampler.upper(100) == 8
+    assert sampler.upper(10_000) == 8
+
+
+def test_growing_starts_stay_below_the_bound_of_their_iteration():
+    settings = StartSettings(8, 0, continuous=True, growing=True, grow_from=0.5, grow_iterations=100)
+    early, late = draws(settings, 500, iteration=0), draws(settings, 500, iteration=100)
+    assert early.max() < 0.5
+    assert late.max() > 7
+
+
+def test_a_growing_whole_range_always_has_an_epoch_to_draw():
+    settings = StartSettings(8, 2, growing=True, grow_from=2, grow_iterations=60)
+    assert draws(settings, 100, iteration=0).unique().tolist() == [2]
+    assert draws(settings, 300, iteration=30).unique().tolist() == [2, 3, 4]
+    assert draws(settings, 500, iteration=60).unique().tolist() == [2, 3, 4, 5, 6, 7]
+
+
+def test_growing_is_off_unless_asked_for_and_on_when_asked_for():
+    fixed, growing = StartSettings(8), StartSettings(8, growing=True, grow_iterations=10)
+    assert StartSampler(fixed).upper(0) == 8
+    assert StartSampler(growing).upper(0) < StartSampler(growing).upper(10) == 8
+
+
+def test_both_ends_of_the_trajectory_are_legal():
+    StartSampler(StartSettings(max_start=9)).check(RECORDED, 2)  # starts 0 … 8, targets up to 10
+    StartSampler(StartSettings(max_start=8, continuous=True)).check(CONVEX, 2)
+    start, target = StartSampler(StartSettings(1)).draw(0, torch.Generator(), 10.0, 10)
+    assert (start, target) == (0, 10)
+
+
+@pytest.mark.parametrize("length", [0.1, 0.3, 1.7, 2.9])
+def test_rounding_never_carries_a_target_past_the_end(length):
+    bound = 10.0 - length
+    while bound + length > 10.0:
+        bound = math.nextafter(bound, 0)
+    sampler, generator = StartSampler(StartSettings(bound, continuous=True)), torch.Generator().manual_seed(1)
+    for _ in range(500):
+        start, target = sampler.draw(0, generator, 10.0, length)
+        assert 0 <= start <= bound
+        CONVEX.point(target)
+        assert target <= 10
+
+
+def test_starts_beyond_what_was_stored_are_refused_before_the_first_step():
+    sampler = StartSampler(StartSettings(max_start=10))
+    words = r"max_start = 10 and length M = 2 reach up to epoch 11, but the expert trajectories end at epoch 10"
+    with pytest.raises(InputError, match=words):
+        sampler.check(RECORDED, 2)
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    with pytest.raises(InputError, match=words):
+        sampler.draw(0, generator, 10.0, 2)
+    assert torch.equal(before, generator.get_state())
+
+
+def test_a_growing_range_is_judged_by_its_final_end():
+    settings = StartSettings(9, continuous=True, growing=True, grow_iterations=1000)
+    with pytest.raises(InputError, match="reach up to epoch 11"):
+        StartSampler(settings).check(CONVEX, 2)
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    (StartSettings(max_start=0), "max_start = 0 must be at least 1"),
+    (StartSettings(max_start=3, min_start=3), "max_start = 3 must be at least 4"),
+    (StartSettings(max_start=2.5), "max_start = 2.5 must be a whole epoch unless starts are continuous"),
+    (StartSettings(max_start=4, min_start=0.5), "min_start = 0.5 must be a whole epoch"),
+    (StartSettings(max_start=4, min_start=-1), "min_start = -1 must be 0 or more"),
+    (StartSettings(max_start=4, min_start=math.nan), "min_start = nan must be 0 or more"),
+    (StartSettings(max_start=math.inf, continuous=True), "max_start = inf must be a finite number"),
+    (StartSettings(max_start=1, min_start=2, continuous=True), "max_start = 1 must be at least min_start = 2"),
+    (StartSettings(max_start=4, growing=True), "grow_iterations = 0 must be 1 or more"),
+    (StartSettings(max_start=4, growing=True, grow_iterations=5, grow_from=6), "grow_from = 6 must lie between .* 4"),
+])  # fmt: skip
+def test_settings_outside_their_limits(settings, words):
+    with pytest.raises(InputError, match=words):
+        StartSampler(settings)
+
+
+@pytest.mark.parametrize(("settings", "trajectory", "length", "words"), [
+    (StartSettings(4, continuous=True), RECORDED, 2, "continuous starts need convexified experts"),
+    (StartSettings(4), RECORDED, 1.5, "length M = 1.5 must be a whole number of epochs"),
+    (StartSettings(4), RECORDED, 0, "length M = 0 must be a positive number"),
+    (StartSettings(4), CONVEX, -1, "length M = -1 must be a positive number"),
+    (StartSettings(4), CONVEX, math.nan, "length M = nan must be a positive number"),
+])  # fmt: skip
+def test_trajectories_that_do_not_suit(settings, trajectory, length, words):
+    with pytest.raises(InputError, match=words):
+        StartSampler(settings).check(trajectory, length)
+
+
+def test_an_iteration_below_zero():
+    with pytest.raises(InputError, match="iteration = -1 must be 0 or more"):
+        StartSampler(StartSettings(4)).draw(-1, torch.Generator(), 10.0, 2)
