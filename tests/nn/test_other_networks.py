@@ -8,6 +8,7 @@ from torch import nn
 
 from pydistill.errors import InputError
 from pydistill.nn import MLP, VGG11, AlexNet, ResNet18
+from pydistill.nn.resnet import BasicBlock
 
 CONVOLUTIONAL = [AlexNet, VGG11, ResNet18]
 
@@ -85,10 +86,12 @@ def test_alexnet_names_its_limits() -> None:
 
 
 def test_resnet_at_cifar_size_halves_three_times() -> None:
-    strides = [block.conv1.stride[0] for block in ResNet18(3, 10, 32, width=4).blocks]
-    assert strides == [1, 1, 2, 1, 2, 1, 2, 1]
-    small = [block.conv1.stride[0] for block in ResNet18(3, 10, 8, width=4).blocks]
-    assert small == [1, 1, 2, 1, 2, 1, 1, 1]
+    def strides(size: int) -> list[int]:
+        blocks = [layer for layer in ResNet18(3, 10, size, width=4).modules() if isinstance(layer, BasicBlock)]
+        return [block.conv1.stride[0] for block in blocks]
+
+    assert strides(32) == [1, 1, 2, 1, 2, 1, 2, 1]
+    assert strides(8) == [1, 1, 2, 1, 2, 1, 1, 1]
 
 
 def test_vgg_leaves_out_the_poolings_that_a_small_image_has_no_pixels_for() -> None:

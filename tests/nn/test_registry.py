@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pydistill.errors import InputError
-from pydistill.nn import ConvNet, ModelSettings, ResNet18, architecture_of, build, flatten, options_of, parse
+from pydistill.nn import ConvNet, ModelSettings, ResNet18, architecture_of, build, flatten, name_of, options_of, parse
 
 
 def linear(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
@@ -124,3 +124,18 @@ def test_options_of() -> None:
     assert options_of("mlp") == ("width", "depth", "activation")
     with pytest.raises(InputError, match="no network 'lenet'"):
         options_of("lenet")
+
+
+@pytest.mark.parametrize(
+    "text", ["convnet", "convnet4-w32", "convnet-p3-bn-leaky-max", "resnet18-w8-bn", "mlp2-w64-sigmoid", HERE]
+)
+def test_a_short_name_comes_back(text: str) -> None:
+    assert name_of(parse(text)) == text
+
+
+def test_a_callable_is_a_network_too() -> None:
+    first, second = build(linear, 2, 3, 4, seed=0), build(ModelSettings(HERE), 2, 3, 4, seed=0)
+    assert torch.equal(flatten(first), flatten(second))
+    assert name_of(linear) == architecture_of(linear, 2, 3, 4) == HERE
+    with pytest.raises(InputError, match=r"returned a str, not an nn.Module"):
+        build(not_a_network, 2, 3, 4)  # type: ignore[arg-type]

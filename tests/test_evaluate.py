@@ -1,0 +1,190 @@
+"""Evaluation on fresh networks: reproducible per network, robust to divergence, strict about what it is given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pydistill.data.dsa import DsaSettings
+from pydistill.errors import InputError
+from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate, evaluate_models, table
+from pydistill.nn import MLP, build, parse
+from pydistill.training import TrainingSettings, accuracy, derive_seed, train
+from tests.blobs import blobs
+
+DATA = blobs(per_class=20)
+STUDENT = parse("convnet2-w4")
+QUICK = EvaluationSettings(
+    repeats=3, training=TrainingSettings(epochs=15, momentum=0.9, schedule="halfway", dsa=DsaSettings())
+)
+
+
+def distilled(ipc: int = 2) -> tuple[Tensor, Tensor]:
+    return DATA.sample_per_class(ipc, torch.Generator().manual_seed(0))
+
+
+def test_defaults_are_the_published_protocol() -> None:
+    training = EvaluationSettings().training
+    assert (training.epochs, training.batch_size, training.momentum) == (1000, 256, 0.9)
+    assert (training.weight_decay, training.schedule, training.dsa) == (5e-4, "halfway", DsaSettings())
+    assert EvaluationSettings().repeats == 5
+
+
+def test_the_set_teaches_the_task() -> None:
+    images, labels = distilled(10)
+    settings = replace(QUICK, training=replace(QUICK.training, epochs=40, dsa=None))
+    found = evaluate(images, labels, 0.05, DATA, STUDENT, settings)
+    assert found.mean > 0.95
+    assert found.diverged == 0
+    assert found.seconds > 0
+    assert found.model == "convnet2-w4"
+
+
+def test_equals_the_loop_in_its_docstring() -> None:
+    images, labels = distilled()
+    found = evaluate(images, labels, 0.03, DATA, STUDENT, QUICK)
+    expected = []
+    for repeat in range(3):
+        seed = derive_seed("evaluation", 0, repeat)
+        network = build(STUDENT, 1, 4, 8, seed=seed)
+        recipe = replace(QUICK.training, lr=0.03)
+        train(network, images, labels, recipe, generator=torch.Generator().manual_seed(seed))
+        expected.append(accuracy(network, DATA.test_images, DATA.test_labels))
+    assert found.accuracies == tuple(expected)
+
+
+def test_a_network_depends_on_seed_and_number_alone() -> None:
+    images, labels = distilled()
+    settings = replace(QUICK, models=("mlp", "convnet2-w4"))
+    torch.manual_seed(1)
+    together = evaluate_models(images, labels, 0.03, DATA, STUDENT, settings)
+    torch.manual_seed(2)
+    alone = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, repeats=2))
+    assert together[1].accuracies[:2] == alone.accuracies
+    other = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, seed=1))
+    assert other.accuracies != together[1].accuracies
+
+
+def test_the_learned_lr_is_used_and_not_the_settings_own() -> None:
+    images, labels = distilled()
+    settings = replace(QUICK, training=replace(QUICK.training, lr=123.0))
+    found = evaluate(images, labels, 0.03, DATA, STUDENT, settings)
+    assert found.accuracies == evaluate(images, labels, 0.03, DATA, STUDENT, QUICK).accuracies
+    slower = evaluate(images, labels, 1e-9, DATA, STUDENT, settings)
+    assert slower.accuracies != found.accuracies
+
+
+def test_nothing_that_was_given_is_changed() -> None:
+    images, labels = distilled()
+    images.requires_grad_()
+    before = images.detach().clone()
+    state = torch.get_rng_state()
+    evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, repeats=1))
+    assert torch.equal(images.detach(), before)
+    assert images.grad is None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_soft_labels() -> None:
+    images, labels = distilled()
+    soft = functional.one_hot(labels, 4).double()
+    hard = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, repeats=1))
+    found = evaluate(images.double(), soft, 0.03, DATA, STUDENT, replace(QUICK, repeats=1))
+    assert found.mean == pytest.approx(hard.mean, abs=0.05)
+
+
+def test_a_diverged_network_is_counted_and_gives_chance() -> None:
+    images, labels = distilled()
+    found = evaluate(images, labels, 1e30, DATA, STUDENT, QUICK)
+    assert found.diverged == 3
+    assert found.accuracies == (0.25, 0.25, 0.25)
+
+
+def test_the_students_own_network_unless_others_are_asked() -> None:
+    images, labels = distilled()
+    seen: list[tuple[str, int, float]] = []
+    settings = replace(QUICK, repeats=2)
+    own = evaluate_models(images, labels, 0.03, DATA, STUDENT, settings, on_network=lambda *report: seen.append(report))
+    assert [row.model for row in own] == ["convnet2-w4"]
+    assert seen == [("convnet2-w4", repeat, own[0].accuracies[repeat]) for repeat in range(2)]
+    names = ("mlp", "alexnet-w4", "vgg11-w2", "resnet18-w2", "resnet18-w2-bn")
+    rows = evaluate_models(images, labels, 0.03, DATA, STUDENT, replace(settings, repeats=1, models=names))
+    assert [row.model for row in rows] == list(names)
+
+
+def test_a_network_of_ones_own() -> None:
+    images, labels = distilled()
+    found = evaluate(images, labels, 0.03, DATA, MLP, replace(QUICK, repeats=1))
+    assert found.model == "pydistill.nn.mlp:MLP"
+
+
+def test_a_wrong_network_is_refused_before_the_first_is_trained() -> None:
+    images, labels = distilled()
+    seen: list[Any] = []
+    for models, message in ((("mlp", "lenet"), "no network 'lenet'"), (("mlp", "convnet4"), "at least 16$")):
+        with pytest.raises(InputError, match=message):
+            evaluate_models(
+                images,
+                labels,
+                0.03,
+                DATA,
+                STUDENT,
+                replace(QUICK, models=models),
+                on_network=lambda *report: seen.append(report),
+            )
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.0}, "the learned lr must be a finite number above 0, not 0.0"),
+        ({"lr": float("nan")}, "the learned lr must be a finite number above 0, not nan"),
+        ({"images": torch.zeros(8, 3, 8, 8)}, r"\[8, 3, 8, 8\] do not fit blobs, whose images are \[1, 8, 8\]"),
+        ({"images": torch.full((8, 1, 8, 8), torch.nan)}, "hold pixels that are not finite"),
+        ({"labels": torch.zeros(8, 3)}, "labels over 3 classes do not fit blobs, which has 4"),
+        ({"labels": torch.full((8, 4), torch.inf)}, "labels hold numbers that are not finite"),
+        ({"labels": torch.arange(8)}, "from 0 to 3, the classes of blobs, not from 0 to 7"),
+        ({"labels": torch.zeros(7, dtype=torch.int64)}, "labels for 8 images"),
+    ],
+)
+def test_a_set_that_does_not_fit(change: dict[str, Any], message: str) -> None:
+    images, labels = distilled()
+    given: dict[str, Any] = {"images": images, "labels": labels, "lr": 0.03, **change}
+    with pytest.raises(InputError, match=message):
+        evaluate(given["images"], given["labels"], given["lr"], DATA, STUDENT, QUICK)
+
+
+def test_repeats_below_one() -> None:
+    with pytest.raises(InputError, match="repeats must be at least 1, not 0"):
+        EvaluationSettings(repeats=0)
+
+
+def test_mean_and_std_are_over_the_networks() -> None:
+    row = Evaluation("mlp", (0.5, 0.7), 1.0)
+    assert row.mean == pytest.approx(0.6)
+    assert row.std == pytest.approx(0.1)
+    assert Evaluation("mlp", (0.5,), 1.0).std == 0
+
+
+def test_table() -> None:
+    rows = [Evaluation("convnet3", (0.5, 0.7), 12.34), Evaluation("resnet18-bn", (0.1,), 100.0, 1)]
+    assert table(rows).splitlines() == [
+        "network        test accuracy  networks  seconds",
+        "convnet3       60.0 ± 10.0 %         2     12.3",
+        "resnet18-bn    10.0 ±  0.0 %         1    100.0  (1 diverged)",
+    ]
+    assert len(table([]).splitlines()) == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_evaluates_on_the_data_sets_device() -> None:
+    images, labels = distilled(10)
+    settings = replace(QUICK, training=replace(QUICK.training, epochs=40, dsa=None))
+    assert evaluate(images, labels, 0.05, DATA.to("cuda"), STUDENT, settings).mean > 0.9
