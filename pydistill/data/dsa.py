@@ -166,9 +166,9 @@ class DsaSettings:
 def augment(images: Tensor, draw: DsaDraw) -> Tensor:
     """Apply a draw to a batch of images.
 
-    What is outside the image is 0. Each operation is affine in the images: the first derivative is all there
-    is, and for scale and rotate PyTorch implements no further one. On the CPU the result and its gradient
-    are the same every time.
+    What is outside the image is 0. Each operation is affine in the images. First derivative always; further
+    ones too, except that scale and rotate raise where the installed PyTorch lacks the second derivative of
+    grid_sample. On the CPU the result and its gradient are the same every time.
 
     Args:
         images: [B, C, H, W], floating point, on the draw's device.
@@ -181,8 +181,8 @@ def augment(images: Tensor, draw: DsaDraw) -> Tensor:
         InputError: the draw is for another batch, image size or device, or the images are not floating point
             [B, C, H, W].
 
-    Equivalent to, for flip alone: `torch.where(draw.parameters[:, :, None, None] > 0, images.flip(3),
-        images)`.
+    Equivalent to, for flip alone:
+        torch.where(draw.parameters[:, :, None, None] > 0, images.flip(3), images)
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(f"images to augment are floating point [B, C, H, W], not {images.dtype} {list(images.shape)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import copy
 import hashlib
 import json
 import os
@@ -191,7 +192,9 @@ class Normalise(Preprocessing):
         return {"kind": self.kind, "source": self.source}, {"mean": self.mean, "std": self.std}
 
     def to(self, device: torch.device | str) -> Normalise:
-        return Normalise(self.mean.to(device), self.std.to(device), source=self.source)
+        moved = copy.copy(self)
+        moved.mean, moved.std = self.mean.to(device), self.std.to(device)
+        return moved
 
     @classmethod
     def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Normalise:

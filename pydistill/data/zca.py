@@ -3,6 +3,7 @@ elsewhere."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ class Zca(Preprocessing):
         mean = total / (scale * count)
         covariance = torch.zeros(size, size, dtype=torch.float64)
         for chunk in chunks_of(images):
-            centred = chunk.reshape(len(chunk), -1).cpu().to(torch.float64).div_(scale).sub_(mean)
+            centred = chunk.reshape(len(chunk), -1).cpu().to(torch.float64) / scale - mean
             covariance.addmm_(centred.T, centred)
         covariance /= count - 1
         eigenvalues, vectors = torch.linalg.eigh(covariance)
@@ -94,8 +95,9 @@ class Zca(Preprocessing):
         return values, {"mean": self.mean, "matrix": self.matrix, "inverse": self.inverse}
 
     def to(self, device: torch.device | str) -> Zca:
-        mean, matrix, inverse = self.mean.to(device), self.matrix.to(device), self.inverse.to(device)
-        return Zca(mean, matrix, inverse, self.eps, source=self.source)
+        moved = copy.copy(self)
+        moved.mean, moved.matrix, moved.inverse = self.mean.to(device), self.matrix.to(device), self.inverse.to(device)
+        return moved
 
     @classmethod
     def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Zca:

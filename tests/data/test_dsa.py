@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pydistill.data import DsaDraw, DsaSettings, augment
+from pydistill.errors import InputError
+from tests.data.slow_dsa import slow
+
+OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
+SIZES = [(1, 1, 1, 1), (3, 1, 8, 8), (2, 3, 7, 5), (4, 3, 9, 12), (2, 2, 2, 3)]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_images(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_each_operation_equals_the_computation_pixel_by_pixel(
+    operation: str, shape: tuple[int, int, int, int], seed: int
+) -> None:
+    images = some_images(*shape)
+    draw = DsaSettings(strategy=operation).draw(shape[0], shape[2], shape[3], generator(seed))
+    torch.testing.assert_close(augment(images, draw), slow(images, draw), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_operations_in_a_row_equal_the_computation_pixel_by_pixel(seed: int) -> None:
+    images = some_images(3, 3, 8, 6)
+    settings = DsaSettings(strategy="rotate_color_crop_flip_cutout_scale", mode="M")
+    draw = settings.draw(3, 8, 6, generator(seed))
+    assert draw.operations == ("rotate", "color", "crop", "flip", "cutout", "scale")
+    torch.testing.assert_close(augment(images, draw), slow(images, draw), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_gradient_in_fp64(operation: str) -> None:
+    draw = DsaSettings(strategy=operation).draw(3, 5, 6, generator(3))
+    images = some_images(3, 2, 5, 6).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: augment(x, draw), (images,), fast_mode=False)
+
+
+@pytest.mark.parametrize("operation", ["color", "crop", "cutout", "flip"])
+def test_second_derivative_where_there_is_one(operation: str) -> None:
+    draw = DsaSettings(strategy=operation).draw(2, 4, 4, generator(3))
+    images = some_images(2, 2, 4, 4).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: augment(x, draw), (images,))
+
+
+@pytest.mark.parametrize("operation", ["scale", "rotate"])
+def test_second_derivative_of_resampling_is_right_or_raises(operation: str) -> None:
+    draw = DsaSettings(strategy=operation).draw(2, 4, 4, generator(3))
+    images = some_images(2, 2, 4, 4).requires_grad_()
+    try:
+        assert torch.autograd.gradgradcheck(lambda x: augment(x, draw), (images,))
+    except RuntimeError as error:  # PyTorch before it had the second derivative of grid_sample
+        if "not implemented" not in str(error):
+            raise
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_replay_is_equal_bit_for_bit(operation: str, dtype: torch.dtype) -> None:
+    images = some_images(5, 3, 8, 8, dtype=dtype)
+    draw = DsaSettings(strategy=operation).draw(5, 8, 8, generator(7))
+    first = augment(images, draw)
+    assert first.dtype == dtype
+    assert torch.equal(first, augment(images, draw))
+    again = DsaSettings(strategy=operation).draw(5, 8, 8, generator(7))
+    assert torch.equal(first, augment(images, again))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_image_of_the_batch_does_not_depend_on_the_others(operation: str) -> None:
+    images = some_images(4, 3, 6, 6)
+    draw = DsaSettings(strategy=operation).draw(4, 6, 6, generator(2))
+    one = DsaDraw(draw.operations, draw.parameters[2:3], 6, 6)
+    torch.testing.assert_close(augment(images, draw)[2:3], augment(images[2:3], one), rtol=1e-12, atol=1e-12)
+
+
+def test_other_layouts_in_memory_give_the_same_result() -> None:
+    images = some_images(3, 3, 8, 8)
+    draw = DsaSettings(mode="M").draw(3, 8, 8, generator(4))
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(augment(channels_last, draw), augment(images, draw), rtol=1e-12, atol=1e-12)
+    strided = torch.stack([images, images], dim=4)[..., 0]
+    torch.testing.assert_close(augment(strided, draw), augment(images, draw), rtol=1e-12, atol=1e-12)
+
+
+def test_shared_draws_one_set_for_the_whole_batch() -> None:
+    settings = DsaSettings(mode="M", shared=True)
+    draw = settings.draw(5, 8, 8, generator(1))
+    assert draw.parameters.shape[0] == 1
+    image = some_images(1, 3, 8, 8)
+    result = augment(image.expand(5, 3, 8, 8), draw)
+    for row in result[1:]:
+        torch.testing.assert_close(row, result[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(result, slow(image.expand(5, 3, 8, 8), draw), rtol=1e-9, atol=1e-9)
+
+
+def test_not_shared_differs_from_image_to_image() -> None:
+    image = some_images(1, 3, 8, 8).expand(5, 3, 8, 8)
+    result = augment(image, DsaSettings(strategy="color").draw(5, 8, 8, generator(1)))
+    assert not torch.allclose(result[0], result[1])
+
+
+def test_mode_s_takes_one_part_per_call_and_each_in_turn() -> None:
+    settings, source = DsaSettings(), generator(0)
+    drawn = [settings.draw(2, 8, 8, source).operations for _ in range(600)]
+    assert all(len(operations) == 1 for operations in drawn)
+    counts = {operation: drawn.count((operation,)) for operation in OPERATIONS}
+    assert all(60 < count < 140 for count in counts.values()), counts
+
+
+def test_mode_m_takes_all_parts_in_the_order_of_the_strategy() -> None:
+    draw = DsaSettings(strategy="flip_color_crop", mode="M").draw(2, 8, 8, generator())
+    assert draw.operations == ("flip", "color", "crop")
+    assert draw.parameters.shape == (2, 1 + 3 + 2)
+    assert torch.equal(draw.parameter("color"), draw.parameters[:, 1:4])
+
+
+@pytest.mark.parametrize("strategy", ["", "none"])
+@pytest.mark.parametrize("mode", ["S", "M"])
+def test_no_strategy_changes_nothing(strategy: str, mode: str) -> None:
+    images = some_images(2, 3, 4, 4)
+    draw = DsaSettings(strategy=strategy, mode=mode).draw(2, 4, 4, generator())  # type: ignore[arg-type]
+    assert draw.operations == ()
+    assert torch.equal(augment(images, draw), images)
+
+
+def test_the_empty_batch() -> None:
+    for shared in (False, True):
+        draw = DsaSettings(mode="M", shared=shared).draw(0, 8, 8, generator())
+        assert augment(torch.empty(0, 3, 8, 8), draw).shape == (0, 3, 8, 8)
+
+
+def test_the_published_ranges_are_reached_and_kept() -> None:
+    def column(operation: str) -> Tensor:
+        return DsaSettings(strategy=operation).draw(4000, 32, 20, generator(0)).parameter(operation)
+
+    brightness, saturation, contrast = column("color").unbind(1)
+    assert -0.5 <= brightness.min() < -0.49
+    assert 0.49 < brightness.max() < 0.5
+    assert 0 <= saturation.min() < 0.01
+    assert 1.99 < saturation.max() < 2
+    assert 0.5 <= contrast.min() < 0.51
+    assert 1.49 < contrast.max() < 1.5
+    assert sorted(column("crop")[:, 0].unique().tolist()) == list(range(-4, 5))
+    assert sorted(column("crop")[:, 1].unique().tolist()) == list(range(-3, 4))
+    first_row, end_row, first_column, end_column = column("cutout").unbind(1)
+    assert (first_row.min(), end_row.max(), first_column.min(), end_column.max()) == (0, 32, 0, 20)
+    assert sorted((end_row - first_row).unique().tolist()) == list(range(8, 17))
+    assert sorted((end_column - first_column).unique().tolist()) == list(range(5, 11))
+    assert 0.47 < column("flip").mean() < 0.53
+    assert column("flip").unique().tolist() == [0, 1]
+    assert 1 / 1.2 <= column("scale").min() < 0.84
+    assert 1.19 < column("scale").max() < 1.2
+    angle = math.radians(15)
+    assert -angle <= column("rotate").min() < -0.99 * angle
+    assert 0.99 * angle < column("rotate").max() < angle
+
+
+def test_draws_leave_the_global_random_state_alone() -> None:
+    state = torch.random.get_rng_state()
+    DsaSettings(mode="M").draw(3, 8, 8, generator())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "color_colour"}, "strategy='color_colour' holds 'colour', which is none of color, crop"),
+        ({"mode": "T"}, "mode='T' is neither 'S'"),
+        ({"flip": 1.5}, r"flip=1.5 of the augmentation must be in \[0, 1\]"),
+        ({"scale": 0.5}, "scale=0.5 of the augmentation must be a number ≥ 1"),
+        ({"rotate": math.nan}, "rotate=nan of the augmentation must be a number ≥ 0"),
+        ({"crop": -0.1}, r"crop=-0.1 of the augmentation must be in \[0, 1\]"),
+        ({"contrast": math.inf}, "contrast=inf"),
+    ],
+)
+def test_settings_outside_their_limits(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DsaSettings(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_draw_for_other_images_is_refused() -> None:
+    draw = DsaSettings().draw(3, 8, 8, generator())
+    with pytest.raises(InputError, match=r"a draw for 3 images of 8×8 on cpu does not fit images \[4, 1, 8, 8\]"):
+        augment(torch.zeros(4, 1, 8, 8), draw)
+    with pytest.raises(InputError, match="does not fit images"):
+        augment(torch.zeros(3, 1, 8, 9), draw)
+    with pytest.raises(InputError, match="floating point"):
+        augment(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), draw)
+    with pytest.raises(InputError, match="batch=-1"):
+        DsaSettings().draw(-1, 8, 8, generator())
+    with pytest.raises(InputError, match="'nothing' is not in this draw"):
+        draw.parameter("nothing")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_the_gpu_agrees_with_the_cpu(operation: str) -> None:
+    images = some_images(3, 3, 9, 7)
+    draw = DsaSettings(strategy=operation).draw(3, 9, 7, generator())
+    on_gpu = augment(images.cuda(), draw.to("cuda"))
+    torch.testing.assert_close(on_gpu.cpu(), augment(images, draw), rtol=1e-9, atol=1e-9)
