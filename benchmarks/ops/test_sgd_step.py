@@ -2,8 +2,9 @@
 
     make benchmark-ops      or      pytest benchmarks/ops --benchmark-columns=median,iqr,rounds
 
-`sgd_step` reads three vectors and writes one, so the floor is a copy of two vectors. Each round takes the next of several
-sets of inputs, so that the large sizes come from memory and not from the cache. On a GPU a round ends with a synchronisation.
+`sgd_step` reads three vectors and writes one, so the floor is a copy of two vectors. Each round takes the next of
+several sets of inputs, so that they come from memory and not from the cache. On a GPU a round ends with a
+synchronisation.
 """
 
 from __future__ import annotations
