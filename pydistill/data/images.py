@@ -64,7 +64,7 @@ def decode(data: bytes, where: str, image_size: int | None, mode: Literal["RGB",
         raise
     except Exception as error:  # a decoder fed with damaged bytes raises whatever it stumbles over
         raise FormatError(f"{where} is no image that can be decoded: {error}") from error
-    return array[None] if mode == "L" else np.ascontiguousarray(array.transpose(2, 0, 1))
+    return array[None].copy() if mode == "L" else array.transpose(2, 0, 1).copy()
 
 
 def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:

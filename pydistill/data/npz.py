@@ -29,7 +29,8 @@ def read_npz(path: Path) -> RawData:
             f"data.path={str(path)!r} is no file; data.name=tensors needs a .npz file with {', '.join(ARRAYS)}"
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as handle:
+            archive = np.load(handle, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise FormatError(
                     f"{path} holds a single array; data.name=tensors needs a .npz file with {', '.join(ARRAYS)}"

@@ -118,7 +118,7 @@ def test_asking_for_more_than_there_is() -> None:
     source = torch.Generator()
     with pytest.raises(InputError, match=r"ipc=5 is above the 4 training images of class 0 \('a'\) of mine"):
         data.sample_per_class(5, source)
-    with pytest.raises(InputError, match="ipc=0 images per class must be at least 1"):
+    with pytest.raises(InputError, match=r"ipc=0 images per class must be at least 1"):
         data.sample_per_class(0, source)
     with pytest.raises(InputError, match=r"label=3 is outside 0 … 2"):
         data.class_indices(3)
@@ -180,5 +180,5 @@ def test_the_first_image_that_is_not_finite_is_named() -> None:
     images = torch.rand(12, 3, 4, 5)
     images[7, 1, 2, 3] = torch.inf
     arguments = broken(train_images=images, test_images=torch.rand(4, 3, 4, 5))
-    with pytest.raises(InputError, match="first in image 7"):
+    with pytest.raises(InputError, match=r"first in image 7"):
         from_tensors(**arguments)  # type: ignore[arg-type]

@@ -196,13 +196,13 @@ def test_a_draw_for_other_images_is_refused() -> None:
     draw = DsaSettings().draw(3, 8, 8, generator())
     with pytest.raises(InputError, match=r"a draw for 3 images of 8×8 on cpu does not fit images \[4, 1, 8, 8\]"):
         augment(torch.zeros(4, 1, 8, 8), draw)
-    with pytest.raises(InputError, match="does not fit images"):
+    with pytest.raises(InputError, match=r"does not fit images"):
         augment(torch.zeros(3, 1, 8, 9), draw)
-    with pytest.raises(InputError, match="floating point"):
+    with pytest.raises(InputError, match=r"floating point"):
         augment(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), draw)
-    with pytest.raises(InputError, match="batch=-1"):
+    with pytest.raises(InputError, match=r"batch=-1"):
         DsaSettings().draw(-1, 8, 8, generator())
-    with pytest.raises(InputError, match="'nothing' is not in this draw"):
+    with pytest.raises(InputError, match=r"'nothing' is not in this draw"):
         draw.parameter("nothing")
 
 

@@ -135,45 +135,45 @@ def test_other_shapes_are_refused(make) -> None:  # type: ignore[no-untyped-def]
     fitted = make(unit_images(20, 2, 3, 3))
     with pytest.raises(InputError, match=r"images must be floating point \[n, 2, .*not torch.float32 \[4, 3, 3, 3\]"):
         fitted.apply(torch.zeros(4, 3, 3, 3))
-    with pytest.raises(InputError, match="not torch[.]uint8"):
+    with pytest.raises(InputError, match=r"not torch[.]uint8"):
         fitted.invert(torch.zeros(4, 2, 3, 3, dtype=torch.uint8))
 
 
 def test_limits_of_the_fits() -> None:
-    with pytest.raises(InputError, match="ZCA needs at least 2 training images, not 1"):
+    with pytest.raises(InputError, match=r"ZCA needs at least 2 training images, not 1"):
         Zca.fit(unit_images(1, 1, 3, 3))
-    with pytest.raises(InputError, match="eps=0 of ZCA must be above 0"):
+    with pytest.raises(InputError, match=r"eps=0 of ZCA must be above 0"):
         Zca.fit(unit_images(3, 1, 3, 3), eps=0)
-    with pytest.raises(InputError, match="C·H·W = 49,152 is above the limit of 12,288"):
+    with pytest.raises(InputError, match=r"C·H·W = 49,152 is above the limit of 12,288"):
         Zca.fit(torch.zeros(2, 3, 128, 128, dtype=torch.uint8))
-    with pytest.raises(InputError, match="positive"):
+    with pytest.raises(InputError, match=r"positive"):
         Normalise(torch.zeros(2), torch.tensor([1.0, 0.0]))
     with pytest.raises(InputError, match=r"one number per channel"):
         Normalise(torch.zeros(2), torch.ones(3))
     with pytest.raises(InputError, match=r"\[D, D\] with D = C·H·W"):
         Zca(torch.zeros(1, 2, 2), torch.eye(4), torch.eye(3), 0.1)
-    with pytest.raises(InputError, match="must be finite"):
+    with pytest.raises(InputError, match=r"must be finite"):
         Zca(torch.zeros(1, 2, 2), torch.eye(4) / 0, torch.eye(4), 0.1)
 
 
 def test_damaged_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
-    with pytest.raises(InputError, match="there is no preprocessing file"):
+    with pytest.raises(InputError, match=r"there is no preprocessing file"):
         Preprocessing.load(path)
     Zca.fit(unit_images(20, 1, 3, 3)).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-40])
-    with pytest.raises(FormatError, match="damaged or cut short"):
+    with pytest.raises(FormatError, match=r"damaged or cut short"):
         Preprocessing.load(path)
     path.write_bytes(b"")
-    with pytest.raises(FormatError, match="damaged or cut short"):
+    with pytest.raises(FormatError, match=r"damaged or cut short"):
         Preprocessing.load(path)
     save_file({"mean": torch.zeros(1)}, path)
-    with pytest.raises(FormatError, match="not a preprocessing file of format 1"):
+    with pytest.raises(FormatError, match=r"not a preprocessing file of format 1"):
         Preprocessing.load(path)
     save_file({"mean": torch.zeros(1)}, path, {"pydistill_preprocessing": '{"format": 1, "kind": "pca"}'})
-    with pytest.raises(FormatError, match="'pca' is unknown; this version knows normalise, zca"):
+    with pytest.raises(FormatError, match=r"'pca' is unknown; this version knows normalise, zca"):
         Preprocessing.load(path)
     save_file({"mean": torch.zeros(1)}, path, {"pydistill_preprocessing": '{"format": 1, "kind": "normalise"}'})
-    with pytest.raises(FormatError, match="stored normalise preprocessing is incomplete or damaged"):
+    with pytest.raises(FormatError, match=r"stored normalise preprocessing is incomplete or damaged"):
         Preprocessing.load(path)

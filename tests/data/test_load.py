@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pickle
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pydistill.data import Dataset, DataSettings, from_tensors, load
+from pydistill.errors import FormatError, InputError, MissingDependencyError
+
+
+def read(tmp_path: Path, name: str, path: Path | None, **settings: object) -> Dataset:
+    given = None if path is None else str(path)
+    return load(DataSettings(name=name, path=given, cache=str(tmp_path / "cache"), **settings))  # type: ignore[arg-type]
+
+
+def random_bytes(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def as_bytes(data: Dataset) -> np.ndarray:
+    return (data.preprocessing.invert(data.train_images) * 255).round().to(torch.uint8).numpy()
+
+
+def test_names_and_sizes_outside_their_limits() -> None:
+    with pytest.raises(
+        InputError, match=r"data.name='mnist' is none of digits, cifar10, cifar100, svhn, fashion-mnist"
+    ):
+        load(DataSettings(name="mnist"))
+    with pytest.raises(InputError, match=r"data.image_size=16 applies to image files only, and digits here is none"):
+        load(DataSettings(image_size=16))
+
+
+def test_importing_and_loading_digits_imports_no_vision_package() -> None:
+    code = (
+        "import sys, pydistill.data as data; "
+        "early = [m for m in ('sklearn', 'PIL', 'torchvision', 'matplotlib', 'scipy') if m in sys.modules]; "
+        "data.load(data.DataSettings()); "
+        "late = [m for m in ('PIL', 'torchvision', 'matplotlib') if m in sys.modules]; print(early, late)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "message"),
+    [
+        ("digits", "sklearn.datasets", "the data set digits comes with scikit-learn: pip install scikit-learn"),
+        ("cifar10", "torchvision", "cifar10 in torchvision's layout needs torchvision: pip install torchvision"),
+        ("fashion-mnist", "torchvision", "fashion-mnist in torchvision's layout needs torchvision"),
+    ],
+)
+def test_missing_packages_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=message):
+        read(tmp_path, name, None, download=name != "digits")
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("cifar10", "cifar-10-batches-py"),
+        ("cifar100", "cifar-100-python"),
+        ("svhn", "train_32x32.mat and test_32x32.mat"),
+    ],
+)
+def test_missing_vision_data_say_what_to_give(tmp_path: Path, name: str, files: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"{name} is not in .*cache/torchvision \({files} missing\): give data.path, .* or allow"
+    ):
+        read(tmp_path, name, None)
+    with pytest.raises(InputError, match=rf"{name} is not in .*nowhere"):
+        read(tmp_path, name, tmp_path / "nowhere")
+
+
+def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> dict[str, np.ndarray]:
+    """Tiny batches in CIFAR's own files, whose checksums replace the published ones in torchvision's lists."""
+    datasets = pytest.importorskip("torchvision.datasets")
+    kind = datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
+    folder = root / kind.base_folder
+    folder.mkdir(parents=True)
+    lists: dict[str, list[list[str]]] = {"train_list": [], "test_list": []}
+    arrays: dict[str, list[np.ndarray]] = {"train_list": [], "test_list": []}
+    for which in lists:
+        for seed, (name, _) in enumerate(getattr(kind, which)):
+            images = random_bytes(classes, 3 * 32 * 32, seed=seed + 10 * (which == "test_list"))
+            labels = "labels" if classes == 10 else "fine_labels"
+            (folder / name).write_bytes(pickle.dumps({"data": images, labels: list(range(classes))}))
+            lists[which].append([name, hashlib.md5((folder / name).read_bytes()).hexdigest()])
+            arrays[which].append(images.reshape(-1, 3, 32, 32))
+    names = {kind.meta["key"]: [f"class{label}" for label in range(classes)]}
+    (folder / kind.meta["filename"]).write_bytes(pickle.dumps(names))
+    checksum = hashlib.md5((folder / kind.meta["filename"]).read_bytes()).hexdigest()
+    monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": checksum})
+    for which, entries in lists.items():
+        monkeypatch.setattr(kind, which, entries)
+    return {which: np.concatenate(found) for which, found in arrays.items()}
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_cifar_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> None:
+    arrays = write_cifar(tmp_path / "root", monkeypatch, classes)
+    data = read(tmp_path, f"cifar{classes}", tmp_path / "root")
+    assert data.name == f"cifar{classes}"
+    assert data.class_names == tuple(f"class{label}" for label in range(classes))
+    assert (as_bytes(data) == arrays["train_list"]).all()
+    assert data.train_labels.tolist() == list(range(classes)) * (len(arrays["train_list"]) // classes)
+    assert data.test_images.shape == (classes, 3, 32, 32)
+
+
+def test_damaged_cifar_is_refused_before_it_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path / "root", monkeypatch, 10)
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "executed",)  # type: ignore[return-value]
+
+    (tmp_path / "root" / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps(Hostile()))
+    with pytest.raises(
+        FormatError, match=r"cifar10 in .*root is incomplete or damaged; remove it and give data.download"
+    ):
+        read(tmp_path, "cifar10", tmp_path / "root")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_svhn_in_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets, io = pytest.importorskip("torchvision.datasets"), pytest.importorskip("scipy.io")
+    split_list = dict(datasets.SVHN.split_list)
+    for seed, split in enumerate(("train", "test")):
+        name = f"{split}_32x32.mat"
+        # Matlab's order is height, width, channel, number; the digit 0 is written as 10
+        labels = np.array([[10 if digit == 0 else digit] for digit in range(10)], dtype=np.uint8)
+        io.savemat(tmp_path / name, {"X": random_bytes(32, 32, 3, 10, seed=seed), "y": labels})
+        checksum = hashlib.md5((tmp_path / name).read_bytes()).hexdigest()
+        split_list[split] = [split_list[split][0], name, checksum]
+    monkeypatch.setattr(datasets.SVHN, "split_list", split_list)
+    data = read(tmp_path, "svhn", tmp_path)
+    assert data.train_labels.tolist() == list(range(10))
+    assert (as_bytes(data) == random_bytes(32, 32, 3, 10, seed=0).transpose(3, 2, 0, 1)).all()
+    (tmp_path / "test_32x32.mat").write_bytes(b"cut")
+    with pytest.raises(FormatError, match=r"svhn in .* is incomplete or damaged"):
+        read(tmp_path, "svhn", tmp_path)
+
+
+def idx(values: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
+
+
+def write_fashion(folder: Path, zipped: bool) -> None:
+    folder.mkdir(parents=True)
+    for seed, split in enumerate(("train", "t10k")):
+        for name, values in (
+            (f"{split}-images-idx3-ubyte", random_bytes(20, 28, 28, seed=seed)),
+            (f"{split}-labels-idx1-ubyte", (np.arange(20) % 10).astype(np.uint8)),
+        ):
+            data = idx(values)
+            (folder / (name + ".gz" if zipped else name)).write_bytes(gzip.compress(data) if zipped else data)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("below", ["", "FashionMNIST/raw"])
+def test_fashion_mnist_in_its_own_files(tmp_path: Path, zipped: bool, below: str) -> None:
+    write_fashion(tmp_path / "f" / below, zipped)
+    data = read(tmp_path, "fashion-mnist", tmp_path / "f")
+    assert (data.in_channels, data.image_size, data.num_classes) == (1, (28, 28), 10)
+    assert data.class_names[9] == "Ankle-boot"
+    assert (as_bytes(data)[:, 0] == random_bytes(20, 28, 28, seed=0)).all()
+    assert data.test_labels.tolist() == [*range(10)] * 2
+
+
+def test_fashion_mnist_agrees_with_torchvision(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+    write_fashion(tmp_path / "FashionMNIST" / "raw", zipped=False)
+    reference = datasets.FashionMNIST(str(tmp_path), train=True)
+    data = read(tmp_path, "fashion-mnist", tmp_path)
+    assert (as_bytes(data)[:, 0] == reference.data.numpy()).all()
+    assert data.train_labels.tolist() == reference.targets.tolist()
+    assert [name.replace("/", "-").replace(" ", "-") for name in reference.classes] == list(data.class_names)
+
+
+def test_damaged_fashion_mnist(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"fashion-mnist is not in .*: give data.path, the folder with train-images-idx3"
+    ):
+        read(tmp_path, "fashion-mnist", tmp_path)
+    write_fashion(tmp_path / "f", zipped=True)
+    path = tmp_path / "f" / "t10k-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match=r"t10k-images-idx3-ubyte.gz cannot be read .*cut short"):
+        read(tmp_path, "fashion-mnist", tmp_path / "f")
+    path.write_bytes(gzip.compress(b"\0\0\x08\x01" + b"\0" * 40))
+    with pytest.raises(FormatError, match=r"is no IDX file of bytes with 3 dimensions"):
+        read(tmp_path, "fashion-mnist", tmp_path / "f")
+    path.write_bytes(gzip.compress(idx(random_bytes(3, 28, 28))[:-1]))
+    with pytest.raises(FormatError, match=r"should hold 2,352 values, for shape \[3, 28, 28\], and does not"):
+        read(tmp_path, "fashion-mnist", tmp_path / "f")
+    path.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12))
+    with pytest.raises(FormatError, match=r"and does not; it is damaged"):
+        read(tmp_path, "fashion-mnist", tmp_path / "f")
+
+
+def npz_arrays() -> dict[str, np.ndarray]:
+    return {
+        "train_images": random_bytes(6, 2, 4, 4),
+        "train_labels": np.arange(6) % 3,
+        "test_images": random_bytes(3, 2, 4, 4, seed=1),
+        "test_labels": np.arange(3),
+    }
+
+
+def test_arrays_in_an_npz_file(tmp_path: Path) -> None:
+    arrays = npz_arrays()
+    np.savez(tmp_path / "plain.npz", **arrays)
+    np.savez_compressed(tmp_path / "named.npz", **arrays, class_names=np.array(["x", "y", "z"]))
+    plain, named = (read(tmp_path, "tensors", tmp_path / f"{name}.npz") for name in ("plain", "named"))
+    reference = from_tensors(**arrays)
+    assert plain.digest == named.digest == reference.digest
+    assert torch.equal(plain.test_images, reference.test_images)
+    assert plain.class_names == ("0", "1", "2")
+    assert named.class_names == ("x", "y", "z")
+
+
+def test_unsound_npz_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    with pytest.raises(InputError, match=r"data.name=tensors needs data.path: a .npz file"):
+        read(tmp_path, "tensors", None)
+    with pytest.raises(
+        InputError, match=r"a.npz' is no file; data.name=tensors needs a .npz file with train_images, train_labels"
+    ):
+        read(tmp_path, "tensors", path)
+    np.savez(path, train_images=np.zeros(3), test_labels=np.zeros(3))
+    with pytest.raises(InputError, match=r"lacks train_labels, test_images; it must hold"):
+        read(tmp_path, "tensors", path)
+    np.savez(path, **{**npz_arrays(), "train_labels": np.array([{}] * 6, dtype=object)})
+    with pytest.raises(FormatError, match=r"is no readable .npz file of arrays: Object arrays cannot be loaded"):
+        read(tmp_path, "tensors", path)
+    np.savez(path, **npz_arrays())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(FormatError, match=r"is no readable .npz file"):
+        read(tmp_path, "tensors", path)
+    path.write_bytes(b"")
+    with pytest.raises(FormatError, match=r"is no readable .npz file"):
+        read(tmp_path, "tensors", path)
+    with open(path, "wb") as handle:
+        np.save(handle, np.zeros(3))
+    with pytest.raises(FormatError, match=r"holds a single array"):
+        read(tmp_path, "tensors", path)
+    np.savez(path, **{**npz_arrays(), "test_images": np.full((3, 2, 4, 4), np.nan, dtype=np.float32)})
+    with pytest.raises(InputError, match=r"test_images holds pixels that are not finite"):
+        read(tmp_path, "tensors", path)
