@@ -184,7 +184,6 @@ def extension(torch: ModuleType) -> Any:
     from torch.utils import cpp_extension
 
     sources = sorted(ROOT.glob("csrc/cpu/*.cpp")) + sorted(ROOT.glob("csrc/ops/*.cpp"))
-    # -fvisibility: pybind11's types are hidden and say so when their users are not.
     host_flags = ["-O3", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
     arguments: dict[str, Any] = {
         "name": "pydistill._C",

@@ -1,9 +1,9 @@
-"""Loads the compiled extension `pydistill._C` once, and remembers why it is not there if it is not."""
+"""Loads the compiled ops, the library `pydistill/_C….so`, once; remembers why they are not there if they are not."""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
+import json
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ import torch
 
 @dataclass(frozen=True)
 class Extension:
-    """What came of loading `pydistill._C`.
+    """What came of loading the compiled ops.
 
     `config` is how it was built (None if it is not in use), `reason` why it is not in use (None if it is), `path` its
     file (None if there is none), `device_types` the kinds of device that it has kernels for.
@@ -46,13 +46,20 @@ def load_extension() -> Extension:
     if spec is None:
         return Extension(None, "the extension pydistill._C was not built (docs/building.md says how)", None)
     try:
-        config = importlib.import_module("pydistill._C").build_config()
+        config = _load(str(spec.origin))
     except Exception as error:  # whatever it is, it is told in the warning and in build_config()
         return _unusable(f"it does not load: {type(error).__name__}: {error}", spec.origin)
     built, running = _release(config["torch_version"]), _release(torch.__version__)
     if built != running:
         return _unusable(f"it was compiled for torch {built} and this is torch {running}", spec.origin)
     return Extension(config, None, spec.origin)
+
+
+def _load(path: str) -> dict[str, Any]:
+    """Register the library's ops under torch.ops.pydistill and ask it how it was built. It is no Python module."""
+    torch.ops.load_library(path)
+    config: dict[str, Any] = json.loads(torch.ops.pydistill.build_config())
+    return config
 
 
 def _unusable(why: str, path: str | None) -> Extension:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -33,11 +32,11 @@ def test_one_that_was_never_built_is_no_fault(fresh: pytest.MonkeyPatch) -> None
 
 
 def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.MonkeyPatch) -> None:
-    def broken(name: str) -> ModuleType:
-        raise ImportError("undefined symbol: _ZN3c10")
+    def broken(path: str) -> None:
+        raise OSError(f"{path}: undefined symbol: _ZN3c10")
 
     fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at("/somewhere/_C.so"))
-    fresh.setattr(extension.importlib, "import_module", broken)
+    fresh.setattr(extension.torch.ops, "load_library", broken)
     with pytest.warns(RuntimeWarning, match=r"/somewhere/_C\.so is not used: .*undefined symbol: _ZN3c10"):
         loaded = extension.load_extension()
     assert loaded.device_types == frozenset()
@@ -45,10 +44,8 @@ def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.Mon
 
 
 def test_one_of_another_torch_is_not_used(fresh: pytest.MonkeyPatch) -> None:
-    other = ModuleType("pydistill._C")
-    other.build_config = lambda: {"torch_version": "1.2.0", "cuda": True}  # type: ignore[attr-defined]
     fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at("/somewhere/_C.so"))
-    fresh.setattr(extension.importlib, "import_module", lambda name: other)
+    fresh.setattr(extension, "_load", lambda path: {"torch_version": "1.2.0", "cuda": True})
     with pytest.warns(RuntimeWarning, match=r"compiled for torch 1\.2 and this is torch"):
         loaded = extension.load_extension()
     assert loaded.device_types == frozenset()
