@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import warnings
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,17 +43,23 @@ def load_extension() -> Extension:
     An extension that was never built is no fault: the reference runs instead. One that is there and cannot be used (it
     does not load, or was compiled for another torch, whose C++ interface differs) is warned about, once.
     """
-    spec = importlib.util.find_spec("pydistill._C")
-    if spec is None:
-        return Extension(None, "the extension pydistill._C was not built (docs/building.md says how)", None)
+    path = _find()
+    if path is None:
+        return Extension(None, "the extension pydistill/_C was not built (docs/building.md says how)", None)
     try:
-        config = _load(str(spec.origin))
+        config = _load(path)
     except Exception as error:  # whatever it is, it is told in the warning and in build_config()
-        return _unusable(f"it does not load: {type(error).__name__}: {error}", spec.origin)
+        return _unusable(f"it does not load: {type(error).__name__}: {error}", path)
     built, running = _release(config["torch_version"]), _release(torch.__version__)
     if built != running:
-        return _unusable(f"it was compiled for torch {built} and this is torch {running}", spec.origin)
-    return Extension(config, None, spec.origin)
+        return _unusable(f"it was compiled for torch {built} and this is torch {running}", path)
+    return Extension(config, None, path)
+
+
+def _find() -> str | None:
+    """The library's file beside this package's own modules, and nowhere else."""
+    package = Path(__file__).resolve().parent.parent
+    return next((str(path) for suffix in EXTENSION_SUFFIXES if (path := package / f"_C{suffix}").exists()), None)
 
 
 def _load(path: str) -> dict[str, Any]:

@@ -20,12 +20,8 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def found_at(path: str | None) -> object:
-    return type("Spec", (), {"origin": path})() if path else None
-
-
 def test_one_that_was_never_built_is_no_fault(fresh: pytest.MonkeyPatch) -> None:
-    fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at(None))
+    fresh.setattr(extension, "_find", lambda: None)
     loaded = extension.load_extension()
     assert loaded.device_types == frozenset()
     assert "was not built" in str(loaded.reason)
@@ -35,7 +31,7 @@ def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.Mon
     def broken(path: str) -> None:
         raise OSError(f"{path}: undefined symbol: _ZN3c10")
 
-    fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at("/somewhere/_C.so"))
+    fresh.setattr(extension, "_find", lambda: "/somewhere/_C.so")
     fresh.setattr(extension.torch.ops, "load_library", broken)
     with pytest.warns(RuntimeWarning, match=r"/somewhere/_C\.so is not used: .*undefined symbol: _ZN3c10"):
         loaded = extension.load_extension()
@@ -44,7 +40,7 @@ def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.Mon
 
 
 def test_one_of_another_torch_is_not_used(fresh: pytest.MonkeyPatch) -> None:
-    fresh.setattr(extension.importlib.util, "find_spec", lambda name: found_at("/somewhere/_C.so"))
+    fresh.setattr(extension, "_find", lambda: "/somewhere/_C.so")
     fresh.setattr(extension, "_load", lambda path: {"torch_version": "1.2.0", "cuda": True})
     with pytest.warns(RuntimeWarning, match=r"compiled for torch 1\.2 and this is torch"):
         loaded = extension.load_extension()
