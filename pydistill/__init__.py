@@ -1,1 +1,16 @@
-"""pydistill: dataset distillation by trajectory matching."""
+"""pydistill: dataset distillation by trajectory matching.
+
+    m = pydistill.match(model, start, target, batches, lr)
+    m.loss.backward()
+
+`match` is the gradient that everything hangs on; `pydistill.nn`, `data`, `trajectories`, `experts`, `distill` and
+`evaluate` are the system around it. Importing the package needs torch, numpy and safetensors only.
+"""
+
+from pydistill.artefact import Artefact
+from pydistill.build import build_config
+from pydistill.matching import Batches, Match, match
+
+__version__ = "0.1.0"
+
+__all__ = ["Artefact", "Batches", "Match", "__version__", "build_config", "match"]

@@ -39,7 +39,7 @@ class DistillSettings:
         grow_iterations: iterations until it reaches max_start; None means half of all.
         continuous: draw starts from the real numbers (convexified experts only).
         trajectories: recorded or convexified.
-        waypoints: w, when recorded experts are convexified on the way.
+        waypoints: w, or their epochs, when recorded experts are convexified on the way.
         selection: last or nearest, the student step that is compared with the target.
         distance: l1 or l2, the distance of `nearest`.
         gradient: exact or truncated.
@@ -72,7 +72,7 @@ class DistillSettings:
     grow_iterations: int | None = None
     continuous: bool | None = None
     trajectories: Trajectories | None = None
-    waypoints: int = 4
+    waypoints: int | list[int] = 4
     selection: Selection | None = None
     distance: Distance = "l1"
     gradient: Gradient | None = None
@@ -98,7 +98,7 @@ class DistillSettings:
         Raises:
             InputError: no such method, or real starts on recorded experts.
         """
-        chosen = {
+        chosen: dict[str, Any] = {
             "trajectories": self.trajectories,
             "continuous": self.continuous,
             "growing": self.growing,

@@ -161,5 +161,5 @@ def match_by_adjoint(problem: Problem) -> Match:
     Derivatives: first order in start, target, lr, images and label rows; a second one raises RuntimeError.
     """
     sweep = _Sweep(problem)
-    loss = _AdjointMatching.apply(sweep, problem.start, problem.target, problem.lr, *problem.plan.sources)  # type: ignore[no-untyped-call]
+    loss = _AdjointMatching.apply(sweep, problem.start, problem.target, problem.lr, *problem.plan.sources)
     return Match(loss, sweep.step, sweep.distances, "torch")

@@ -38,11 +38,8 @@ class ParameterLayout:
             raise InputError(
                 f"a flat parameter vector of this network has shape [{self.total}], not {list(flat.shape)}"
             )
-        pieces = flat.split(self.sizes)
-        return {
-            name: piece.view(shape)
-            for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
-        }
+        pieces = torch.split(flat, list(self.sizes))
+        return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """One flat vector [P] from tensors in the layout's order."""

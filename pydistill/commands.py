@@ -1,0 +1,136 @@
+"""What the commands do, with progress shown: shared by the command line and the demo."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+from pydistill.artefact import Artefact
+from pydistill.data import Dataset
+from pydistill.distill import IterationReport
+from pydistill.errors import InputError
+from pydistill.evaluate import Evaluation
+from pydistill.experts import train_experts
+from pydistill.files import read_json, write_json
+from pydistill.progress import Bar
+from pydistill.recipe import Recipe, recipe_from_dict
+from pydistill.run import RunResult, evaluation_record, run_distillation
+from pydistill.runfolder import RunFolder
+from pydistill.show import save_curves, save_images
+from pydistill.trajectories import TrajectoryStore
+
+SUMMARY = "summary.json"
+
+
+def train_experts_shown(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool) -> TrajectoryStore:
+    """Train the recipe's experts into `out`, with a bar over all their epochs."""
+    settings = recipe.expert
+    with Bar("experts", settings.count * settings.training.epochs, quiet=quiet) as bar:
+
+        def on_progress(expert: int, epoch: int, loss: float, train: float, test: float) -> None:
+            bar.step(expert=f"{expert + 1}/{settings.count}", loss=f"{loss:.3f}", test=f"{100 * test:.1f}%")
+
+        return train_experts(dataset, recipe.model, settings, out, on_progress=on_progress)
+
+
+class BarObserver:
+    """Shows iterations in a bar, and evaluations as lines above it."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._loss: float | None = None
+
+    def on_iteration(self, report: IterationReport) -> None:
+        """Show the smoothed loss, the chosen step and the learning rate."""
+        self._loss = report.loss if self._loss is None else 0.95 * self._loss + 0.05 * report.loss
+        self._bar.step(loss=f"{self._loss:.4f}", step=str(report.step), lr=f"{report.lr:.4g}")
+
+    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Say what the set is worth now."""
+        told = f"{100 * evaluation.mean:.1f} ± {100 * evaluation.std:.1f} %"
+        self._bar.say(f"iteration {iteration}: {told} on {len(evaluation.accuracies)} fresh networks")
+
+
+def distill_shown(
+    dataset: Dataset, recipe: Recipe, store: TrajectoryStore, out: Path, *, resume: bool, quiet: bool
+) -> RunResult:
+    """Distil with a bar, then write summary.json and the pictures into the run folder."""
+    folder = RunFolder(out)
+    done = (
+        int(folder.load_checkpoint()[0]["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
+    )
+    with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
+        result = run_distillation(recipe, dataset, store, out, resume=resume, observer=BarObserver(bar))
+    write_json(out / SUMMARY, run_summary(recipe, result))
+    draw_run(result.folder)
+    return result
+
+
+def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
+    """The outcome of a run as JSON-able values; accuracies in [0, 1], times in seconds, memory in bytes."""
+    iterations = [line for line in result.folder.metrics() if line["event"] == "iteration"]
+    losses = [line["loss"] for line in iterations if line["loss"] is not None]
+    # Single matching losses scatter with the segment drawn, so first and last are means over a twentieth of the run.
+    window = max(1, len(losses) // 20)
+    return {
+        "method": recipe.distill.method,
+        "seed": recipe.distill.seed,
+        "iterations": len(iterations),
+        "seconds": result.seconds,
+        "accuracy_final": accuracy_record(result.accuracy_final.accuracies),
+        "accuracy_best": accuracy_record(result.accuracy_best.accuracies) | {"iteration": result.best_iteration},
+        "loss_first": sum(losses[:window]) / window if losses else None,
+        "loss_last": sum(losses[-window:]) / window if losses else None,
+        "chosen_steps": [line["step"] for line in iterations],
+        "lr": result.final.lr,
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def accuracy_record(accuracies: tuple[float, ...] | list[float]) -> dict[str, Any]:
+    """mean, std (over the runs, not of the mean) and the runs themselves."""
+    mean = sum(accuracies) / len(accuracies)
+    std = (sum((each - mean) ** 2 for each in accuracies) / len(accuracies)) ** 0.5
+    return {"mean": mean, "std": std, "runs": list(accuracies)}
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def recipe_of(artefact: Artefact) -> Recipe:
+    """The recipe that a distilled set was made by."""
+    return recipe_from_dict(artefact.provenance["recipe"], "the recipe in the distilled set")
+
+
+def draw_run(folder: RunFolder) -> list[Path]:
+    """Draw images.png and curves.png of a run into its folder.
+
+    Raises:
+        InputError: there is no run in the folder.
+    """
+    if not folder.metrics_path.exists():
+        raise InputError(f"{folder.path} holds no run: there is no {folder.metrics_path.name} in it")
+    summary = folder.path / SUMMARY
+    references = reference_accuracies(read_json(summary)) if summary.exists() else {}
+    curves, images = folder.path / "curves.png", folder.path / "images.png"
+    save_curves(folder.metrics(), curves, references)
+    save_images(Artefact.load(folder.path), images)
+    return [images, curves]
+
+
+def reference_accuracies(summary: dict[str, Any]) -> dict[str, float]:
+    """What a summary knows to compare the distilled set with: name → mean accuracy in [0, 1]."""
+    names = {
+        "accuracy_random_real": "random real images",
+        "accuracy_full_data": "all real data",
+        "accuracy_experts": "experts",
+    }
+    return {told: summary[name]["mean"] for name, told in names.items() if name in summary}
+
+
+def evaluation_summary(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    """Evaluations as JSON-able values."""
+    return [evaluation_record(each) for each in evaluations]

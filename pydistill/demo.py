@@ -1,0 +1,103 @@
+"""The main job on bundled real data: experts, trajectories, distillation, evaluation, pictures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydistill import data
+from pydistill.commands import SUMMARY, accuracy_record, distill_shown, draw_run, run_summary, train_experts_shown
+from pydistill.data import Dataset
+from pydistill.errors import InputError
+from pydistill.evaluate import Evaluation, evaluate
+from pydistill.files import write_json
+from pydistill.progress import Bar
+from pydistill.recipe import Recipe, load_recipe, preset_path
+from pydistill.run import random_real, with_seed
+from pydistill.training import TrainingSettings
+
+FULL_DATA_TRAINING = TrainingSettings(
+    epochs=30, batch_size=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="halfway"
+)
+
+
+def demo_recipe(method: str, seed: int) -> Recipe:
+    """The demo's recipe for a method, with one seed for everything."""
+    return with_seed(load_recipe(preset_path(f"demo/digits-{method}")), seed)
+
+
+def demo(method: str, seed: int, out: Path, *, quiet: bool = False) -> str:
+    """Distil one image per digit and write the run into `out`; returns the table of accuracies.
+
+    Raises:
+        InputError: the folder is already in use.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} is not empty; choose another folder with --out, or remove it")
+    recipe = demo_recipe(method, seed)
+    dataset = data.load(recipe.data)
+    seconds: dict[str, float] = {}
+    began = time.perf_counter()
+
+    def phase(name: str) -> None:
+        nonlocal began
+        now = time.perf_counter()
+        seconds[name] = now - began
+        began = now
+
+    store = train_experts_shown(dataset, recipe, out / "experts", quiet=quiet)
+    phase("experts")
+    result = distill_shown(dataset, recipe, store, out, resume=False, quiet=quiet)
+    phase("distillation")
+    random, full = _references(recipe, dataset, quiet)
+    phase("references")
+    experts = [store.accuracies(position)["test"][-1] for position in range(len(store))]
+
+    summary = run_summary(recipe, result) | {
+        "seconds": {**seconds, "total": sum(seconds.values())},
+        "accuracy_distilled": accuracy_record(result.accuracy_final.accuracies),
+        "accuracy_random_real": accuracy_record(random),
+        "accuracy_full_data": accuracy_record(full.accuracies),
+        "accuracy_experts": accuracy_record(experts),
+        "images": len(result.final.images),
+        "training_images": len(dataset.train_images),
+    }
+    write_json(out / SUMMARY, summary)
+    images, curves = draw_run(result.folder)
+    return _table(summary, out, images, curves)
+
+
+def _references(recipe: Recipe, dataset: Dataset, quiet: bool) -> tuple[list[float], Evaluation]:
+    """Accuracy of networks trained on random real images (another draw for each network) and on all of them."""
+    settings, seed = recipe.evaluation, recipe.distill.seed
+    random: list[float] = []
+    with Bar("references", settings.repeats + 1, quiet=quiet) as bar:
+        for repeat in range(settings.repeats):
+            images, labels = random_real(dataset, recipe.distill.ipc, seed * 1000 + repeat)
+            one = replace(settings, repeats=1, seed=seed * 1000 + repeat)
+            lr = recipe.distill.lr_init
+            random.extend(evaluate(images, labels, lr, dataset, recipe.model, one).accuracies)
+            bar.step(random=f"{100 * random[-1]:.1f}%")
+        whole = replace(settings, training=FULL_DATA_TRAINING)
+        full = evaluate(dataset.train_images, dataset.train_labels, FULL_DATA_TRAINING.lr, dataset, recipe.model, whole)
+        bar.step(all=f"{100 * full.mean:.1f}%")
+    return random, full
+
+
+def _table(summary: dict[str, Any], out: Path, images: Path, curves: Path) -> str:
+    count = summary["images"]
+    rows = [
+        (f"distilled, {count} images ({summary['method'].upper()})", summary["accuracy_distilled"]),
+        (f"random real, {count} images", summary["accuracy_random_real"]),
+        (f"all real data, {summary['training_images']} images", summary["accuracy_full_data"]),
+        ("the experts themselves", summary["accuracy_experts"]),
+    ]
+    lines = [f"{'trained on':<34} {'test accuracy':>15}  networks"]
+    lines += [
+        f"{name:<34} {100 * found['mean']:>6.1f} ± {100 * found['std']:>4.1f} %  {len(found['runs']):>8}"
+        for name, found in rows
+    ]
+    told = ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items())
+    return "\n".join([*lines, "", told, f"pictures: {images}, {curves}", f"everything else: {out}/"])

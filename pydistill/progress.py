@@ -1,0 +1,60 @@
+"""What a command shows while it works: bars on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+LINE_EVERY_SECONDS = 15.0
+
+
+class Bar:
+    """A progress bar with values behind it; where the output is no terminal, a plain line every 15 seconds instead.
+
+    Args:
+        title: what is being done.
+        total: how many steps there are.
+        done: how many were done before (a resumed run).
+        quiet: show nothing.
+    """
+
+    def __init__(self, title: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
+        self._title, self._total, self._done = title, total, done
+        self._quiet = quiet
+        self._next_line = time.monotonic() + LINE_EVERY_SECONDS
+        self._bar: Any = None
+        if not quiet and sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError:
+                return  # plain lines need nothing
+            self._bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True, leave=True)
+
+    def step(self, **values: str) -> None:
+        """One step is done; `values` are shown behind the bar."""
+        self._done += 1
+        if self._bar is not None:
+            self._bar.set_postfix(values, refresh=False)
+            self._bar.update(1)
+        elif not self._quiet and time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_EVERY_SECONDS
+            told = ", ".join(f"{name} {value}" for name, value in values.items())
+            print(f"{self._title} {self._done}/{self._total}: {told}", file=sys.stderr, flush=True)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        elif not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,119 @@
+"""A recipe: everything that decides a distillation, from the data to the evaluation, in one place and one file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydistill.data import DataSettings
+from pydistill.distill import DistillSettings
+from pydistill.errors import InputError, MissingDependencyError
+from pydistill.evaluate import EvaluationSettings
+from pydistill.experts import ExpertSettings
+from pydistill.nn import ModelSettings
+
+PRESETS = "presets"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is distilled, by which networks, from which experts, how, and how the outcome is judged.
+
+    Args:
+        data: the data set and its preprocessing.
+        model: the network of the experts, the student and the evaluation.
+        expert: how experts are trained (the folder of experts is given beside the recipe).
+        distill: the distillation.
+        evaluation: the protocol that judges a distilled set.
+    """
+
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    expert: ExpertSettings = field(default_factory=ExpertSettings)
+    distill: DistillSettings = field(default_factory=DistillSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as nested JSON-able values."""
+        return asdict(self)
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the package, as `method/dataset-ipc`."""
+    root = resources.files("pydistill") / PRESETS
+    return sorted(
+        f"{folder.name}/{file.name.removesuffix('.yaml')}"
+        for folder in root.iterdir()
+        if folder.is_dir()
+        for file in folder.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def preset_path(name: str) -> Path:
+    """The file of a preset.
+
+    Raises:
+        InputError: there is no preset of that name; those there are are named.
+    """
+    names = preset_names()
+    if name not in names:
+        raise InputError(f"there is no preset {name!r}; there are {', '.join(names)}")
+    return Path(str(resources.files("pydistill") / PRESETS / f"{name}.yaml"))
+
+
+def recipe_parser() -> Any:
+    """A jsonargparse parser with the fields of `Recipe`, and `--config` for a file of them.
+
+    Raises:
+        MissingDependencyError: jsonargparse is not installed.
+    """
+    try:
+        import jsonargparse
+    except ImportError as error:
+        raise MissingDependencyError(
+            "reading a recipe needs jsonargparse; install it with: pip install 'pydistill[cli]'"
+        ) from error
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(Recipe, None)
+    return parser
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from a YAML file; what it does not name keeps its default.
+
+    Args:
+        path: a YAML file with the fields of `Recipe`.
+        overrides: command-line style settings put over it, e.g. ["--distill.steps=3"].
+
+    Raises:
+        InputError: the file cannot be read, or a setting does not exist or has the wrong kind.
+        MissingDependencyError: jsonargparse is not installed.
+    """
+    parser = recipe_parser()
+    return _parsed(parser, lambda: parser.parse_args([f"--config={path}", *overrides]), f"recipe {path}")
+
+
+def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that `Recipe.as_dict` was taken of.
+
+    Raises:
+        InputError: a setting does not exist or has the wrong kind; `where` names its origin in the message.
+        MissingDependencyError: jsonargparse is not installed.
+    """
+    parser = recipe_parser()
+    return _parsed(parser, lambda: parser.parse_object(dict(values)), where)
+
+
+def _parsed(parser: Any, parse: Callable[[], Any], where: str) -> Recipe:
+    import jsonargparse
+
+    try:
+        parsed = parser.instantiate(parse())
+    except (jsonargparse.ArgumentError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+    return Recipe(**{each.name: parsed[each.name] for each in fields(Recipe)})
