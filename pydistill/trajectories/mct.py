@@ -178,8 +178,8 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
     """Write convexified experts as MCT's pairs of files.
 
     The names are those that MCT's distillation looks for: `…_ipW_N.pt` for W > 2 waypoints; for two
-    `…_N.pt`, `…_uni_N.pt`, `…_dec_N.pt` or `…_proj_N.pt` by the rule of the fractions. Fractions are
-    written in float32, the precision that MCT's code needs them in.
+    `…_N.pt`, `…_uni_N.pt`, `…_dec_N.pt` or `…_proj_N.pt` by the rule of the fractions. Everything is
+    written in float32, as that code needs.
 
     Args:
         store: convexified experts with the same waypoint epochs.
@@ -206,7 +206,7 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
     for first in range(0, len(store), experts_per_file):
         experts = [_nested(store, i) for i in range(first, min(first + experts_per_file, len(store)))]
         count = len(experts[0][0])
-        tag = f"_ip{count}" if count > 2 else _TAGS.get(rule, "")
+        tag = f"_ip{count}" if count > 2 else _TAGS.get(str(rule), "")
         file = Path(folder) / f"waypoint_buffer{tag}_{len(files)}.pt"
         # Readers look for waypoint files, so the partner goes first: a killed run leaves no half pair to be found.
         save_torch([steps for _, steps in experts], _partner(file))
@@ -216,16 +216,15 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
 
 def _nested(store: TrajectoryStore, position: int) -> tuple[list[list[Tensor]], list[Any]]:
-    """One expert as MCT's nested lists of waypoints and of fractions; each tensor owns its memory."""
+    """One expert as MCT's nested lists of waypoints and of fractions."""
     trajectory = store.convexified(position)
     layout, epochs = store.record.layout, trajectory.waypoint_epochs
-    waypoints = [
-        [tensor.clone() for tensor in layout.split(trajectory.waypoints.row(i)).values()] for i in range(len(epochs))
-    ]
+    rows = [trajectory.waypoints.row(index).float() for index in range(len(epochs))]
+    waypoints = [list(layout.split(row).values()) for row in rows]
     lengths = [last - first + 1 for first, last in pairwise(epochs)]
-    pieces: list[Any] = [_scalars(piece) for piece in torch.split(trajectory.fractions.float(), lengths)]
+    pieces: list[Any] = [_scalars(piece) for piece in torch.split(trajectory.fractions, lengths)]
     return waypoints, pieces if len(pieces) > 1 else pieces[0]
 
 
 def _scalars(piece: Tensor) -> list[list[Tensor]]:
-    return [[torch.tensor(value) for value in row] for row in piece.tolist()]
+    return [[torch.tensor(value, dtype=torch.float32) for value in row] for row in piece.tolist()]

@@ -95,7 +95,7 @@ def _checked(files: list[Path], record: ExpertsRecord) -> Iterator[tuple[dict[st
 
 
 def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, experts_per_file: int = 10) -> list[Path]:
-    """Write recorded experts as MTT's `replay_buffer_0.pt`, `replay_buffer_1.pt`, …
+    """Write recorded experts as MTT's `replay_buffer_0.pt`, `replay_buffer_1.pt`, … in float32, as that code needs.
 
     Args:
         store: recorded experts.
@@ -124,6 +124,6 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
 
 def _epochs(store: TrajectoryStore, position: int) -> list[list[Tensor]]:
-    """One expert as MTT's nested lists; each tensor owns its memory, else torch.save would write whole rows."""
+    """One expert as MTT's nested lists."""
     rows, layout = store.recorded(position).snapshots, store.record.layout
-    return [[tensor.clone() for tensor in layout.split(rows.row(epoch)).values()] for epoch in range(rows.shape[0])]
+    return [list(layout.split(rows.row(epoch).float()).values()) for epoch in range(rows.shape[0])]

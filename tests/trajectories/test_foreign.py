@@ -101,8 +101,8 @@ def test_mtt_there_and_back_bit_for_bit(mtt, tmp_path):
     assert all(torch.equal(again[i].point(e), store[i].point(e)) for i in range(3) for e in range(11))
 
 
-def test_exported_tensors_own_their_memory(tmp_path):
-    # A view saved by torch takes its whole row along: files the square of the number of tensors in size.
+def test_exported_files_are_no_larger_than_their_numbers(tmp_path):
+    # A view that torch saves takes the memory it looks into along, once per file.
     facts = record(epochs=2, parameters=tuple((f"p{i}", (1000,)) for i in range(20)))
     store = TrajectoryStore.create(tmp_path / "store", facts)
     store.add(0, torch.rand(3, 20_000))
@@ -110,6 +110,21 @@ def test_exported_tensors_own_their_memory(tmp_path):
     assert file.stat().st_size < 1.3 * 3 * 20_000 * 4
     (file,) = export_mct(store.write_convexified(tmp_path / "convex", waypoints=3), tmp_path)
     assert file.stat().st_size < 1.3 * 3 * 20_000 * 4
+
+
+def test_exports_are_float32_whatever_the_store_keeps_and_the_default_is(tmp_path):
+    store = TrajectoryStore.create(tmp_path / "store", record(), dtype="float64")
+    store.add(0, walk(dtype=torch.float64))
+    convex = store.write_convexified(tmp_path / "convex", waypoints=2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        (recorded,), (waypoints,) = export_mtt(store, tmp_path), export_mct(convex, tmp_path)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same(torch.load(recorded, weights_only=True), [nested(walk(dtype=torch.float64).float())])
+    steps = torch.load(tmp_path / "step_buffer_0.pt", weights_only=True)[0]
+    assert {fraction.dtype for epoch in steps for fraction in epoch} == {torch.float32}
+    assert torch.load(waypoints, weights_only=True)[0][0][0].dtype == torch.float32
 
 
 def test_parameters_as_mtt_leaves_them(tmp_path):

@@ -50,6 +50,8 @@ def test_the_sides_can_be_named():
 def test_what_imported_files_do_not_tell_is_not_compared():
     record(dataset_digest="", preprocessing="").check(record())
     record().check(record(dataset_digest="", preprocessing=""))
+    with pytest.raises(MismatchError, match="architecture is"):
+        record(architecture="").check(record())
 
 
 def test_training_counts_when_a_store_is_continued():
@@ -70,7 +72,8 @@ def test_json_gives_the_record_back():
 @pytest.mark.parametrize(("name", "value"), [
     ("architecture", 3), ("dataset", None), ("epochs", 0), ("epochs", True), ("epochs", 10**400), ("in_channels", "1"),
     ("image_size", [8]), ("image_size", [8, 8.5]), ("training", []), ("parameters", []), ("parameters", [["a"]]),
-    ("parameters", [["a", [0]]]), ("parameters", [["a", [2**39, 2**39]]]), ("parameters", [[1, [2]]]), ("parameters", {}),
+    ("parameters", [["a", [0]]]), ("parameters", [["a", [2**39, 2**39]]]), ("parameters", [[1, [2]]]),
+    ("parameters", {}),
 ])  # fmt: skip
 def test_damaged_records(name, value):
     damaged = {**json.loads(json.dumps(record().to_json())), name: value}

@@ -209,40 +209,50 @@ def test_damaged_fractions_are_noticed(store, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from pathlib import Path
 from pydistill.trajectories import TrajectoryStore
 from tests.trajectories.samples import record, walk
-real, left = os.replace, int(sys.argv[2])
-def replace(source, target):
-    global left
-    left -= 1
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-os.replace = replace
-store = TrajectoryStore.create(sys.argv[1], record())
-store.add(int(sys.argv[3]), walk(seed=7))
+rename = os.replace
+for folder, before, number in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3]):
+    child = os.fork()
+    if child:
+        status = os.waitpid(child, 0)[1]
+        print(os.WTERMSIG(status))
+        continue
+    left = int(before)
+    def killing(source, target):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
+    os.replace = killing
+    TrajectoryStore.create(folder, record()).add(int(number), walk(seed=7))
+    os._exit(0)
 """
 
 
-@pytest.mark.parametrize(("replacements", "number"), [(1, 3), (2, 3), (2, 1)], ids=["file", "index", "replacing"])
-def test_a_killed_run_leaves_whole_experts_and_continues_after_them(store, replacements, number):
-    # Killed just before a rename: of the expert's file, of the index, and of the file that replaces another.
-    command = [sys.executable, "-c", KILLED, str(store.path), str(replacements), str(number)]
+def test_a_killed_run_leaves_whole_experts_and_continues_after_them(store, tmp_path):
+    # Killed just before a rename: of the new expert's file, of the index, and of a file that replaces another.
+    cases = [(tmp_path / "file", 1, 3), (tmp_path / "index", 2, 3), (tmp_path / "replacing", 2, 1)]
+    for folder, _, _ in cases:
+        shutil.copytree(store.path, folder)
+    command = [sys.executable, "-c", KILLED, *(str(word) for case in cases for word in case)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    assert subprocess.run(command, cwd=ROOT, env=environment).returncode == -signal.SIGKILL
-    opened = TrajectoryStore.open(store.path)
-    whole = tuple(kept for kept in (0, 1, 2) if kept != number)
-    assert opened.experts == whole
-    assert opened.verify() == {}
-    assert list(store.path.glob(".*.tmp"))
-    continued = TrajectoryStore.create(store.path, record())
-    assert not list(store.path.glob(".*.tmp"))
-    continued.add(number, walk(seed=7))
-    reopened = TrajectoryStore.open(store.path)
-    assert reopened.experts == tuple(sorted({*whole, number}))
-    assert reopened.verify() == {}
-    assert torch.equal(reopened[reopened.experts.index(number)].point(2), walk(seed=7)[2])
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [str(int(signal.SIGKILL))] * 3
+    for folder, _, number in cases:
+        opened = TrajectoryStore.open(folder)
+        whole = tuple(kept for kept in (0, 1, 2) if kept != number)
+        assert opened.experts == whole
+        assert opened.verify() == {}
+        assert list(folder.glob(".*.tmp"))
+        continued = TrajectoryStore.create(folder, record())
+        assert not list(folder.glob(".*.tmp"))
+        continued.add(number, walk(seed=7))
+        reopened = TrajectoryStore.open(folder)
+        assert reopened.experts == tuple(sorted({*whole, number}))
+        assert reopened.verify() == {}
+        assert torch.equal(reopened[reopened.experts.index(number)].point(2), walk(seed=7)[2])
 
 
 @pytest.mark.parametrize("room", [600, 2000], ids=["in the file", "in the index"])
