@@ -56,7 +56,7 @@ class FolderLayout:
         """Where a file (or, with "/" at its end, a directory) belongs; None for what is not part of the
         layout."""
         parts = name.rstrip("/").split("/")
-        if ".." in parts or "" in parts:  # climbs, or starts at the root
+        if not {"", ".", ".."}.isdisjoint(parts):  # climbs, or starts at the root
             return None
         for depth in (0, 1):
             if len(parts) > depth + 1 and parts[depth] in ("train", *self.test):

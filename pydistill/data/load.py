@@ -8,15 +8,14 @@ from pydistill.data.cache import cache_folder
 from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.digits import read_digits
 from pydistill.data.folders import FolderLayout, read_folder
-from pydistill.data.idx import idx_folder, read_fashion_mnist
 from pydistill.data.imagenet import SUBSETS
 from pydistill.data.npz import read_npz
 from pydistill.data.raw import RawData
 from pydistill.data.settings import DataSettings
-from pydistill.data.vision import LAYOUTS, read_vision, torchvision_datasets
+from pydistill.data.vision import LAYOUTS, read_vision
 from pydistill.errors import InputError
 
-NAMES = ("digits", *LAYOUTS, "fashion-mnist", "tiny-imagenet", *SUBSETS, "folder", "tensors")
+NAMES = ("digits", *LAYOUTS, "tiny-imagenet", *SUBSETS, "folder", "tensors")
 """The values of DataSettings.name."""
 
 
@@ -62,12 +61,7 @@ def read(settings: DataSettings, cache: Path) -> RawData:
         return read_digits()
     if name == "tensors":
         return read_npz(_given(path, name))
-    root = path or cache / "torchvision"
-    return (
-        _fashion_mnist(root, settings.download)
-        if name == "fashion-mnist"
-        else read_vision(name, root, download=settings.download)
-    )
+    return read_vision(name, path or cache / "torchvision", download=settings.download)
 
 
 def _given(path: Path | None, name: str) -> Path:
@@ -80,16 +74,3 @@ def _given(path: Path | None, name: str) -> Path:
 def _is_image_folder(path: Path) -> bool:
     """Whether a data set that also comes in torchvision's layout is given as image files."""
     return path.is_file() or (path / "train").is_dir()
-
-
-def _fashion_mnist(root: Path, download: bool) -> RawData:
-    folder = idx_folder(root)
-    if folder is None and download:
-        torchvision_datasets("fashion-mnist").FashionMNIST(str(root), download=True)
-        folder = idx_folder(root)
-    if folder is None:
-        raise InputError(
-            f"fashion-mnist is not in {root}: give data.path, the folder with train-images-idx3-ubyte (or .gz) and its"
-            " three companions, or allow data.download=true"
-        )
-    return read_fashion_mnist(folder)

@@ -106,6 +106,7 @@ def test_sizes_that_differ_need_an_image_size(tmp_path: Path) -> None:
         "/train/cat/x.png",
         "train/../../cat/x.png",
         "a/b/c/train/cat/x.png",
+        "train/./x.png",
         "..\\train\\cat\\x.png",
     ],
 )

@@ -6,6 +6,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -126,10 +127,23 @@ def test_damaged_cifar_is_refused_before_it_is_unpickled(tmp_path: Path, monkeyp
 
     (tmp_path / "root" / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps(Hostile()))
     with pytest.raises(
-        FormatError, match=r"cifar10 in .*root is incomplete or damaged; remove it and give data.download"
+        FormatError, match=r"cifar10 in .*root is incomplete or damaged .*; remove it and give data.download"
     ):
         read(tmp_path, "cifar10", tmp_path / "root")
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "fashion-mnist"])
+def test_a_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pytest.importorskip("torchvision.datasets")
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    message = rf"^{name} could not be downloaded to {tmp_path}/cache/torchvision \(.*\); fetch it by other means"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, name, None, download=True)
 
 
 def test_svhn_in_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,9 +202,7 @@ def test_fashion_mnist_agrees_with_torchvision(tmp_path: Path) -> None:
 
 
 def test_damaged_fashion_mnist(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"fashion-mnist is not in .*: give data.path, the folder with train-images-idx3"
-    ):
+    with pytest.raises(InputError, match=r"fashion-mnist is not in .* .FashionMNIST missing.: give data.path"):
         read(tmp_path, "fashion-mnist", tmp_path)
     write_fashion(tmp_path / "f", zipped=True)
     path = tmp_path / "f" / "t10k-images-idx3-ubyte.gz"
