@@ -119,10 +119,13 @@ def decide_cuda(torch_cuda: str | None) -> CudaDecision:
             + (f" ({others})" if others else " in CUDA_HOME, on the PATH or in site-packages"),
         )
     if wanted == "1":
-        raise BuildError(
-            f"PYDISTILL_CUDA=1, but {decision.reason}. Set CUDA_HOME to a toolkit of that version, or "
-            "pip install nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt at torch's CUDA version (docs/building.md)"
+        remedy = (
+            "Install a torch with CUDA (docs/building.md)"
+            if torch_cuda is None
+            else "Set CUDA_HOME to a toolkit of that major version, or pip install nvidia-cuda-nvcc nvidia-nvvm "
+            f"nvidia-cuda-crt at version {torch_cuda} (docs/building.md)"
         )
+        raise BuildError(f"PYDISTILL_CUDA=1, but {decision.reason}. {remedy}")
     return decision
 
 

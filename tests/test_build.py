@@ -119,12 +119,14 @@ def test_0_is_never(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path
     assert build.decide_cuda("13.2").nvcc is None
 
 
-@pytest.mark.parametrize("torch_cuda", ["13.2", None])
+@pytest.mark.parametrize(
+    ("torch_cuda", "remedy"), [("13.2", "pip install nvidia-cuda-nvcc .* 13.2"), (None, "Install a torch with CUDA")]
+)
 def test_1_without_a_compiler_is_an_error(
-    build: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_cuda: str | None
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_cuda: str | None, remedy: str
 ) -> None:
     monkeypatch.setenv("PYDISTILL_CUDA", "1")
-    with pytest.raises(build.BuildError, match=r"PYDISTILL_CUDA=1, but .*pip install nvidia-cuda-nvcc"):
+    with pytest.raises(build.BuildError, match=f"PYDISTILL_CUDA=1, but .*{remedy}"):
         build.decide_cuda(torch_cuda)
 
 
