@@ -32,18 +32,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, target)
+        try:
+            yield temporary
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         if isinstance(error, PydistillError):
             raise
-        raise WriteError(
-            f"cannot write {target}: {error.strerror or error}; what was there before is unchanged"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        told = error.strerror or str(error)
+        raise WriteError(f"cannot write {target}: {told}; what was there before is unchanged") from error
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

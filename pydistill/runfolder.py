@@ -51,6 +51,7 @@ class RunFolder:
             MismatchError: the run in the folder began with other settings.
         """
         known = self.path / "config.json"
+        config = json.loads(json.dumps(config))  # tuples become lists, as they are in the file
         begun = known.exists()
         if begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")

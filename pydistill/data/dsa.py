@@ -264,8 +264,8 @@ def _resample(images: Tensor, matrix: Tensor) -> Tensor:
     """Bilinear sampling at matrix·(x, y, 1) of the normalised coordinates; `matrix` [B or 1, 6] row by
     row."""
     matrix = matrix.view(-1, 2, 3).expand(images.shape[0], 2, 3)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    grid = functional.affine_grid(matrix, list(images.shape), align_corners=True)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -1,0 +1,55 @@
+"""Runs small enough for tests: blobs, a narrow ConvNet, experts of a few epochs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pydistill.data import Dataset
+from pydistill.distill import DistillSettings
+from pydistill.evaluate import EvaluationSettings
+from pydistill.experts import ExpertSettings, train_experts
+from pydistill.nn import ModelSettings
+from pydistill.recipe import Recipe
+from pydistill.training import TrainingSettings
+from pydistill.trajectories import TrajectoryStore
+from tests.blobs import blobs
+
+MODEL = ModelSettings("convnet", width=4, depth=2)
+EXPERT = ExpertSettings(count=3, training=TrainingSettings(epochs=6, batch_size=16, lr=0.1))
+EVALUATION = EvaluationSettings(repeats=2, training=TrainingSettings(epochs=5, batch_size=16, momentum=0.9))
+
+
+def recipe(**distill: Any) -> Recipe:
+    """Two student steps' worth of distillation unless told otherwise."""
+    settings = {
+        "iterations": 8,
+        "steps": 3,
+        "expert_epochs": 2,
+        "max_start": 3,
+        "lr_image": 1.0,
+        "lr_lr": 1e-4,
+        "lr_init": 0.1,
+        "checkpoint_every": 3,
+    } | distill
+    return Recipe(model=MODEL, expert=EXPERT, distill=DistillSettings(**settings), evaluation=EVALUATION)
+
+
+def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings = MODEL) -> TrajectoryStore:
+    """The experts of `recipe()`, trained into `folder`."""
+    return train_experts(dataset or blobs(), model, EXPERT, folder)
+
+
+def in_double(dataset: Dataset) -> Dataset:
+    """The data set in fp64."""
+    return replace(
+        dataset, train_images=dataset.train_images.double(), test_images=dataset.test_images.double()
+    )
+
+
+def changed(found: torch.Tensor, before: torch.Tensor) -> bool:
+    """Whether the two differ anywhere."""
+    return not torch.equal(found, before)

@@ -1,0 +1,230 @@
+"""The outer loop: methods as combinations, guard, labels, image average, the same course with every backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pydistill.data import DsaSettings
+from pydistill.distill import Distiller, DistillSettings
+from pydistill.errors import DivergedError, InputError, MismatchError
+from pydistill.methods import METHODS
+from pydistill.nn import build, unflatten
+from pydistill.synthetic import ImageAverage, teacher_probabilities
+from pydistill.trajectories import TrajectoryStore
+from tests.blobs import blobs
+from tests.small_runs import MODEL, changed, experts, in_double, recipe
+
+DATA = blobs()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return experts(tmp_path_factory.mktemp("experts"))
+
+
+@pytest.fixture(scope="module")
+def convexified(store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return store.write_convexified(tmp_path_factory.mktemp("convexified"), waypoints=3)
+
+
+def distiller(store: TrajectoryStore, dataset: Any = DATA, teachers: Any = (), **settings: Any) -> Distiller:
+    student = build(MODEL, 1, 4, 8, seed=0)
+    return Distiller(recipe(**settings).distill, dataset, store, student, teachers=teachers)
+
+
+def test_methods_are_the_published_combinations() -> None:
+    att, mct, mtt, tesla = (METHODS[name] for name in ("att", "mct", "mtt", "tesla"))
+    assert (mtt.trajectories, mtt.selection, mtt.gradient, mtt.ema) == ("recorded", "last", "exact", False)
+    assert (att.selection, att.ema) == ("nearest", True)
+    assert (mct.trajectories, mct.continuous, mct.selection) == ("convexified", True, "last")
+    assert (tesla.gradient, tesla.selection) == ("truncated", "last")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_each_method_lowers_its_loss(
+    method: str, store: TrajectoryStore, convexified: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one fixed segment and all images in each step, ten updates lower the loss."""
+    found = distiller(
+        convexified if METHODS[method].trajectories == "convexified" else store, method=method, lr_image=20.0
+    )
+    monkeypatch.setattr(found.order, "next", lambda generator: 0)
+    monkeypatch.setattr(found.sampler, "draw", lambda *arguments: (1.0, 3.0))
+    losses = [found.iterate().loss for _ in range(10)]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_a_method_s_choices_can_be_replaced() -> None:
+    settings = DistillSettings(method="mtt", selection="nearest", gradient="truncated", labels="learned")
+    method = settings.resolved_method()
+    assert (method.trajectories, method.selection, method.gradient) == ("recorded", "nearest", "truncated")
+    assert method.labels == "learned"
+
+
+def test_mct_starts_at_real_epochs(convexified: TrajectoryStore) -> None:
+    found = distiller(convexified, method="mct")
+    starts = [found.iterate().start for _ in range(6)]
+    assert all(0 <= start < 3 for start in starts)
+    assert any(start != int(start) for start in starts)
+
+
+def test_growing_range_begins_narrow(convexified: TrajectoryStore) -> None:
+    found = distiller(convexified, method="mct", growing=True, grow_from=0.25, grow_iterations=1000)
+    assert all(found.iterate().start < 0.3 for _ in range(6))
+
+
+@pytest.mark.parametrize("dsa", [None, DsaSettings(strategy="crop_cutout_flip_scale_rotate")])
+def test_backends_take_the_same_course(dsa: DsaSettings | None, store: TrajectoryStore) -> None:
+    """Ten outer iterations in fp64: every loss, every step and the final pixels agree."""
+    courses = {}
+    for backend in ("torch", "autograd"):
+        found = distiller(store, in_double(DATA), backend=backend, dsa=dsa, ipc=2, batch_size=5)
+        reports = [found.iterate() for _ in range(10)]
+        courses[backend] = ([(each.loss, each.step, each.lr) for each in reports], found.images)
+    for one, other in zip(courses["torch"][0], courses["autograd"][0], strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+    torch.testing.assert_close(courses["torch"][1], courses["autograd"][1], rtol=1e-9, atol=1e-9)
+
+
+def test_the_update_is_sgd_with_momentum(store: TrajectoryStore) -> None:
+    found = distiller(store, method="mtt", momentum=0.5, lr_image=2.0)
+    before = found.images
+    gradients = [torch.full_like(before, value) for value in (1.0, 3.0)]
+    for gradient in gradients:
+        zero = torch.zeros(())
+        assert found._update(found.synthetic.learned(), {"images": gradient, "lr": zero}) is None
+    torch.testing.assert_close(found.images, before - 2.0 * 1.0 - 2.0 * (0.5 * 1.0 + 3.0))
+
+
+def test_teacher_labels_are_the_experts_mean_probabilities(store: TrajectoryStore) -> None:
+    teachers = []
+    for trajectory in store:
+        teachers.append(build(MODEL, 1, 4, 8, seed=0))
+        unflatten(teachers[-1], trajectory.point(trajectory.end))
+    found = distiller(store, teachers=teachers, labels="teacher", method="tesla")
+    with torch.no_grad():
+        expected = sum(teacher(found.initial_images).softmax(1) for teacher in teachers) / len(teachers)
+    torch.testing.assert_close(found.synthetic.training_labels, expected)
+    found.iterate()
+    torch.testing.assert_close(found.synthetic.training_labels, expected)
+
+
+def test_learned_labels_begin_at_the_teachers_and_move(store: TrajectoryStore) -> None:
+    teacher = build(MODEL, 1, 4, 8, seed=0)
+    found = distiller(store, teachers=[teacher], labels="learned", method="tesla", lr_label=10.0)
+    before = teacher_probabilities([teacher], found.initial_images)
+    torch.testing.assert_close(found.synthetic.training_labels, before)
+    found.iterate()
+    assert changed(found.synthetic.training_labels, before)
+    torch.testing.assert_close(found.synthetic.training_labels.sum(1), torch.ones(4))
+
+
+def test_soft_labels_need_a_teacher(store: TrajectoryStore) -> None:
+    with pytest.raises(InputError, match="soft labels need at least one expert as a teacher"):
+        distiller(store, labels="teacher")
+
+
+def test_image_average() -> None:
+    average = ImageAverage(torch.zeros(1), 0.5)
+    expected = 0.0
+    for number, value in enumerate((1.0, 4.0, -2.0), start=1):
+        average.update(torch.tensor([value]))
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * value
+    assert float(average.average) == pytest.approx(expected)
+
+
+def test_att_evaluates_the_average_and_mtt_the_pixels(store: TrajectoryStore) -> None:
+    att, mtt = distiller(store, method="att", lr_image=20.0), distiller(store, method="mtt", lr_image=20.0)
+    for found in (att, mtt):
+        for _ in range(3):
+            found.iterate()
+    assert att.average is not None
+    assert torch.equal(att.images, att.average.average)
+    assert changed(att.images, att.synthetic.images.detach())
+    assert torch.equal(mtt.images, mtt.synthetic.images.detach())
+
+
+def test_noise_and_real_initialisation(store: TrajectoryStore) -> None:
+    real, noise = distiller(store), distiller(store, initialisation="noise")
+    rows = {tuple(image.flatten().tolist()) for image in DATA.train_images}
+    assert all(tuple(image.flatten().tolist()) in rows for image in real.images)
+    assert all(tuple(image.flatten().tolist()) not in rows for image in noise.images)
+
+
+class TestGuard:
+    """Rejected updates leave the state as it was."""
+
+    def state(self, found: Distiller) -> list[torch.Tensor]:
+        leaves = [leaf.detach().clone() for leaf in found.synthetic.learned().values()]
+        return leaves + [velocity.clone() for velocity in found.velocities.values()]
+
+    def test_learning_rate_at_or_below_zero(self, store: TrajectoryStore, caplog: pytest.LogCaptureFixture) -> None:
+        found = distiller(store, lr_lr=1e6, method="mtt")
+        reports = []
+        while not reports or reports[-1].rejected is None:
+            before = self.state(found)
+            reports.append(found.iterate())
+        assert "the student's learning rate would become" in str(reports[-1].rejected)
+        assert all(torch.equal(a, b) for a, b in zip(before, self.state(found), strict=True))
+        assert "the update was not applied (1 of at most 10); lower lr_lr" in caplog.text
+
+    def test_loss_that_is_not_finite(self, store: TrajectoryStore) -> None:
+        found = distiller(store, lr_init=1e30, method="mtt")
+        before = self.state(found)
+        report = found.iterate()
+        assert report.rejected == "the matching loss is not finite"
+        assert report.as_record()["loss"] is None
+        assert all(torch.equal(a, b) for a, b in zip(before, self.state(found), strict=True))
+
+    def test_a_bounded_number_of_times(self, store: TrajectoryStore) -> None:
+        found = distiller(store, lr_init=1e30, method="mtt", max_rejections=2)
+        found.iterate()
+        found.iterate()
+        with pytest.raises(DivergedError, match=r"3 updates had to be rejected, .* lower lr_image \(or lr_init\)"):
+            found.iterate()
+
+    def test_gradient_that_is_not_finite(self, store: TrajectoryStore) -> None:
+        found = distiller(store)
+        gradients = {name: torch.full_like(leaf, torch.nan) for name, leaf in found.synthetic.learned().items()}
+        assert found._update(found.synthetic.learned(), gradients) == "the gradient of the images is not finite"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "magic"}, "method must be one of mtt, att, mct, tesla, not 'magic'"),
+        ({"ipc": 0}, "ipc must be at least 1, not 0"),
+        ({"ipc": 13}, "13.*12"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"iterations": 0}, "iterations must be at least 1, not 0"),
+        ({"lr_init": 0.0}, "lr_init must be a finite number above 0, not 0.0"),
+        ({"lr_image": float("nan")}, "lr_image must be a finite number of at least 0, not nan"),
+        ({"expert_epochs": -1}, "expert_epochs must be a finite number above 0, not -1"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), not 1.0"),
+        ({"ema": 1.0}, r"ema must lie in \[0, 1\), not 1.0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"evaluate_every": -1}, "evaluate_every must be at least 0, not -1"),
+        ({"continuous": True}, "continuous starts need trajectories = convexified"),
+        ({"max_start": 6}, "max_start = 6 and length M = 2 reach up to epoch 7, but the expert trajectories end at epoch 6"),
+        ({"expert_epochs": 1.5}, "must be a whole number of epochs"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], message: str, store: TrajectoryStore) -> None:
+    with pytest.raises(InputError, match=message):
+        distiller(store, **settings)
+
+
+def test_kind_of_store_must_fit_the_method(store: TrajectoryStore) -> None:
+    with pytest.raises(MismatchError, match="method mct uses convexified trajectories and the store holds recorded ones"):
+        distiller(store, method="mct")
+
+
+def test_student_of_another_size(store: TrajectoryStore) -> None:
+    student = build(MODEL, 1, 5, 8, seed=0)
+    with pytest.raises(MismatchError, match=r"the student has \d+ parameters and the experts .* have \d+"):
+        Distiller(recipe().distill, DATA, store, student)

@@ -1,0 +1,265 @@
+"""Runs: what is in the folder, resuming bit for bit, and what happens when things go wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pydistill import run as run_module
+from pydistill.artefact import Artefact
+from pydistill.distill import Distiller, IterationReport
+from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.files import WriteError
+from pydistill.nn import ModelSettings
+from pydistill.run import OutOfMemoryError, Silent, run_distillation
+from pydistill.runfolder import RunFolder
+from pydistill.trajectories import TrajectoryStore
+from tests.blobs import blobs
+from tests.small_runs import experts, recipe
+
+DATA = blobs()
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return experts(tmp_path_factory.mktemp("experts"))
+
+
+class StopAt(Silent):
+    """Breaks off after an iteration, as a fault would."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_iteration(self, report: IterationReport) -> None:
+        if report.iteration == self.iteration:
+            raise RuntimeError("broken off")
+
+
+def plain(folder: Path) -> list[dict[str, Any]]:
+    """The metrics without what the clock decides."""
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in RunFolder(folder).metrics()]
+
+
+def assert_same_outcome(one: Path, other: Path) -> None:
+    for name in ("distilled.safetensors", "best.safetensors"):
+        first, second = Artefact.load(one / name), Artefact.load(other / name)
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.labels, second.labels)
+        assert first.lr == second.lr
+    assert plain(one) == plain(other)
+
+
+@pytest.mark.parametrize("changes", [{}, {"method": "mct"}, {"labels": "learned"}], ids=["att", "mct", "learned"])
+def test_a_broken_off_run_continues_as_if_it_had_not_been(
+    changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path
+) -> None:
+    work = recipe(evaluate_every=4, **changes)
+    run_distillation(work, DATA, store, tmp_path / "whole")
+    for iteration in (2, 5, 7):
+        with pytest.raises(RuntimeError, match="broken off"):
+            run_distillation(work, DATA, store, tmp_path / "parts", resume=True, observer=StopAt(iteration))
+    run_distillation(work, DATA, store, tmp_path / "parts", resume=True)
+    assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_more_iterations_can_be_added(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "whole")
+    run_distillation(recipe(iterations=5), DATA, store, tmp_path / "parts")
+    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "parts", resume=True)
+    whole, parts = (Artefact.load(tmp_path / name) for name in ("whole", "parts"))
+    assert torch.equal(whole.images, parts.images)
+
+
+SCRIPT = """
+import sys
+from pydistill.run import run_distillation, Silent
+from pydistill.trajectories import TrajectoryStore
+from tests.blobs import blobs
+from tests.small_runs import recipe
+
+class Tell(Silent):
+    def on_iteration(self, report):
+        print(report.iteration, flush=True)
+
+store = TrajectoryStore.open(sys.argv[1])
+run_distillation(recipe(iterations=4000, checkpoint_every=7), blobs(), store, sys.argv[2], resume=True, observer=Tell())
+"""
+
+
+def start(store: TrajectoryStore, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(store.path), str(out)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], iteration: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= iteration:
+            return
+    raise AssertionError(f"the run ended early: {process.stderr.read() if process.stderr else ''}")
+
+
+def test_a_killed_run_leaves_a_whole_checkpoint(store: TrajectoryStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(store, out)
+    wait_for(process, 15)
+    process.kill()
+    process.communicate()
+    state, _ = RunFolder(out).load_checkpoint()
+    reached = state["distiller"]["iteration"]
+    assert reached >= 14
+    assert reached % 7 == 0
+    undisturbed = Distiller(
+        recipe(iterations=4000).distill, DATA, store, run_module.build(recipe().model, 1, 4, (8, 8), seed=0)
+    )
+    for _ in range(reached):
+        undisturbed.iterate()
+    assert torch.equal(RunFolder(out).load_checkpoint()[1]["images"], undisturbed.synthetic.images.detach())
+
+
+def test_ctrl_c_saves_and_tells_how_to_continue(store: TrajectoryStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(store, out)
+    wait_for(process, 10)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "of 4000; continue with --resume" in told
+    stopped = RunFolder(out).load_checkpoint()[0]["distiller"]["iteration"]
+    assert stopped == RunFolder(out).metrics()[-1]["iteration"] >= 10
+
+
+def test_metrics_hold_every_iteration_once(store: TrajectoryStore, tmp_path: Path) -> None:
+    result = run_distillation(recipe(evaluate_every=4), DATA, store, tmp_path)
+    lines = result.folder.metrics()
+    assert [line["iteration"] for line in lines if line["event"] == "iteration"] == list(range(1, 9))
+    assert [line["iteration"] for line in lines if line["event"] == "evaluation"] == [4, 8]
+    means = [line["mean"] for line in lines if line["event"] == "evaluation"]
+    assert result.accuracy_best.mean == max(means)
+    assert result.accuracy_final.mean == means[-1]
+    assert json.loads((tmp_path / "config.json").read_text())["distill"]["steps"] == 3
+
+
+def test_a_folder_in_use_is_not_overwritten(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=1), DATA, store, tmp_path)
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume or choose another folder"):
+        run_distillation(recipe(iterations=1), DATA, store, tmp_path)
+
+
+def test_resuming_with_other_settings_names_both_sides(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=1), DATA, store, tmp_path)
+    with pytest.raises(MismatchError, match=r"began with distill\.steps = 3, not 4"):
+        run_distillation(recipe(iterations=1, steps=4), DATA, store, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
+def test_a_damaged_checkpoint(content: bytes | None, store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=3), DATA, store, tmp_path)
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(FormatError, match=r"checkpoint .* is damaged .* remove it to begin the run anew"):
+        run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = recipe(iterations=9)
+    flush, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if "checkpoint" in name:
+            calls.append(name)
+            if len(calls) > 1:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"cannot write .*checkpoint.*: No space left on device; what was there before"):
+        run_distillation(work, DATA, store, tmp_path / "run")
+    assert RunFolder(tmp_path / "run").load_checkpoint()[0]["distiller"]["iteration"] == 3
+    assert not list((tmp_path / "run").glob(".*"))
+    monkeypatch.undo()
+    run_distillation(work, DATA, store, tmp_path / "run", resume=True)
+    run_distillation(work, DATA, store, tmp_path / "whole")
+    assert_same_outcome(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match="cannot write"):
+        run_distillation(recipe(), DATA, store, tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "message"),
+    [
+        (ModelSettings("convnet", width=5, depth=2), DATA, r"architecture is convnet\(width=4.*width=5"),
+        (None, blobs(seed=1), "digest"),
+        (None, blobs(size=12), "image size is 8×8 for the experts and 12×12 for this run"),
+        (None, replace(DATA, name="spots"), "dataset is blobs for the experts and spots for this run"),
+    ],
+    ids=["architecture", "digest", "image size", "name"],
+)
+def test_experts_that_do_not_fit(
+    model: ModelSettings | None, dataset: Any, message: str, store: TrajectoryStore, tmp_path: Path
+) -> None:
+    work = recipe() if model is None else replace(recipe(), model=model)
+    with pytest.raises(MismatchError, match=message):
+        run_distillation(work, dataset, store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_experts_of_another_preprocessing(store: TrajectoryStore, tmp_path: Path) -> None:
+    from pydistill.data import Normalise
+
+    other = Normalise(mean=torch.tensor([0.1]), std=torch.tensor([0.7]))
+    with pytest.raises(MismatchError, match="preprocessing is .* for the experts and .* for this run"):
+        run_distillation(recipe(), replace(DATA, preprocessing=other), store, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("backend", "remedy"),
+    [("autograd", "distill.backend = torch needs the memory of one step"), ("torch", "smaller distill.batch_size")],
+)
+def test_out_of_memory_names_what_lowers_it(
+    backend: str, remedy: str, store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_much(self: Distiller) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000000 bytes.")
+
+    monkeypatch.setattr(Distiller, "iterate", too_much)
+    with pytest.raises(OutOfMemoryError, match=rf"out of memory .*8000000000000 bytes.*{remedy}"):
+        run_distillation(recipe(backend=backend), DATA, store, tmp_path)
+
+
+def test_atomic_files_are_whole_or_absent(tmp_path: Path) -> None:
+    from pydistill.files import atomic_path
+
+    target = tmp_path / "file"
+    target.write_text("before")
+
+    def write_and_fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
+    assert target.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert time.time() - target.stat().st_mtime < 60
