@@ -57,9 +57,11 @@ def resample(image: Tensor, matrix: tuple[float, float, float, float]) -> Tensor
     _, height, width = image.shape
 
     def value(c: int, i: int, j: int) -> float:
-        x, y = (2 * j + 1) / width - 1, (2 * i + 1) / height - 1
-        column = ((matrix[0] * x + matrix[1] * y + 1) * width - 1) / 2
-        row = ((matrix[2] * x + matrix[3] * y + 1) * height - 1) / 2
+        # aligned corners: −1 and 1 are the centres of the outermost pixels, and a single pixel lies at 0
+        x = 2 * j / (width - 1) - 1 if width > 1 else 0.0
+        y = 2 * i / (height - 1) - 1 if height > 1 else 0.0
+        column = (matrix[0] * x + matrix[1] * y + 1) * (width - 1) / 2
+        row = (matrix[2] * x + matrix[3] * y + 1) * (height - 1) / 2
         top, left = math.floor(row), math.floor(column)
         return sum(
             (1 - abs(row - k)) * (1 - abs(column - m)) * pixel(image, c, k, m)
