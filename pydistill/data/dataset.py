@@ -11,13 +11,10 @@ import torch
 from torch import Tensor
 
 from pydistill.data.cache import cached_zca
-from pydistill.data.preprocessing import Normalise, Preprocessing
+from pydistill.data.preprocessing import Normalise, Preprocessing, chunks_of
 from pydistill.data.raw import RawData, raw_from
 from pydistill.data.zca import Zca
 from pydistill.errors import InputError
-
-CHUNK = 1024
-"""Images preprocessed at a time: the intermediate results then stay small beside the result."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +161,9 @@ def prepare(raw: RawData, *, zca: bool = False, cache: Path | None = None) -> Da
 
 def _apply(preprocessing: Preprocessing, images: Tensor) -> Tensor:
     result = torch.empty(images.shape, dtype=torch.float32)
-    for first in range(0, len(images), CHUNK):
-        chunk = images[first : first + CHUNK]
-        unit = chunk.float().div_(255) if chunk.dtype == torch.uint8 else chunk
-        result[first : first + CHUNK] = preprocessing.apply(unit)
+    for target, chunk in zip(chunks_of(result), chunks_of(images), strict=True):
+        target.copy_(chunk)
+        if images.dtype == torch.uint8:
+            target.div_(255)
+        preprocessing.apply_(target)
     return result

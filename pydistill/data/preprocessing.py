@@ -43,6 +43,10 @@ class Preprocessing(abc.ABC):
         """Images in [0, 1], [n, C, H, W] floating point, to what a network sees, same shape, dtype and
         device; differentiable."""
 
+    def apply_(self, images: Tensor) -> None:
+        """`apply` in place, for images that need no gradient; the same bits."""
+        images.copy_(self.apply(images))
+
     @abc.abstractmethod
     def invert(self, images: Tensor) -> Tensor:
         """The inverse of `apply`: images of range [0, 1], not clamped (distilled images leave the range);
@@ -184,6 +188,10 @@ class Normalise(Preprocessing):
         mean, std = self._constants(images)
         return (images - mean) / std
 
+    def apply_(self, images: Tensor) -> None:
+        mean, std = self._constants(images)
+        images.sub_(mean).div_(std)
+
     def invert(self, images: Tensor) -> Tensor:
         mean, std = self._constants(images)
         return images * std + mean
@@ -205,8 +213,9 @@ class Normalise(Preprocessing):
         return self.mean.to(images)[:, None, None], self.std.to(images)[:, None, None]
 
 
-def chunks_of(images: Tensor, size: int = 4096) -> Iterator[Tensor]:
-    """`size` images at a time, so that what is computed of them stays small beside them."""
+def chunks_of(images: Tensor, elements: int = 2**24) -> Iterator[Tensor]:
+    """Views of so many images that each has about `elements` elements, so that what is made of them stays small."""
+    size = max(1, elements // images[:1].numel())
     for first in range(0, len(images), size):
         yield images[first : first + size]
 

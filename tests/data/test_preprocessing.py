@@ -123,8 +123,12 @@ def test_fingerprints_tell_kinds_data_and_strengths_apart() -> None:
 
 
 @pytest.mark.parametrize("make", [Normalise.fit, Zca.fit])
-def test_apply_and_invert_are_differentiable(make) -> None:  # type: ignore[no-untyped-def]
+def test_apply_and_invert_are_differentiable_and_in_place_is_the_same(make) -> None:  # type: ignore[no-untyped-def]
     fitted = make(unit_images(20, 2, 3, 3))
+    in_place = unit_images(2, 2, 3, 3)
+    expected = fitted.apply(in_place)
+    fitted.apply_(in_place)
+    assert torch.equal(in_place, expected)
     images = unit_images(2, 2, 3, 3, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(fitted.apply, (images,))
     assert torch.autograd.gradcheck(fitted.invert, (images,))
