@@ -54,7 +54,8 @@ class Artefact:
         stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
         stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
         stored["initial_images"] = self.initial_images
-        stored = {name: value.detach().cpu().contiguous() for name, value in stored.items()}
+        # safetensors refuses tensors that share memory, as hard labels and classes may
+        stored = {name: value.detach().cpu().contiguous().clone() for name, value in stored.items()}
         with atomic_path(path) as temporary:
             save_file(stored, temporary, metadata={"pydistill.artefact": json.dumps(header)})
 

@@ -14,7 +14,7 @@ from pydistill.evaluate import Evaluation
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
 from pydistill.progress import Bar
-from pydistill.recipe import Recipe, recipe_from_dict
+from pydistill.recipe import Recipe, recipe_from_dict, save_recipe
 from pydistill.run import RunResult, evaluation_record, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import save_curves, save_images
@@ -62,6 +62,7 @@ def distill_shown(
     )
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
         result = run_distillation(recipe, dataset, store, out, resume=resume, observer=BarObserver(bar))
+    save_recipe(recipe, out / "recipe.yaml")
     write_json(out / SUMMARY, run_summary(recipe, result))
     draw_run(result.folder)
     return result

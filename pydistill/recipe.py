@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
@@ -13,6 +14,7 @@ from pydistill.distill import DistillSettings
 from pydistill.errors import InputError, MissingDependencyError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings
+from pydistill.files import write_text
 from pydistill.nn import ModelSettings
 
 PRESETS = "presets"
@@ -63,6 +65,23 @@ def preset_path(name: str) -> Path:
     if name not in names:
         raise InputError(f"there is no preset {name!r}; there are {', '.join(names)}")
     return Path(str(resources.files("pydistill") / PRESETS / f"{name}.yaml"))
+
+
+def save_recipe(recipe: Recipe, path: str | Path) -> None:
+    """Write the resolved recipe as YAML; `load_recipe` (and `--config`) read it again.
+
+    Raises:
+        MissingDependencyError: PyYAML is not installed.
+        WriteError: the file cannot be written.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError(
+            "writing a recipe needs PyYAML; install it with: pip install 'pydistill[cli]'"
+        ) from error
+    plain = json.loads(json.dumps(recipe.as_dict()))  # YAML has lists, not tuples
+    write_text(path, yaml.safe_dump(plain, sort_keys=False))
 
 
 def recipe_parser() -> Any:

@@ -63,7 +63,7 @@ class RunFolder:
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the checkpoint by this state, atomically."""
         header = {"pydistill.checkpoint": json.dumps({"format": CHECKPOINT_FORMAT, **state})}
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         with atomic_path(self.checkpoint_path) as temporary:
             save_file(plain, temporary, metadata=header)
 

@@ -59,7 +59,8 @@ def save_images(artefact: Artefact, path: Path) -> None:
     figure, axes = pyplot.subplots(2, 1, figsize=(wide, 2 * (wide * height / width + 0.5)), constrained_layout=True)
     for axis, picture, title in zip(axes, pictures, ("before: real images", "after: distilled"), strict=True):
         gray = picture.shape[0] == 1
-        axis.imshow(picture[0] if gray else picture.permute(1, 2, 0), cmap="gray" if gray else None, vmin=0, vmax=1)
+        pixels = (picture[0] if gray else picture.permute(1, 2, 0)).cpu().numpy()
+        axis.imshow(pixels, cmap="gray" if gray else None, vmin=0, vmax=1)
         axis.set_title(title)
         axis.set_yticks([])
         axis.set_xticks([])

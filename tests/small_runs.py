@@ -45,9 +45,7 @@ def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings =
 
 def in_double(dataset: Dataset) -> Dataset:
     """The data set in fp64."""
-    return replace(
-        dataset, train_images=dataset.train_images.double(), test_images=dataset.test_images.double()
-    )
+    return replace(dataset, train_images=dataset.train_images.double(), test_images=dataset.test_images.double())
 
 
 def changed(found: torch.Tensor, before: torch.Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -210,7 +209,10 @@ class TestGuard:
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"evaluate_every": -1}, "evaluate_every must be at least 0, not -1"),
         ({"continuous": True}, "continuous starts need trajectories = convexified"),
-        ({"max_start": 6}, "max_start = 6 and length M = 2 reach up to epoch 7, but the expert trajectories end at epoch 6"),
+        (
+            {"max_start": 6},
+            "max_start = 6 and length M = 2 reach up to epoch 7, but the expert trajectories end at epoch 6",
+        ),
         ({"expert_epochs": 1.5}, "must be a whole number of epochs"),
     ],
 )
@@ -220,7 +222,9 @@ def test_bad_settings(settings: dict[str, Any], message: str, store: TrajectoryS
 
 
 def test_kind_of_store_must_fit_the_method(store: TrajectoryStore) -> None:
-    with pytest.raises(MismatchError, match="method mct uses convexified trajectories and the store holds recorded ones"):
+    with pytest.raises(
+        MismatchError, match="method mct uses convexified trajectories and the store holds recorded ones"
+    ):
         distiller(store, method="mct")
 
 

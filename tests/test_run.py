@@ -189,7 +189,9 @@ def test_a_full_disk_leaves_the_last_checkpoint(
         flush(descriptor)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteError, match=r"cannot write .*checkpoint.*: No space left on device; what was there before"):
+    with pytest.raises(
+        WriteError, match=r"cannot write .*checkpoint.*: No space left on device; what was there before"
+    ):
         run_distillation(work, DATA, store, tmp_path / "run")
     assert RunFolder(tmp_path / "run").load_checkpoint()[0]["distiller"]["iteration"] == 3
     assert not list((tmp_path / "run").glob(".*"))

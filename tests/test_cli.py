@@ -1,0 +1,203 @@
+"""The command line, in this process: the whole way on digits, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pydistill.artefact import Artefact
+from pydistill.cli import main
+from pydistill.trajectories import TrajectoryStore
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--model.width=4",
+    "--model.depth=1",
+    "--expert.count=2",
+    "--expert.training.epochs=4",
+    "--expert.training.dsa=null",
+    "--distill.iterations=4",
+    "--distill.steps=2",
+    "--distill.expert_epochs=2",
+    "--distill.max_start=2",
+    "--distill.checkpoint_every=2",
+    "--evaluation.repeats=2",
+    "--evaluation.training.epochs=3",
+]
+
+
+def run(*arguments: object) -> int:
+    return main([str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "experts"
+    assert run("experts", *SMALL, "--out", folder, "--quiet") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(experts: Path) -> Path:
+    out = experts.parent / "run"
+    assert run("distill", *SMALL, "--experts", experts, "--out", out, "--quiet") == 0
+    return out
+
+
+def test_experts_are_kept_by_a_second_run(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in experts.glob("expert*")}
+    assert run("experts", *SMALL, "--out", experts, "--quiet") == 0
+    assert "2 experts in" in capsys.readouterr().out
+    assert before == {path.name: path.stat().st_mtime_ns for path in experts.glob("expert*")}
+    assert len(before) == 2
+
+
+def test_convexify_and_mct(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("convexify", experts, "--out", tmp_path / "convex", "--waypoints", 3, "--quiet") == 0
+    assert "2 convexified experts" in capsys.readouterr().out
+    assert TrajectoryStore.open(tmp_path / "convex").kind == "convexified"
+    for name, given in (("from-convexified", tmp_path / "convex"), ("from-recorded", experts)):
+        changes = ["--distill.method=mct", "--distill.waypoints=3"]
+        assert run("distill", *SMALL, *changes, "--experts", given, "--out", tmp_path / name, "--quiet") == 0
+    sets = [Artefact.load(tmp_path / name).images for name in ("from-convexified", "from-recorded")]
+    assert torch.equal(*sets)
+
+
+def test_a_run_holds_what_it_promises(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    expected = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "distilled.safetensors", "best.safetensors"}
+    assert expected | {"summary.json", "images.png", "curves.png"} <= names
+    summary = json.loads((finished / "summary.json").read_text())
+    assert len(summary["chosen_steps"]) == 4
+    assert len(summary["accuracy_final"]["runs"]) == 2
+    for picture in ("images.png", "curves.png"):
+        assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_prints_a_table_across_architectures(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = tmp_path / "numbers.json"
+    models = ["--models", "convnet1-w4", "mlp-w8"]
+    assert run("evaluate", finished, *models, "--repeats", 2, "--epochs", 2, "--json", numbers) == 0
+    told = capsys.readouterr().out
+    assert "convnet1-w4" in told
+    assert "mlp-w8" in told
+    rows = json.loads(numbers.read_text())
+    assert [len(row["accuracies"]) for row in rows] == [2, 2]
+
+
+def test_evaluating_the_student_repeats_the_run_s_own_number(finished: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "numbers.json"
+    assert run("evaluate", finished, "--json", numbers) == 0
+    (row,) = json.loads(numbers.read_text())
+    summary = json.loads((finished / "summary.json").read_text())
+    assert row["accuracies"] == summary["accuracy_final"]["runs"]
+
+
+def test_show_draws_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "images.png").unlink()
+    assert run("show", finished) == 0
+    assert "images.png" in capsys.readouterr().out
+    assert (finished / "images.png").exists()
+
+
+def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
+    common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
+    assert run("distill", *common, "--distill.iterations=2") == 0
+    assert run("distill", *common, "--distill.iterations=4", "--resume") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["iterations"] == 4
+
+
+def test_a_resolved_configuration_runs_again(experts: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    assert run("distill", "--config", finished / "recipe.yaml", "--experts", experts, "--out", out, "--quiet") == 0
+    assert torch.equal(Artefact.load(out).images, Artefact.load(finished).images)
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    told = capsys.readouterr().out
+    assert "auto runs 'torch' on cpu" in told
+    assert "passed" in told
+    assert "FAILED" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["distill", "--preset", "att/mnist", "--experts", "x", "--out", "y"], 2, "there is no preset 'att/mnist'"),
+        (["distill", "--distill.stps=3", "--experts", "x", "--out", "y"], 2, "distill.stps"),
+        (["distill", "--distill.steps=many", "--experts", "x", "--out", "y"], 2, "distill.steps"),
+        (["distill", "--distill.steps=0", "--experts", "x", "--out", "y"], 2, "steps must be at least 1, not 0"),
+        (["distill", "--out", "y"], 2, "experts"),
+        (["distill", "--experts", "/nowhere", "--out", "y"], 1, "/nowhere"),
+        (["convexify", "/nowhere", "--out", "y"], 1, "/nowhere"),
+        (["evaluate", "/nowhere"], 2, "/nowhere holds no distilled set"),
+        (["show", "/nowhere"], 2, "/nowhere holds no run"),
+        (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),
+        (["demo", "--method", "magic"], 2, "magic"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_messages(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == status
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.startswith("pydistill: error: ")
+    assert "Traceback" not in told
+    assert told.count("\n") == 1
+
+
+def test_experts_of_another_network(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SMALL, "--model.width=5", "--experts", experts, "--out", tmp_path / "run"]
+    assert run("distill", *arguments) == 2
+    told = capsys.readouterr().err
+    assert "width=4" in told
+    assert "width=5" in told
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from pydistill.errors import InputError
+
+    with pytest.raises(InputError, match="holds no run"):
+        run("show", tmp_path, "--debug")
+
+
+def test_the_demo_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run("demo", "--out", tmp_path) == 2
+    assert "is not empty; choose another folder with --out" in capsys.readouterr().err
+
+
+def test_importing_the_package_is_light() -> None:
+    """Neither torchvision nor the command line's packages are imported, beyond what torch does, nor CUDA initialised."""
+    script = (
+        "import sys, torch; before = set(sys.modules);"
+        "import pydistill, pydistill.nn, pydistill.data, pydistill.distill, pydistill.evaluate;"
+        "heavy = {'torchvision', 'sklearn', 'matplotlib', 'jsonargparse', 'tqdm', 'yaml', 'PIL'} & (set(sys.modules) - before);"
+        "assert not heavy, heavy; assert not torch.cuda.is_initialized()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_core_works_without_the_optional_packages(tmp_path: Path) -> None:
+    """With torchvision and jsonargparse made unimportable, matching works and the command line says what to install."""
+    for name in ("torchvision", "jsonargparse", "sklearn", "matplotlib", "tqdm"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+    script = "from pydistill.doctor import self_test; print(self_test('torch', 'cpu')[0] < 1e-9)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    common = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", script], **common)
+    assert done.stdout.strip() == "True", done.stderr
+    done = subprocess.run([sys.executable, "-m", "pydistill.cli", "doctor"], **common)
+    assert done.returncode == 1
+    assert "the command line needs jsonargparse; install it with: pip install 'pydistill[cli]'" in done.stderr
