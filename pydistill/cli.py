@@ -249,16 +249,29 @@ def _show(values: Any) -> int:
 def _demo_arguments(parser: Any) -> None:
     parser.add_argument("--method", choices=["att", "mct", "mtt", "tesla"], default="att", help="how to distil")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--out", type=str | None, default=None, help="run folder; default runs/demo-METHOD-SEED")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="run folder; default runs/demo-METHOD-SEED, or the next free number of it",
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def _demo(values: Any) -> int:
     from pydistill.demo import demo
 
-    out = Path(values.out or f"runs/demo-{values.method}-{values.seed}")
+    out = Path(values.out) if values.out else _free_folder(Path("runs"), f"demo-{values.method}-{values.seed}")
     print(demo(values.method, values.seed, out, quiet=values.quiet))
     return 0
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    """parent/name, or parent/name-2, -3, … if there are some already."""
+    number = 1
+    while (parent / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return parent / (name if number == 1 else f"{name}-{number}")
 
 
 def _doctor_arguments(parser: Any) -> None:

@@ -203,7 +203,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
 def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WriteError, match="cannot write"):
+    with pytest.raises(WriteError, match=r"cannot write .*file/run"):
         run_distillation(recipe(), DATA, store, tmp_path / "file" / "run")
 
 
@@ -230,7 +230,7 @@ def test_experts_of_another_preprocessing(store: TrajectoryStore, tmp_path: Path
     from pydistill.data import Normalise
 
     other = Normalise(mean=torch.tensor([0.1]), std=torch.tensor([0.7]))
-    with pytest.raises(MismatchError, match="preprocessing is .* for the experts and .* for this run"):
+    with pytest.raises(MismatchError, match=r"preprocessing is .* for the experts and .* for this run"):
         run_distillation(recipe(), replace(DATA, preprocessing=other), store, tmp_path / "run")
 
 

@@ -64,8 +64,9 @@ def _find() -> str | None:
 
 def _load(path: str) -> dict[str, Any]:
     """Register the library's ops under torch.ops.pydistill and ask it how it was built. It is no Python module."""
-    torch.ops.load_library(path)
-    config: dict[str, Any] = json.loads(torch.ops.pydistill.build_config())
+    ops: Any = torch.ops  # its loader has no types in some releases of torch
+    ops.load_library(path)
+    config: dict[str, Any] = json.loads(ops.pydistill.build_config())
     return config
 
 
