@@ -20,7 +20,7 @@ from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import PydistillError
 from pydistill.evaluate import Evaluation, evaluate
 from pydistill.experts import experts_record
-from pydistill.nn import build, unflatten
+from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
@@ -99,6 +99,7 @@ def run_distillation(
     store: TrajectoryStore,
     out: str | Path,
     *,
+    network: Network | None = None,
     resume: bool = False,
     observer: Observer | None = None,
 ) -> RunResult:
@@ -107,6 +108,10 @@ def run_distillation(
     The folder holds config.json, metrics.jsonl, checkpoint.safetensors, distilled.safetensors (the last iteration's
     set) and best.safetensors (the set of the best evaluation). A run that was stopped at any moment and is continued
     with `resume` gives the same images, bit for bit on the CPU, as one that was not.
+
+    Args:
+        network: a factory (in_channels, num_classes, image_size) → module, instead of the recipe's model; the run folder
+            knows it by its name, not its code.
 
     Raises:
         MismatchError: experts of another architecture, data set, preprocessing or image size; a run of other settings.
@@ -117,15 +122,18 @@ def run_distillation(
     """
     began = time.perf_counter()
     observer = observer or Silent()
+    network = network or recipe.model
     recipe.distill.check()
-    store.record.check(experts_record(dataset, recipe.model, recipe.expert))
+    store.record.check(experts_record(dataset, network, recipe.expert))
     folder = RunFolder(out)
-    config = recipe.as_dict() | {"trajectories": _store_identity(store)}
+    architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
+    config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
     continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
     store = trajectories_for(recipe, store, folder.path)
-    student = build(recipe.model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
-    distiller = Distiller(recipe.distill, dataset, store, student, teachers=_teachers(recipe, dataset, store))
-    judge = _Judge(recipe, dataset, distiller, folder, observer)
+    student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
+    teachers = [] if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
+    distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
+    judge = _Judge(recipe, network, dataset, distiller, folder, observer)
     if continued:
         state, tensors = folder.load_checkpoint()
         distiller.load_state(state["distiller"], tensors)
@@ -156,9 +164,15 @@ class _Judge:
     """Evaluates the set on fresh networks while it is distilled, and keeps the best."""
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, distiller: Distiller, folder: RunFolder, observer: Observer
+        self,
+        recipe: Recipe,
+        network: Network,
+        dataset: Dataset,
+        distiller: Distiller,
+        folder: RunFolder,
+        observer: Observer,
     ) -> None:
-        self.recipe, self.dataset, self.distiller = recipe, dataset, distiller
+        self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
         self.folder, self.observer = folder, observer
         self.best: tuple[int, Evaluation] | None = None
         self.last: tuple[int, Evaluation] | None = None
@@ -175,7 +189,7 @@ class _Judge:
             synthetic.training_labels,
             self.distiller.lr,
             self.dataset,
-            self.recipe.model,
+            self.network,
             self.recipe.evaluation,
         )
         self.last = (iteration, evaluation)
@@ -245,13 +259,11 @@ def _store_identity(store: TrajectoryStore) -> dict[str, Any]:
     return {"kind": store.kind, "experts": list(store.experts), "convexification": store.convexification}
 
 
-def _teachers(recipe: Recipe, dataset: Dataset, store: TrajectoryStore) -> list[nn.Module]:
-    """The experts' final networks, when the labels are to come from them."""
-    if recipe.distill.resolved_method().labels == "hard":
-        return []
+def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> list[nn.Module]:
+    """The experts' final networks."""
     teachers = []
     for trajectory in store:
-        teacher = build(recipe.model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
+        teacher = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))
         teachers.append(teacher.to(dataset.train_images.device).eval())
     return teachers

@@ -15,18 +15,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from pydistill import run as run_module
 from pydistill.artefact import Artefact
 from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.experts import train_experts
 from pydistill.files import WriteError
 from pydistill.nn import ModelSettings
 from pydistill.run import OutOfMemoryError, Silent, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
-from tests.small_runs import experts, recipe
+from tests.small_runs import EXPERT, experts, recipe
 
 DATA = blobs()
 ROOT = Path(__file__).parent.parent
@@ -73,6 +75,26 @@ def test_a_broken_off_run_continues_as_if_it_had_not_been(
             run_distillation(work, DATA, store, tmp_path / "parts", resume=True, observer=StopAt(iteration))
     run_distillation(work, DATA, store, tmp_path / "parts", resume=True)
     assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
+
+
+class Own(nn.Module):
+    """A user's network."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.first = nn.Linear(in_channels * image_size[0] * image_size[1], 6)
+        self.second = nn.Linear(6, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(images.flatten(1)).tanh())
+
+
+@pytest.mark.parametrize("network", [Own, ModelSettings("tests.test_run:Own")], ids=["object", "import path"])
+def test_a_network_of_the_user_s_own(network: Any, tmp_path: Path) -> None:
+    own = train_experts(DATA, network, EXPERT, tmp_path / "experts")
+    result = run_distillation(recipe(), DATA, own, tmp_path / "run", network=network)
+    assert "Own" in result.accuracy_final.model
+    assert "Own" in json.loads((tmp_path / "run" / "config.json").read_text())["architecture"]
 
 
 def test_more_iterations_can_be_added(store: TrajectoryStore, tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""Every Python example of README and docs that is whole runs as it stands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples() -> list[tuple[str, str]]:
+    """```python blocks that import what they use; fragments, and what needs the reader's own files, are ```py blocks."""
+    found = []
+    for page in PAGES:
+        blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        found += [(f"{page.name}-{number}", block) for number, block in enumerate(blocks) if "import " in block]
+    return found
+
+
+@pytest.mark.parametrize(("name", "source"), examples(), ids=[name for name, _ in examples()])
+def test_example(name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, name, "exec"), {"__name__": "__main__"})
+
+
+def test_there_are_examples() -> None:
+    assert any(name.startswith("README") for name, _ in examples())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
+    assert not missing
