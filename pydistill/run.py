@@ -110,8 +110,8 @@ def run_distillation(
     with `resume` gives the same images, bit for bit on the CPU, as one that was not.
 
     Args:
-        network: a factory (in_channels, num_classes, image_size) → module, instead of the recipe's model; the run folder
-            knows it by its name, not its code.
+        network: a factory (in_channels, num_classes, image_size) → module, instead of the recipe's model; the run
+            folder knows it by its name, not its code.
 
     Raises:
         MismatchError: experts of another architecture, data set, preprocessing or image size; a run of other settings.

@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def examples() -> list[tuple[str, str]]:
-    """```python blocks that import what they use; fragments, and what needs the reader's own files, are ```py blocks."""
+    """```python blocks that import what they use; what needs the reader's own files is a ```py block."""
     found = []
     for page in PAGES:
         blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
