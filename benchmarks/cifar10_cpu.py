@@ -2,8 +2,8 @@
 
     python -m benchmarks.cifar10_cpu --data CIFAR --work FOLDER
 
-CIFAR is what `--data.path` takes (torchvision's files, an image folder, or an archive of one). Experts in FOLDER are kept and
-whole runs in it are not repeated, so a stopped benchmark goes on where it was. Results are appended to
+CIFAR is what `--data.path` takes (torchvision's files, an image folder, or an archive of one). Experts in FOLDER are
+kept and whole runs in it are not repeated, so a stopped benchmark goes on where it was. Results are appended to
 benchmarks/results/cifar10_cpu.csv and printed as the table of docs/results.md.
 """
 
