@@ -111,15 +111,31 @@ def _recipe(values: Any) -> Any:
     return Recipe(**{name: values[name] for name in ("data", "model", "expert", "distill", "evaluation")})
 
 
-def _dataset(recipe: Any) -> Any:
+def _add_device(parser: Any) -> None:
+    parser.add_argument(
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU if there is one"
+    )
+
+
+def _dataset(recipe: Any, device: str) -> Any:
+    """The recipe's data on the device that everything then runs on."""
+    import torch
+
     from pydistill import data
 
-    return data.load(recipe.data)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} is not to be had: {str(error).splitlines()[0]}") from error
+    return data.load(recipe.data).to(device)
 
 
 def _experts_arguments(parser: Any) -> None:
     _add_recipe(parser)
     parser.add_argument("--out", type=str, required=True, help="folder of the experts; whole ones in it are kept")
+    _add_device(parser)
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
@@ -127,7 +143,7 @@ def _experts(values: Any) -> int:
     from pydistill.commands import train_experts_shown
 
     recipe = _recipe(values)
-    dataset = _dataset(recipe)
+    dataset = _dataset(recipe, values.device)
     store = train_experts_shown(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
     print(f"{len(store)} experts in {values.out}; final test accuracy {sum(finals) / len(finals):.1f} % on average")
@@ -166,6 +182,7 @@ def _distill_arguments(parser: Any) -> None:
     _add_recipe(parser)
     parser.add_argument("--experts", type=str, required=True, help="folder of experts, recorded or convexified")
     parser.add_argument("--out", type=str, required=True, help="run folder")
+    _add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
@@ -177,7 +194,8 @@ def _distill(values: Any) -> int:
     recipe = _recipe(values)
     recipe.distill.check()
     store = TrajectoryStore.open(values.experts)
-    result = distill_shown(_dataset(recipe), recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet)
+    dataset = _dataset(recipe, values.device)
+    result = distill_shown(dataset, recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet)
     final, best = result.accuracy_final, result.accuracy_best
     print(f"final accuracy: {_percent(final)}, after {recipe.distill.iterations} iterations")
     print(f"best accuracy:  {_percent(best)}, after {result.best_iteration} iterations (chosen by test accuracy)")
@@ -196,6 +214,7 @@ def _evaluate_arguments(parser: Any) -> None:
     parser.add_argument("--epochs", type=int | None, default=None, help="epochs of each training")
     parser.add_argument("--seed", type=int | None, default=None, help="of the networks")
     parser.add_argument("--data", type=str | None, default=None, help="where the data lie, if not where they were")
+    _add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
 
@@ -220,7 +239,7 @@ def _evaluate(values: Any) -> int:
     changes: dict[str, Any] = {"models": tuple(values.models) if values.models else None}
     changes |= {name: values[name] for name in ("repeats", "seed")}
     settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
-    dataset = _dataset(recipe)
+    dataset = _dataset(recipe, values.device)
     if dataset.digest != artefact.provenance["dataset"]["digest"]:
         raise MismatchError(
             f"the set was distilled from {artefact.provenance['dataset']['name']} with digest "

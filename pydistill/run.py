@@ -131,6 +131,7 @@ def run_distillation(
     continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
     store = trajectories_for(recipe, store, folder.path)
     student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
+    student.to(dataset.train_images.device)
     teachers = [] if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
     distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
     judge = _Judge(recipe, network, dataset, distiller, folder, observer)

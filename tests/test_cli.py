@@ -145,6 +145,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),
         (["demo", "--method", "magic"], 2, "magic"),
         (["frobnicate"], 2, "frobnicate"),
+        (["experts", "--device", "abacus", "--out", "y"], 2, "device 'abacus' is not to be had"),
     ],
 )
 def test_messages(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
