@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydistill.errors import InputError, MismatchError, MissingDependencyError, PydistillError
+from pydistill.errors import InputError, Interrupted, MismatchError, MissingDependencyError, PydistillError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         print(f"pydistill: error: {_one_line(error)}", file=sys.stderr)
-        if type(error).__name__ == "Interrupted":
+        if isinstance(error, Interrupted):
             return EXIT_INTERRUPTED
         return EXIT_USAGE if isinstance(error, (InputError, MismatchError)) else EXIT_FAILED
 

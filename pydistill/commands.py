@@ -6,6 +6,8 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset
 from pydistill.distill import IterationReport
@@ -86,6 +88,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
         "peak_memory_bytes": peak_memory(),
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
     }
 
 

@@ -29,3 +29,11 @@ class DivergedError(PydistillError, RuntimeError):
 
 class MissingDependencyError(PydistillError, ImportError):
     """An optional package is needed for what was asked; the message says which, and how to install it."""
+
+
+class OutOfMemoryError(PydistillError, MemoryError):
+    """A student's training did not fit into memory; the message says which setting lowers it."""
+
+
+class Interrupted(PydistillError):
+    """A run was asked to stop (Ctrl-C) and its state is saved; the message says how to continue."""

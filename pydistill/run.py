@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pydistill.artefact import FILE_NAME, Artefact
 from pydistill.data import Dataset
 from pydistill.distill import Distiller, IterationReport
-from pydistill.errors import PydistillError
+from pydistill.errors import Interrupted, OutOfMemoryError
 from pydistill.evaluate import Evaluation, evaluate
 from pydistill.experts import experts_record
 from pydistill.nn import Network, architecture_of, build, unflatten
@@ -35,14 +35,6 @@ FREE_ON_RESUME = (
     "data.cache",
     "data.download",
 )
-
-
-class OutOfMemoryError(PydistillError, MemoryError):
-    """A student step did not fit into memory; the message says which setting lowers it."""
-
-
-class Interrupted(PydistillError):
-    """The run was asked to stop (Ctrl-C) and its state is saved."""
 
 
 class Observer(Protocol):

@@ -20,11 +20,11 @@ from torch import nn
 from pydistill import run as run_module
 from pydistill.artefact import Artefact
 from pydistill.distill import Distiller, IterationReport
-from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.errors import FormatError, InputError, MismatchError, OutOfMemoryError
 from pydistill.experts import train_experts
 from pydistill.files import WriteError
 from pydistill.nn import ModelSettings
-from pydistill.run import OutOfMemoryError, Silent, run_distillation
+from pydistill.run import Silent, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
