@@ -88,7 +88,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
         "peak_memory_bytes": peak_memory(),
-        "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None,
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
 
 
