@@ -87,7 +87,7 @@ class _Sweep:
                 (lr_gradient if lr.ndim == 0 else lr_gradient[step]).sub_(product)
             for source, leaf in ((at.images, leaves[1]), (at.labels, leaves[2])):
                 if leaf is not None:
-                    plan.add(gradients, source, step, leaf.mul_(-alpha))
+                    plan.add(gradients, source, step, -alpha * leaf)
             if leaves[0] is not None:
                 adjoint = adjoint - alpha * leaves[0]
 

@@ -159,14 +159,15 @@ def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bo
         return BatchPlan((batches.images, batches.labels), tuple(steps))
 
     sources: list[Tensor] = []
-    places: dict[tuple[int, bool], int] = {}
+    # The tensors themselves are kept as well: an identity means nothing once its tensor is gone.
+    places: dict[tuple[int, bool], tuple[int, Tensor]] = {}
 
     def place(tensor: Tensor, is_label: bool) -> int:
         key = (id(tensor), is_label)
         if key not in places:
-            places[key] = len(sources)
+            places[key] = len(sources), tensor
             sources.append(_softmax(tensor) if is_label and label_logits else tensor)
-        return places[key]
+        return places[key][0]
 
     steps = []
     for number, pair in enumerate(batches):

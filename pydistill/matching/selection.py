@@ -21,8 +21,8 @@ def distance_from_sums(sums: Tensor, distance: Distance) -> Tensor:
 
 def distance_sums(theta: Tensor, target: Tensor) -> Tensor:
     """(Σ|θ − θ*|, Σ(θ − θ*)²) as float64 [2], from θ and θ* of shape [P]."""
-    difference = theta - target
-    return torch.stack([difference.abs().sum(dtype=torch.float64), difference.square().sum(dtype=torch.float64)])
+    gap = (theta - target).double()
+    return torch.stack([gap.abs().sum(), gap.square().sum()])
 
 
 def select_step(distances: Tensor, selection: Selection) -> int:

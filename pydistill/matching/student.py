@@ -35,7 +35,7 @@ class Student:
         self.layout: ParameterLayout = layout_of(model)
         if not self.layout.names:
             raise InputError(f"{type(model).__name__} has no parameters to train")
-        self._buffer_versions = self._versions()
+        self._buffers = self._snapshot()
 
     def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """ℓ(θ, X, Y), a scalar; differentiable as often as the module is."""
@@ -52,15 +52,18 @@ class Student:
 
     def check_unchanged(self) -> None:
         """Raise InputError if the module's buffers have changed since the student was made."""
-        for (name, before), (_, after) in zip(self._buffer_versions, self._versions(), strict=True):
-            if before != after:
+        now = self._snapshot()
+        for name in sorted(self._buffers.keys() | now.keys()):
+            before, after = self._buffers.get(name), now.get(name)
+            # written to in place, or another tensor put in its place
+            if before is None or after is None or before[0] is not after[0] or before[1] != after[1]:
                 raise InputError(
                     f"buffer '{name}' of {type(self.model).__name__} changed while the student trained, "
                     "so its steps cannot be run again; call model.eval() or remove what updates it"
                 )
 
-    def _versions(self) -> list[tuple[str, int]]:
-        return [(name, buffer._version) for name, buffer in self.model.named_buffers()]
+    def _snapshot(self) -> dict[str, tuple[Tensor, int]]:
+        return {name: (buffer, buffer._version) for name, buffer in self.model.named_buffers()}
 
 
 def _check_logits(logits: Tensor, labels: Tensor) -> None:
@@ -79,17 +82,18 @@ def _check_logits(logits: Tensor, labels: Tensor) -> None:
 class RandomReplay:
     """Lets a module that draws random numbers (dropout) draw the same ones in the sweep as it did in the forward pass.
 
-    The state of the global generator is kept for each step, but only if the first step shows that the module uses it.
+    The states of the global generators (the CPU's, which modules on a GPU may ask too, and the device's) are kept for
+    each step, but only if the first step shows that the module uses one.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._states: list[Tensor] | None = []
+        self._states: list[tuple[Tensor, ...]] | None = []
 
-    def _state(self) -> Tensor:
+    def _state(self) -> tuple[Tensor, ...]:
         if self._device.type == "cuda":
-            return torch.cuda.get_rng_state(self._device)
-        return torch.get_rng_state()
+            return torch.get_rng_state(), torch.cuda.get_rng_state(self._device)
+        return (torch.get_rng_state(),)
 
     def before_step(self) -> None:
         """Note the generator's state before a step of the forward pass."""
@@ -98,7 +102,7 @@ class RandomReplay:
 
     def after_first_step(self) -> None:
         """Stop keeping states if the first step left the generator as it was."""
-        if self._states is not None and torch.equal(self._states[0], self._state()):
+        if self._states is not None and all(map(torch.equal, self._states[0], self._state())):
             self._states = None
 
     @contextmanager
@@ -109,8 +113,7 @@ class RandomReplay:
             return
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices):
+            torch.set_rng_state(self._states[step][0])
             if self._device.type == "cuda":
-                torch.cuda.set_rng_state(self._states[step], self._device)
-            else:
-                torch.set_rng_state(self._states[step])
+                torch.cuda.set_rng_state(self._states[step][1], self._device)
             yield

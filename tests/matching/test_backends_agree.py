@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pydistill.data.dsa import DsaSettings
+from pydistill.matching import match
 from tests.matching.problems import assert_same, make_case
 
 BOUND = 1e-9
@@ -79,6 +80,24 @@ def test_dropout_draws_the_same_numbers_in_the_sweep() -> None:
     assert_same(found, case.run("autograd"), BOUND)
     model.eval()
     assert not torch.equal(case.run("torch")[0].loss, found[0].loss)
+
+
+def test_a_gradient_that_is_an_expanded_view() -> None:
+    """The derivative of a sum over pixels is one number seen at every pixel: it cannot be written to."""
+
+    class SumOverPixels(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.sum((2, 3))
+
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        case = make_case(model=nn.Sequential(SumOverPixels(), nn.Linear(2, 3)), steps=3, lr=0.01)
+    assert_same(case.run("torch", recipe=False), case.run("autograd", recipe=False), BOUND)
+    images = case.images.clone().requires_grad_()
+    pairs = [(images, case.labels)] * 3
+    found = [match(case.model, case.start, case.target, pairs, case.lr, backend=each) for each in ("torch", "autograd")]
+    one, other = (torch.autograd.grad(each.loss, images)[0] for each in found)
+    torch.testing.assert_close(one, other, rtol=BOUND, atol=0)
 
 
 def test_a_parameter_that_the_output_ignores() -> None:

@@ -108,6 +108,24 @@ def test_a_buffer_that_changes() -> None:
             )
 
 
+def test_a_buffer_that_is_replaced() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(128, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.calls = self.calls + 1
+            return self.linear(images.flatten(1)) * self.calls
+
+    total = 128 * 3 + 3
+    start = torch.zeros(total, dtype=torch.float64)
+    for backend in ("torch", "autograd"):
+        with pytest.raises(InputError, match="buffer 'calls' of Counting changed"):
+            run(model=Counting().double(), start=start, target=start + 1, backend=backend)
+
+
 def test_fused_by_name_says_which_backend_can() -> None:
     with pytest.raises(BackendError, match="backend 'torch' computes the same gradient"):
         run(backend="fused")
