@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from pydistill.errors import FormatError, PydistillError
 
 
@@ -39,10 +41,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
         if isinstance(error, PydistillError):
             raise
-        told = error.strerror or str(error)
+        told = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise WriteError(f"cannot write {target}: {told}; what was there before is unchanged") from error
 
 

@@ -120,6 +120,8 @@ def run_distillation(
     folder = RunFolder(out)
     architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
     config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
+    if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
+        config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
     continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
     store = trajectories_for(recipe, store, folder.path)
     student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
@@ -249,7 +251,12 @@ def evaluation_from_record(record: dict[str, Any]) -> Evaluation:
 
 
 def _store_identity(store: TrajectoryStore) -> dict[str, Any]:
-    return {"kind": store.kind, "experts": list(store.experts), "convexification": store.convexification}
+    return {
+        "kind": store.kind,
+        "experts": list(store.experts),
+        "digest": store.digest,
+        "convexification": store.convexification,
+    }
 
 
 def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> list[nn.Module]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -103,6 +104,21 @@ def test_more_iterations_can_be_added(store: TrajectoryStore, tmp_path: Path) ->
     run_distillation(recipe(iterations=8), DATA, store, tmp_path / "parts", resume=True)
     whole, parts = (Artefact.load(tmp_path / name) for name in ("whole", "parts"))
     assert torch.equal(whole.images, parts.images)
+
+
+def test_more_iterations_do_not_change_how_the_range_grows(store: TrajectoryStore, tmp_path: Path) -> None:
+    growing = {"method": "mct", "growing": True}
+    run_distillation(recipe(iterations=4, **growing), DATA, store, tmp_path)
+    with pytest.raises(MismatchError, match=r"began with distill\.grow_iterations = 2, not 4"):
+        run_distillation(recipe(iterations=8, **growing), DATA, store, tmp_path, resume=True)
+    run_distillation(recipe(iterations=8, grow_iterations=2, **growing), DATA, store, tmp_path, resume=True)
+
+
+def test_resuming_with_other_experts_of_the_same_kind(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=1), DATA, store, tmp_path / "run")
+    others = train_experts(DATA, recipe().model, replace(EXPERT, seed=1), tmp_path / "experts")
+    with pytest.raises(MismatchError, match=r"began with trajectories\.digest = "):
+        run_distillation(recipe(iterations=2), DATA, others, tmp_path / "run", resume=True)
 
 
 SCRIPT = """
@@ -221,6 +237,21 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     run_distillation(work, DATA, store, tmp_path / "run", resume=True)
     run_distillation(work, DATA, store, tmp_path / "whole")
     assert_same_outcome(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    """safetensors' own error, which is no OSError, becomes the one that says what was being written."""
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint({"iteration": 1}, {"images": torch.ones(4)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(WriteError, match=r"cannot write .*checkpoint.*File too large.*; what was there before"):
+            folder.save_checkpoint({"iteration": 2}, {"images": torch.ones(4000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.load_checkpoint()[0]["iteration"] == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 
 def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) -> None:

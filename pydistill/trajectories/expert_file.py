@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pydistill.errors import FormatError
-from pydistill.files import WriteError, atomic_path, sha256_of
+from pydistill.files import atomic_path, sha256_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}
@@ -36,10 +36,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         WriteError: the disk is full or the folder cannot be written; nothing is left behind.
     """
     with atomic_path(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, metadata=dict(metadata))
-        except SafetensorError as error:
-            raise WriteError(f"cannot write {path}: {error}; what was there before is unchanged") from error
+        save_file(dict(tensors), temporary, metadata=dict(metadata))
         return os.path.getsize(temporary), sha256_of(temporary)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -136,6 +137,12 @@ class TrajectoryStore:
     def experts(self) -> tuple[int, ...]:
         """The numbers of the experts that are there, rising."""
         return tuple(sorted(self._index.experts))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the experts' numbers and file hashes: two stores have the same one if they hold the same."""
+        told = [f"{number}:{self._index.experts[number].sha256}" for number in self.experts]
+        return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
     def __contains__(self, number: object) -> bool:
         """Is expert `number` there?"""
@@ -333,7 +340,7 @@ class TrajectoryStore:
         dtype: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> TrajectoryStore:
-        """Convexify every expert into another store; experts already there under the same settings are kept.
+        """Convexify every expert into another store; what was made there of the same expert is kept.
 
         Args:
             path: folder of the convexified store.
@@ -354,8 +361,9 @@ class TrajectoryStore:
             path, self.record, kind="convexified", dtype=dtype or self.dtype, convexification=settings
         )
         for position, number in enumerate(self.experts):
-            if number not in out:
-                source = self._entry(position)
+            source = self._entry(position)
+            made_of = out.details(out.experts.index(number)).get("recorded_sha256") if number in out else None
+            if made_of != source.sha256:
                 convex = convexify(
                     self._rows(source),
                     self.record.sizes,

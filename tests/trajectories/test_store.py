@@ -339,6 +339,16 @@ def test_adding_with_bad_arguments(store, arguments, words):
     assert TrajectoryStore.open(store.path).verify() == {}
 
 
+def test_an_expert_that_was_replaced_is_convexified_again(store, tmp_path):
+    store.write_convexified(tmp_path / "convex")
+    before = store.digest
+    store.add(1, walk(seed=9))
+    assert store.digest != before
+    again = store.write_convexified(tmp_path / "convex")
+    for position, seed in enumerate((0, 9, 2)):
+        assert torch.equal(again[position].point(5), convexify(walk(seed=seed), SIZES).point(5))
+
+
 def test_each_kind_of_expert_has_its_kind_of_store(store, tmp_path):
     convex = store.write_convexified(tmp_path / "convex")
     with pytest.raises(InputError, match="snapshots belong in a store of recorded experts"):
