@@ -243,7 +243,8 @@ def _evaluate(values: Any) -> int:
     if dataset.digest != artefact.provenance["dataset"]["digest"]:
         raise MismatchError(
             f"the set was distilled from {artefact.provenance['dataset']['name']} with digest "
-            f"{artefact.provenance['dataset']['digest'][:12]}, and {recipe.data.name} here has {dataset.digest[:12]}"
+            f"{artefact.provenance['dataset']['digest'][:12]}, and {recipe.data.name} here has {dataset.digest[:12]}; "
+            "name the folder of the same data with --data"
         )
     rows = evaluate_models(artefact.images, artefact.labels, artefact.lr, dataset, recipe.model, settings)
     print(table(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,10 @@ class BarObserver:
 
     def on_iteration(self, report: IterationReport) -> None:
         """Show the smoothed loss, the chosen step and the learning rate."""
-        self._loss = report.loss if self._loss is None else 0.95 * self._loss + 0.05 * report.loss
-        self._bar.step(loss=f"{self._loss:.4f}", step=str(report.step), lr=f"{report.lr:.4g}")
+        if math.isfinite(report.loss):  # one rejected iteration must not blank the mean for good
+            self._loss = report.loss if self._loss is None else 0.95 * self._loss + 0.05 * report.loss
+        loss = "not finite" if self._loss is None else f"{self._loss:.4f}"
+        self._bar.step(loss=loss, step=str(report.step), lr=f"{report.lr:.4g}")
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Say what the set is worth now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -223,7 +223,7 @@ class Distiller:
         if store.kind != self.method.trajectories:
             raise MismatchError(
                 f"method {settings.method} uses {self.method.trajectories} trajectories "
-                f"and the store holds {store.kind} ones"
+                f"and the store holds {store.kind} ones; give the others, or set distill.trajectories"
             )
         self.store = store
         self.student = student
@@ -392,6 +392,3 @@ def _check_student(student: nn.Module, store: TrajectoryStore) -> None:
         raise MismatchError(
             f"the student has {found} parameters and the experts ({store.record.architecture}) have {expected}"
         )
-
-
-Progress = Callable[[IterationReport], None]

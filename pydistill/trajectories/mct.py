@@ -94,11 +94,9 @@ def read_mct(path: str | os.PathLike[str]) -> list[MctExpert]:
     """The experts of one pair of MCT's files, found by the name of its waypoint file.
 
     Waypoint file: a torch-saved list of experts, each a list of w waypoints, each a list of parameter
-    tensors. Step
-    file: a list of experts, each a list of w − 1 segments, each a list of its epochs (both ends included),
-        each a list of
-    one fraction (a tensor without dimensions) per parameter tensor; with two waypoints the level of
-    segments is absent.
+    tensors. Step file: a list of experts, each a list of w − 1 segments, each a list of its epochs (both ends
+    included), each a list of one fraction (a tensor without dimensions) per parameter tensor; with two
+    waypoints the level of segments is absent.
 
     Raises:
         FormatError: one of the two is missing, damaged, hostile, or of another layout.

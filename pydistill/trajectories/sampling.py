@@ -37,8 +37,8 @@ class StartSettings:
 class StartSampler:
     """Draws the start and the target of each iteration: t ~ U[T⁻, T⁺(iteration)), target t + M.
 
-        fixed (MTT, ATT)                             T⁺(i) = max_start growing (DATM; MCT's floating upper
-        bound)   T⁺(i) = g + (max_start − g) · min(1, i / grow_iterations),
+        fixed (MTT, ATT)                             T⁺(i) = max_start
+        growing (DATM; MCT's floating upper bound)   T⁺(i) = g + (max_start − g) · min(1, i / grow_iterations),
                                                      g = grow_from
 
     Whole starts use ⌊T⁺(i)⌋, and at least T⁻ + 1, so that there is always one epoch to draw.
