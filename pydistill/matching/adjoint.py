@@ -33,6 +33,13 @@ class _Sweep:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.replay = RandomReplay(problem.start.device)
+        device = problem.start.device.type
+        # The precision that the forward sweep runs in; whoever calls backward may have left it.
+        self.autocast: dict[str, Any] = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
         self.points: list[Tensor] = []
         self.step = 0
         self.distances = torch.empty(0)
@@ -64,6 +71,7 @@ class _Sweep:
         self, loss: Tensor, target: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: tuple[bool, ...]
     ) -> list[Tensor | None]:
         """Go back from step K to 0; returns ∂L/∂(start, target, lr, *sources), None where not `needed`."""
+        self.problem.student.check_unchanged()
         plan = self.problem.plan
         needs_start, needs_target, needs_lr = needed[:3]
         gradients: list[Tensor | None] = [None] * len(sources)
@@ -102,7 +110,7 @@ class _Sweep:
         """s = ⟨∇_θ ℓ, λ⟩ of step k and its derivatives in θ_k, the images (before augmentation) and the labels."""
         plan, student = self.problem.plan, self.problem.student
         images, labels = plan.rows(sources, step)
-        with torch.enable_grad(), self.replay.replaying(step):
+        with torch.enable_grad(), torch.autocast(**self.autocast), self.replay.replaying(step):
             leaves = (
                 self.points[step].detach().requires_grad_(),
                 images.detach().requires_grad_(wants[1]),

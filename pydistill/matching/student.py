@@ -35,6 +35,7 @@ class Student:
         self.layout: ParameterLayout = layout_of(model)
         if not self.layout.names:
             raise InputError(f"{type(model).__name__} has no parameters to train")
+        self._modes = [module.training for module in model.modules()]
         self._buffers = self._snapshot()
 
     def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
@@ -51,7 +52,12 @@ class Student:
             return torch.autograd.grad(loss, leaf, materialize_grads=True)[0]
 
     def check_unchanged(self) -> None:
-        """Raise InputError if the module's buffers have changed since the student was made."""
+        """Raise InputError if the module's modes or buffers have changed since the student was made."""
+        if self._modes != [module.training for module in self.model.modules()]:
+            raise InputError(
+                f"{type(self.model).__name__} was switched between training and evaluation mode after the student "
+                "trained, so its steps cannot be run again; call backward before model.train() or model.eval()"
+            )
         now = self._snapshot()
         for name in sorted(self._buffers.keys() | now.keys()):
             before, after = self._buffers.get(name), now.get(name)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pydistill.data.dsa import DsaSettings
+from pydistill.errors import InputError
 from pydistill.matching import match
 from tests.matching.problems import assert_same, make_case
 
@@ -80,6 +81,35 @@ def test_dropout_draws_the_same_numbers_in_the_sweep() -> None:
     assert_same(found, case.run("autograd"), BOUND)
     model.eval()
     assert not torch.equal(case.run("torch")[0].loss, found[0].loss)
+
+
+def test_the_mode_must_not_change_before_backward() -> None:
+    """Dropout switched off in between would give the gradient of another student."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    case = make_case(model=model, steps=2)
+    images = case.images.clone().requires_grad_()
+    loss = match(case.model, case.start, case.target, [(images, case.labels)] * 2, case.lr, backend="torch").loss
+    model.eval()
+    with pytest.raises(InputError, match="switched between training and evaluation mode"):
+        loss.backward()
+
+
+def test_autocast_around_the_forward_sweep_alone() -> None:
+    """The backward sweep runs the steps again in the forward sweep's precision, wherever backward is called."""
+    case = make_case(steps=4)
+    case.model, case.start, case.target = case.model.float(), case.start.float(), case.target.float()
+    gradients = []
+    for inside in (True, False):
+        images = case.images.float().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pairs = [(images, case.labels)] * 4
+            loss = match(case.model, case.start, case.target, pairs, 0.05, backend="torch").loss
+            if inside:
+                loss.backward()
+        if not inside:
+            loss.backward()
+        gradients.append(images.grad)
+    assert torch.equal(*gradients)
 
 
 def test_a_gradient_that_is_an_expanded_view() -> None:
