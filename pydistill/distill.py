@@ -17,6 +17,7 @@ from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Sele
 from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
 from pydistill.synthetic import ImageAverage, Initialisation, SyntheticSet, initial_set
+from pydistill.training import seeded_modules
 from pydistill.trajectories import ExpertOrder, StartSampler, StartSettings, TrajectoryStore
 
 _log = logging.getLogger("pydistill")
@@ -268,7 +269,8 @@ class Distiller:
         trajectory = self.store[expert]
         start, target = self.sampler.draw(self.iteration, self.generator, trajectory.end, self.settings.expert_epochs)
         leaves = self.synthetic.learned()
-        outcome = self._match(trajectory.point(start), trajectory.point(target))
+        with seeded_modules(self.synthetic.images.device, "distillation", self.settings.seed, self.iteration):
+            outcome = self._match(trajectory.point(start), trajectory.point(target))
         loss = float(outcome.loss.detach())
         if math.isfinite(loss):
             gradients = dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True))

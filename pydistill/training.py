@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,7 +80,8 @@ def train(
 
     Each epoch visits the images once in a new order; each batch is augmented by a draw of its own and is one step of
     SGD on the mean cross entropy. The data are already preprocessed and stay where they are: nothing is copied but
-    each batch. The outcome depends on the model's parameters, the data, the settings and the generator's state alone.
+    each batch. The outcome depends on the model's parameters, the data, the settings and the generator (its state, and
+    its seed for modules that draw random numbers, such as dropout) alone.
 
     Args:
         model: maps [B, C, H, W] to logits [B, K]; on the images' device.
@@ -95,6 +97,18 @@ def train(
         DivergedError: the loss of an epoch, or a parameter at the end, is not finite; the model is left as it then is.
     """
     _check(model, images, labels)
+    with seeded_modules(images.device, "training", generator.initial_seed()):
+        _train(model, images, labels, settings, generator, on_epoch)
+
+
+def _train(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    settings: TrainingSettings,
+    generator: torch.Generator,
+    on_epoch: Callable[[int, float, float], None] | None,
+) -> None:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(
         parameters,
@@ -160,6 +174,19 @@ def derive_seed(*parts: int | str) -> int:
     """A seed of 63 bits that depends on every part, so that neighbouring seeds share no random numbers."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def seeded_modules(device: torch.device, *parts: int | str) -> Iterator[None]:
+    """Let modules that draw random numbers (dropout) draw those of `parts` inside, and leave PyTorch's global
+    generators, which they draw from, as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed = derive_seed(*parts)
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _right(logits: Tensor, target: Tensor) -> Tensor:

@@ -90,6 +90,25 @@ class Own(nn.Module):
         return self.second(self.first(images.flatten(1)).tanh())
 
 
+class Dropping(Own):
+    """One that draws random numbers while it trains, from PyTorch's global generator."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.second(nn.functional.dropout(self.first(images.flatten(1)).tanh(), 0.5, self.training))
+
+
+def test_a_network_with_dropout_continues_as_if_it_had_not_been_broken_off(tmp_path: Path) -> None:
+    own = train_experts(DATA, Dropping, EXPERT, tmp_path / "experts")
+    torch.rand(3)  # nothing of a run may depend on the global generator
+    again = train_experts(DATA, Dropping, EXPERT, tmp_path / "again")
+    assert own.digest == again.digest
+    run_distillation(recipe(), DATA, own, tmp_path / "whole", network=Dropping)
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(recipe(), DATA, own, tmp_path / "parts", network=Dropping, observer=StopAt(5))
+    run_distillation(recipe(), DATA, own, tmp_path / "parts", network=Dropping, resume=True)
+    assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
+
+
 @pytest.mark.parametrize("network", [Own, ModelSettings("tests.test_run:Own")], ids=["object", "import path"])
 def test_a_network_of_the_user_s_own(network: Any, tmp_path: Path) -> None:
     own = train_experts(DATA, network, EXPERT, tmp_path / "experts")

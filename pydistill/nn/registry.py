@@ -157,8 +157,8 @@ def build(
 def architecture_of(settings: Network, in_channels: int, num_classes: int, image_size: int | Sequence[int]) -> str:
     """One canonical line that names the network: "convnet(width=128, depth=3, norm=instance, …)".
 
-    Every option is spelt out.     Two settings that mean the same network give the same line. Channels,
-    classes and image size are checked but not part of it: they belong to the data.
+    Every option is spelt out: two settings that mean the same network give the same line. Channels, classes
+    and image size are checked but not part of it: they belong to the data.
 
     Raises:
         InputError: as `build`.

@@ -140,9 +140,11 @@ class TrajectoryStore:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the experts' numbers and file hashes: two stores have the same one if they hold the same."""
-        told = [f"{number}:{self._index.experts[number].sha256}" for number in self.experts]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()
+        """SHA-256 over the experts' numbers and parameters: stores have the same one if they hold the same experts."""
+        entries = [(number, self._index.experts[number]) for number in self.experts]
+        # of the rows, not of the files, whose headers may be written in another order
+        told = [[number, entry.rows_sha256, entry.fractions_sha256] for number, entry in entries]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def __contains__(self, number: object) -> bool:
         """Is expert `number` there?"""
