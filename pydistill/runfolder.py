@@ -52,7 +52,7 @@ class RunFolder:
         """
         known = self.path / "config.json"
         config = json.loads(json.dumps(config))  # tuples become lists, as they are in the file
-        begun = known.exists()
+        begun = known.exists() and self.metrics_path.exists()  # else it was refused before its first iteration
         if begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")
         if begun:

@@ -216,6 +216,13 @@ def test_a_folder_in_use_is_not_overwritten(store: TrajectoryStore, tmp_path: Pa
         run_distillation(recipe(iterations=1), DATA, store, tmp_path)
 
 
+def test_a_run_refused_at_its_start_does_not_block_the_folder(store: TrajectoryStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="but the expert trajectories end at epoch 6"):
+        run_distillation(recipe(iterations=1, max_start=9), DATA, store, tmp_path)
+    run_distillation(recipe(iterations=1), DATA, store, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["distill"]["max_start"] == 3
+
+
 def test_resuming_with_other_settings_names_both_sides(store: TrajectoryStore, tmp_path: Path) -> None:
     run_distillation(recipe(iterations=1), DATA, store, tmp_path)
     with pytest.raises(MismatchError, match=r"began with distill\.steps = 3, not 4"):
