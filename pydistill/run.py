@@ -67,7 +67,7 @@ class RunResult:
         accuracy_final: its evaluation.
         accuracy_best: the best of all evaluations of the run, chosen by test accuracy as the papers do.
         best_iteration: where that was.
-        seconds: wall time of this process's part of the run.
+        seconds: wall time of the run, of every process that worked on it up to its last checkpoint.
     """
 
     folder: RunFolder
@@ -133,6 +133,7 @@ def run_distillation(
         state, tensors = folder.load_checkpoint()
         distiller.load_state(state["distiller"], tensors)
         judge.load_state(state["judge"])
+        began -= float(state["seconds"])
     folder.rewind_metrics(distiller.iteration)
     with _stopping_cleanly() as stop:
         while distiller.iteration < recipe.distill.iterations:
@@ -142,12 +143,12 @@ def run_distillation(
             if judge.is_due(report.iteration):
                 judge.evaluate()
             if stop.is_set() or report.iteration % recipe.distill.checkpoint_every == 0:
-                _checkpoint(folder, distiller, judge)
+                _checkpoint(folder, distiller, judge, began)
             if stop.is_set():
                 raise Interrupted(
                     f"stopped after iteration {report.iteration} of {recipe.distill.iterations}; continue with --resume"
                 )
-    _checkpoint(folder, distiller, judge)
+    _checkpoint(folder, distiller, judge, began)
     final = judge.evaluate_final()
     artefact = judge.artefact(final)
     artefact.save(folder.path / FILE_NAME)
@@ -269,9 +270,10 @@ def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> lis
     return teachers
 
 
-def _checkpoint(folder: RunFolder, distiller: Distiller, judge: _Judge) -> None:
+def _checkpoint(folder: RunFolder, distiller: Distiller, judge: _Judge, began: float) -> None:
     values, tensors = distiller.state()
-    folder.save_checkpoint({"distiller": values, "judge": judge.state()}, tensors)
+    seconds = time.perf_counter() - began
+    folder.save_checkpoint({"distiller": values, "judge": judge.state(), "seconds": seconds}, tensors)
 
 
 def _iterate(distiller: Distiller, recipe: Recipe) -> IterationReport:

@@ -140,6 +140,15 @@ def test_resuming_with_other_experts_of_the_same_kind(store: TrajectoryStore, tm
         run_distillation(recipe(iterations=2), DATA, others, tmp_path / "run", resume=True)
 
 
+def test_the_seconds_of_a_run_are_those_of_all_its_parts(store: TrajectoryStore, tmp_path: Path) -> None:
+    folder = run_distillation(recipe(iterations=1), DATA, store, tmp_path).folder
+    state, tensors = folder.load_checkpoint()
+    assert state["seconds"] > 0
+    folder.save_checkpoint({**state, "seconds": 1000.0}, tensors)
+    result = run_distillation(recipe(iterations=2), DATA, store, tmp_path, resume=True)
+    assert 1000 < folder.load_checkpoint()[0]["seconds"] <= result.seconds
+
+
 SCRIPT = """
 import sys
 from pydistill.run import run_distillation, Silent
