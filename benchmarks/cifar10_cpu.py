@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
+import os
 import platform
 import subprocess
 import sys
@@ -21,10 +21,9 @@ from typing import Any
 import torch
 
 from pydistill import data
-from pydistill.commands import accuracy_record, peak_memory
-from pydistill.evaluate import evaluate
+from pydistill.baselines import random_real
+from pydistill.files import read_json, write_json
 from pydistill.recipe import load_recipe, preset_path
-from pydistill.run import random_real
 
 PRESET = "cpu/cifar10-w32"
 METHODS = ("att", "mct", "mtt", "tesla")
@@ -41,32 +40,54 @@ def pydistill(*arguments: object) -> None:
     subprocess.run([sys.executable, "-m", "pydistill.cli", *(str(each) for each in arguments)], check=True)
 
 
+def provenance() -> dict[str, Any]:
+    """What made a run: commit (with + for a changed tree), torch, processor, threads."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    malloc = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")}
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "commit": git("rev-parse", "--short", "HEAD") + changed,
+        "torch": torch.__version__,
+        "processor": names[0] if names else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "malloc": " ".join(
+            f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")
+        ),
+    }
+
+
 def distilled(path: str, work: Path, method: str, ipc: int) -> dict[str, Any]:
-    """The summary of one run, made now unless it is there."""
+    """One run as a row of the results, made now unless it is there."""
     out = work / f"{method}-ipc{ipc}"
-    if not (out / "summary.json").exists():
+    made = out / "made.json"
+    if not made.exists():
         settings = [f"--distill.{name}={value}" for name, value in RUNS[ipc].items()]
         settings += [f"--distill.method={method}", f"--distill.ipc={ipc}", f"--data.path={path}"]
         folders = ["--experts", work / "experts", "--out", out, "--resume"]
         pydistill("distill", "--preset", PRESET, *settings, *folders)
-    summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-    return summary
+        write_json(made, provenance())
+    summary = read_json(out / "summary.json")
+    row = {"ipc": ipc, "set": method} | {name: summary["accuracy_final"][name] for name in ("mean", "std")}
+    row |= {name: summary[name] for name in ("iterations", "loss_first", "loss_last", "lr", "seconds")}
+    return row | {"peak_bytes": summary["peak_memory_bytes"]} | read_json(made)
 
 
-def random_baseline(path: str, work: Path, ipc: int) -> dict[str, Any]:
-    """Accuracy of networks trained on random real images, another draw for each network, at the recipe's first rate."""
-    file = work / f"random-ipc{ipc}.json"
+def random_baseline(path: str, work: Path, ipc: int, rates: list[float]) -> dict[str, Any]:
+    """Random real images, at the best of the rates, as a row of the results; made now unless it is there."""
+    file = work / f"random-real-ipc{ipc}.json"
     if not file.exists():
         recipe = load_recipe(preset_path(PRESET), [f"--data.path={path}"])
         dataset = data.load(recipe.data)
-        found: list[float] = []
-        for repeat in range(recipe.evaluation.repeats):
-            images, labels = random_real(dataset, ipc, repeat)
-            one = recipe.evaluation.__class__(repeats=1, seed=repeat, training=recipe.evaluation.training)
-            found += evaluate(images, labels, recipe.distill.lr_init, dataset, recipe.model, one).accuracies
-        file.write_text(json.dumps(accuracy_record(found) | {"peak_memory_bytes": peak_memory()}))
-    record: dict[str, Any] = json.loads(file.read_text())
-    return record
+        found, rate = random_real(dataset, recipe.model, recipe.evaluation, ipc=ipc, rates=rates)
+        row = {"ipc": ipc, "set": "random real", "mean": found.mean, "std": found.std, "lr": rate}
+        write_json(file, row | provenance())
+    return dict(read_json(file))
 
 
 def main() -> None:
@@ -77,23 +98,11 @@ def main() -> None:
     parser.add_argument("--ipc", type=int, nargs="+", default=sorted(RUNS), choices=sorted(RUNS))
     given = parser.parse_args()
     pydistill("experts", "--preset", PRESET, f"--data.path={given.data}", "--out", given.work / "experts")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    common = {"commit": commit.stdout.strip(), "torch": torch.__version__, "machine": platform.processor() or "cpu"}
     rows = []
     for ipc in given.ipc:
-        random = random_baseline(given.data, given.work, ipc)
-        rows.append({"ipc": ipc, "set": "random real", "mean": random["mean"], "std": random["std"]} | common)
-        for method in METHODS:
-            found = distilled(given.data, given.work, method, ipc)
-            final = found["accuracy_final"]
-            row = {"ipc": ipc, "set": method, "mean": final["mean"], "std": final["std"]}
-            row |= {"seconds": round(found["seconds"], 1), "peak_bytes": found["peak_memory_bytes"]}
-            row |= {
-                "iterations": found["iterations"],
-                "loss_first": found["loss_first"],
-                "loss_last": found["loss_last"],
-            }
-            rows.append(row | common)
+        found = [distilled(given.data, given.work, method, ipc) for method in METHODS]
+        rates = [0.01, max(row["lr"] for row in found)]
+        rows += [random_baseline(given.data, given.work, ipc, rates), *found]
     save(rows)
     print(f"{'| IPC':<6} | {'set':<12} | accuracy (%) | loss first → last | seconds | peak memory (GB) |")
     print("|---|---|---|---|---|---|")
@@ -108,15 +117,20 @@ def main() -> None:
 
 
 def save(rows: list[dict[str, Any]]) -> None:
-    """Append rows to the results."""
-    names = ["commit", "torch", "machine", "ipc", "set", "mean", "std"]
+    """Append the rows that are not there yet to the results."""
+    names = ["commit", "torch", "processor", "threads", "malloc", "ipc", "set", "mean", "std", "lr"]
     names += ["iterations", "loss_first", "loss_last", "seconds", "peak_bytes"]
-    new = not RESULTS.exists()
+    texts = [{name: str(row.get(name, "")) for name in names} for row in rows]
+    there: list[dict[str, str]] = []
+    if RESULTS.exists():
+        with open(RESULTS, newline="", encoding="utf-8") as handle:
+            there = list(csv.DictReader(handle))
+    RESULTS.parent.mkdir(exist_ok=True)
     with open(RESULTS, "a", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, names)
-        if new:
+        if not there:
             writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(row for row in texts if row not in there)
 
 
 if __name__ == "__main__":

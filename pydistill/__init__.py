@@ -10,7 +10,8 @@
 from pydistill.artefact import Artefact
 from pydistill.build import build_config
 from pydistill.matching import Batches, Match, match
+from pydistill.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = ["Artefact", "Batches", "Match", "__version__", "build_config", "match"]

@@ -19,6 +19,7 @@ from pydistill.files import atomic_path
 
 FORMAT = 1
 FILE_NAME = "distilled.safetensors"
+BEST_NAME = "best.safetensors"
 
 
 @dataclass(frozen=True)

@@ -220,11 +220,10 @@ def _evaluate_arguments(parser: Any) -> None:
 
 
 def _evaluate(values: Any) -> int:
-    from pydistill.artefact import Artefact
+    from pydistill.artefact import BEST_NAME, Artefact
     from pydistill.commands import recipe_of
     from pydistill.evaluate import evaluate_models, table
     from pydistill.files import write_json
-    from pydistill.run import BEST_NAME, evaluation_record
 
     path = Path(values.run)
     if path.is_dir() and values.which == "best":
@@ -249,7 +248,7 @@ def _evaluate(values: Any) -> int:
     rows = evaluate_models(artefact.images, artefact.labels, artefact.lr, dataset, recipe.model, settings)
     print(table(rows))
     if values.json is not None:
-        write_json(values.json, [evaluation_record(row) for row in rows])
+        write_json(values.json, [row.as_record() for row in rows])
     return 0
 
 

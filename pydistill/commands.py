@@ -13,12 +13,12 @@ from pydistill.artefact import Artefact
 from pydistill.data import Dataset
 from pydistill.distill import IterationReport
 from pydistill.errors import InputError
-from pydistill.evaluate import Evaluation
+from pydistill.evaluate import Evaluation, accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
 from pydistill.progress import Bar
-from pydistill.recipe import Recipe, recipe_from_dict, save_recipe
-from pydistill.run import RunResult, evaluation_record, run_distillation
+from pydistill.recipe import Recipe, recipe_from_dict
+from pydistill.run import RunResult, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
@@ -67,7 +67,6 @@ def distill_shown(
     )
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
         result = run_distillation(recipe, dataset, store, out, resume=resume, observer=BarObserver(bar))
-    save_recipe(recipe, out / "recipe.yaml")
     write_json(out / SUMMARY, run_summary(recipe, result))
     draw_run(result.folder)
     return result
@@ -93,13 +92,6 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
-
-
-def accuracy_record(accuracies: tuple[float, ...] | list[float]) -> dict[str, Any]:
-    """mean, std (over the runs, not of the mean) and the runs themselves."""
-    mean = sum(accuracies) / len(accuracies)
-    std = (sum((each - mean) ** 2 for each in accuracies) / len(accuracies)) ** 0.5
-    return {"mean": mean, "std": std, "runs": list(accuracies)}
 
 
 def peak_memory() -> int:
@@ -136,8 +128,3 @@ def reference_accuracies(summary: dict[str, Any]) -> dict[str, float]:
         "accuracy_experts": "experts",
     }
     return {told: summary[name]["mean"] for name, told in names.items() if name in summary}
-
-
-def evaluation_summary(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
-    """Evaluations as JSON-able values."""
-    return [evaluation_record(each) for each in evaluations]

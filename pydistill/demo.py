@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pydistill import data
-from pydistill.commands import SUMMARY, accuracy_record, distill_shown, draw_run, run_summary, train_experts_shown
+from pydistill.baselines import random_real
+from pydistill.commands import SUMMARY, distill_shown, draw_run, run_summary, train_experts_shown
 from pydistill.data import Dataset
 from pydistill.errors import InputError
-from pydistill.evaluate import Evaluation, evaluate
+from pydistill.evaluate import Evaluation, accuracy_record, evaluate
 from pydistill.files import write_json
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, load_recipe, preset_path
-from pydistill.run import random_real, with_seed
 from pydistill.training import TrainingSettings
 
 FULL_DATA_TRAINING = TrainingSettings(
@@ -25,7 +25,7 @@ FULL_DATA_TRAINING = TrainingSettings(
 
 def demo_recipe(method: str, seed: int) -> Recipe:
     """The demo's recipe for a method, with one seed for everything."""
-    return with_seed(load_recipe(preset_path(f"demo/digits-{method}")), seed)
+    return load_recipe(preset_path(f"demo/digits-{method}")).with_seed(seed)
 
 
 def demo(method: str, seed: int, out: Path, *, quiet: bool = False) -> str:
@@ -51,14 +51,14 @@ def demo(method: str, seed: int, out: Path, *, quiet: bool = False) -> str:
     phase("experts")
     result = distill_shown(dataset, recipe, store, out, resume=False, quiet=quiet)
     phase("distillation")
-    random, full = _references(recipe, dataset, quiet)
+    random, rate, full = _references(recipe, dataset, result.final.lr, quiet)
     phase("references")
     experts = [store.accuracies(position)["test"][-1] for position in range(len(store))]
 
     summary = run_summary(recipe, result) | {
         "seconds": {**seconds, "total": sum(seconds.values())},
         "accuracy_distilled": accuracy_record(result.accuracy_final.accuracies),
-        "accuracy_random_real": accuracy_record(random),
+        "accuracy_random_real": accuracy_record(random.accuracies) | {"lr": rate},
         "accuracy_full_data": accuracy_record(full.accuracies),
         "accuracy_experts": accuracy_record(experts),
         "images": len(result.final.images),
@@ -69,21 +69,25 @@ def demo(method: str, seed: int, out: Path, *, quiet: bool = False) -> str:
     return _table(summary, out, images, curves)
 
 
-def _references(recipe: Recipe, dataset: Dataset, quiet: bool) -> tuple[list[float], Evaluation]:
-    """Accuracy of networks trained on random real images (another draw for each network) and on all of them."""
-    settings, seed = recipe.evaluation, recipe.distill.seed
-    random: list[float] = []
-    with Bar("references", settings.repeats + 1, quiet=quiet) as bar:
-        for repeat in range(settings.repeats):
-            images, labels = random_real(dataset, recipe.distill.ipc, seed * 1000 + repeat)
-            one = replace(settings, repeats=1, seed=seed * 1000 + repeat)
-            lr = recipe.distill.lr_init
-            random.extend(evaluate(images, labels, lr, dataset, recipe.model, one).accuracies)
-            bar.step(random=f"{100 * random[-1]:.1f}%")
+def _references(
+    recipe: Recipe, dataset: Dataset, learned_rate: float, quiet: bool
+) -> tuple[Evaluation, float, Evaluation]:
+    """Random real images at the better of the first and the learned rate, that rate, and all real images."""
+    settings = recipe.evaluation
+    rates = (recipe.distill.lr_init, learned_rate)
+    with Bar("references", settings.repeats * len(rates) + 1, quiet=quiet) as bar:
+        random, rate = random_real(
+            dataset,
+            recipe.model,
+            settings,
+            ipc=recipe.distill.ipc,
+            rates=rates,
+            on_network=lambda found: bar.step(random=f"{100 * found.mean:.1f}%"),
+        )
         whole = replace(settings, training=FULL_DATA_TRAINING)
         full = evaluate(dataset.train_images, dataset.train_labels, FULL_DATA_TRAINING.lr, dataset, recipe.model, whole)
         bar.step(all=f"{100 * full.mean:.1f}%")
-    return random, full
+    return random, rate, full
 
 
 def _table(summary: dict[str, Any], out: Path, images: Path, curves: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
 from pydistill.synthetic import ImageAverage, Initialisation, SyntheticSet, initial_set
 from pydistill.training import seeded_modules
-from pydistill.trajectories import ExpertOrder, StartSampler, StartSettings, TrajectoryStore
+from pydistill.trajectories import ExpertOrder, FractionRule, Smoothing, StartSampler, StartSettings, TrajectoryStore
 
 _log = logging.getLogger("pydistill")
 
@@ -40,7 +40,9 @@ class DistillSettings:
         grow_iterations: iterations until it reaches max_start; None means half of all.
         continuous: draw starts from the real numbers (convexified experts only).
         trajectories: recorded or convexified.
-        waypoints: w, or their epochs, when recorded experts are convexified on the way.
+        waypoints: w, or their epochs, when recorded experts are convexified on the way; None means 4.
+        smoothing: how these waypoints are smoothed; None means as published (neighbours).
+        fractions: how far along a segment each epoch is; None means by path length.
         selection: last or nearest, the student step that is compared with the target.
         distance: l1 or l2, the distance of `nearest`.
         gradient: exact or truncated.
@@ -73,7 +75,9 @@ class DistillSettings:
     grow_iterations: int | None = None
     continuous: bool | None = None
     trajectories: Trajectories | None = None
-    waypoints: int | list[int] = 4
+    waypoints: int | list[int] | None = None
+    smoothing: Smoothing | None = None
+    fractions: FractionRule | None = None
     selection: Selection | None = None
     distance: Distance = "l1"
     gradient: Gradient | None = None
@@ -216,7 +220,7 @@ class Distiller:
         store: TrajectoryStore,
         student: nn.Module,
         *,
-        teachers: Sequence[nn.Module] = (),
+        teachers: Iterable[nn.Module] = (),
     ) -> None:
         settings.check()
         self.settings = settings

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pydistill.build import build_config
 from pydistill.matching import Backend, Batches, choose_backend, match
+from pydistill.matching.match import WHY_TORCH
 from pydistill.nn import ConvNet, flatten
 
 TOLERANCE = 1e-9
@@ -29,9 +30,7 @@ def report() -> tuple[str, bool]:
     healthy = True
     for device in _test_devices():
         chosen = choose_backend("auto", ConvNet(1, 2, 8, width=4, depth=1), device)
-        lines.append(
-            f"backend     auto runs '{chosen}' on {device}: the adjoint sweep, in the memory of one step, any module"
-        )
+        lines.append(f"backend     auto runs '{chosen}' on {device}: {WHY_TORCH}")
         for backend in TESTED:
             error, seconds = self_test(backend, device)
             passed = error <= TOLERANCE

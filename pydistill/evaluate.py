@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from pydistill.nn import Network, architecture_of, build, name_of, parse
 from pydistill.training import TrainingSettings, accuracy, derive_seed, train
 
 
-def published_training() -> TrainingSettings:
+def evaluation_training() -> TrainingSettings:
     """The papers' protocol: 1,000 epochs, batch 256, momentum 0.9, weight decay 5e-4, lr ×0.1 half way, DSA."""
     return TrainingSettings(
         epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
@@ -41,7 +43,7 @@ class EvaluationSettings:
     models: tuple[str, ...] = ()
     repeats: int = 5
     seed: int = 0
-    training: TrainingSettings = field(default_factory=published_training)
+    training: TrainingSettings = field(default_factory=evaluation_training)
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
@@ -67,13 +69,28 @@ class Evaluation:
     @property
     def mean(self) -> float:
         """Mean over the networks."""
-        return sum(self.accuracies) / len(self.accuracies)
+        return statistics.fmean(self.accuracies)
 
     @property
     def std(self) -> float:
         """Standard deviation over the networks (ddof 0, as the papers report it)."""
-        mean = self.mean
-        return math.sqrt(sum((value - mean) ** 2 for value in self.accuracies) / len(self.accuracies))
+        return statistics.pstdev(self.accuracies)
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON-able values; `from_record` gives the evaluation back."""
+        about = {"model": self.model, "seconds": self.seconds, "diverged": self.diverged}
+        return about | accuracy_record(self.accuracies)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that the record was made of."""
+        return cls(record["model"], tuple(record["runs"]), record["seconds"], record["diverged"])
+
+
+def accuracy_record(accuracies: Sequence[float]) -> dict[str, Any]:
+    """mean, std (over the runs, ddof 0) and the runs themselves, as JSON-able values."""
+    values = [float(value) for value in accuracies]
+    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "runs": values}
 
 
 def evaluate(

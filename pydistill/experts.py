@@ -17,7 +17,7 @@ from pydistill.training import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 
 
-def published_training() -> TrainingSettings:
+def expert_training() -> TrainingSettings:
     """MTT's experts: 50 epochs of SGD at lr 0.01 in batches of 256, no momentum, no weight decay, DSA."""
     return TrainingSettings(epochs=50, batch_size=256, lr=0.01, dsa=DsaSettings())
 
@@ -37,7 +37,7 @@ class ExpertSettings:
 
     count: int = 10
     seed: int = 0
-    training: TrainingSettings = field(default_factory=published_training)
+    training: TrainingSettings = field(default_factory=expert_training)
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from pydistill.distill import DistillSettings
 from pydistill.errors import InputError, MissingDependencyError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings
-from pydistill.files import write_text
 from pydistill.nn import ModelSettings
 
 PRESETS = "presets"
@@ -37,6 +35,15 @@ class Recipe:
     expert: ExpertSettings = field(default_factory=ExpertSettings)
     distill: DistillSettings = field(default_factory=DistillSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The recipe with one seed for experts, distillation and evaluation."""
+        return replace(
+            self,
+            expert=replace(self.expert, seed=seed),
+            distill=replace(self.distill, seed=seed),
+            evaluation=replace(self.evaluation, seed=seed),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as nested JSON-able values."""
@@ -67,23 +74,6 @@ def preset_path(name: str) -> Path:
     return Path(str(resources.files("pydistill") / PRESETS / f"{name}.yaml"))
 
 
-def save_recipe(recipe: Recipe, path: str | Path) -> None:
-    """Write the resolved recipe as YAML; `load_recipe` (and `--config`) read it again.
-
-    Raises:
-        MissingDependencyError: PyYAML is not installed.
-        WriteError: the file cannot be written.
-    """
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingDependencyError(
-            "writing a recipe needs PyYAML; install it with: pip install 'pydistill[cli]'"
-        ) from error
-    plain = json.loads(json.dumps(recipe.as_dict()))  # YAML has lists, not tuples
-    write_text(path, yaml.safe_dump(plain, sort_keys=False))
-
-
 def recipe_parser() -> Any:
     """A jsonargparse parser with the fields of `Recipe`, and `--config` for a file of them.
 
@@ -103,10 +93,10 @@ def recipe_parser() -> Any:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from a YAML file; what it does not name keeps its default.
+    """Read a recipe from a YAML or JSON file; what it does not name keeps its default.
 
     Args:
-        path: a YAML file with the fields of `Recipe`.
+        path: a YAML or JSON file with the fields of `Recipe`.
         overrides: command-line style settings put over it, e.g. ["--distill.steps=3"].
 
     Raises:

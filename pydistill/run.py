@@ -7,25 +7,31 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pydistill.artefact import FILE_NAME, Artefact
 from pydistill.data import Dataset
-from pydistill.distill import Distiller, IterationReport
-from pydistill.errors import Interrupted, OutOfMemoryError
-from pydistill.evaluate import Evaluation, evaluate
+from pydistill.distill import Distiller
+from pydistill.errors import FormatError, Interrupted, MismatchError, OutOfMemoryError
+from pydistill.evaluate import Evaluation
 from pydistill.experts import experts_record
+from pydistill.files import write_json
+from pydistill.judge import Judge, Observer, Silent
 from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
-from pydistill.trajectories import TrajectoryStore
+from pydistill.trajectories import TrajectoryStore, waypoint_epochs
 
-BEST_NAME = "best.safetensors"
+RECIPE_NAME = "recipe.json"
+EVALUATION_MEMORY = (
+    "an evaluation",
+    "free memory elsewhere; a smaller evaluation.training.batch_size also fits, but changes the result",
+)
 # What may change between the beginning of a run and its continuation without changing what was computed so far.
 FREE_ON_RESUME = (
     "distill.iterations",
@@ -35,26 +41,6 @@ FREE_ON_RESUME = (
     "data.cache",
     "data.download",
 )
-
-
-class Observer(Protocol):
-    """What a run tells while it goes on."""
-
-    def on_iteration(self, report: IterationReport) -> None:
-        """After each outer iteration."""
-
-    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """After each evaluation on fresh networks."""
-
-
-class Silent:
-    """An observer that tells nobody."""
-
-    def on_iteration(self, report: IterationReport) -> None:
-        """Nothing."""
-
-    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """Nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +65,32 @@ class RunResult:
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
-    """The store that the method works on: the given one, or its experts convexified into `folder`/convexified."""
-    if recipe.distill.resolved_method().trajectories == store.kind or store.kind == "convexified":
-        return store
-    return store.write_convexified(folder / "convexified", waypoints=recipe.distill.waypoints)
+    """The store that the method works on: the given one, or its experts convexified into `folder`/convexified.
+
+    Raises:
+        MismatchError: the experts are convexified already, and otherwise than the recipe asks for.
+    """
+    settings = recipe.distill
+    if settings.resolved_method().trajectories == "recorded":
+        return store  # the distillation itself refuses convexified ones
+    asked: dict[str, Any] = {
+        "waypoints": settings.waypoints,
+        "smoothing": settings.smoothing,
+        "fractions": settings.fractions,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if store.kind == "recorded":
+        return store.write_convexified(folder / "convexified", **asked)
+    if settings.waypoints is not None:
+        asked["waypoints"] = list(waypoint_epochs(store.record.epochs, settings.waypoints))
+    for name, value in asked.items():
+        found = store.convexification[name]
+        if found != value:
+            raise MismatchError(
+                f"the experts are convexified with {name} = {found} and this run asks for {value}; "
+                f"drop distill.{name}, or convexify the recorded experts again"
+            )
+    return store
 
 
 def run_distillation(
@@ -97,9 +105,10 @@ def run_distillation(
 ) -> RunResult:
     """Distil `dataset` by the recipe from the experts of `store` into the run folder `out`.
 
-    The folder holds config.json, metrics.jsonl, checkpoint.safetensors, distilled.safetensors (the last iteration's
-    set) and best.safetensors (the set of the best evaluation). A run that was stopped at any moment and is continued
-    with `resume` gives the same images, bit for bit on the CPU, as one that was not.
+    The folder holds recipe.json (which `--config` reads again), config.json, metrics.jsonl, checkpoint.safetensors,
+    distilled.safetensors (the last iteration's set) and best.safetensors (the set of the best evaluation). A run that
+    was stopped at any moment and is continued with `resume` gives the same images, bit for bit on the CPU with the same
+    number of threads, as one that was not.
 
     Args:
         network: a factory (in_channels, num_classes, image_size) → module, instead of the recipe's model; the run
@@ -123,26 +132,35 @@ def run_distillation(
     if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
         config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
     continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
+    write_json(folder.path / RECIPE_NAME, recipe.as_dict())
     store = trajectories_for(recipe, store, folder.path)
     student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
     student.to(dataset.train_images.device)
-    teachers = [] if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
+    teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
     distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
-    judge = _Judge(recipe, network, dataset, distiller, folder, observer)
+    judge = Judge(recipe, network, dataset, distiller, folder, observer)
     if continued:
         state, tensors = folder.load_checkpoint()
-        distiller.load_state(state["distiller"], tensors)
-        judge.load_state(state["judge"])
+        try:
+            distiller.load_state(state["distiller"], tensors)
+            judge.load_state(state["judge"])
+        except KeyError as error:
+            raise FormatError(
+                f"checkpoint {folder.checkpoint_path} is damaged (it lacks {error}); remove it to begin the run anew"
+            ) from error
         began -= float(state["seconds"])
     folder.rewind_metrics(distiller.iteration)
     with _stopping_cleanly() as stop:
         while distiller.iteration < recipe.distill.iterations:
-            report = _iterate(distiller, recipe)
+            with _memory_told(*_student_memory(recipe)):
+                report = distiller.iterate()
             folder.append_metrics(report.as_record())
             observer.on_iteration(report)
-            if judge.is_due(report.iteration):
-                judge.evaluate()
-            if stop.is_set() or report.iteration % recipe.distill.checkpoint_every == 0:
+            judged = judge.is_due(report.iteration)
+            if judged:
+                with _memory_told(*EVALUATION_MEMORY):
+                    judge.evaluate()
+            if judged or stop.is_set() or report.iteration % recipe.distill.checkpoint_every == 0:
                 _checkpoint(folder, distiller, judge, began)
             if stop.is_set():
                 raise Interrupted(
@@ -156,101 +174,6 @@ def run_distillation(
     return RunResult(folder, artefact, final, best, best_iteration, time.perf_counter() - began)
 
 
-class _Judge:
-    """Evaluates the set on fresh networks while it is distilled, and keeps the best."""
-
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: Network,
-        dataset: Dataset,
-        distiller: Distiller,
-        folder: RunFolder,
-        observer: Observer,
-    ) -> None:
-        self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
-        self.folder, self.observer = folder, observer
-        self.best: tuple[int, Evaluation] | None = None
-        self.last: tuple[int, Evaluation] | None = None
-
-    def is_due(self, iteration: int) -> bool:
-        every = self.recipe.distill.evaluate_every
-        return iteration == self.recipe.distill.iterations or (every > 0 and iteration % every == 0)
-
-    def evaluate(self) -> Evaluation:
-        iteration = self.distiller.iteration
-        synthetic = self.distiller.synthetic
-        evaluation = evaluate(
-            self.distiller.images,
-            synthetic.training_labels,
-            self.distiller.lr,
-            self.dataset,
-            self.network,
-            self.recipe.evaluation,
-        )
-        self.last = (iteration, evaluation)
-        self.folder.append_metrics({"event": "evaluation", "iteration": iteration, **evaluation_record(evaluation)})
-        if self.best is None or evaluation.mean > self.best[1].mean:
-            self.best = (iteration, evaluation)
-            self.artefact(evaluation).save(self.folder.path / BEST_NAME)
-        self.observer.on_evaluation(iteration, evaluation)
-        return evaluation
-
-    def evaluate_final(self) -> Evaluation:
-        """The last iteration's evaluation, made now unless it has been."""
-        if self.last is not None and self.last[0] == self.distiller.iteration:
-            return self.last[1]
-        return self.evaluate()
-
-    def artefact(self, evaluation: Evaluation) -> Artefact:
-        distiller, synthetic = self.distiller, self.distiller.synthetic
-        provenance = {
-            "recipe": self.recipe.as_dict(),
-            "dataset": {"name": self.dataset.name, "digest": self.dataset.digest, "classes": self.dataset.class_names},
-            "iteration": distiller.iteration,
-            "accuracy": evaluation_record(evaluation),
-            "versions": {"torch": torch.__version__},
-        }
-        return Artefact(
-            images=distiller.images,
-            labels=synthetic.training_labels.clone(),
-            classes=synthetic.classes.clone(),
-            lr=distiller.lr,
-            preprocessing=self.dataset.preprocessing,
-            provenance=provenance,
-            initial_images=distiller.initial_images,
-        )
-
-    def state(self) -> dict[str, Any]:
-        def plain(kept: tuple[int, Evaluation] | None) -> Any:
-            return None if kept is None else [kept[0], evaluation_record(kept[1])]
-
-        return {"best": plain(self.best), "last": plain(self.last)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        def whole(kept: Any) -> tuple[int, Evaluation] | None:
-            return None if kept is None else (int(kept[0]), evaluation_from_record(kept[1]))
-
-        self.best, self.last = whole(state["best"]), whole(state["last"])
-
-
-def evaluation_record(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as JSON-able values; `evaluation_from_record` gives it back."""
-    return {
-        "model": evaluation.model,
-        "mean": evaluation.mean,
-        "std": evaluation.std,
-        "accuracies": list(evaluation.accuracies),
-        "seconds": evaluation.seconds,
-        "diverged": evaluation.diverged,
-    }
-
-
-def evaluation_from_record(record: dict[str, Any]) -> Evaluation:
-    """The evaluation that `evaluation_record` was given."""
-    return Evaluation(record["model"], tuple(record["accuracies"]), record["seconds"], record["diverged"])
-
-
 def _store_identity(store: TrajectoryStore) -> dict[str, Any]:
     return {
         "kind": store.kind,
@@ -260,41 +183,41 @@ def _store_identity(store: TrajectoryStore) -> dict[str, Any]:
     }
 
 
-def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> list[nn.Module]:
-    """The experts' final networks."""
-    teachers = []
+def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
+    """The experts' final networks, one at a time."""
     for trajectory in store:
         teacher = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))
-        teachers.append(teacher.to(dataset.train_images.device).eval())
-    return teachers
+        yield teacher.to(dataset.train_images.device).eval()
 
 
-def _checkpoint(folder: RunFolder, distiller: Distiller, judge: _Judge, began: float) -> None:
+def _checkpoint(folder: RunFolder, distiller: Distiller, judge: Judge, began: float) -> None:
     values, tensors = distiller.state()
     seconds = time.perf_counter() - began
     folder.save_checkpoint({"distiller": values, "judge": judge.state(), "seconds": seconds}, tensors)
 
 
-def _iterate(distiller: Distiller, recipe: Recipe) -> IterationReport:
+def _student_memory(recipe: Recipe) -> tuple[str, str]:
+    settings = recipe.distill
+    what = f"a student's training ({settings.steps} steps of {settings.batch_size or 'all'} images)"
+    if settings.backend == "autograd":
+        return what, "distill.backend = torch needs the memory of one step instead of all, with the same result"
+    return what, (
+        "one step is already all that is kept, so free memory elsewhere; "
+        "a smaller distill.batch_size also fits, but changes the result"
+    )
+
+
+@contextmanager
+def _memory_told(what: str, remedy: str) -> Iterator[None]:
+    """Turn PyTorch's out-of-memory errors, of the GPU and of the CPU, into one that names the remedy."""
     try:
-        return distiller.iterate()
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+        yield
+    except RuntimeError as error:
         told = str(error)
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in told:
             raise
-        settings = recipe.distill
-        if settings.backend == "autograd":
-            remedy = "distill.backend = torch needs the memory of one step instead of all, with the same result"
-        else:
-            remedy = (
-                "one step is already all that is kept, so free memory elsewhere; "
-                "a smaller distill.batch_size also fits, but changes the result"
-            )
-        raise OutOfMemoryError(
-            f"out of memory in a student's training ({settings.steps} steps of "
-            f"{settings.batch_size or 'all'} images): {told.splitlines()[0]}; {remedy}"
-        ) from error
+        raise OutOfMemoryError(f"out of memory in {what}: {told.splitlines()[0]}; {remedy}") from error
 
 
 @contextmanager
@@ -315,18 +238,3 @@ def _stopping_cleanly() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The recipe with one seed for experts, distillation and evaluation."""
-    return replace(
-        recipe,
-        expert=replace(recipe.expert, seed=seed),
-        distill=replace(recipe.distill, seed=seed),
-        evaluation=replace(recipe.evaluation, seed=seed),
-    )
-
-
-def random_real(dataset: Dataset, ipc: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`ipc` random real training images per class and their labels: what a distilled set is compared with."""
-    return dataset.sample_per_class(ipc, torch.Generator().manual_seed(seed))

@@ -16,6 +16,7 @@ from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import WriteError, atomic_path, read_json, write_json, write_text
 
 CHECKPOINT_FORMAT = 1
+CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
 
 
 class RunFolder:
@@ -76,11 +77,14 @@ class RunFolder:
                 tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
             raise FormatError(f"checkpoint {file} is damaged ({error}); remove it to begin the run anew") from error
-        if state.get("format") != CHECKPOINT_FORMAT:
+        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
             raise FormatError(
                 f"checkpoint {file} has format {state.get('format')}; "
                 f"this version of pydistill reads {CHECKPOINT_FORMAT}"
             )
+        missing = [name for name in CHECKPOINT_PARTS if name not in state]
+        if missing:
+            raise FormatError(f"checkpoint {file} is damaged (it lacks {missing[0]}); remove it to begin the run anew")
         return state, tensors
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -95,15 +99,18 @@ class RunFolder:
             ) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of the metrics."""
+        """All whole lines of the metrics; FormatError if one of them is something else."""
         if not self.metrics_path.exists():
             return []
-        records = []
+        records: list[dict[str, Any]] = []
         for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 break  # a line that a killed process was writing; everything after a checkpoint is written again
+            if not isinstance(record, dict) or not {"event", "iteration"} <= record.keys():
+                raise FormatError(f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run")
+            records.append(record)
         return records
 
     def rewind_metrics(self, iteration: int) -> None:

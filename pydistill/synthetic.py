@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,12 +55,13 @@ class SyntheticSet:
         return leaves
 
 
-def teacher_probabilities(teachers: Sequence[nn.Module], images: Tensor) -> Tensor:
+def teacher_probabilities(teachers: Iterable[nn.Module], images: Tensor) -> Tensor:
     """Mean over the teachers of softmax(logits), [n, K]: the soft labels of MCT's and TESLA's option."""
-    if not teachers:
-        raise InputError("soft labels need at least one expert as a teacher")
     with torch.no_grad():
-        return torch.stack([teacher(images).softmax(dim=1) for teacher in teachers]).mean(dim=0)
+        found = [teacher(images).softmax(dim=1) for teacher in teachers]
+    if not found:
+        raise InputError("soft labels need at least one expert as a teacher")
+    return torch.stack(found).mean(dim=0)
 
 
 def initial_set(
@@ -70,7 +71,7 @@ def initial_set(
     initialisation: Initialisation,
     labels: Labels,
     lr: float,
-    teachers: Sequence[nn.Module],
+    teachers: Iterable[nn.Module],
     generator: torch.Generator,
 ) -> SyntheticSet:
     """The synthetic set before the first iteration.

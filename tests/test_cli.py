@@ -90,7 +90,7 @@ def test_evaluate_prints_a_table_across_architectures(
     assert "convnet1-w4" in told
     assert "mlp-w8" in told
     rows = json.loads(numbers.read_text())
-    assert [len(row["accuracies"]) for row in rows] == [2, 2]
+    assert [len(row["runs"]) for row in rows] == [2, 2]
 
 
 def test_evaluating_the_student_repeats_the_run_s_own_number(finished: Path, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_evaluating_the_student_repeats_the_run_s_own_number(finished: Path, tmp
     assert run("evaluate", finished, "--json", numbers) == 0
     (row,) = json.loads(numbers.read_text())
     summary = json.loads((finished / "summary.json").read_text())
-    assert row["accuracies"] == summary["accuracy_final"]["runs"]
+    assert row["runs"] == summary["accuracy_final"]["runs"]
 
 
 def test_show_draws_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +118,7 @@ def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
 
 def test_a_resolved_configuration_runs_again(experts: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
-    assert run("distill", "--config", finished / "recipe.yaml", "--experts", experts, "--out", out, "--quiet") == 0
+    assert run("distill", "--config", finished / "recipe.json", "--experts", experts, "--out", out, "--quiet") == 0
     assert torch.equal(Artefact.load(out).images, Artefact.load(finished).images)
 
 

@@ -26,6 +26,11 @@ def test_example(name: str, source: str, tmp_path: Path, monkeypatch: pytest.Mon
     exec(compile(source, name, "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_waits_for_its_numbers(page: Path) -> None:
+    assert not re.findall(r"\b[A-Z]+_TABLE\b|\bMEASURED\b", page.read_text(encoding="utf-8"))
+
+
 def test_there_are_examples() -> None:
     assert any(name.startswith("README") for name, _ in examples())
 

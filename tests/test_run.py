@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import nn
 
 from pydistill import run as run_module
 from pydistill.artefact import Artefact
+from pydistill.data import DsaSettings
 from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import FormatError, InputError, MismatchError, OutOfMemoryError
 from pydistill.experts import train_experts
@@ -65,7 +65,16 @@ def assert_same_outcome(one: Path, other: Path) -> None:
     assert plain(one) == plain(other)
 
 
-@pytest.mark.parametrize("changes", [{}, {"method": "mct"}, {"labels": "learned"}], ids=["att", "mct", "learned"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "mct"},
+        {"labels": "learned"},
+        {"labels": "teacher", "dsa": DsaSettings(), "ipc": 2, "batch_size": 3},
+    ],
+    ids=["att", "mct", "learned", "teacher and augmentation"],
+)
 def test_a_broken_off_run_continues_as_if_it_had_not_been(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path
 ) -> None:
@@ -247,6 +256,31 @@ def test_a_damaged_checkpoint(content: bytes | None, store: TrajectoryStore, tmp
         run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
 
 
+def test_a_checkpoint_that_lacks_a_part(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=3), DATA, store, tmp_path)
+    folder = RunFolder(tmp_path)
+    state, tensors = folder.load_checkpoint()
+    del state["format"]
+    folder.save_checkpoint(state, {name: value for name, value in tensors.items() if name != "average"})
+    with pytest.raises(FormatError, match=r"it lacks 'average'.*; remove it to begin the run anew"):
+        run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
+
+
+def test_metrics_that_are_something_else(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=3), DATA, store, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    with pytest.raises(FormatError, match=r"metrics.jsonl is damaged: line 1 is no event of a run"):
+        run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
+
+
+def test_convexified_experts_of_other_waypoints(store: TrajectoryStore, tmp_path: Path) -> None:
+    convexified = store.write_convexified(tmp_path / "convexified", waypoints=3)
+    with pytest.raises(MismatchError, match=r"convexified with waypoints = \[0, 3, 6\] and this run asks for \[0, 6\]"):
+        run_distillation(recipe(method="mct", waypoints=2), DATA, convexified, tmp_path / "run")
+    run_distillation(recipe(method="mct"), DATA, convexified, tmp_path / "other")
+    assert (tmp_path / "other" / "distilled.safetensors").exists()
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,12 +311,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     """safetensors' own error, which is no OSError, becomes the one that says what was being written."""
     folder = RunFolder(tmp_path)
-    folder.save_checkpoint({"iteration": 1}, {"images": torch.ones(4)})
+    state: dict[str, Any] = {"distiller": {}, "judge": {}, "seconds": 0.0}
+    folder.save_checkpoint(state | {"iteration": 1}, {"images": torch.ones(4)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:
         with pytest.raises(WriteError, match=r"cannot write .*checkpoint.*File too large.*; what was there before"):
-            folder.save_checkpoint({"iteration": 2}, {"images": torch.ones(4000)})
+            folder.save_checkpoint(state | {"iteration": 2}, {"images": torch.ones(4000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert folder.load_checkpoint()[0]["iteration"] == 1
@@ -330,10 +365,10 @@ def test_out_of_memory_names_what_lowers_it(
     backend: str, remedy: str, store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_much(self: Distiller) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000000 bytes.")
+        torch.empty(10**13)  # PyTorch's own refusal
 
     monkeypatch.setattr(Distiller, "iterate", too_much)
-    with pytest.raises(OutOfMemoryError, match=rf"out of memory .*8000000000000 bytes.*{remedy}"):
+    with pytest.raises(OutOfMemoryError, match=rf"out of memory .*40000000000000 bytes.*{remedy}"):
         run_distillation(recipe(backend=backend), DATA, store, tmp_path)
 
 
@@ -352,4 +387,3 @@ def test_atomic_files_are_whole_or_absent(tmp_path: Path) -> None:
         write_and_fail()
     assert target.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert time.time() - target.stat().st_mtime < 60

@@ -58,10 +58,10 @@ class _Sweep:
             gradient = problem.student.gradient(theta, plan.augmented(images, step).detach(), labels.detach())
             if step == 0:
                 self.replay.after_first_step()
-                problem.student.check_unchanged()
             theta, step_sums = ops.sgd_step(theta, gradient, problem.step_lr(lr, step), target)
             self.points.append(theta)
             sums.append(step_sums)
+        problem.student.check_unchanged()
         self.distances = distance_from_sums(torch.stack(sums), problem.distance)
         self.step = select_step(self.distances, problem.selection)
         del self.points[self.step + 1 :]

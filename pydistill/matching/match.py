@@ -18,6 +18,8 @@ from pydistill.matching.selection import Distance, Selection
 Backend = Literal["auto", "fused", "torch", "autograd"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
+WHY_TORCH = "the adjoint sweep runs any module in the memory of one step"
+
 _log = logging.getLogger("pydistill")
 _runners: dict[str, Callable[[Problem], Match]] = {"torch": match_by_adjoint, "autograd": match_by_autograd}
 _announced: set[tuple[str, str]] = set()
@@ -43,8 +45,8 @@ def choose_backend(backend: Backend, model: nn.Module, device: str) -> str:
     if key not in _announced:
         _announced.add(key)
         _log.info(
-            "matching %s on %s with backend 'torch': the adjoint sweep runs any module in the memory of one step",
-            *key,
+            "matching %s on %s with backend 'torch': %s",
+            *(*key, WHY_TORCH),
         )
     return "torch"
 

@@ -1,0 +1,122 @@
+"""How a set is judged while it is distilled: evaluations on fresh networks, of which the best is kept."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any, Protocol
+
+import torch
+
+from pydistill.artefact import BEST_NAME, Artefact
+from pydistill.data import Dataset
+from pydistill.distill import Distiller, IterationReport
+from pydistill.evaluate import Evaluation, evaluate
+from pydistill.nn import Network
+from pydistill.recipe import Recipe
+from pydistill.runfolder import RunFolder
+from pydistill.version import VERSION
+
+
+class Observer(Protocol):
+    """What a run tells while it goes on."""
+
+    def on_iteration(self, report: IterationReport) -> None:
+        """After each outer iteration."""
+
+    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """After each evaluation on fresh networks."""
+
+
+class Silent:
+    """An observer that tells nobody."""
+
+    def on_iteration(self, report: IterationReport) -> None:
+        """Nothing."""
+
+    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Nothing."""
+
+
+class Judge:
+    """Evaluates the set on fresh networks while it is distilled, and keeps the best."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        network: Network,
+        dataset: Dataset,
+        distiller: Distiller,
+        folder: RunFolder,
+        observer: Observer,
+    ) -> None:
+        self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
+        self.folder, self.observer = folder, observer
+        self.best: tuple[int, Evaluation] | None = None
+        self.last: tuple[int, Evaluation] | None = None
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether the set is evaluated after this iteration."""
+        every = self.recipe.distill.evaluate_every
+        return iteration == self.recipe.distill.iterations or (every > 0 and iteration % every == 0)
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate the set as it is now; if it is the best so far, save it as such."""
+        iteration = self.distiller.iteration
+        synthetic = self.distiller.synthetic
+        evaluation = evaluate(
+            self.distiller.images,
+            synthetic.training_labels,
+            self.distiller.lr,
+            self.dataset,
+            self.network,
+            self.recipe.evaluation,
+        )
+        self.last = (iteration, evaluation)
+        self.folder.append_metrics({"event": "evaluation", "iteration": iteration, **evaluation.as_record()})
+        if self.best is None or evaluation.mean > self.best[1].mean:
+            self.best = (iteration, evaluation)
+            self.artefact(evaluation).save(self.folder.path / BEST_NAME)
+        self.observer.on_evaluation(iteration, evaluation)
+        return evaluation
+
+    def evaluate_final(self) -> Evaluation:
+        """The last iteration's evaluation, made now unless it has been."""
+        if self.last is not None and self.last[0] == self.distiller.iteration:
+            return self.last[1]
+        return self.evaluate()
+
+    def artefact(self, evaluation: Evaluation) -> Artefact:
+        """The set as it is now, with where it comes from and what it is worth."""
+        distiller, synthetic = self.distiller, self.distiller.synthetic
+        provenance = {
+            "recipe": self.recipe.as_dict(),
+            "dataset": {"name": self.dataset.name, "digest": self.dataset.digest, "classes": self.dataset.class_names},
+            "iteration": distiller.iteration,
+            "accuracy": evaluation.as_record(),
+            "versions": {"pydistill": VERSION, "torch": torch.__version__, "python": platform.python_version()},
+        }
+        return Artefact(
+            images=distiller.images,
+            labels=synthetic.training_labels.clone(),
+            classes=synthetic.classes.clone(),
+            lr=distiller.lr,
+            preprocessing=self.dataset.preprocessing,
+            provenance=provenance,
+            initial_images=distiller.initial_images,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """The best and the last evaluation, as JSON-able values."""
+
+        def plain(kept: tuple[int, Evaluation] | None) -> Any:
+            return None if kept is None else [kept[0], kept[1].as_record()]
+
+        return {"best": plain(self.best), "last": plain(self.last)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+
+        def whole(kept: Any) -> tuple[int, Evaluation] | None:
+            return None if kept is None else (int(kept[0]), Evaluation.from_record(kept[1]))
+
+        self.best, self.last = whole(state["best"]), whole(state["last"])
