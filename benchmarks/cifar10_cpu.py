@@ -56,9 +56,7 @@ def provenance() -> dict[str, Any]:
         "torch": torch.__version__,
         "processor": names[0] if names else platform.machine(),
         "threads": torch.get_num_threads(),
-        "malloc": " ".join(
-            f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")
-        ),
+        "malloc": " ".join(f"{name}={value}" for name, value in malloc.items()),
     }
 
 
