@@ -95,6 +95,7 @@ cudaError_t map_reduce(const Map& map, int64_t count, typename Map::State* parti
       return launched;
     }
   }
+  // With no element, too: the sums of nothing are zero and have to be written.
   map_reduce_finish<Map><<<1, kThreads, 0, stream>>>(map, blocks, partial);
   return cudaGetLastError();
 }

@@ -85,7 +85,7 @@ def match(
         target: θ*, [P].
         batches: N pairs (images [B, C, H, W], labels), or a `Batches` recipe. Labels are class numbers [B] (int64) or
             rows [B, K] (floating; non-negative, of any mass).
-        lr: α, a number, a 0-dim tensor, or one value per step [N].
+        lr: α, a number, a 0-dim tensor, or one value per step [N]; its sign is the caller's business.
         selection: `last` (K = N, MTT) or `nearest` (ATT: the step of 1 … N nearest to the target; of equal ones the
             later).
         distance: d of the selection and of `distances`: `l1` (Σ|θ − θ*|) or `l2` (‖θ − θ*‖).
