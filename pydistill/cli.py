@@ -75,7 +75,8 @@ def build_parser() -> Any:
     )
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     for name, (add_arguments, _, about) in COMMANDS.items():
-        command = jsonargparse.ArgumentParser(description=about, exit_on_error=False)
+        usage = f"pydistill {name} {USAGE[name]}"
+        command = jsonargparse.ArgumentParser(description=about, usage=usage, exit_on_error=False)
         add_arguments(command)
         commands.add_subcommand(name, command, help=about.split(". ")[0])
     return parser
@@ -313,6 +314,18 @@ COMMANDS: dict[str, tuple[Callable[[Any], None], Callable[[Any], int], str]] = {
     "evaluate": (_evaluate_arguments, _evaluate, "Train fresh networks on a distilled set and test them."),
     "show": (_show_arguments, _show, "Draw a run's images and curves."),
     "doctor": (_doctor_arguments, _doctor, "Tell what is installed and what would run, and test it."),
+}
+
+
+_RECIPE_USAGE = "[--preset NAME | --config FILE] [--GROUP.SETTING VALUE …]"
+USAGE = {
+    "demo": "[--method att|mct|mtt|tesla] [--seed N] [--out RUN]",
+    "experts": f"{_RECIPE_USAGE} --out EXPERTS",
+    "convexify": "EXPERTS --out CONVEXIFIED [--waypoints W]",
+    "distill": f"{_RECIPE_USAGE} --experts EXPERTS --out RUN [--resume]",
+    "evaluate": "RUN [--models NAME …] [--repeats N]",
+    "show": "RUN",
+    "doctor": "",
 }
 
 

@@ -39,6 +39,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, target)
+            _flush_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
@@ -46,6 +47,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         told = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise WriteError(f"cannot write {target}: {told}; what was there before is unchanged") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename in the folder last through a loss of power, where folders can be opened (POSIX)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

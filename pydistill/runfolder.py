@@ -65,6 +65,9 @@ class RunFolder:
         """Replace the checkpoint by this state, atomically."""
         header = {"pydistill.checkpoint": json.dumps({"format": CHECKPOINT_FORMAT, **state})}
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        if self.metrics_path.exists():  # what the checkpoint has counted must not be younger than it on the disk
+            with open(self.metrics_path, "rb+") as handle:
+                os.fsync(handle.fileno())
         with atomic_path(self.checkpoint_path) as temporary:
             save_file(plain, temporary, metadata=header)
 
