@@ -15,8 +15,10 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 MEGABYTE = 1 << 20
+ROOT = Path(__file__).parent.parent
 
 
 def measure(backend: str, steps: int, batch: int, width: int, size: int) -> dict[str, float]:
@@ -69,7 +71,7 @@ def measure_apart(backend: str, steps: int, batch: int, width: int, size: int) -
     command += ["--batch", str(batch), "--width", str(width), "--size", str(size)]
     # Big buffers go back to the system when freed, so that resident memory is memory in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=ROOT)
     result: dict[str, float] = json.loads(done.stdout)
     return result
 

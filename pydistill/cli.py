@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +25,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [each for each in given if each != "--debug"]
     logging.basicConfig(format="pydistill: %(message)s", level=logging.INFO)
     try:
-        return _run(given)
+        status = _run(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output, `head` say, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("pydistill: stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -40,6 +47,34 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+# What jsonargparse calls a kind, and what a person does.
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "NoneType": "null",
+    "tuple": "a list such as [a, b]",
+    "list": "a list such as [1, 2]",
+}
+
+
+def _setting_error(text: str) -> str:
+    """jsonargparse's message about a value of the wrong kind, said without Python's types; others as they are."""
+    found = re.search(r'Parser key "([^"]+)":', text)
+    if found is None:
+        return text
+    kinds = [
+        KINDS[kind]
+        for kind in dict.fromkeys(re.findall(r"<class '(\w+)'>", text.split("Given value")[0]))
+        if kind in KINDS
+    ]
+    value = re.search(r"(?:Got value|Given value): (.*?)(?: \(|$)", text)
+    if not kinds or value is None or "dataclass" in text:
+        return text
+    return f"{found[1]} must be {' or '.join(kinds)}, not {value[1]}"
+
+
 def _run(given: list[str]) -> int:
     try:
         import jsonargparse
@@ -54,7 +89,8 @@ def _run(given: list[str]) -> int:
     try:
         parsed = parser.parse_args(given)
     except jsonargparse.ArgumentError as error:
-        raise InputError(f"{_one_line(error)} (pydistill {given[0]} --help lists what there is)") from error
+        listed = f"pydistill {given[0]} --help" if given[0] in COMMANDS else "pydistill --help"
+        raise InputError(f"{_setting_error(_one_line(error))} ({listed} lists what there is)") from error
     command = parsed.command
     values = parser.instantiate(parsed)[command]
     return COMMANDS[command][1](values)
@@ -94,7 +130,10 @@ def _add_recipe(parser: Any) -> None:
 
         def __call__(self, parser: Any, config: Any, value: Any, option: str | None = None) -> None:
             path = preset_path(value) if option == "--preset" else value
-            super().__call__(parser, config, str(path), option)
+            try:
+                super().__call__(parser, config, str(path), option)
+            except (TypeError, ValueError, KeyError, jsonargparse.ArgumentError) as error:
+                raise InputError(f"recipe {path}: {_setting_error(_one_line(error))}") from error
 
     parser.add_argument(
         "--config",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ SUMMARY = "summary.json"
 def train_experts_shown(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool) -> TrajectoryStore:
     """Train the recipe's experts into `out`, with a bar over all their epochs."""
     settings = recipe.expert
-    with Bar("experts", settings.count * settings.training.epochs, quiet=quiet) as bar:
+    with Bar("experts' epochs", settings.count * settings.training.epochs, quiet=quiet) as bar:
 
         def on_progress(expert: int, epoch: int, loss: float, train: float, test: float) -> None:
             bar.step(expert=f"{expert + 1}/{settings.count}", loss=f"{loss:.3f}", test=f"{100 * test:.1f}%")
@@ -42,14 +41,10 @@ class BarObserver:
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._loss: float | None = None
 
     def on_iteration(self, report: IterationReport) -> None:
-        """Show the smoothed loss, the chosen step and the learning rate."""
-        if math.isfinite(report.loss):  # one rejected iteration must not blank the mean for good
-            self._loss = report.loss if self._loss is None else 0.95 * self._loss + 0.05 * report.loss
-        loss = "not finite" if self._loss is None else f"{self._loss:.4f}"
-        self._bar.step(loss=loss, step=str(report.step), lr=f"{report.lr:.4g}")
+        """Show the loss, the chosen step and the learning rate."""
+        self._bar.step(loss=f"{report.loss:.4f}", step=str(report.step), lr=f"{report.lr:.4g}")
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Say what the set is worth now."""

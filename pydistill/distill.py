@@ -25,7 +25,7 @@ _log = logging.getLogger("pydistill")
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """One distillation; what is None is as the method has it.
+    """One distillation; what is null is as the method has it.
 
     Args:
         method: att, mct, mtt or tesla.
@@ -37,12 +37,12 @@ class DistillSettings:
         max_start: T⁺, end of the range of starts (whole starts are below it).
         growing: let the range's end grow from grow_from to max_start over grow_iterations.
         grow_from: the range's end at the first iteration.
-        grow_iterations: iterations until it reaches max_start; None means half of all.
+        grow_iterations: iterations until it reaches max_start; null means half of all.
         continuous: draw starts from the real numbers (convexified experts only).
         trajectories: recorded or convexified.
-        waypoints: w, or their epochs, when recorded experts are convexified on the way; None means 4.
-        smoothing: how these waypoints are smoothed; None means as published (neighbours).
-        fractions: how far along a segment each epoch is; None means by path length.
+        waypoints: w, or their epochs, when recorded experts are convexified on the way; null means 4.
+        smoothing: how these waypoints are smoothed; null means as published (neighbours).
+        fractions: how far along a segment each epoch is; null means by path length.
         selection: last or nearest, the student step that is compared with the target.
         distance: l1 or l2, the distance of `nearest`.
         gradient: exact or truncated.
@@ -52,10 +52,10 @@ class DistillSettings:
         lr_label: learning rate of learned label logits.
         lr_init: α₀, the student's learning rate at first.
         momentum: of the pixels', the labels' and the learning rate's SGD.
-        batch_size: B, synthetic images per student step; None means all of them.
+        batch_size: B, synthetic images per student step; null means all of them.
         initialisation: real (random training images) or noise.
-        ema: decay of the image average, 0 for none; None: 0.999 if the method averages, else none.
-        dsa: differentiable Siamese augmentation of the student's batches, or None.
+        ema: decay of the image average, 0 for none; null: 0.999 if the method averages, else none.
+        dsa: differentiable Siamese augmentation of the student's batches ({} for the published one), or null for none.
         evaluate_every: iterations between evaluations; 0 evaluates at the end only.
         checkpoint_every: iterations between checkpoints.
         max_rejections: how many iterations may be rejected (not finite, lr ≤ 0) before the run stops.
@@ -148,6 +148,8 @@ class DistillSettings:
         for name in ("evaluate_every", "max_rejections"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must be at least 0 and below 2^63, not {self.seed}")
         for name in ("lr_image", "lr_lr", "lr_label"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be a finite number of at least 0, not {getattr(self, name)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,7 @@ class Bar:
         self._quiet = quiet
         self._next_line = time.monotonic() + LINE_EVERY_SECONDS
         self._bar: Any = None
+        self._lines = ExitStack()
         if not quiet and sys.stderr.isatty():
             try:
                 from tqdm import tqdm
@@ -51,6 +53,10 @@ class Bar:
             print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Bar:
+        if self._bar is not None:
+            from tqdm.contrib.logging import logging_redirect_tqdm
+
+            self._lines.enter_context(logging_redirect_tqdm())  # log lines go above the bar
         return self
 
     def __exit__(
@@ -58,3 +64,4 @@ class Bar:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+        self._lines.close()

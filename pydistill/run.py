@@ -25,7 +25,7 @@ from pydistill.judge import Judge, Observer, Silent
 from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
-from pydistill.trajectories import TrajectoryStore, waypoint_epochs
+from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epochs
 
 RECIPE_NAME = "recipe.json"
 EVALUATION_MEMORY = (
@@ -125,7 +125,7 @@ def run_distillation(
     observer = observer or Silent()
     network = network or recipe.model
     recipe.distill.check()
-    store.record.check(experts_record(dataset, network, recipe.expert))
+    _check_experts(store, experts_record(dataset, network, recipe.expert))
     folder = RunFolder(out)
     architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
     config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
@@ -172,6 +172,13 @@ def run_distillation(
     artefact.save(folder.path / FILE_NAME)
     best_iteration, best = judge.best if judge.best is not None else (distiller.iteration, final)
     return RunResult(folder, artefact, final, best, best_iteration, time.perf_counter() - began)
+
+
+def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
+    try:
+        store.record.check(expected)
+    except MismatchError as error:
+        raise MismatchError(f"{error}; give the data and the model that the experts were trained with") from error
 
 
 def _store_identity(store: TrajectoryStore) -> dict[str, Any]:

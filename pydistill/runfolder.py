@@ -48,12 +48,15 @@ class RunFolder:
             free: dotted names of settings that may differ from those the run began with.
 
         Raises:
-            InputError: the folder holds a run and `resume` is false.
+            InputError: the folder holds a run and `resume` is false, or it is a file.
             MismatchError: the run in the folder began with other settings.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file, and a run needs a folder; choose another one")
         known = self.path / "config.json"
         config = json.loads(json.dumps(config))  # tuples become lists, as they are in the file
-        begun = known.exists() and self.metrics_path.exists()  # else it was refused before its first iteration
+        # A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
+        begun = known.exists() and self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
         if begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")
         if begun:

@@ -94,7 +94,7 @@ def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[
     for number, (name, value) in enumerate((references or {}).items()):
         accuracy.axhline(100 * value, linestyle="--", color=f"C{number + 1}", label=name)
     accuracy.set_ylabel("test accuracy (%)")
-    accuracy.legend(loc="lower right")
+    accuracy.legend(loc="best")
 
     numbers, losses = [line["iteration"] for line in iterations], [line["loss"] for line in iterations]
     loss.plot(numbers, losses, linewidth=0.6, alpha=0.4, color="C0")

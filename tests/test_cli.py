@@ -16,6 +16,7 @@ from pydistill.cli import main
 from pydistill.trajectories import TrajectoryStore
 
 ROOT = Path(__file__).parent.parent
+WHERE = ["--experts", "x", "--out", "y"]
 SMALL = [
     "--model.width=4",
     "--model.depth=1",
@@ -134,8 +135,14 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "status", "message"),
     [
         (["distill", "--preset", "att/mnist", "--experts", "x", "--out", "y"], 2, "there is no preset 'att/mnist'"),
+        (["distill", "--distill.seed=-1", *WHERE], 2, "seed must be at least 0 and below 2^63, not -1"),
         (["distill", "--distill.stps=3", "--experts", "x", "--out", "y"], 2, "distill.stps"),
-        (["distill", "--distill.steps=many", "--experts", "x", "--out", "y"], 2, "distill.steps"),
+        (["distill", "--distill.steps=many", *WHERE], 2, "distill.steps must be a whole number, not many"),
+        (["distill", "--distill.ema=None", *WHERE], 2, "distill.ema must be a number or null, not None"),
+        (["distill", "--evaluation.models=foo", *WHERE], 2, "evaluation.models must be a list such as [a, b], not foo"),
+        (["distill", "--config=/dev/null/x", *WHERE], 2, "/dev/null/x"),
+        (["distill", "--distill.backend=fused", *WHERE], 2, "distill.backend"),
+        (["experts", "--data.path=/nowhere", "--out", "y"], 2, "data.path=/nowhere does not exist"),
         (["distill", "--distill.steps=0", "--experts", "x", "--out", "y"], 2, "steps must be at least 1, not 0"),
         (["distill", "--out", "y"], 2, "experts"),
         (["distill", "--experts", "/nowhere", "--out", "y"], 1, "/nowhere"),
@@ -144,7 +151,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["show", "/nowhere"], 2, "/nowhere holds no run"),
         (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),
         (["demo", "--method", "magic"], 2, "magic"),
-        (["frobnicate"], 2, "frobnicate"),
+        (["frobnicate"], 2, "(pydistill --help lists what there is)"),
         (["experts", "--device", "abacus", "--out", "y"], 2, "device 'abacus' is not to be had"),
     ],
 )
@@ -155,6 +162,39 @@ def test_messages(arguments: list[str], status: int, message: str, capsys: pytes
     assert told.startswith("pydistill: error: ")
     assert "Traceback" not in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "distill: {steps: many}\n", "distill: ["])
+def test_a_recipe_file_that_cannot_be_used_is_named(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert run("distill", "--config", file, *WHERE) == 2
+    told = capsys.readouterr().err
+    assert f"recipe {file}: " in told
+    assert told.count("\n") == 1
+
+
+def test_a_run_that_fails_before_its_first_iteration_can_be_begun_again(experts: Path, tmp_path: Path) -> None:
+    common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
+    assert run("distill", *common, "--distill.seed=-1") == 2
+    assert run("distill", *common, "--distill.max_start=9") == 2
+    assert run("distill", *common) == 0
+
+
+def test_a_run_needs_a_folder(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run("distill", *SMALL, "--experts", experts, "--out", tmp_path / "file") == 2
+    assert "is a file, and a run needs a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_reader_that_closes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m pydistill.cli doctor 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\n") == 1
 
 
 def test_experts_of_another_network(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

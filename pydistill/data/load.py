@@ -40,6 +40,8 @@ def read(settings: DataSettings, cache: Path) -> RawData:
     if name not in NAMES:
         raise InputError(f"data.name={name!r} is none of {', '.join(NAMES)}")
     path = None if settings.path is None else Path(settings.path).expanduser()
+    if path is not None and name != "tensors" and not path.exists() and not settings.download:
+        raise InputError(f"data.path={path} does not exist")
     if name in SUBSETS:
         return read_folder(
             _given(path, name),

@@ -15,7 +15,7 @@ from pydistill.matching.batches import Batches
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
 from pydistill.matching.selection import Distance, Selection
 
-Backend = Literal["auto", "fused", "torch", "autograd"]
+Backend = Literal["auto", "torch", "autograd"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 WHY_TORCH = "the adjoint sweep runs any module in the memory of one step"
@@ -25,20 +25,20 @@ _runners: dict[str, Callable[[Problem], Match]] = {"torch": match_by_adjoint, "a
 _announced: set[tuple[str, str]] = set()
 
 
-def choose_backend(backend: Backend, model: nn.Module, device: str) -> str:
+def choose_backend(backend: str, model: nn.Module, device: str) -> str:
     """The backend that runs: the one asked for, or for `auto` the fastest that supports the model and the device.
 
     Raises:
         InputError: no backend has that name.
         BackendError: the backend asked for cannot run here; the message says which can.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
     if backend == "fused":
         raise BackendError(
             f"backend 'fused' is not part of this version and cannot run {type(model).__name__}; "
             "backend 'torch' computes the same gradient in the same memory"
         )
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
     if backend != "auto":
         return backend
     key = (type(model).__name__, device)
@@ -62,7 +62,7 @@ def match(
     distance: Distance = "l1",
     gradient: Gradient = "exact",
     label_logits: bool = False,
-    backend: Backend = "auto",
+    backend: str = "auto",
 ) -> Match:
     """Train a student for N steps of SGD and compare where it arrives with where the expert arrived.
 

@@ -40,7 +40,17 @@ class Student:
 
     def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """ℓ(θ, X, Y), a scalar; differentiable as often as the module is."""
-        logits = functional_call(self.model, self.layout.split(theta), (images,))
+        try:
+            logits = functional_call(self.model, self.layout.split(theta), (images,))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if "can't allocate memory" in str(error):
+                raise
+            raise InputError(
+                f"{type(self.model).__name__} cannot run on images of shape {list(images.shape)}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
         _check_logits(logits, labels)
         return student_loss(logits, labels)
 

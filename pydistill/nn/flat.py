@@ -56,8 +56,15 @@ def layout_of(model: nn.Module) -> ParameterLayout:
 
 
 def flatten(model: nn.Module) -> Tensor:
-    """A detached copy of the model's parameters as one vector [P]."""
-    return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+    """A detached copy of the model's parameters as one vector [P].
+
+    Raises:
+        InputError: the model has no parameters.
+    """
+    parameters = [parameter.detach().reshape(-1) for parameter in model.parameters()]
+    if not parameters:
+        raise InputError(f"{type(model).__name__} has no parameters to flatten")
+    return torch.cat(parameters)
 
 
 def unflatten(model: nn.Module, flat: Tensor) -> None:

@@ -44,7 +44,8 @@ def read_index(folder: Path) -> StoreIndex:
         raise FormatError(f"{path} holds NaN or infinity, which an index never does") from error
     except OSError as error:
         raise FormatError(
-            f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error})"
+            f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error}); "
+            "`pydistill experts` makes one"
         ) from error
 
 
