@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,7 +24,11 @@ def examples() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "source"), examples(), ids=[name for name, _ in examples()])
 def test_example(name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(source, name, "exec"), {"__name__": "__main__"})
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(source, name, "exec"), names)
+    tensors = [value for value in names.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    assert all(tensor.grad is not None for tensor in tensors if tensor.requires_grad and ".backward()" in source)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
