@@ -40,8 +40,6 @@ def read(settings: DataSettings, cache: Path) -> RawData:
     if name not in NAMES:
         raise InputError(f"data.name={name!r} is none of {', '.join(NAMES)}")
     path = None if settings.path is None else Path(settings.path).expanduser()
-    if path is not None and name != "tensors" and not path.exists() and not settings.download:
-        raise InputError(f"data.path={path} does not exist")
     if name in SUBSETS:
         return read_folder(
             _given(path, name),
@@ -60,9 +58,15 @@ def read(settings: DataSettings, cache: Path) -> RawData:
     if size is not None:
         raise InputError(f"data.image_size={size} applies to image files only, and {name} here is none; leave it out")
     if name == "digits":
+        if path is not None:
+            raise InputError(
+                f"data.name=digits comes with scikit-learn and reads no data.path={path}; name the data it holds"
+            )
         return read_digits()
     if name == "tensors":
         return read_npz(_given(path, name))
+    if path is not None and not path.exists() and not settings.download:
+        raise InputError(f"data.path={path} does not exist; give the folder or archive that holds {name}")
     return read_vision(name, path or cache / "torchvision", download=settings.download)
 
 
