@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
-from pydistill.files import atomic_path
+from pydistill.tensorfile import read_tensors, write_tensors
 
 FORMAT = 1
+KEY = "pydistill.artefact"
 FILE_NAME = "distilled.safetensors"
 BEST_NAME = "best.safetensors"
 
@@ -55,10 +53,7 @@ class Artefact:
         stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
         stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
         stored["initial_images"] = self.initial_images
-        # safetensors refuses tensors that share memory, as hard labels and classes may
-        stored = {name: value.detach().cpu().contiguous().clone() for name, value in stored.items()}
-        with atomic_path(path) as temporary:
-            save_file(stored, temporary, metadata={"pydistill.artefact": json.dumps(header)})
+        write_tensors(path, KEY, header, stored)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Artefact:
@@ -73,12 +68,8 @@ class Artefact:
             file = file / FILE_NAME
         if not file.is_file():
             raise InputError(f"{path} holds no distilled set ({file} does not exist)")
+        header, tensors = read_tensors(file, KEY, FORMAT, "a distilled set")
         try:
-            with safe_open(str(file), framework="pt") as handle:
-                header = json.loads((handle.metadata() or {})["pydistill.artefact"])
-                tensors: dict[str, Tensor] = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-            if header["format"] != FORMAT:
-                raise FormatError(f"{file} has format {header['format']}; this version of pydistill reads {FORMAT}")
             prefix = "preprocessing."
             about = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             artefact = cls(
@@ -90,9 +81,7 @@ class Artefact:
                 provenance=dict(header["provenance"]),
                 initial_images=tensors["initial_images"],
             )
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, ValueError) as error:
-            if isinstance(error, FormatError):
-                raise
+        except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{file} is damaged or not a distilled set of pydistill's ({error})") from error
         _check(artefact, file)
         return artefact

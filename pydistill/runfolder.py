@@ -8,14 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import WriteError, atomic_path, read_json, write_json, write_text
+from pydistill.files import WriteError, read_json, write_json, write_text
+from pydistill.tensorfile import read_tensors, write_tensors
 
 CHECKPOINT_FORMAT = 1
+CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
 
 
@@ -66,28 +66,18 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the checkpoint by this state, atomically."""
-        header = {"pydistill.checkpoint": json.dumps({"format": CHECKPOINT_FORMAT, **state})}
-        plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         if self.metrics_path.exists():  # what the checkpoint has counted must not be younger than it on the disk
             with open(self.metrics_path, "rb+") as handle:
                 os.fsync(handle.fileno())
-        with atomic_path(self.checkpoint_path) as temporary:
-            save_file(plain, temporary, metadata=header)
+        write_tensors(self.checkpoint_path, CHECKPOINT_KEY, {"format": CHECKPOINT_FORMAT, **state}, tensors)
 
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The state of the last checkpoint; FormatError if the file is damaged or of another format."""
         file = self.checkpoint_path
         try:
-            with safe_open(str(file), framework="pt") as handle:
-                state: dict[str, Any] = json.loads((handle.metadata() or {})["pydistill.checkpoint"])
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-            raise FormatError(f"checkpoint {file} is damaged ({error}); remove it to begin the run anew") from error
-        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
-            raise FormatError(
-                f"checkpoint {file} has format {state.get('format')}; "
-                f"this version of pydistill reads {CHECKPOINT_FORMAT}"
-            )
+            state, tensors = read_tensors(file, CHECKPOINT_KEY, CHECKPOINT_FORMAT, "a checkpoint")
+        except FormatError as error:
+            raise FormatError(f"checkpoint {error}; remove it to begin the run anew") from error
         missing = [name for name in CHECKPOINT_PARTS if name not in state]
         if missing:
             raise FormatError(f"checkpoint {file} is damaged (it lacks {missing[0]}); remove it to begin the run anew")

@@ -56,6 +56,16 @@ def plane_of(image_size: int | Sequence[int]) -> Plane:
     return whole_number("image_size's height", height, 1), whole_number("image_size's width", width, 1)
 
 
+def plane_at_least(image_size: int | Sequence[int], smallest: int, network: str) -> Plane:
+    """`plane_of`, of which both sides must be at least `smallest` for `network`; InputError names the limit."""
+    height, width = plane = plane_of(image_size)
+    if min(plane) < smallest:
+        raise InputError(
+            f"images of {height}x{width} are too small for {network}: both sides must be at least {smallest}"
+        )
+    return plane
+
+
 def make_norm(kind: str, channels: int, plane: Plane) -> nn.Module | None:
     """The norm layer named `kind` for feature maps [B, channels, *plane]; None for "none".
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pydistill.errors import InputError
 from pydistill.nn import layers
 
 NORMS = ("instance", "batch")
@@ -77,16 +76,10 @@ class ResNet18(nn.Module):
         super().__init__()
         self.in_channels = layers.whole_number("in_channels", in_channels, 1)
         self.num_classes = layers.whole_number("num_classes", num_classes, 1)
-        self.image_size = layers.plane_of(image_size)
+        self.image_size = layers.plane_at_least(image_size, SMALLEST_IMAGE, "a ResNet18")
         self.width = layers.whole_number("width", width, 1)
         self.norm = layers.one_of("norm", norm, NORMS)
         self.first_padding = layers.whole_number("first_padding", first_padding, 0)
-        if min(self.image_size) < SMALLEST_IMAGE:
-            height, columns = self.image_size
-            raise InputError(
-                f"images of {height}x{columns} are too small for a ResNet18: "
-                f"both sides must be at least {SMALLEST_IMAGE}"
-            )
 
         plane = layers.padded(self.image_size, 3, first_padding)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=first_padding, bias=False)
