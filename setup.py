@@ -186,8 +186,9 @@ def extension(torch: ModuleType) -> Any:
         os.environ["CUDA_HOME"] = str(decision.nvcc.home)  # read by torch.utils.cpp_extension when it is imported
     from torch.utils import cpp_extension
 
-    sources = sorted(ROOT.glob("csrc/cpu/*.cpp")) + sorted(ROOT.glob("csrc/ops/*.cpp"))
-    host_flags = ["-O3", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    folders = ("cpu", "cpu/simd", "engine", "ops")
+    sources = [source for folder in folders for source in sorted(ROOT.glob(f"csrc/{folder}/*.cpp"))]
+    host_flags = ["-O3", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
     arguments: dict[str, Any] = {
         "name": "pydistill._C",
         "extra_compile_args": {"cxx": host_flags},

@@ -7,3 +7,16 @@
 #else
 #define PYDISTILL_HOST_DEVICE inline
 #endif
+
+namespace pydistill::kernels {
+
+// Arithmetic that is written for a value type V runs on one number (V = float or double, as on a GPU) or on
+// as many as a vector register holds (V = Lanes, see cpu/simd/lanes.h). What it needs beyond + - * / and
+// comparisons is
+//   select(condition, a, b)   a where the condition holds, b elsewhere; both are evaluated
+//   square_root(a)
+// Conditions are written so that a NaN stays one: select(v <= 0, 0, v), not select(v > 0, v, 0).
+PYDISTILL_HOST_DEVICE float select(bool condition, float a, float b) { return condition ? a : b; }
+PYDISTILL_HOST_DEVICE double select(bool condition, double a, double b) { return condition ? a : b; }
+
+}  // namespace pydistill::kernels
