@@ -46,7 +46,7 @@ struct Lanes {
   }
   // The first `count` numbers, zeros after them; nothing beyond them is read.
   PYDISTILL_INLINE static Lanes load(const T* from, int64_t count) {
-    T numbers[kSize] = {};
+    T numbers[PYDISTILL_VECTOR_BYTES / sizeof(T)] = {};
     for (int64_t lane = 0; lane < count; ++lane) {
       numbers[lane] = from[lane];
     }
@@ -55,7 +55,7 @@ struct Lanes {
   PYDISTILL_INLINE void store(T* to) const { std::memcpy(to, &vector, sizeof(Vector)); }
   // The first `count` numbers; nothing beyond them is written.
   PYDISTILL_INLINE void store(T* to, int64_t count) const {
-    T numbers[kSize];
+    T numbers[PYDISTILL_VECTOR_BYTES / sizeof(T)];
     store(numbers);
     for (int64_t lane = 0; lane < count; ++lane) {
       to[lane] = numbers[lane];

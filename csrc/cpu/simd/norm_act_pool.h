@@ -1,0 +1,37 @@
+// The loops of norm_act_pool over vector registers, once for each instruction set. No torch here.
+#pragma once
+
+#include <cstdint>
+
+#include "../../kernels/norm_act_pool.h"
+
+namespace pydistill::cpu {
+
+// The most channels of one call are as many as this many bytes hold: whole vectors of every instruction set,
+// and with neighbouring pixels' worth of lines from memory at a time.
+constexpr int64_t kGroupBytes = 256;
+
+// One phase of one image's channels [channel, channel + count): count <= kGroupBytes / sizeof(scalar_t).
+template <typename scalar_t>
+using NormActPoolLoop = void (*)(kernels::NormActPoolPhase phase, kernels::Norm norm,
+                                 kernels::Pooling pooling, const kernels::NormActPoolArrays<scalar_t>& arrays,
+                                 int64_t image, int64_t channel, int64_t count);
+
+#define PYDISTILL_DECLARE_NORM_ACT_POOL(isa)                                                           \
+  namespace isa {                                                                                      \
+  void norm_act_pool(kernels::NormActPoolPhase phase, kernels::Norm norm, kernels::Pooling pooling,    \
+                     const kernels::NormActPoolArrays<float>& arrays, int64_t image, int64_t channel,  \
+                     int64_t count);                                                                   \
+  void norm_act_pool(kernels::NormActPoolPhase phase, kernels::Norm norm, kernels::Pooling pooling,    \
+                     const kernels::NormActPoolArrays<double>& arrays, int64_t image, int64_t channel, \
+                     int64_t count);                                                                   \
+  }
+
+PYDISTILL_DECLARE_NORM_ACT_POOL(baseline)
+#if defined(__x86_64__)
+PYDISTILL_DECLARE_NORM_ACT_POOL(avx2)
+PYDISTILL_DECLARE_NORM_ACT_POOL(avx512)
+#endif
+#undef PYDISTILL_DECLARE_NORM_ACT_POOL
+
+}  // namespace pydistill::cpu

@@ -1,0 +1,231 @@
+// The loops of norm_act_pool over vector registers; included by one file for each instruction set.
+//
+// A group of neighbouring vectors of channels goes through the pixels together, so that memory is read in
+// runs of kGroupBytes; a vector takes a few pixels before it is the next one's turn, so that its constants
+// stay in registers. Each pass over a plane is short enough for the next one to find it in the cache.
+#include "isa.h"
+//
+#include "../../kernels/norm_act_pool.h"
+#include "lanes.h"
+#include "norm_act_pool.h"
+
+namespace pydistill::cpu::PYDISTILL_ISA {
+namespace {
+
+using kernels::Norm;
+using kernels::NormActPoolArrays;
+using kernels::NormActPoolPhase;
+using kernels::Pooling;
+
+// A whole vector of channels, or the `count` channels that are left after the last whole one.
+template <typename T>
+struct WholeVector {
+  using Scalar = T;
+  using Value = Lanes<T>;
+  PYDISTILL_INLINE Value load(const T* from) const { return Value::load(from); }
+  PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to); }
+};
+template <typename T>
+struct PartOfVector {
+  using Scalar = T;
+  using Value = Lanes<T>;
+  int64_t count;
+  PYDISTILL_INLINE Value load(const T* from) const { return Value::load(from, count); }
+  PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to, count); }
+};
+
+// `vectors` vectors of channels of one image, from `channel` on.
+struct Group {
+  int64_t image;
+  int64_t channel;
+  int64_t vectors;
+};
+constexpr int64_t kMostVectors = kGroupBytes / PYDISTILL_VECTOR_BYTES;
+constexpr int64_t kSegment = 4;  // windows that a vector takes in one turn
+
+// Calls visit(vector, offset, out, windows) for each vector and each run of windows along a row.
+template <typename Op, typename Visit>
+PYDISTILL_INLINE void for_each_segment(const Op& op, const Group& group, const Visit& visit) {
+  const int64_t down = op.windows_down();
+  const int64_t across = op.windows_across();
+  for (int64_t row = 0; row < down; ++row) {
+    for (int64_t first = 0; first < across; first += kSegment) {
+      const int64_t windows = across - first < kSegment ? across - first : kSegment;
+      const int64_t offset = op.pixel_offset(group.image, row * Op::kSide, first * Op::kSide, group.channel);
+      const int64_t out = op.out_offset(group.image, row, first, group.channel);
+      for (int64_t vector = 0; vector < group.vectors; ++vector) {
+        visit(vector, offset + vector * Op::V::kSize, out + vector * Op::V::kSize, windows);
+      }
+    }
+  }
+}
+
+// One vector after the other: these are the last row and the last column of an odd plane at most.
+template <typename Op, typename Visit>
+PYDISTILL_INLINE void for_each_unpooled(const Op& op, const Group& group, const Visit& visit) {
+  const int64_t pooled_rows = op.windows_down() * Op::kSide;
+  const int64_t pooled_columns = op.windows_across() * Op::kSide;
+  for (int64_t row = 0; row < op.arrays.height; ++row) {
+    for (int64_t column = row < pooled_rows ? pooled_columns : 0; column < op.arrays.width; ++column) {
+      const int64_t offset = op.pixel_offset(group.image, row, column, group.channel);
+      for (int64_t vector = 0; vector < group.vectors; ++vector) {
+        visit(vector, offset + vector * Op::V::kSize);
+      }
+    }
+  }
+}
+
+// Adds the moments of `chunk` pixels, from pixel `done` on, to each vector's.
+template <std::size_t chunk, typename Op, typename Moments>
+PYDISTILL_INLINE void add_chunk(const Op& op, const Group& group, int64_t done, Moments* moments) {
+  const auto weights = kernels::count_weights<typename Op::Scalar>(done, static_cast<int64_t>(chunk));
+  const int64_t offset = op.pixel_offset(group.image, 0, done, group.channel);
+  for (int64_t vector = 0; vector < group.vectors; ++vector) {
+    moments[vector] = Moments::combine(
+        moments[vector], op.template moments_of<chunk>(offset + vector * Op::V::kSize), weights);
+  }
+}
+
+template <typename Op>
+void forward(const Op& shared_op, const Group& group) {
+  const Op op = shared_op;  // a copy that no store can be taken to change
+  typename Op::Channel channels[kMostVectors];
+  if constexpr (Op::kInstance) {
+    using Moments = kernels::Moments<typename Op::V, (Op::kRows > 2)>;
+    // As many pixels as fit into registers with their tangents.
+    constexpr int kChunk = Op::kRows > 2 ? 4 : 8;
+    Moments moments[kMostVectors];
+    for (int64_t vector = 0; vector < group.vectors; ++vector) {
+      moments[vector] = Moments::none();
+    }
+    const int64_t pixels = op.pixels();
+    int64_t done = 0;
+    for (; done + kChunk <= pixels; done += kChunk) {
+      add_chunk<kChunk>(op, group, done, moments);
+    }
+    for (; done < pixels; ++done) {
+      add_chunk<1>(op, group, done, moments);
+    }
+    for (int64_t vector = 0; vector < group.vectors; ++vector) {
+      channels[vector] = op.normalise(group.image, group.channel + vector * Op::V::kSize, moments[vector]);
+    }
+  } else {
+    for (int64_t vector = 0; vector < group.vectors; ++vector) {
+      channels[vector] = op.channel_of(group.image, group.channel + vector * Op::V::kSize);
+    }
+  }
+  for_each_segment(op, group, [&](int64_t vector, int64_t offset, int64_t out, int64_t windows) {
+    const typename Op::Channel channel = channels[vector];
+    for (int64_t window = 0; window < windows; ++window) {
+      op.emit(channel, offset, out);
+      offset += Op::kSide * op.arrays.channels;
+      out += op.arrays.channels;
+    }
+  });
+}
+
+template <typename Op>
+void backward(const Op& shared_op, const Group& group) {
+  const Op op = shared_op;
+  typename Op::Channel channels[kMostVectors];
+  typename Op::Sums sums[kMostVectors];
+  typename Op::Projection projections[kMostVectors];
+  for (int64_t vector = 0; vector < group.vectors; ++vector) {
+    channels[vector] = op.channel_of(group.image, group.channel + vector * Op::V::kSize);
+    sums[vector] = Op::Sums::none();
+  }
+  for_each_segment(op, group, [&](int64_t vector, int64_t offset, int64_t out, int64_t windows) {
+    const typename Op::Channel channel = channels[vector];
+    typename Op::Sums share = Op::Sums::none();
+    for (int64_t window = 0; window < windows; ++window) {
+      share = share + op.accumulate(channel, offset, out);
+      offset += Op::kSide * op.arrays.channels;
+      out += op.arrays.channels;
+    }
+    sums[vector] = sums[vector] + share;
+  });
+  for (int64_t vector = 0; vector < group.vectors; ++vector) {
+    projections[vector] = op.finish(group.image, group.channel + vector * Op::V::kSize, sums[vector]);
+  }
+  for_each_segment(op, group, [&](int64_t vector, int64_t offset, int64_t out, int64_t windows) {
+    const typename Op::Channel channel = channels[vector];
+    const typename Op::Projection projection = projections[vector];
+    for (int64_t window = 0; window < windows; ++window) {
+      op.emit_backward(channel, projection, offset, out);
+      offset += Op::kSide * op.arrays.channels;
+      out += op.arrays.channels;
+    }
+  });
+  for_each_unpooled(op, group, [&](int64_t vector, int64_t offset) {
+    op.emit_unpooled(channels[vector], projections[vector], offset);
+  });
+}
+
+template <typename Access, Norm norm, Pooling pooling>
+void run(NormActPoolPhase phase, const NormActPoolArrays<typename Access::Scalar>& arrays,
+         const Access& access, const Group& group) {
+  using Plain = kernels::NormActPool<Access, norm, pooling, false>;
+  using WithTangents = kernels::NormActPool<Access, norm, pooling, true>;
+  switch (phase) {
+    case NormActPoolPhase::kForward:
+      return forward(Plain{arrays, access}, group);
+    case NormActPoolPhase::kJvp:
+      return forward(WithTangents{arrays, access}, group);
+    case NormActPoolPhase::kBackward:
+      return backward(Plain{arrays, access}, group);
+    case NormActPoolPhase::kBackwardJvp:
+      return backward(WithTangents{arrays, access}, group);
+  }
+}
+
+template <typename Access, Norm norm>
+void run(NormActPoolPhase phase, Pooling pooling, const NormActPoolArrays<typename Access::Scalar>& arrays,
+         const Access& access, const Group& group) {
+  switch (pooling) {
+    case Pooling::kNone:
+      return run<Access, norm, Pooling::kNone>(phase, arrays, access, group);
+    case Pooling::kAverage:
+      return run<Access, norm, Pooling::kAverage>(phase, arrays, access, group);
+    case Pooling::kMax:
+      return run<Access, norm, Pooling::kMax>(phase, arrays, access, group);
+  }
+}
+
+template <typename Access>
+void run(NormActPoolPhase phase, Norm norm, Pooling pooling,
+         const NormActPoolArrays<typename Access::Scalar>& arrays, const Access& access, const Group& group) {
+  switch (norm) {
+    case Norm::kNone:
+      return run<Access, Norm::kNone>(phase, pooling, arrays, access, group);
+    case Norm::kInstance:
+      return run<Access, Norm::kInstance>(phase, pooling, arrays, access, group);
+  }
+}
+
+template <typename T>
+void run_group(NormActPoolPhase phase, Norm norm, Pooling pooling, const NormActPoolArrays<T>& arrays,
+               int64_t image, int64_t channel, int64_t count) {
+  constexpr int64_t kSize = Lanes<T>::kSize;
+  const int64_t whole = count / kSize;
+  const int64_t rest = count % kSize;
+  if (whole > 0) {
+    run(phase, norm, pooling, arrays, WholeVector<T>{}, {image, channel, whole});
+  }
+  if (rest > 0) {
+    run(phase, norm, pooling, arrays, PartOfVector<T>{rest}, {image, channel + whole * kSize, 1});
+  }
+}
+
+}  // namespace
+
+void norm_act_pool(NormActPoolPhase phase, Norm norm, Pooling pooling, const NormActPoolArrays<float>& arrays,
+                   int64_t image, int64_t channel, int64_t count) {
+  run_group(phase, norm, pooling, arrays, image, channel, count);
+}
+
+void norm_act_pool(NormActPoolPhase phase, Norm norm, Pooling pooling,
+                   const NormActPoolArrays<double>& arrays, int64_t image, int64_t channel, int64_t count) {
+  run_group(phase, norm, pooling, arrays, image, channel, count);
+}
+
+}  // namespace pydistill::cpu::PYDISTILL_ISA

@@ -1,0 +1,1 @@
+#include "norm_act_pool.inl"
