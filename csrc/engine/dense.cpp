@@ -1,0 +1,101 @@
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "linear_map.h"
+
+namespace pydistill::engine {
+namespace {
+
+class Dense final : public LinearMap {
+ public:
+  Dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options)
+      : channels_(channels), pixels_(pixels), outputs_(outputs) {
+    weight_ = at::empty({outputs, pixels * channels}, options);
+    weight_tangent_ = at::empty_like(weight_);
+    sum_ = at::zeros_like(weight_);
+  }
+
+  void read_weights(const at::Tensor& weight, const at::Tensor& weight_tangent) override {
+    by_pixel(weight_).copy_(by_channel(weight));
+    if (weight_tangent.defined()) {
+      by_pixel(weight_tangent_).copy_(by_channel(weight_tangent));
+    }
+  }
+
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& into) override {
+    at::Tensor z = rows(into);
+    at::mm_out(z, rows(x), weight_.t());
+    return into;
+  }
+
+  Pair forward_jvp(const Pair& x, const Pair& into) override {
+    forward(x.value, into.value);
+    at::Tensor z = rows(into.tangent);
+    at::mm_out(z, rows(x.value), weight_tangent_.t());
+    if (x.tangent.defined()) {
+      z.addmm_(rows(x.tangent), weight_.t());
+    }
+    return into;
+  }
+
+  at::Tensor input_gradient(const at::Tensor& dz, const at::Tensor& into) override {
+    at::Tensor dx = rows(into);
+    at::mm_out(dx, rows(dz), weight_);
+    return into;
+  }
+
+  Pair input_gradient_jvp(const Pair& dz, const Pair& into) override {
+    if (into.value.defined()) {
+      input_gradient(dz.value, into.value);
+    }
+    input_gradient(dz.tangent, into.tangent);
+    rows(into.tangent).addmm_(rows(dz.value), weight_tangent_);
+    return into;
+  }
+
+  void add_weight_gradient(const at::Tensor& x, const at::Tensor& dz) override {
+    sum_.addmm_(rows(dz).t(), rows(x));
+  }
+
+  void add_weight_gradient_jvp(const Pair& x, const Pair& dz) override {
+    add_weight_gradient(x.value, dz.tangent);
+    if (x.tangent.defined()) {
+      add_weight_gradient(x.tangent, dz.value);
+    }
+  }
+
+  void take_weight_gradient(const at::Tensor& weight_gradient) override {
+    by_channel(weight_gradient).copy_(by_pixel(sum_));
+    sum_.zero_();
+  }
+
+ private:
+  // Channels-last memory as a matrix [n, pixels * channels].
+  static at::Tensor rows(const at::Tensor& x) {
+    return x.dim() == 2 ? x : x.permute({0, 2, 3, 1}).view({x.size(0), -1});
+  }
+  at::Tensor by_pixel(const at::Tensor& weight) const { return weight.view({outputs_, pixels_, channels_}); }
+  at::Tensor by_channel(const at::Tensor& weight) const {
+    return weight.view({outputs_, channels_, pixels_}).transpose(1, 2);
+  }
+
+  int64_t channels_;
+  int64_t pixels_;
+  int64_t outputs_;
+  at::Tensor weight_;  // [outputs, pixels * channels]
+  at::Tensor weight_tangent_;
+  at::Tensor sum_;
+};
+
+}  // namespace
+
+std::unique_ptr<LinearMap> dense(int64_t channels, int64_t pixels, int64_t outputs,
+                                 at::TensorOptions options) {
+  return std::make_unique<Dense>(channels, pixels, outputs, options);
+}
+
+}  // namespace pydistill::engine

@@ -1,0 +1,40 @@
+// The kernels of cpu/ and cuda/ under one name: each goes to the device of its first tensor.
+#pragma once
+
+#include "../cpu/adjoint_step.h"
+#include "../cpu/norm_act_pool.h"
+#include "../cpu/sgd_step.h"
+#include "../cpu/softmax_xent.h"
+#if defined(PYDISTILL_WITH_CUDA)
+#include "../cuda/adjoint_step.h"
+#include "../cuda/norm_act_pool.h"
+#include "../cuda/sgd_step.h"
+#include "../cuda/softmax_xent.h"
+#endif
+
+#include <utility>
+
+namespace pydistill::engine {
+
+// Calls `on_cpu` or `on_cuda` with the same arguments; the first tells the device.
+template <typename Function, typename... Rest>
+void on_device_of(const at::Tensor& tensor, Function* on_cpu, [[maybe_unused]] Function* on_cuda,
+                  Rest&&... arguments) {
+#if defined(PYDISTILL_WITH_CUDA)
+  if (tensor.is_cuda()) {
+    on_cuda(std::forward<Rest>(arguments)...);
+    return;
+  }
+#endif
+  TORCH_CHECK_NOT_IMPLEMENTED(tensor.is_cpu(), "the fused backend of this build runs on the CPU",
+                              " and was given tensors on ", tensor.device());
+  on_cpu(std::forward<Rest>(arguments)...);
+}
+
+#if defined(PYDISTILL_WITH_CUDA)
+#define PYDISTILL_ON_DEVICE_OF(tensor, name, ...) on_device_of(tensor, &cpu::name, &cuda::name, __VA_ARGS__)
+#else
+#define PYDISTILL_ON_DEVICE_OF(tensor, name, ...) on_device_of(tensor, &cpu::name, &cpu::name, __VA_ARGS__)
+#endif
+
+}  // namespace pydistill::engine

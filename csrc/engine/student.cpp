@@ -1,0 +1,397 @@
+#include "student.h"
+
+#include <ATen/ops/add.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/accumulate.h>
+
+#include <algorithm>
+
+#include "kernels.h"
+
+namespace pydistill::engine {
+namespace {
+
+using kernels::Norm;
+using kernels::NormActPoolSettings;
+using kernels::Pooling;
+
+// What a slice of a batch may need of a CPU's caches. Measured (docs/fused.md): less makes the products short
+// of rows, more sends what one layer leaves for the next through the memory.
+constexpr int64_t kSliceBytesOnCpu = 24 << 20;
+
+int64_t pooled(int64_t side, Pooling pooling) { return pooling == Pooling::kNone ? side : side / 2; }
+
+// A view of numbers [count] from `offset` on as [n, channels, height, width], channels-last.
+at::Tensor channels_last(const at::Tensor& numbers, int64_t offset, int64_t images, int64_t channels,
+                         int64_t height, int64_t width) {
+  return numbers.as_strided({images, channels, height, width},
+                            {height * width * channels, 1, width * channels, channels}, offset);
+}
+
+}  // namespace
+
+Student::Pair Student::PairMemory::of(int64_t images, bool tangent_first) const {
+  const int64_t size = images * channels * height * width;
+  return {channels_last(numbers, tangent_first ? size : 0, images, channels, height, width),
+          channels_last(numbers, tangent_first ? 0 : size, images, channels, height, width)};
+}
+
+Student::Student(const Architecture& architecture, at::TensorOptions options, int64_t largest_batch,
+                 Products products, int64_t slice_bytes)
+    : architecture_(architecture), options_(options), largest_batch_(largest_batch) {
+  const Architecture& a = architecture_;
+  const int64_t hidden = a.convolutional ? a.depth : a.depth - 1;
+  int64_t channels = a.channels;
+  int64_t height = a.height;
+  int64_t width = a.width;
+  blocks_.resize(static_cast<size_t>(hidden));
+  std::vector<ConvolutionShape> shapes;
+  for (Block& block : blocks_) {
+    block.settings = {a.convolutional ? a.norm : Norm::kNone, a.convolutional ? a.pooling : Pooling::kNone,
+                      a.eps};
+    if (a.convolutional) {
+      const bool first = shapes.empty();
+      const ConvolutionShape shape = {channels, a.units, height, width, first ? a.first_padding : 1,
+                                      0,        first};
+      shapes.push_back(shape);
+      add_parameter(block.weight, {a.units, channels, 3, 3});
+      height = shape.output_height();
+      width = shape.output_width();
+    } else {
+      add_parameter(block.weight, {a.units, channels * height * width});
+      shapes.push_back({channels, a.units, height, width, 0, 0, false});
+      height = width = 1;
+    }
+    add_parameter(block.bias, {a.units});
+    if (block.settings.norm == Norm::kInstance) {
+      add_parameter(block.norm_weight, {a.units});
+      add_parameter(block.norm_bias, {a.units});
+    }
+    block.z = {{}, a.units, height, width};
+    height = pooled(height, block.settings.pooling);
+    width = pooled(width, block.settings.pooling);
+    block.out = {{}, a.units, height, width};
+    channels = a.units;
+  }
+  add_parameter(head_weight_, {a.classes, channels * height * width});
+  add_parameter(head_bias_, {a.classes});
+  make_views();
+
+  const bool on_cpu = options_.device().is_cpu();
+  const int64_t budget = slice_bytes > 0 ? slice_bytes : on_cpu ? kSliceBytesOnCpu : INT64_MAX;
+  // An even number, so that two threads share a slice evenly.
+  slice_images_ = std::clamp<int64_t>(budget / bytes_of_an_image() / 2 * 2, 1, largest_batch_);
+  const int64_t slices = (largest_batch_ + slice_images_ - 1) / slice_images_;
+  const int64_t even = (largest_batch_ + slices - 1) / slices;
+  slice_images_ = std::min(slice_images_, even + even % 2);
+
+  const auto scratch = std::make_shared<Scratch>(options_);
+  for (size_t each = 0; each < blocks_.size(); ++each) {
+    Block& block = blocks_[each];
+    ConvolutionShape shape = shapes[each];
+    shape.images = slice_images_;
+    if (!a.convolutional) {
+      block.map = dense(shape.inputs, shape.height * shape.width, shape.outputs, options_);
+    } else if (products == Products::kOwn && on_cpu) {
+      block.map = cpu_convolution(shape, options_, scratch);
+    } else {
+      block.map = aten_convolution(shape, options_);
+    }
+    block.parameter_grads = at::empty({largest_batch_ * 4 * a.units}, options_);
+    block.sums = at::empty({4, a.units}, options_);
+    block.stats = at::empty({slice_images_ * 4 * a.units}, options_);
+    for (PairMemory* memory : {&block.z, &block.out}) {
+      const int64_t size = 2 * slice_images_ * memory->channels * memory->height * memory->width;
+      memory->numbers = at::empty({size}, options_);
+    }
+    if (block.z.numbers.numel() > (dz_.numbers.defined() ? dz_.numbers.numel() : 0)) {
+      dz_.numbers = at::empty_like(block.z.numbers);
+    }
+    if (block.out.numbers.numel() > (dout_.numbers.defined() ? dout_.numbers.numel() : 0)) {
+      dout_.numbers = at::empty_like(block.out.numbers);
+    }
+  }
+  head_ = dense(channels, height * width, a.classes, options_);
+  images_ = at::empty({largest_batch_ * a.channels * a.height * a.width}, options_);
+  image_gradients_ = at::empty_like(images_);
+  logits_ = at::empty({2 * largest_batch_ * a.classes}, options_);
+  logit_gradients_ = at::empty_like(logits_);
+  losses_ = at::empty({largest_batch_}, options_);
+  label_gradients_ = at::empty({largest_batch_ * a.classes}, options_);
+}
+
+void Student::add_parameter(Parameter& parameter, std::vector<int64_t> shape) {
+  parameter.offset = parameter_count_;
+  parameter_count_ += c10::multiply_integers(shape);
+  parameter.shape = std::move(shape);
+}
+
+void Student::make_views() {
+  theta_ = at::zeros({parameter_count_}, options_);
+  lambda_ = at::zeros({parameter_count_}, options_);
+  result_ = at::zeros({parameter_count_}, options_);
+  const auto view = [&](Parameter& parameter) {
+    if (parameter.shape.empty()) {
+      return;
+    }
+    const int64_t size = c10::multiply_integers(parameter.shape);
+    parameter.value = theta_.narrow(0, parameter.offset, size).view(parameter.shape);
+    parameter.tangent = lambda_.narrow(0, parameter.offset, size).view(parameter.shape);
+    parameter.gradient = result_.narrow(0, parameter.offset, size).view(parameter.shape);
+  };
+  for (Block& block : blocks_) {
+    for (Parameter* parameter : {&block.weight, &block.bias, &block.norm_weight, &block.norm_bias}) {
+      view(*parameter);
+    }
+  }
+  view(head_weight_);
+  view(head_bias_);
+}
+
+// What the adjoint pass touches for one image: values, tangents and gradients of every block, and the spectra
+// of its convolutions (four numbers for each of their inputs and outputs).
+int64_t Student::bytes_of_an_image() const {
+  int64_t numbers = architecture_.channels * architecture_.height * architecture_.width;
+  int64_t largest = 0;
+  for (const Block& block : blocks_) {
+    const int64_t z = block.z.channels * block.z.height * block.z.width;
+    const int64_t out = block.out.channels * block.out.height * block.out.width;
+    const bool spectra = architecture_.convolutional && &block != &blocks_.front();
+    numbers += 2 * z + 2 * out + (spectra ? 8 * z : 0);
+    largest = std::max(largest, 2 * z + (spectra ? 8 * z : 0));
+  }
+  return (numbers + largest) * static_cast<int64_t>(options_.dtype().itemsize());
+}
+
+// Cuts a batch into slices and makes the views that each works on.
+void Student::prepare(int64_t batch) {
+  TORCH_CHECK_VALUE(batch >= 1 && batch <= largest_batch_, "a batch has ", batch,
+                    " images; this student takes 1 to ", largest_batch_);
+  if (batch == batch_) {
+    return;
+  }
+  const Architecture& a = architecture_;
+  slices_.clear();
+  for (int64_t first = 0; first < batch; first += slice_images_) {
+    Slice slice;
+    slice.first = first;
+    slice.images = std::min(slice_images_, batch - first);
+    const int64_t n = slice.images;
+    const int64_t pixels = a.channels * a.height * a.width;
+    slice.pixels = channels_last(images_, first * pixels, n, a.channels, a.height, a.width);
+    slice.pixel_gradients = channels_last(image_gradients_, first * pixels, n, a.channels, a.height, a.width);
+    const auto rows = [&](const at::Tensor& numbers, int64_t which) {
+      return numbers.as_strided({n, a.classes}, {a.classes, 1}, (which * batch + first) * a.classes);
+    };
+    slice.logits = {rows(logits_, 0), rows(logits_, 1)};
+    slice.logit_gradients = {rows(logit_gradients_, 0), rows(logit_gradients_, 1)};
+    slice.losses = losses_.narrow(0, first, n);
+    slice.label_gradients = rows(label_gradients_, 0);
+    for (const Block& block : blocks_) {
+      Slice::OfBlock views;
+      views.z = block.z.of(n, false);
+      views.out = block.out.of(n, false);
+      PairMemory dz = block.z;
+      dz.numbers = dz_.numbers;
+      views.dz = dz.of(n, true);
+      PairMemory dout = block.out;
+      dout.numbers = dout_.numbers;
+      views.dout = dout.of(n, true);
+      const auto per_image = [&](const at::Tensor& numbers, int64_t k, int64_t from) {
+        return numbers.as_strided({n, k, a.units}, {k * a.units, a.units, 1}, from * k * a.units);
+      };
+      if (block.settings.norm == Norm::kInstance) {
+        views.stats2 = per_image(block.stats, 2, 0);
+        views.stats4 = per_image(block.stats, 4, 0);
+      }
+      views.parameter_grads2 = per_image(block.parameter_grads, 2, first);
+      views.parameter_grads4 = per_image(block.parameter_grads, 4, first);
+      slice.blocks.push_back(std::move(views));
+    }
+    slices_.push_back(std::move(slice));
+  }
+  batch_ = batch;
+  logits_now_ = logits_.as_strided({batch, a.classes}, {a.classes, 1}, 0);
+  losses_now_ = losses_.narrow(0, 0, batch);
+}
+
+void Student::read(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images) {
+  const Architecture& a = architecture_;
+  TORCH_CHECK_VALUE(images.dim() == 4 && images.size(1) == a.channels && images.size(2) == a.height &&
+                        images.size(3) == a.width,
+                    "images have shape ", images.sizes(), "; this student takes [B, ", a.channels, ", ",
+                    a.height, ", ", a.width, "]");
+  TORCH_CHECK_VALUE(theta.dim() == 1 && theta.numel() == parameter_count_, "parameters have shape ",
+                    theta.sizes(), "; this student has [", parameter_count_, "]");
+  prepare(images.size(0));
+  theta_.copy_(theta);
+  if (lambda.defined()) {
+    lambda_.copy_(lambda);
+  }
+  channels_last(images_, 0, images.size(0), a.channels, a.height, a.width).copy_(images);
+  for (Block& block : blocks_) {
+    block.map->read_weights(block.weight.value, lambda.defined() ? block.weight.tangent : at::Tensor());
+  }
+  head_->read_weights(head_weight_.value, lambda.defined() ? head_weight_.tangent : at::Tensor());
+}
+
+void Student::forward(Slice& slice, std::vector<at::Tensor>& z) {
+  at::Tensor x = slice.pixels;
+  for (size_t each = 0; each < blocks_.size(); ++each) {
+    const Block& block = blocks_[each];
+    const Slice::OfBlock& views = slice.blocks[each];
+    z[each] = block.map->forward(x, views.z.value);
+    PYDISTILL_ON_DEVICE_OF(x, norm_act_pool, block.settings, z[each], block.scale().value,
+                           block.shift().value, views.out.value, views.stats2);
+    x = views.out.value;
+  }
+  head_->forward(x, slice.logits.value);
+  slice.logits.value.add_(head_bias_.value);
+}
+
+void Student::forward_jvp(Slice& slice, std::vector<Pair>& z) {
+  Pair x = {slice.pixels, {}};
+  for (size_t each = 0; each < blocks_.size(); ++each) {
+    const Block& block = blocks_[each];
+    const Slice::OfBlock& views = slice.blocks[each];
+    z[each] = block.map->forward_jvp(x, views.z);
+    PYDISTILL_ON_DEVICE_OF(x.value, norm_act_pool_jvp, block.settings, z[each].value, z[each].tangent,
+                           block.scale().value, block.scale().tangent, block.shift().value,
+                           block.shift().tangent, views.out.value, views.out.tangent, views.stats4);
+    x = views.out;
+  }
+  head_->forward_jvp(x, slice.logits);
+  slice.logits.value.add_(head_bias_.value);
+  slice.logits.tangent.add_(head_bias_.tangent);
+}
+
+// Writes what the slices have added up into the result: of `rows` rows of a block's sums the one for the
+// weight, and the next for the bias.
+void Student::finish(int row, int64_t rows) {
+  const int64_t units = architecture_.units;
+  for (const Block& block : blocks_) {
+    block.map->take_weight_gradient(block.weight.gradient);
+    const at::Tensor of_images =
+        block.parameter_grads.as_strided({batch_, rows, units}, {rows * units, units, 1}, 0);
+    const at::Tensor sums = block.sums.narrow(0, 0, rows);
+    PYDISTILL_ON_DEVICE_OF(sums, sum_images, of_images, sums);
+    if (block.settings.norm == Norm::kInstance) {
+      block.norm_weight.gradient.copy_(sums.select(0, row));
+    }
+    block.shift().gradient.copy_(sums.select(0, row + 1));
+  }
+  head_->take_weight_gradient(head_weight_.gradient);
+  const at::Tensor logit_gradients =
+      logit_gradients_.as_strided({batch_, architecture_.classes}, {architecture_.classes, 1},
+                                  (row > 0 ? batch_ : 0) * architecture_.classes);
+  at::Tensor of_bias = head_bias_.gradient;
+  at::sum_out(of_bias, logit_gradients, {0});
+}
+
+const at::Tensor& Student::gradient(const at::Tensor& theta, const at::Tensor& images,
+                                    const at::Tensor& labels) {
+  read(theta, {}, images);
+  const double scale = 1.0 / static_cast<double>(batch_);
+  std::vector<at::Tensor> z(blocks_.size());
+  for (Slice& slice : slices_) {
+    forward(slice, z);
+    PYDISTILL_ON_DEVICE_OF(labels, softmax_xent_backward, slice.logits.value,
+                           labels.narrow(0, slice.first, slice.images), scale, slice.losses,
+                           slice.logit_gradients.value, at::Tensor());
+    const at::Tensor& features = blocks_.empty() ? slice.pixels : slice.blocks.back().out.value;
+    head_->add_weight_gradient(features, slice.logit_gradients.value);
+    at::Tensor dout;
+    if (!blocks_.empty()) {
+      dout = head_->input_gradient(slice.logit_gradients.value, slice.blocks.back().dout.value);
+    }
+    for (size_t each = blocks_.size(); each-- > 0;) {
+      const Block& block = blocks_[each];
+      const Slice::OfBlock& views = slice.blocks[each];
+      PYDISTILL_ON_DEVICE_OF(dout, norm_act_pool_backward, block.settings, dout, z[each], block.scale().value,
+                             block.shift().value, views.stats2, views.dz.value, views.parameter_grads2);
+      const bool first = each == 0;
+      block.map->add_weight_gradient(first ? slice.pixels : slice.blocks[each - 1].out.value, views.dz.value);
+      if (!first) {
+        dout = block.map->input_gradient(views.dz.value, slice.blocks[each - 1].dout.value);
+      }
+    }
+  }
+  finish(0, 2);
+  return result_;
+}
+
+const at::Tensor& Student::classify(const at::Tensor& theta, const at::Tensor& images) {
+  read(theta, {}, images);
+  std::vector<at::Tensor> z(blocks_.size());
+  for (Slice& slice : slices_) {
+    forward(slice, z);
+  }
+  return logits_now_;
+}
+
+Student::Adjoint Student::adjoint(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images,
+                                  const at::Tensor& labels, const Wanted& wanted) {
+  read(theta, lambda, images);
+  const double scale = 1.0 / static_cast<double>(batch_);
+  std::vector<Pair> z(blocks_.size());
+  for (Slice& slice : slices_) {
+    forward_jvp(slice, z);
+    PYDISTILL_ON_DEVICE_OF(labels, softmax_xent_backward_jvp, slice.logits.value, slice.logits.tangent,
+                           labels.narrow(0, slice.first, slice.images), scale, slice.losses,
+                           slice.logit_gradients.value, slice.logit_gradients.tangent,
+                           wanted.labels ? slice.label_gradients : at::Tensor());
+    if (!wanted.product && !wanted.images) {
+      continue;
+    }
+    const Pair features = blocks_.empty() ? Pair{slice.pixels, {}} : slice.blocks.back().out;
+    if (wanted.product) {
+      head_->add_weight_gradient_jvp(features, slice.logit_gradients);
+    }
+    Pair dout;
+    if (!blocks_.empty()) {
+      dout = head_->input_gradient_jvp(slice.logit_gradients, slice.blocks.back().dout);
+    } else if (wanted.images) {
+      head_->input_gradient_jvp(slice.logit_gradients, {{}, slice.pixel_gradients});
+    }
+    for (size_t each = blocks_.size(); each-- > 0;) {
+      const Block& block = blocks_[each];
+      const Slice::OfBlock& views = slice.blocks[each];
+      PYDISTILL_ON_DEVICE_OF(dout.value, norm_act_pool_backward_jvp, block.settings, dout.value, dout.tangent,
+                             z[each].value, z[each].tangent, block.scale().value, block.scale().tangent,
+                             block.shift().value, block.shift().tangent, views.stats4, views.dz.value,
+                             views.dz.tangent, views.parameter_grads4);
+      const bool first = each == 0;
+      if (wanted.product) {
+        block.map->add_weight_gradient_jvp(first ? Pair{slice.pixels, {}} : slice.blocks[each - 1].out,
+                                           views.dz);
+      }
+      if (!first) {
+        dout = block.map->input_gradient_jvp(views.dz, slice.blocks[each - 1].dout);
+      } else if (wanted.images) {
+        const Pair found = block.map->input_gradient_jvp(views.dz, {{}, slice.pixel_gradients});
+        if (!found.tangent.is_same(slice.pixel_gradients)) {
+          slice.pixel_gradients.copy_(found.tangent);
+        }
+      }
+    }
+  }
+  Adjoint found;
+  found.inner = losses_now_.sum();
+  if (wanted.product) {
+    finish(2, 4);
+    found.product = result_;
+  }
+  const Architecture& a = architecture_;
+  if (wanted.images) {
+    found.images = channels_last(image_gradients_, 0, batch_, a.channels, a.height, a.width);
+  }
+  if (wanted.labels) {
+    found.labels = label_gradients_.as_strided({batch_, a.classes}, {a.classes, 1}, 0);
+  }
+  return found;
+}
+
+}  // namespace pydistill::engine

@@ -1,0 +1,173 @@
+// A student: a network as a function of a flat parameter vector and a batch, with the two passes that
+// trajectory matching asks of it,
+//
+//   gradient   g = d l / d theta                                                    one step of its training
+//   adjoint    H lambda, and d/de of d l / dX and d l / dY, at theta + e lambda     one step of the sweep
+//   back
+//
+// where l is the mean softmax cross-entropy of the batch and H its second derivative in theta. The adjoint
+// pass goes forward with tangents and backward with tangents (forward over reverse); it keeps nothing between
+// steps.
+//
+// A student owns the memory that its passes need, for batches up to a size told when it is made, and
+// allocates none of it again. On a CPU a batch is worked on in slices of so many images that what a slice
+// needs stays in the caches: the loss is a sum over images and the norm is each image's own, so only the
+// weights' gradients are summed over slices. The slices depend on the network and the batch alone, never on
+// the number of threads.
+//
+// Parameters, in order: of each block the weight, the bias, and with a norm its weight and bias; last the
+// classifier's weight and bias. Before an instance norm the bias has gradient exactly 0, since the norm takes
+// it out.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "architecture.h"
+#include "linear_map.h"
+
+namespace pydistill::engine {
+
+// Who multiplies: loops of our own on a CPU, or ATen, which is what runs on a GPU.
+enum class Products { kOwn, kAten };
+
+class Student {
+ public:
+  using Pair = LinearMap::Pair;
+
+  // slice_bytes: so much memory a slice may need; 0 leaves it to the device.
+  Student(const Architecture& architecture, at::TensorOptions options, int64_t largest_batch,
+          Products products, int64_t slice_bytes);
+
+  int64_t parameters() const { return theta_.numel(); }
+  int64_t largest_batch() const { return largest_batch_; }
+
+  // g at theta [P] for images [B, C, H, W] and labels ([B] int64, or rows [B, K]). The result is this
+  // student's memory, [P], valid until its next pass; so are logits() [B, K] and losses() [B], each image's
+  // share of the mean.
+  const at::Tensor& gradient(const at::Tensor& theta, const at::Tensor& images, const at::Tensor& labels);
+
+  // The logits alone, [B, K].
+  const at::Tensor& classify(const at::Tensor& theta, const at::Tensor& images);
+
+  struct Wanted {
+    bool product;  // H lambda
+    bool images;   // the derivative along lambda of dl/dX
+    bool labels;   // of dl/dY, for rows
+  };
+  struct Adjoint {
+    at::Tensor inner;    // <g, lambda>, []
+    at::Tensor product;  // [P]
+    at::Tensor images;   // [B, C, H, W]
+    at::Tensor labels;   // [B, K]
+  };
+  // All at theta [P], along lambda [P]; what is not wanted is undefined. The results are this student's
+  // memory, valid until its next pass.
+  Adjoint adjoint(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images,
+                  const at::Tensor& labels, const Wanted& wanted);
+
+  const at::Tensor& logits() const { return logits_now_; }
+  const at::Tensor& losses() const { return losses_now_; }
+
+ private:
+  // The memory of a value and its tangent for one slice, one behind the other.
+  struct PairMemory {
+    at::Tensor numbers;
+    int64_t channels;
+    int64_t height;
+    int64_t width;
+    // For n images: the value first, or in gradients the tangent first, as LinearMap wants them.
+    Pair of(int64_t images, bool tangent_first) const;
+  };
+
+  struct Parameter {
+    int64_t offset;
+    std::vector<int64_t> shape;
+    at::Tensor value;  // views of theta_, lambda_ and result_
+    at::Tensor tangent;
+    at::Tensor gradient;
+  };
+
+  struct Block {
+    std::unique_ptr<LinearMap> map;
+    kernels::NormActPoolSettings settings;
+    Parameter weight;
+    Parameter bias;
+    Parameter norm_weight;
+    Parameter norm_bias;
+    PairMemory z;
+    PairMemory out;
+    at::Tensor parameter_grads;  // [largest batch, 4, channels]
+    at::Tensor sums;             // [4, channels]
+    at::Tensor stats;            // [images of a slice, 4, channels]
+
+    // What norm_act_pool calls weight and bias: without a norm its bias is that of the linear map.
+    const Parameter& scale() const { return norm_weight; }
+    const Parameter& shift() const { return settings.norm == kernels::Norm::kNone ? bias : norm_bias; }
+  };
+
+  // A slice's share of everything, as views; [0] of a pair is the value.
+  struct Slice {
+    int64_t first;
+    int64_t images;
+    at::Tensor pixels;
+    at::Tensor pixel_gradients;
+    Pair logits;
+    Pair logit_gradients;
+    at::Tensor losses;
+    at::Tensor label_gradients;
+    struct OfBlock {
+      Pair z;
+      Pair out;
+      Pair dz;
+      Pair dout;
+      at::Tensor stats2;  // without and with tangents
+      at::Tensor stats4;
+      at::Tensor parameter_grads2;
+      at::Tensor parameter_grads4;
+    };
+    std::vector<OfBlock> blocks;
+  };
+
+  void add_parameter(Parameter& parameter, std::vector<int64_t> shape);
+  void make_views();
+  int64_t bytes_of_an_image() const;
+  void prepare(int64_t batch);
+  void read(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images);
+  void forward(Slice& slice, std::vector<at::Tensor>& z);
+  void forward_jvp(Slice& slice, std::vector<Pair>& z);
+  void finish(int row, int64_t rows);
+
+  Architecture architecture_;
+  at::TensorOptions options_;
+  int64_t largest_batch_;
+  int64_t slice_images_;
+  int64_t batch_ = 0;
+
+  std::vector<Block> blocks_;
+  std::unique_ptr<LinearMap> head_;
+  Parameter head_weight_;
+  Parameter head_bias_;
+  int64_t parameter_count_ = 0;
+
+  at::Tensor theta_;   // [P]
+  at::Tensor lambda_;  // [P]
+  at::Tensor result_;  // [P]: g or H lambda
+  at::Tensor images_;  // [largest batch, C, H, W], channels-last
+  at::Tensor image_gradients_;
+  at::Tensor logits_;  // [2, largest batch, K]
+  at::Tensor logit_gradients_;
+  at::Tensor losses_;           // [largest batch]
+  at::Tensor label_gradients_;  // [largest batch, K]
+  at::Tensor logits_now_;
+  at::Tensor losses_now_;
+  PairMemory dz_;  // of the largest block
+  PairMemory dout_;
+  std::vector<Slice> slices_;
+};
+
+}  // namespace pydistill::engine
