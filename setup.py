@@ -188,7 +188,8 @@ def extension(torch: ModuleType) -> Any:
 
     folders = ("cpu", "cpu/simd", "engine", "ops")
     sources = [source for folder in folders for source in sorted(ROOT.glob(f"csrc/{folder}/*.cpp"))]
-    host_flags = ["-O3", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
+    host_flags = ["-O3", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", *warnings]
     arguments: dict[str, Any] = {
         "name": "pydistill._C",
         "extra_compile_args": {"cxx": host_flags},

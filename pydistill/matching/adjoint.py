@@ -1,4 +1,4 @@
-"""The adjoint sweep in PyTorch: the exact hypergradient of any module's unrolled training at the memory of one step.
+"""The adjoint sweep: the exact hypergradient of a student's unrolled training at the memory of one step.
 
 Forward, only θ_0 … θ_K and the distances are kept. Backward, with λ_K = 2 (θ_K − θ*) / ‖θ_0 − θ*‖²,
 
@@ -14,11 +14,13 @@ unrolled graph. The idea of differentiating the inner gradient step by step insi
 
 from __future__ import annotations
 
-from typing import Any, cast
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from pydistill import ops
 from pydistill.matching.loss import matching_loss
@@ -27,11 +29,75 @@ from pydistill.matching.selection import distance_from_sums, distance_sums, sele
 from pydistill.matching.student import RandomReplay
 
 
-class _Sweep:
-    """The forward sweep's outcome, which the backward sweep goes back through."""
+class Sweep(ABC):
+    """The student's training and the way back through it; a backend says how a step is taken and differentiated.
+
+    Attributes:
+        backend: the backend's name.
+        problem: what is matched.
+        points: θ_0 … θ_K after `forward`.
+        step: K after `forward`.
+        distances: d(θ_k, θ*) for k = 0 … N after `forward`.
+    """
+
+    backend: ClassVar[str]
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        self.points: Sequence[Tensor] = []
+        self.step = 0
+        self.distances = torch.empty(0)
+
+    @abstractmethod
+    def train(self) -> tuple[Sequence[Tensor], Tensor]:
+        """θ_0 … θ_N, and the sums [N + 1, 2] = (Σ|θ_k − θ*|, Σ(θ_k − θ*)²)."""
+
+    @abstractmethod
+    def go_back(
+        self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
+    ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+        """From λ_K: (λ_0, ∂L/∂α in the shape of lr, ∂L/∂source of each source); None where not needed."""
+
+    @torch.no_grad()
+    def forward(self) -> Tensor:
+        """Train the student for N steps, select K, keep θ_0 … θ_K; returns L."""
+        points, sums = self.train()
+        self.distances = distance_from_sums(sums, self.problem.distance)
+        self.step = select_step(self.distances, self.problem.selection)
+        self.points = points[: self.step + 1]
+        return matching_loss(self.points[-1], self.points[0], self.problem.target.detach())
+
+    def backward(
+        self, loss: Tensor, target: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: tuple[bool, ...]
+    ) -> list[Tensor | None]:
+        """Go back from step K to 0; returns ∂L/∂(start, target, lr, *sources), None where not `needed`."""
+        wanted = Needed(needed[0], needed[2], needed[3:])
+        offset = self.points[0] - target
+        scale = 2.0 / offset.square().sum()
+        arrival_adjoint = scale * (self.points[-1] - target)
+        adjoint, lr_gradient, gradients = self.go_back(arrival_adjoint, lr, sources, wanted)
+        normaliser = loss * scale * offset
+        start_gradient = adjoint - normaliser if wanted.start else None
+        target_gradient = normaliser - arrival_adjoint if needed[1] else None
+        return [start_gradient, target_gradient, lr_gradient, *gradients]
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Which gradients the sweep back has to find."""
+
+    start: bool
+    lr: bool
+    sources: tuple[bool, ...]
+
+
+class TorchSweep(Sweep):
+    """Each step in PyTorch, for any module; the step's graph lives while that step is differentiated."""
+
+    backend = "torch"
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
         self.replay = RandomReplay(problem.start.device)
         device = problem.start.device.type
         # The precision that the forward sweep runs in; whoever calls backward may have left it.
@@ -40,17 +106,12 @@ class _Sweep:
             "enabled": torch.is_autocast_enabled(device),
             "dtype": torch.get_autocast_dtype(device),
         }
-        self.points: list[Tensor] = []
-        self.step = 0
-        self.distances = torch.empty(0)
 
-    @torch.no_grad()
-    def forward(self) -> Tensor:
-        """Train the student for N steps, select K, keep θ_0 … θ_K; returns L."""
+    def train(self) -> tuple[Sequence[Tensor], Tensor]:
         problem, plan = self.problem, self.problem.plan
         theta, target = problem.start.detach(), problem.target.detach()
         lr = problem.lr.detach()
-        self.points = [theta]
+        points = [theta]
         sums = [distance_sums(theta, target)]
         for step in range(problem.steps):
             images, labels = plan.rows(plan.sources, step)
@@ -59,35 +120,26 @@ class _Sweep:
             if step == 0:
                 self.replay.after_first_step()
             theta, step_sums = ops.sgd_step(theta, gradient, problem.step_lr(lr, step), target)
-            self.points.append(theta)
+            points.append(theta)
             sums.append(step_sums)
         problem.student.check_unchanged()
-        self.distances = distance_from_sums(torch.stack(sums), problem.distance)
-        self.step = select_step(self.distances, problem.selection)
-        del self.points[self.step + 1 :]
-        return matching_loss(self.points[-1], self.points[0], target)
+        return points, torch.stack(sums)
 
-    def backward(
-        self, loss: Tensor, target: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: tuple[bool, ...]
-    ) -> list[Tensor | None]:
-        """Go back from step K to 0; returns ∂L/∂(start, target, lr, *sources), None where not `needed`."""
+    def go_back(
+        self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
+    ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         self.problem.student.check_unchanged()
         plan = self.problem.plan
-        needs_start, needs_target, needs_lr = needed[:3]
         gradients: list[Tensor | None] = [None] * len(sources)
-        offset = self.points[0] - target
-        scale = 2.0 / offset.square().sum()
-        adjoint = arrival_adjoint = scale * (self.points[-1] - target)
-        lr_gradient = torch.zeros_like(lr) if needs_lr else None
-
+        lr_gradient = torch.zeros_like(lr) if needed.lr else None
         for step in reversed(range(self.step)):
             at = plan.steps[step]
             wants = (
-                self.problem.gradient == "exact" and (step > 0 or needs_start),
-                needed[3 + at.images],
-                needed[3 + at.labels],
+                self.problem.gradient == "exact" and (step > 0 or needed.start),
+                needed.sources[at.images],
+                needed.sources[at.labels],
             )
-            if not (needs_lr or any(wants)):
+            if not (needed.lr or any(wants)):
                 continue
             alpha = self.problem.step_lr(lr, step)
             product, leaves = self._differentiate(step, adjoint, sources, wants)
@@ -98,11 +150,7 @@ class _Sweep:
                     plan.add(gradients, source, step, -alpha * leaf)
             if leaves[0] is not None:
                 adjoint = adjoint - alpha * leaves[0]
-
-        normaliser = loss * scale * offset
-        start_gradient = adjoint - normaliser if needs_start else None
-        target_gradient = normaliser - arrival_adjoint if needs_target else None
-        return [start_gradient, target_gradient, lr_gradient, *gradients]
+        return adjoint, lr_gradient, gradients
 
     def _differentiate(
         self, step: int, adjoint: Tensor, sources: tuple[Tensor, ...], wants: tuple[bool, bool, bool]
@@ -129,13 +177,14 @@ class _FirstDerivativeOnly(torch.autograd.Function):
     """The identity on a gradient whose own derivative raises, where it would otherwise be a silent zero."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, gradient: Tensor, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, backend: str, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.backend = backend
         return gradient.view_as(gradient)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         raise RuntimeError(
-            "backend 'torch' gives first derivatives only; backend 'autograd' gives derivatives of any order"
+            f"backend '{ctx.backend}' gives first derivatives only; backend 'autograd' gives derivatives of any order"
         )
 
 
@@ -143,7 +192,7 @@ class _AdjointMatching(torch.autograd.Function):
     """L as a function of (start, target, lr, *sources); a second derivative raises."""
 
     @staticmethod
-    def forward(ctx: Any, sweep: _Sweep, start: Tensor, target: Tensor, lr: Tensor, *sources: Tensor) -> Tensor:
+    def forward(ctx: Any, sweep: Sweep, start: Tensor, target: Tensor, lr: Tensor, *sources: Tensor) -> Tensor:
         loss = sweep.forward()
         ctx.sweep = sweep
         ctx.save_for_backward(loss, start, target, lr, *sources)
@@ -152,22 +201,29 @@ class _AdjointMatching(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         loss, start, target, lr, *sources = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:]
+        sweep, needed = ctx.sweep, ctx.needs_input_grad[1:]
         with torch.no_grad():
-            gradients = ctx.sweep.backward(loss, target, lr, tuple(sources), needed)
+            gradients = sweep.backward(loss, target, lr, tuple(sources), needed)
             gradients = [None if each is None else each * grad_loss for each in gradients]
         if torch.is_grad_enabled():
             inputs = (start, target, lr, *sources)
             leaves = [each for each, wanted in zip(inputs, needed, strict=True) if wanted]
-            gradients = [each if each is None else _FirstDerivativeOnly.apply(each, *leaves) for each in gradients]
+            gradients = [
+                each if each is None else _FirstDerivativeOnly.apply(sweep.backend, each, *leaves) for each in gradients
+            ]
         return None, *gradients
 
 
-def match_by_adjoint(problem: Problem) -> Match:
-    """Match with the adjoint sweep; holds K + 1 parameter vectors and one step's activations, whatever N.
+def match_by_sweep(sweep: Sweep) -> Match:
+    """Match with an adjoint sweep; holds the student's parameter vectors and one step's activations, whatever N.
 
     Derivatives: first order in start, target, lr, images and label rows; a second one raises RuntimeError.
     """
-    sweep = _Sweep(problem)
+    problem = sweep.problem
     loss = _AdjointMatching.apply(sweep, problem.start, problem.target, problem.lr, *problem.plan.sources)
-    return Match(loss, sweep.step, sweep.distances, "torch")
+    return Match(loss, sweep.step, sweep.distances, sweep.backend)
+
+
+def match_by_adjoint(problem: Problem) -> Match:
+    """Match with backend `torch`."""
+    return match_by_sweep(TorchSweep(problem))

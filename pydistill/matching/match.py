@@ -6,49 +6,65 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from pydistill.errors import BackendError, InputError
 from pydistill.matching.adjoint import match_by_adjoint
 from pydistill.matching.autograd import match_by_autograd
 from pydistill.matching.batches import Batches
+from pydistill.matching.fused import match_by_fused, why_not_fused
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
 from pydistill.matching.selection import Distance, Selection
 
-Backend = Literal["auto", "torch", "autograd"]
+Backend = Literal["auto", "fused", "torch", "autograd"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
-WHY_TORCH = "the adjoint sweep runs any module in the memory of one step"
+WHY_FUSED = "the adjoint sweep over fused kernels is the fastest"
+WHY_TORCH = "the adjoint sweep in PyTorch runs any module in the memory of one step"
 
 _log = logging.getLogger("pydistill")
-_runners: dict[str, Callable[[Problem], Match]] = {"torch": match_by_adjoint, "autograd": match_by_autograd}
-_announced: set[tuple[str, str]] = set()
+_runners: dict[str, Callable[[Problem], Match]] = {
+    "fused": match_by_fused,
+    "torch": match_by_adjoint,
+    "autograd": match_by_autograd,
+}
+_announced: set[tuple[str, str, str]] = set()
 
 
-def choose_backend(backend: str, model: nn.Module, device: str) -> str:
-    """The backend that runs: the one asked for, or for `auto` the fastest that supports the model and the device.
+def choose_backend(backend: str, model: nn.Module, like: Tensor) -> tuple[str, str]:
+    """The backend that runs, and why: the one asked for, or for `auto` the fastest that supports the model.
+
+    Args:
+        like: a tensor of the dtype and on the device that the student computes in.
 
     Raises:
         InputError: no backend has that name.
         BackendError: the backend asked for cannot run here; the message says which can.
     """
-    if backend == "fused":
-        raise BackendError(
-            f"backend 'fused' is not part of this version and cannot run {type(model).__name__}; "
-            "backend 'torch' computes the same gradient in the same memory"
-        )
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
-    if backend != "auto":
-        return backend
-    key = (type(model).__name__, device)
+    if backend in ("torch", "autograd"):
+        return backend, "asked for"
+    obstacle = why_not_fused(model, like.device.type, like.dtype)
+    if backend == "fused":
+        if obstacle is not None:
+            raise BackendError(
+                f"backend 'fused' cannot run this: {obstacle}; "
+                "backend 'torch' computes the same gradient in the same memory"
+            )
+        return backend, "asked for"
+    if obstacle is None:
+        return "fused", WHY_FUSED
+    return "torch", f"{WHY_TORCH}; 'fused' cannot: {obstacle}"
+
+
+def _announce(model: nn.Module, device: torch.device, chosen: str, why: str) -> None:
+    """Say once which backend `auto` took."""
+    key = (type(model).__name__, str(device), chosen)
     if key not in _announced:
         _announced.add(key)
-        _log.info(
-            "matching %s on %s with backend 'torch': %s",
-            *(*key, WHY_TORCH),
-        )
-    return "torch"
+        _log.info("matching %s on %s with backend '%s': %s", *key, why)
 
 
 def match(
@@ -91,8 +107,9 @@ def match(
         distance: d of the selection and of `distances`: `l1` (Σ|θ − θ*|) or `l2` (‖θ − θ*‖).
         gradient: `exact`, or `truncated` (a step's dependence on earlier steps through θ_k is dropped, as TESLA does).
         label_logits: label rows are logits; the student trains on their softmax, and the gradient reaches the logits.
-        backend: `torch` (adjoint sweep, flat memory, first derivatives), `autograd` (whole graph, any derivative),
-            or `auto`: the fastest that supports the model and the device.
+        backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch` (the
+            same sweep in PyTorch, any module), both of flat memory and for first derivatives; `autograd` (whole graph,
+            any derivative); or `auto`: the fastest that supports the model and the device.
 
     Returns:
         Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.
@@ -105,5 +122,8 @@ def match(
     Source: Cazenavette et al., *Dataset Distillation by Matching Training Trajectories*, CVPR 2022 (MTT); Liu et al.,
     *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
     """
-    runner = _runners[choose_backend(backend, model, str(start.device))]
-    return runner(check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits))
+    problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits)
+    chosen, why = choose_backend(backend, model, start)
+    if backend == "auto":
+        _announce(model, start.device, chosen, why)
+    return _runners[chosen](problem)
