@@ -10,9 +10,7 @@ benchmarks/results/cifar10_cpu.csv and printed as the table of docs/results.md.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import harness
 from pydistill import data
 from pydistill.baselines import random_real
 from pydistill.files import read_json, write_json
@@ -27,7 +26,7 @@ from pydistill.recipe import load_recipe, preset_path
 
 PRESET = "cpu/cifar10-w32"
 METHODS = ("att", "mct", "mtt", "tesla")
-RESULTS = Path(__file__).parent / "results" / "cifar10_cpu.csv"
+RESULTS = harness.RESULTS / "cifar10_cpu.csv"
 # Iterations and what a larger set needs otherwise; the rest is as the preset has it.
 RUNS: dict[int, dict[str, Any]] = {
     1: {"iterations": 400, "lr_image": 1000, "lr_lr": 1e-5},
@@ -41,20 +40,12 @@ def pydistill(*arguments: object) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """What made a run: commit (with + for a changed tree), torch, processor, threads."""
-    root = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    changed = "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+    """What made a run: commit, torch, processor, threads."""
     malloc = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")}
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
-        "commit": git("rev-parse", "--short", "HEAD") + changed,
+        "commit": harness.commit(),
         "torch": torch.__version__,
-        "processor": names[0] if names else platform.machine(),
+        "processor": harness.processor(),
         "threads": torch.get_num_threads(),
         "malloc": " ".join(f"{name}={value}" for name, value in malloc.items()),
     }
@@ -119,16 +110,8 @@ def save(rows: list[dict[str, Any]]) -> None:
     names = ["commit", "torch", "processor", "threads", "malloc", "ipc", "set", "mean", "std", "lr"]
     names += ["iterations", "loss_first", "loss_last", "seconds", "peak_bytes"]
     texts = [{name: str(row.get(name, "")) for name in names} for row in rows]
-    there: list[dict[str, str]] = []
-    if RESULTS.exists():
-        with open(RESULTS, newline="", encoding="utf-8") as handle:
-            there = list(csv.DictReader(handle))
-    RESULTS.parent.mkdir(exist_ok=True)
-    with open(RESULTS, "a", newline="", encoding="utf-8") as handle:
-        writer = csv.DictWriter(handle, names)
-        if not there:
-            writer.writeheader()
-        writer.writerows(row for row in texts if row not in there)
+    there = harness.read_rows(RESULTS)
+    harness.append_rows(RESULTS, names, [row for row in texts if row not in there])
 
 
 if __name__ == "__main__":

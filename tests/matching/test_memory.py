@@ -6,14 +6,15 @@ import sys
 
 import pytest
 
-from benchmarks.memory import measure_apart
+from benchmarks.contestants import Setting, vectors_bytes
+from benchmarks.harness import MEGABYTE
+from benchmarks.hypergradient import measure_memory
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak resident memory is read from Linux's /proc")
 def test_sweep_is_flat_and_the_graph_is_not() -> None:
-    shape = {"batch": 64, "width": 32, "size": 32}
-    few, many = (measure_apart("torch", steps, **shape) for steps in (4, 16))
-    without_vectors = [found["peak_mb"] - found["vectors_mb"] for found in (few, many)]
+    few, many = (Setting(batch=64, width=32, steps=steps, threads=1) for steps in (4, 16))
+    peaks = [measure_memory("torch", setting) for setting in (few, many)]
+    without_vectors = [peak - vectors_bytes(at) / MEGABYTE for peak, at in zip(peaks, (few, many), strict=True)]
     assert without_vectors[1] <= 1.15 * without_vectors[0]
-    graph = measure_apart("autograd", 4, **shape)
-    assert graph["peak_mb"] >= 2 * few["peak_mb"]
+    assert measure_memory("autograd", few) >= 2 * peaks[0]

@@ -1,0 +1,246 @@
+"""What benchmarks share: contestants in processes of their own, peak memory, where a row comes from, rows of a CSV.
+
+A contestant is what `prepare(name, setting)` of a module returns: an object with `call()`, the work, and `scale`, what
+a second of that call counts as. The module also has `smallest(setting)`, the same problem at its least size.
+"""
+
+from __future__ import annotations
+
+import csv
+import gc
+import importlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import IO, Any, Protocol, Self
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+MEGABYTE = 1 << 20
+
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "default": {},
+    # Freed memory stays with the process: no page faults after the first call.
+    "keeping": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "100000000"},
+    # Big buffers go back to the system when freed, so that resident memory is memory in use.
+    "returning": {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
+}
+"""Settings of glibc's malloc, which is PyTorch's allocator on the CPU."""
+
+
+class CannotRun(Exception):
+    """A contestant cannot run; the message is one line that says why."""
+
+
+class Contestant(Protocol):
+    """Work to be timed: a call's seconds are multiplied by `scale`."""
+
+    scale: float
+
+    def call(self) -> object: ...
+
+
+class Worker:
+    """One contestant in a process of its own, kept alive and asked over pipes.
+
+    Args:
+        module: import path of the module that has `prepare` and `smallest`.
+        name: which contestant.
+        setting: the problem; JSON values.
+        allocator: a key of ALLOCATORS; whatever the caller's environment says of malloc is not passed on.
+    """
+
+    def __init__(self, module: str, name: str, setting: Mapping[str, Any], allocator: str = "default") -> None:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.harness", module, name, json.dumps(dict(setting))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=ROOT,
+            env=inherited | ALLOCATORS[allocator],
+        )
+
+    def ask(self, what: str) -> float:
+        """`time`: seconds of one call (the first asking prepares); `memory`: peak in MB of the first call, see serve.
+
+        Raises:
+            CannotRun: the contestant raised, or its process ended.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(what + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise CannotRun(self._why_ended())
+        reply = json.loads(line)
+        if "error" in reply:
+            raise CannotRun(reply["error"])
+        return float(reply["value"])
+
+    def _why_ended(self) -> str:
+        code = self._process.wait()
+        if code == -9:
+            return "its process was killed, as the system does when memory runs out"
+        self._errors.seek(0)
+        lines = self._errors.read().split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"its process ended with status {code}: {last}"
+
+    def close(self) -> None:
+        """End the process, in the middle of a call if need be."""
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def serve(module: ModuleType, name: str, setting: dict[str, Any], asked: IO[str], replies: IO[str]) -> None:
+    """A worker's life: answer each line of `asked` by one line of JSON."""
+    contestant: Contestant | None = None
+    for line in asked:
+        try:
+            if line.strip() == "memory":
+                value = _peak_of_a_call(module, name, setting)
+            else:
+                contestant = contestant or module.prepare(name, setting)
+                value = seconds(contestant) * contestant.scale
+            reply: dict[str, Any] = {"value": value}
+        except Exception as error:  # whatever the contestant raises is its reason, told in the table
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reply = {"error": first_line if len(first_line) <= 300 else first_line[:300] + " …"}
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def seconds(contestant: Contestant) -> float:
+    """Wall-clock time of one call, to the end of what it put on a GPU."""
+    gc.collect()
+    _synchronise()
+    begin = time.perf_counter()
+    contestant.call()
+    _synchronise()
+    return time.perf_counter() - begin
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _peak_of_a_call(module: ModuleType, name: str, setting: dict[str, Any]) -> float:
+    """Peak memory in MB of the first call of a problem, above what was there before it.
+
+    Not counted are PyTorch, what libraries keep of the smallest problem, and the problem's network, images and points.
+    """
+    module.prepare(name, module.smallest(setting)).call()
+    contestant = module.prepare(name, setting)
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        contestant.call()
+        return (torch.cuda.max_memory_allocated() - before) / MEGABYTE
+    if not Path("/proc/self/clear_refs").exists():
+        raise CannotRun("peak resident memory is read from Linux's /proc")
+    before = _resident()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the high-water mark starts again
+    contestant.call()
+    return (_high_water_mark() - before) / MEGABYTE
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+
+
+def _high_water_mark() -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def commit() -> str:
+    """The commit that is checked out, with -dirty if a tracked file other than results and docs has changed."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        here = git("rev-parse", "--short", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results", ":!docs")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return here + ("-dirty" if changed else "")
+
+
+def processor() -> str:
+    """The processor's own name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def machine() -> str:
+    """Processor, the cores that this process may use, and the widest instructions that PyTorch uses on it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor()}, {cores} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def check_header(path: Path, names: Sequence[str]) -> None:
+    """Raise ValueError unless `path` is missing, empty, or a CSV of exactly these columns."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with open(path, newline="", encoding="utf-8") as handle:
+        found = next(csv.reader(handle), [])
+    if found != list(names):
+        raise ValueError(f"{path} has other columns than these rows ({', '.join(names)})")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV; none if it is not there."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def append_rows(path: Path, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rows to a CSV of these columns, which begins with their names."""
+    check_header(path, names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(names), lineterminator="\n")
+        if not handle.tell():
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _main() -> None:
+    module, name, setting = sys.argv[1:]
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not get among the replies
+    serve(importlib.import_module(module), name, json.loads(setting), sys.stdin, replies)
+
+
+if __name__ == "__main__":
+    _main()

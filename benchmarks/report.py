@@ -1,0 +1,281 @@
+"""Tables and plots of docs/performance.md from benchmarks/results/hypergradient.csv.
+
+    python -m benchmarks.report              fills the page's regions and draws docs/images/performance-*.svg
+    python -m benchmarks.report --check      changes nothing; status 1 if page or plots are not those of the data
+
+A region lies between `<!-- report:NAME -->` and `<!-- /report -->`. Of rows that measured the same, the latest counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import BACKENDS, CONTESTANTS, YARDSTICKS
+from benchmarks.harness import ROOT, check_header, read_rows
+from benchmarks.hypergradient import COLUMNS, RESULTS
+
+PAGE = ROOT / "docs" / "performance.md"
+NOTHING = "Nothing has been recorded yet."
+REGION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
+
+WHERE = ("machine", "threads", "device")
+WHAT = ("model", "width", "size", "channels", "classes", "batch", "selection", "dtype")
+
+Row = dict[str, str]
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """What one plot shows; `lines` are (label, values), the values' meaning is the kind's."""
+
+    kind: str  # time: bars with (median, q10, q90); memory: curves of (N, MB) pairs
+    name: str
+    title: str
+    lines: tuple[tuple[str, tuple[Any, ...]], ...]
+
+    def digest(self) -> str:
+        """A fingerprint of what is shown, which the file carries."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+
+    def file(self, images: Path) -> Path:
+        """Where it is kept."""
+        return images / f"performance-{self.kind}-{self.name}.svg"
+
+
+def label_of(row: Row) -> str:
+    """The contestant with what sets it apart from the others of its configuration."""
+    notes = ["truncated"] if row["gradient"] == "truncated" else []
+    if row["allocator"] == "keeping" and row["contestant"] not in YARDSTICKS:
+        notes.append("malloc keeps memory")
+    return row["contestant"] + (f" ({', '.join(notes)})" if notes else "")
+
+
+def groups(rows: Sequence[Row], names: Sequence[str]) -> dict[Key, list[Row]]:
+    """Rows by what `names` say of them."""
+    found: dict[Key, list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in names), []).append(row)
+    return found
+
+
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """Of each label and N the last row, in the order of the contestants."""
+    found = {(label_of(row), row["steps"]): row for row in sorted(rows, key=lambda row: row["date"])}
+    return sorted(found.values(), key=lambda row: (CONTESTANTS.index(row["contestant"]), label_of(row)))
+
+
+def title_of(row: Row) -> str:
+    """The problem of a row, without N."""
+    return (
+        f"{row['model']}, width {row['width']}, {row['channels']} × {row['size']}×{row['size']}, batch {row['batch']}, "
+        f"{row['dtype']}, selection {row['selection']}"
+    )
+
+
+def name_of(row: Row, key: Key) -> str:
+    """A file name's middle: readable, and different for different keys."""
+    short = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:6]
+    return f"{row['model']}-w{row['width']}-{row['size']}px-b{row['batch']}-{short}"
+
+
+def command_of(rows: Sequence[Row], *options: str) -> str:
+    """The command that measures these rows again."""
+    row = rows[0]
+    words = [f"--{name} {row[name]}" for name in WHAT] + list(options) + [f"--threads {row['threads']}"]
+    words += ["--device cuda"] if row["device"] != "cpu" else []
+    exact = [each for each in rows if each["contestant"] != "tesla" and each["gradient"] == "exact"]
+    words += [] if exact else ["--gradient truncated"]
+    contestants = dict.fromkeys(each["contestant"] for each in rows)
+    return f"python -m benchmarks.hypergradient {' '.join(words)} --backends {','.join(contestants)}"
+
+
+def where_of(rows: Sequence[Row]) -> str:
+    """Machine, threads, versions and commits of rows from one machine."""
+    row = rows[0]
+    device = "" if row["device"] == "cpu" else f", {row['device']}"
+    versions, commits, days = (
+        sorted({each[name][:size] for each in rows}) for name, size in (("torch", 40), ("commit", 40), ("date", 10))
+    )
+    return (
+        f"{row['machine']}{device}; {row['threads']} threads; torch {', '.join(versions)}; "
+        f"commit {', '.join(commits)}; {', '.join(days)}"
+    )
+
+
+def time_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
+    """For each configuration that was timed a table and a plot of seconds per student step."""
+    parts, plots = [], []
+    for key, group in groups([row for row in rows if row["median"]], (*WHERE, *WHAT, "steps")).items():
+        shown = latest(group)
+        oracles = {row["date"]: float(row["median"]) for row in group if row["contestant"] == "autograd"}
+        title = f"{title_of(shown[0])}, N = {shown[0]['steps']}"
+        lines = [
+            "| contestant | s per student step, median (10 % – 90 %) | s per call | of `autograd` | rounds | commit |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in shown:
+            median, q10, q90 = (float(row[name]) for name in ("median", "q10", "q90"))
+            # Only what took turns with it is held against autograd.
+            ratio = f"{median / oracles[row['date']]:.2f}" if row["date"] in oracles else ""
+            lines.append(
+                f"| {label_of(row)} | {median:.3g} ({q10:.3g} – {q90:.3g}) | {median * int(row['steps']):.3g} | "
+                f"{ratio} | {row['repeats']} | {row['commit']} |"
+            )
+        values = tuple((label_of(row), tuple(float(row[name]) for name in ("median", "q10", "q90"))) for row in shown)
+        plot = Plot("time", f"{name_of(shown[0], key)}-n{shown[0]['steps']}", title, values)
+        plots.append(plot)
+        command = command_of(shown, f"--steps {shown[0]['steps']}")
+        parts.append(_section(title, command, where_of(shown), lines, plot))
+    return "\n".join(parts) or NOTHING + "\n", plots
+
+
+def memory_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
+    """For each configuration whose memory was measured a table and a plot of peaks against N."""
+    parts, plots = [], []
+    measured = [{**row, "allocator": ""} for row in rows if row["peak_mb"]]
+    for key, group in groups(measured, (*WHERE, *WHAT)).items():
+        shown = latest(group)
+        peaks: dict[str, dict[int, str]] = {}
+        for row in shown:
+            peaks.setdefault(label_of(row), {})[int(row["steps"])] = row["peak_mb"]
+        vectors = {int(row["steps"]): row["vectors_mb"] for row in shown}
+        lines = [f"| N | {' | '.join(peaks)} | parameter vectors |", "|---" * (len(peaks) + 2) + "|"]
+        for steps in sorted(vectors):
+            cells = [_rounded(found.get(steps)) for found in peaks.values()]
+            lines.append(f"| {steps} | {' | '.join(cells)} | {float(vectors[steps]):,.1f} |")
+        curves = ((label, tuple((n, float(mb)) for n, mb in sorted(found.items()))) for label, found in peaks.items())
+        plot = Plot("memory", name_of(shown[0], key), title_of(shown[0]), tuple(curves))
+        plots.append(plot)
+        steps_option = f"--memory-only --steps {','.join(str(steps) for steps in sorted(vectors))}"
+        parts.append(_section(title_of(shown[0]), command_of(shown, steps_option), where_of(shown), lines, plot))
+    return "\n".join(parts) or NOTHING + "\n", plots
+
+
+def _rounded(megabytes: str | None) -> str:
+    return "" if megabytes is None else f"{float(megabytes):,.0f}"
+
+
+def _section(title: str, command: str, where: str, lines: list[str], plot: Plot) -> str:
+    image = plot.file(Path("images")).as_posix()
+    picture = f"![{plot.kind} of {title}]({image})"
+    return "\n\n".join([f"### {title}", f"`{command}`", "\n".join(lines), f"({where}.)", picture]) + "\n"
+
+
+def filled(page: str, rows: Sequence[Row]) -> tuple[str, list[Plot]]:
+    """The page with its regions filled from the rows, and the plots that it shows.
+
+    Raises:
+        ValueError: the page does not have each region once.
+    """
+    regions = {"time": time_region, "memory": memory_region}
+    found = [match[1] for match in REGION.findall(page)]
+    if sorted(found) != sorted(regions):
+        raise ValueError(f"the page has the regions {', '.join(found) or 'none'}, not {', '.join(regions)}")
+    made = {name: region(rows) for name, region in regions.items()}
+    page = REGION.sub(lambda match: f"{match[1]}\n{made[match[2]][0]}\n{match[3]}", page)
+    return page, [plot for _, plots in made.values() for plot in plots]
+
+
+def draw(plot: Plot, file: Path) -> None:
+    """Write one plot as SVG with its digest; the same data give the same file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    settings = {"svg.hashsalt": "pydistill", "svg.fonttype": "none", "font.size": 9}
+    with matplotlib.rc_context(settings):
+        figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
+        if plot.kind == "time":
+            _draw_times(axes, plot)
+        else:
+            _draw_memory(axes, plot)
+        axes.set_title(plot.title, fontsize=9)
+        figure.savefig(file, metadata={"Date": None, "Description": plot.digest()})
+        plt.close(figure)
+
+
+def _draw_times(axes: Any, plot: Plot) -> None:
+    bars = [(label, values) for label, values in plot.lines if label.split(" ")[0] not in YARDSTICKS]
+    for place, (label, (median, q10, q90)) in enumerate(bars):
+        around = [[max(0.0, median - q10)], [max(0.0, q90 - median)]]
+        colour = "tab:blue" if label.split(" ")[0] in BACKENDS else "tab:gray"
+        axes.barh(place, median, xerr=around, color=colour, error_kw={"elinewidth": 1, "capsize": 3})
+    axes.set_yticks(range(len(bars)), [label for label, _ in bars])
+    axes.invert_yaxis()
+    for label, (median, _, _) in plot.lines:
+        if label.split(" ")[0] in YARDSTICKS:
+            style = "-" if label.startswith("floor") else ":"
+            axes.axvline(median, color="black", linewidth=1, linestyle=style, label=label)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend()
+    axes.set_xlabel("seconds per student step (median, 10 % to 90 %)")
+    axes.set_xlim(left=0)
+
+
+def _draw_memory(axes: Any, plot: Plot) -> None:
+    for label, pairs in plot.lines:
+        axes.plot([n for n, _ in pairs], [mb for _, mb in pairs], marker="o", label=label)
+    axes.set_xlabel("student steps N")
+    axes.set_ylabel("peak memory (MB)")
+    axes.set_yscale("log")
+    axes.legend()
+
+
+def stale(page: Path, text: str, plots: Sequence[Plot]) -> list[str]:
+    """One sentence for each file that is not what the data make."""
+    images = page.parent / "images"
+    wanted = {plot.file(images): plot for plot in plots}
+    found = [] if page.read_text(encoding="utf-8") == text else [f"{page} is not what the results make it"]
+    for file, plot in wanted.items():
+        if not file.exists():
+            found.append(f"{file} is missing")
+        elif plot.digest() not in file.read_text(encoding="utf-8"):
+            found.append(f"{file} does not show the results")
+    return found + [f"{file} belongs to no result" for file in _extra(images, wanted)]
+
+
+def _extra(images: Path, wanted: dict[Path, Plot]) -> list[Path]:
+    return [file for file in sorted(images.glob("performance-*.svg")) if file not in wanted]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill the page and draw, or check; 1 if the check fails."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing, tell what is not up to date")
+    parser.add_argument("--csv", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    given = parser.parse_args(arguments)
+    try:
+        check_header(given.csv, COLUMNS)
+        text, plots = filled(given.page.read_text(encoding="utf-8"), read_rows(given.csv))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    found = stale(given.page, text, plots)
+    if given.check:
+        for sentence in found:
+            print(f"{sentence}: run python -m benchmarks.report")
+        return 1 if found else 0
+    images = given.page.parent / "images"
+    images.mkdir(exist_ok=True)
+    for plot in plots:
+        draw(plot, plot.file(images))
+    for file in _extra(images, {plot.file(images): plot for plot in plots}):
+        file.unlink()
+    given.page.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""docs/performance.md is what the results make it, and the report shows what a CSV holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import harness, report
+from benchmarks.hypergradient import COLUMNS
+
+PAGE = """# Page
+<!-- report:time -->
+old
+<!-- /report -->
+between
+<!-- report:memory -->
+<!-- /report -->
+after
+"""
+
+
+def row(contestant: str, **changes: object) -> dict[str, object]:
+    where = {"commit": "abc1234", "machine": "A processor, 2 cores, AVX512", "torch": "2.15.0", "threads": 2}
+    network = {"model": "convnet3", "width": 128, "size": 32, "channels": 3, "classes": 10, "dtype": "float32"}
+    student = {"batch": 100, "steps": 5, "gradient": "exact", "selection": "last", "device": "cpu"}
+    times = {"median": 0.5, "q10": 0.4, "q90": 0.6, "repeats": 5, "peak_mb": "", "vectors_mb": ""}
+    shared: dict[str, object] = {"date": "2025-01-01T00:00:00+00:00", "contestant": contestant, "allocator": "default"}
+    return shared | where | network | student | times | changes
+
+
+def memory(contestant: str, steps: int, peak: float) -> dict[str, object]:
+    blank = dict.fromkeys(("median", "q10", "q90", "repeats", "allocator"), "")
+    return row(contestant, steps=steps, peak_mb=peak, vectors_mb=steps / 10, **blank)
+
+
+ROWS = [
+    row("autograd", median=9.0, q10=9.0, q90=9.0, date="2024-01-01T00:00:00+00:00"),
+    row("autograd", median=2.0, q10=1.9, q90=2.2),
+    row("torch", median=1.0),
+    row("tesla", median=0.5, gradient="truncated"),
+    row("floor", median=0.25, allocator="keeping"),
+    row("torch", median=0.8, allocator="keeping", date="2025-01-02T00:00:00+00:00"),
+    row("torch", batch=10, median=0.125, q10=0.1, q90=0.15),
+    memory("autograd", 5, 1000),
+    memory("autograd", 50, 10000),
+    memory("torch", 5, 100),
+    memory("torch", 50, 104.5),
+]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    page, found = tmp_path / "page.md", tmp_path / "found.csv"
+    page.write_text(PAGE, encoding="utf-8")
+    harness.append_rows(found, COLUMNS, ROWS)
+    return [f"--page={page}", f"--csv={found}"]
+
+
+def cells(page: str, begins: str) -> list[str]:
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {begins} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_page_of_this_tree_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_tables(files: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert report.main(files) == 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "old" not in page
+    assert "\nbetween\n" in page
+    assert page.endswith("after\n")
+    assert cells(page, "autograd") == ["autograd", "2 (1.9 – 2.2)", "10", "1.00", "5", "abc1234"]
+    assert cells(page, "tesla (truncated)")[1:4] == ["0.5 (0.4 – 0.6)", "2.5", "0.25"]
+    assert cells(page, "floor")[3] == "0.12"
+    assert cells(page, "torch (malloc keeps memory)")[3] == ""  # it took turns with no autograd
+    assert cells(page, "5") == ["5", "1,000", "100", "0.5"]
+    assert cells(page, "50") == ["50", "10,000", "104", "5.0"]
+    assert page.count("### convnet3") == 3
+    assert "--steps 5 --threads 2 --backends autograd,torch,tesla,floor`" in page
+    assert "--memory-only --steps 5,50 --threads 2 --backends autograd,torch`" in page
+    images = re.findall(r"\]\((images/.*?\.svg)\)", page)
+    assert len(set(images)) == 3
+    assert all((tmp_path / image).exists() for image in images)
+
+
+def test_a_command_of_the_page_is_understood_by_the_benchmark(files: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import hypergradient
+
+    report.main(files)
+    commands = re.findall(r"`python -m benchmarks.hypergradient (.*?)`", (tmp_path / "page.md").read_text())
+    assert len(commands) == 3
+    for command in commands:
+        given = hypergradient.parse(command.split())
+        assert (given.setting.width, given.setting.threads, given.setting.gradient) == (128, 2, "exact")
+
+
+def test_check(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    assert report.main(["--check", *files]) == 1
+    assert "page.md is not what the results make it" in capsys.readouterr().out
+    report.main(files)
+    assert report.main(["--check", *files]) == 0
+    plot = next((tmp_path / "images").glob("performance-memory-*.svg"))
+    before = plot.read_bytes()
+    harness.append_rows(tmp_path / "found.csv", COLUMNS, [memory("torch", 20, 102)])
+    assert report.main(["--check", *files]) == 1
+    assert f"{plot} does not show the results" in capsys.readouterr().out
+    report.main(files)
+    assert report.main(["--check", *files]) == 0
+    assert plot.read_bytes() != before
+
+
+def test_the_same_data_give_the_same_files_and_others_go(files: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report.main(files)
+    images = tmp_path / "images"
+    before = {file.name: file.read_bytes() for file in images.iterdir()}
+    (images / "performance-time-gone.svg").touch()
+    (images / "demo.png").touch()
+    assert report.main(["--check", *files]) == 1
+    report.main(files)
+    after = {file.name: file.read_bytes() for file in images.iterdir()}
+    assert after == before | {"demo.png": b""}
+
+
+def test_no_results(files: list[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.csv"
+    harness.append_rows(empty, COLUMNS, [])
+    report.main([files[0], f"--csv={empty}"])
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").count(report.NOTHING) == 2
+
+
+def test_a_page_without_its_regions(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "page.md").write_text("<!-- report:time -->\n<!-- /report -->\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        report.main(files)
+    assert "the page has the regions time, not time, memory" in capsys.readouterr().err
