@@ -28,6 +28,9 @@ from pydistill.matching.problem import Match, Problem
 from pydistill.matching.selection import distance_from_sums, distance_sums, select_step
 from pydistill.matching.student import RandomReplay
 
+Points = Sequence[Tensor] | Tensor
+"""θ_0, θ_1, …: vectors [P], or the rows of one tensor."""
+
 
 class Sweep(ABC):
     """The student's training and the way back through it; a backend says how a step is taken and differentiated.
@@ -44,12 +47,12 @@ class Sweep(ABC):
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.points: Sequence[Tensor] = []
+        self.points: Points = []
         self.step = 0
         self.distances = torch.empty(0)
 
     @abstractmethod
-    def train(self) -> tuple[Sequence[Tensor], Tensor]:
+    def train(self) -> tuple[Points, Tensor]:
         """θ_0 … θ_N, and the sums [N + 1, 2] = (Σ|θ_k − θ*|, Σ(θ_k − θ*)²)."""
 
     @abstractmethod
@@ -107,7 +110,7 @@ class TorchSweep(Sweep):
             "dtype": torch.get_autocast_dtype(device),
         }
 
-    def train(self) -> tuple[Sequence[Tensor], Tensor]:
+    def train(self) -> tuple[Points, Tensor]:
         problem, plan = self.problem, self.problem.plan
         theta, target = problem.start.detach(), problem.target.detach()
         lr = problem.lr.detach()

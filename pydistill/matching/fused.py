@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pydistill.errors import InputError
-from pydistill.matching.adjoint import Needed, Sweep, match_by_sweep
+from pydistill.matching.adjoint import Needed, Points, Sweep, match_by_sweep
+from pydistill.matching.batches import BatchPlan
 from pydistill.matching.problem import Match, Problem
 from pydistill.matching.selection import distance_sums
 from pydistill.nn import MLP, ConvNet
@@ -26,16 +28,22 @@ from pydistill.ops.extension import load_extension
 DTYPES = (torch.float32, torch.float64)
 
 
-def why_not_fused(model: nn.Module, device_type: str, dtype: torch.dtype) -> str | None:
-    """Why the fused engine cannot run this model on this kind of device, or None if it can."""
+def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
+    """Why the fused engine cannot run this model in the dtype and on the device of `like`, or None if it can."""
+    device_type = like.device.type
     extension = load_extension()
     if device_type not in extension.device_types:
         return extension.reason or f"the extension has no kernels for {device_type}"
-    if dtype not in DTYPES:
-        return f"it computes in float32 or float64, not {dtype}"
+    if like.dtype not in DTYPES:
+        return f"it computes in float32 or float64, not {like.dtype}"
     if torch.is_autocast_enabled(device_type):
         return "it does not follow autocast"
     return why_not_a_student(model)
+
+
+def image_shapes(plan: BatchPlan) -> set[torch.Size]:
+    """[C, H, W] of the images of all steps; the engine's student takes one."""
+    return {plan.sources[at.images].shape[1:] for at in plan.steps}
 
 
 def why_not_a_student(model: nn.Module) -> str | None:
@@ -60,7 +68,7 @@ def _shapes(model: ConvNet | MLP) -> tuple[tuple[int, ...], ...]:
     if isinstance(model, MLP):
         units = [model.in_channels * model.image_size[0] * model.image_size[1]]
         units += [model.width] * (model.depth - 1) + [model.num_classes]
-        for fan_in, fan_out in zip(units, units[1:], strict=False):
+        for fan_in, fan_out in pairwise(units):
             shapes += [(fan_out, fan_in), (fan_out,)]
         return tuple(shapes)
     channels = model.in_channels
@@ -82,8 +90,8 @@ def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
     return plane
 
 
-def fused_student(model: nn.Module, image_shape: Sequence[int], like: Tensor, largest_batch: int) -> Any:
-    """The engine's student for this network, images [C, H, W], the dtype and device of `like`, and batches up to a size.
+def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
+    """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
 
     It owns the memory of its passes, so the last few are kept and used again.
 
@@ -91,24 +99,24 @@ def fused_student(model: nn.Module, image_shape: Sequence[int], like: Tensor, la
         InputError: the network does not take such images.
     """
     assert isinstance(model, (ConvNet, MLP))
-    plane = (int(image_shape[1]), int(image_shape[2])) if len(image_shape) == 3 else (0, 0)
-    fits = len(image_shape) == 3 and image_shape[0] == model.in_channels
+    fits = len(images) == 4 and images[1] == model.in_channels
+    plane = (images[2], images[3]) if fits else (0, 0)
     if isinstance(model, MLP):
         fits = fits and plane[0] * plane[1] == model.image_size[0] * model.image_size[1]
     else:
         fits = fits and _features(model, plane) == _features(model, model.image_size)
     if not fits:
         raise InputError(
-            f"{type(model).__name__} cannot run on images of shape [B, {', '.join(map(str, image_shape))}]: "
+            f"{type(model).__name__} cannot run on images of shape {list(images)}: "
             f"it was made for [B, {model.in_channels}, {model.image_size[0]}, {model.image_size[1]}]"
         )
     sizes = (model.in_channels, *plane, model.num_classes, model.width, model.depth)
     if isinstance(model, MLP):
-        return _student("mlp", (*sizes, 0), "none", "none", 0.0, like.dtype, like.device, largest_batch)
+        return _student("mlp", (*sizes, 0), "none", "none", 0.0, like.dtype, like.device, images[0])
     norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]
     eps = norms[0].eps if norms else 0.0
     shape = (*sizes, model.first_padding)
-    return _student("convnet", shape, model.norm, model.pooling, eps, like.dtype, like.device, largest_batch)
+    return _student("convnet", shape, model.norm, model.pooling, eps, like.dtype, like.device, images[0])
 
 
 @lru_cache(maxsize=4)
@@ -134,11 +142,9 @@ class FusedSweep(Sweep):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         plan, model = problem.plan, problem.student.model
-        shapes = {plan.sources[at.images].shape[1:] for at in plan.steps}
-        if len(shapes) > 1:
-            raise InputError(f"images of all steps must have one shape, found {sorted(map(list, shapes))}")
+        (shape,) = image_shapes(plan)
         largest = max(len(plan.sources[at.images]) if at.index is None else len(at.index) for at in plan.steps)
-        self.student = fused_student(model, next(iter(shapes)), problem.start, largest)
+        self.student = fused_student(model, [largest, *shape], problem.start)
         self._check_labels(int(model.num_classes))  # type: ignore[arg-type]
         self.augmented = any(at.draw is not None for at in plan.steps)
         nothing = torch.empty(0, dtype=torch.int64, device=problem.start.device)
@@ -164,7 +170,7 @@ class FusedSweep(Sweep):
         """α of each step, [N]."""
         return lr.detach().expand(self.problem.steps).contiguous()
 
-    def train(self) -> tuple[Sequence[Tensor], Tensor]:
+    def train(self) -> tuple[Points, Tensor]:
         problem, plan = self.problem, self.problem.plan
         start, target = problem.start.detach(), problem.target.detach().contiguous()
         points = start.new_empty(problem.steps + 1, start.numel())

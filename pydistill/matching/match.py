@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pydistill.errors import BackendError, InputError
 from pydistill.matching.adjoint import match_by_adjoint
 from pydistill.matching.autograd import match_by_autograd
-from pydistill.matching.batches import Batches
-from pydistill.matching.fused import match_by_fused, why_not_fused
+from pydistill.matching.batches import Batches, BatchPlan
+from pydistill.matching.fused import image_shapes, match_by_fused, why_not_fused
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
 from pydistill.matching.selection import Distance, Selection
 
@@ -32,11 +32,12 @@ _runners: dict[str, Callable[[Problem], Match]] = {
 _announced: set[tuple[str, str, str]] = set()
 
 
-def choose_backend(backend: str, model: nn.Module, like: Tensor) -> tuple[str, str]:
+def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan | None = None) -> tuple[str, str]:
     """The backend that runs, and why: the one asked for, or for `auto` the fastest that supports the model.
 
     Args:
         like: a tensor of the dtype and on the device that the student computes in.
+        plan: what it trains on, if that is known.
 
     Raises:
         InputError: no backend has that name.
@@ -46,7 +47,9 @@ def choose_backend(backend: str, model: nn.Module, like: Tensor) -> tuple[str, s
         raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
     if backend in ("torch", "autograd"):
         return backend, "asked for"
-    obstacle = why_not_fused(model, like.device.type, like.dtype)
+    obstacle = why_not_fused(model, like)
+    if obstacle is None and plan is not None and len(image_shapes(plan)) > 1:
+        obstacle = "it takes images of one shape, and here the steps have several"
     if backend == "fused":
         if obstacle is not None:
             raise BackendError(
@@ -107,9 +110,9 @@ def match(
         distance: d of the selection and of `distances`: `l1` (Σ|θ − θ*|) or `l2` (‖θ − θ*‖).
         gradient: `exact`, or `truncated` (a step's dependence on earlier steps through θ_k is dropped, as TESLA does).
         label_logits: label rows are logits; the student trains on their softmax, and the gradient reaches the logits.
-        backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch` (the
-            same sweep in PyTorch, any module), both of flat memory and for first derivatives; `autograd` (whole graph,
-            any derivative); or `auto`: the fastest that supports the model and the device.
+        backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch`
+            (the same sweep in PyTorch, any module), both of flat memory and for first derivatives; `autograd` (whole
+            graph, any derivative); or `auto`: the fastest that supports the model and the device.
 
     Returns:
         Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.
@@ -123,7 +126,7 @@ def match(
     *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
     """
     problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits)
-    chosen, why = choose_backend(backend, model, start)
+    chosen, why = choose_backend(backend, model, start, problem.plan)
     if backend == "auto":
         _announce(model, start.device, chosen, why)
     return _runners[chosen](problem)

@@ -38,7 +38,7 @@ LABELS = torch.tensor([0, 1])
         ({"selection": "best"}, "selection must be one of 'last', 'nearest', not 'best'"),
         ({"distance": "l3"}, "distance must be one of 'l1', 'l2', not 'l3'"),
         ({"gradient": "half"}, "gradient must be one of 'exact', 'truncated', not 'half'"),
-        ({"backend": "gpu"}, "backend must be one of 'auto', 'torch', 'autograd', not 'gpu'"),
+        ({"backend": "gpu"}, "backend must be one of 'auto', 'fused', 'torch', 'autograd', not 'gpu'"),
         ({"batches": [(IMAGES[:, :1], LABELS)]}, r"ConvNet cannot run on images of shape \[2, 1, 8, 8\]"),
         ({"batches": []}, "batches is empty; the student needs at least one step"),
         ({"batches": [IMAGES]}, r"batches\[0\] must be a pair"),
@@ -143,7 +143,7 @@ def test_auto_says_once_what_runs_and_why(caplog: pytest.LogCaptureFixture) -> N
     said = [record.message for record in caplog.records if "OnlyHere" in record.message]
     assert first.backend == "torch"
     assert len(said) == 1
-    assert "sweep runs any module in the memory of one step" in said[0]
+    assert "sweep in PyTorch runs any module in the memory of one step" in said[0]
 
 
 def test_a_diverging_student_gives_a_loss_that_is_not_finite() -> None:
