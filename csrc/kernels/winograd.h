@@ -14,6 +14,8 @@
 // Gray, CVPR 2016.
 #pragma once
 
+#include <cstddef>
+
 #include "host_device.h"
 
 namespace pydistill::kernels::winograd {
@@ -70,25 +72,25 @@ PYDISTILL_HOST_DEVICE void weight_gradient(const V* m, V* out) {
 
 // Applies `transform`, from vectors of length `from` to vectors of length `to`, to the columns and then to
 // the rows of x [from, from], both row by row: out [to, to].
-template <int from, int to, typename V, typename Transform>
+template <std::size_t from, std::size_t to, typename V, typename Transform>
 PYDISTILL_HOST_DEVICE void both(const Transform& transform, const V* x, V* out) {
   V columns[to * from];
 #pragma GCC unroll 4
-  for (int column = 0; column < from; ++column) {
+  for (std::size_t column = 0; column < from; ++column) {
     V in[from];
     V done[to];
 #pragma GCC unroll 4
-    for (int row = 0; row < from; ++row) {
+    for (std::size_t row = 0; row < from; ++row) {
       in[row] = x[row * from + column];
     }
     transform(in, done);
 #pragma GCC unroll 4
-    for (int row = 0; row < to; ++row) {
+    for (std::size_t row = 0; row < to; ++row) {
       columns[row * from + column] = done[row];
     }
   }
 #pragma GCC unroll 4
-  for (int row = 0; row < to; ++row) {
+  for (std::size_t row = 0; row < to; ++row) {
     transform(columns + row * from, out + row * to);
   }
 }
