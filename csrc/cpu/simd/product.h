@@ -33,8 +33,7 @@ struct Block {
     Lanes<T> local[kRows][2];
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      local[row][0] = sums[row][0];
-      local[row][1] = sums[row][1];
+      local[row][0] = local[row][1] = Lanes<T>(T(0));
     }
     for (int64_t k = 0; k < depth; ++k) {
       const auto first = Lanes<T>::load(right);
@@ -50,8 +49,8 @@ struct Block {
     }
 #pragma GCC unroll 8
     for (int row = 0; row < kRows; ++row) {
-      sums[row][0] = local[row][0];
-      sums[row][1] = local[row][1];
+      sums[row][0] += local[row][0];
+      sums[row][1] += local[row][1];
     }
   }
 };
