@@ -9,17 +9,17 @@ from torch import Tensor
 from pydistill.errors import InputError
 
 
-def check_softmax_xent(
-    logits: Tensor, labels: Tensor, *, logits_tangent: Tensor | None = None, grad_loss: Tensor | None = None
-) -> None:
+def check_softmax_xent(logits: Tensor, labels: Tensor, **others: Tensor) -> None:
     """Refuse what `softmax_xent` and its derivatives cannot take; the class numbers themselves are not looked at.
+
+    Args:
+        logits, labels: as in `softmax_xent`.
+        others: `logits_tangent`, `grad_loss`, where the op has them.
 
     Raises:
         InputError: `logits` is not a float32 or float64 matrix, or another argument does not go with it.
     """
-    like_logits = {"logits_tangent": logits_tangent, "grad_loss": grad_loss}
-    present = {name: value for name, value in like_logits.items() if value is not None}
-    for name, value in {"logits": logits, "labels": labels, **present}.items():
+    for name, value in {"logits": logits, "labels": labels, **others}.items():
         if not isinstance(value, Tensor):
             raise InputError(f"softmax_xent: {name} must be a tensor, not {type(value).__name__}")
     if logits.dtype not in (torch.float32, torch.float64):
@@ -32,14 +32,14 @@ def check_softmax_xent(
             f"softmax_xent: labels has shape {list(labels.shape)} where logits has shape {list(logits.shape)}; "
             + ("class numbers must be [B]" if hard else "label rows must be [B, K]")
         )
-    if logits_tangent is not None and logits_tangent.shape != logits.shape:
+    tangent, grad_loss = others.get("logits_tangent"), others.get("grad_loss")
+    if tangent is not None and tangent.shape != logits.shape:
         raise InputError(
-            f"softmax_xent: logits_tangent has shape {list(logits_tangent.shape)} "
-            f"where logits has shape {list(logits.shape)}"
+            f"softmax_xent: logits_tangent has shape {list(tangent.shape)} where logits has shape {list(logits.shape)}"
         )
     if grad_loss is not None and grad_loss.dim() != 0:
         raise InputError(f"softmax_xent: grad_loss has shape {list(grad_loss.shape)}; it must be a 0-dim tensor")
-    for name, value in {"labels": labels, **present}.items():
+    for name, value in {"labels": labels, **others}.items():
         if value.dtype != logits.dtype and not (hard and name == "labels"):
             raise InputError(f"softmax_xent: {name} is {value.dtype} where logits is {logits.dtype}")
         if value.device != logits.device:

@@ -45,7 +45,7 @@ def check_trajectory_point(start: Tensor, end: Tensor, weights: Tensor, sizes: S
 
 
 def trajectory_point(start: Tensor, end: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
-    """`pydistill.ops.trajectory_point` in plain PyTorch: same arguments, results and errors; any order of derivative."""
+    """`pydistill.ops.trajectory_point` in plain PyTorch: same arguments, results, errors; any order of derivative."""
     check_trajectory_point(start, end, weights, sizes)
     parts = [torch.split(flat, list(sizes)) for flat in (start, end)]
     points = [torch.lerp(*part) for part in zip(*parts, weights.to(start.dtype), strict=True)]
