@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from pydistill.ops.adjoint_step import adjoint_step
 from pydistill.ops.sgd_step import sgd_step
+from pydistill.ops.softmax_xent import (
+    softmax_xent,
+    softmax_xent_backward,
+    softmax_xent_backward_jvp,
+    softmax_xent_jvp,
+)
+from pydistill.ops.trajectory_point import trajectory_point
 
-__all__ = ["sgd_step"]
+__all__ = [
+    "adjoint_step",
+    "sgd_step",
+    "softmax_xent",
+    "softmax_xent_backward",
+    "softmax_xent_backward_jvp",
+    "softmax_xent_jvp",
+    "trajectory_point",
+]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pydistill.errors import InputError
+from pydistill import ops
 
 
 def trajectory_point(start: Tensor, end: Tensor, weights: Sequence[float], sizes: Sequence[int]) -> Tensor:
@@ -36,17 +36,5 @@ def trajectory_point(start: Tensor, end: Tensor, weights: Sequence[float], sizes
 
     Source: MCT (Zhong et al., CVPR 2025).
     """
-    total = sum(sizes)
-    if start.shape != (total,) or end.shape != (total,):
-        raise InputError(
-            f"start and end must be flat parameters [{total}] (the sum of sizes), "
-            f"not {list(start.shape)} and {list(end.shape)}"
-        )
-    if len(weights) != len(sizes):
-        raise InputError(f"weights must hold one number per parameter tensor: {len(sizes)}, not {len(weights)}")
-    point = torch.empty_like(start)
-    with torch.no_grad():
-        parts = [torch.split(flat, list(sizes)) for flat in (start, end, point)]
-        for first, last, out, weight in zip(*parts, weights, strict=True):
-            torch.lerp(first, last, float(weight), out=out)
-    return point
+    numbers = torch.tensor(weights, dtype=torch.float64, device=start.device)
+    return ops.trajectory_point(start.detach(), end.detach(), numbers, sizes)

@@ -196,7 +196,7 @@ def test_trajectory_point_equals_its_documented_equivalent():
 
 @pytest.mark.parametrize(("start", "end", "weights", "words"), [
     (torch.zeros(5), torch.zeros(TOTAL), [0.0] * 4, r"flat parameters \[23\].*not \[5\] and \[23\]"),
-    (torch.zeros(TOTAL), torch.zeros(TOTAL), [0.0] * 3, "one number per parameter tensor: 4, not 3"),
+    (torch.zeros(TOTAL), torch.zeros(TOTAL), [0.0] * 3, r"one number per parameter tensor: \[4\], not \[3\]"),
 ])  # fmt: skip
 def test_trajectory_point_checks_shapes(start, end, weights, words):
     with pytest.raises(InputError, match=words):
