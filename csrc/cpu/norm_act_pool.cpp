@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../tensors/norm_act_pool.h"
 #include "isa.h"
 #include "simd/norm_act_pool.h"
 
@@ -36,30 +37,9 @@ NormActPoolLoop<scalar_t> loop() {
   return &baseline::norm_act_pool;
 }
 
-template <typename scalar_t>
-const scalar_t* input(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr<scalar_t>() : nullptr;
-}
-
-template <typename scalar_t>
-scalar_t* output(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.mutable_data_ptr<scalar_t>() : nullptr;
-}
-
-template <typename scalar_t>
-NormActPoolArrays<scalar_t> arrays_of(const NormActPoolSettings& settings, const at::Tensor& z) {
-  NormActPoolArrays<scalar_t> arrays{};
-  arrays.channels = z.size(1);
-  arrays.height = z.size(2);
-  arrays.width = z.size(3);
-  arrays.eps = static_cast<scalar_t>(settings.eps);
-  arrays.z[0] = z.const_data_ptr<scalar_t>();
-  return arrays;
-}
-
 // Every image and group of channels is a piece of work; no channel's result depends on how they are grouped.
 template <typename scalar_t>
-void run(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_t images,
+void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::Tensor& z,
          const NormActPoolArrays<scalar_t>& arrays) {
   const bool tangents = phase == NormActPoolPhase::kJvp || phase == NormActPoolPhase::kBackwardJvp;
   const int64_t channel_bytes =
@@ -73,7 +53,7 @@ void run(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_t im
   const int64_t groups = (arrays.channels + group - 1) / group;
   const int64_t grain = kThreadBytes / (channel_bytes * std::min(group, arrays.channels)) + 1;
   const NormActPoolLoop<scalar_t> run_group = loop<scalar_t>();
-  at::parallel_for(0, images * groups, grain, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, z.size(0) * groups, grain, [&](int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
       const int64_t channel = piece % groups * group;
       run_group(phase, settings.norm, settings.pooling, arrays, piece / groups, channel,
@@ -86,13 +66,11 @@ void run(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_t im
 
 void norm_act_pool(const NormActPoolSettings& settings, const at::Tensor& z, const at::Tensor& weight,
                    const at::Tensor& bias, const at::Tensor& out, const at::Tensor& stats) {
+  const at::Tensor none;
   AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
-    auto arrays = arrays_of<scalar_t>(settings, z);
-    arrays.weight[0] = input<scalar_t>(weight);
-    arrays.bias[0] = input<scalar_t>(bias);
-    arrays.out[0] = output<scalar_t>(out);
-    arrays.stats = output<scalar_t>(stats);
-    run(NormActPoolPhase::kForward, settings, z.size(0), arrays);
+    run(NormActPoolPhase::kForward, settings, z,
+        tensors::norm_act_pool_arrays<scalar_t>(settings, {z, none}, {weight, none}, {bias, none},
+                                                {out, none}, stats));
   });
 }
 
@@ -100,15 +78,12 @@ void norm_act_pool_backward(const NormActPoolSettings& settings, const at::Tenso
                             const at::Tensor& z, const at::Tensor& weight, const at::Tensor& bias,
                             const at::Tensor& stats, const at::Tensor& grad_z,
                             const at::Tensor& parameter_grads) {
+  const at::Tensor none;
   AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool_backward", [&] {
-    auto arrays = arrays_of<scalar_t>(settings, z);
-    arrays.weight[0] = input<scalar_t>(weight);
-    arrays.bias[0] = input<scalar_t>(bias);
-    arrays.grad_out[0] = input<scalar_t>(grad_out);
-    arrays.stats = const_cast<scalar_t*>(input<scalar_t>(stats));
-    arrays.grad_z[0] = output<scalar_t>(grad_z);
-    arrays.parameter_grads = output<scalar_t>(parameter_grads);
-    run(NormActPoolPhase::kBackward, settings, z.size(0), arrays);
+    run(NormActPoolPhase::kBackward, settings, z,
+        tensors::norm_act_pool_backward_arrays<scalar_t>(settings, {grad_out, none}, {z, none},
+                                                         {weight, none}, {bias, none}, stats, {grad_z, none},
+                                                         parameter_grads));
   });
 }
 
@@ -117,16 +92,9 @@ void norm_act_pool_jvp(const NormActPoolSettings& settings, const at::Tensor& z,
                        const at::Tensor& bias_tangent, const at::Tensor& out, const at::Tensor& out_tangent,
                        const at::Tensor& stats) {
   AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool_jvp", [&] {
-    auto arrays = arrays_of<scalar_t>(settings, z);
-    arrays.z[1] = input<scalar_t>(z_tangent);
-    arrays.weight[0] = input<scalar_t>(weight);
-    arrays.weight[1] = input<scalar_t>(weight_tangent);
-    arrays.bias[0] = input<scalar_t>(bias);
-    arrays.bias[1] = input<scalar_t>(bias_tangent);
-    arrays.out[0] = output<scalar_t>(out);
-    arrays.out[1] = output<scalar_t>(out_tangent);
-    arrays.stats = output<scalar_t>(stats);
-    run(NormActPoolPhase::kJvp, settings, z.size(0), arrays);
+    run(NormActPoolPhase::kJvp, settings, z,
+        tensors::norm_act_pool_arrays<scalar_t>(settings, {z, z_tangent}, {weight, weight_tangent},
+                                                {bias, bias_tangent}, {out, out_tangent}, stats));
   });
 }
 
@@ -138,19 +106,10 @@ void norm_act_pool_backward_jvp(const NormActPoolSettings& settings, const at::T
                                 const at::Tensor& grad_z, const at::Tensor& grad_z_tangent,
                                 const at::Tensor& parameter_grads) {
   AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool_backward_jvp", [&] {
-    auto arrays = arrays_of<scalar_t>(settings, z);
-    arrays.z[1] = input<scalar_t>(z_tangent);
-    arrays.weight[0] = input<scalar_t>(weight);
-    arrays.weight[1] = input<scalar_t>(weight_tangent);
-    arrays.bias[0] = input<scalar_t>(bias);
-    arrays.bias[1] = input<scalar_t>(bias_tangent);
-    arrays.grad_out[0] = input<scalar_t>(grad_out);
-    arrays.grad_out[1] = input<scalar_t>(grad_out_tangent);
-    arrays.stats = const_cast<scalar_t*>(input<scalar_t>(stats));
-    arrays.grad_z[0] = output<scalar_t>(grad_z);
-    arrays.grad_z[1] = output<scalar_t>(grad_z_tangent);
-    arrays.parameter_grads = output<scalar_t>(parameter_grads);
-    run(NormActPoolPhase::kBackwardJvp, settings, z.size(0), arrays);
+    run(NormActPoolPhase::kBackwardJvp, settings, z,
+        tensors::norm_act_pool_backward_arrays<scalar_t>(
+            settings, {grad_out, grad_out_tangent}, {z, z_tangent}, {weight, weight_tangent},
+            {bias, bias_tangent}, stats, {grad_z, grad_z_tangent}, parameter_grads));
   });
 }
 

@@ -315,4 +315,48 @@ struct NormActPool {
   }
 };
 
+// Calls run.forward(op) or run.backward(op) with the NormActPool of these settings.
+template <typename Access, Norm norm, Pooling pooling, typename Run>
+typename Run::Result with_norm_act_pool(NormActPoolPhase phase,
+                                        const NormActPoolArrays<typename Access::Scalar>& arrays,
+                                        const Access& access, const Run& run) {
+  using Plain = NormActPool<Access, norm, pooling, false>;
+  using WithTangents = NormActPool<Access, norm, pooling, true>;
+  switch (phase) {
+    case NormActPoolPhase::kForward:
+      return run.forward(Plain{arrays, access});
+    case NormActPoolPhase::kJvp:
+      return run.forward(WithTangents{arrays, access});
+    case NormActPoolPhase::kBackward:
+      return run.backward(Plain{arrays, access});
+    case NormActPoolPhase::kBackwardJvp:
+      break;
+  }
+  return run.backward(WithTangents{arrays, access});
+}
+
+template <typename Access, Norm norm, typename Run>
+typename Run::Result with_norm_act_pool(NormActPoolPhase phase, Pooling pooling,
+                                        const NormActPoolArrays<typename Access::Scalar>& arrays,
+                                        const Access& access, const Run& run) {
+  switch (pooling) {
+    case Pooling::kAverage:
+      return with_norm_act_pool<Access, norm, Pooling::kAverage>(phase, arrays, access, run);
+    case Pooling::kMax:
+      return with_norm_act_pool<Access, norm, Pooling::kMax>(phase, arrays, access, run);
+    case Pooling::kNone:
+      break;
+  }
+  return with_norm_act_pool<Access, norm, Pooling::kNone>(phase, arrays, access, run);
+}
+
+template <typename Access, typename Run>
+typename Run::Result with_norm_act_pool(NormActPoolPhase phase, Norm norm, Pooling pooling,
+                                        const NormActPoolArrays<typename Access::Scalar>& arrays,
+                                        const Access& access, const Run& run) {
+  return norm == Norm::kInstance
+             ? with_norm_act_pool<Access, Norm::kInstance>(phase, pooling, arrays, access, run)
+             : with_norm_act_pool<Access, Norm::kNone>(phase, pooling, arrays, access, run);
+}
+
 }  // namespace pydistill::kernels

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from pydistill.reference.adjoint_step import adjoint_step
+from pydistill.reference.norm_act_pool import (
+    norm_act_pool,
+    norm_act_pool_backward,
+    norm_act_pool_backward_jvp,
+    norm_act_pool_jvp,
+)
 from pydistill.reference.sgd_step import sgd_step
 from pydistill.reference.softmax_xent import (
     softmax_xent,
@@ -14,6 +20,10 @@ from pydistill.reference.trajectory_point import trajectory_point
 
 __all__ = [
     "adjoint_step",
+    "norm_act_pool",
+    "norm_act_pool_backward",
+    "norm_act_pool_backward_jvp",
+    "norm_act_pool_jvp",
     "sgd_step",
     "softmax_xent",
     "softmax_xent_backward",

@@ -161,46 +161,18 @@ void backward(const Op& shared_op, const Group& group) {
   });
 }
 
-template <typename Access, Norm norm, Pooling pooling>
-void run(NormActPoolPhase phase, const NormActPoolArrays<typename Access::Scalar>& arrays,
-         const Access& access, const Group& group) {
-  using Plain = kernels::NormActPool<Access, norm, pooling, false>;
-  using WithTangents = kernels::NormActPool<Access, norm, pooling, true>;
-  switch (phase) {
-    case NormActPoolPhase::kForward:
-      return forward(Plain{arrays, access}, group);
-    case NormActPoolPhase::kJvp:
-      return forward(WithTangents{arrays, access}, group);
-    case NormActPoolPhase::kBackward:
-      return backward(Plain{arrays, access}, group);
-    case NormActPoolPhase::kBackwardJvp:
-      return backward(WithTangents{arrays, access}, group);
+struct Loops {
+  using Result = void;
+  Group group;
+  template <typename Op>
+  void forward(const Op& op) const {
+    cpu::PYDISTILL_ISA::forward(op, group);
   }
-}
-
-template <typename Access, Norm norm>
-void run(NormActPoolPhase phase, Pooling pooling, const NormActPoolArrays<typename Access::Scalar>& arrays,
-         const Access& access, const Group& group) {
-  switch (pooling) {
-    case Pooling::kNone:
-      return run<Access, norm, Pooling::kNone>(phase, arrays, access, group);
-    case Pooling::kAverage:
-      return run<Access, norm, Pooling::kAverage>(phase, arrays, access, group);
-    case Pooling::kMax:
-      return run<Access, norm, Pooling::kMax>(phase, arrays, access, group);
+  template <typename Op>
+  void backward(const Op& op) const {
+    cpu::PYDISTILL_ISA::backward(op, group);
   }
-}
-
-template <typename Access>
-void run(NormActPoolPhase phase, Norm norm, Pooling pooling,
-         const NormActPoolArrays<typename Access::Scalar>& arrays, const Access& access, const Group& group) {
-  switch (norm) {
-    case Norm::kNone:
-      return run<Access, Norm::kNone>(phase, pooling, arrays, access, group);
-    case Norm::kInstance:
-      return run<Access, Norm::kInstance>(phase, pooling, arrays, access, group);
-  }
-}
+};
 
 template <typename T>
 void run_group(NormActPoolPhase phase, Norm norm, Pooling pooling, const NormActPoolArrays<T>& arrays,
@@ -209,10 +181,12 @@ void run_group(NormActPoolPhase phase, Norm norm, Pooling pooling, const NormAct
   const int64_t whole = count / kSize;
   const int64_t rest = count % kSize;
   if (whole > 0) {
-    run(phase, norm, pooling, arrays, WholeVector<T>{}, {image, channel, whole});
+    kernels::with_norm_act_pool(phase, norm, pooling, arrays, WholeVector<T>{},
+                                Loops{{image, channel, whole}});
   }
   if (rest > 0) {
-    run(phase, norm, pooling, arrays, PartOfVector<T>{rest}, {image, channel + whole * kSize, 1});
+    kernels::with_norm_act_pool(phase, norm, pooling, arrays, PartOfVector<T>{rest},
+                                Loops{{image, channel + whole * kSize, 1}});
   }
 }
 

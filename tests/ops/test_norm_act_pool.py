@@ -1,0 +1,464 @@
+"""`norm_act_pool` and its derivatives on the CPU, compiled and reference; a GPU's part is in …_cuda.py."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import pydistill.ops
+import pydistill.reference
+from pydistill.build import build_config
+from pydistill.errors import InputError
+
+compiled_only = pytest.mark.skipif(
+    not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"
+)
+DTYPES = [torch.float32, torch.float64]
+NORMS = ["instance", "none"]
+POOLINGS = ["average", "max", "none"]
+CHANNELS = [1, 3, 15, 16, 17, 31, 64, 65, 128, 130]  # around vectors and groups of them: csrc/cpu/simd/norm_act_pool.h
+SIDES = [1, 2, 3, 5, 8, 9]  # around windows, segments of four of them and chunks of eight pixels
+PHASES = ["", "_backward", "_jvp", "_backward_jvp"]
+
+
+@pytest.fixture(params=["ops", "reference"])
+def op(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
+    return getattr(pydistill, request.param).norm_act_pool
+
+
+class Problem:
+    """Arguments of all four functions, of one shape."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        norm: str = "instance",
+        pooling: str = "average",
+        dtype: torch.dtype = torch.float64,
+        bias: bool = True,
+    ) -> None:
+        generator = torch.Generator().manual_seed(sum(shape))
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(2, *size, dtype=dtype, generator=generator)
+
+        images, channels, height, width = shape
+        side = 1 if pooling == "none" else 2
+        self.settings = {"norm": norm, "pooling": pooling}
+        self.z = normal(*shape)
+        self.grad = normal(images, channels, height // side, width // side)
+        self.weight = normal(channels) if norm == "instance" else [None, None]
+        self.bias = normal(channels) if bias else [None, None]
+
+    def arguments(self, phase: str) -> tuple[Any, ...]:
+        values = (self.z[0], self.weight[0], self.bias[0])
+        pairs = (*self.z, *self.weight, *self.bias)
+        return {
+            "": values,
+            "_backward": (self.grad[0], *values),
+            "_jvp": pairs,
+            "_backward_jvp": (*self.grad, *pairs),
+        }[phase]
+
+    def run(self, phase: str, where: Any = pydistill.ops) -> tuple[Tensor | None, ...]:
+        results = getattr(where, f"norm_act_pool{phase}")(*self.arguments(phase), **self.settings)
+        return results if isinstance(results, tuple) else (results,)
+
+
+def assert_same(found: tuple[Tensor | None, ...], expected: tuple[Tensor | None, ...], tolerance: float) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert (one is None) == (other is None)
+        if one is not None and other is not None:
+            torch.testing.assert_close(one.to(other.dtype), other, rtol=tolerance, atol=tolerance)
+
+
+@compiled_only
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_agrees_with_the_reference(norm: str, pooling: str, phase: str) -> None:
+    shapes = {(2, channels, 5, 8) for channels in CHANNELS}
+    shapes |= {(1, 17, height, width) for height, width in itertools.product(SIDES, SIDES)}
+    shapes |= {(images, 20, 4, 6) for images in (0, 1, 3)}
+    for shape in sorted(shapes):
+        problem = Problem(shape, norm, pooling)
+        assert_same(problem.run(phase), problem.run(phase, pydistill.reference), 1e-9 if shape[2:] != (1, 1) else 1e-7)
+
+
+@compiled_only
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_float32_is_as_accurate_as_pytorch(norm: str, pooling: str, phase: str) -> None:
+    """Planes without a number near a kink, so that the errors compared are those of rounding."""
+    problem = Problem((2, 33, 10, 12), norm, pooling, torch.float32)
+    if norm == "instance":
+        problem.bias[0] += 9.0  # far to one side of the ReLU's kink
+    exact = Problem((2, 33, 10, 12), norm, pooling)
+    exact.z, exact.grad = problem.z.double(), problem.grad.double()
+    exact.weight = problem.weight.double() if norm == "instance" else exact.weight
+    exact.bias = problem.bias.double()
+    expected = exact.run(phase, pydistill.reference)
+    for found, plain, truth in zip(problem.run(phase), problem.run(phase, pydistill.reference), expected, strict=True):
+        if truth is None:
+            assert found is None
+            continue
+        assert found is not None
+        assert plain is not None
+        assert found.dtype == torch.float32
+        floor = 4 * torch.finfo(torch.float32).eps * truth.abs().max()
+        assert (found - truth).abs().max() <= 2 * (plain - truth).abs().max() + floor
+
+
+@compiled_only
+@pytest.mark.parametrize("outlier", [None, 1e4], ids=["level", "outlier-first"])
+def test_statistics_do_not_cancel(outlier: float | None) -> None:
+    """Mean 1000 and spread 1 in float32: not worse than PyTorch's own instance norm, both against float64."""
+    torch.manual_seed(0)
+    z = 1000 + torch.randn(4, 40, 32, 32)
+    if outlier is not None:
+        z[:, :, 0, 0] += outlier
+    weight, bias = torch.ones(40), torch.full((40,), 200.0)  # every u shows, on the linear side of the ReLU
+    truth = F.instance_norm(z.double()) + 200
+    own = F.instance_norm(z) + 200
+    found = pydistill.ops.norm_act_pool(z, weight, bias, pooling="none")
+    floor = 2 * torch.finfo(torch.float32).eps * truth.abs().max()
+    assert (found - truth).abs().max() <= (own - truth).abs().max() + floor
+    tangent = torch.randn_like(z) + 1000
+    pair = (z, tangent, weight, torch.zeros(40), bias, torch.zeros(40))
+    rate = pydistill.ops.norm_act_pool_jvp(*pair, pooling="none")[1]
+    plain_rate = pydistill.reference.norm_act_pool_jvp(*pair, pooling="none")[1]
+    true_rate = pydistill.reference.norm_act_pool_jvp(*(each.double() for each in pair), pooling="none")[1]
+    assert (rate - true_rate).abs().max() <= 2 * (plain_rate - true_rate).abs().max()
+
+
+def test_equal_pixels_have_no_spread(op: Callable[..., Tensor]) -> None:
+    z = torch.full((1, 17, 7, 6), 1000.1, dtype=torch.float64)
+    out = op(z, torch.ones(17, dtype=torch.float64), torch.full((17,), 0.5, dtype=torch.float64))
+    torch.testing.assert_close(out, torch.full_like(out, 0.5), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_is_pytorchs_instance_norm_relu_and_pooling(op: Callable[..., Tensor], pooling: str) -> None:
+    problem = Problem((3, 5, 7, 9), pooling=pooling)
+    z, weight, bias = problem.arguments("")
+    v = F.instance_norm(z, weight=weight, bias=bias, eps=0.25).relu()
+    pool: dict[str, Callable[[Tensor], Tensor]] = {
+        "average": lambda v: F.avg_pool2d(v, 2),
+        "max": lambda v: F.max_pool2d(v, 2),
+        "none": lambda v: v,
+    }
+    out = op(z, weight, bias, pooling=pooling, eps=0.25)
+    torch.testing.assert_close(out, pool[pooling](v), rtol=1e-12, atol=1e-12)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_known_numbers(op: Callable[..., Tensor]) -> None:
+    z = torch.tensor([[[[1.0, -2.0], [3.0, 0.5]]]])
+    assert op(z, bias=torch.tensor([-0.5]), norm="none").tolist() == [[[[0.75]]]]
+    assert op(z, norm="none", pooling="max").tolist() == [[[[3.0]]]]
+    assert op(z, norm="none", pooling="none").tolist() == [[[[1.0, 0.0], [3.0, 0.5]]]]
+
+
+@compiled_only
+@pytest.mark.parametrize("phase", PHASES)
+def test_without_a_bias(phase: str) -> None:
+    problem = Problem((2, 19, 4, 5), "none", bias=False)
+    assert_same(problem.run(phase), problem.run(phase, pydistill.reference), 1e-12)
+
+
+@compiled_only
+@pytest.mark.parametrize("phase", PHASES)
+def test_takes_views_and_leaves_its_arguments_alone(phase: str) -> None:
+    problem = Problem((2, 19, 6, 5))
+    expected = problem.run(phase)
+    view = Problem((2, 19, 6, 5))
+    view.z = torch.stack([view.z, view.z], dim=-1)[..., 0]
+    view.grad = view.grad.transpose(-1, -2).contiguous().transpose(-1, -2)
+    view.weight, view.bias = (torch.stack([each, each], dim=-1)[..., 1] for each in (view.weight, view.bias))
+    before = [each.clone() for each in view.arguments(phase)]
+    assert_same(view.run(phase), expected, 0)
+    for each, copy in zip(view.arguments(phase), before, strict=True):
+        assert torch.equal(each, copy)
+
+
+@compiled_only
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_not_a_number_goes_where_pytorch_lets_it(norm: str, pooling: str, phase: str) -> None:
+    problem = Problem((2, 18, 6, 7), norm, pooling)
+    problem.z[0][0, 3, 2, 3] = torch.nan  # in the middle of a window
+    problem.z[0][1, 17, 0, 0] = torch.nan  # the first of two in a window
+    problem.z[0][1, 17, 1, 1] = torch.nan
+    problem.z[0][1, 4, 5, 6] = torch.nan  # in a column that is not pooled
+    found, expected = problem.run(phase), problem.run(phase, pydistill.reference)
+    for one, other in zip(found, expected, strict=True):
+        if other is not None:
+            assert one is not None
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9, equal_nan=True)
+    assert expected[0] is not None
+    assert expected[0].isnan().any() == (phase in ("", "_jvp") or norm == "instance")
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+def test_zeros_and_equal_maxima(pooling: str) -> None:
+    """The first of equal maxima takes the gradient, and a pixel at zero none, as in PyTorch."""
+    z = torch.tensor([[[[2.0, 2.0, 0.0, 0.0], [1.0, 2.0, -1.0, 0.0]]]], dtype=torch.float64)
+    grad = torch.tensor([[[[4.0, 8.0]]]], dtype=torch.float64)
+    grad_z, grad_weight, grad_bias = pydistill.ops.norm_act_pool_backward(grad, z, norm="none", pooling=pooling)
+    first = [[4.0, 0, 0, 0], [0, 0, 0, 0]] if pooling == "max" else [[1.0, 1.0, 0, 0], [1.0, 1.0, 0, 0]]
+    assert grad_z.tolist() == [[first]]
+    assert grad_weight is None
+    assert grad_bias is None
+
+
+@compiled_only
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("phase", PHASES)
+def test_same_bits_for_any_number_of_threads(phase: str, dtype: torch.dtype) -> None:
+    problem = Problem((7, 130, 17, 19), dtype=dtype)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            results.append(problem.run(phase))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        for one, other in zip(result, results[0], strict=True):
+            assert one is not None
+            assert other is not None
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_gradcheck(op: Callable[..., Tensor], norm: str, pooling: str) -> None:
+    for shape in ((2, 3, 4, 5), (1, 17, 2, 2), (0, 2, 3, 3), (1, 2, 1, 3)):
+        inputs = tuple(
+            each.requires_grad_() for each in Problem(shape, norm, pooling).arguments("") if each is not None
+        )
+        weights = (None,) if norm == "none" else ()
+
+        def run(z: Tensor, *parameters: Tensor, absent: tuple[None, ...] = weights) -> Tensor:
+            return op(z, *absent, *parameters, norm=norm, pooling=pooling)
+
+        assert torch.autograd.gradcheck(run, inputs)
+
+
+@compiled_only
+@pytest.mark.parametrize("needed", [0, 1, 2])
+def test_gradient_of_one_argument_alone(needed: int) -> None:
+    found, expected = (
+        torch.autograd.grad(op(*inputs).square().sum(), inputs[needed])[0]
+        for op in (pydistill.ops.norm_act_pool, pydistill.reference.norm_act_pool)
+        for inputs in [Problem((2, 5, 4, 4)).arguments("")]
+        if inputs[needed].requires_grad_() is not None
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert found.any()
+
+
+@compiled_only
+@pytest.mark.parametrize("by", [0, 1, 2])
+def test_a_second_derivative_raises(by: int) -> None:
+    inputs = [each.requires_grad_() for each in Problem((2, 3, 4, 4)).arguments("")]
+    (gradient,) = torch.autograd.grad(
+        pydistill.ops.norm_act_pool(*inputs).square().sum(), inputs[by], create_graph=True
+    )
+    penalty = gradient.square().sum() + sum(each.square().sum() for each in inputs)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        penalty.backward()
+
+
+@compiled_only
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_a_derivative_of_the_derivatives_raises(phase: str) -> None:
+    problem = Problem((2, 3, 4, 4))
+    problem.z = tuple(each.requires_grad_() for each in problem.z.unbind())
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        problem.run(phase)[0].sum().backward()
+
+
+@compiled_only
+def test_the_statistics_are_no_result_to_be_differentiated() -> None:
+    inputs = [each.requires_grad_() for each in Problem((2, 3, 4, 4)).arguments("")]
+    out, stats = torch.ops.pydistill.norm_act_pool(*inputs, "instance", "average", 1e-5)
+    assert out.requires_grad
+    assert not stats.requires_grad
+
+
+def test_forward_mode_and_function_transforms(op: Callable[..., Tensor]) -> None:
+    problem = Problem((2, 3, 4, 4))
+    z, z_tangent, weight, _, bias, _ = problem.arguments("_jvp")
+
+    def loss(z: Tensor) -> Tensor:
+        return op(z, weight, bias).square().sum()
+
+    gradient = torch.autograd.functional.jacobian(
+        lambda z: pydistill.reference.norm_act_pool(z, weight, bias).square().sum(), z
+    )
+    torch.testing.assert_close(torch.func.grad(loss)(z), gradient)
+    slope = (gradient * z_tangent).sum()
+    torch.testing.assert_close(torch.func.jvp(loss, (z,), (z_tangent,))[1], slope)
+    with torch.autograd.forward_ad.dual_level():
+        dual = loss(torch.autograd.forward_ad.make_dual(z, z_tangent))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, slope)
+
+
+@compiled_only
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_opcheck(norm: str, requires_grad: bool) -> None:
+    for shape, pooling in (((2, 3, 4, 5), "average"), ((0, 3, 4, 4), "max"), ((2, 1, 1, 3), "none")):
+        inputs = [
+            each if each is None else each.requires_grad_(requires_grad)
+            for each in Problem(shape, norm, pooling, torch.float32).arguments("")
+        ]
+        checks = torch.library.opcheck(torch.ops.pydistill.norm_act_pool.default, (*inputs, norm, pooling, 1e-5))
+        assert set(checks.values()) == {"SUCCESS"}
+
+
+@compiled_only
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("phase", PHASES[1:])
+def test_opcheck_of_the_derivatives(phase: str, norm: str) -> None:
+    ops = torch.ops.pydistill
+    for shape, pooling in (((2, 3, 4, 5), "average"), ((0, 3, 4, 4), "max"), ((2, 1, 1, 3), "none")):
+        problem = Problem(shape, norm, pooling, torch.float32)
+        arguments, settings = problem.arguments(phase), (norm, pooling, 1e-5)
+        if phase == "_backward":
+            arguments = (*arguments, ops.norm_act_pool(*problem.arguments(""), *settings)[1])
+        elif phase == "_backward_jvp":
+            arguments = (*arguments, ops.norm_act_pool_jvp(*problem.arguments("_jvp"), *settings)[2])
+        checks = torch.library.opcheck(getattr(ops, f"norm_act_pool{phase}").default, (*arguments, *settings))
+        assert set(checks.values()) == {"SUCCESS"}
+
+
+@compiled_only
+def test_keeps_the_mean_and_the_reciprocal_spread() -> None:
+    problem = Problem((2, 19, 4, 5))
+    _, _, stats = torch.ops.pydistill.norm_act_pool_jvp(*problem.arguments("_jvp"), "instance", "average", 1e-5)
+
+    def mean_and_root(z: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(z, (2, 3), correction=0)
+        return torch.stack([mean, (variance + 1e-5).rsqrt()], dim=1)
+
+    expected = torch.func.jvp(mean_and_root, (problem.z[0],), (problem.z[1],))
+    torch.testing.assert_close(stats, torch.cat(expected, dim=1), rtol=1e-11, atol=1e-11)
+
+
+@compiled_only
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(isa: str) -> None:
+    """In a process of its own, since the choice is made once: the tests above, as narrow as the test may be."""
+    flags = {"baseline": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
+    if isa != "baseline" and not flags[isa] <= processor_flags():
+        pytest.skip(f"this processor has no {isa}")
+    tests = ["test_agrees_with_the_reference", "test_float32_is_as_accurate_as_pytorch", "test_not_a_number_goes_where"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", " or ".join(tests)]
+    environment = {**os.environ, "PYDISTILL_ISA": isa}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "72 passed" in done.stdout
+
+
+def processor_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return {flag for line in file if line.startswith("flags") for flag in line.split(":")[1].split()}
+    except FileNotFoundError:
+        return set()
+
+
+def test_meta_tensors_give_shapes(op: Callable[..., Tensor]) -> None:
+    z, weight, bias = (each.to("meta") for each in Problem((2, 3, 5, 8)).arguments(""))
+    out = op(z, weight, bias)
+    assert (out.shape, out.dtype, out.device.type) == ((2, 3, 2, 4), torch.float64, "meta")
+
+
+BAD_INPUT: list[tuple[str, str, Callable[[Any], object], str]] = [
+    ("", "z", lambda v: v.half(), r"z is torch\.float16; it must be torch\.float32 or torch\.float64"),
+    ("", "z", lambda v: v[0], r"z has shape \[3, 4, 6\]; it must be \[B, C, H, W\] with C, H and W of at least 1"),
+    ("", "z", lambda v: v[:, :, :0], r"z has shape \[2, 3, 0, 6\]; it must be \[B, C, H, W\] with"),
+    ("", "z", lambda v: v.tolist(), r"z must be a tensor, not list"),
+    ("", "weight", lambda v: v[:2], r"weight has shape \[2\] where z has shape \[2, 3, 4, 6\]; it must be \[3\]"),
+    ("", "weight", lambda v: None, r"weight is missing; norm=instance needs it"),
+    ("", "bias", lambda v: None, r"bias is missing; norm=instance needs it"),
+    ("", "bias", lambda v: v.float(), r"bias is torch\.float32 where z is torch\.float64"),
+    ("", "bias", lambda v: v.to("meta"), r"bias is on meta where z is on cpu"),
+    ("", "norm", lambda v: "batch", r"norm=batch is not one of instance, none"),
+    ("", "norm", lambda v: "none", r"weight is given; norm=none has none"),
+    ("", "pooling", lambda v: "sum", r"pooling=sum is not one of average, max, none"),
+    ("", "eps", lambda v: -1.0, r"eps is -1\.0; it must be finite and not negative"),
+    ("_backward", "grad_out", lambda v: v[:, :, :1], r"grad_out has shape \[2, 3, 1, 3\] where z .* be \[2, 3, 2, 3\]"),
+    ("_jvp", "z_tangent", lambda v: v[:1], r"z_tangent has shape \[1, 3, 4, 6\] where z has shape"),
+    ("_jvp", "weight_tangent", lambda v: None, r"weight and weight_tangent must both be given or neither"),
+    ("_jvp", "bias_tangent", lambda v: v.float(), r"bias_tangent is torch\.float32 where z is torch\.float64"),
+    ("_backward_jvp", "grad_out_tangent", lambda v: v.float(), r"grad_out_tangent is torch\.float32 where z is"),
+]
+NAMES = {
+    "": ["z", "weight", "bias"],
+    "_backward": ["grad_out", "z", "weight", "bias"],
+    "_jvp": ["z", "z_tangent", "weight", "weight_tangent", "bias", "bias_tangent"],
+}
+NAMES["_backward_jvp"] = ["grad_out", "grad_out_tangent", *NAMES["_jvp"]]
+
+
+def spoilt(phase: str, name: str, spoil: Callable[[Any], object]) -> dict[str, Any]:
+    inputs: dict[str, Any] = dict(zip(NAMES[phase], Problem((2, 3, 4, 6)).arguments(phase), strict=True))
+    inputs |= {"norm": "instance", "pooling": "average", "eps": 1e-5}
+    inputs[name] = spoil(inputs[name])
+    return inputs
+
+
+@pytest.mark.parametrize(("phase", "name", "spoil", "message"), BAD_INPUT)
+@pytest.mark.parametrize("where", ["ops", "reference"])
+def test_bad_input_is_named(where: str, phase: str, name: str, spoil: Callable[[Any], object], message: str) -> None:
+    with pytest.raises(InputError, match=f"norm_act_pool{phase}: {message}"):
+        getattr(getattr(pydistill, where), f"norm_act_pool{phase}")(**spoilt(phase, name, spoil))
+
+
+@compiled_only
+@pytest.mark.parametrize(
+    ("phase", "name", "spoil", "message"),
+    [
+        ("", "z", lambda v: v.half(), r"z is Half; it must be float32 or float64"),
+        ("", "z", lambda v: v[:, :, :0], r"z has shape \[2, 3, 0, 6\]; it must be \[B, C, H, W\] with"),
+        ("", "weight", lambda v: v[:2], r"weight has shape \[2\] where z has shape \[2, 3, 4, 6\]; it must be \[3\]"),
+        ("", "bias", lambda v: v.float(), r"bias is Float where z is Double"),
+        ("", "bias", lambda v: None, r"bias is missing; norm=instance needs it"),
+        ("", "norm", lambda v: "none", r"weight is given; norm=none has none"),
+        ("", "norm", lambda v: "batch", r"norm=batch is not one of instance, none"),
+        ("", "pooling", lambda v: "sum", r"pooling=sum is not one of average, max, none"),
+        ("", "eps", lambda v: float("nan"), r"eps is nan; it must be finite and not negative"),
+        ("_backward", "grad_out", lambda v: v[:, :, :1], r"grad_out has shape \[2, 3, 1, 3\] where z has shape"),
+        ("_backward", "stats", lambda v: v[:1], r"stats has shape \[1, 2, 3\] where z has .* it must be \[2, 2, 3\]"),
+        ("_jvp", "z_tangent", lambda v: v[:1], r"z_tangent has shape \[1, 3, 4, 6\] where z has shape"),
+        ("_jvp", "weight_tangent", lambda v: None, r"weight and weight_tangent must both be given or neither"),
+        ("_backward_jvp", "stats", lambda v: v[:, :2], r"stats has shape \[2, 2, 3\] where .* it must be \[2, 4, 3\]"),
+    ],
+)
+def test_the_compiled_ops_called_by_themselves_refuse_too(
+    phase: str, name: str, spoil: Callable[[Any], object], message: str
+) -> None:
+    rows = {"_backward": 2, "_backward_jvp": 4}.get(phase)
+    inputs = spoilt(phase, "z", lambda v: v)
+    if rows is not None:
+        inputs["stats"] = torch.ones(2, rows, 3, dtype=torch.float64)
+    inputs[name] = spoil(inputs[name])
+    with pytest.raises(ValueError, match=f"norm_act_pool{phase}: {message}"):
+        getattr(torch.ops.pydistill, f"norm_act_pool{phase}")(**inputs)
