@@ -80,8 +80,10 @@ class AtenConvolution final : public LinearMap {
   }
 
   void take_weight_gradient(const at::Tensor& weight_gradient) override {
-    weight_gradient.copy_(sum_);
-    sum_.reset();
+    if (sum_.defined()) {
+      weight_gradient.copy_(sum_);
+      sum_.reset();
+    }
   }
 
  private:

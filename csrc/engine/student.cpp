@@ -227,6 +227,10 @@ void Student::read(const at::Tensor& theta, const at::Tensor& lambda, const at::
   TORCH_CHECK_VALUE(theta.dim() == 1 && theta.numel() == parameter_count_, "parameters have shape ",
                     theta.sizes(), "; this student has [", parameter_count_, "]");
   prepare(images.size(0));
+  if (unfinished_) {
+    drop_sums();
+  }
+  unfinished_ = true;
   theta_.copy_(theta);
   if (lambda.defined()) {
     lambda_.copy_(lambda);
@@ -236,6 +240,14 @@ void Student::read(const at::Tensor& theta, const at::Tensor& lambda, const at::
     block.map->read_weights(block.weight.value, lambda.defined() ? block.weight.tangent : at::Tensor());
   }
   head_->read_weights(head_weight_.value, lambda.defined() ? head_weight_.tangent : at::Tensor());
+}
+
+// Forgets the weight gradients of a pass that ended in an exception (a GPU without memory, say).
+void Student::drop_sums() {
+  for (const Block& block : blocks_) {
+    block.map->take_weight_gradient(block.weight.gradient);
+  }
+  head_->take_weight_gradient(head_weight_.gradient);
 }
 
 void Student::forward(Slice& slice, std::vector<at::Tensor>& z) {
@@ -320,6 +332,7 @@ const at::Tensor& Student::gradient(const at::Tensor& theta, const at::Tensor& i
     }
   }
   finish(0, 2);
+  unfinished_ = false;
   return result_;
 }
 
@@ -329,6 +342,7 @@ const at::Tensor& Student::classify(const at::Tensor& theta, const at::Tensor& i
   for (Slice& slice : slices_) {
     forward(slice, z);
   }
+  unfinished_ = false;
   return logits_now_;
 }
 
@@ -384,6 +398,7 @@ Student::Adjoint Student::adjoint(const at::Tensor& theta, const at::Tensor& lam
     finish(2, 4);
     found.product = result_;
   }
+  unfinished_ = false;
   const Architecture& a = architecture_;
   if (wanted.images) {
     found.images = channels_last(image_gradients_, 0, batch_, a.channels, a.height, a.width);

@@ -138,6 +138,7 @@ class Student {
   int64_t bytes_of_an_image() const;
   void prepare(int64_t batch);
   void read(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images);
+  void drop_sums();
   void forward(Slice& slice, std::vector<at::Tensor>& z);
   void forward_jvp(Slice& slice, std::vector<Pair>& z);
   void finish(int row, int64_t rows);
@@ -147,6 +148,7 @@ class Student {
   int64_t largest_batch_;
   int64_t slice_images_;
   int64_t batch_ = 0;
+  bool unfinished_ = false;  // a pass has begun and not ended
 
   std::vector<Block> blocks_;
   std::unique_ptr<LinearMap> head_;

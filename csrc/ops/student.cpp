@@ -38,6 +38,12 @@ class Student : public torch::CustomClassHolder {
           const std::string& pooling, double eps, const at::Tensor& like, int64_t largest_batch,
           const std::string& products, int64_t slice_bytes) {
     TORCH_CHECK_VALUE(sizes.size() == 7, "Student: sizes must be seven numbers, not ", sizes.size());
+    for (size_t each = 0; each < 6; ++each) {
+      TORCH_CHECK_VALUE(sizes[each] >= 1, "Student: sizes must be at least 1, not ", sizes);
+    }
+    TORCH_CHECK_VALUE(sizes[6] >= 0, "Student: the padding must be at least 0, not ", sizes[6]);
+    TORCH_CHECK_VALUE(largest_batch >= 1, "Student: the largest batch must be at least 1, not ",
+                      largest_batch);
     const Architecture architecture = {
         named<bool>(kind, {{"convnet", true}, {"mlp", false}}, "kind"),
         sizes[0],

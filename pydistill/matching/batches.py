@@ -39,6 +39,8 @@ class Batches:
             raise InputError(
                 f"index must be an int64 table [N, B], not {self.index.dtype} of shape {list(self.index.shape)}"
             )
+        if self.index.shape[0] and not self.index.shape[1]:
+            raise InputError(f"index must name at least one image for each step, not shape {list(self.index.shape)}")
         count = self.images.shape[0] if self.images.ndim else 0
         if self.labels.ndim == 0 or self.labels.shape[0] != count:
             raise InputError(f"images and labels must agree in number: {count} and {list(self.labels.shape)}")

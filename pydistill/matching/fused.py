@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from math import prod
 from typing import Any
 
 import torch
@@ -25,17 +26,15 @@ from pydistill.nn.flat import layout_of
 from pydistill.nn.layers import halved, padded
 from pydistill.ops.extension import load_extension
 
-DTYPES = (torch.float32, torch.float64)
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
-    """Why the fused engine cannot run this model in the dtype and on the device of `like`, or None if it can."""
+    """Why the fused engine cannot run this model on the device of `like`, or None if it can."""
     device_type = like.device.type
     extension = load_extension()
     if device_type not in extension.device_types:
         return extension.reason or f"the extension has no kernels for {device_type}"
-    if like.dtype not in DTYPES:
-        return f"it computes in float32 or float64, not {like.dtype}"
     if torch.is_autocast_enabled(device_type):
         return "it does not follow autocast"
     return why_not_a_student(model)
@@ -44,6 +43,17 @@ def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
 def image_shapes(plan: BatchPlan) -> set[torch.Size]:
     """[C, H, W] of the images of all steps; the engine's student takes one."""
     return {plan.sources[at.images].shape[1:] for at in plan.steps}
+
+
+def why_not_these_images(model: nn.Module, plan: BatchPlan) -> str | None:
+    """Why the engine cannot train this network on the plan's images although PyTorch may, or None if it can."""
+    shapes = image_shapes(plan)
+    if len(shapes) > 1:
+        return "it takes images of one shape, and here the steps have several"
+    (shape,) = shapes
+    if isinstance(model, MLP) and len(shape) != 3:
+        return f"it takes images [B, C, H, W], not {['B', *shape]}".replace("'", "")
+    return None
 
 
 def why_not_a_student(model: nn.Module) -> str | None:
@@ -55,11 +65,29 @@ def why_not_a_student(model: nn.Module) -> str | None:
         return f"it knows the activation relu, not {model.activation}"
     if isinstance(model, ConvNet) and model.norm not in ("instance", "none"):
         return f"it knows the norms instance and none, not {model.norm}"
-    if layout_of(model).shapes != _shapes(model):
+    if _was_changed(model):
         return f"this {type(model).__name__} was changed after it was made"
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+    if any(getattr(module, hooks) for module in model.modules() for hooks in HOOKS):
         return f"this {type(model).__name__} has hooks, which it would not call"
     return None
+
+
+def _was_changed(model: ConvNet | MLP) -> bool:
+    """Whether a layer, its settings, its parameters or its way of computing are no longer those it was made with."""
+    if any("forward" in vars(module) for module in model.modules()):
+        return True
+    settings: tuple[Any, ...] = (model.in_channels, model.num_classes, model.image_size, model.width, model.depth)
+    if isinstance(model, ConvNet):
+        settings += (model.norm, model.activation, model.pooling, model.first_padding)
+    made = _as_made(isinstance(model, ConvNet), *settings)
+    return repr(model) != made or layout_of(model).shapes != _shapes(model)
+
+
+@lru_cache(maxsize=16)
+def _as_made(convolutional: bool, *settings: Any) -> str:
+    """How a network of these settings describes its layers."""
+    with torch.device("meta"):  # no memory and no random numbers
+        return repr(ConvNet(*settings) if convolutional else MLP(*settings))
 
 
 def _shapes(model: ConvNet | MLP) -> tuple[tuple[int, ...], ...]:
@@ -99,18 +127,18 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
         InputError: the network does not take such images.
     """
     assert isinstance(model, (ConvNet, MLP))
-    fits = len(images) == 4 and images[1] == model.in_channels
-    plane = (images[2], images[3]) if fits else (0, 0)
-    if isinstance(model, MLP):
-        fits = fits and plane[0] * plane[1] == model.image_size[0] * model.image_size[1]
+    channels, *plane = images[1:]
+    if isinstance(model, MLP):  # it knows the number of pixels, not their places
+        fits = prod(images[1:]) == model.in_channels * prod(model.image_size)
     else:
-        fits = fits and _features(model, plane) == _features(model, model.image_size)
+        fits = len(plane) == 2 and channels == model.in_channels
+        fits = fits and _features(model, (plane[0], plane[1])) == _features(model, model.image_size)
     if not fits:
         raise InputError(
             f"{type(model).__name__} cannot run on images of shape {list(images)}: "
             f"it was made for [B, {model.in_channels}, {model.image_size[0]}, {model.image_size[1]}]"
         )
-    sizes = (model.in_channels, *plane, model.num_classes, model.width, model.depth)
+    sizes = (channels, *plane, model.num_classes, model.width, model.depth)
     if isinstance(model, MLP):
         return _student("mlp", (*sizes, 0), "none", "none", 0.0, like.dtype, like.device, images[0])
     norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]

@@ -13,7 +13,7 @@ from pydistill.errors import BackendError, InputError
 from pydistill.matching.adjoint import match_by_adjoint
 from pydistill.matching.autograd import match_by_autograd
 from pydistill.matching.batches import Batches, BatchPlan
-from pydistill.matching.fused import image_shapes, match_by_fused, why_not_fused
+from pydistill.matching.fused import match_by_fused, why_not_fused, why_not_these_images
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
 from pydistill.matching.selection import Distance, Selection
 
@@ -22,6 +22,9 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 WHY_FUSED = "the adjoint sweep over fused kernels is the fastest"
 WHY_TORCH = "the adjoint sweep in PyTorch runs any module in the memory of one step"
+WHY_AUTOGRAD = "the whole graph is computed in any dtype"
+
+SWEEP_DTYPES = (torch.float32, torch.float64)
 
 _log = logging.getLogger("pydistill")
 _runners: dict[str, Callable[[Problem], Match]] = {
@@ -45,11 +48,18 @@ def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan
     """
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
-    if backend in ("torch", "autograd"):
+    if backend == "autograd":
+        return backend, "asked for"
+    if like.dtype not in SWEEP_DTYPES:
+        limit = f"it computes in float32 or float64, not {like.dtype}"
+        if backend != "auto":
+            raise BackendError(f"backend '{backend}' cannot run this: {limit}; backend 'autograd' can")
+        return "autograd", f"{WHY_AUTOGRAD}; the sweep cannot: {limit}"
+    if backend == "torch":
         return backend, "asked for"
     obstacle = why_not_fused(model, like)
-    if obstacle is None and plan is not None and len(image_shapes(plan)) > 1:
-        obstacle = "it takes images of one shape, and here the steps have several"
+    if obstacle is None and plan is not None:
+        obstacle = why_not_these_images(model, plan)
     if backend == "fused":
         if obstacle is not None:
             raise BackendError(

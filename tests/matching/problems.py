@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from pydistill.build import build_config
 from pydistill.data.dsa import DsaSettings
 from pydistill.matching import Batches, Match, match
 from pydistill.nn import ModelSettings, build
 from pydistill.nn.flat import flatten
+
+needs_engine = pytest.mark.skipif(
+    not build_config()["compiled"], reason=f"backend 'fused' is compiled: {build_config()['reason']}"
+)
+FUSED = pytest.param("fused", marks=needs_engine)
+SWEEPS = ["torch", FUSED]
+ALL = [*SWEEPS, "autograd"]
+LEAVES = ("images", "labels", "lr", "start", "target")
 
 
 @dataclass
@@ -28,17 +40,14 @@ class Case:
     draws: Any = None
     options: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, backend: str, *, recipe: bool = True) -> tuple[Match, dict[str, Tensor]]:
-        leaves = {
-            "images": self.images.clone().requires_grad_(),
-            "lr": self.lr.clone().requires_grad_(),
-            "start": self.start.clone().requires_grad_(),
-            "target": self.target.clone().requires_grad_(),
-        }
-        labels = self.labels
-        if labels.is_floating_point():
-            labels = leaves["labels"] = labels.clone().requires_grad_()
-        batches: Any = Batches(leaves["images"], labels, self.index, self.draws)
+    def run(
+        self, backend: str, *, recipe: bool = True, wanted: Collection[str] = LEAVES
+    ) -> tuple[Match, dict[str, Tensor]]:
+        """What `match` returns, and the gradient in each of the leaves that are wanted (hard labels have none)."""
+        leaves = {name: getattr(self, name).clone() for name in LEAVES}
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(name in wanted and leaf.is_floating_point())
+        batches: Any = Batches(leaves["images"], leaves["labels"], self.index, self.draws)
         if not recipe:
             batches = [batches[k] for k in range(len(batches))]
         torch.manual_seed(5)  # for modules that draw random numbers
@@ -51,8 +60,15 @@ class Case:
             backend=backend,
             **self.options,
         )
+        leaves = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
         gradients = torch.autograd.grad(outcome.loss, list(leaves.values()))
         return outcome, dict(zip(leaves, gradients, strict=True))
+
+    def to(self, dtype: torch.dtype) -> Case:
+        """The same problem in another dtype."""
+        values = {name: getattr(self, name) for name in LEAVES}
+        values = {name: value.to(dtype) if value.is_floating_point() else value for name, value in values.items()}
+        return replace(self, model=deepcopy(self.model).to(dtype), **values)
 
 
 def make_case(

@@ -11,12 +11,13 @@ from torch.func import functional_call
 
 from pydistill.matching import Batches, match, select_step
 from pydistill.matching.selection import distance_from_sums, distance_sums
+from pydistill.nn import ConvNet
 from pydistill.nn.flat import layout_of
-from tests.matching.problems import make_case, relative_error
+from tests.matching.problems import ALL, FUSED, SWEEPS, make_case, relative_error
 
 
 @pytest.mark.parametrize("gradient", ["exact", "truncated"])
-@pytest.mark.parametrize("backend", ["torch", "autograd"])
+@pytest.mark.parametrize("backend", ALL)
 def test_pixels_by_forward_mode(backend: str, gradient: str) -> None:
     """One directional derivative in the pixels, carried forward through the unrolled steps by the Hessian's own
     products.
@@ -50,12 +51,13 @@ def test_pixels_by_forward_mode(backend: str, gradient: str) -> None:
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft", "logits"])
-def test_gradcheck(labels: str) -> None:
-    from pydistill.nn import ConvNet
-
+@pytest.mark.parametrize(
+    ("backend", "activation"), [("torch", "sigmoid"), pytest.param(*FUSED.values, "relu", marks=FUSED.marks)]
+)
+def test_gradcheck(backend: str, activation: str, labels: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = ConvNet(1, 2, 4, width=1, depth=1, activation="sigmoid").double()
+        model = ConvNet(1, 2, 4, width=1, depth=1, activation=activation).double()
     generator = torch.Generator().manual_seed(0)
     total = layout_of(model).total
 
@@ -71,23 +73,26 @@ def test_gradcheck(labels: str) -> None:
 
     def loss(start: Tensor, target: Tensor, lr: Tensor, images: Tensor, rows: Tensor) -> Tensor:
         batches = Batches(images, rows, index)
-        return match(model, start, target, batches, lr, backend="torch", label_logits=labels == "logits").loss
+        return match(model, start, target, batches, lr, backend=backend, label_logits=labels == "logits").loss
 
     assert gradcheck(loss, (start, target, lr, images, rows))
 
 
-def test_second_derivative_of_the_sweep_raises() -> None:
+@pytest.mark.parametrize("backend", SWEEPS)
+def test_second_derivative_of_the_sweep_raises(backend: str) -> None:
     case = make_case(steps=2)
     images = case.images.clone().requires_grad_()
-    loss = match(case.model, case.start, case.target, Batches(images, case.labels, case.index), case.lr).loss
+    batches = Batches(images, case.labels, case.index)
+    loss = match(case.model, case.start, case.target, batches, case.lr, backend=backend).loss
     (gradient,) = torch.autograd.grad(loss, images, create_graph=True)
-    with pytest.raises(RuntimeError, match="first derivatives only; backend 'autograd'"):
+    with pytest.raises(RuntimeError, match=f"backend '{backend}' gives first derivatives only; backend 'autograd'"):
         (gradient.sum() + images.sum()).backward()
 
 
-def test_truncation_changes_the_gradient() -> None:
-    exact = make_case(steps=5).run("torch")
-    truncated = make_case(steps=5, gradient="truncated").run("torch")
+@pytest.mark.parametrize("backend", ALL)
+def test_truncation_changes_the_gradient(backend: str) -> None:
+    exact = make_case(steps=5).run(backend)
+    truncated = make_case(steps=5, gradient="truncated").run(backend)
     assert torch.equal(exact[0].loss, truncated[0].loss)
     assert relative_error(truncated[1]["images"], exact[1]["images"]) > 1e-3
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +13,11 @@ import torch
 from torch import nn
 
 from pydistill.errors import BackendError, InputError
-from pydistill.matching import Batches, match
+from pydistill.matching import Batches, choose_backend
 from pydistill.matching import match as match_function
-from pydistill.nn import ConvNet
-from tests.matching.problems import make_case
+from pydistill.nn import MLP, ConvNet, ModelSettings, build, flatten
+from pydistill.ops.extension import Extension
+from tests.matching.problems import ALL, SWEEPS, make_case, needs_engine
 
 
 def run(**changes: Any) -> Any:
@@ -63,27 +67,43 @@ LABELS = torch.tensor([0, 1])
         ({"model": nn.Flatten()}, "Flatten has no parameters to train"),
     ],
 )
-def test_message(changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize("backend", ALL)
+def test_message(changes: dict[str, Any], message: str, backend: str) -> None:
     with pytest.raises(InputError, match=message):
-        run(**changes)
+        run(**({"backend": backend} | changes))
 
 
-def test_start_equal_to_target() -> None:
+@pytest.mark.parametrize("backend", ALL)
+def test_start_equal_to_target(backend: str) -> None:
     case = make_case()
     with pytest.raises(InputError, match="start and target are the same point"):
-        run(target=case.start)
+        run(target=case.start, backend=backend)
 
 
-def test_start_and_target_of_two_dtypes() -> None:
+@pytest.mark.parametrize("backend", ALL)
+def test_start_and_target_of_two_dtypes(backend: str) -> None:
     case = make_case()
     with pytest.raises(InputError, match="must have the same dtype and device"):
-        run(target=case.target.float())
+        run(target=case.target.float(), backend=backend)
 
 
-def test_batch_norm_in_training_mode() -> None:
+@pytest.mark.parametrize("backend", ALL)
+def test_batch_norm_in_training_mode(backend: str) -> None:
     model = ConvNet(2, 3, 8, width=4, depth=2, norm="batch").double()
     with pytest.raises(InputError, match=r"module 'features.1' is a batch norm in training mode .* model.eval\(\)"):
-        run(model=model)
+        run(model=model, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_labels_in_a_recipe(backend: str) -> None:
+    """Only rows that a step trains on count: a label beyond the classes matters where the index names it."""
+    case = make_case(steps=2)
+    labels = case.labels.clone()
+    labels[5] = 7
+    index = torch.tensor([[0, 1], [3, 4]])
+    assert torch.isfinite(run(batches=Batches(case.images, labels, index), backend=backend).loss)
+    with pytest.raises(InputError, match=r"hard labels must lie in \[0, 2\] for 3 classes, found 7"):
+        run(batches=Batches(case.images, labels, index + 1), backend=backend)
 
 
 def test_a_buffer_that_changes() -> None:
@@ -127,29 +147,181 @@ def test_a_buffer_that_is_replaced() -> None:
             run(model=Counting().double(), start=start, target=start + 1, backend=backend)
 
 
-def test_fused_by_name_says_which_backend_can() -> None:
-    with pytest.raises(BackendError, match="backend 'torch' computes the same gradient"):
-        run(backend="fused")
+def _convnet(**settings: Any) -> ConvNet:
+    return ConvNet(2, 3, 8, **({"width": 4, "depth": 2} | settings)).double()
 
 
-def test_auto_says_once_what_runs_and_why(caplog: pytest.LogCaptureFixture) -> None:
-    class OnlyHere(ConvNet):
-        pass
+def _changed(**layers: nn.Module) -> ConvNet:
+    """A ConvNet of which some layers were replaced."""
+    model = _convnet()
+    for number, layer in layers.items():
+        model.features[int(number.removeprefix("layer"))] = layer.double()
+    return model
 
-    model = OnlyHere(2, 3, 8, width=4, depth=2).double()
+
+def _hooked(register: str) -> ConvNet:
+    model = _convnet()
+    getattr(model.features[2], register)(lambda *arguments: None)
+    return model
+
+
+def _other_eps() -> ConvNet:
+    model = _convnet()
+    model.features[1].eps = 0.5
+    return model
+
+
+def _other_forward() -> ConvNet:
+    model = _convnet()
+    model.forward = lambda images: 2 * ConvNet.forward(model, images)  # type: ignore[method-assign]
+    return model
+
+
+def _tied() -> ConvNet:
+    model = _convnet()
+    model.features[5].weight = model.features[1].weight
+    return model
+
+
+class Subclass(ConvNet):
+    pass
+
+
+def _several_shapes() -> dict[str, Any]:
+    # The odd last row and column are dropped by the pooling, so the network takes both.
+    images = [IMAGES, torch.ones(2, 2, 9, 9, dtype=torch.float64)]
+    return {"model": _convnet(), "batches": [(each, LABELS) for each in images]}
+
+
+OBSTACLES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
+    "network": (
+        lambda: {"model": build(ModelSettings("resnet18", width=4), 2, 3, 8, seed=0).double()},
+        "it runs pydistill.nn.ConvNet and MLP, not ResNet18",
+    ),
+    "subclass": (lambda: {"model": Subclass(2, 3, 8, width=4, depth=2).double()}, "ConvNet and MLP, not Subclass"),
+    "norm": (lambda: {"model": _convnet(norm="group")}, "it knows the norms instance and none, not group"),
+    "activation": (lambda: {"model": _convnet(activation="sigmoid")}, "it knows the activation relu, not sigmoid"),
+    "another layer": (lambda: {"model": _changed(layer2=nn.Tanh())}, "this ConvNet was changed after it was made"),
+    "another padding": (
+        lambda: {"model": _changed(layer0=nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"))},
+        "this ConvNet was changed after it was made",
+    ),
+    "a layer without bias": (
+        lambda: {"model": _changed(layer0=nn.Conv2d(2, 4, 3, padding=1, bias=False))},
+        "this ConvNet was changed after it was made",
+    ),
+    "another eps": (lambda: {"model": _other_eps()}, "this ConvNet was changed after it was made"),
+    "another forward": (lambda: {"model": _other_forward()}, "this ConvNet was changed after it was made"),
+    "tied parameters": (lambda: {"model": _tied()}, "this ConvNet was changed after it was made"),
+    "forward hook": (lambda: {"model": _hooked("register_forward_hook")}, "this ConvNet has hooks"),
+    "forward pre-hook": (lambda: {"model": _hooked("register_forward_pre_hook")}, "this ConvNet has hooks"),
+    "backward hook": (lambda: {"model": _hooked("register_full_backward_hook")}, "this ConvNet has hooks"),
+    "several image shapes": (_several_shapes, "it takes images of one shape, and here the steps have several"),
+    "flat images": (
+        lambda: {"model": MLP(2, 3, 8, width=4).double(), "batches": [(IMAGES.flatten(1), LABELS)]},
+        r"it takes images \[B, C, H, W\], not \[B, 128\]",
+    ),
+}
+
+
+def _with_points(changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes and, where the network is another, points of its own."""
+    if "model" not in changes:
+        return changes
+    start = flatten(changes["model"])
+    return {"start": start, "target": start + 0.02, **changes}
+
+
+def _falls_back(changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """By name `fused` raises and names the backend that can; `auto` takes that one and says why."""
+    given = _with_points(changes)
+    with pytest.raises(
+        BackendError, match=f"backend 'fused' cannot run this: .*{reason}.*; backend 'torch' computes the same gradient"
+    ):
+        run(**given, backend="fused")
     with caplog.at_level(logging.INFO, logger="pydistill"):
-        first = run(model=model)
-        run(model=model)
-    said = [record.message for record in caplog.records if "OnlyHere" in record.message]
-    assert first.backend == "torch"
-    assert len(said) == 1
-    assert "sweep in PyTorch runs any module in the memory of one step" in said[0]
+        outcome = run(**given, backend="auto")
+    assert outcome.backend == "torch"
+    assert torch.equal(outcome.loss, run(**given, backend="torch").loss)
+    told = [record.message for record in caplog.records if "with backend 'torch'" in record.message]
+    assert len(told) == 1
+    assert re.search(f"runs any module in the memory of one step; 'fused' cannot: .*{reason}", told[0])
 
 
-def test_a_diverging_student_gives_a_loss_that_is_not_finite() -> None:
-    case = make_case(steps=2)
-    outcome = match(case.model, case.start, case.target, Batches(case.images, case.labels, case.index), 1e200)
+@pytest.fixture
+def unannounced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has not matched anything yet."""
+    monkeypatch.setattr(sys.modules["pydistill.matching.match"], "_announced", set())
+
+
+@needs_engine
+@pytest.mark.usefixtures("unannounced")
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_fused_cannot_run(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    make, reason = OBSTACLES[name]
+    _falls_back(make(), reason, caplog)
+
+
+@needs_engine
+@pytest.mark.usefixtures("unannounced")
+def test_fused_does_not_follow_autocast(caplog: pytest.LogCaptureFixture) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _falls_back({}, "it does not follow autocast", caplog)
+
+
+@pytest.mark.usefixtures("unannounced")
+def test_a_build_without_the_engine(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = Extension(None, "the extension was not built", None)
+    monkeypatch.setattr("pydistill.matching.fused.load_extension", lambda: absent)
+    _falls_back({}, "the extension was not built", caplog)
+
+
+def test_a_device_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pydistill.matching.fused.load_extension", lambda: Extension({"cuda": False}, None, "here"))
+    like = torch.empty(0, device="meta")
+    assert choose_backend("auto", _convnet(), like)[0] == "torch"
+    with pytest.raises(BackendError, match="'fused' cannot run this: the extension has no kernels for meta"):
+        choose_backend("fused", _convnet(), like)
+
+
+@pytest.mark.parametrize("backend", SWEEPS)
+def test_a_dtype_that_only_the_whole_graph_takes(backend: str) -> None:
+    case = make_case(steps=2).to(torch.bfloat16)
+    given = {name: getattr(case, name) for name in ("model", "start", "target")}
+    given["batches"] = Batches(case.images, case.labels, case.index)
+    told = "it computes in float32 or float64, not torch.bfloat16; backend 'autograd' can"
+    with pytest.raises(BackendError, match=f"backend '{backend}' cannot run this: {told}"):
+        run(**given, backend=backend)
+    assert run(**given, backend="auto").backend == "autograd"
+
+
+@needs_engine
+@pytest.mark.usefixtures("unannounced")
+def test_auto_says_once_what_runs_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="pydistill"):
+        first = run(backend="auto")
+        run(backend="auto")
+    assert first.backend == "fused"
+    told = [record.message for record in caplog.records if record.name == "pydistill"]
+    assert told == ["matching ConvNet on cpu with backend 'fused': the adjoint sweep over fused kernels is the fastest"]
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize(("dtype", "lr"), [(torch.float32, 1e6), (torch.float64, 1e200)])
+def test_a_diverging_student_gives_a_loss_that_is_not_finite(dtype: torch.dtype, lr: float, backend: str) -> None:
+    case = make_case("mlp-w8", steps=4, lr=lr).to(dtype)
+    outcome, gradients = case.run(backend)
     assert not torch.isfinite(outcome.loss)
+    assert not torch.isfinite(gradients["images"]).any()
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_the_nearest_step_of_a_diverging_student_is_one_before_it_diverged(backend: str) -> None:
+    outcome, gradients = make_case("mlp-w8", steps=4, lr=1e6, selection="nearest").to(torch.float32).run(backend)
+    assert outcome.step == 1
+    assert torch.isfinite(outcome.loss)
+    assert outcome.distances.isnan().tolist() == [False, False, False, True, True]
+    assert torch.isfinite(gradients["images"]).all()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +330,7 @@ def test_a_diverging_student_gives_a_loss_that_is_not_finite() -> None:
         ({"index": torch.tensor([[0, 6]])}, r"index must lie in \[0, 5\] for 6 images, found \[0, 6\]"),
         ({"index": torch.tensor([0, 1])}, r"index must be an int64 table \[N, B\]"),
         ({"labels": torch.tensor([0])}, "images and labels must agree in number"),
+        ({"index": torch.zeros(3, 0, dtype=torch.int64)}, r"at least one image for each step, not shape \[3, 0\]"),
         ({"draws": ()}, "draws must hold one draw for each of 3 steps, not 0"),
     ],
 )

@@ -1,0 +1,109 @@
+"""The engine's student called by itself, and its two passes in plain PyTorch, by the whole graph of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pydistill.matching.loss import student_loss
+from pydistill.nn import MLP, ConvNet
+from pydistill.nn.flat import flatten, layout_of
+from tests.matching.problems import relative_error
+
+Network = ConvNet | MLP
+
+
+@dataclass
+class Passes:
+    """What a student is asked for at one point: all values are of one step."""
+
+    gradient: Tensor
+    logits: Tensor
+    losses: Tensor
+    inner: Tensor
+    product: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass
+class Point:
+    """θ, a direction λ and a batch."""
+
+    theta: Tensor
+    direction: Tensor
+    images: Tensor
+    labels: Tensor
+
+    def to(self, dtype: torch.dtype) -> Point:
+        labels = self.labels.to(dtype) if self.labels.is_floating_point() else self.labels
+        return Point(self.theta.to(dtype), self.direction.to(dtype), self.images.to(dtype), labels)
+
+
+def point_of(model: Network, batch: int, *, seed: int = 0, labels: str = "hard") -> Point:
+    """A random point in fp64; no unit of the network is exactly at its kink."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    theta = flatten(model).double()
+    rows = torch.randint(model.num_classes, (batch,), generator=generator)
+    return Point(
+        theta + 0.1 * normal(*theta.shape),
+        normal(*theta.shape),
+        normal(batch, model.in_channels, *model.image_size),
+        rows if labels == "hard" else 1.5 * normal(batch, model.num_classes).softmax(1),
+    )
+
+
+def student_of(
+    model: Network,
+    largest_batch: int,
+    dtype: torch.dtype = torch.float64,
+    *,
+    products: str = "own",
+    slice_bytes: int = 0,
+) -> Any:
+    """torch.classes.pydistill.Student for this network; slices of so many bytes, of one image at least."""
+    sizes = [model.in_channels, *model.image_size, model.num_classes, model.width, model.depth]
+    like = torch.empty(0, dtype=dtype)
+    if isinstance(model, MLP):
+        architecture: tuple[Any, ...] = ("mlp", [*sizes, 0], "none", "none", 0.0)
+    else:
+        architecture = ("convnet", [*sizes, model.first_padding], model.norm, model.pooling, 1e-5)
+    return torch.classes.pydistill.Student(*architecture, like, largest_batch, products, slice_bytes)
+
+
+def by_engine(student: Any, at: Point) -> Passes:
+    gradient, losses, logits = student.gradient(at.theta, at.images, at.labels)
+    rows = at.labels.is_floating_point()
+    inner, product, images, labels = student.adjoint(at.theta, at.direction, at.images, at.labels, True, True, rows)
+    return Passes(gradient, logits, losses, inner, product, images, labels)
+
+
+def by_autograd(model: nn.Module, at: Point) -> Passes:
+    layout = layout_of(model)
+    rows = at.labels.is_floating_point()
+    theta, images = (each.clone().requires_grad_() for each in (at.theta, at.images))
+    labels = at.labels.clone().requires_grad_(rows)
+    logits = functional_call(model, layout.split(theta), (images,))
+    loss = student_loss(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+    inner = torch.dot(gradient, at.direction)
+    leaves = [theta, images, labels] if rows else [theta, images]
+    found = torch.autograd.grad(inner, leaves, materialize_grads=True)
+    of_labels = found[2] if rows else torch.empty(0, dtype=at.theta.dtype)
+    with torch.no_grad():
+        each = [student_loss(logits[k : k + 1], labels[k : k + 1]) for k in range(len(labels))]
+        losses = torch.stack(each) / len(labels)
+    return Passes(gradient.detach(), logits.detach(), losses, inner.detach(), found[0], found[1], of_labels)
+
+
+def worst_error(found: Passes, expected: Passes) -> float:
+    """The largest relative error of anything that the passes give."""
+    return max(relative_error(vars(found)[name].double(), value.double()) for name, value in vars(expected).items())

@@ -1,0 +1,260 @@
+"""The engine's student by itself against the whole graph of one step: any network, slices, products, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pydistill.nn import MLP, ConvNet, layout_of
+from tests.matching.architectures import networks
+from tests.matching.engine import Network, Passes, by_autograd, by_engine, point_of, student_of, worst_error
+from tests.matching.problems import needs_engine
+
+pytestmark = needs_engine
+
+BOUND = 1e-10
+SLICE_BYTES = [0, 1, 1 << 12, 1 << 14, 1 << 16, 1 << 18]  # 0: as the engine chooses; 1: one image at a time
+PRODUCTS = ["own", "aten"]  # the second is what a GPU runs
+
+
+def convnet(
+    *, image_size: int | tuple[int, int] = 8, channels: int = 2, classes: int = 3, **changes: object
+) -> ConvNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ConvNet(channels, classes, image_size, **({"width": 5, "depth": 2} | changes)).double()
+
+
+def mlp() -> MLP:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MLP(2, 3, (5, 7), width=6).double()
+
+
+def same_bits(one: Passes, other: Passes) -> bool:
+    return all(torch.equal(value, vars(other)[name]) for name, value in vars(one).items())
+
+
+def without_linear_weights(model: Network, passes: Passes) -> Passes:
+    """The same with zeros for the gradients of linear layers' weights."""
+    layout = layout_of(model)
+
+    def cleared(flat: Tensor) -> Tensor:
+        pieces = layout.split(flat.clone())
+        return layout.join([piece * (piece.ndim != 2) for piece in pieces.values()])
+
+    return replace(passes, gradient=cleared(passes.gradient), product=cleared(passes.product))
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Puts the number of threads back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+ANY_CASE = {
+    "model": networks(),
+    "batch": st.integers(1, 9),
+    "labels": st.sampled_from(["hard", "soft"]),
+    "slice_bytes": st.sampled_from(SLICE_BYTES),
+    "seed": st.integers(0, 1000),
+}
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+@example(model=convnet(channels=20, classes=1), batch=3, labels="soft", slice_bytes=1, seed=0)
+@example(model=convnet(image_size=(9, 12), width=33, depth=3), batch=9, labels="hard", slice_bytes=1 << 18, seed=0)
+@given(**ANY_CASE)
+def test_any_network(model: Network, batch: int, labels: str, slice_bytes: int, seed: int, products: str) -> None:
+    at = point_of(model, batch, labels=labels, seed=seed)
+    student = student_of(model, batch, products=products, slice_bytes=slice_bytes)
+    assert student.parameters() == at.theta.numel()
+    assert worst_error(by_engine(student, at), by_autograd(model, at)) <= BOUND
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("products", PRODUCTS)
+@settings(derandomize=True, deadline=None, max_examples=800, suppress_health_check=list(HealthCheck))
+@given(**ANY_CASE)
+def test_many_networks(model: Network, batch: int, labels: str, slice_bytes: int, seed: int, products: str) -> None:
+    test_any_network.hypothesis.inner_test(model, batch, labels, slice_bytes, seed, products)
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("pooling", ["average", "max", "none"])
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_slices_of_every_size(norm: str, pooling: str, products: str) -> None:
+    """Seven images in slices of 1, 2, … 7, with a last one that is not full."""
+    model = convnet(image_size=(9, 11), norm=norm, pooling=pooling)
+    at = point_of(model, 7, labels="soft")
+    expected = by_autograd(model, at)
+    seen = []
+    for slice_bytes in range(1, 600_000, 9_000):
+        found = by_engine(student_of(model, 7, products=products, slice_bytes=slice_bytes), at)
+        assert worst_error(found, expected) <= BOUND
+        seen.append(found.gradient)
+    assert len({tuple(each.tolist()) for each in seen}) > 1, "all slices are alike, so nothing is compared"
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("model", [convnet(), mlp()], ids=["convnet", "mlp"])
+def test_batches_of_several_sizes_in_turn(model: Network, products: str) -> None:
+    """A student takes any batch up to its largest, and what it did before leaves no trace."""
+    student = student_of(model, 9, products=products, slice_bytes=1 << 14)
+    for seed, batch in enumerate([9, 1, 4, 9, 3, 2, 9]):
+        at = point_of(model, batch, seed=seed, labels=["hard", "soft"][seed % 2])
+        found = by_engine(student, at)
+        assert worst_error(found, by_autograd(model, at)) <= BOUND
+        fresh = student_of(model, 9, products=products, slice_bytes=1 << 14)
+        assert same_bits(found, by_engine(fresh, at))
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("model", [convnet(), convnet(norm="none", pooling="max"), mlp()], ids=["in", "none", "mlp"])
+def test_numbers_that_are_not_finite_leave_no_trace(model: Network, products: str) -> None:
+    student = student_of(model, 5, products=products, slice_bytes=1 << 14)
+    at = point_of(model, 5)
+    before = by_engine(student, at)
+    broken = point_of(model, 5)
+    broken.theta.fill_(torch.nan)
+    broken.direction.fill_(torch.nan)
+    assert by_engine(student, broken).gradient.isnan().any()
+    assert same_bits(by_engine(student, at), before)
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("model", [convnet(), mlp()], ids=["convnet", "mlp"])
+def test_a_pass_that_ended_in_an_exception_leaves_no_trace(model: Network, products: str) -> None:
+    student = student_of(model, 5, products=products, slice_bytes=1)
+    at = point_of(model, 5)
+    before = by_engine(student, at)
+    for _ in range(2):  # the labels run out at the third image, when two have been added up
+        with pytest.raises(RuntimeError, match=r"start .* length"):
+            student.gradient(at.theta, at.images, at.labels[:2])
+        with pytest.raises(RuntimeError, match=r"start .* length"):
+            student.adjoint(at.theta, at.direction, at.images, at.labels[:2], True, True, False)
+    assert same_bits(by_engine(student, at), before)
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_classify_gives_the_logits(products: str) -> None:
+    model = convnet()
+    at = point_of(model, 5)
+    student = student_of(model, 5, products=products, slice_bytes=1 << 14)
+    assert torch.equal(student.classify(at.theta, at.images), student.gradient(at.theta, at.images, at.labels)[2])
+
+
+@pytest.mark.parametrize("products", PRODUCTS)
+def test_what_is_not_wanted_is_not_computed(products: str) -> None:
+    model = convnet()
+    at = point_of(model, 4, labels="soft")
+    student = student_of(model, 4, products=products)
+    everything = by_engine(student, at)
+    expected = (everything.inner, everything.product, everything.images, everything.labels)
+    for choice in range(8):
+        wanted = [bool(choice & bit) for bit in (1, 2, 4)]
+        found = student.adjoint(at.theta, at.direction, at.images, at.labels, *wanted)
+        assert torch.equal(found[0], expected[0])
+        for value, full, is_wanted in zip(found[1:], expected[1:], wanted, strict=True):
+            assert torch.equal(value, full) if is_wanted else value.numel() == 0
+
+
+@pytest.mark.parametrize("number", [-1, 3, 1 << 40])
+def test_a_label_that_is_no_class_makes_its_image_s_share_nan(number: int) -> None:
+    """`match` refuses such labels on the CPU; on a GPU, where nobody looks, they must not be read as an address."""
+    model = convnet()
+    at = point_of(model, 3)
+    at.labels[1] = number
+    gradient, losses, logits = student_of(model, 3).gradient(at.theta, at.images, at.labels)
+    assert losses.isnan().tolist() == [False, True, False]
+    assert gradient.isnan().any()
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(
+    ("largest_batch", "batch", "channels", "parameters", "message"),
+    [
+        (4, 5, 2, 0, "a batch has 5 images; this student takes 1 to 4"),
+        (4, 0, 2, 0, "a batch has 0 images; this student takes 1 to 4"),
+        (4, 4, 3, 0, r"images have shape \[4, 3, 8, 8\]; this student takes \[B, 2, 8, 8\]"),
+        (4, 4, 2, 1, "parameters have shape"),
+        (0, 4, 2, 0, "the largest batch must be at least 1, not 0"),
+    ],
+)
+def test_message(largest_batch: int, batch: int, channels: int, parameters: int, message: str) -> None:
+    model = convnet()
+    at = point_of(model, 4)
+    images = torch.zeros(batch, channels, 8, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match=message):
+        student_of(model, largest_batch).gradient(at.theta[parameters:], images, torch.zeros(batch, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "model",
+    [
+        convnet(image_size=16, channels=3, classes=10, width=32, depth=3),
+        convnet(image_size=(13, 10), channels=3, classes=10, width=37, depth=2, norm="none", pooling="max"),
+        mlp(),
+    ],
+    ids=["convnet", "odd", "mlp"],
+)
+@pytest.mark.usefixtures("threads")
+def test_bits_do_not_depend_on_the_number_of_threads(model: Network, dtype: torch.dtype) -> None:
+    """But for the weight gradients of linear layers, which are ATen's: its float32 products differ in their last bits.
+    With one number of threads every call gives the same."""
+    at = point_of(model, 20, labels="soft").to(dtype)
+    torch.set_num_threads(1)
+    student = student_of(model, 20, dtype)
+    expected = by_engine(student, at)
+    assert same_bits(by_engine(student, at), expected)
+    for count in (2, 3):
+        torch.set_num_threads(count)
+        found = by_engine(student, at)
+        assert same_bits(by_engine(student, at), found)
+        assert same_bits(by_engine(student_of(model, 20, dtype), at), found)
+        assert worst_error(found, expected) <= 10 * torch.finfo(dtype).eps
+        assert same_bits(without_linear_weights(model, found), without_linear_weights(model, expected))
+
+
+NARROWER = """
+import torch
+from tests.matching.engine import by_autograd, by_engine, point_of, student_of, worst_error
+from tests.matching.test_engine import convnet, mlp
+torch.set_num_threads(1)
+changes = [{}, {"norm": "none", "pooling": "max"}, {"pooling": "none", "first_padding": 3}]
+models = [convnet(image_size=(9, 13), width=width, channels=3, **each) for each in changes for width in (1, 7, 24, 40)]
+for model in [*models, mlp()]:
+    at = point_of(model, 5, labels="soft")
+    print(worst_error(by_engine(student_of(model, 5, slice_bytes=1 << 16), at), by_autograd(model, at)))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have one instruction set only")
+@pytest.mark.parametrize("isa", ["baseline", "avx2"])
+def test_narrower_instruction_sets(isa: str) -> None:
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYDISTILL_ISA": isa}
+    ran = subprocess.run(
+        [sys.executable, "-c", NARROWER], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    if "this processor has baseline at most" in ran.stderr:
+        pytest.skip("this processor has no AVX2")
+    assert ran.returncode == 0, ran.stderr
+    errors = [float(line) for line in ran.stdout.split()]
+    assert len(errors) == 13
+    assert max(errors) <= BOUND
