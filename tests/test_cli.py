@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pydistill.artefact import Artefact
+from pydistill.build import build_config
 from pydistill.cli import main
 from pydistill.trajectories import TrajectoryStore
 
@@ -126,7 +127,8 @@ def test_a_resolved_configuration_runs_again(experts: Path, finished: Path, tmp_
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     told = capsys.readouterr().out
-    assert "auto runs 'torch' on cpu" in told
+    expected = "fused" if build_config()["compiled"] else "torch"
+    assert f"auto runs '{expected}' on cpu" in told
     assert "passed" in told
     assert "FAILED" not in told
 
