@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 # cmake and ninja of the machine if it has them, else pip's.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
-SOURCES := $(wildcard csrc/kernels/* csrc/cpu/* csrc/cpu/simd/* csrc/cuda/* csrc/engine/* csrc/ops/*)
+SOURCES := $(wildcard csrc/kernels/* csrc/cpu/* csrc/cpu/simd/* csrc/cuda/* csrc/engine/* csrc/ops/* csrc/tensors/*)
 FORMATTED := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/cpu/simd/*)
 # The stamp's name tells how the extension was built, so that another choice builds it again.
 EXTENSION := $(VENV)/.extension-cuda-$(PYDISTILL_CUDA)-build-$(PYDISTILL_BUILD)
