@@ -152,7 +152,7 @@ def _train(
         raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 1000, *, engine: bool = True) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 256, *, engine: bool = True) -> float:
     """Share of the images, in [0, 1], whose largest logit is at their label (or at the largest entry of a soft label).
 
     The model is asked in evaluation mode, without augmentation, and left in the modes it was in; `engine` is as for
