@@ -1,11 +1,13 @@
 """What benchmarks share: contestants in processes of their own, peak memory, where a row comes from, rows of a CSV.
 
 A contestant is what `prepare(name, setting)` of a module returns: an object with `call()`, the work, and `scale`, what
-a second of that call counts as. The module also has `smallest(setting)`, the same problem at its least size.
+a second of that call counts as. Where memory is asked for, the module also has `smallest(setting)`, the same problem at
+its least size.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gc
 import importlib
@@ -13,6 +15,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +30,8 @@ import torch
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 MEGABYTE = 1 << 20
+WARM_CALLS = 2
+SETTLING_SECONDS = 0.02  # the threads of the process before stop spinning
 
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
@@ -54,7 +59,7 @@ class Worker:
     """One contestant in a process of its own, kept alive and asked over pipes.
 
     Args:
-        module: import path of the module that has `prepare` and `smallest`.
+        module: import path of the module that has `prepare`, and `smallest` if memory is asked for.
         name: which contestant.
         setting: the problem; JSON values.
         allocator: a key of ALLOCATORS; whatever the caller's environment says of malloc is not passed on.
@@ -114,6 +119,34 @@ class Worker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float] | str]:
+    """Seconds of each worker's calls, or why it could not run: everyone is asked once a round, one at a time."""
+    found: dict[str, list[float] | str] = {name: [] for name in workers}
+    names = list(workers)
+    for turn in range(-WARM_CALLS, rounds):
+        shift = turn % len(names)  # nobody always follows the same one
+        for name in [*names[shift:], *names[:shift]]:
+            seconds_so_far = found[name]
+            if isinstance(seconds_so_far, str):
+                continue
+            time.sleep(SETTLING_SECONDS)
+            try:
+                each = workers[name].ask("time")
+            except CannotRun as error:
+                found[name] = str(error)
+                workers[name].close()
+            else:
+                seconds_so_far += [each] if turn >= 0 else []
+    return found
+
+
+def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, 10 % and 90 % quantile."""
+    each = torch.tensor(values, dtype=torch.float64)
+    q10, q90 = torch.quantile(each, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
+    return statistics.median(values), q10, q90
 
 
 def serve(module: ModuleType, name: str, setting: dict[str, Any], asked: IO[str], replies: IO[str]) -> None:
@@ -204,6 +237,13 @@ def machine() -> str:
     """Processor, the cores that this process may use, and the widest instructions that PyTorch uses on it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{processor()}, {cores} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def counted(text: str) -> int:
+    """A whole number of at least 1, as an argument of the command line."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
 
 
 def check_header(path: Path, names: Sequence[str]) -> None:

@@ -19,9 +19,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -38,8 +36,6 @@ from pydistill.matching import GRADIENTS, SELECTIONS
 
 RESULTS = harness.RESULTS / "hypergradient.csv"
 MODULE = "benchmarks.contestants"
-WARM_CALLS = 2
-SETTLING_SECONDS = 0.02  # the threads of the process before stop spinning
 
 PROBLEM = ("model", "width", "size", "channels", "classes", "batch", "steps", "gradient", "selection", "dtype")
 COLUMNS = (
@@ -63,9 +59,7 @@ class Outcome:
         """Median, 10 % and 90 % quantile of the seconds per student step."""
         if not self.seconds:
             return None
-        each = torch.tensor(self.seconds, dtype=torch.float64) / steps
-        q10, q90 = torch.quantile(each, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
-        return statistics.median(each.tolist()), q10, q90
+        return harness.quantiles([each / steps for each in self.seconds])
 
 
 def measure_times(outcomes: Sequence[Outcome], setting: Setting, repeats: int) -> None:
@@ -75,19 +69,13 @@ def measure_times(outcomes: Sequence[Outcome], setting: Setting, repeats: int) -
             each.contestant: stack.enter_context(Worker(MODULE, each.contestant, asdict(setting), each.allocator))
             for each in outcomes
         }
-        for turn in range(-WARM_CALLS, repeats):
-            shift = turn % len(outcomes)  # nobody always follows the same one
-            for outcome in [*outcomes[shift:], *outcomes[:shift]]:
-                if outcome.reason is not None:
-                    continue
-                time.sleep(SETTLING_SECONDS)
-                try:
-                    found = workers[outcome.contestant].ask("time")
-                except CannotRun as error:
-                    outcome.reason, outcome.seconds = str(error), []
-                    workers[outcome.contestant].close()
-                else:
-                    outcome.seconds += [found] if turn >= 0 else []
+        turns = harness.take_turns(workers, repeats)
+    for outcome in outcomes:
+        found = turns[outcome.contestant]
+        if isinstance(found, str):
+            outcome.reason = found
+        else:
+            outcome.seconds = found
 
 
 def measure_memory(name: str, setting: Setting) -> float:
@@ -170,14 +158,8 @@ def table(outcomes: Sequence[Outcome], setting: Setting) -> str:
     return "\n".join(lines)
 
 
-def _counted(text: str) -> int:
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return int(text)
-
-
 def _steps(text: str) -> list[int]:
-    return [_counted(each) for each in text.split(",")]
+    return [harness.counted(each) for each in text.split(",")]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -191,14 +173,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--backends", default=",".join(BACKENDS), help=f"contestants: {', '.join(CONTESTANTS)}")
     parser.add_argument("--model", default=default.model, help="convnet1 … convnet6, mlp, or another short name")
     for name in ("width", "size", "channels", "classes", "batch"):
-        parser.add_argument(f"--{name}", type=_counted, default=getattr(default, name))
+        parser.add_argument(f"--{name}", type=harness.counted, default=getattr(default, name))
     parser.add_argument("--steps", type=_steps, default=[default.steps], help="N, or several: 5,20,50")
     parser.add_argument("--gradient", choices=GRADIENTS, default=default.gradient)
     parser.add_argument("--selection", choices=SELECTIONS, default=default.selection)
     parser.add_argument("--dtype", choices=DTYPES, default=default.dtype)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=default.device)
-    parser.add_argument("--threads", type=_counted, default=torch.get_num_threads())
-    parser.add_argument("--repeat", type=_counted, default=5, help="rounds")
+    parser.add_argument("--threads", type=harness.counted, default=torch.get_num_threads())
+    parser.add_argument("--repeat", type=harness.counted, default=5, help="rounds")
     parser.add_argument(
         "--allocator", choices=("default", "keeping"), default="default", help="malloc of all but the floor"
     )

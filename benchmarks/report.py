@@ -1,4 +1,4 @@
-"""Tables and plots of docs/performance.md from benchmarks/results/hypergradient.csv.
+"""Tables and plots of docs/performance.md from benchmarks/results/hypergradient.csv and experts.csv.
 
     python -m benchmarks.report              fills the page's regions and draws docs/images/performance-*.svg
     python -m benchmarks.report --check      changes nothing; status 1 if page or plots are not those of the data
@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import experts
 from benchmarks.contestants import BACKENDS, CONTESTANTS, YARDSTICKS
 from benchmarks.harness import ROOT, check_header, read_rows
 from benchmarks.hypergradient import COLUMNS, RESULTS
@@ -160,6 +161,35 @@ def memory_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
     return "\n".join(parts) or NOTHING + "\n", plots
 
 
+def experts_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
+    """For each machine a table of training and testing networks."""
+    parts = []
+    for (_, threads, device), group in groups(rows, WHERE).items():
+        lines = ["| | contestant | s, median (10 % – 90 %) | per second | of `torch` | rounds |", "|---" * 6 + "|"]
+        shown = []
+        for measured in groups(group, experts.PROBLEM).values():
+            newest = max(row["date"] for row in measured)
+            turns = {row["contestant"]: row for row in measured if row["date"] == newest}
+            for row in turns.values():
+                median, q10, q90 = (float(row[name]) for name in ("median", "q10", "q90"))
+                ratio = f"{median / float(turns['torch']['median']):.2f}" if "torch" in turns else ""
+                lines.append(
+                    f"| {_what(row)} | {row['contestant']} | {median:.3g} ({q10:.3g} – {q90:.3g}) | {1 / median:.3g} | "
+                    f"{ratio} | {row['repeats']} |"
+                )
+            shown += list(turns.values())
+        command = f"`python -m benchmarks.experts --threads {threads}{'' if device == 'cpu' else ' --device cuda'}`"
+        parts.append("\n\n".join([command, "\n".join(lines), f"({where_of(shown)}.)"]) + "\n")
+    return "\n".join(parts) or NOTHING + "\n", []
+
+
+def _what(row: Row) -> str:
+    images = f"{int(row['images']):,} images {row['channels']} × {row['size']}×{row['size']}"
+    augmented = f", augmented ({row['dsa'].replace('_', ', ')})" if row["dsa"] else ""
+    done = "an epoch" if row["work"] == "train" else "a test"
+    return f"{done} of {row['model']} on {images}, batch {row['batch']}{augmented}"
+
+
 def _rounded(megabytes: str | None) -> str:
     return "" if megabytes is None else f"{float(megabytes):,.0f}"
 
@@ -170,17 +200,17 @@ def _section(title: str, command: str, where: str, lines: list[str], plot: Plot)
     return "\n\n".join([f"### {title}", f"`{command}`", "\n".join(lines), f"({where}.)", picture]) + "\n"
 
 
-def filled(page: str, rows: Sequence[Row]) -> tuple[str, list[Plot]]:
+def filled(page: str, rows: Sequence[Row], of_experts: Sequence[Row]) -> tuple[str, list[Plot]]:
     """The page with its regions filled from the rows, and the plots that it shows.
 
     Raises:
         ValueError: the page does not have each region once.
     """
-    regions = {"time": time_region, "memory": memory_region}
+    regions = {"time": (time_region, rows), "memory": (memory_region, rows), "experts": (experts_region, of_experts)}
     found = [match[1] for match in REGION.findall(page)]
     if sorted(found) != sorted(regions):
         raise ValueError(f"the page has the regions {', '.join(found) or 'none'}, not {', '.join(regions)}")
-    made = {name: region(rows) for name, region in regions.items()}
+    made = {name: region(of_region) for name, (region, of_region) in regions.items()}
     page = REGION.sub(lambda match: f"{match[1]}\n{made[match[2]][0]}\n{match[3]}", page)
     return page, [plot for _, plots in made.values() for plot in plots]
 
@@ -255,11 +285,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="change nothing, tell what is not up to date")
     parser.add_argument("--csv", type=Path, default=RESULTS)
+    parser.add_argument("--experts-csv", type=Path, default=experts.RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
     try:
         check_header(given.csv, COLUMNS)
-        text, plots = filled(given.page.read_text(encoding="utf-8"), read_rows(given.csv))
+        check_header(given.experts_csv, experts.COLUMNS)
+        page = given.page.read_text(encoding="utf-8")
+        text, plots = filled(page, read_rows(given.csv), read_rows(given.experts_csv))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     found = stale(given.page, text, plots)

@@ -11,10 +11,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pydistill.data.dsa import DsaSettings, augment
 from pydistill.errors import DivergedError, InputError
+from pydistill.passes import Passes, logits_of, passes_for
 
 SCHEDULES = ("constant", "halfway", "cosine")
 
@@ -75,6 +75,7 @@ def train(
     *,
     generator: torch.Generator,
     on_epoch: Callable[[int, float, float], None] | None = None,
+    engine: bool = True,
 ) -> None:
     """Train `model` in place, and leave it in training mode.
 
@@ -90,7 +91,9 @@ def train(
         settings: the recipe.
         generator: on the CPU; orders and augmentations are drawn from it.
         on_epoch: called after epoch 1 … epochs with the epoch, its mean loss, and the share of its (augmented) images
-            that were classified rightly while it ran.
+            that were classified rightly while it ran; the model then holds the parameters after that epoch.
+        engine: let the C++ engine compute the gradients of a network that it runs (ConvNet and MLP with ReLU);
+            False: PyTorch, always. Both give the same to rounding.
 
     Raises:
         InputError: images and labels do not fit each other or the model, or there are none.
@@ -98,27 +101,30 @@ def train(
     """
     _check(model, images, labels)
     with seeded_modules(images.device, "training", generator.initial_seed()):
-        _train(model, images, labels, settings, generator, on_epoch)
+        passes = passes_for(model, images, labels, settings.batch_size, engine=engine)
+        model.train()
+        try:
+            _train(passes, images, labels, settings, generator, on_epoch)
+        finally:
+            passes.to_model()
 
 
 def _train(
-    model: nn.Module,
+    passes: Passes,
     images: Tensor,
     labels: Tensor,
     settings: TrainingSettings,
     generator: torch.Generator,
     on_epoch: Callable[[int, float, float], None] | None,
 ) -> None:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(
-        parameters,
+        passes.parameters,
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
-        fused=all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in parameters),
+        fused=all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in passes.parameters),
     )
     height, width = images.shape[2:]
-    model.train()
     for epoch in range(1, settings.epochs + 1):
         optimiser.param_groups[0]["lr"] = settings.lr_at(epoch)
         loss_sum = torch.zeros((), device=images.device)
@@ -129,28 +135,28 @@ def _train(
             if settings.dsa is not None:
                 draw = settings.dsa.draw(len(index), height, width, generator)
                 batch = augment(batch, draw.to(images.device))
-            optimiser.zero_grad()
-            logits = model(batch)
-            loss = functional.cross_entropy(logits, target)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss, logits = passes.gradient(batch, target)
             optimiser.step()
-            loss_sum += loss.detach() * len(index)
+            loss_sum += loss * len(index)
             if on_epoch is not None:
-                right += _right(logits.detach(), target)
+                right += _right(logits, target)
         mean_loss = float(loss_sum) / len(images)
         if not math.isfinite(mean_loss):
             raise _diverged(f"the loss of epoch {epoch} of {settings.epochs} is {mean_loss}", settings)
         if on_epoch is not None:
+            passes.to_model()
             on_epoch(epoch, mean_loss, float(right) / len(images))
+            passes.from_model()
     # The last step has no loss after it that would tell.
-    if not all(bool(torch.isfinite(each).all()) for each in parameters):
+    if not all(bool(torch.isfinite(each).all()) for each in passes.parameters):
         raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 1000) -> float:
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 256, *, engine: bool = True) -> float:
     """Share of the images, in [0, 1], whose largest logit is at their label (or at the largest entry of a soft label).
 
-    The model is asked in evaluation mode, without augmentation, and left in the modes it was in.
+    The model is asked in evaluation mode, without augmentation, and left in the modes it was in; `engine` is as for
+    `train`.
 
     Raises:
         InputError: images and labels do not fit each other or the model, there are none, or batch_size is below 1.
@@ -162,8 +168,9 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     model.eval()
     try:
         with torch.no_grad():
+            logits_of_batch = logits_of(model, images, batch_size, engine=engine)
             batches = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-            right = sum(int(_right(model(batch), target)) for batch, target in batches)
+            right = sum(int(_right(logits_of_batch(batch), target)) for batch, target in batches)
     finally:
         for module, training in modes:
             module.training = training

@@ -38,8 +38,9 @@ def trained(settings: TrainingSettings, labels: Tensor | None = None, seed: int 
     return model
 
 
+@pytest.mark.parametrize("engine", [True, False])
 @pytest.mark.parametrize("schedule", ["constant", "halfway", "cosine"])
-def test_equals_sgd_written_out(schedule: Any) -> None:
+def test_equals_sgd_written_out(schedule: Any, engine: bool) -> None:
     """θ ← θ − α_e v, v ← μ v + g + λ θ, over batches of 20, 20 and 8 in the order of one permutation per epoch."""
     settings = TrainingSettings(epochs=4, batch_size=20, lr=0.1, momentum=0.9, weight_decay=0.01, schedule=schedule)
     rates = {"constant": [0.1] * 4, "halfway": [0.1, 0.1, 0.01, 0.01], "cosine": [0.1, 0.0853553, 0.05, 0.0146447]}
@@ -57,7 +58,7 @@ def test_equals_sgd_written_out(schedule: Any) -> None:
                 ):
                     speed.mul_(0.9).add_(slope + 0.01 * value)
                     value.sub_(rate * speed)
-    torch.testing.assert_close(flatten(trained(settings)), flatten(model), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(flatten(trained(settings, engine=engine)), flatten(model), rtol=1e-4, atol=1e-5)
 
 
 def test_learns() -> None:
@@ -71,14 +72,15 @@ def test_learns() -> None:
     assert seen[-1][2] == 1.0
 
 
-def test_the_first_report_is_the_mean_over_the_images() -> None:
+@pytest.mark.parametrize("engine", [True, False])
+def test_the_first_report_is_the_mean_over_the_images(engine: bool) -> None:
     data, model = blobs(), fresh()
     logits = model(data.train_images).detach()
     loss = float(functional.cross_entropy(logits, data.train_labels))
     share = float((logits.argmax(1) == data.train_labels).float().mean())
     seen: list[tuple[int, float, float]] = []
     settings = TrainingSettings(epochs=1, batch_size=20, lr=1e-12)
-    trained(settings, on_epoch=lambda *report: seen.append(report))
+    trained(settings, on_epoch=lambda *report: seen.append(report), engine=engine)
     assert len(seen) == 1
     assert seen[0] == pytest.approx((1, loss, share), rel=1e-5)
 
@@ -151,14 +153,16 @@ def test_batches_at_the_edges(count: int, name: str) -> None:
     assert all(abs(right - round(right)) < 1e-4 and right <= count for right in seen)
 
 
-def test_divergence_names_the_lr() -> None:
+@pytest.mark.parametrize("engine", [True, False])
+def test_divergence_names_the_lr(engine: bool) -> None:
     with pytest.raises(DivergedError, match=r"the loss of epoch \d+ of 40 is (nan|inf); take a lower lr than 1e\+30$"):
-        trained(TrainingSettings(epochs=40, batch_size=8, lr=1e30))
+        trained(TrainingSettings(epochs=40, batch_size=8, lr=1e30), engine=engine)
 
 
-def test_a_last_step_that_diverges_is_noticed() -> None:
+@pytest.mark.parametrize("engine", [True, False])
+def test_a_last_step_that_diverges_is_noticed(engine: bool) -> None:
     with pytest.raises(DivergedError, match=r"a parameter is not finite after epoch 1; take a lower lr than 1e\+39$"):
-        trained(TrainingSettings(epochs=1, batch_size=48, lr=1e39))
+        trained(TrainingSettings(epochs=1, batch_size=48, lr=1e39), engine=engine)
 
 
 def test_accuracy_leaves_the_modes_as_they_were() -> None:

@@ -7,12 +7,6 @@ first step to the last; with it, PyTorch makes each batch when its step needs it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from itertools import pairwise
-from math import prod
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -21,23 +15,10 @@ from pydistill.matching.adjoint import Needed, Points, Sweep, match_by_sweep
 from pydistill.matching.batches import BatchPlan
 from pydistill.matching.problem import Match, Problem
 from pydistill.matching.selection import distance_sums
-from pydistill.nn import MLP, ConvNet
-from pydistill.nn.flat import layout_of
-from pydistill.nn.layers import halved, padded
-from pydistill.ops.extension import load_extension
+from pydistill.nn import MLP
+from pydistill.nn.fused import fused_student, why_not_fused
 
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-
-
-def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
-    """Why the fused engine cannot run this model on the device of `like`, or None if it can."""
-    device_type = like.device.type
-    extension = load_extension()
-    if device_type not in extension.device_types:
-        return extension.reason or f"the extension has no kernels for {device_type}"
-    if torch.is_autocast_enabled(device_type):
-        return "it does not follow autocast"
-    return why_not_a_student(model)
+__all__ = ["FusedSweep", "image_shapes", "match_by_fused", "why_not_fused", "why_not_these_images"]
 
 
 def image_shapes(plan: BatchPlan) -> set[torch.Size]:
@@ -54,112 +35,6 @@ def why_not_these_images(model: nn.Module, plan: BatchPlan) -> str | None:
     if isinstance(model, MLP) and len(shape) != 3:
         return f"it takes images [B, C, H, W], not {['B', *shape]}".replace("'", "")
     return None
-
-
-def why_not_a_student(model: nn.Module) -> str | None:
-    """Why the engine does not know this network, or None if it does."""
-    if type(model) not in (ConvNet, MLP):  # a subclass may compute something else
-        return f"it runs pydistill.nn.ConvNet and MLP, not {type(model).__name__}"
-    assert isinstance(model, (ConvNet, MLP))
-    if model.activation != "relu":
-        return f"it knows the activation relu, not {model.activation}"
-    if isinstance(model, ConvNet) and model.norm not in ("instance", "none"):
-        return f"it knows the norms instance and none, not {model.norm}"
-    if _was_changed(model):
-        return f"this {type(model).__name__} was changed after it was made"
-    if any(getattr(module, hooks) for module in model.modules() for hooks in HOOKS):
-        return f"this {type(model).__name__} has hooks, which it would not call"
-    return None
-
-
-def _was_changed(model: ConvNet | MLP) -> bool:
-    """Whether a layer, its settings, its parameters or its way of computing are no longer those it was made with."""
-    if any("forward" in vars(module) for module in model.modules()):
-        return True
-    settings: tuple[Any, ...] = (model.in_channels, model.num_classes, model.image_size, model.width, model.depth)
-    if isinstance(model, ConvNet):
-        settings += (model.norm, model.activation, model.pooling, model.first_padding)
-    made = _as_made(isinstance(model, ConvNet), *settings)
-    return repr(model) != made or layout_of(model).shapes != _shapes(model)
-
-
-@lru_cache(maxsize=16)
-def _as_made(convolutional: bool, *settings: Any) -> str:
-    """How a network of these settings describes its layers."""
-    with torch.device("meta"):  # no memory and no random numbers
-        return repr(ConvNet(*settings) if convolutional else MLP(*settings))
-
-
-def _shapes(model: ConvNet | MLP) -> tuple[tuple[int, ...], ...]:
-    """The shapes of the parameters that the engine expects."""
-    shapes: list[tuple[int, ...]] = []
-    if isinstance(model, MLP):
-        units = [model.in_channels * model.image_size[0] * model.image_size[1]]
-        units += [model.width] * (model.depth - 1) + [model.num_classes]
-        for fan_in, fan_out in pairwise(units):
-            shapes += [(fan_out, fan_in), (fan_out,)]
-        return tuple(shapes)
-    channels = model.in_channels
-    for _ in range(model.depth):
-        shapes += [(model.width, channels, 3, 3), (model.width,)]
-        if model.norm == "instance":
-            shapes += [(model.width,), (model.width,)]
-        channels = model.width
-    height, width = _features(model, model.image_size)
-    return (*shapes, (model.num_classes, model.width * height * width), (model.num_classes,))
-
-
-def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
-    """The plane that the blocks leave of images of this plane."""
-    for block in range(model.depth):
-        plane = padded(plane, 3, model.first_padding if block == 0 else 1)
-        if model.pooling != "none":
-            plane = halved(plane)
-    return plane
-
-
-def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
-    """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
-
-    It owns the memory of its passes, so the last few are kept and used again.
-
-    Raises:
-        InputError: the network does not take such images.
-    """
-    assert isinstance(model, (ConvNet, MLP))
-    channels, *plane = images[1:]
-    if isinstance(model, MLP):  # it knows the number of pixels, not their places
-        fits = prod(images[1:]) == model.in_channels * prod(model.image_size)
-    else:
-        fits = len(plane) == 2 and channels == model.in_channels
-        fits = fits and _features(model, (plane[0], plane[1])) == _features(model, model.image_size)
-    if not fits:
-        raise InputError(
-            f"{type(model).__name__} cannot run on images of shape {list(images)}: "
-            f"it was made for [B, {model.in_channels}, {model.image_size[0]}, {model.image_size[1]}]"
-        )
-    sizes = (channels, *plane, model.num_classes, model.width, model.depth)
-    if isinstance(model, MLP):
-        return _student("mlp", (*sizes, 0), "none", "none", 0.0, like.dtype, like.device, images[0])
-    norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]
-    eps = norms[0].eps if norms else 0.0
-    shape = (*sizes, model.first_padding)
-    return _student("convnet", shape, model.norm, model.pooling, eps, like.dtype, like.device, images[0])
-
-
-@lru_cache(maxsize=4)
-def _student(
-    kind: str,
-    sizes: tuple[int, ...],
-    norm: str,
-    pooling: str,
-    eps: float,
-    dtype: torch.dtype,
-    device: torch.device,
-    largest_batch: int,
-) -> Any:
-    like = torch.empty(0, dtype=dtype, device=device)
-    return torch.classes.pydistill.Student(kind, list(sizes), norm, pooling, eps, like, largest_batch, "own", 0)
 
 
 class FusedSweep(Sweep):

@@ -198,9 +198,9 @@ def test_turns_and_allocators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hypergradient, "Worker", Scripted)
     outcomes = [hypergradient.Outcome(name, "default") for name in ("torch", "tesla", "floor")]
     hypergradient.measure_times(outcomes, Setting(**TINY), 3)
-    warm = 3 * hypergradient.WARM_CALLS
+    warm = 3 * harness.WARM_CALLS
     rounds = [set(asked[at : at + 3]) for at in range(0, warm + 3, 3)]
-    assert rounds == [{"torch", "tesla", "floor"}] * (hypergradient.WARM_CALLS + 1)
+    assert rounds == [{"torch", "tesla", "floor"}] * (harness.WARM_CALLS + 1)
     assert asked[0] != asked[3] != asked[6]
     assert [each.seconds for each in outcomes] == [[1.0] * 3, [], [1.0] * 3]
     assert outcomes[1].reason == "enough"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harness, report
+from benchmarks import experts, harness, report
 from benchmarks.hypergradient import COLUMNS
 
 PAGE = """# Page
@@ -16,6 +16,8 @@ old
 <!-- /report -->
 between
 <!-- report:memory -->
+<!-- /report -->
+<!-- report:experts -->
 <!-- /report -->
 after
 """
@@ -50,12 +52,31 @@ ROWS = [
 ]
 
 
+def expert(work: str, contestant: str, median: float, **changes: object) -> dict[str, object]:
+    where = {"commit": "abc1234", "machine": "A processor, 2 cores, AVX512", "torch": "2.15.0", "threads": 2}
+    network = {"model": "convnet3-w128", "channels": 3, "size": 32, "images": 2000, "batch": 256, "device": "cpu"}
+    times = {"median": median, "q10": median / 2, "q90": median * 2, "repeats": 5}
+    augmented = "color_flip" if work == "train" else ""
+    shared: dict[str, object] = {"date": "2025-01-01T00:00:00+00:00", "work": work, "contestant": contestant}
+    return shared | where | network | times | {"dsa": augmented} | changes
+
+
+EXPERTS = [
+    expert("train", "engine", 8.0, date="2024-01-01T00:00:00+00:00"),
+    expert("train", "torch", 9.0, date="2024-01-01T00:00:00+00:00"),
+    expert("train", "engine", 2.0),
+    expert("train", "torch", 8.0),
+    expert("test", "engine", 0.5),
+]
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    page, found = tmp_path / "page.md", tmp_path / "found.csv"
+    page, found, of_experts = tmp_path / "page.md", tmp_path / "found.csv", tmp_path / "experts.csv"
     page.write_text(PAGE, encoding="utf-8")
     harness.append_rows(found, COLUMNS, ROWS)
-    return [f"--page={page}", f"--csv={found}"]
+    harness.append_rows(of_experts, experts.COLUMNS, EXPERTS)
+    return [f"--page={page}", f"--csv={found}", f"--experts-csv={of_experts}"]
 
 
 def cells(page: str, begins: str) -> list[str]:
@@ -86,6 +107,21 @@ def test_tables(files: list[str], tmp_path: Path) -> None:
     images = re.findall(r"\]\((images/.*?\.svg)\)", page)
     assert len(set(images)) == 3
     assert all((tmp_path / image).exists() for image in images)
+
+
+def test_the_table_of_experts(files: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report.main(files)
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    trained = "an epoch of convnet3-w128 on 2,000 images 3 × 32×32, batch 256, augmented (color, flip)"
+    rows = [line for line in page.splitlines() if line.startswith(f"| {trained} |")]
+    assert [row.strip("| ").split(" | ")[1:] for row in rows] == [
+        ["engine", "2 (1 – 4)", "0.5", "0.25", "5"],
+        ["torch", "8 (4 – 16)", "0.125", "1.00", "5"],
+    ]
+    tested = "a test of convnet3-w128 on 2,000 images 3 × 32×32, batch 256"
+    assert cells(page, tested)[1:] == ["engine", "0.5 (0.25 – 1)", "2", "", "5"]
+    assert "`python -m benchmarks.experts --threads 2`" in page
 
 
 def test_a_command_of_the_page_is_understood_by_the_benchmark(files: list[str], tmp_path: Path) -> None:
@@ -130,14 +166,15 @@ def test_the_same_data_give_the_same_files_and_others_go(files: list[str], tmp_p
 
 
 def test_no_results(files: list[str], tmp_path: Path) -> None:
-    empty = tmp_path / "empty.csv"
+    empty, no_experts = tmp_path / "empty.csv", tmp_path / "no_experts.csv"
     harness.append_rows(empty, COLUMNS, [])
-    report.main([files[0], f"--csv={empty}"])
-    assert (tmp_path / "page.md").read_text(encoding="utf-8").count(report.NOTHING) == 2
+    harness.append_rows(no_experts, experts.COLUMNS, [])
+    report.main([files[0], f"--csv={empty}", f"--experts-csv={no_experts}"])
+    assert (tmp_path / "page.md").read_text(encoding="utf-8").count(report.NOTHING) == 3
 
 
 def test_a_page_without_its_regions(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "page.md").write_text("<!-- report:time -->\n<!-- /report -->\n", encoding="utf-8")
     with pytest.raises(SystemExit):
         report.main(files)
-    assert "the page has the regions time, not time, memory" in capsys.readouterr().err
+    assert "the page has the regions time, not time, memory, experts" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+"""The C++ engine's students (`csrc/engine/student.h`): which networks it runs, and one made for a network.
+
+The engine runs the networks of the papers over fused kernels, on a flat parameter vector: `gradient(theta, images,
+labels)` is (∇ℓ [P], each image's share of the mean loss [B], logits [B, K]), `classify(theta, images)` the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pydistill.errors import InputError
+from pydistill.nn.convnet import ConvNet
+from pydistill.nn.flat import ParameterLayout, layout_of
+from pydistill.nn.layers import halved, padded
+from pydistill.nn.mlp import MLP
+from pydistill.ops.extension import load_extension
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
+    """Why the fused engine cannot run this model on the device of `like`, or None if it can."""
+    device_type = like.device.type
+    extension = load_extension()
+    if device_type not in extension.device_types:
+        return extension.reason or f"the extension has no kernels for {device_type}"
+    if torch.is_autocast_enabled(device_type):
+        return "it does not follow autocast"
+    return why_not_a_student(model)
+
+
+def why_not_a_student(model: nn.Module) -> str | None:
+    """Why the engine does not know this network, or None if it does."""
+    if type(model) not in (ConvNet, MLP):  # a subclass may compute something else
+        return f"it runs pydistill.nn.ConvNet and MLP, not {type(model).__name__}"
+    assert isinstance(model, (ConvNet, MLP))
+    if model.activation != "relu":
+        return f"it knows the activation relu, not {model.activation}"
+    if isinstance(model, ConvNet) and model.norm not in ("instance", "none"):
+        return f"it knows the norms instance and none, not {model.norm}"
+    if _was_changed(model):
+        return f"this {type(model).__name__} was changed after it was made"
+    if any(getattr(module, hooks) for module in model.modules() for hooks in HOOKS):
+        return f"this {type(model).__name__} has hooks, which it would not call"
+    return None
+
+
+def _was_changed(model: ConvNet | MLP) -> bool:
+    """Whether a layer, its settings, its parameters or its way of computing are no longer those it was made with."""
+    if any("forward" in vars(module) for module in model.modules()):
+        return True
+    settings: tuple[Any, ...] = (model.in_channels, model.num_classes, model.image_size, model.width, model.depth)
+    if isinstance(model, ConvNet):
+        settings += (model.norm, model.activation, model.pooling, model.first_padding)
+    return (repr(model), layout_of(model)) != _as_made(isinstance(model, ConvNet), *settings)
+
+
+@lru_cache(maxsize=16)
+def _as_made(convolutional: bool, *settings: Any) -> tuple[str, ParameterLayout]:
+    """How a network of these settings describes its layers, and its parameters."""
+    with torch.device("meta"):  # no memory and no random numbers
+        model = ConvNet(*settings) if convolutional else MLP(*settings)
+    return repr(model), layout_of(model)
+
+
+def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
+    """The plane that the blocks leave of images of this plane."""
+    for block in range(model.depth):
+        plane = padded(plane, 3, model.first_padding if block == 0 else 1)
+        if model.pooling != "none":
+            plane = halved(plane)
+    return plane
+
+
+def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
+    """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
+
+    It owns the memory of its passes, so the last few are kept and used again.
+
+    Raises:
+        InputError: the network does not take such images.
+    """
+    assert isinstance(model, (ConvNet, MLP))
+    channels, *plane = images[1:]
+    if isinstance(model, MLP):  # it knows the number of pixels, not their places
+        fits = prod(images[1:]) == model.in_channels * prod(model.image_size)
+    else:
+        fits = len(plane) == 2 and channels == model.in_channels
+        fits = fits and _features(model, (plane[0], plane[1])) == _features(model, model.image_size)
+    if not fits:
+        raise InputError(
+            f"{type(model).__name__} cannot run on images of shape {list(images)}: "
+            f"it was made for [B, {model.in_channels}, {model.image_size[0]}, {model.image_size[1]}]"
+        )
+    sizes = (channels, *plane, model.num_classes, model.width, model.depth)
+    if isinstance(model, MLP):
+        return _student("mlp", (*sizes, 0), "none", "none", 0.0, like.dtype, like.device, images[0])
+    norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]
+    eps = norms[0].eps if norms else 0.0
+    shape = (*sizes, model.first_padding)
+    return _student("convnet", shape, model.norm, model.pooling, eps, like.dtype, like.device, images[0])
+
+
+@lru_cache(maxsize=4)
+def _student(
+    kind: str,
+    sizes: tuple[int, ...],
+    norm: str,
+    pooling: str,
+    eps: float,
+    dtype: torch.dtype,
+    device: torch.device,
+    largest_batch: int,
+) -> Any:
+    like = torch.empty(0, dtype=dtype, device=device)
+    return torch.classes.pydistill.Student(kind, list(sizes), norm, pooling, eps, like, largest_batch, "own", 0)

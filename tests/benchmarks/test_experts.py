@@ -1,0 +1,89 @@
+"""The benchmark of experts measures the engine and PyTorch at the same work, tells it and records it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import experts, harness
+from benchmarks.experts import Setting, prepare
+from pydistill.ops.extension import load_extension
+
+TINY = Setting("convnet1-w4", 1, 8, images=10, batch=4, dsa="crop")
+
+
+def test_rows_are_printed_and_appended(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(experts.PROBLEMS, "digits", TINY)
+    file = tmp_path / "found.csv"
+    assert experts.main(["--problems", "digits", "--repeat=2", "--threads=1", f"--csv={file}"]) == 0
+    rows = harness.read_rows(file)
+    ran = ["engine", "torch"] if "cpu" in load_extension().device_types else ["torch"]
+    assert [(row["work"], row["dsa"], row["contestant"]) for row in rows] == [
+        *(("train", "crop", name) for name in ran),
+        *(("test", "", name) for name in ran),
+    ]
+    assert all(0 < float(row["q10"]) <= float(row["median"]) <= float(row["q90"]) for row in rows)
+    assert {(row["repeats"], row["images"], row["threads"]) for row in rows} == {("2", "10", "1")}
+    printed = capfd.readouterr().out.splitlines()
+    assert printed[0].startswith("train: convnet1-w4, 10 images 1 × 8×8, batch 4, crop, cpu, 1 threads")
+    assert [line.split()[0] for line in printed[:4]] == ["train:", "contestant", "engine", "torch"]
+    assert [line.split()[0] for line in printed[4:]] == ["test:", "contestant", "engine", "torch"]
+
+
+def test_the_contestants_are_what_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def train(*_: Any, engine: bool, **__: Any) -> None:
+        asked.append(("train", engine))
+
+    def accuracy(*_: Any, engine: bool) -> None:
+        asked.append(("test", engine))
+
+    monkeypatch.setattr(experts, "train", train)
+    monkeypatch.setattr(experts, "accuracy", accuracy)
+    monkeypatch.setattr(experts, "why_not_fused", lambda model, images: None)
+    for name in experts.CONTESTANTS:
+        for work in experts.WORKS:
+            prepare(name, vars(TINY) | {"work": work}).call()
+    assert asked == [("train", True), ("test", True), ("train", False), ("test", False)]
+
+
+def test_the_engine_says_what_it_does_not_run() -> None:
+    with pytest.raises(harness.CannotRun):
+        prepare("engine", vars(TINY) | {"model": "alexnet-w4"})
+
+
+def test_the_results_have_the_columns_of_the_benchmark() -> None:
+    with open(experts.RESULTS, newline="", encoding="utf-8") as handle:
+        assert next(csv.reader(handle)) == list(experts.COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--threads=0"], "argument --threads: must be a whole number of at least 1, not '0'"),
+        (["--problems", "mnist"], "argument --problems: invalid choice: 'mnist'"),
+        (["--csv=README.md"], "README.md has other columns than these rows"),
+    ],
+)
+def test_bad_arguments(
+    flags: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(harness.ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        experts.main(flags)
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        experts.main(["--device=cuda"])
+    assert "argument --device: no NVIDIA GPU is visible" in capsys.readouterr().err
