@@ -2,15 +2,15 @@
 // here, so that the host tests run it as it is.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
-#include <limits>
 
 namespace pydistill::cpu {
 
 template <typename Map>
 void reduce_row(const Map& map, int64_t row) {
   const int64_t columns = map.columns();
-  typename Map::Score largest = -std::numeric_limits<typename Map::Score>::infinity();
+  typename Map::Score largest = -INFINITY;
   for (int64_t column = 0; column < columns; ++column) {
     const typename Map::Score score = map.score(row, column);
     largest = score > largest ? score : largest;  // passes over a NaN, which the sums will meet

@@ -2,6 +2,8 @@
 
 #include <ATen/Dispatch.h>
 
+#include <type_traits>
+
 #include "../kernels/softmax_xent.h"
 #include "map_reduce.h"
 #include "row_map.h"

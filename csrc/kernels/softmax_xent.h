@@ -7,7 +7,6 @@
 
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "host_device.h"
 
@@ -21,10 +20,9 @@ struct ClassNumbers {
   int64_t classes;         // K
 
   PYDISTILL_HOST_DEVICE scalar_t weight(int64_t row, int64_t column) const {
-    constexpr scalar_t not_a_number = std::numeric_limits<scalar_t>::quiet_NaN();
     const int64_t number = numbers[row];
     if (number < 0 || number >= classes) {
-      return not_a_number;
+      return static_cast<scalar_t>(NAN);
     }
     return number == column ? scalar_t(1) : scalar_t(0);
   }

@@ -1,9 +1,14 @@
 // nvcc compiles every kernel struct through the engine that drives it, on machines without a GPU and without
 // torch.
+#include "../cuda/map.cuh"
 #include "../cuda/map_reduce.cuh"
 #include "../cuda/plane.cuh"
+#include "../cuda/row_map.cuh"
+#include "../kernels/adjoint_step.h"
 #include "../kernels/norm_act_pool.h"
 #include "../kernels/sgd_step.h"
+#include "../kernels/softmax_xent.h"
+#include "../kernels/trajectory_point.h"
 
 namespace pydistill::cuda {
 
@@ -14,6 +19,39 @@ template cudaError_t map_reduce(const kernels::SgdStep<double>&, int64_t, kernel
 
 template cudaError_t sum_rows(const float*, float*, int64_t, int64_t, cudaStream_t);
 template cudaError_t sum_rows(const double*, double*, int64_t, int64_t, cudaStream_t);
+
+template cudaError_t map_reduce(const kernels::AdjointStep<float, true>&, int64_t, kernels::InnerProduct*,
+                                cudaStream_t);
+template cudaError_t map_reduce(const kernels::AdjointStep<float, false>&, int64_t, kernels::InnerProduct*,
+                                cudaStream_t);
+template cudaError_t map_reduce(const kernels::AdjointStep<double, true>&, int64_t, kernels::InnerProduct*,
+                                cudaStream_t);
+template cudaError_t map_reduce(const kernels::AdjointStep<double, false>&, int64_t, kernels::InnerProduct*,
+                                cudaStream_t);
+
+template cudaError_t map_reduce(const kernels::LossSum<float>&, int64_t, kernels::LossSum<float>::State*,
+                                cudaStream_t);
+template cudaError_t map_reduce(const kernels::LossSum<double>&, int64_t, kernels::LossSum<double>::State*,
+                                cudaStream_t);
+
+template cudaError_t map(const kernels::TrajectoryPoint<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TrajectoryPoint<double>&, int64_t, cudaStream_t);
+
+template <typename scalar_t>
+using Numbers = kernels::ClassNumbers<scalar_t>;
+template <typename scalar_t>
+using Rows = kernels::LabelRows<scalar_t>;
+
+template cudaError_t row_map(const kernels::SoftmaxXent<float, Numbers<float>>&, int64_t, cudaStream_t);
+template cudaError_t row_map(const kernels::SoftmaxXent<float, Rows<float>>&, int64_t, cudaStream_t);
+template cudaError_t row_map(const kernels::SoftmaxXent<double, Numbers<double>>&, int64_t, cudaStream_t);
+template cudaError_t row_map(const kernels::SoftmaxXent<double, Rows<double>>&, int64_t, cudaStream_t);
+template cudaError_t row_map(const kernels::SoftmaxXentTangent<float, Numbers<float>>&, int64_t,
+                             cudaStream_t);
+template cudaError_t row_map(const kernels::SoftmaxXentTangent<float, Rows<float>>&, int64_t, cudaStream_t);
+template cudaError_t row_map(const kernels::SoftmaxXentTangent<double, Numbers<double>>&, int64_t,
+                             cudaStream_t);
+template cudaError_t row_map(const kernels::SoftmaxXentTangent<double, Rows<double>>&, int64_t, cudaStream_t);
 
 }  // namespace pydistill::cuda
 
