@@ -59,7 +59,7 @@ class DistillSettings:
         evaluate_every: iterations between evaluations; 0 evaluates at the end only.
         checkpoint_every: iterations between checkpoints.
         max_rejections: how many iterations may be rejected (not finite, lr ≤ 0) before the run stops.
-        backend: auto, torch or autograd.
+        backend: auto, fused, torch or autograd.
         seed: of everything random in the distillation.
     """
 

@@ -15,6 +15,7 @@ from pydistill.nn import build, unflatten
 from pydistill.synthetic import ImageAverage, teacher_probabilities
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
+from tests.matching.problems import SWEEPS
 from tests.small_runs import MODEL, changed, experts, in_double, recipe
 
 DATA = blobs()
@@ -76,17 +77,32 @@ def test_growing_range_begins_narrow(convexified: TrajectoryStore) -> None:
     assert all(found.iterate().start < 0.3 for _ in range(6))
 
 
-@pytest.mark.parametrize("dsa", [None, DsaSettings(strategy="crop_cutout_flip_scale_rotate")])
-def test_backends_take_the_same_course(dsa: DsaSettings | None, store: TrajectoryStore) -> None:
-    """Ten outer iterations in fp64: every loss, every step and the final pixels agree."""
-    courses = {}
-    for backend in ("torch", "autograd"):
-        found = distiller(store, in_double(DATA), backend=backend, dsa=dsa, ipc=2, batch_size=5)
+@pytest.mark.parametrize("backend", SWEEPS)
+@pytest.mark.parametrize("dsa", [None, DsaSettings(strategy="crop_cutout_flip_scale_rotate")], ids=["plain", "dsa"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_backends_take_the_same_course(
+    method: str,
+    dsa: DsaSettings | None,
+    backend: str,
+    store: TrajectoryStore,
+    convexified: TrajectoryStore,
+) -> None:
+    """Ten outer iterations in fp64: every loss, every step and the final pixels agree; TESLA's labels are learned."""
+    experts = convexified if METHODS[method].trajectories == "convexified" else store
+    labels = {"labels": "learned", "lr_label": 1.0} if method == "tesla" else {}
+    teachers = [build(MODEL, 1, 4, 8, seed=0).double()] if labels else []
+    courses = []
+    for name in (backend, "autograd"):
+        found = distiller(
+            experts, in_double(DATA), teachers, method=method, backend=name, dsa=dsa, ipc=2, batch_size=5, **labels
+        )
         reports = [found.iterate() for _ in range(10)]
-        courses[backend] = ([(each.loss, each.step, each.lr) for each in reports], found.images)
-    for one, other in zip(courses["torch"][0], courses["autograd"][0], strict=True):
+        courses.append(([(each.loss, each.step, each.lr) for each in reports], found))
+    for one, other in zip(*(course for course, _ in courses), strict=True):
         assert one == pytest.approx(other, rel=1e-9)
-    torch.testing.assert_close(courses["torch"][1], courses["autograd"][1], rtol=1e-9, atol=1e-9)
+    one, other = (found for _, found in courses)
+    torch.testing.assert_close(one.images, other.images, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.synthetic.training_labels, other.synthetic.training_labels, rtol=1e-9, atol=1e-9)
 
 
 def test_the_update_is_sgd_with_momentum(store: TrajectoryStore) -> None:
