@@ -20,6 +20,8 @@ using kernels::NormActPoolSettings;
 constexpr int64_t kCacheLine = 64;
 constexpr int64_t kCacheBytes =
     512 * 1024;  // what both passes over a group may read: half of a small L2 cache
+constexpr int64_t kStreamBytes =
+    8 * 1024 * 1024;                          // planes that are written in one call: more leave the cache
 constexpr int64_t kThreadBytes = 256 * 1024;  // what a thread must read for it to be worth its start
 
 template <typename scalar_t>
@@ -35,6 +37,25 @@ NormActPoolLoop<scalar_t> loop() {
   }
 #endif
   return &baseline::norm_act_pool;
+}
+
+// Whether the planes that are written go past the caches: there is too much of them for whoever reads it next
+// to find it there, and a store to memory that is not in the cache would first read it.
+template <typename scalar_t>
+bool streams(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_t images,
+             const NormActPoolArrays<scalar_t>& arrays) {
+  const bool forward = phase == NormActPoolPhase::kForward || phase == NormActPoolPhase::kJvp;
+  int64_t bytes = images * arrays.height * arrays.width * arrays.channels * int64_t{sizeof(scalar_t)};
+  if (forward && settings.pooling != kernels::Pooling::kNone) {
+    bytes /= 4;
+  }
+  bool aligned = arrays.channels * int64_t{sizeof(scalar_t)} % kCacheLine == 0;
+  int64_t written = 0;
+  for (const scalar_t* plane : {arrays.out[0], arrays.out[1], arrays.grad_z[0], arrays.grad_z[1]}) {
+    aligned = aligned && reinterpret_cast<uintptr_t>(plane) % kCacheLine == 0;
+    written += plane == nullptr ? 0 : bytes;
+  }
+  return aligned && written >= kStreamBytes;
 }
 
 // Every image and group of channels is a piece of work; no channel's result depends on how they are grouped.
@@ -53,11 +74,12 @@ void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::
   const int64_t groups = (arrays.channels + group - 1) / group;
   const int64_t grain = kThreadBytes / (channel_bytes * std::min(group, arrays.channels)) + 1;
   const NormActPoolLoop<scalar_t> run_group = loop<scalar_t>();
+  const bool past_caches = streams(phase, settings, z.size(0), arrays);
   at::parallel_for(0, z.size(0) * groups, grain, [&](int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
       const int64_t channel = piece % groups * group;
       run_group(phase, settings.norm, settings.pooling, arrays, piece / groups, channel,
-                std::min(group, arrays.channels - channel));
+                std::min(group, arrays.channels - channel), past_caches);
     }
   });
 }

@@ -27,6 +27,7 @@ struct OneNumber {
   using Value = scalar_t;
   PYDISTILL_HOST_DEVICE Value load(const Scalar* from) const { return *from; }
   PYDISTILL_HOST_DEVICE void store(Scalar* to, Value value) const { *to = value; }
+  PYDISTILL_HOST_DEVICE void store_plane(Scalar* to, Value value) const { *to = value; }
 };
 
 // Combines the states of the rows of threads, channel by channel, as a tree; every thread must call it, and

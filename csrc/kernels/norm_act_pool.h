@@ -104,7 +104,8 @@ struct ReluPool {
 };
 
 // The arithmetic of all phases on the numbers that Access loads and stores at a time: one, or a vector of
-// neighbouring channels. Access offers Scalar, Value, load(const Scalar*) and store(Scalar*, Value).
+// neighbouring channels. Access offers Scalar, Value, load(const Scalar*), store(Scalar*, Value) and
+// store_plane(Scalar*, Value), which is the same for results as large as the planes.
 //
 // An engine runs a plane (one image, one Value of channels) as
 //   forward    combine moments_of(...) over all pixels -> normalise -> emit each window
@@ -256,9 +257,9 @@ struct NormActPool {
     }
   }
   PYDISTILL_HOST_DEVICE void store(Scalar* const (&to)[2], int64_t offset, const D& number) const {
-    access.store(to[0] + offset, number.value);
+    access.store_plane(to[0] + offset, number.value);
     if constexpr (tangent) {
-      access.store(to[1] + offset, number.tangent);
+      access.store_plane(to[1] + offset, number.tangent);
     }
   }
   // rows: [B, k, C]; the tangents of the rows 0 and 1 are the rows 2 and 3.

@@ -87,7 +87,7 @@ struct Problem {
     const int64_t group = pydistill::cpu::kGroupBytes / static_cast<int64_t>(sizeof(T));
     for (int64_t image = 0; image < images; ++image) {
       for (int64_t channel = 0; channel < channels; channel += group) {
-        loop(phase, norm, pooling, arrays(), image, channel, std::min(group, channels - channel));
+        loop(phase, norm, pooling, arrays(), image, channel, std::min(group, channels - channel), false);
       }
     }
   }
@@ -228,7 +228,7 @@ void derivatives_are_difference_quotients(Problem<double> problem, NormActPoolLo
 void a_group_writes_its_own_channels_alone(NormActPoolLoop<float> loop) {
   Problem<float> problem(Norm::kInstance, Pooling::kAverage, 70, 5, 4);
   for (const auto phase : {NormActPoolPhase::kJvp, NormActPoolPhase::kBackwardJvp}) {
-    loop(phase, problem.norm, problem.pooling, problem.arrays(), 1, 32, 19);
+    loop(phase, problem.norm, problem.pooling, problem.arrays(), 1, 32, 19, false);
   }
   const auto check = [](const std::vector<float>& numbers, size_t of_image) {
     for (size_t i = 0; i < numbers.size(); ++i) {

@@ -243,6 +243,25 @@ def test_same_bits_for_any_number_of_threads(phase: str, dtype: torch.dtype) -> 
             assert torch.equal(one, other)
 
 
+@compiled_only
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("phase", PHASES)
+def test_planes_too_large_for_the_cache_are_as_those_of_one_image(phase: str, dtype: torch.dtype) -> None:
+    """Above 8 MB results are stored past the caches (csrc/cpu/norm_act_pool.cpp); here an image alone is below."""
+    problem = Problem((5, 64, 96, 96), pooling="none", dtype=dtype)
+    whole = problem.run(phase)[: 2 if "jvp" in phase else 1]
+    images = []
+    for image in range(5):
+        alone = Problem((1, 64, 96, 96), pooling="none", dtype=dtype)
+        alone.z, alone.grad = problem.z[:, image : image + 1], problem.grad[:, image : image + 1]
+        alone.weight, alone.bias = problem.weight, problem.bias
+        images.append(alone.run(phase))
+    for index, planes in enumerate(whole):
+        assert planes is not None
+        assert planes.numel() * planes.element_size() > 8 * 2**20
+        assert torch.equal(planes, torch.cat([each[index] for each in images]))
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_gradcheck(op: Callable[..., Tensor], norm: str, pooling: str) -> None:

@@ -53,6 +53,15 @@ struct Lanes {
     return load(numbers);
   }
   PYDISTILL_INLINE void store(T* to) const { std::memcpy(to, &vector, sizeof(Vector)); }
+  // As store(), past the caches where a vector is a whole line of them: for much memory that nobody reads
+  // soon, at a multiple of the vector's bytes. Other threads see it after fence_streams().
+  PYDISTILL_INLINE void stream(T* to) const {
+#if defined(PYDISTILL_ISA_AVX512)
+    stream(to, vector);
+#else
+    store(to);
+#endif
+  }
   // The first `count` numbers; nothing beyond them is written.
   PYDISTILL_INLINE void store(T* to, int64_t count) const {
     T numbers[PYDISTILL_VECTOR_BYTES / sizeof(T)];
@@ -90,11 +99,26 @@ struct Lanes {
   }
 
  private:
+#if defined(PYDISTILL_ISA_AVX512)
+  PYDISTILL_INLINE static void stream(float* to, VectorOf<float>::Type numbers) {
+    __builtin_ia32_movntps512(to, numbers);
+  }
+  PYDISTILL_INLINE static void stream(double* to, VectorOf<double>::Type numbers) {
+    __builtin_ia32_movntpd512(to, numbers);
+  }
+#endif
+
   PYDISTILL_INLINE static Lanes of(Vector vector) {
     Lanes lanes;
     lanes.vector = vector;
     return lanes;
   }
 };
+
+PYDISTILL_INLINE void fence_streams() {
+#if defined(PYDISTILL_ISA_AVX512)
+  __builtin_ia32_sfence();
+#endif
+}
 
 }  // namespace pydistill::cpu::PYDISTILL_ISA

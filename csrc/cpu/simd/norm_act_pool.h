@@ -12,19 +12,20 @@ namespace pydistill::cpu {
 constexpr int64_t kGroupBytes = 256;
 
 // One phase of one image's channels [channel, channel + count): count <= kGroupBytes / sizeof(scalar_t).
+// streams: store planes past the caches; their pixels must then begin at multiples of 64 bytes.
 template <typename scalar_t>
 using NormActPoolLoop = void (*)(kernels::NormActPoolPhase phase, kernels::Norm norm,
                                  kernels::Pooling pooling, const kernels::NormActPoolArrays<scalar_t>& arrays,
-                                 int64_t image, int64_t channel, int64_t count);
+                                 int64_t image, int64_t channel, int64_t count, bool streams);
 
 #define PYDISTILL_DECLARE_NORM_ACT_POOL(isa)                                                           \
   namespace isa {                                                                                      \
   void norm_act_pool(kernels::NormActPoolPhase phase, kernels::Norm norm, kernels::Pooling pooling,    \
                      const kernels::NormActPoolArrays<float>& arrays, int64_t image, int64_t channel,  \
-                     int64_t count);                                                                   \
+                     int64_t count, bool streams);                                                     \
   void norm_act_pool(kernels::NormActPoolPhase phase, kernels::Norm norm, kernels::Pooling pooling,    \
                      const kernels::NormActPoolArrays<double>& arrays, int64_t image, int64_t channel, \
-                     int64_t count);                                                                   \
+                     int64_t count, bool streams);                                                     \
   }
 
 PYDISTILL_DECLARE_NORM_ACT_POOL(baseline)

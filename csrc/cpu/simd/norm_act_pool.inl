@@ -22,8 +22,16 @@ template <typename T>
 struct WholeVector {
   using Scalar = T;
   using Value = Lanes<T>;
+  bool streams;
   PYDISTILL_INLINE Value load(const T* from) const { return Value::load(from); }
   PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to); }
+  PYDISTILL_INLINE void store_plane(T* to, Value value) const {
+    if (streams) {
+      value.stream(to);
+    } else {
+      value.store(to);
+    }
+  }
 };
 template <typename T>
 struct PartOfVector {
@@ -32,6 +40,7 @@ struct PartOfVector {
   int64_t count;
   PYDISTILL_INLINE Value load(const T* from) const { return Value::load(from, count); }
   PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to, count); }
+  PYDISTILL_INLINE void store_plane(T* to, Value value) const { value.store(to, count); }
 };
 
 // `vectors` vectors of channels of one image, from `channel` on.
@@ -75,11 +84,30 @@ PYDISTILL_INLINE void for_each_unpooled(const Op& op, const Group& group, const 
   }
 }
 
+// Asks for neighbouring pixels of the group, in the order of memory: that one vector goes through them before
+// the next one does is no order that a processor foresees.
+template <typename Op, typename T>
+PYDISTILL_INLINE void fetch(const Op& op, const Group& group, const T* plane, int64_t offset,
+                            int64_t pixels) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    for (int64_t channel = 0; channel < group.vectors * Op::V::kSize; channel += kLine) {
+      __builtin_prefetch(plane + offset + pixel * op.arrays.channels + channel);
+    }
+  }
+}
+
 // Adds the moments of `chunk` pixels, from pixel `done` on, to each vector's.
 template <std::size_t chunk, typename Op, typename Moments>
 PYDISTILL_INLINE void add_chunk(const Op& op, const Group& group, int64_t done, Moments* moments) {
-  const auto weights = kernels::count_weights<typename Op::Scalar>(done, static_cast<int64_t>(chunk));
+  constexpr auto kPixels = static_cast<int64_t>(chunk);
+  const auto weights = kernels::count_weights<typename Op::Scalar>(done, kPixels);
   const int64_t offset = op.pixel_offset(group.image, 0, done, group.channel);
+  if (done + 2 * kPixels <= op.pixels()) {
+    for (int64_t which = 0; which < Op::kRows / 2; ++which) {
+      fetch(op, group, op.arrays.z[which], offset + kPixels * op.arrays.channels, kPixels);
+    }
+  }
   for (int64_t vector = 0; vector < group.vectors; ++vector) {
     moments[vector] = Moments::combine(
         moments[vector], op.template moments_of<chunk>(offset + vector * Op::V::kSize), weights);
@@ -176,13 +204,16 @@ struct Loops {
 
 template <typename T>
 void run_group(NormActPoolPhase phase, Norm norm, Pooling pooling, const NormActPoolArrays<T>& arrays,
-               int64_t image, int64_t channel, int64_t count) {
+               int64_t image, int64_t channel, int64_t count, bool streams) {
   constexpr int64_t kSize = Lanes<T>::kSize;
   const int64_t whole = count / kSize;
   const int64_t rest = count % kSize;
   if (whole > 0) {
-    kernels::with_norm_act_pool(phase, norm, pooling, arrays, WholeVector<T>{},
+    kernels::with_norm_act_pool(phase, norm, pooling, arrays, WholeVector<T>{streams},
                                 Loops{{image, channel, whole}});
+    if (streams) {
+      fence_streams();
+    }
   }
   if (rest > 0) {
     kernels::with_norm_act_pool(phase, norm, pooling, arrays, PartOfVector<T>{rest},
@@ -193,13 +224,14 @@ void run_group(NormActPoolPhase phase, Norm norm, Pooling pooling, const NormAct
 }  // namespace
 
 void norm_act_pool(NormActPoolPhase phase, Norm norm, Pooling pooling, const NormActPoolArrays<float>& arrays,
-                   int64_t image, int64_t channel, int64_t count) {
-  run_group(phase, norm, pooling, arrays, image, channel, count);
+                   int64_t image, int64_t channel, int64_t count, bool streams) {
+  run_group(phase, norm, pooling, arrays, image, channel, count, streams);
 }
 
 void norm_act_pool(NormActPoolPhase phase, Norm norm, Pooling pooling,
-                   const NormActPoolArrays<double>& arrays, int64_t image, int64_t channel, int64_t count) {
-  run_group(phase, norm, pooling, arrays, image, channel, count);
+                   const NormActPoolArrays<double>& arrays, int64_t image, int64_t channel, int64_t count,
+                   bool streams) {
+  run_group(phase, norm, pooling, arrays, image, channel, count, streams);
 }
 
 }  // namespace pydistill::cpu::PYDISTILL_ISA
