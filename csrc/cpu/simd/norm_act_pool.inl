@@ -26,7 +26,11 @@ struct WholeVector {
   PYDISTILL_INLINE Value load(const T* from) const { return Value::load(from); }
   PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to); }
   PYDISTILL_INLINE void store_plane(T* to, Value value) const {
-    if (streams) {
+    bool now = streams;
+    // What cannot be known beforehand: or else the compiler makes two loops of one, and their roundings
+    // differ.
+    asm volatile("" : "+r"(now));
+    if (now) {
       value.stream(to);
     } else {
       value.store(to);
