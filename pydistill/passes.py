@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pydistill.nn.flat import flatten, layout_of
+from pydistill.nn.flat import flatten, unflatten
 from pydistill.nn.fused import fused_student, why_not_fused
 
 DTYPES = (torch.float32, torch.float64)
@@ -66,7 +66,6 @@ class EnginePasses:
         self._model = model
         self._student = student
         self._theta = flatten(model)
-        self._pieces = layout_of(model).split(self._theta)
         self.parameters = [nn.Parameter(self._theta)]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,14 +73,10 @@ class EnginePasses:
         return losses.sum(), logits
 
     def to_model(self) -> None:
-        with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
-                parameter.copy_(self._pieces[name])
+        unflatten(self._model, self._theta)
 
     def from_model(self) -> None:
-        with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
-                self._pieces[name].copy_(parameter)
+        self._theta.copy_(flatten(self._model))
 
 
 def passes_for(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, *, engine: bool) -> Passes:

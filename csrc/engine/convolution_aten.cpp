@@ -1,4 +1,3 @@
-#include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
@@ -6,6 +5,7 @@
 
 #include <array>
 #include <tuple>
+#include <vector>
 
 #include "linear_map.h"
 
@@ -31,6 +31,8 @@ class AtenConvolution final : public LinearMap {
     weight_ = at::empty(sizes, options, at::MemoryFormat::ChannelsLast);
     weight_tangent_ = at::empty(sizes, options, at::MemoryFormat::ChannelsLast);
   }
+
+  bool writes_into() const override { return false; }
 
   void read_weights(const at::Tensor& weight, const at::Tensor& weight_tangent) override {
     weight_.copy_(weight);
@@ -87,10 +89,12 @@ class AtenConvolution final : public LinearMap {
   }
 
  private:
-  // The convolution of x, or its transpose: the gradient in x of what the convolution makes of it.
+  // The convolution of x, or its transpose: the gradient in x of what the convolution makes of it. Not every
+  // library behind it keeps the memory channels-last (in float64 a GPU's does not).
   at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, bool transposed = false) const {
-    return at::convolution(x, weight, {}, {1, 1}, {shape_.padding, shape_.padding}, {1, 1}, transposed,
-                           {0, 0}, 1);
+    const std::array<int64_t, 2> padding = {shape_.padding, shape_.padding};
+    return at::convolution(x, weight, {}, {1, 1}, padding, {1, 1}, transposed, {0, 0}, 1)
+        .contiguous(at::MemoryFormat::ChannelsLast);
   }
 
   at::Tensor weight_gradient(const at::Tensor& x, const at::Tensor& dz) const {

@@ -6,7 +6,8 @@
 
 #include <algorithm>
 #include <array>
-#include <vector>
+#include <memory>
+#include <utility>
 
 #include "../cpu/simd/convolution.h"
 #include "linear_map.h"
@@ -159,23 +160,32 @@ class WinogradConvolution final : public LinearMap {
       clear_padding(spectrum.tangent, inputs, images);
     }
     const int64_t products = tangents ? 3 : 1;
-    in_parallel(
-        blocks, products * loops_.rows * kPositions * inputs * outputs, [&](int64_t begin, int64_t end) {
-          T* own = scratch + scratch_each * at::get_thread_num();
-          const int64_t limit = std::min(end * loops_.rows, all.count());
-          for (int64_t first = begin * loops_.rows; first < limit; first += kTilesAtATime) {
-            const int64_t last = std::min(first + kTilesAtATime, limit);
-            loops_.transform_images(all, inputs, numbers_of<T>(x.value), first, last, padded,
-                                    numbers_of<T>(spectrum.value));
-            loops_.outputs(all, inputs, outputs, value, 1, first, last, padded, own, numbers_of<T>(z.value));
-            if (tangents) {
-              loops_.transform_images(all, inputs, numbers_of<T>(x.tangent), first, last, padded,
-                                      numbers_of<T>(spectrum.tangent));
-              loops_.outputs(all, inputs, outputs, tangent, 2, first, last, padded, own,
-                             numbers_of<T>(z.tangent));
-            }
-          }
-        });
+    const int64_t panels = rounded_up(outputs, loops_.panel) / loops_.panel;
+    const int64_t tiles_at_a_time = tangents ? kTilesAtATime / 2 : kTilesAtATime;
+    in_parallel(blocks, products * loops_.rows * kPositions * inputs * outputs,
+                [&](int64_t begin, int64_t end) {
+                  T* own = scratch + scratch_each * at::get_thread_num();
+                  const int64_t limit = std::min(end * loops_.rows, all.count());
+                  for (int64_t first = begin * loops_.rows; first < limit; first += tiles_at_a_time) {
+                    const int64_t last = std::min(first + tiles_at_a_time, limit);
+                    loops_.transform_images(all, inputs, numbers_of<T>(x.value), first, last, padded,
+                                            numbers_of<T>(spectrum.value));
+                    if (tangents) {
+                      loops_.transform_images(all, inputs, numbers_of<T>(x.tangent), first, last, padded,
+                                              numbers_of<T>(spectrum.tangent));
+                    }
+                    // The value and the tangent in turn, so that a panel of the weights is fetched once for
+                    // both.
+                    for (int64_t panel = 0; panel < panels; ++panel) {
+                      loops_.outputs(all, inputs, outputs, panel, value, 1, first, last, padded, own,
+                                     numbers_of<T>(z.value));
+                      if (tangents) {
+                        loops_.outputs(all, inputs, outputs, panel, tangent, 2, first, last, padded, own,
+                                       numbers_of<T>(z.tangent));
+                      }
+                    }
+                  }
+                });
     return z;
   }
 

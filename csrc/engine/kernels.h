@@ -26,8 +26,7 @@ void on_device_of(const at::Tensor& tensor, Function* on_cpu, [[maybe_unused]] F
     return;
   }
 #endif
-  TORCH_CHECK_NOT_IMPLEMENTED(tensor.is_cpu(), "the fused backend of this build runs on the CPU",
-                              " and was given tensors on ", tensor.device());
+  TORCH_CHECK_NOT_IMPLEMENTED(tensor.is_cpu(), "pydistill was built without kernels for ", tensor.device());
   on_cpu(std::forward<Rest>(arguments)...);
 }
 

@@ -24,6 +24,9 @@ class LinearMap {
 
   virtual ~LinearMap() = default;
 
+  // Whether results lie in the memory given for them.
+  virtual bool writes_into() const { return true; }
+
   // Reads the weights, and their tangents where a pass with tangents follows (else undefined): once a step.
   virtual void read_weights(const at::Tensor& weight, const at::Tensor& weight_tangent) = 0;
 
@@ -66,7 +69,7 @@ class Scratch {
   at::Tensor numbers(int slot, int64_t count);
 
  private:
-  static constexpr int kSlots = 4;
+  static constexpr int kSlots = 3;
   at::TensorOptions options_;
   at::Tensor slots_[kSlots];
 };

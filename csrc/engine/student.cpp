@@ -1,6 +1,5 @@
 #include "student.h"
 
-#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sum.h>
@@ -34,7 +33,10 @@ at::Tensor channels_last(const at::Tensor& numbers, int64_t offset, int64_t imag
 }  // namespace
 
 Student::Pair Student::PairMemory::of(int64_t images, bool tangent_first) const {
-  const int64_t size = images * channels * height * width;
+  if (!numbers.defined()) {
+    return {};
+  }
+  const int64_t size = images * of_an_image();
   return {channels_last(numbers, tangent_first ? size : 0, images, channels, height, width),
           channels_last(numbers, tangent_first ? 0 : size, images, channels, height, width)};
 }
@@ -84,11 +86,10 @@ Student::Student(const Architecture& architecture, at::TensorOptions options, in
   const int64_t budget = slice_bytes > 0 ? slice_bytes : on_cpu ? kSliceBytesOnCpu : INT64_MAX;
   // An even number, so that two threads share a slice evenly.
   slice_images_ = std::clamp<int64_t>(budget / bytes_of_an_image() / 2 * 2, 1, largest_batch_);
-  const int64_t slices = (largest_batch_ + slice_images_ - 1) / slice_images_;
-  const int64_t even = (largest_batch_ + slices - 1) / slices;
-  slice_images_ = std::min(slice_images_, even + even % 2);
 
   const auto scratch = std::make_shared<Scratch>(options_);
+  int64_t largest_z = 0;
+  int64_t largest_out = 0;
   for (size_t each = 0; each < blocks_.size(); ++each) {
     Block& block = blocks_[each];
     ConvolutionShape shape = shapes[each];
@@ -103,17 +104,15 @@ Student::Student(const Architecture& architecture, at::TensorOptions options, in
     block.parameter_grads = at::empty({largest_batch_ * 4 * a.units}, options_);
     block.sums = at::empty({4, a.units}, options_);
     block.stats = at::empty({slice_images_ * 4 * a.units}, options_);
-    for (PairMemory* memory : {&block.z, &block.out}) {
-      const int64_t size = 2 * slice_images_ * memory->channels * memory->height * memory->width;
-      memory->numbers = at::empty({size}, options_);
+    if (block.map->writes_into()) {
+      block.z.numbers = at::empty({2 * slice_images_ * block.z.of_an_image()}, options_);
     }
-    if (block.z.numbers.numel() > (dz_.numbers.defined() ? dz_.numbers.numel() : 0)) {
-      dz_.numbers = at::empty_like(block.z.numbers);
-    }
-    if (block.out.numbers.numel() > (dout_.numbers.defined() ? dout_.numbers.numel() : 0)) {
-      dout_.numbers = at::empty_like(block.out.numbers);
-    }
+    block.out.numbers = at::empty({2 * slice_images_ * block.out.of_an_image()}, options_);
+    largest_z = std::max(largest_z, block.z.of_an_image());
+    largest_out = std::max(largest_out, block.out.of_an_image());
   }
+  dz_ = at::empty({2 * slice_images_ * largest_z}, options_);
+  dout_ = at::empty({2 * slice_images_ * largest_out}, options_);
   head_ = dense(channels, height * width, a.classes, options_);
   images_ = at::empty({largest_batch_ * a.channels * a.height * a.width}, options_);
   image_gradients_ = at::empty_like(images_);
@@ -155,10 +154,13 @@ void Student::make_views() {
 // of its convolutions (four numbers for each of their inputs and outputs).
 int64_t Student::bytes_of_an_image() const {
   int64_t numbers = architecture_.channels * architecture_.height * architecture_.width;
+  if (architecture_.convolutional) {
+    numbers += 9 * architecture_.channels * blocks_.front().z.height * blocks_.front().z.width;
+  }
   int64_t largest = 0;
   for (const Block& block : blocks_) {
-    const int64_t z = block.z.channels * block.z.height * block.z.width;
-    const int64_t out = block.out.channels * block.out.height * block.out.width;
+    const int64_t z = block.z.of_an_image();
+    const int64_t out = block.out.of_an_image();
     const bool spectra = architecture_.convolutional && &block != &blocks_.front();
     numbers += 2 * z + 2 * out + (spectra ? 8 * z : 0);
     largest = std::max(largest, 2 * z + (spectra ? 8 * z : 0));
@@ -175,10 +177,14 @@ void Student::prepare(int64_t batch) {
   }
   const Architecture& a = architecture_;
   slices_.clear();
-  for (int64_t first = 0; first < batch; first += slice_images_) {
+  batch_ = 0;  // until the views are complete
+  const int64_t slices = (batch + slice_images_ - 1) / slice_images_;
+  const int64_t even = (batch + slices - 1) / slices;
+  const int64_t slice_images = std::min(slice_images_, even + even % 2);
+  for (int64_t first = 0; first < batch; first += slice_images) {
     Slice slice;
     slice.first = first;
-    slice.images = std::min(slice_images_, batch - first);
+    slice.images = std::min(slice_images, batch - first);
     const int64_t n = slice.images;
     const int64_t pixels = a.channels * a.height * a.width;
     slice.pixels = channels_last(images_, first * pixels, n, a.channels, a.height, a.width);
@@ -195,10 +201,10 @@ void Student::prepare(int64_t batch) {
       views.z = block.z.of(n, false);
       views.out = block.out.of(n, false);
       PairMemory dz = block.z;
-      dz.numbers = dz_.numbers;
+      dz.numbers = dz_;
       views.dz = dz.of(n, true);
       PairMemory dout = block.out;
-      dout.numbers = dout_.numbers;
+      dout.numbers = dout_;
       views.dout = dout.of(n, true);
       const auto per_image = [&](const at::Tensor& numbers, int64_t k, int64_t from) {
         return numbers.as_strided({n, k, a.units}, {k * a.units, a.units, 1}, from * k * a.units);
@@ -224,8 +230,17 @@ void Student::read(const at::Tensor& theta, const at::Tensor& lambda, const at::
                         images.size(3) == a.width,
                     "images have shape ", images.sizes(), "; this student takes [B, ", a.channels, ", ",
                     a.height, ", ", a.width, "]");
-  TORCH_CHECK_VALUE(theta.dim() == 1 && theta.numel() == parameter_count_, "parameters have shape ",
-                    theta.sizes(), "; this student has [", parameter_count_, "]");
+  for (const at::Tensor* point : {&theta, &lambda}) {
+    TORCH_CHECK_VALUE(!point->defined() || (point->dim() == 1 && point->numel() == parameter_count_),
+                      "parameters have shape ", point->sizes(), "; this student has [", parameter_count_,
+                      "]");
+  }
+  for (const at::Tensor* given : {&theta, &lambda, &images}) {
+    TORCH_CHECK_VALUE(
+        !given->defined() || (given->dtype() == options_.dtype() && given->device() == theta_.device()),
+        "a tensor is ", given->dtype(), " on ", given->device(), "; this student computes in ",
+        options_.dtype(), " on ", theta_.device());
+  }
   prepare(images.size(0));
   if (unfinished_) {
     drop_sums();
@@ -303,14 +318,25 @@ void Student::finish(int row, int64_t rows) {
   at::sum_out(of_bias, logit_gradients, {0});
 }
 
+void Student::check_labels(const at::Tensor& labels, int64_t images) const {
+  const bool hard = labels.dim() == 1 && labels.scalar_type() == at::kLong;
+  const bool soft =
+      labels.dim() == 2 && labels.size(1) == architecture_.classes && labels.dtype() == options_.dtype();
+  TORCH_CHECK_VALUE((hard || soft) && labels.size(0) == images && labels.device() == theta_.device(),
+                    "labels are ", labels.dtype(), " ", labels.sizes(), " on ", labels.device(),
+                    "; this student takes int64 [", images, "] or rows [", images, ", ",
+                    architecture_.classes, "] of ", options_.dtype(), " on ", theta_.device());
+}
+
 const at::Tensor& Student::gradient(const at::Tensor& theta, const at::Tensor& images,
                                     const at::Tensor& labels) {
+  check_labels(labels, images.size(0));
   read(theta, {}, images);
   const double scale = 1.0 / static_cast<double>(batch_);
   std::vector<at::Tensor> z(blocks_.size());
   for (Slice& slice : slices_) {
     forward(slice, z);
-    PYDISTILL_ON_DEVICE_OF(labels, softmax_xent_backward, slice.logits.value,
+    PYDISTILL_ON_DEVICE_OF(slice.losses, softmax_xent_backward, slice.logits.value,
                            labels.narrow(0, slice.first, slice.images), scale, slice.losses,
                            slice.logit_gradients.value, at::Tensor());
     const at::Tensor& features = blocks_.empty() ? slice.pixels : slice.blocks.back().out.value;
@@ -348,12 +374,13 @@ const at::Tensor& Student::classify(const at::Tensor& theta, const at::Tensor& i
 
 Student::Adjoint Student::adjoint(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images,
                                   const at::Tensor& labels, const Wanted& wanted) {
+  check_labels(labels, images.size(0));
   read(theta, lambda, images);
   const double scale = 1.0 / static_cast<double>(batch_);
   std::vector<Pair> z(blocks_.size());
   for (Slice& slice : slices_) {
     forward_jvp(slice, z);
-    PYDISTILL_ON_DEVICE_OF(labels, softmax_xent_backward_jvp, slice.logits.value, slice.logits.tangent,
+    PYDISTILL_ON_DEVICE_OF(slice.losses, softmax_xent_backward_jvp, slice.logits.value, slice.logits.tangent,
                            labels.narrow(0, slice.first, slice.images), scale, slice.losses,
                            slice.logit_gradients.value, slice.logit_gradients.tangent,
                            wanted.labels ? slice.label_gradients : at::Tensor());

@@ -1,13 +1,13 @@
 // A student: a network as a function of a flat parameter vector and a batch, with the two passes that
-// trajectory matching asks of it,
+// trajectory matching asks of it. With l the mean softmax cross-entropy of the batch and H its second
+// derivative in theta,
 //
-//   gradient   g = d l / d theta                                                    one step of its training
-//   adjoint    H lambda, and d/de of d l / dX and d l / dY, at theta + e lambda     one step of the sweep
-//   back
+//   the gradient pass gives   g = dl/dtheta: one step of its training;
+//   the adjoint pass gives    H lambda, and the derivatives of dl/dX and dl/dY along lambda: one step of the
+//   way back.
 //
-// where l is the mean softmax cross-entropy of the batch and H its second derivative in theta. The adjoint
-// pass goes forward with tangents and backward with tangents (forward over reverse); it keeps nothing between
-// steps.
+// The adjoint pass goes forward with tangents and backward with tangents (forward over reverse); it keeps
+// nothing between steps.
 //
 // A student owns the memory that its passes need, for batches up to a size told when it is made, and
 // allocates none of it again. On a CPU a batch is worked on in slices of so many images that what a slice
@@ -24,7 +24,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "architecture.h"
@@ -44,7 +43,6 @@ class Student {
           Products products, int64_t slice_bytes);
 
   int64_t parameters() const { return theta_.numel(); }
-  int64_t largest_batch() const { return largest_batch_; }
 
   // g at theta [P] for images [B, C, H, W] and labels ([B] int64, or rows [B, K]). The result is this
   // student's memory, [P], valid until its next pass; so are logits() [B, K] and losses() [B], each image's
@@ -80,6 +78,7 @@ class Student {
     int64_t channels;
     int64_t height;
     int64_t width;
+    int64_t of_an_image() const { return channels * height * width; }
     // For n images: the value first, or in gradients the tangent first, as LinearMap wants them.
     Pair of(int64_t images, bool tangent_first) const;
   };
@@ -110,7 +109,7 @@ class Student {
     const Parameter& shift() const { return settings.norm == kernels::Norm::kNone ? bias : norm_bias; }
   };
 
-  // A slice's share of everything, as views; [0] of a pair is the value.
+  // A slice's share of everything, as views.
   struct Slice {
     int64_t first;
     int64_t images;
@@ -138,6 +137,7 @@ class Student {
   int64_t bytes_of_an_image() const;
   void prepare(int64_t batch);
   void read(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images);
+  void check_labels(const at::Tensor& labels, int64_t images) const;
   void drop_sums();
   void forward(Slice& slice, std::vector<at::Tensor>& z);
   void forward_jvp(Slice& slice, std::vector<Pair>& z);
@@ -167,8 +167,8 @@ class Student {
   at::Tensor label_gradients_;  // [largest batch, K]
   at::Tensor logits_now_;
   at::Tensor losses_now_;
-  PairMemory dz_;  // of the largest block
-  PairMemory dout_;
+  at::Tensor dz_;  // memory of a pair, for the largest block
+  at::Tensor dout_;
   std::vector<Slice> slices_;
 };
 

@@ -1,6 +1,5 @@
 #include "sweep.h"
 
-#include <ATen/ops/index_add.h>
 #include <ATen/ops/index_select.h>
 
 #include "kernels.h"
@@ -21,8 +20,8 @@ void train_step(Student& student, const at::Tensor& theta, const at::Tensor& ima
 }
 
 void train(Student& student, const Recipe& recipe, const at::Tensor& lr, const at::Tensor& target,
-           const at::Tensor& points, const at::Tensor& sums) {
-  for (int64_t step = 0; step < lr.size(0); ++step) {
+           const at::Tensor& points, const at::Tensor& sums, int64_t first, int64_t last) {
+  for (int64_t step = first; step < last; ++step) {
     const auto at_step = static_cast<size_t>(step);
     train_step(student, points.select(0, step), recipe.rows(recipe.images[at_step], step),
                recipe.rows(recipe.labels[at_step], step).contiguous(), lr.select(0, step), target,
@@ -35,9 +34,9 @@ void move_adjoint(const at::Tensor& lambda, const at::Tensor& product, const at:
 }
 
 void sweep(Student& student, const Recipe& recipe, const at::Tensor& lr, const at::Tensor& points,
-           int64_t steps, const SweepWanted& wanted, const at::Tensor& lambda, const at::Tensor& lr_gradient,
-           const std::vector<at::Tensor>& gradients) {
-  for (int64_t step = steps; step-- > 0;) {
+           int64_t first, int64_t last, const SweepWanted& wanted, const at::Tensor& lambda,
+           const at::Tensor& lr_gradient, const std::vector<at::Tensor>& gradients) {
+  for (int64_t step = last; step-- > first;) {
     const auto at_step = static_cast<size_t>(step);
     const auto images = static_cast<size_t>(recipe.images[at_step]);
     const auto labels = static_cast<size_t>(recipe.labels[at_step]);

@@ -1,10 +1,13 @@
-// Trajectory matching's two sweeps over the steps of a student (see pydistill/matching/adjoint.py for the
-// formulas):
+// Trajectory matching's two sweeps over the steps of a student (pydistill/matching/adjoint.py has the
+// formulas).
 //
-//   train    theta_{k+1} = theta_k - lr_k g_k, with the distances of each theta_{k+1} to the target in the
-//   same pass sweep    back from step K to 0 with lambda_K = d L / d theta_K:
-//              dL/dX_k = -lr_k d<g_k, lambda_{k+1}>/dX_k,  likewise Y_k;   dL/dlr_k = -<g_k, lambda_{k+1}>
-//              lambda_k = lambda_{k+1} - lr_k H_k lambda_{k+1}     (exact; truncated keeps lambda_K)
+// Training:       theta_{k+1} = theta_k - lr_k g_k, and in the same pass the distances of theta_{k+1} to the
+// target.
+//
+// The way back:   lambda_K = dL/dtheta_K, and for k = K - 1 ... 0
+//                   dL/dX_k = -lr_k d<g_k, lambda_{k+1}>/dX_k, likewise Y_k;
+//                   dL/dlr_k = -<g_k, lambda_{k+1}>;
+//                   lambda_k = lambda_{k+1} - lr_k H_k lambda_{k+1}   (exact; truncated keeps lambda_K).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,10 +35,10 @@ void train_step(Student& student, const at::Tensor& theta, const at::Tensor& ima
                 const at::Tensor& lr, const at::Tensor& target, const at::Tensor& theta_next,
                 const at::Tensor& sums);
 
-// All steps: points [N + 1, P], of which the first is given and the others are written; sums [N + 1, 2]
-// likewise, all but the first; lr [N].
+// The steps [first, last): points [N + 1, P], of which points[first] is given and the next ones are written;
+// sums [N + 1, 2] likewise; lr [N].
 void train(Student& student, const Recipe& recipe, const at::Tensor& lr, const at::Tensor& target,
-           const at::Tensor& points, const at::Tensor& sums);
+           const at::Tensor& points, const at::Tensor& sums, int64_t first, int64_t last);
 
 // lambda [P] <- lambda - lr product
 void move_adjoint(const at::Tensor& lambda, const at::Tensor& product, const at::Tensor& lr);
@@ -47,10 +50,10 @@ struct SweepWanted {
   std::vector<bool> of_source;  // the gradient in each source
 };
 
-// Back from step `steps`: lambda [P] goes from lambda_K to lambda_0 in place; lr_gradient [N] and the
-// gradients, each like its source and zero at first, are added to.
+// Back over the steps last - 1 ... first: lambda [P] goes from lambda_last to lambda_first in place;
+// lr_gradient [N] and the gradients, each like its source and zero at first, are added to.
 void sweep(Student& student, const Recipe& recipe, const at::Tensor& lr, const at::Tensor& points,
-           int64_t steps, const SweepWanted& wanted, const at::Tensor& lambda, const at::Tensor& lr_gradient,
-           const std::vector<at::Tensor>& gradients);
+           int64_t first, int64_t last, const SweepWanted& wanted, const at::Tensor& lambda,
+           const at::Tensor& lr_gradient, const std::vector<at::Tensor>& gradients);
 
 }  // namespace pydistill::engine

@@ -3,6 +3,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/custom_class.h>
 
 #include <memory>
@@ -73,10 +74,10 @@ class Student : public torch::CustomClassHolder {
 
   void train(const at::Tensor& points, const at::Tensor& sums, const at::Tensor& target, const at::Tensor& lr,
              std::vector<at::Tensor> sources, std::vector<int64_t> images, std::vector<int64_t> labels,
-             std::vector<at::Tensor> index) {
+             std::vector<at::Tensor> index, int64_t first, int64_t last) {
     const Guard guard(points, mutex_);
     const Recipe recipe = {std::move(sources), std::move(images), std::move(labels), std::move(index)};
-    engine::train(*student_, recipe, lr, target, points, sums);
+    engine::train(*student_, recipe, lr, target, points, sums, first, last);
   }
 
   void train_step(const at::Tensor& points, const at::Tensor& sums, const at::Tensor& target,
@@ -86,17 +87,17 @@ class Student : public torch::CustomClassHolder {
                        target, points.select(0, step + 1), sums.select(0, step + 1));
   }
 
-  void sweep(const at::Tensor& points, int64_t steps, const at::Tensor& lr, std::vector<at::Tensor> sources,
-             std::vector<int64_t> images, std::vector<int64_t> labels, std::vector<at::Tensor> index,
-             bool exact, bool start_wanted, const at::Tensor& adjoint, const at::Tensor& lr_gradient,
-             const std::vector<at::Tensor>& gradients) {
+  void sweep(const at::Tensor& points, int64_t first, int64_t last, const at::Tensor& lr,
+             std::vector<at::Tensor> sources, std::vector<int64_t> images, std::vector<int64_t> labels,
+             std::vector<at::Tensor> index, bool exact, bool start_wanted, const at::Tensor& adjoint,
+             const at::Tensor& lr_gradient, const std::vector<at::Tensor>& gradients) {
     const Guard guard(points, mutex_);
     const Recipe recipe = {std::move(sources), std::move(images), std::move(labels), std::move(index)};
     engine::SweepWanted wanted = {exact, start_wanted, lr_gradient.numel() > 0, {}};
     for (const at::Tensor& gradient : gradients) {
       wanted.of_source.push_back(gradient.numel() > 0);
     }
-    engine::sweep(*student_, recipe, lr, points, steps, wanted, adjoint, lr_gradient, gradients);
+    engine::sweep(*student_, recipe, lr, points, first, last, wanted, adjoint, lr_gradient, gradients);
   }
 
   // (inner [], and what was asked for, else an empty tensor: product [P], images [B, C, H, W], labels [B, K])
@@ -135,6 +136,7 @@ class Student : public torch::CustomClassHolder {
 
    private:
     at::AutoDispatchBelowADInplaceOrView below_autograd_;
+    c10::impl::ExcludeDispatchKeyGuard no_autocast_{c10::autocast_dispatch_keyset};
     c10::DeviceGuard device_;
     std::unique_lock<std::mutex> lock_;
   };

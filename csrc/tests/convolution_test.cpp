@@ -111,8 +111,10 @@ struct Run {
     std::vector<T> z(static_cast<size_t>(shape.pixels() * outputs));
     std::vector<T> scratch(static_cast<size_t>(16 * rounded_up(block, loops.rows) * loops.panel));
     for (int64_t first = 0; first < shape.tiles.count(); first += block) {
-      loops.outputs(shape.tiles, inputs, outputs, terms.data(), static_cast<int>(terms.size()), first,
-                    std::min(first + block, shape.tiles.count()), padded, scratch.data(), z.data());
+      for (int64_t panel = 0; panel < panels(outputs); ++panel) {
+        loops.outputs(shape.tiles, inputs, outputs, panel, terms.data(), static_cast<int>(terms.size()),
+                      first, std::min(first + block, shape.tiles.count()), padded, scratch.data(), z.data());
+      }
     }
     return z;
   }

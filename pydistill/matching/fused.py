@@ -18,6 +18,8 @@ from pydistill.matching.selection import distance_sums
 from pydistill.nn import MLP
 from pydistill.nn.fused import fused_student, why_not_fused
 
+STEPS_A_CALL = 4
+
 __all__ = ["FusedSweep", "image_shapes", "match_by_fused", "why_not_fused", "why_not_these_images"]
 
 
@@ -83,7 +85,10 @@ class FusedSweep(Sweep):
         lr = self.step_lrs(problem.lr)
         if not self.augmented:
             sources = [source.detach() for source in plan.sources]
-            self.student.train(points, sums, target, lr, sources, self.images, self.labels, self.index)
+            recipe = (sources, self.images, self.labels, self.index)
+            for first in range(0, problem.steps, STEPS_A_CALL):
+                last = min(first + STEPS_A_CALL, problem.steps)
+                self.student.train(points, sums, target, lr, *recipe, first, last)
         else:
             for step in range(problem.steps):
                 images, labels = plan.rows(plan.sources, step)
@@ -105,9 +110,13 @@ class FusedSweep(Sweep):
         if not self.augmented:
             values = [source.detach() for source in sources]
             recipe = (values, self.images, self.labels, self.index)
-            self.student.sweep(self.points, self.step, rates, *recipe, exact, needed.start, adjoint, of_lr, gradients)
+            wanted = (exact, needed.start, adjoint, of_lr, gradients)
+            for last in range(self.step, 0, -STEPS_A_CALL):
+                first = max(0, last - STEPS_A_CALL)
+                self.student.sweep(self.points, first, last, rates, *recipe, *wanted)
         else:
-            self._go_back_step_by_step(adjoint, rates, sources, needed, of_lr, gradients)
+            with torch.autocast(adjoint.device.type, enabled=False):  # the forward sweep had none
+                self._go_back_step_by_step(adjoint, rates, sources, needed, of_lr, gradients)
         lr_gradient = (of_lr.sum() if lr.ndim == 0 else of_lr) if needed.lr else None
         found = [each if wanted else None for each, wanted in zip(gradients, needed.sources, strict=True)]
         return adjoint, lr_gradient, list(found)

@@ -32,7 +32,7 @@ _runners: dict[str, Callable[[Problem], Match]] = {
     "torch": match_by_adjoint,
     "autograd": match_by_autograd,
 }
-_announced: set[tuple[str, str, str]] = set()
+_announced: set[tuple[str, str, str, str]] = set()
 
 
 def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan | None = None) -> tuple[str, str]:
@@ -73,11 +73,11 @@ def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan
 
 
 def _announce(model: nn.Module, device: torch.device, chosen: str, why: str) -> None:
-    """Say once which backend `auto` took."""
-    key = (type(model).__name__, str(device), chosen)
+    """Say which backend `auto` took and why, once for each network, device and reason."""
+    key = (type(model).__name__, str(device), chosen, why)
     if key not in _announced:
         _announced.add(key)
-        _log.info("matching %s on %s with backend '%s': %s", *key, why)
+        _log.info("matching %s on %s with backend '%s': %s", *key)
 
 
 def match(

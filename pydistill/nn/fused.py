@@ -6,6 +6,7 @@ labels)` is (∇ℓ [P], each image's share of the mean loss [B], logits [B, K])
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
@@ -22,6 +23,7 @@ from pydistill.nn.mlp import MLP
 from pydistill.ops.extension import load_extension
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+STUDENTS_KEPT = 4
 
 
 def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
@@ -46,7 +48,10 @@ def why_not_a_student(model: nn.Module) -> str | None:
         return f"it knows the norms instance and none, not {model.norm}"
     if _was_changed(model):
         return f"this {type(model).__name__} was changed after it was made"
-    if any(getattr(module, hooks) for module in model.modules() for hooks in HOOKS):
+    everywhere = torch.nn.modules.module  # where hooks on all modules are kept
+    if any(getattr(everywhere, f"_global{hooks}") for hooks in HOOKS) or any(
+        getattr(module, hooks) for module in model.modules() for hooks in HOOKS
+    ):
         return f"this {type(model).__name__} has hooks, which it would not call"
     return None
 
@@ -100,23 +105,34 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
         )
     sizes = (channels, *plane, model.num_classes, model.width, model.depth)
     if isinstance(model, MLP):
-        return _student("mlp", (*sizes, 0), "none", "none", 0.0, like.dtype, like.device, images[0])
+        return _kept_student(("mlp", (*sizes, 0), "none", "none", 0.0), like, images[0])
     norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]
     eps = norms[0].eps if norms else 0.0
-    shape = (*sizes, model.first_padding)
-    return _student("convnet", shape, model.norm, model.pooling, eps, like.dtype, like.device, images[0])
+    return _kept_student(("convnet", (*sizes, model.first_padding), model.norm, model.pooling, eps), like, images[0])
 
 
-@lru_cache(maxsize=4)
-def _student(
-    kind: str,
-    sizes: tuple[int, ...],
-    norm: str,
-    pooling: str,
-    eps: float,
-    dtype: torch.dtype,
-    device: torch.device,
-    largest_batch: int,
-) -> Any:
-    like = torch.empty(0, dtype=dtype, device=device)
-    return torch.classes.pydistill.Student(kind, list(sizes), norm, pooling, eps, like, largest_batch, "own", 0)
+def release_students() -> None:
+    """Give back the memory of the students that are kept for the next call and not in use."""
+    _students.clear()
+
+
+_students: OrderedDict[tuple[Any, ...], tuple[int, Any]] = OrderedDict()
+
+
+def _kept_student(network: tuple[Any, ...], like: Tensor, largest_batch: int) -> Any:
+    """A student for batches of at least that size: one that is kept, or a new one in its place.
+
+    On a GPU each stream has its own, since the memory of one's passes is ordered by its stream alone.
+    """
+    stream = torch.cuda.current_stream(like.device).cuda_stream if like.device.type == "cuda" else 0
+    key = (network, like.dtype, like.device, stream)
+    largest, student = _students.pop(key, (0, None))
+    if largest < largest_batch:
+        kind, sizes, norm, pooling, eps = network
+        largest = largest_batch
+        new = torch.classes.pydistill.Student
+        student = new(kind, list(sizes), norm, pooling, eps, like.new_empty(0), largest, "own", 0)
+    _students[key] = largest, student
+    while len(_students) > STUDENTS_KEPT:
+        _students.popitem(last=False)
+    return student

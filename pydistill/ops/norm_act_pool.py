@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from pydistill import reference
 from pydistill.ops.extension import load_extension
 from pydistill.ops.modes import needs_plain_torch
+from pydistill.ops.no_derivative import refuse_derivative
 from pydistill.reference.norm_act_pool import check_backward, check_norm_act_pool, check_tangents, out_shape
 
 _COMPILED_FOR = load_extension().device_types
@@ -267,12 +268,6 @@ def _backward(ctx: Any, of_out: Tensor | None, of_stats: Tensor | None) -> tuple
     return *(grad if wanted else None for grad, wanted in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 3
 
 
-def _no_derivative(ctx: Any, *grads: Tensor | None) -> NoReturn:
-    raise RuntimeError(
-        "norm_act_pool gives first derivatives only; pydistill.reference.norm_act_pool gives derivatives of any order"
-    )
-
-
 if _COMPILED_FOR:
     torch.library.register_fake("pydistill::norm_act_pool", _fake)
     torch.library.register_fake("pydistill::norm_act_pool_backward", _fake_backward)
@@ -280,4 +275,4 @@ if _COMPILED_FOR:
     torch.library.register_fake("pydistill::norm_act_pool_backward_jvp", _fake_backward_jvp)
     torch.library.register_autograd("pydistill::norm_act_pool", _backward, setup_context=_setup_context)
     for _name in ("backward", "jvp", "backward_jvp"):
-        torch.library.register_autograd(f"pydistill::norm_act_pool_{_name}", _no_derivative)
+        refuse_derivative(f"norm_act_pool_{_name}")

@@ -138,15 +138,18 @@ def test_numbers_that_are_not_finite_leave_no_trace(model: Network, products: st
 
 @pytest.mark.parametrize("products", PRODUCTS)
 @pytest.mark.parametrize("model", [convnet(), mlp()], ids=["convnet", "mlp"])
-def test_a_pass_that_ended_in_an_exception_leaves_no_trace(model: Network, products: str) -> None:
+def test_arguments_that_do_not_fit_are_refused_and_leave_no_trace(model: Network, products: str) -> None:
     student = student_of(model, 5, products=products, slice_bytes=1)
     at = point_of(model, 5)
     before = by_engine(student, at)
-    for _ in range(2):  # the labels run out at the third image, when two have been added up
-        with pytest.raises(RuntimeError, match=r"start .* length"):
-            student.gradient(at.theta, at.images, at.labels[:2])
-        with pytest.raises(RuntimeError, match=r"start .* length"):
-            student.adjoint(at.theta, at.direction, at.images, at.labels[:2], True, True, False)
+    with pytest.raises(ValueError, match=r"labels are .*\[2\]"):
+        student.gradient(at.theta, at.images, at.labels[:2])
+    with pytest.raises(ValueError, match=r"labels are .*\[5, 2\]"):
+        student.adjoint(at.theta, at.direction, at.images, torch.zeros(5, 2).double(), True, True, True)
+    with pytest.raises(ValueError, match="a tensor is float on cpu; this student computes in double"):
+        student.gradient(at.theta, at.images.float(), at.labels)
+    with pytest.raises(ValueError, match="parameters have shape"):
+        student.adjoint(at.theta, at.direction[1:], at.images, at.labels, True, True, False)
     assert same_bits(by_engine(student, at), before)
 
 

@@ -156,7 +156,8 @@ def test_images_that_are_one_image_seen_many_times() -> None:
 def test_backward_twice() -> None:
     case = make_case(steps=4)
     images = case.images.clone().requires_grad_()
-    loss = match(case.model, case.start, case.target, Batches(images, case.labels, case.index), 0.1).loss
+    batches = Batches(images, case.labels, case.index)
+    loss = match(case.model, case.start, case.target, batches, 0.1, backend="fused").loss
     one, other = (torch.autograd.grad(3 * loss, images, retain_graph=retain)[0] for retain in (True, False))
     assert torch.equal(one, other)
 

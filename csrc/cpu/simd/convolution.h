@@ -1,4 +1,4 @@
-// The loops of 3x3 convolutions over vector registers, as cpu/convolution.cpp runs them on its threads. No
+// The loops of 3x3 convolutions over vector registers, as engine/convolution_cpu.cpp runs them on threads. No
 // torch here.
 //
 // Images are channels-last, [images, height, width, channels]. What is multiplied is kept in panels of
@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "../../kernels/host_device.h"
 #include "../isa.h"
 
 namespace pydistill::cpu {
@@ -19,9 +20,9 @@ struct Tiles {
   int64_t height;  // of a plane, in pixels
   int64_t width;
 
-  int64_t rows() const { return (height + 1) / 2; }
-  int64_t columns() const { return (width + 1) / 2; }
-  int64_t count() const { return images * rows() * columns(); }
+  PYDISTILL_HOST_DEVICE int64_t rows() const { return (height + 1) / 2; }
+  PYDISTILL_HOST_DEVICE int64_t columns() const { return (width + 1) / 2; }
+  PYDISTILL_HOST_DEVICE int64_t count() const { return images * rows() * columns(); }
 };
 
 // A spectrum holds 16 matrices, one for each of the 4x4 positions of a transformed tile:
@@ -59,10 +60,11 @@ struct ConvolutionLoops {
   void (*transform_gradients)(const Tiles& tiles, int64_t channels, const T* gradients, int64_t first,
                               int64_t last, int64_t padded_tiles, T* spectrum);
 
-  // The outputs of the tiles [first, last), `first` a multiple of `rows`: A' [sum of terms] A. `scratch`
-  // holds [16, last - first rounded up, panel].
-  void (*outputs)(const Tiles& tiles, int64_t inputs, int64_t outputs, const SpectralTerm<T>* terms,
-                  int terms_count, int64_t first, int64_t last, int64_t padded_tiles, T* scratch, T* images);
+  // One panel of the outputs of the tiles [first, last), `first` a multiple of `rows`: A' [sum of terms] A.
+  // `scratch` holds [16, last - first rounded up, panel].
+  void (*outputs)(const Tiles& tiles, int64_t inputs, int64_t outputs, int64_t panel,
+                  const SpectralTerm<T>* terms, int terms_count, int64_t first, int64_t last,
+                  int64_t padded_tiles, T* scratch, T* images);
 
   // Adds the terms to the spectrum of the weight gradient at one of the 16 positions, for the panels of
   // outputs [first, last): sums [16, panels of outputs, inputs rounded up to whole blocks, panel].

@@ -166,58 +166,55 @@ void transform_gradients(const Tiles& tiles, int64_t channels, const T* gradient
 }
 
 template <typename T>
-void outputs(const Tiles& tiles, int64_t inputs, int64_t outputs, const SpectralTerm<T>* terms,
+void outputs(const Tiles& tiles, int64_t inputs, int64_t outputs, int64_t panel, const SpectralTerm<T>* terms,
              int terms_count, int64_t first, int64_t last, int64_t padded_tiles, T* scratch, T* images) {
   using V = Lanes<T>;
   const int64_t input_panels = panels_of(inputs, kPanel<T>);
   const int64_t output_panels = panels_of(outputs, kPanel<T>);
   const int64_t block_tiles = (last - first + kRows - 1) / kRows * kRows;
-  for (int64_t panel = 0; panel < output_panels; ++panel) {
-    for (int64_t position = 0; position < kPositions; ++position) {
-      for (int64_t tile = 0; tile < block_tiles; tile += kRows) {
-        Block<T> block;
-        for (int each = 0; each < terms_count; ++each) {
-          const T* left =
-              terms[each].images + (position * input_panels * padded_tiles + first + tile) * kPanel<T>;
-          const T* right = terms[each].weights + (position * output_panels + panel) * inputs * kPanel<T>;
-          for (int64_t input = 0; input < inputs; input += kPanel<T>) {
-            block.add(least(kPanel<T>, inputs - input), left, kPanel<T>, 1, right, kPanel<T>);
-            left += padded_tiles * kPanel<T>;
-            right += kPanel<T> * kPanel<T>;
-          }
-        }
-        T* to = scratch + (position * block_tiles + tile) * kPanel<T>;
-#pragma GCC unroll 8
-        for (int row = 0; row < kRows; ++row) {
-          block.sums[row][0].store(to + row * kPanel<T>);
-          block.sums[row][1].store(to + row * kPanel<T> + V::kSize);
+  for (int64_t position = 0; position < kPositions; ++position) {
+    for (int64_t tile = 0; tile < block_tiles; tile += kRows) {
+      Block<T> block;
+      for (int each = 0; each < terms_count; ++each) {
+        const T* left =
+            terms[each].images + (position * input_panels * padded_tiles + first + tile) * kPanel<T>;
+        const T* right = terms[each].weights + (position * output_panels + panel) * inputs * kPanel<T>;
+        for (int64_t input = 0; input < inputs; input += kPanel<T>) {
+          block.add(least(kPanel<T>, inputs - input), left, kPanel<T>, 1, right, kPanel<T>);
+          left += padded_tiles * kPanel<T>;
+          right += kPanel<T> * kPanel<T>;
         }
       }
+      T* to = scratch + (position * block_tiles + tile) * kPanel<T>;
+#pragma GCC unroll 8
+      for (int row = 0; row < kRows; ++row) {
+        block.sums[row][0].store(to + row * kPanel<T>);
+        block.sums[row][1].store(to + row * kPanel<T> + V::kSize);
+      }
     }
-    for (int64_t index = first; index < last; ++index) {
-      const Tile tile = tile_at(tiles, index);
-      T* image = images + tile.image * tiles.height * tiles.width * outputs;
-      for (int64_t column = 0; column < kPanel<T>; column += V::kSize) {
-        const int64_t channel = panel * kPanel<T> + column;
-        const int64_t count = least(outputs - channel, V::kSize);
-        if (count <= 0) {
-          continue;
-        }
-        V products[16];
+  }
+  for (int64_t index = first; index < last; ++index) {
+    const Tile tile = tile_at(tiles, index);
+    T* image = images + tile.image * tiles.height * tiles.width * outputs;
+    for (int64_t column = 0; column < kPanel<T>; column += V::kSize) {
+      const int64_t channel = panel * kPanel<T> + column;
+      const int64_t count = least(outputs - channel, V::kSize);
+      if (count <= 0) {
+        continue;
+      }
+      V products[16];
 #pragma GCC unroll 16
-        for (int64_t position = 0; position < kPositions; ++position) {
-          products[position] =
-              V::load(scratch + (position * block_tiles + index - first) * kPanel<T> + column);
-        }
-        V pixels[4];
-        winograd::both<4, 2>(winograd::Output<V>(), products, pixels);
+      for (int64_t position = 0; position < kPositions; ++position) {
+        products[position] = V::load(scratch + (position * block_tiles + index - first) * kPanel<T> + column);
+      }
+      V pixels[4];
+      winograd::both<4, 2>(winograd::Output<V>(), products, pixels);
 #pragma GCC unroll 4
-        for (int each = 0; each < 4; ++each) {
-          const int64_t row = tile.row + each / 2;
-          const int64_t pixel = tile.column + each % 2;
-          if (row < tiles.height && pixel < tiles.width) {
-            store_up_to(pixels[each], image + (row * tiles.width + pixel) * outputs + channel, count);
-          }
+      for (int each = 0; each < 4; ++each) {
+        const int64_t row = tile.row + each / 2;
+        const int64_t pixel = tile.column + each % 2;
+        if (row < tiles.height && pixel < tiles.width) {
+          store_up_to(pixels[each], image + (row * tiles.width + pixel) * outputs + channel, count);
         }
       }
     }

@@ -2,6 +2,10 @@
 // PYDISTILL_ISA_AVX512, PYDISTILL_ISA_AVX2 or neither. It sets the compiler's target for all that follows.
 #pragma once
 
+#if defined(__clang__) || !defined(__GNUC__)
+#error "pydistill's loops over vector registers are written for g++ (docs/building.md)"
+#endif
+
 #if defined(PYDISTILL_ISA_AVX512)
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi,bmi2,prefer-vector-width=512")
 #define PYDISTILL_ISA avx512
