@@ -298,7 +298,7 @@ def test_a_second_derivative_raises(by: int) -> None:
         pydistill.ops.norm_act_pool(*inputs).square().sum(), inputs[by], create_graph=True
     )
     penalty = gradient.square().sum() + sum(each.square().sum() for each in inputs)
-    with pytest.raises(RuntimeError, match="first derivatives only"):
+    with pytest.raises(RuntimeError, match="gives no derivative"):
         penalty.backward()
 
 
@@ -307,7 +307,7 @@ def test_a_second_derivative_raises(by: int) -> None:
 def test_a_derivative_of_the_derivatives_raises(phase: str) -> None:
     problem = Problem((2, 3, 4, 4))
     problem.z = tuple(each.requires_grad_() for each in problem.z.unbind())
-    with pytest.raises(RuntimeError, match="first derivatives only"):
+    with pytest.raises(RuntimeError, match="gives no derivative"):
         problem.run(phase)[0].sum().backward()
 
 
