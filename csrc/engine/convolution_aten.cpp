@@ -88,6 +88,15 @@ class AtenConvolution final : public LinearMap {
     }
   }
 
+  std::unique_ptr<LinearMap> sibling() const override {
+    auto made = std::make_unique<AtenConvolution>(shape_, weight_.options());
+    made->weight_ = weight_;
+    made->weight_tangent_ = weight_tangent_;
+    return made;
+  }
+
+  at::Tensor sum() const override { return sum_; }
+
  private:
   // The convolution of x, or its transpose: the gradient in x of what the convolution makes of it. Not every
   // library behind it keeps the memory channels-last (in float64 a GPU's does not).

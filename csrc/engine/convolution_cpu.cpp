@@ -43,14 +43,34 @@ T* numbers_of(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.mutable_data_ptr<T>() : nullptr;
 }
 
+// Memory that a map uses for a while and keeps nothing in. It grows and never shrinks.
+class Scratch {
+ public:
+  explicit Scratch(at::TensorOptions options) : options_(options) {}
+  // One dimension, at least `count` numbers, of undefined value; the same memory for the same `slot`.
+  at::Tensor numbers(int slot, int64_t count);
+
+ private:
+  static constexpr int kSlots = 3;
+  at::TensorOptions options_;
+  at::Tensor slots_[kSlots];
+};
+
+at::Tensor Scratch::numbers(int slot, int64_t count) {
+  at::Tensor& own = slots_[slot];
+  if (!own.defined() || own.numel() < count) {
+    own = at::empty({count}, options_);
+  }
+  return own;
+}
+
 // Any but the first layer: one ring of zeros, so that x and z have the same plane. The gradient in the input
 // is the same convolution with the windows turned and the channels' roles exchanged.
 template <typename T>
 class WinogradConvolution final : public LinearMap {
  public:
-  WinogradConvolution(const ConvolutionShape& shape, at::TensorOptions options,
-                      std::shared_ptr<Scratch> scratch)
-      : shape_(shape), options_(options), scratch_(std::move(scratch)) {
+  WinogradConvolution(const ConvolutionShape& shape, at::TensorOptions options)
+      : shape_(shape), options_(options), scratch_(options) {
     images_ = at::empty({spectrum_size(shape_.inputs)}, options_);
     sums_ = at::zeros(
         {kPositions * rounded_up(shape_.outputs, loops_.panel) * rounded_up(shape_.inputs, loops_.rows)},
@@ -84,14 +104,14 @@ class WinogradConvolution final : public LinearMap {
   at::Tensor input_gradient(const at::Tensor& dz, const at::Tensor& into) override {
     const int64_t size = spectrum_size(shape_.outputs);
     return convolve({dz, {}}, {into, {}}, shape_.outputs, shape_.inputs, turned_,
-                    {scratch_->numbers(0, size), {}})
+                    {scratch_.numbers(0, size), {}})
         .value;
   }
 
   Pair input_gradient_jvp(const Pair& dz, const Pair& into) override {
     const int64_t size = spectrum_size(shape_.outputs);
     return convolve(dz, into, shape_.outputs, shape_.inputs, turned_,
-                    {scratch_->numbers(0, size), scratch_->numbers(1, size)});
+                    {scratch_.numbers(0, size), scratch_.numbers(1, size)});
   }
 
   void add_weight_gradient(const at::Tensor& /*x*/, const at::Tensor& dz) override {
@@ -114,6 +134,15 @@ class WinogradConvolution final : public LinearMap {
     });
     sums_.zero_();
   }
+
+  std::unique_ptr<LinearMap> sibling() const override {
+    auto made = std::make_unique<WinogradConvolution>(shape_, options_);
+    made->weights_ = weights_;
+    made->turned_ = turned_;
+    return made;
+  }
+
+  at::Tensor sum() const override { return sums_; }
 
  private:
   Tiles tiles(int64_t images) const { return {images, shape_.height, shape_.width}; }
@@ -150,7 +179,7 @@ class WinogradConvolution final : public LinearMap {
     const int64_t padded = padded_tiles(images);
     const int64_t blocks = padded / loops_.rows;
     const int64_t scratch_each = kPositions * rounded_up(kTilesAtATime, loops_.rows) * loops_.panel;
-    T* scratch = numbers_of<T>(scratch_->numbers(2, scratch_each * at::get_num_threads()));
+    T* scratch = numbers_of<T>(scratch_.numbers(2, scratch_each * at::get_num_threads()));
     const bool tangents = z.tangent.defined();
     const SpectralTerm<T> value[] = {{numbers_of<T>(spectrum.value), numbers_of<T>(weights[0])}};
     const SpectralTerm<T> tangent[] = {{numbers_of<T>(spectrum.tangent), numbers_of<T>(weights[0])},
@@ -205,7 +234,7 @@ class WinogradConvolution final : public LinearMap {
   }
 
   const T* transform(const at::Tensor& dz, int slot) {
-    const at::Tensor spectrum = scratch_->numbers(slot, spectrum_size(shape_.outputs));
+    const at::Tensor spectrum = scratch_.numbers(slot, spectrum_size(shape_.outputs));
     const Tiles all = tiles(dz.size(0));
     const int64_t padded = padded_tiles(dz.size(0));
     in_parallel(all.count(), shape_.outputs * 32, [&](int64_t first, int64_t last) {
@@ -233,7 +262,7 @@ class WinogradConvolution final : public LinearMap {
   const ConvolutionLoops<T>& loops_ = cpu::convolution_loops<T>();
   ConvolutionShape shape_;
   at::TensorOptions options_;
-  std::shared_ptr<Scratch> scratch_;
+  Scratch scratch_;
   std::array<at::Tensor, 2> weights_;  // the spectra of the weights and of their tangents
   std::array<at::Tensor, 2> turned_;   // the same for the gradient in the input
   at::Tensor images_;                  // the spectrum of the last x
@@ -246,10 +275,10 @@ class WinogradConvolution final : public LinearMap {
 template <typename T>
 class WindowConvolution final : public LinearMap {
  public:
-  WindowConvolution(const ConvolutionShape& shape, at::TensorOptions options,
-                    std::shared_ptr<Scratch> scratch)
+  WindowConvolution(const ConvolutionShape& shape, at::TensorOptions options)
       : shape_(shape),
-        scratch_(std::move(scratch)),
+        options_(options),
+        scratch_(options),
         depth_(9 * shape.inputs),
         window_row_(rounded_up(depth_, loops_.rows)),
         pixels_(shape.output_height() * shape.output_width()) {
@@ -324,6 +353,15 @@ class WindowConvolution final : public LinearMap {
     sums_.zero_();
   }
 
+  std::unique_ptr<LinearMap> sibling() const override {
+    auto made = std::make_unique<WindowConvolution>(shape_, options_);
+    made->weights_ = weights_;
+    made->transposed_ = transposed_;
+    return made;
+  }
+
+  at::Tensor sum() const override { return sums_; }
+
  private:
   int64_t sums_size() const { return window_row_ * rounded_up(shape_.outputs, loops_.panel); }
 
@@ -391,7 +429,7 @@ class WindowConvolution final : public LinearMap {
     const int64_t images = dz[0].size(0);
     const int terms = dz[1].defined() ? 2 : 1;
     const int64_t size_each = pixels_ * depth_;
-    T* scratch = numbers_of<T>(scratch_->numbers(2, size_each * at::get_num_threads()));
+    T* scratch = numbers_of<T>(scratch_.numbers(2, size_each * at::get_num_threads()));
     const int64_t input_size = shape_.height * shape_.width * shape_.inputs;
     in_parallel(images, terms * pixels_ * depth_ * shape_.outputs, [&](int64_t first, int64_t last) {
       T* windows = scratch + size_each * at::get_thread_num();
@@ -428,7 +466,8 @@ class WindowConvolution final : public LinearMap {
 
   const ConvolutionLoops<T>& loops_ = cpu::convolution_loops<T>();
   ConvolutionShape shape_;
-  std::shared_ptr<Scratch> scratch_;
+  at::TensorOptions options_;
+  Scratch scratch_;
   int64_t depth_;                         // numbers in a window
   int64_t window_row_;                    // the same, filled up to whole blocks with zeros
   int64_t pixels_;                        // of an output plane
@@ -440,22 +479,13 @@ class WindowConvolution final : public LinearMap {
 
 }  // namespace
 
-at::Tensor Scratch::numbers(int slot, int64_t count) {
-  at::Tensor& own = slots_[slot];
-  if (!own.defined() || own.numel() < count) {
-    own = at::empty({count}, options_);
-  }
-  return own;
-}
-
-std::unique_ptr<LinearMap> cpu_convolution(const ConvolutionShape& shape, at::TensorOptions options,
-                                           const std::shared_ptr<Scratch>& scratch) {
+std::unique_ptr<LinearMap> cpu_convolution(const ConvolutionShape& shape, at::TensorOptions options) {
   std::unique_ptr<LinearMap> made;
   AT_DISPATCH_FLOATING_TYPES(c10::typeMetaToScalarType(options.dtype()), "pydistill::convolution", [&] {
     if (shape.first) {
-      made = std::make_unique<WindowConvolution<scalar_t>>(shape, options, scratch);
+      made = std::make_unique<WindowConvolution<scalar_t>>(shape, options);
     } else {
-      made = std::make_unique<WinogradConvolution<scalar_t>>(shape, options, scratch);
+      made = std::make_unique<WinogradConvolution<scalar_t>>(shape, options);
     }
   });
   return made;

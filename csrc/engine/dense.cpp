@@ -71,6 +71,15 @@ class Dense final : public LinearMap {
     sum_.zero_();
   }
 
+  std::unique_ptr<LinearMap> sibling() const override {
+    auto made = std::make_unique<Dense>(channels_, pixels_, outputs_, weight_.options());
+    made->weight_ = weight_;
+    made->weight_tangent_ = weight_tangent_;
+    return made;
+  }
+
+  at::Tensor sum() const override { return sum_; }
+
  private:
   // Channels-last memory as a matrix [n, pixels * channels].
   static at::Tensor rows(const at::Tensor& x) {

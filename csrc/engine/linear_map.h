@@ -46,6 +46,11 @@ class LinearMap {
   virtual void add_weight_gradient_jvp(const Pair& x, const Pair& dz) = 0;
   // Writes the sum, in the layout of the weights, and starts a new one.
   virtual void take_weight_gradient(const at::Tensor& weight_gradient) = 0;
+
+  // Another map that multiplies by the weights that this one reads, with memory and a sum of its own.
+  virtual std::unique_ptr<LinearMap> sibling() const = 0;
+  // The sum so far, in a layout of the map's own; adding a sibling's to it adds what that has summed.
+  virtual at::Tensor sum() const = 0;
 };
 
 struct ConvolutionShape {
@@ -61,23 +66,9 @@ struct ConvolutionShape {
   int64_t output_width() const { return width + 2 * padding - 2; }
 };
 
-// Memory that linear maps use one after the other, none keeping anything in it. It grows and never shrinks.
-class Scratch {
- public:
-  explicit Scratch(at::TensorOptions options) : options_(options) {}
-  // One dimension, at least `count` numbers, of undefined value; the same memory for the same `slot`.
-  at::Tensor numbers(int slot, int64_t count);
-
- private:
-  static constexpr int kSlots = 3;
-  at::TensorOptions options_;
-  at::Tensor slots_[kSlots];
-};
-
 // 3x3 convolutions over the CPU's vector registers: the first layer by unrolled windows, the others by
 // Winograd's minimal filtering.
-std::unique_ptr<LinearMap> cpu_convolution(const ConvolutionShape& shape, at::TensorOptions options,
-                                           const std::shared_ptr<Scratch>& scratch);
+std::unique_ptr<LinearMap> cpu_convolution(const ConvolutionShape& shape, at::TensorOptions options);
 
 // 3x3 convolutions by ATen, on any device.
 std::unique_ptr<LinearMap> aten_convolution(const ConvolutionShape& shape, at::TensorOptions options);

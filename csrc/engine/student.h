@@ -72,15 +72,16 @@ class Student {
   const at::Tensor& losses() const { return losses_now_; }
 
  private:
-  // The memory of a value and its tangent for one slice, one behind the other.
-  struct PairMemory {
-    at::Tensor numbers;
+  // What a block makes of one image.
+  struct Planes {
     int64_t channels;
     int64_t height;
     int64_t width;
-    int64_t of_an_image() const { return channels * height * width; }
-    // For n images: the value first, or in gradients the tangent first, as LinearMap wants them.
-    Pair of(int64_t images, bool tangent_first) const;
+
+    int64_t numbers() const { return channels * height * width; }
+    // A value and its tangent for n images in `memory`, one behind the other: the value first, or in
+    // gradients the tangent first, as LinearMap wants them. Undefined if the memory is.
+    Pair views(const at::Tensor& memory, int64_t images, bool tangent_first) const;
   };
 
   struct Parameter {
@@ -92,25 +93,39 @@ class Student {
   };
 
   struct Block {
-    std::unique_ptr<LinearMap> map;
     kernels::NormActPoolSettings settings;
     Parameter weight;
     Parameter bias;
     Parameter norm_weight;
     Parameter norm_bias;
-    PairMemory z;
-    PairMemory out;
+    Planes z;
+    Planes out;
     at::Tensor parameter_grads;  // [largest batch, 4, channels]
     at::Tensor sums;             // [4, channels]
-    at::Tensor stats;            // [images of a slice, 4, channels]
 
     // What norm_act_pool calls weight and bias: without a norm its bias is that of the linear map.
     const Parameter& scale() const { return norm_weight; }
     const Parameter& shift() const { return settings.norm == kernels::Norm::kNone ? bias : norm_bias; }
   };
 
+  // What working on a slice needs of its own. Two threads have a desk each and share a batch's slices, so
+  // that neither waits for the other until the end.
+  struct Desk {
+    struct OfBlock {
+      std::unique_ptr<LinearMap> map;
+      at::Tensor z;      // memory of a pair
+      at::Tensor out;    // memory of a pair
+      at::Tensor stats;  // [images of a slice, 4, channels]
+    };
+    std::vector<OfBlock> blocks;
+    std::unique_ptr<LinearMap> head;
+    at::Tensor dz;  // memory of a pair, for the largest block
+    at::Tensor dout;
+  };
+
   // A slice's share of everything, as views.
   struct Slice {
+    size_t desk;
     int64_t first;
     int64_t images;
     at::Tensor pixels;
@@ -135,23 +150,32 @@ class Student {
   void add_parameter(Parameter& parameter, std::vector<int64_t> shape);
   void make_views();
   int64_t bytes_of_an_image() const;
+  int64_t multiplications_of_an_image() const;
   void prepare(int64_t batch);
   void read(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images);
   void check_labels(const at::Tensor& labels, int64_t images) const;
   void drop_sums();
-  void forward(Slice& slice, std::vector<at::Tensor>& z);
-  void forward_jvp(Slice& slice, std::vector<Pair>& z);
+  Desk make_desk() const;
+  template <typename Work>
+  void on_slices(const Work& work);
+  std::vector<at::Tensor> forward(Slice& slice);
+  std::vector<Pair> forward_jvp(Slice& slice);
+  void gradient_of(Slice& slice, const at::Tensor& labels);
+  void adjoint_of(Slice& slice, const at::Tensor& labels, const Wanted& wanted);
   void finish(int row, int64_t rows);
 
   Architecture architecture_;
   at::TensorOptions options_;
   int64_t largest_batch_;
   int64_t slice_images_;
+  Products products_;
   int64_t batch_ = 0;
   bool unfinished_ = false;  // a pass has begun and not ended
 
   std::vector<Block> blocks_;
-  std::unique_ptr<LinearMap> head_;
+  std::vector<ConvolutionShape> shapes_;  // of the blocks' maps
+  Planes features_;                       // what the head reads
+  std::vector<Desk> desks_;
   Parameter head_weight_;
   Parameter head_bias_;
   int64_t parameter_count_ = 0;
@@ -167,8 +191,6 @@ class Student {
   at::Tensor label_gradients_;  // [largest batch, K]
   at::Tensor logits_now_;
   at::Tensor losses_now_;
-  at::Tensor dz_;  // memory of a pair, for the largest block
-  at::Tensor dout_;
   std::vector<Slice> slices_;
 };
 

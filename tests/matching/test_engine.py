@@ -261,3 +261,20 @@ def test_narrower_instruction_sets(isa: str) -> None:
     errors = [float(line) for line in ran.stdout.split()]
     assert len(errors) == 13
     assert max(errors) <= BOUND
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("batch", [3, 7])
+def test_a_batch_worth_two_desks(batch: int) -> None:
+    """So much work that two threads share the slices (csrc/engine/student.cpp: kWorthDesks)."""
+    model = ConvNet(3, 10, 16, width=128, depth=3)
+    student = student_of(model, 7, slice_bytes=1 << 22)
+    at = point_of(model, batch, labels="soft")
+    torch.set_num_threads(2)
+    found = by_engine(student, at)
+    assert worst_error(found, by_autograd(model, at)) <= 1e-10
+    assert same_bits(by_engine(student, at), found)
+    for count in (1, 3):
+        torch.set_num_threads(count)
+        assert worst_error(by_engine(student, at), found) <= 1e-13
+        assert torch.equal(by_engine(student, at).images, found.images)
