@@ -10,6 +10,7 @@ single seeds say little; the mean and the median over seeds are compared.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 
 import torch
@@ -47,6 +48,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--lr", type=float, default=0.01)
     given = parser.parse_args()
+    if min(given.width, given.batch, given.seeds) < 1 or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", given.steps):
+        parser.error("--width, --batch and --seeds must be at least 1, --steps such numbers with commas between")
+    if given.size < 8:
+        parser.error(f"--size must be at least 8 for three poolings, not {given.size}")
     print(f"ConvNetD3, width {given.width}, {given.size}×{given.size}, batch {given.batch}, {given.seeds} seeds")
     print(f"{'N':>3} {'backend':>9} | images: mean, median | lr: mean, median")
     for steps in map(int, given.steps.split(",")):

@@ -9,7 +9,7 @@ import torch
 
 from pydistill.ops.extension import load_extension
 
-_NOT_COMPILED = ("torch_version", "compiler", "cxx_standard", "openmp", "cuda_version", "cuda_arch_list")
+_NOT_COMPILED = ("torch_version", "compiler", "cxx_standard", "openmp", "isa", "cuda_version", "cuda_arch_list")
 
 
 def build_config() -> dict[str, Any]:
@@ -22,6 +22,7 @@ def build_config() -> dict[str, Any]:
         cuda_version, cuda_arch_list: nvcc's version and the architectures it compiled for,
         torch_version: the torch it was compiled against,
         compiler, cxx_standard, openmp: how the host code was compiled,
+        isa: the instruction set that the CPU's loops run with here (avx512, avx2 or baseline; docs/building.md),
         torch_running, python: what it runs on now.
     Entries that the extension would tell are None where it is not in use.
     """

@@ -85,7 +85,8 @@ def _build(config: dict[str, Any]) -> list[str]:
     cuda = f"CUDA {config['cuda_version']} for {config['cuda_arch_list']}" if config["cuda"] else "no CUDA kernels"
     return [
         f"extension   {config['path']}",
-        f"compiled    by {config['compiler']} against torch {config['torch_version']}, {cuda}",
+        f"compiled    by {config['compiler']} against torch {config['torch_version']}, {cuda}; "
+        f"the CPU's loops run with {config['isa']}",
     ]
 
 

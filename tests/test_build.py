@@ -202,7 +202,7 @@ def test_build_config_tells_how_it_was_built() -> None:
     config = build_config()
     assert set(config) == {
         "compiled", "reason", "path", "cuda", "cuda_version", "cuda_arch_list", "torch_version", "compiler",
-        "cxx_standard", "openmp", "torch_running", "python",
+        "cxx_standard", "openmp", "isa", "torch_running", "python",
     }  # fmt: skip
     assert config["torch_running"] == torch.__version__
     assert config["compiled"] == (config["reason"] is None)

@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "../cpu/isa.h"
+
 namespace pydistill::ops {
 namespace {
 
@@ -39,8 +41,8 @@ std::string build_config() {
 #endif
   return "{\"torch_version\": " + quoted(TORCH_VERSION) + ", \"compiler\": " + quoted(compiler()) +
          ", \"cxx_standard\": " + std::to_string(__cplusplus) + ", \"openmp\": " + openmp +
-         ", \"cuda\": " + cuda + ", \"cuda_version\": " + cuda_version +
-         ", \"cuda_arch_list\": " + cuda_arch_list + "}";
+         ", \"isa\": " + quoted(cpu::isa_name(cpu::isa())) + ", \"cuda\": " + cuda +
+         ", \"cuda_version\": " + cuda_version + ", \"cuda_arch_list\": " + cuda_arch_list + "}";
 }
 
 }  // namespace

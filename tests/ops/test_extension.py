@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -83,3 +84,20 @@ def test_importing_does_not_initialise_cuda() -> None:
     script = "import torch, pydistill.ops; assert not torch.cuda.is_initialized()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not extension.load_extension().device_types, reason="nothing is compiled")
+def test_an_instruction_set_that_is_none_is_told_and_the_reference_runs() -> None:
+    script = (
+        "import warnings\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    from pydistill.build import build_config\n"
+        "    config = build_config()\n"
+        "print(*(str(each.message) for each in caught if each.category is RuntimeWarning))\n"
+        "assert not config['compiled']\n"
+    )
+    environment = {**os.environ, "PYDISTILL_ISA": "nonsense"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "PYDISTILL_ISA=nonsense is not one of baseline, avx2, avx512" in done.stdout
