@@ -57,7 +57,7 @@ test: test-host test-python
 
 test-host: $(VENV)/.dependencies
 	cmake -S . -B build/host -DPYDISTILL_SANITIZE=ON
-	cmake --build build/host
+	cmake --build build/host --parallel 2
 	ctest --test-dir build/host --output-on-failure
 
 test-python: setup
