@@ -18,11 +18,12 @@ using kernels::NormActPoolPhase;
 using kernels::NormActPoolSettings;
 
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kCacheBytes =
-    512 * 1024;  // what both passes over a group may read: half of a small L2 cache
-constexpr int64_t kStreamBytes =
-    8 * 1024 * 1024;                          // planes that are written in one call: more leave the cache
-constexpr int64_t kThreadBytes = 256 * 1024;  // what a thread must read for it to be worth its start
+// What both passes over a group may read: a share of the last cache.
+constexpr int64_t kCacheBytes = 4 * 1024 * 1024;
+// Planes that are written in one call: more leave the caches.
+constexpr int64_t kStreamBytes = 8 * 1024 * 1024;
+// What a thread must read for it to be worth its start.
+constexpr int64_t kThreadBytes = 256 * 1024;
 
 template <typename scalar_t>
 NormActPoolLoop<scalar_t> loop() {

@@ -27,6 +27,18 @@ template <typename V, bool tangent>
 struct Moments {
   using D = Dual<V, tangent>;
 
+  // Sums over numbers of how far each is from one number near them.
+  struct Deviations {
+    D sum;
+    D squares;
+
+    PYDISTILL_HOST_DEVICE static Deviations none() { return {D::constant(V(0)), D::constant(V(0))}; }
+    PYDISTILL_HOST_DEVICE void add(const D& deviation) {
+      sum = sum + deviation;
+      squares = squares + squared(deviation);
+    }
+  };
+
   D mean;
   D excess;   // by which the rounding of `mean` made it too large: the mean is mean - excess
   D squares;  // sum of squared deviations from the mean
@@ -63,6 +75,18 @@ struct Moments {
     const D step = scaled(gap, V(weights.share)) - a.excess;
     const D mean = a.mean + step;
     return {mean, (mean - a.mean) - step, a.squares + b.squares + scaled(squared(gap), V(weights.cross))};
+  }
+
+  // a, of n_a numbers, with n_b more, of which only the deviations from a.mean were summed. What is
+  // subtracted, sum^2 / (n_a + n_b), is at most the share n_b / (n_a + n_b) of b.squares, so while n_b <= n_a
+  // no more than half cancels.
+  template <typename scalar_t>
+  PYDISTILL_HOST_DEVICE static Moments grow(const Moments& a, scalar_t n_a, const Deviations& b,
+                                            scalar_t n_b) {
+    const D sum = b.sum - scaled(a.excess, V(n_a));
+    const D step = scaled(sum, V(static_cast<scalar_t>(1) / (n_a + n_b)));
+    const D mean = a.mean + step;
+    return {mean, (mean - a.mean) - step, a.squares + (b.squares - sum * step)};
   }
 };
 

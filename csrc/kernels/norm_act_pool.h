@@ -114,6 +114,7 @@ struct ReluPool {
 // An offset is that of a window's first pixel in z and of its result in out, with the channel.
 template <typename Access, Norm norm, Pooling pooling, bool tangent>
 struct NormActPool {
+  using Through = Access;
   using Scalar = typename Access::Scalar;
   using V = typename Access::Value;
   using D = Dual<V, tangent>;
@@ -165,6 +166,11 @@ struct NormActPool {
       z[k] = load(arrays.z, offset + static_cast<int64_t>(k) * arrays.channels);
     }
     return Moments<V, tangent>::of(z);
+  }
+
+  // Of a pixel from the mean as it is so far.
+  PYDISTILL_HOST_DEVICE D deviation(const Moments<V, tangent>& moments, int64_t offset) const {
+    return load(arrays.z, offset) - moments.mean;
   }
 
   // From the moments of the whole plane; stores mean and r.

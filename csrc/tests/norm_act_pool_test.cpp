@@ -255,6 +255,31 @@ void combining_moments_is_taking_them_together() {
   CHECK(std::fabs(together.squares.value / combined.squares.value - 1) <= 1e-14);
   const Few same = Few::combine(Few::none(), together, count_weights<double>(0, 8));
   CHECK(same.mean.value == together.mean.value && same.squares.value == together.squares.value);
+
+  Few grown = Few::of(first);
+  Few::Deviations deviations = Few::Deviations::none();
+  for (const auto& number : second) {
+    deviations.add(number - grown.mean);
+  }
+  grown = Few::grow(grown, 4.0, deviations, 4.0);
+  CHECK(std::fabs(together.mean.value - (grown.mean.value - grown.excess.value)) <= 1e-9);
+  CHECK(std::fabs(together.squares.value / grown.squares.value - 1) <= 1e-14);
+}
+
+// The worst case of growing: what is added lies far from what there is, and close together.
+void growing_moments_cancels_no_more_than_half() {
+  using Floats = Moments<float, false>;
+  const Dual<float, false> first[4] = {{1000.5f}, {999.0f}, {1001.25f}, {1000.0f}};
+  Floats grown = Floats::of(first);
+  Floats::Deviations deviations = Floats::Deviations::none();
+  for (int k = 0; k < 4; ++k) {
+    deviations.add(Dual<float, false>{-5000.0f + static_cast<float>(k)} - grown.mean);
+  }
+  grown = Floats::grow(grown, 4.0f, deviations, 4.0f);
+  const double mean = -1999.15625;  // of the eight, and their squared deviations from it
+  const double squares = 71968511.1171875;
+  CHECK(std::fabs(static_cast<double>(grown.mean.value - grown.excess.value) - mean) <= 1e-3);
+  CHECK(std::fabs(static_cast<double>(grown.squares.value) / squares - 1) <= 1e-6);
 }
 
 void the_first_of_equal_maxima_wins_unless_one_is_no_number() {
@@ -295,6 +320,7 @@ int main() {
     a_group_writes_its_own_channels_alone(loop_of<float>(isa));
   }
   combining_moments_is_taking_them_together();
+  growing_moments_cancels_no_more_than_half();
   the_first_of_equal_maxima_wins_unless_one_is_no_number();
   std::puts("norm_act_pool: all checks hold");
   return 0;

@@ -8,8 +8,8 @@
 namespace pydistill::cpu {
 
 // The most channels of one call are as many as this many bytes hold: whole vectors of every instruction set,
-// and with neighbouring pixels' worth of lines from memory at a time.
-constexpr int64_t kGroupBytes = 256;
+// and all that a pixel of the papers' networks has, so that pixels are read one behind the other.
+constexpr int64_t kGroupBytes = 512;
 
 // One phase of one image's channels [channel, channel + count): count <= kGroupBytes / sizeof(scalar_t).
 // streams: store planes past the caches; their pixels must then begin at multiples of 64 bytes.
