@@ -1,5 +1,7 @@
 // The engine's program as torch.classes.pydistill.Program. pydistill/matching/program.py makes its tables,
 // fills them and says what they mean.
+#include "program.h"
+
 #include <ATen/core/Tensor.h>
 #include <torch/custom_class.h>
 
@@ -71,7 +73,7 @@ class Program : public torch::CustomClassHolder {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(pydistill, library) {
+void define_program(torch::Library& library) {
   library.class_<Program>("Program")
       .def(torch::init<const c10::intrusive_ptr<Student>&, const std::vector<at::Tensor>&,
                        const std::vector<std::vector<at::Tensor>>&, std::vector<int64_t>, bool>())

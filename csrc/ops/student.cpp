@@ -5,6 +5,8 @@
 #include <initializer_list>
 #include <utility>
 
+#include "program.h"
+
 namespace pydistill::ops {
 namespace {
 
@@ -90,6 +92,7 @@ TORCH_LIBRARY_FRAGMENT(pydistill, library) {
       .def("adjoint", &Student::adjoint)
       .def("gradient", &Student::gradient)
       .def("classify", &Student::classify);
+  define_program(library);
 }
 
 }  // namespace pydistill::ops
