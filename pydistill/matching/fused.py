@@ -1,14 +1,15 @@
 """Backend `fused`: the adjoint sweep in C++ over fused kernels, for the ConvNet of the papers and for MLPs.
 
 A program (`pydistill.matching.program`) takes the place of PyTorch's steps: one step of training with the distances in
-the same pass as the update, and one forward-over-reverse pass of the sweep. Each makes its batch, augmentation included,
-when it needs it; no Python runs between steps.
+the same pass as the update, and one forward-over-reverse pass of the sweep. Each makes its batch when it needs it,
+augmentation included; no Python runs between steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,10 @@ from pydistill.matching.program import (
 )
 from pydistill.matching.selection import distance_sums
 from pydistill.nn import MLP
-from pydistill.nn.fused import why_not_fused
+from pydistill.nn.fused import PROGRAMS_KEPT, why_not_fused
+
+STREAMS = PROGRAMS_KEPT
+"""Matches that run side by side on a GPU: with more, programs would be made anew each time."""
 
 __all__ = ["FusedSweep", "image_shapes", "match_by_fused", "why_not_fused", "why_not_these_images"]
 
@@ -125,3 +129,44 @@ class FusedSweep(Sweep):
 def match_by_fused(problem: Problem) -> Match:
     """Match with backend `fused`."""
     return match_by_sweep(FusedSweep(problem))
+
+
+def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
+    """Match several problems of one device with backend `fused`: on a GPU side by side, on the CPU in turn.
+
+    On a GPU the training of all of them is queued, over a few streams, before the step of the first is chosen; each
+    one's way back is queued on its stream as well.
+    """
+    device = problems[0].start.device
+    if device.type == "cpu":
+        return [match_by_fused(problem) for problem in problems]
+    sweeps = [FusedSweep(problem) for problem in problems]
+    streams = _streams(device, min(len(problems), STREAMS))
+    callers = torch.cuda.current_stream(device)
+    for stream in streams:
+        stream.wait_stream(callers)
+    of_each = [streams[number % len(streams)] for number in range(len(sweeps))]
+    for sweep, stream in zip(sweeps, of_each, strict=True):
+        with torch.cuda.stream(stream):
+            sweep.launch()
+    found = []
+    for sweep, stream in zip(sweeps, of_each, strict=True):
+        with torch.cuda.stream(stream):
+            found.append(match_by_sweep(sweep))
+    for stream in streams:
+        callers.wait_stream(stream)
+    for each in found:  # made on another stream than they are used on
+        each.loss.record_stream(callers)
+        each.distances.record_stream(callers)
+    return found
+
+
+@cache
+def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
+    """The first streams of this device for matches side by side: always the same, as students and programs are kept for
+    each stream."""
+    return [_stream(device, number) for number in range(count)]

@@ -124,16 +124,15 @@ class Arrangement:
         operations, parameters = augmentation or (None, None)
         if plan.index is not None:
             return StepTables(plan.index, plan.index, operations, parameters)
-        indices = []
-        for table in ("images", "labels"):
-            device = plan.sources[0].device
-            numbers = torch.arange(max(last for _, last in self.rows.values()), device=device)
-            of_kind = [
-                numbers.narrow(0, self.rows[getattr(at, table)][0] if each == kind else 0, kind[0])
-                for at, each in zip(plan.steps, of_step, strict=True)
-            ]
-            indices.append(torch.stack(of_kind))
-        return StepTables(*indices, operations, parameters)
+        numbers = torch.arange(max(last for _, last in self.rows.values()), device=plan.sources[0].device)
+
+        def index(sources: list[int]) -> Tensor:
+            """[N, B], the rows of each step's source; of steps of another kind, any."""
+            firsts = [self.rows[source][0] if of == kind else 0 for source, of in zip(sources, of_step, strict=True)]
+            return torch.stack([numbers.narrow(0, first, kind[0]) for first in firsts])
+
+        of_images, of_labels = (index([getattr(at, which) for at in plan.steps]) for which in ("images", "labels"))
+        return StepTables(of_images, of_labels, operations, parameters)
 
 
 def _augmentation(
@@ -263,7 +262,7 @@ class Program:
         obstacle, device = self.engine.obstacle(), str(self.step.device)
         if obstacle and (device, obstacle) not in _told:
             _told.add((device, obstacle))
-            _log.warning("student steps on %s are launched one kernel at a time, not as CUDA graphs: %s", device, obstacle)
+            _log.warning("student steps on %s run kernel by kernel, not as CUDA graphs: %s", device, obstacle)
 
 
 def key_of(model: nn.Module, like: Tensor, shape: ProgramShape) -> tuple[Any, ...]:
@@ -302,5 +301,5 @@ def _library_settings(device: torch.device) -> tuple[Any, ...]:
     cudnn = torch.backends.cudnn
     return (
         (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
-        (cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision),
+        (cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision),  # type: ignore[attr-defined]
     )

@@ -85,7 +85,7 @@ def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
 
 
 def network_of(model: nn.Module, images: Sequence[int]) -> tuple[Any, ...]:
-    """The engine's description of this network on images [B, C, H, W], of any B: its kind, sizes, norm, pooling and eps.
+    """The engine's description of this network on images [B, C, H, W], whatever B: kind, sizes, norm, pooling, eps.
 
     Raises:
         InputError: the network does not take such images.
