@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pydistill.data.dsa import COLUMNS, DsaDraw
+from pydistill.data.dsa import COLUMNS, DsaDraw, draw_tables
 from pydistill.errors import InputError
 from pydistill.matching.batches import BatchPlan
 from pydistill.nn.fused import fused_student, kept_programs, network_of, where
@@ -150,19 +150,6 @@ def _augmentation(
     if not any(draw.operations for draw in given):
         return None
     return draw_tables(given, images.device, dtype)
-
-
-def draw_tables(draws: Sequence[DsaDraw], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    codes = {name: code for code, name in enumerate(COLUMNS)}
-    length = max(len(draw.operations) for draw in draws)
-    width = max(draw.parameters.shape[1] for draw in draws)
-    rows = max(draw.parameters.shape[0] for draw in draws)
-    operations = torch.full((len(draws), length), -1)
-    parameters = torch.zeros(len(draws), rows, width, dtype=dtype, device=device)
-    for k, draw in enumerate(draws):
-        operations[k, : len(draw.operations)] = torch.tensor([codes[name] for name in draw.operations])
-        parameters[k, :, : draw.parameters.shape[1]] = draw.parameters
-    return operations.to(device), parameters
 
 
 def _augmentation_shape(tables: StepTables) -> tuple[int, int, int] | None:
