@@ -64,7 +64,7 @@ class FusedSweep(Sweep):
         model = problem.student.model
         self._check_labels(int(model.num_classes))  # type: ignore[arg-type]
         with torch.no_grad():
-            self.arrangement = Arrangement(problem.plan, problem.start.dtype)
+            self.arrangement = Arrangement(problem.plan)
 
     def _check_labels(self, classes: int) -> None:
         plan = self.problem.plan
