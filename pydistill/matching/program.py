@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pydistill.data.dsa import DsaDraw, draw_tables
 from pydistill.errors import InputError
 from pydistill.matching.batches import BatchPlan, DrawTable
-from pydistill.nn.fused import fused_student, kept_programs, network_of, where
+from pydistill.nn.fused import being_recorded, fused_student, kept_programs, network_of, where
 from pydistill.reference.augment import COLUMNS
 
 STEPS_A_CALL = 4
@@ -273,7 +273,8 @@ def take_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program
 def keep_program(model: nn.Module, like: Tensor, shape: ProgramShape, program: Program) -> None:
     """Keep the program for the next training of its shape."""
     program.tell_obstacle()
-    kept_programs.keep(key_of(model, like, shape), program)
+    if not being_recorded(like):
+        kept_programs.keep(key_of(model, like, shape), program)
 
 
 def _graphs() -> bool:
