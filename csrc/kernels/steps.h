@@ -94,6 +94,9 @@ struct TakeRows {
   int64_t width;
   scalar_t* out;  // [rows, width]
 
+  using Limits = std::numeric_limits<scalar_t>;
+  static constexpr scalar_t kMissing = Limits::has_quiet_NaN ? Limits::quiet_NaN() : scalar_t(-1);
+
   struct Piece {
     const scalar_t* source;  // of the row, so that element i is source[i]; or none
     int64_t end;
@@ -107,8 +110,6 @@ struct TakeRows {
   }
 
   PYDISTILL_HOST_DEVICE void write(int64_t i, const Piece& piece) const {
-    using Limits = std::numeric_limits<scalar_t>;
-    constexpr scalar_t kMissing = Limits::has_quiet_NaN ? Limits::quiet_NaN() : scalar_t(-1);
     out[i] = piece.source != nullptr ? piece.source[i] : kMissing;
   }
 };
