@@ -90,31 +90,27 @@ class Arrangement:
     def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
         self.rows: dict[int, tuple[int, int]] = {}
-        totals: dict[str, int] = {}
+        tables: dict[str, tuple[int, ...]] = {}
         of_step: list[tuple[int, str]] = []
         for at in plan.steps:
             kind = "hard" if plan.sources[at.labels].ndim == 1 else "soft"
             for source, table in ((at.images, "images"), (at.labels, kind)):
                 if source not in self.rows:
-                    first, count = totals.get(table, 0), len(plan.sources[source])
+                    count, *tail = plan.sources[source].shape
+                    first = tables[table][0] if table in tables else 0
                     self.rows[source] = first, first + count
-                    totals[table] = first + count
+                    tables[table] = (first + count, *tail)
             of_step.append((len(plan.sources[at.labels]) if at.index is None else len(at.index), kind))
         kinds = list(dict.fromkeys(of_step))
         images = plan.sources[plan.steps[0].images]
         augmentation = _augmentation(plan.draws or (), of_step[0][0], images)
         self.tables = [self._tables(of_step, each, augmentation) for each in kinds]
         self.label_sources = {at.labels for at in plan.steps}
-        shapes = []
-        for (size, kind), tables in zip(kinds, self.tables, strict=True):
-            classes = next(
-                plan.sources[at.labels].shape[1:]
-                for at, each in zip(plan.steps, of_step, strict=True)
-                if each == (size, kind)
-            )
-            shapes.append(BatchShape(size, (totals[kind], *classes), _augmentation_shape(tables)))
+        shape = None if augmentation is None else _augmentation_shape(*augmentation)
         self.shape = ProgramShape(
-            (totals["images"], *images.shape[1:]), tuple(shapes), tuple(kinds.index(each) for each in of_step)
+            tables["images"],
+            tuple(BatchShape(size, tables[kind], shape) for size, kind in kinds),
+            tuple(kinds.index(each) for each in of_step),
         )
 
     def _tables(
@@ -151,12 +147,10 @@ def _augmentation(draws: Sequence[DsaDraw], batch: int, images: Tensor) -> tuple
     return draw_tables(draws, images.device, images.dtype)
 
 
-def _augmentation_shape(tables: StepTables) -> tuple[int, int, int] | None:
+def _augmentation_shape(operations: Tensor, parameters: Tensor) -> tuple[int, int, int]:
     """(L, rows, width); each operation has as many columns as the widest, so that draws of other ones fit as well."""
-    if tables.operations is None or tables.parameters is None:
-        return None
-    length, width = tables.operations.shape[1], max(COLUMNS.values())
-    return length, tables.parameters.shape[1], max(length * width, tables.parameters.shape[2])
+    length, (_, rows, width) = operations.shape[1], parameters.shape
+    return length, rows, max(length * max(COLUMNS.values()), width)
 
 
 class Program:
