@@ -3,9 +3,11 @@ made; and several matches in one call."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,6 +252,30 @@ def test_few_are_kept_and_release_gives_them_back() -> None:
     assert [len(program.lr) for program in kept()] == list(range(3, PROGRAMS_KEPT + 3))
     release_students()
     assert kept() == []
+
+
+def test_graphs_asked_for_or_not_are_programs_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make_case(steps=2)
+    expected = case.run("fused")
+    monkeypatch.setenv("PYDISTILL_CUDA_GRAPHS", "0")
+    assert same_bits(case.run("fused"), expected)
+    assert len(kept()) == 2
+
+
+def test_what_keeps_the_steps_from_being_recorded_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    program, _, _ = filled(make_case(steps=2))
+    monkeypatch.setattr("pydistill.matching.program._told", set())
+    with caplog.at_level(logging.WARNING, logger="pydistill"):
+        program.tell_obstacle()
+        assert caplog.messages == []
+        program.engine = SimpleNamespace(obstacle=lambda: "recording failed: no room")
+        for _ in range(2):
+            program.tell_obstacle()
+    assert caplog.messages == [
+        "student steps on cpu run kernel by kernel, not as CUDA graphs: recording failed: no room"
+    ]
 
 
 def test_a_training_that_was_broken_off_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
