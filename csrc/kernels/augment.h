@@ -172,7 +172,7 @@ struct Crop {
   // Towards 0; what moves the window off the image, or is no number, is as good as the image's side.
   PYDISTILL_HOST_DEVICE static int64_t whole(T shift, int64_t side) {
     const T most = static_cast<T>(side);
-    return shift > -most && shift < most ? static_cast<int64_t>(shift) : side;
+    return static_cast<int64_t>(shift > -most && shift < most ? shift : most);
   }
 
   template <bool kTranspose, typename Write>

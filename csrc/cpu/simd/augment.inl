@@ -5,10 +5,17 @@
 // position reads is then four loads, and its transpose, on one thread, is four additions to memory.
 #include "isa.h"
 //
+// Comparisons of numbers that are not finite may raise a flag that nobody reads: without this the compiler
+// makes no vectors of them.
+#pragma GCC optimize("no-trapping-math")
+// Of a variable that the compiler (12) makes itself out of a crop.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 #include <cstring>
 
 #include "../../kernels/augment.h"
 #include "augment.h"
+#include "lanes.h"
 
 namespace pydistill::cpu::PYDISTILL_ISA {
 namespace {
@@ -53,8 +60,8 @@ struct Four {
     return four;
   }
   PYDISTILL_INLINE void store(T* to) const { std::memcpy(to, &vector, sizeof(Vector)); }
-  PYDISTILL_INLINE friend Four operator+(Four a, Four b) { return {a.vector + b.vector}; }
-  PYDISTILL_INLINE friend Four operator*(T a, Four b) { return {a * b.vector}; }
+  PYDISTILL_INLINE friend Four operator+(const Four& a, const Four& b) { return {a.vector + b.vector}; }
+  PYDISTILL_INLINE friend Four operator*(T a, const Four& b) { return {a * b.vector}; }
 };
 
 // From four rows to four pixels, and back.
@@ -98,40 +105,39 @@ struct Scratch {
   }
 };
 
-// Rows of an image that is written or added to: a row is made where begin() says, and end() brings it home.
 template <typename T>
-PYDISTILL_INLINE T* begin_row(const StoreImage<T>& write, int64_t channel, int64_t row, T* buffer) {
-  return write.to.column_stride == 1 ? &write.to.at(channel, row, 0) : buffer;
+PYDISTILL_INLINE void put(const StoreImage<T>&, T& to, T value) {
+  to = value;
 }
 template <typename T>
-PYDISTILL_INLINE T* begin_row(const AddToImage<T>&, int64_t, int64_t, T* buffer) {
-  return buffer;
+PYDISTILL_INLINE void put(const AddToImage<T>& write, T& to, T value) {
+  to += write.factor * value;
 }
-template <typename T>
-PYDISTILL_INLINE void end_row(const StoreImage<T>& write, int64_t channel, int64_t row, const T* made,
-                              int64_t width) {
-  T* to = &write.to.at(channel, row, 0);
-  if (made != to) {
-    for (int64_t x = 0; x < width; ++x) {
-      to[x * write.to.column_stride] = made[x];
-    }
-  }
-}
-template <typename T>
-PYDISTILL_INLINE void end_row(const AddToImage<T>& write, int64_t channel, int64_t row, const T* made,
-                              int64_t width) {
-  T* to = &write.to.at(channel, row, 0);
-  const T factor = write.factor;
-  if (write.to.column_stride == 1) {
+
+// Writes numbers of one row of a channel, from its first on: value(x) for x < count.
+template <typename T, template <typename> typename Write, typename Value>
+PYDISTILL_INLINE void write_row(const Write<T>& shared_write, int64_t channel, int64_t row, int64_t count,
+                                const Value& shared_value) {
+  const Write<T> write = shared_write;  // copies that no store can be taken to change
+  const Value value = shared_value;
+  T* const to = &write.to.at(channel, row, 0);
+  const int64_t stride = write.to.column_stride;
+  if (stride == 1) {
 #pragma GCC ivdep
-    for (int64_t x = 0; x < width; ++x) {
-      to[x] += factor * made[x];
+    for (int64_t x = 0; x < count; ++x) {
+      put(write, to[x], value(x));
     }
   } else {
-    for (int64_t x = 0; x < width; ++x) {
-      to[x * write.to.column_stride] += factor * made[x];
+    for (int64_t x = 0; x < count; ++x) {
+      put(write, to[x * stride], value(x));
     }
   }
+}
+
+// Whether the rows of each channel follow one another without a gap, so that several are as good as one.
+template <typename T>
+PYDISTILL_INLINE bool has_dense_rows(const Image<T>& image, const ImageSize& size) {
+  return image.column_stride == 1 && image.row_stride == size.width;
 }
 
 // The row of an image that is read; a copy in `buffer` if its numbers are not neighbours.
@@ -159,21 +165,15 @@ struct RowStage {
   // What lies between stages comes after the rest.
   T* end_of_scratch() const { return scratch.pixels + 4 * (size.height + 2) * (size.width + 2); }
 
-  // Operations that move or leave out numbers: make(y, to) makes row y from the row that it names.
   template <bool kTranspose, typename Write>
   void stage(const Unchanged<T>&, const Image<const T>& from, const Write& write) const {
-    each_row(write, [&](int64_t channel, int64_t y, T* to) {
-      const T* row = read_row(from, channel, y, scratch.in, size.width);
-      std::memcpy(to, row, static_cast<size_t>(size.width) * sizeof(T));
-    });
+    copy_rows(from, write, 0, size.height);
   }
 
   template <bool kTranspose, typename Write>
   void stage(const NotANumber<T>&, const Image<const T>&, const Write& write) const {
-    each_row(write, [&](int64_t, int64_t, T* to) {
-      for (int64_t x = 0; x < size.width; ++x) {
-        to[x] = static_cast<T>(NAN);
-      }
+    each_row([&](int64_t channel, int64_t y) {
+      write_row(write, channel, y, size.width, [](int64_t) { return static_cast<T>(NAN); });
     });
   }
 
@@ -183,73 +183,80 @@ struct RowStage {
     const int64_t right = kTranspose ? -crop.right : crop.right;
     const int64_t first = right < 0 ? -right : 0;
     const int64_t end = right > 0 ? size.width - right : size.width;
-    each_row(write, [&](int64_t channel, int64_t y, T* to) {
+    each_row([&](int64_t channel, int64_t y) {
       if (y + down < 0 || y + down >= size.height) {
-        keep_between(to, to, size.width, 0, 0);
+        write_row(write, channel, y, size.width, [](int64_t) { return T(0); });
         return;
       }
-      const T* row = read_row(from, channel, y + down, scratch.in, size.width);
-      keep_between(to, row + right, size.width, first, end);
+      const T* row = read_row(from, channel, y + down, scratch.in, size.width) + right;
+      write_row(write, channel, y, size.width,
+                [row, first, end](int64_t x) { return x >= first && x < end ? row[x] : T(0); });
     });
   }
 
   template <bool kTranspose, typename Write>
   void stage(const Cutout<T>& cutout, const Image<const T>& from, const Write& write) const {
-    // The rectangle in whole numbers; a number that is none, or an empty rectangle, cuts nothing.
-    const int64_t first = whole_above(cutout.first_column, size.width);
-    const int64_t end = whole_above(cutout.end_column, size.width);
-    each_row(write, [&](int64_t channel, int64_t y, T* to) {
-      const T* row = read_row(from, channel, y, scratch.in, size.width);
-      const T place = static_cast<T>(y);
-      const bool cut = place >= cutout.first_row && place < cutout.end_row;
-      drop_between(to, row, size.width, cut ? first : 0, cut ? end : 0);
-    });
+    // The rectangle in whole numbers; an edge that is no number leaves it empty.
+    const int64_t first_row = whole_from(cutout.first_row, size.height);
+    const int64_t end_row = whole_from(cutout.end_row, size.height);
+    const int64_t first = whole_from(cutout.first_column, size.width);
+    const int64_t end = whole_from(cutout.end_column, size.width);
+    const bool empty = !(cutout.first_row < cutout.end_row && cutout.first_column < cutout.end_column);
+    if (empty) {
+      copy_rows(from, write, 0, size.height);
+      return;
+    }
+    copy_rows(from, write, 0, first_row);
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      for (int64_t y = first_row; y < end_row; ++y) {
+        const T* row = read_row(from, channel, y, scratch.in, size.width);
+        write_row(write, channel, y, size.width, [row, first, end](int64_t x) {
+          const T number = row[x];
+          return x >= first && x < end ? T(0) : number;
+        });
+      }
+    }
+    copy_rows(from, write, end_row, size.height);
   }
 
   template <bool kTranspose, typename Write>
   void stage(const Flip<T>& flip, const Image<const T>& from, const Write& write) const {
     if (!flip.mirrors) {
-      stage<kTranspose>(Unchanged<T>{size}, from, write);
+      copy_rows(from, write, 0, size.height);
       return;
     }
-    each_row(write, [&](int64_t channel, int64_t y, T* to) {
-      const T* row = read_row(from, channel, y, scratch.in, size.width);
-#pragma GCC ivdep
-      for (int64_t x = 0; x < size.width; ++x) {
-        to[x] = row[size.width - 1 - x];
-      }
+    each_row([&](int64_t channel, int64_t y) {
+      const T* last = read_row(from, channel, y, scratch.in, size.width) + size.width - 1;
+      write_row(write, channel, y, size.width, [last](int64_t x) { return last[-x]; });
     });
   }
 
   template <bool kTranspose, typename Write>
   void stage(const Color<T>& color, const Image<const T>& from, const Write& write) const {
-    const T shared = color.added + color.of_mean * mean_of(from);
+    const bool as_one = has_dense_rows(from, size) && has_dense_rows(write.to, size);
+    const int64_t rows = as_one ? 1 : size.height;
+    const int64_t width = as_one ? size.height * size.width : size.width;
+    const T shared = color.added + color.of_mean * mean_of(from, rows, width);
     const T of_pixel = color.of_pixel;
     const T of_sum = color.of_grey / static_cast<T>(size.channels);
-    for (int64_t y = 0; y < size.height; ++y) {
-      T* grey = scratch.weights;
+    T* const grey = scratch.pixels;
+    for (int64_t y = 0; y < rows; ++y) {
       for (int64_t channel = 0; channel < size.channels; ++channel) {
-        const T* row = read_row(from, channel, y, scratch.in, size.width);
+        const T* row = read_row(from, channel, y, scratch.in, width);
         if (channel == 0) {
-#pragma GCC ivdep
-          for (int64_t x = 0; x < size.width; ++x) {
-            grey[x] = row[x];
-          }
+          std::memcpy(grey, row, static_cast<size_t>(width) * sizeof(T));
         } else {
 #pragma GCC ivdep
-          for (int64_t x = 0; x < size.width; ++x) {
+          for (int64_t x = 0; x < width; ++x) {
             grey[x] += row[x];
           }
         }
       }
       for (int64_t channel = 0; channel < size.channels; ++channel) {
-        const T* row = read_row(from, channel, y, scratch.in, size.width);
-        T* to = begin_row(write, channel, y, scratch.out);
-#pragma GCC ivdep
-        for (int64_t x = 0; x < size.width; ++x) {
-          to[x] = of_pixel * row[x] + (shared + of_sum * grey[x]);
-        }
-        end_row(write, channel, y, to, size.width);
+        const T* row = read_row(from, channel, y, scratch.in, width);
+        write_row(write, channel, y, width, [row, grey, of_pixel, of_sum, shared](int64_t x) {
+          return of_pixel * row[x] + (shared + of_sum * grey[x]);
+        });
       }
     }
   }
@@ -268,7 +275,7 @@ struct RowStage {
           write_pixels(write, first, channels, y);
         }
       } else {
-        clear_pixels();
+        clear_border();
         for (int64_t y = 0; y < size.height; ++y) {
           read_pixels(from, first, channels, y);
         }
@@ -281,34 +288,31 @@ struct RowStage {
   }
 
  private:
-  template <typename Write, typename Make>
-  PYDISTILL_INLINE void each_row(const Write& write, const Make& make) const {
+  template <typename Make>
+  PYDISTILL_INLINE void each_row(const Make& make) const {
     for (int64_t channel = 0; channel < size.channels; ++channel) {
       for (int64_t y = 0; y < size.height; ++y) {
-        T* to = begin_row(write, channel, y, scratch.out);
-        make(channel, y, to);
-        end_row(write, channel, y, to, size.width);
+        make(channel, y);
       }
     }
   }
 
-  // to[x] = from[x] within [first, end), 0 elsewhere; and the other way round.
-  PYDISTILL_INLINE static void keep_between(T* to, const T* from, int64_t width, int64_t first, int64_t end) {
-#pragma GCC ivdep
-    for (int64_t x = 0; x < width; ++x) {
-      to[x] = x >= first && x < end ? from[x] : T(0);
-    }
-  }
-  PYDISTILL_INLINE static void drop_between(T* to, const T* from, int64_t width, int64_t first, int64_t end) {
-#pragma GCC ivdep
-    for (int64_t x = 0; x < width; ++x) {
-      const T number = from[x];
-      to[x] = x >= first && x < end ? T(0) : number;
+  // The rows [first, end) as they are.
+  template <typename Write>
+  void copy_rows(const Image<const T>& from, const Write& write, int64_t first, int64_t end) const {
+    const bool as_one = has_dense_rows(from, size) && has_dense_rows(write.to, size);
+    const int64_t rows = as_one && end > first ? 1 : end - first;
+    const int64_t width = as_one ? (end - first) * size.width : size.width;
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      for (int64_t y = first; y < first + rows; ++y) {
+        const T* row = read_row(from, channel, y, scratch.in, width);
+        write_row(write, channel, y, width, [row](int64_t x) { return row[x]; });
+      }
     }
   }
 
   // The first whole number from `edge` on, within [0, side]; side where edge is no number.
-  static int64_t whole_above(T edge, int64_t side) {
+  static int64_t whole_from(T edge, int64_t side) {
     if (!(edge < static_cast<T>(side))) {
       return side;
     }
@@ -319,29 +323,36 @@ struct RowStage {
     return static_cast<T>(below) < edge ? below + 1 : below;
   }
 
-  // In lanes of a row, whose sum is added to a sum in double.
-  T mean_of(const Image<const T>& from) const {
-    constexpr int64_t kLanes = PYDISTILL_VECTOR_BYTES / static_cast<int64_t>(sizeof(T));
-    double sum = 0;
+  // The mean of all numbers, each channel being `rows` rows of `width` numbers. Short runs are added up lane
+  // by lane, and their sums in double.
+  T mean_of(const Image<const T>& from, int64_t rows, int64_t width) const {
+    constexpr int64_t kLanes = Lanes<T>::kSize;
+    constexpr int64_t kRun = 8 * kLanes;
+    double sums[static_cast<size_t>(kLanes)] = {};
     for (int64_t channel = 0; channel < size.channels; ++channel) {
-      for (int64_t y = 0; y < size.height; ++y) {
-        const T* row = read_row(from, channel, y, scratch.in, size.width);
-        T lanes[kLanes] = {};
-        int64_t x = 0;
-        for (; x + kLanes <= size.width; x += kLanes) {
+      for (int64_t y = 0; y < rows; ++y) {
+        const T* row = read_row(from, channel, y, scratch.in, width);
+        for (int64_t first = 0; first < width; first += kRun) {
+          const int64_t end = first + kRun < width ? first + kRun : width;
+          Lanes<T> run(T(0));
+          int64_t x = first;
+          for (; x + kLanes <= end; x += kLanes) {
+            run += Lanes<T>::load(row + x);
+          }
+          if (x < end) {
+            run += Lanes<T>::load(row + x, end - x);
+          }
+          T numbers[static_cast<size_t>(kLanes)];
+          run.store(numbers);
           for (int64_t lane = 0; lane < kLanes; ++lane) {
-            lanes[lane] += row[x + lane];
+            sums[lane] += static_cast<double>(numbers[lane]);
           }
         }
-        for (; x < size.width; ++x) {
-          lanes[x % kLanes] += row[x];
-        }
-        T of_row = 0;
-        for (int64_t lane = 0; lane < kLanes; ++lane) {
-          of_row += lanes[lane];
-        }
-        sum += static_cast<double>(of_row);
       }
+    }
+    double sum = 0;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      sum += sums[lane];
     }
     return static_cast<T>(sum / static_cast<double>(size.numbers()));
   }
@@ -350,6 +361,17 @@ struct RowStage {
 
   void clear_pixels() const {
     std::memset(scratch.pixels, 0, static_cast<size_t>((size.height + 2) * pixel_pitch() * 4) * sizeof(T));
+  }
+
+  void clear_border() const {
+    const size_t pixel = 4 * sizeof(T);
+    const int64_t pitch = pixel_pitch();
+    std::memset(scratch.pixels, 0, static_cast<size_t>(pitch) * pixel);
+    std::memset(scratch.pixels + 4 * (size.height + 1) * pitch, 0, static_cast<size_t>(pitch) * pixel);
+    for (int64_t y = 1; y <= size.height; ++y) {
+      std::memset(scratch.pixels + 4 * y * pitch, 0, pixel);
+      std::memset(scratch.pixels + 4 * ((y + 1) * pitch - 1), 0, pixel);
+    }
   }
 
   // Where each pixel of row y reads and with which weights: places, and weights of the pixels top left, top
@@ -411,15 +433,16 @@ struct RowStage {
   }
 
   // Four pixels from x on; the last ones of a row that ends before are zeros.
-  PYDISTILL_INLINE void load_pixels(const FourRows& four, int64_t x, Four<T> (&pixels)[4]) const {
-    if (x + 4 <= size.width) {
+  PYDISTILL_INLINE static void load_pixels(const FourRows& four, int64_t x, int64_t width,
+                                           Four<T> (&pixels)[4]) {
+    if (x + 4 <= width) {
       for (int64_t channel = 0; channel < 4; ++channel) {
         pixels[channel] = Four<T>::load(four.rows[channel] + x);
       }
     } else {
       for (int64_t channel = 0; channel < 4; ++channel) {
         T numbers[4] = {};
-        for (int64_t after = 0; x + after < size.width; ++after) {
+        for (int64_t after = 0; x + after < width; ++after) {
           numbers[after] = four.rows[channel][x + after];
         }
         pixels[channel] = Four<T>::load(numbers);
@@ -430,11 +453,13 @@ struct RowStage {
 
   void read_pixels(const Image<const T>& from, int64_t first, int64_t channels, int64_t y) const {
     const FourRows four = four_rows(from, first, channels, y);
+    const int64_t width = size.width;
     T* to = scratch.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
-    for (int64_t x = 0; x < size.width; x += 4) {
+    for (int64_t x = 0; x < width; x += 4) {
       Four<T> pixels[4];
-      load_pixels(four, x, pixels);
-      for (int64_t after = 0; after < 4 && x + after < size.width; ++after) {
+      load_pixels(four, x, width, pixels);
+      // The zeros after the last pixel go to the border, or to pixels that are still to come.
+      for (int64_t after = 0; after < 4; ++after) {
         pixels[after].store(to + 4 * (x + after));
       }
     }
@@ -442,57 +467,62 @@ struct RowStage {
 
   template <typename Write>
   void sample_row(const Write& write, int64_t first, int64_t channels, int64_t y) const {
+    const Scratch<T> own = scratch;  // a copy that no store can be taken to change
     const int64_t below = 4 * pixel_pitch();
-    for (int64_t x = 0; x < size.width; x += 4) {
+    const int64_t width = size.width;
+    for (int64_t x = 0; x < width; x += 4) {
       Four<T> made[4];
       for (int64_t after = 0; after < 4; ++after) {
-        const T* top = scratch.pixels + scratch.places[x + after];
-        const T* weights = scratch.weights + x + after;
-        made[after] = weights[0] * Four<T>::load(top) + weights[scratch.pitch] * Four<T>::load(top + 4) +
-                      weights[2 * scratch.pitch] * Four<T>::load(top + below) +
-                      weights[3 * scratch.pitch] * Four<T>::load(top + below + 4);
+        const T* top = own.pixels + own.places[x + after];
+        const T* weights = own.weights + x + after;
+        made[after] = weights[0] * Four<T>::load(top) + weights[own.pitch] * Four<T>::load(top + 4) +
+                      weights[2 * own.pitch] * Four<T>::load(top + below) +
+                      weights[3 * own.pitch] * Four<T>::load(top + below + 4);
       }
       exchange(made);
       for (int64_t channel = 0; channel < 4; ++channel) {
-        made[channel].store(scratch.out + channel * scratch.pitch + x);
+        made[channel].store(own.out + channel * own.pitch + x);
       }
     }
     write_rows(write, first, channels, y);
   }
 
   void spread_row(const Image<const T>& from, int64_t first, int64_t channels, int64_t y) const {
+    const Scratch<T> own = scratch;  // a copy that no store can be taken to change
     const FourRows four = four_rows(from, first, channels, y);
     const int64_t below = 4 * pixel_pitch();
-    for (int64_t x = 0; x < size.width; x += 4) {
+    const int64_t width = size.width;
+    for (int64_t x = 0; x < width; x += 4) {
       Four<T> given[4];
-      load_pixels(four, x, given);
+      load_pixels(four, x, width, given);
       for (int64_t after = 0; after < 4; ++after) {
-        T* top = scratch.pixels + scratch.places[x + after];
-        const T* weights = scratch.weights + x + after;
+        T* top = own.pixels + own.places[x + after];
+        const T* weights = own.weights + x + after;
         add(top, weights[0], given[after]);
-        add(top + 4, weights[scratch.pitch], given[after]);
-        add(top + below, weights[2 * scratch.pitch], given[after]);
-        add(top + below + 4, weights[3 * scratch.pitch], given[after]);
+        add(top + 4, weights[own.pitch], given[after]);
+        add(top + below, weights[2 * own.pitch], given[after]);
+        add(top + below + 4, weights[3 * own.pitch], given[after]);
       }
     }
   }
 
-  PYDISTILL_INLINE static void add(T* to, T weight, Four<T> given) {
+  PYDISTILL_INLINE static void add(T* to, T weight, const Four<T>& given) {
     (Four<T>::load(to) + weight * given).store(to);
   }
 
   template <typename Write>
   void write_pixels(const Write& write, int64_t first, int64_t channels, int64_t y) const {
-    const T* from = scratch.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
-    for (int64_t x = 0; x < size.width; x += 4) {
+    const Scratch<T> own = scratch;  // a copy that no store can be taken to change
+    const int64_t width = size.width;
+    const T* from = own.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
+    for (int64_t x = 0; x < width; x += 4) {
       Four<T> pixels[4];
       for (int64_t after = 0; after < 4; ++after) {
-        // Beyond the last pixel of the last row there is still the border.
-        pixels[after] = Four<T>::load(from + 4 * (x + after < size.width ? x + after : size.width));
+        pixels[after] = Four<T>::load(from + 4 * (x + after < width ? x + after : width));
       }
       exchange(pixels);
       for (int64_t channel = 0; channel < 4; ++channel) {
-        pixels[channel].store(scratch.out + channel * scratch.pitch + x);
+        pixels[channel].store(own.out + channel * own.pitch + x);
       }
     }
     write_rows(write, first, channels, y);
@@ -501,7 +531,8 @@ struct RowStage {
   template <typename Write>
   void write_rows(const Write& write, int64_t first, int64_t channels, int64_t y) const {
     for (int64_t channel = 0; channel < channels; ++channel) {
-      end_row(write, first + channel, y, scratch.out + channel * scratch.pitch, size.width);
+      const T* made = scratch.out + channel * scratch.pitch;
+      write_row(write, first + channel, y, size.width, [made](int64_t x) { return made[x]; });
     }
   }
 };
