@@ -54,6 +54,20 @@ class DsaDraw:
             first += COLUMNS[name]
         raise InputError(f"operation {operation!r} is not in this draw, which has {list(self.operations)}")
 
+    def check_fits(self, images: Sequence[int], device: torch.device) -> None:
+        """Refuse images [B, C, H, W] that the draw was not made for.
+
+        Raises:
+            InputError: the images' number, size or device is not the draw's.
+        """
+        rows, own_device = self.parameters.shape[0], self.parameters.device
+        size_fits = (self.height, self.width) == tuple(images[2:])
+        if not size_fits or rows not in (1, images[0]) or own_device != device:
+            raise InputError(
+                f"a draw for {rows} images of {self.height}×{self.width} on {own_device} does not fit images"
+                f" {list(images)} [B, C, H, W] on {device}"
+            )
+
     def to(self, device: torch.device | str) -> DsaDraw:
         """The same draw with its parameters on `device`."""
         return DsaDraw(self.operations, self.parameters.to(device), self.height, self.width)
@@ -180,16 +194,7 @@ def augment(images: Tensor, draw: DsaDraw) -> Tensor:
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(f"images to augment are floating point [B, C, H, W], not {images.dtype} {list(images.shape)}")
-    rows, device = draw.parameters.shape[0], draw.parameters.device
-    if (
-        (draw.height, draw.width) != tuple(images.shape[2:])
-        or rows not in (1, images.shape[0])
-        or device != images.device
-    ):
-        raise InputError(
-            f"a draw for {rows} images of {draw.height}×{draw.width} on {device} does not fit images"
-            f" {list(images.shape)} [B, C, H, W] on {images.device}"
-        )
+    draw.check_fits(images.shape, images.device)
     if images.numel() == 0 or not draw.operations:
         return images
     return ops.augment(images, _numbers(draw.operations, images.device), draw.parameters.to(images.dtype))

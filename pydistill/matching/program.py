@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from pydistill.data.dsa import DsaDraw, draw_tables
-from pydistill.errors import InputError
 from pydistill.matching.batches import BatchPlan, DrawTable
 from pydistill.nn.fused import being_recorded, fused_student, kept_programs, network_of, where
 from pydistill.reference.augment import COLUMNS
@@ -134,12 +133,7 @@ class Arrangement:
 def _augmentation(draws: Sequence[DsaDraw], batch: int, images: Tensor) -> tuple[Tensor, Tensor] | None:
     """The steps' augmentation as tables, operations [N, L] and parameters [N, rows, width]; None if there is none."""
     for draw in draws:
-        rows, device = draw.parameters.shape[0], draw.parameters.device
-        if (draw.height, draw.width) != tuple(images.shape[2:]) or rows not in (1, batch) or device != images.device:
-            raise InputError(
-                f"a draw for {rows} images of {draw.height}×{draw.width} on {device} does not fit images"
-                f" {[batch, *images.shape[1:]]} [B, C, H, W] on {images.device}"
-            )
+        draw.check_fits((batch, *images.shape[1:]), images.device)
     if not any(draw.operations for draw in draws):
         return None
     if isinstance(draws, DrawTable):

@@ -6,6 +6,7 @@ labels)` is (∇ℓ [P], each image's share of the mean loss [B], logits [B, K])
 
 from __future__ import annotations
 
+import atexit
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -184,3 +185,4 @@ def release_students() -> None:
 _students: Kept[tuple[int, Any]] = Kept(STUDENTS_KEPT)
 kept_programs: Kept[Any] = Kept(PROGRAMS_KEPT)
 """Those of pydistill.matching.program."""
+atexit.register(release_students)  # CUDA graphs must go before CUDA does
