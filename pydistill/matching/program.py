@@ -187,6 +187,7 @@ class Program:
             tables += [self.adjoint, self.lr_gradient]
             make = torch.classes.pydistill.Program
             self.engine = make(student, tables, self.batches, list(shape.batches_of_step), graphs)
+            self._switched_off = "" if graphs or device.type == "cpu" else "PYDISTILL_CUDA_GRAPHS=0"
 
     def fill(self, arrangement: Arrangement, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> None:
         """Write what both sweeps read: θ_0 … θ_N [N + 1, P] by their address, α [] or [N], and the plan's values."""
@@ -232,8 +233,8 @@ class Program:
         return STEPS_A_CALL if self.step.device.type == "cpu" else max(1, steps)
 
     def tell_obstacle(self) -> None:
-        """Say once if the steps could not be recorded as CUDA graphs."""
-        obstacle, device = self.engine.obstacle(), str(self.step.device)
+        """Say once if the steps are not recorded as CUDA graphs, and why."""
+        obstacle, device = self._switched_off or self.engine.obstacle(), str(self.step.device)
         if obstacle and (device, obstacle) not in _told:
             _told.add((device, obstacle))
             _log.warning("student steps on %s run kernel by kernel, not as CUDA graphs: %s", device, obstacle)

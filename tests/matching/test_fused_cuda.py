@@ -124,7 +124,7 @@ def test_both_sweeps_wait_for_nothing_but_the_choice_of_step(dsa: DsaSettings | 
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_replayed_graphs_give_the_bits_of_direct_launches(
-    settings: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = on_gpu(make_case(**({"steps": 5} | settings)).to(dtype))
     other = copy.copy(case)
@@ -133,6 +133,9 @@ def test_replayed_graphs_give_the_bits_of_direct_launches(
         patched.setenv("PYDISTILL_CUDA_GRAPHS", "0")
         expected = [each.run("fused") for each in (case, other, case)]
         assert counts()[1:] == (0, 0)
+    assert caplog.messages == [
+        "student steps on cuda:0 run kernel by kernel, not as CUDA graphs: PYDISTILL_CUDA_GRAPHS=0"
+    ]
     release_students()
     assert all(same_bits(each.run("fused"), before) for each, before in zip((case, other, case), expected, strict=True))
     direct, recorded, replayed = counts()
