@@ -1,13 +1,16 @@
 // nvcc compiles every kernel struct through the engine that drives it, on machines without a GPU and without
 // torch.
+#include "../cuda/augment.cuh"
 #include "../cuda/map.cuh"
 #include "../cuda/map_reduce.cuh"
 #include "../cuda/plane.cuh"
 #include "../cuda/row_map.cuh"
 #include "../kernels/adjoint_step.h"
+#include "../kernels/augment.h"
 #include "../kernels/norm_act_pool.h"
 #include "../kernels/sgd_step.h"
 #include "../kernels/softmax_xent.h"
+#include "../kernels/steps.h"
 #include "../kernels/trajectory_point.h"
 
 namespace pydistill::cuda {
@@ -34,8 +37,33 @@ template cudaError_t map_reduce(const kernels::LossSum<float>&, int64_t, kernels
 template cudaError_t map_reduce(const kernels::LossSum<double>&, int64_t, kernels::LossSum<double>::State*,
                                 cudaStream_t);
 
+template cudaError_t augment<false>(const kernels::AugmentArrays<float>&, const AugmentPlan&, float*,
+                                    cudaStream_t);
+template cudaError_t augment<false>(const kernels::AugmentArrays<double>&, const AugmentPlan&, double*,
+                                    cudaStream_t);
+template cudaError_t augment<true>(const kernels::AugmentArrays<float>&, const AugmentPlan&, float*,
+                                   cudaStream_t);
+template cudaError_t augment<true>(const kernels::AugmentArrays<double>&, const AugmentPlan&, double*,
+                                   cudaStream_t);
+
 template cudaError_t map(const kernels::TrajectoryPoint<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::TrajectoryPoint<double>&, int64_t, cudaStream_t);
+
+template cudaError_t map_reduce_now<kernels::SgdStep<float>>(const kernels::SgdStepOfTables<float>&, int64_t,
+                                                             kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::SgdStep<double>>(const kernels::SgdStepOfTables<double>&,
+                                                              int64_t, kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map(const kernels::AdjointStepOfTables<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::AdjointStepOfTables<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakePoint<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakePoint<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakeRows<int64_t>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakeRows<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakeRows<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractRows<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractRows<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractAtStep<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractAtStep<double>&, int64_t, cudaStream_t);
 
 template <typename scalar_t>
 using Numbers = kernels::ClassNumbers<scalar_t>;

@@ -1,0 +1,562 @@
+// The loops of augment over vector registers; included by one file for each instruction set.
+//
+// Everything goes by rows of one channel, next to each other in memory; a row that is not is copied first.
+// Only the resampling works on pixels, four channels in one register, surrounded by a border of zeros: what a
+// position reads is then four loads, and its transpose, on one thread, is four additions to memory.
+#include "isa.h"
+//
+// Comparisons of numbers that are not finite may raise a flag that nobody reads: without this the compiler
+// makes no vectors of them.
+#pragma GCC optimize("no-trapping-math")
+// Of a variable that the compiler (12) makes itself out of a crop.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
+#include <cstring>
+
+#include "../../kernels/augment.h"
+#include "augment.h"
+#include "lanes.h"
+
+namespace pydistill::cpu::PYDISTILL_ISA {
+namespace {
+
+using kernels::AddToImage;
+using kernels::AugmentArrays;
+using kernels::Color;
+using kernels::Crop;
+using kernels::Cutout;
+using kernels::Flip;
+using kernels::Image;
+using kernels::ImageSize;
+using kernels::NotANumber;
+using kernels::Resample;
+using kernels::StoreImage;
+using kernels::Unchanged;
+
+// Spelt out for each type, since GCC forgets the attribute on a type that depends on a template's argument.
+template <typename T>
+struct FourOf;
+template <>
+struct FourOf<float> {
+  typedef float Type __attribute__((vector_size(16)));
+  typedef int32_t Order __attribute__((vector_size(16)));
+};
+template <>
+struct FourOf<double> {
+  typedef double Type __attribute__((vector_size(32)));
+  typedef int64_t Order __attribute__((vector_size(32)));
+};
+
+// Four channels of a pixel, or four neighbouring numbers of a row.
+template <typename T>
+struct Four {
+  using Vector = typename FourOf<T>::Type;
+  using Order = typename FourOf<T>::Order;
+  Vector vector;
+
+  PYDISTILL_INLINE static Four load(const T* from) {
+    Four four;
+    std::memcpy(&four.vector, from, sizeof(Vector));
+    return four;
+  }
+  PYDISTILL_INLINE void store(T* to) const { std::memcpy(to, &vector, sizeof(Vector)); }
+  PYDISTILL_INLINE friend Four operator+(const Four& a, const Four& b) { return {a.vector + b.vector}; }
+  PYDISTILL_INLINE friend Four operator*(T a, const Four& b) { return {a * b.vector}; }
+};
+
+// From four rows to four pixels, and back.
+template <typename T>
+PYDISTILL_INLINE void exchange(Four<T> (&a)[4]) {
+  using Order = typename Four<T>::Order;
+  constexpr Order kLow = {0, 4, 1, 5};
+  constexpr Order kHigh = {2, 6, 3, 7};
+  const auto low02 = __builtin_shuffle(a[0].vector, a[2].vector, kLow);
+  const auto high02 = __builtin_shuffle(a[0].vector, a[2].vector, kHigh);
+  const auto low13 = __builtin_shuffle(a[1].vector, a[3].vector, kLow);
+  const auto high13 = __builtin_shuffle(a[1].vector, a[3].vector, kHigh);
+  a[0].vector = __builtin_shuffle(low02, low13, kLow);
+  a[1].vector = __builtin_shuffle(low02, low13, kHigh);
+  a[2].vector = __builtin_shuffle(high02, high13, kLow);
+  a[3].vector = __builtin_shuffle(high02, high13, kHigh);
+}
+
+// What one thread keeps beside the images between stages. A row has room for a multiple of four numbers.
+template <typename T>
+struct Scratch {
+  int64_t pitch;    // of a row
+  T* in;            // [C + 4, pitch], rows that are read; those after the C-th are zeros
+  T* out;           // [C + 4, pitch], rows that are written
+  T* weights;       // [4, pitch]
+  int32_t* places;  // [pitch]
+  T* pixels;        // [H + 2, W + 2, 4]
+
+  static Scratch of(const ImageSize& size, T* memory) {
+    Scratch scratch{};
+    scratch.pitch = (size.width + 3) / 4 * 4;
+    scratch.in = memory;
+    scratch.out = scratch.in + (size.channels + 4) * scratch.pitch;
+    scratch.weights = scratch.out + (size.channels + 4) * scratch.pitch;
+    scratch.places = reinterpret_cast<int32_t*>(scratch.weights + 4 * scratch.pitch);
+    scratch.pixels = scratch.weights + 5 * scratch.pitch;
+    for (int64_t x = 0; x < 4 * scratch.pitch; ++x) {
+      scratch.in[size.channels * scratch.pitch + x] = 0;
+    }
+    return scratch;
+  }
+};
+
+template <typename T>
+PYDISTILL_INLINE void put(const StoreImage<T>&, T& to, T value) {
+  to = value;
+}
+template <typename T>
+PYDISTILL_INLINE void put(const AddToImage<T>& write, T& to, T value) {
+  to += write.factor * value;
+}
+
+// Writes numbers of one row of a channel, from its first on: value(x) for x < count.
+template <typename T, template <typename> typename Write, typename Value>
+PYDISTILL_INLINE void write_row(const Write<T>& shared_write, int64_t channel, int64_t row, int64_t count,
+                                const Value& shared_value) {
+  const Write<T> write = shared_write;  // copies that no store can be taken to change
+  const Value value = shared_value;
+  T* const to = &write.to.at(channel, row, 0);
+  const int64_t stride = write.to.column_stride;
+  if (stride == 1) {
+#pragma GCC ivdep
+    for (int64_t x = 0; x < count; ++x) {
+      put(write, to[x], value(x));
+    }
+  } else {
+    for (int64_t x = 0; x < count; ++x) {
+      put(write, to[x * stride], value(x));
+    }
+  }
+}
+
+// Whether the rows of each channel follow one another without a gap, so that several are as good as one.
+template <typename T>
+PYDISTILL_INLINE bool has_dense_rows(const Image<T>& image, const ImageSize& size) {
+  return image.column_stride == 1 && image.row_stride == size.width;
+}
+
+// The row of an image that is read; a copy in `buffer` if its numbers are not neighbours.
+template <typename T>
+PYDISTILL_INLINE const T* read_row(const Image<const T>& from, int64_t channel, int64_t row, T* buffer,
+                                   int64_t width) {
+  const T* numbers = &from.at(channel, row, 0);
+  if (from.column_stride == 1) {
+    return numbers;
+  }
+  for (int64_t x = 0; x < width; ++x) {
+    buffer[x] = numbers[x * from.column_stride];
+  }
+  return buffer;
+}
+
+// The engine of kernels::AugmentImage on one thread.
+template <typename T>
+struct RowStage {
+  ImageSize size;
+  Scratch<T> scratch;
+
+  void meet() const {}
+
+  // What lies between stages comes after the rest.
+  T* end_of_scratch() const { return scratch.pixels + 4 * (size.height + 2) * (size.width + 2); }
+
+  template <bool kTranspose, typename Write>
+  void stage(const Unchanged<T>&, const Image<const T>& from, const Write& write) const {
+    copy_rows(from, write, 0, size.height);
+  }
+
+  template <bool kTranspose, typename Write>
+  void stage(const NotANumber<T>&, const Image<const T>&, const Write& write) const {
+    each_row([&](int64_t channel, int64_t y) {
+      write_row(write, channel, y, size.width, [](int64_t) { return static_cast<T>(NAN); });
+    });
+  }
+
+  template <bool kTranspose, typename Write>
+  void stage(const Crop<T>& crop, const Image<const T>& from, const Write& write) const {
+    const int64_t down = kTranspose ? -crop.down : crop.down;
+    const int64_t right = kTranspose ? -crop.right : crop.right;
+    const int64_t first = right < 0 ? -right : 0;
+    const int64_t end = right > 0 ? size.width - right : size.width;
+    each_row([&](int64_t channel, int64_t y) {
+      if (y + down < 0 || y + down >= size.height) {
+        write_row(write, channel, y, size.width, [](int64_t) { return T(0); });
+        return;
+      }
+      const T* row = read_row(from, channel, y + down, scratch.in, size.width) + right;
+      write_row(write, channel, y, size.width,
+                [row, first, end](int64_t x) { return x >= first && x < end ? row[x] : T(0); });
+    });
+  }
+
+  template <bool kTranspose, typename Write>
+  void stage(const Cutout<T>& cutout, const Image<const T>& from, const Write& write) const {
+    // The rectangle in whole numbers; an edge that is no number leaves it empty.
+    const int64_t first_row = whole_from(cutout.first_row, size.height);
+    const int64_t end_row = whole_from(cutout.end_row, size.height);
+    const int64_t first = whole_from(cutout.first_column, size.width);
+    const int64_t end = whole_from(cutout.end_column, size.width);
+    const bool empty = !(cutout.first_row < cutout.end_row && cutout.first_column < cutout.end_column);
+    if (empty) {
+      copy_rows(from, write, 0, size.height);
+      return;
+    }
+    copy_rows(from, write, 0, first_row);
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      for (int64_t y = first_row; y < end_row; ++y) {
+        const T* row = read_row(from, channel, y, scratch.in, size.width);
+        write_row(write, channel, y, size.width, [row, first, end](int64_t x) {
+          const T number = row[x];
+          return x >= first && x < end ? T(0) : number;
+        });
+      }
+    }
+    copy_rows(from, write, end_row, size.height);
+  }
+
+  template <bool kTranspose, typename Write>
+  void stage(const Flip<T>& flip, const Image<const T>& from, const Write& write) const {
+    if (!flip.mirrors) {
+      copy_rows(from, write, 0, size.height);
+      return;
+    }
+    each_row([&](int64_t channel, int64_t y) {
+      const T* last = read_row(from, channel, y, scratch.in, size.width) + size.width - 1;
+      write_row(write, channel, y, size.width, [last](int64_t x) { return last[-x]; });
+    });
+  }
+
+  template <bool kTranspose, typename Write>
+  void stage(const Color<T>& color, const Image<const T>& from, const Write& write) const {
+    const bool as_one = has_dense_rows(from, size) && has_dense_rows(write.to, size);
+    const int64_t rows = as_one ? 1 : size.height;
+    const int64_t width = as_one ? size.height * size.width : size.width;
+    const T shared = color.added + color.of_mean * mean_of(from, rows, width);
+    const T of_pixel = color.of_pixel;
+    const T of_sum = color.of_grey / static_cast<T>(size.channels);
+    T* const grey = scratch.pixels;
+    for (int64_t y = 0; y < rows; ++y) {
+      for (int64_t channel = 0; channel < size.channels; ++channel) {
+        const T* row = read_row(from, channel, y, scratch.in, width);
+        if (channel == 0) {
+          std::memcpy(grey, row, static_cast<size_t>(width) * sizeof(T));
+        } else {
+#pragma GCC ivdep
+          for (int64_t x = 0; x < width; ++x) {
+            grey[x] += row[x];
+          }
+        }
+      }
+      for (int64_t channel = 0; channel < size.channels; ++channel) {
+        const T* row = read_row(from, channel, y, scratch.in, width);
+        write_row(write, channel, y, width, [row, grey, of_pixel, of_sum, shared](int64_t x) {
+          return of_pixel * row[x] + (shared + of_sum * grey[x]);
+        });
+      }
+    }
+  }
+
+  template <bool kTranspose, typename Write>
+  void stage(const Resample<T>& resample, const Image<const T>& from, const Write& write) const {
+    for (int64_t first = 0; first < size.channels; first += 4) {
+      const int64_t channels = size.channels - first < 4 ? size.channels - first : 4;
+      if constexpr (kTranspose) {
+        clear_pixels();
+        for (int64_t y = 0; y < size.height; ++y) {
+          read_weights(resample, y);
+          spread_row(from, first, channels, y);
+        }
+        for (int64_t y = 0; y < size.height; ++y) {
+          write_pixels(write, first, channels, y);
+        }
+      } else {
+        clear_border();
+        for (int64_t y = 0; y < size.height; ++y) {
+          read_pixels(from, first, channels, y);
+        }
+        for (int64_t y = 0; y < size.height; ++y) {
+          read_weights(resample, y);
+          sample_row(write, first, channels, y);
+        }
+      }
+    }
+  }
+
+ private:
+  template <typename Make>
+  PYDISTILL_INLINE void each_row(const Make& make) const {
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      for (int64_t y = 0; y < size.height; ++y) {
+        make(channel, y);
+      }
+    }
+  }
+
+  // The rows [first, end) as they are.
+  template <typename Write>
+  void copy_rows(const Image<const T>& from, const Write& write, int64_t first, int64_t end) const {
+    const bool as_one = has_dense_rows(from, size) && has_dense_rows(write.to, size);
+    const int64_t rows = as_one && end > first ? 1 : end - first;
+    const int64_t width = as_one ? (end - first) * size.width : size.width;
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      for (int64_t y = first; y < first + rows; ++y) {
+        const T* row = read_row(from, channel, y, scratch.in, width);
+        write_row(write, channel, y, width, [row](int64_t x) { return row[x]; });
+      }
+    }
+  }
+
+  // The first whole number from `edge` on, within [0, side]; side where edge is no number.
+  static int64_t whole_from(T edge, int64_t side) {
+    if (!(edge < static_cast<T>(side))) {
+      return side;
+    }
+    if (!(edge > 0)) {
+      return 0;
+    }
+    const int64_t below = static_cast<int64_t>(edge);
+    return static_cast<T>(below) < edge ? below + 1 : below;
+  }
+
+  // The mean of all numbers, each channel being `rows` rows of `width` numbers. Short runs are added up lane
+  // by lane, and their sums in double.
+  T mean_of(const Image<const T>& from, int64_t rows, int64_t width) const {
+    constexpr int64_t kLanes = Lanes<T>::kSize;
+    constexpr int64_t kRun = 8 * kLanes;
+    double sums[static_cast<size_t>(kLanes)] = {};
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      for (int64_t y = 0; y < rows; ++y) {
+        const T* row = read_row(from, channel, y, scratch.in, width);
+        for (int64_t first = 0; first < width; first += kRun) {
+          const int64_t end = first + kRun < width ? first + kRun : width;
+          Lanes<T> run(T(0));
+          int64_t x = first;
+          for (; x + kLanes <= end; x += kLanes) {
+            run += Lanes<T>::load(row + x);
+          }
+          if (x < end) {
+            run += Lanes<T>::load(row + x, end - x);
+          }
+          T numbers[static_cast<size_t>(kLanes)];
+          run.store(numbers);
+          for (int64_t lane = 0; lane < kLanes; ++lane) {
+            sums[lane] += static_cast<double>(numbers[lane]);
+          }
+        }
+      }
+    }
+    double sum = 0;
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      sum += sums[lane];
+    }
+    return static_cast<T>(sum / static_cast<double>(size.numbers()));
+  }
+
+  int64_t pixel_pitch() const { return size.width + 2; }
+
+  void clear_pixels() const {
+    std::memset(scratch.pixels, 0, static_cast<size_t>((size.height + 2) * pixel_pitch() * 4) * sizeof(T));
+  }
+
+  void clear_border() const {
+    const size_t pixel = 4 * sizeof(T);
+    const int64_t pitch = pixel_pitch();
+    std::memset(scratch.pixels, 0, static_cast<size_t>(pitch) * pixel);
+    std::memset(scratch.pixels + 4 * (size.height + 1) * pitch, 0, static_cast<size_t>(pitch) * pixel);
+    for (int64_t y = 1; y <= size.height; ++y) {
+      std::memset(scratch.pixels + 4 * y * pitch, 0, pixel);
+      std::memset(scratch.pixels + 4 * ((y + 1) * pitch - 1), 0, pixel);
+    }
+  }
+
+  // Where each pixel of row y reads and with which weights: places, and weights of the pixels top left, top
+  // right, bottom left and bottom right of the position. A position outside reads the border alone.
+  void read_weights(const Resample<T>& resample, int64_t y) const {
+    const int32_t width = static_cast<int32_t>(size.width);
+    const int32_t height = static_cast<int32_t>(size.height);
+    const int32_t row = static_cast<int32_t>(y);
+    const int32_t pitch = static_cast<int32_t>(pixel_pitch());
+    const Resample<T> map = resample;  // a copy that no store can be taken to change
+    T* const weights0 = scratch.weights;
+    T* const weights1 = weights0 + scratch.pitch;
+    T* const weights2 = weights1 + scratch.pitch;
+    T* const weights3 = weights2 + scratch.pitch;
+    int32_t* const places = scratch.places;
+#pragma GCC ivdep
+    for (int32_t x = 0; x < width; ++x) {
+      const T right = within(map.column_of_source(row, x), static_cast<T>(width));
+      const T down = within(map.row_of_source(row, x), static_cast<T>(height));
+      // Rounded down: the positions are no less than -1.
+      const int32_t column = static_cast<int32_t>(right + 1) - 1;
+      const int32_t line = static_cast<int32_t>(down + 1) - 1;
+      const int32_t left = column < width ? column : width - 1;
+      const int32_t top = line < height ? line : height - 1;
+      const T of_left = map.tent(right - static_cast<T>(left));
+      const T of_right = map.tent(right - static_cast<T>(left + 1));
+      const T of_top = map.tent(down - static_cast<T>(top));
+      const T of_bottom = map.tent(down - static_cast<T>(top + 1));
+      weights0[x] = of_top * of_left;
+      weights1[x] = of_top * of_right;
+      weights2[x] = of_bottom * of_left;
+      weights3[x] = of_bottom * of_right;
+      places[x] = 4 * ((top + 1) * pitch + left + 1);
+    }
+    for (int64_t x = size.width; x < scratch.pitch; ++x) {
+      weights0[x] = weights1[x] = weights2[x] = weights3[x] = 0;
+      places[x] = 0;
+    }
+  }
+
+  PYDISTILL_INLINE static T within(T position, T side) {
+    const T low = position > -1 ? position : T(-1);
+    return low < side ? low : side;
+  }
+
+  // The rows of four channels; those beyond the last channel are zeros, or memory that nobody reads.
+  struct FourRows {
+    const T* rows[4];
+  };
+  FourRows four_rows(const Image<const T>& from, int64_t first, int64_t channels, int64_t y) const {
+    FourRows four;
+    for (int64_t channel = 0; channel < 4; ++channel) {
+      T* zeros = scratch.in + size.channels * scratch.pitch;
+      four.rows[channel] = channel < channels ? read_row(from, first + channel, y,
+                                                         scratch.in + channel * scratch.pitch, size.width)
+                                              : zeros;
+    }
+    return four;
+  }
+
+  // Four pixels from x on; the last ones of a row that ends before are zeros.
+  PYDISTILL_INLINE static void load_pixels(const FourRows& four, int64_t x, int64_t width,
+                                           Four<T> (&pixels)[4]) {
+    if (x + 4 <= width) {
+      for (int64_t channel = 0; channel < 4; ++channel) {
+        pixels[channel] = Four<T>::load(four.rows[channel] + x);
+      }
+    } else {
+      for (int64_t channel = 0; channel < 4; ++channel) {
+        T numbers[4] = {};
+        for (int64_t after = 0; x + after < width; ++after) {
+          numbers[after] = four.rows[channel][x + after];
+        }
+        pixels[channel] = Four<T>::load(numbers);
+      }
+    }
+    exchange(pixels);
+  }
+
+  void read_pixels(const Image<const T>& from, int64_t first, int64_t channels, int64_t y) const {
+    const FourRows four = four_rows(from, first, channels, y);
+    const int64_t width = size.width;
+    T* to = scratch.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
+    for (int64_t x = 0; x < width; x += 4) {
+      Four<T> pixels[4];
+      load_pixels(four, x, width, pixels);
+      // The zeros after the last pixel go to the border, or to pixels that are still to come.
+      for (int64_t after = 0; after < 4; ++after) {
+        pixels[after].store(to + 4 * (x + after));
+      }
+    }
+  }
+
+  template <typename Write>
+  void sample_row(const Write& write, int64_t first, int64_t channels, int64_t y) const {
+    const Scratch<T> own = scratch;  // a copy that no store can be taken to change
+    const int64_t below = 4 * pixel_pitch();
+    const int64_t width = size.width;
+    for (int64_t x = 0; x < width; x += 4) {
+      Four<T> made[4];
+      for (int64_t after = 0; after < 4; ++after) {
+        const T* top = own.pixels + own.places[x + after];
+        const T* weights = own.weights + x + after;
+        made[after] = weights[0] * Four<T>::load(top) + weights[own.pitch] * Four<T>::load(top + 4) +
+                      weights[2 * own.pitch] * Four<T>::load(top + below) +
+                      weights[3 * own.pitch] * Four<T>::load(top + below + 4);
+      }
+      exchange(made);
+      for (int64_t channel = 0; channel < 4; ++channel) {
+        made[channel].store(own.out + channel * own.pitch + x);
+      }
+    }
+    write_rows(write, first, channels, y);
+  }
+
+  void spread_row(const Image<const T>& from, int64_t first, int64_t channels, int64_t y) const {
+    const Scratch<T> own = scratch;  // a copy that no store can be taken to change
+    const FourRows four = four_rows(from, first, channels, y);
+    const int64_t below = 4 * pixel_pitch();
+    const int64_t width = size.width;
+    for (int64_t x = 0; x < width; x += 4) {
+      Four<T> given[4];
+      load_pixels(four, x, width, given);
+      for (int64_t after = 0; after < 4; ++after) {
+        T* top = own.pixels + own.places[x + after];
+        const T* weights = own.weights + x + after;
+        add(top, weights[0], given[after]);
+        add(top + 4, weights[own.pitch], given[after]);
+        add(top + below, weights[2 * own.pitch], given[after]);
+        add(top + below + 4, weights[3 * own.pitch], given[after]);
+      }
+    }
+  }
+
+  PYDISTILL_INLINE static void add(T* to, T weight, const Four<T>& given) {
+    (Four<T>::load(to) + weight * given).store(to);
+  }
+
+  template <typename Write>
+  void write_pixels(const Write& write, int64_t first, int64_t channels, int64_t y) const {
+    const Scratch<T> own = scratch;  // a copy that no store can be taken to change
+    const int64_t width = size.width;
+    const T* from = own.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
+    for (int64_t x = 0; x < width; x += 4) {
+      Four<T> pixels[4];
+      for (int64_t after = 0; after < 4; ++after) {
+        pixels[after] = Four<T>::load(from + 4 * (x + after < width ? x + after : width));
+      }
+      exchange(pixels);
+      for (int64_t channel = 0; channel < 4; ++channel) {
+        pixels[channel].store(own.out + channel * own.pitch + x);
+      }
+    }
+    write_rows(write, first, channels, y);
+  }
+
+  template <typename Write>
+  void write_rows(const Write& write, int64_t first, int64_t channels, int64_t y) const {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      const T* made = scratch.out + channel * scratch.pitch;
+      write_row(write, first + channel, y, size.width, [made](int64_t x) { return made[x]; });
+    }
+  }
+};
+
+template <typename T>
+RowStage<T> engine(const AugmentArrays<T>& arrays, T* scratch) {
+  return {arrays.size, Scratch<T>::of(arrays.size, scratch)};
+}
+
+}  // namespace
+
+#define PYDISTILL_DEFINE_AUGMENT(scalar_t)                                                  \
+  void augment_place(const AugmentArrays<scalar_t>& arrays, int64_t j, scalar_t* scratch) { \
+    const RowStage<scalar_t> rows = engine(arrays, scratch);                                \
+    kernels::augment_place(arrays, j, rows.end_of_scratch(), rows);                         \
+  }                                                                                         \
+  void augment_place_backward(const AugmentArrays<scalar_t>& arrays, int64_t i, int64_t j,  \
+                              scalar_t* scratch) {                                          \
+    const RowStage<scalar_t> rows = engine(arrays, scratch);                                \
+    kernels::augment_place_backward(arrays, i, j, rows.end_of_scratch(), rows);             \
+  }
+
+PYDISTILL_DEFINE_AUGMENT(float)
+PYDISTILL_DEFINE_AUGMENT(double)
+#undef PYDISTILL_DEFINE_AUGMENT
+
+}  // namespace pydistill::cpu::PYDISTILL_ISA
