@@ -1,0 +1,111 @@
+"""Work on memory that stays in place, which a GPU replays: captured once as a CUDA graph, after a few direct calls."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import dropout
+
+from pydistill.nn.fused import has_hooks
+
+WARM_CALLS = 3
+SWITCH = "PYDISTILL_CUDA_GRAPHS"
+RANDOM_LAYERS = (
+    dropout._DropoutNd,
+    nn.RReLU,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+)
+
+_log = logging.getLogger("pydistill")
+
+
+class Replayed:
+    """Work that is the same every time, called often.
+
+    On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and allocate;
+    the next one captures it as a CUDA graph, which that call and all further ones replay on the current stream. Where
+    capturing fails, the log says so once and every call runs the work directly. Elsewhere every call does.
+
+    Args:
+        work: reads and writes memory that stays in place, allocates nothing that outlives it, and waits for nothing.
+        device: where it works.
+        capture: whether it may be captured; `PYDISTILL_CUDA_GRAPHS=0` in the environment forbids it everywhere.
+    """
+
+    def __init__(self, work: Callable[[], None], device: torch.device, *, capture: bool) -> None:
+        self._work = work
+        self._device = device
+        self._captures = capture and device.type == "cuda" and os.environ.get(SWITCH) != "0"
+        self._calls = 0
+        self._graph: Any = None
+        self._side: Any = None
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether calls replay a graph."""
+        return self._graph is not None
+
+    def __call__(self) -> None:
+        """Do the work once."""
+        if self._captures and self._graph is None:
+            if self._calls < WARM_CALLS:
+                self._calls += 1
+                self._warm()
+                return
+            self._try_to_capture()
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._work()
+
+    def forget(self) -> None:
+        """Capture anew before the next replay: the work is no longer what was captured."""
+        self._calls, self._graph = 0, None
+
+    def _warm(self) -> None:
+        """Do the work on the side stream, after what was queued before and before what is queued after."""
+        current = torch.cuda.current_stream(self._device)
+        self._side = self._side or torch.cuda.Stream(self._device)
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side):
+            self._work()
+        current.wait_stream(self._side)
+
+    def _try_to_capture(self) -> None:
+        try:
+            self._graph = _captured(self._work, self._side)
+        except RuntimeError as error:
+            self._captures = False
+            reason = str(error).strip().splitlines()[0]
+            _log.warning("a training step could not be captured as a CUDA graph and runs directly: %s", reason)
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether a training pass of the network is the same work every time: layers of torch.nn and pydistill.nn that draw
+    no random numbers, and nothing that listens to them."""
+    if has_hooks(model):
+        return False
+    if any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in model.parameters()):
+        return False
+    return all(
+        type(module).__module__.startswith(("torch.nn.modules.", "pydistill.nn."))
+        and not isinstance(module, RANDOM_LAYERS)
+        and "forward" not in vars(module)
+        for module in model.modules()
+    )
+
+
+def _captured(work: Callable[[], None], stream: Any) -> Any:
+    """The work as a graph that has not run yet."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        work()
+    return graph
