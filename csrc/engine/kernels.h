@@ -2,11 +2,13 @@
 #pragma once
 
 #include "../cpu/adjoint_step.h"
+#include "../cpu/augment.h"
 #include "../cpu/norm_act_pool.h"
 #include "../cpu/sgd_step.h"
 #include "../cpu/softmax_xent.h"
 #if defined(PYDISTILL_WITH_CUDA)
 #include "../cuda/adjoint_step.h"
+#include "../cuda/augment.h"
 #include "../cuda/norm_act_pool.h"
 #include "../cuda/sgd_step.h"
 #include "../cuda/softmax_xent.h"

@@ -1,0 +1,127 @@
+#include "augment.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <vector>
+
+#include "augment_stage.h"
+
+namespace pydistill::cpu {
+namespace {
+
+using kernels::AddToImage;
+using kernels::AugmentArrays;
+using kernels::AugmentImage;
+using kernels::AugmentList;
+using kernels::Image;
+using kernels::ImageSize;
+using kernels::StoreImage;
+
+constexpr int64_t kNumbersPerThread = 16384;  // that a thread must make for it to be worth its start
+
+int64_t grain(const ImageSize& size) { return kNumbersPerThread / std::max<int64_t>(1, size.numbers()) + 1; }
+
+// What lies between the stages of one image, for one thread.
+template <typename scalar_t>
+std::unique_ptr<scalar_t[]> scratch(const AugmentArrays<scalar_t>& arrays) {
+  const int64_t images = std::clamp<int64_t>(arrays.length - 1, 0, 2);
+  return std::unique_ptr<scalar_t[]>(new scalar_t[static_cast<size_t>(images * arrays.size.numbers())]);
+}
+
+// An image or an operation that does not exist makes the result NaN.
+template <typename scalar_t>
+void fill_with_nan(const Image<scalar_t>& image, const ImageSize& size) {
+  for (int64_t channel = 0; channel < size.channels; ++channel) {
+    for (int64_t row = 0; row < size.height; ++row) {
+      for (int64_t column = 0; column < size.width; ++column) {
+        image.at(channel, row, column) = std::numeric_limits<scalar_t>::quiet_NaN();
+      }
+    }
+  }
+}
+
+template <typename scalar_t>
+void run_forward(const AugmentArrays<scalar_t>& arrays) {
+  const AugmentStage<scalar_t> engine{arrays.size};
+  at::parallel_for(0, arrays.batch, grain(arrays.size), [&](int64_t begin, int64_t end) {
+    const auto between = scratch(arrays);
+    for (int64_t j = begin; j < end; ++j) {
+      const AugmentList<scalar_t> list = arrays.list(j);
+      const int64_t source = arrays.source(j);
+      if (source < 0 || source >= arrays.images || !list.is_valid()) {
+        fill_with_nan(arrays.to[j], arrays.size);
+        continue;
+      }
+      const StoreImage<scalar_t> out{arrays.to[j]};
+      const AugmentImage<false, scalar_t, AugmentStage<scalar_t>, StoreImage<scalar_t>> image{
+          list, arrays.size, engine, out, between.get()};
+      image.run(arrays.from[source]);
+    }
+  });
+}
+
+// The batch's places in the order of their source images, and for one image in their own order.
+template <typename scalar_t>
+std::vector<int64_t> places_by_source(const AugmentArrays<scalar_t>& arrays) {
+  std::vector<int64_t> places(static_cast<size_t>(arrays.batch));
+  std::iota(places.begin(), places.end(), int64_t{0});
+  if (arrays.index != nullptr) {
+    std::stable_sort(places.begin(), places.end(),
+                     [&](int64_t a, int64_t b) { return arrays.source(a) < arrays.source(b); });
+  }
+  return places;
+}
+
+// A source image is one thread's, with all the places that it went to.
+template <typename scalar_t>
+void run_backward(const AugmentArrays<scalar_t>& arrays) {
+  const AugmentStage<scalar_t> engine{arrays.size};
+  const std::vector<int64_t> places = places_by_source(arrays);
+  const auto source_of = [&](int64_t k) { return arrays.source(places[static_cast<size_t>(k)]); };
+  at::parallel_for(0, arrays.batch, grain(arrays.size), [&](int64_t begin, int64_t end) {
+    const auto between = scratch(arrays);
+    // An image whose places begin before `begin` is the previous thread's, to its last place.
+    while (begin > 0 && begin < end && source_of(begin) == source_of(begin - 1)) {
+      ++begin;
+    }
+    while (begin < end && end < arrays.batch && source_of(end) == source_of(end - 1)) {
+      ++end;
+    }
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t j = places[static_cast<size_t>(k)];
+      const int64_t source = arrays.source(j);
+      if (source < 0 || source >= arrays.images) {
+        continue;
+      }
+      const AugmentList<scalar_t> list = arrays.list(j);
+      const scalar_t factor =
+          list.is_valid() ? arrays.signed_factor() : std::numeric_limits<scalar_t>::quiet_NaN();
+      const AddToImage<scalar_t> gradient{arrays.to[source], factor};
+      const AugmentImage<true, scalar_t, AugmentStage<scalar_t>, AddToImage<scalar_t>> image{
+          list, arrays.size, engine, gradient, between.get()};
+      image.run(arrays.from[j]);
+    }
+  });
+}
+
+}  // namespace
+
+void augment(const at::Tensor& images, const tensors::AugmentRecipe& recipe, const at::Tensor& out) {
+  AT_DISPATCH_FLOATING_TYPES(images.scalar_type(), "pydistill::augment",
+                             [&] { run_forward(tensors::augment_arrays<scalar_t>(images, recipe, out)); });
+}
+
+void augment_backward(const at::Tensor& grad_out, const tensors::AugmentRecipe& recipe,
+                      const at::Tensor& factor, bool negate, const at::Tensor& gradient) {
+  AT_DISPATCH_FLOATING_TYPES(grad_out.scalar_type(), "pydistill::augment_backward", [&] {
+    run_backward(tensors::augment_backward_arrays<scalar_t>(grad_out, recipe, factor, negate, gradient));
+  });
+}
+
+}  // namespace pydistill::cpu

@@ -1,0 +1,137 @@
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <optional>
+
+#include "../cpu/augment.h"
+#if defined(PYDISTILL_WITH_CUDA)
+#include "../cuda/augment.h"
+#endif
+
+namespace pydistill::ops {
+namespace {
+
+using tensors::AugmentRecipe;
+
+void check_device(const at::Tensor& value, const char* name, const at::Tensor& images) {
+  TORCH_CHECK_VALUE(value.device() == images.device(), "augment: ", name, " is on ", value.device(),
+                    " where images is on ", images.device());
+}
+
+// On a GPU nobody looks at the numbers: the kernels turn the images of wrong ones into NaN.
+void check_numbers(const at::Tensor& operations, const at::Tensor& parameters, const at::Tensor& index,
+                   int64_t count) {
+  const int64_t* number = operations.const_data_ptr<int64_t>();
+  int64_t width = 0;
+  for (int64_t k = 0; k < operations.numel() && number[k] != -1; ++k) {
+    const int64_t columns = kernels::augmentation_columns(number[k]);
+    TORCH_CHECK_VALUE(columns > 0, "augment: operations[", k, "] is ", number[k],
+                      "; an operation is a number from 0 to 5, and -1 ends the list");
+    width += columns;
+  }
+  TORCH_CHECK_VALUE(width <= parameters.size(1), "augment: parameters has shape ", parameters.sizes(),
+                    " where the operations need ", width, " columns");
+  if (index.defined()) {
+    const int64_t* source = index.const_data_ptr<int64_t>();
+    for (int64_t j = 0; j < index.numel(); ++j) {
+      TORCH_CHECK_VALUE(0 <= source[j] && source[j] < count, "augment: index[", j, "] is ", source[j],
+                        " where there are ", count, " images");
+    }
+  }
+}
+
+// images: [*, C, H, W], of which the recipe makes `batch`; count: n.
+AugmentRecipe checked_recipe(const at::Tensor& images, const at::Tensor& operations,
+                             const at::Tensor& parameters, const std::optional<at::Tensor>& index,
+                             int64_t batch, int64_t count) {
+  TORCH_CHECK_VALUE(images.scalar_type() == at::kFloat || images.scalar_type() == at::kDouble,
+                    "augment: images is ", images.scalar_type(), "; it must be float32 or float64");
+  TORCH_CHECK_VALUE(images.dim() == 4, "augment: images has shape ", images.sizes(),
+                    "; it must be [n, C, H, W]");
+  TORCH_CHECK_VALUE(operations.scalar_type() == at::kLong && operations.dim() == 1, "augment: operations is ",
+                    operations.scalar_type(), " of shape ", operations.sizes(), "; it must be int64 [L]");
+  TORCH_CHECK_VALUE(parameters.scalar_type() == images.scalar_type(), "augment: parameters is ",
+                    parameters.scalar_type(), " where images is ", images.scalar_type());
+  TORCH_CHECK_VALUE(parameters.dim() == 2 && (parameters.size(0) == 1 || parameters.size(0) == batch),
+                    "augment: parameters has shape ", parameters.sizes(), " for a batch of ", batch,
+                    " images; it must be [B, width], or [1, width] for one set that all share");
+  check_device(operations, "operations", images);
+  check_device(parameters, "parameters", images);
+  AugmentRecipe recipe;
+  if (index.has_value()) {
+    TORCH_CHECK_VALUE(index->scalar_type() == at::kLong && index->dim() == 1, "augment: index is ",
+                      index->scalar_type(), " of shape ", index->sizes(), "; it must be int64 [B]");
+    check_device(*index, "index", images);
+    recipe.index = index->contiguous();
+  }
+  recipe.operations = operations.contiguous();
+  recipe.parameters = parameters.contiguous();
+  if (images.is_cpu()) {
+    check_numbers(recipe.operations, recipe.parameters, recipe.index, count);
+  }
+  return recipe;
+}
+
+// In the order of memory of `like`, if that is one of the usual two.
+at::Tensor empty_images(int64_t count, const at::Tensor& like) {
+  return at::empty({count, like.size(1), like.size(2), like.size(3)}, like.options(),
+                   like.suggest_memory_format());
+}
+
+using Launcher = void (*)(const at::Tensor& images, const AugmentRecipe& recipe, const at::Tensor& out);
+
+template <Launcher launch>
+at::Tensor augment(const at::Tensor& images, const at::Tensor& operations, const at::Tensor& parameters,
+                   const std::optional<at::Tensor>& index, bool linear) {
+  const int64_t count = images.dim() == 4 ? images.size(0) : 0;
+  const int64_t batch = index.has_value() ? index->numel() : count;
+  AugmentRecipe recipe = checked_recipe(images, operations, parameters, index, batch, count);
+  recipe.linear = linear;
+  const at::Tensor out = empty_images(batch, images);
+  launch(images, recipe, out);
+  return out;
+}
+
+using BackwardLauncher = void (*)(const at::Tensor& grad_out, const AugmentRecipe& recipe,
+                                  const at::Tensor& factor, bool negate, const at::Tensor& gradient);
+
+template <BackwardLauncher launch>
+at::Tensor augment_backward(const at::Tensor& grad_out, const at::Tensor& operations,
+                            const at::Tensor& parameters, const std::optional<at::Tensor>& index,
+                            int64_t count) {
+  const int64_t batch = grad_out.dim() == 4 ? grad_out.size(0) : 0;
+  const AugmentRecipe recipe = checked_recipe(grad_out, operations, parameters, index, batch, count);
+  TORCH_CHECK_VALUE(index.has_value() ? index->numel() == batch : count == batch, "augment: grad_out holds ",
+                    batch, " images where the batch has ", index.has_value() ? index->numel() : count);
+  const at::Tensor gradient = empty_images(count, grad_out).zero_();
+  launch(grad_out, recipe, /*factor=*/at::Tensor(), /*negate=*/false, gradient);
+  return gradient;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(pydistill, library) {
+  library.def(
+      "augment(Tensor images, Tensor operations, Tensor parameters, Tensor? index, bool linear) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  library.def(
+      "augment_backward(Tensor grad_out, Tensor operations, Tensor parameters, Tensor? index, SymInt images) "
+      "-> Tensor",
+      {at::Tag::pt2_compliant_tag});
+}
+
+TORCH_LIBRARY_IMPL(pydistill, CPU, library) {
+  library.impl("augment", &augment<&cpu::augment>);
+  library.impl("augment_backward", &augment_backward<&cpu::augment_backward>);
+}
+
+#if defined(PYDISTILL_WITH_CUDA)
+TORCH_LIBRARY_IMPL(pydistill, CUDA, library) {
+  library.impl("augment", &augment<&cuda::augment>);
+  library.impl("augment_backward", &augment_backward<&cuda::augment_backward>);
+}
+#endif
+
+}  // namespace pydistill::ops

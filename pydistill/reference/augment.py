@@ -1,0 +1,213 @@
+"""`augment` and its backward in plain PyTorch, and the checks that they share with the compiled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pydistill.errors import InputError
+
+COLUMNS: dict[str, int] = {
+    "color": 3,  # brightness: what is added; saturation: factor on the distance to grey; contrast: to the mean
+    "crop": 2,  # shift in rows, in columns
+    "cutout": 4,  # first row, row after the last, first column, column after the last
+    "flip": 1,  # 1 mirrors left and right, 0 does not
+    "scale": 2,  # factor on x, on y
+    "rotate": 1,  # angle in radians
+}
+"""The operations, and how many parameters each has; in a list of operations each is its position here."""
+
+END_OF_LIST = -1
+_NAMES = tuple(COLUMNS)
+
+
+def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None, batch: int) -> None:
+    """Refuse what `augment` and `augment_backward` cannot take; the numbers in the lists are not looked at.
+
+    Args:
+        images: as in `augment`, or the gradients [B, C, H, W] in their place.
+        operations, parameters, index: as in `augment`.
+        batch: B.
+
+    Raises:
+        InputError: `images` is not float32 or float64 [n, C, H, W], or another argument does not go with it.
+    """
+    given = {"images": images, "operations": operations, "parameters": parameters}
+    if index is not None:
+        given["index"] = index
+    for name, value in given.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"augment: {name} must be a tensor, not {type(value).__name__}")
+    if images.dtype not in (torch.float32, torch.float64):
+        raise InputError(f"augment: images is {images.dtype}; it must be torch.float32 or torch.float64")
+    if images.dim() != 4:
+        raise InputError(f"augment: images has shape {list(images.shape)}; it must be [n, C, H, W]")
+    for name, value, shape in (("operations", operations, "[L]"), ("index", index, "[B]")):
+        if value is not None and (value.dtype != torch.int64 or value.dim() != 1):
+            raise InputError(f"augment: {name} is {value.dtype} {list(value.shape)}; it must be int64 {shape}")
+    if parameters.dtype != images.dtype:
+        raise InputError(f"augment: parameters is {parameters.dtype} where images is {images.dtype}")
+    if parameters.dim() != 2 or parameters.shape[0] not in (1, batch):
+        raise InputError(
+            f"augment: parameters has shape {list(parameters.shape)} for a batch of {batch} images; "
+            "it must be [B, width], or [1, width] for one set that all share"
+        )
+    for name, value in given.items():
+        if value.device != images.device:
+            raise InputError(f"augment: {name} is on {value.device} where images is on {images.device}")
+
+
+def check_numbers(operations: Tensor, parameters: Tensor, index: Tensor | None, images: int) -> None:
+    """Refuse operations and images that do not exist, where they can be looked at: on the CPU, outside torch's transforms.
+
+    Raises:
+        InputError: there is one, or the operations need more columns than `parameters` has.
+    """
+    if operations.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if torch._C._are_functorch_transforms_active():
+        return
+    width = 0
+    for place, number in enumerate(_before_the_end(operations)):
+        if not 0 <= number < len(_NAMES):
+            raise InputError(
+                f"augment: operations[{place}] is {number}; an operation is a number from 0 to 5, and -1 ends the list"
+            )
+        width += COLUMNS[_NAMES[number]]
+    if width > parameters.shape[1]:
+        raise InputError(
+            f"augment: parameters has shape {list(parameters.shape)} where the operations need {width} columns"
+        )
+    if index is None:
+        return
+    for place, source in enumerate(index.tolist()):
+        if not 0 <= source < images:
+            raise InputError(f"augment: index[{place}] is {source} where there are {images} images")
+
+
+def augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None = None) -> Tensor:
+    """`pydistill.ops.augment` in plain PyTorch: same arguments, results, errors; it has derivatives in `parameters` too.
+
+    The second derivative of scale and rotate raises where the installed PyTorch lacks that of grid_sample.
+    """
+    check_augment(images, operations, parameters, index, _batch(images, index))
+    check_numbers(operations, parameters, index, len(images))
+    batch = images if index is None else images.index_select(0, index)
+    first = 0
+    for number in _before_the_end(operations):
+        width = COLUMNS[_NAMES[number]]
+        batch = _OPERATIONS[_NAMES[number]](batch, parameters[:, first : first + width]) if batch.numel() else batch
+        first += width
+    return batch.clone() if batch is images else batch
+
+
+def augment_backward(
+    grad_out: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None, images: int
+) -> Tensor:
+    """`pydistill.ops.augment_backward` in plain PyTorch: same arguments, results, errors."""
+    check_augment(grad_out, operations, parameters, index, len(grad_out))
+    check_batch(grad_out, index, images)
+    zeros = grad_out.new_zeros(images, *grad_out.shape[1:])
+    _, transpose = torch.func.vjp(lambda x: augment(x, operations, parameters, index), zeros)
+    gradient: Tensor = transpose(grad_out)[0]
+    return gradient
+
+
+def check_batch(grad_out: Tensor, index: Tensor | None, images: int) -> None:
+    """Refuse gradients of another number of images than the batch has.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    batch = images if index is None else index.shape[0]
+    if grad_out.shape[0] != batch:
+        raise InputError(f"augment: grad_out holds {grad_out.shape[0]} images where the batch has {batch}")
+
+
+def _batch(images: Tensor, index: Tensor | None) -> int:
+    some = images if index is None else index
+    return some.shape[0] if isinstance(some, Tensor) and some.dim() else 0
+
+
+def _before_the_end(operations: Tensor) -> list[int]:
+    """The operations' numbers, up to the one that ends the list."""
+    numbers: list[int] = operations.tolist()
+    return numbers[: numbers.index(END_OF_LIST)] if END_OF_LIST in numbers else numbers
+
+
+def _color(images: Tensor, p: Tensor) -> Tensor:
+    """Brightness b, saturation s and contrast c, one after the other, in one go.
+
+    Saturation keeps each pixel's mean over channels, so the mean that contrast needs is known beforehand,
+    and the three are cs·x + c(1 − s)·grey(x) + (1 − c)·mean(x) + b.
+    """
+    b, s, c = p[:, :, None, None, None].unbind(1)
+    grey = images.mean(1, keepdim=True)
+    offset = torch.addcmul(b, 1 - c, grey.mean((2, 3), keepdim=True))
+    return torch.addcmul(torch.addcmul(offset, c - c * s, grey), c * s, images)
+
+
+def _crop(images: Tensor, p: Tensor) -> Tensor:
+    batch, channels, height, width = images.shape
+    rows = torch.arange(height, device=images.device) + p[:, :1].long()
+    columns = torch.arange(width, device=images.device) + p[:, 1:].long()
+    outside = ((rows < 0) | (rows >= height))[:, :, None] | ((columns < 0) | (columns >= width))[:, None, :]
+    # one zero is put behind the pixels of each channel, for everything outside to read
+    source = ((rows * width)[:, :, None] + columns[:, None, :]).masked_fill(outside, height * width)
+    source = source.view(-1, 1, height * width).expand(batch, channels, -1)
+    return functional.pad(images.reshape(batch, channels, -1), (0, 1)).gather(2, source).view(images.shape)
+
+
+def _cutout(images: Tensor, p: Tensor) -> Tensor:
+    rows = torch.arange(images.shape[2], device=images.device, dtype=images.dtype)
+    columns = torch.arange(images.shape[3], device=images.device, dtype=images.dtype)
+    inside_rows = (rows >= p[:, 0:1]) & (rows < p[:, 1:2])
+    inside_columns = (columns >= p[:, 2:3]) & (columns < p[:, 3:4])
+    kept = ~(inside_rows[:, :, None] & inside_columns[:, None, :])
+    return images * kept[:, None].to(images.dtype)
+
+
+def _flip(images: Tensor, p: Tensor) -> Tensor:
+    return torch.where(p[:, :, None, None] > 0, images.flip(3), images)
+
+
+def _scale(images: Tensor, p: Tensor) -> Tensor:
+    return _resample(images, p * p.new_tensor([1, 0]), p * p.new_tensor([0, 1]))
+
+
+def _rotate(images: Tensor, p: Tensor) -> Tensor:
+    cosine, sine = p.cos(), p.sin()
+    return _resample(images, torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1))
+
+
+def _resample(images: Tensor, along_x: Tensor, along_y: Tensor) -> Tensor:
+    """Bilinear sampling at x·along_x + y·along_y, where x and y run from −1 to 1 between the outermost
+    pixels' centres.
+
+    along_x, along_y: [B or 1, 2], each an (x, y). Instead of affine_grid, which takes longer than the
+    sampling itself.
+    """
+    height, width = images.shape[2:]
+    x, y = (_from_minus_one(side, images)[:, None] for side in (width, height))
+    grid = torch.addcmul(y[:, None] * along_y[:, None, None], x, along_x[:, None, None]).expand(len(images), -1, -1, -1)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _from_minus_one(side: int, images: Tensor) -> Tensor:
+    """[side] coordinates from −1 to 1; a single pixel lies at 0."""
+    if side == 1:
+        return torch.zeros(1, dtype=images.dtype, device=images.device)
+    return torch.linspace(-1, 1, side, dtype=images.dtype, device=images.device)
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}
