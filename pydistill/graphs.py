@@ -73,7 +73,7 @@ class Replayed:
     def _warm(self) -> None:
         """Do the work on the side stream, after what was queued before and before what is queued after."""
         current = torch.cuda.current_stream(self._device)
-        self._side = self._side or torch.cuda.Stream(self._device)
+        self._side = self._side or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._side.wait_stream(current)
         with torch.cuda.stream(self._side):
             self._work()

@@ -61,7 +61,7 @@ class Steps:
         self._index = torch.empty(count, size, dtype=torch.int64, device=device)
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._one = Replayed(self._step, device, capture=capture)
-        self._draws = None
+        self._draws: Sequence[DsaDraw] | None = None
         self._at = 0
 
     def run(self, order: Tensor, draws: Sequence[DsaDraw] | None) -> None:
