@@ -6,14 +6,13 @@ body allocates nothing that outlives it; so a GPU replays it as a CUDA graph, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from pydistill.data.dsa import DsaDraw, DsaSettings, augment
+from pydistill.data.dsa import COLUMNS, DsaSettings, draw_tables
 from pydistill.data.pictures import Pictures
 from pydistill.graphs import Replayed
+from pydistill.ops import augment
 from pydistill.passes import Passes
 
 
@@ -39,35 +38,56 @@ class Work:
         self.loss = torch.zeros((), device=labels.device)
         self.right = torch.zeros((), device=labels.device) if count_right else None
 
-    def step(self, index: Tensor, draw: DsaDraw | None) -> None:
-        """One step of SGD on the images at `index` [B]."""
-        batch, target = self.pictures.batch(index), self.labels.index_select(0, index)
-        if draw is not None:
-            batch = augment(batch, draw)
-        loss, logits = self.passes.gradient(batch, target)
+    def step(self, index: Tensor, operations: Tensor | None, parameters: Tensor | None) -> None:
+        """One step of SGD on the images at `index` [B], augmented by a row of the draws' tables if there is one."""
+        target = self.labels.index_select(0, index)
+        loss, logits = self.passes.gradient(self._batch(index, operations, parameters), target)
         self.optimiser.step()
         self.loss += loss * len(index)
         if self.right is not None:
             self.right += how_many_right(logits, target)
 
+    def _batch(self, index: Tensor, operations: Tensor | None, parameters: Tensor | None) -> Tensor:
+        if operations is None or parameters is None:
+            return self.pictures.batch(index)
+        if self.pictures.are_bytes:
+            return augment(self.pictures.batch(index), operations, parameters)
+        return augment(self.pictures.pixels, operations, parameters, index)
+
 
 class Steps:
-    """The `count` steps of an epoch on batches of `size` images each."""
+    """The `count` steps of an epoch on batches of `size` images each.
 
-    def __init__(self, work: Work, size: int, count: int, *, capture: bool) -> None:
-        device = work.labels.device
+    Tables, one row for each step, in memory that stays: index [count, size], and of the draws operations [count, L] and
+    parameters [count, rows, width]. `number` [1] is the step that comes next.
+    """
+
+    def __init__(self, work: Work, size: int, count: int, dsa: DsaSettings | None, *, capture: bool) -> None:
+        device, dtype = work.pictures.device, work.pictures.dtype
         self.size, self.count = size, count
-        self._work = work
-        self._index = torch.empty(count, size, dtype=torch.int64, device=device)
+        self._work, self._dsa = work, dsa
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
+        self._index = torch.empty(count, size, dtype=torch.int64, device=device)
+        self._operations: Tensor | None = None
+        self._parameters: Tensor | None = None
+        if dsa is not None and dsa.parts:
+            widths = [COLUMNS[part] for part in dsa.parts]
+            length, width = (len(widths), sum(widths)) if dsa.mode == "M" else (1, max(widths))
+            rows = 1 if dsa.shared else size
+            self._operations = torch.empty(count, length, dtype=torch.int64, device=device)
+            self._parameters = torch.zeros(count, rows, width, dtype=dtype, device=device)
         self._one = Replayed(self._step, device, capture=capture)
-        self._draws: Sequence[DsaDraw] | None = None
-        self._at = 0
 
-    def run(self, order: Tensor, draws: Sequence[DsaDraw] | None) -> None:
-        """All steps, on the images in this order [count · size], augmented by these draws."""
+    def run(self, order: Tensor, generator: torch.Generator) -> None:
+        """All steps, on the images in this order [count · size], on the CPU; each augmented by a draw of its own."""
         _fill(self._index, order.view_as(self._index))
-        self._draws, self._at = draws, 0
+        if self._dsa is not None:
+            height, width = self._work.pictures.shape[2:]
+            draws = [self._dsa.draw(self.size, height, width, generator) for _ in range(self.count)]
+            if self._operations is not None and self._parameters is not None:
+                operations, parameters = draw_tables(draws, "cpu", self._parameters.dtype)
+                _fill(self._operations, operations)
+                _fill(self._parameters[..., : parameters.shape[2]], parameters)
         self._number.zero_()
         for _ in range(self.count):
             self._one()
@@ -77,32 +97,34 @@ class Steps:
         self._one.forget()
 
     def _step(self) -> None:
-        index = self._index.index_select(0, self._number)[0]
-        self._work.step(index, None if self._draws is None else self._draws[self._at].to(index.device))
+        index, operations, parameters = (
+            None if table is None else table.index_select(0, self._number)[0]
+            for table in (self._index, self._operations, self._parameters)
+        )
+        assert index is not None
+        self._work.step(index, operations, parameters)
         self._number += 1
-        self._at += 1
 
 
 class Epochs:
     """Epochs over all images in batches of `batch_size`, the last of each epoch of what is left."""
 
     def __init__(self, work: Work, batch_size: int, dsa: DsaSettings | None, *, capture: bool) -> None:
-        self._work, self._dsa = work, dsa
         full, left = divmod(len(work.pictures), batch_size)
-        sizes = [(batch_size, full), (left, 1)]
-        self._parts = [Steps(work, size, count, capture=capture) for size, count in sizes if size and count]
+        self._images = len(work.pictures)
+        self._parts = [
+            Steps(work, size, count, dsa, capture=capture)
+            for size, count in ((batch_size, full), (left, 1))
+            if size and count
+        ]
 
     def run(self, generator: torch.Generator) -> None:
         """One epoch: a new order, and a draw for each batch; nothing waits for the device."""
-        count, _, height, width = self._work.pictures.shape
-        order = torch.randperm(count, generator=generator)
+        order = torch.randperm(self._images, generator=generator)
         first = 0
         for part in self._parts:
             end = first + part.size * part.count
-            draws = None
-            if self._dsa is not None:
-                draws = [self._dsa.draw(part.size, height, width, generator) for _ in range(part.count)]
-            part.run(order[first:end], draws)
+            part.run(order[first:end], generator)
             first = end
 
     def forget(self) -> None:

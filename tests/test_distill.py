@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,6 +172,70 @@ def test_noise_and_real_initialisation(store: TrajectoryStore) -> None:
     assert all(tuple(image.flatten().tolist()) not in rows for image in noise.images)
 
 
+class TestSeveralExperts:
+    """`experts_per_step`: the mean of independent gradients."""
+
+    def test_the_update_is_that_of_the_mean_gradient(self, store: TrajectoryStore) -> None:
+        found = distiller(store, experts_per_step=3, method="mtt", batch_size=3)
+        other = distiller(store, method="mtt", batch_size=3)
+        gradients: list[dict[str, torch.Tensor]] = []
+        losses = []
+        for _ in range(3):  # one after the other from one generator, all at the first iteration's images
+            draw = other._draw()
+            outcome = other._match(draw, 0)
+            leaves = other.synthetic.learned()
+            losses.append(float(outcome.loss.detach()))
+            gradients.append(
+                dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True))
+            )
+        mean = {name: sum(each[name] for each in gradients) / 3 for name in gradients[0]}
+        assert other._update(other.synthetic.learned(), mean) is None
+        report = found.iterate()
+        torch.testing.assert_close(found.images, other.images, rtol=1e-6, atol=1e-7)
+        assert found.lr == pytest.approx(other.lr, rel=1e-6)
+        assert report.loss == pytest.approx(sum(losses) / 3, rel=1e-6)
+        assert torch.equal(found.generator.get_state(), other.generator.get_state())
+
+    def test_segments_and_batches_are_independent(self, store: TrajectoryStore) -> None:
+        reports = [
+            distiller(store, experts_per_step=3, seed=seed, batch_size=3, max_start=4).iterate() for seed in range(6)
+        ]
+        assert all({segment.expert for segment in report.segments} == {0, 1, 2} for report in reports)
+        assert any(len({segment.start for segment in report.segments}) > 1 for report in reports)
+        found = distiller(store, experts_per_step=3, batch_size=3)
+        draws = [found._draw() for _ in range(3)]
+        assert len({tuple(draw.batches.index.flatten().tolist()) for draw in draws}) == 3
+
+    def test_the_record_has_a_list_where_there_are_several(self, store: TrajectoryStore) -> None:
+        report = distiller(store, experts_per_step=2, method="att").iterate()
+        record = report.as_record()
+        assert record["step"] == report.steps == [segment.step for segment in report.segments]
+        assert record["expert"] == [segment.expert for segment in report.segments]
+        assert [len(record[name]) for name in ("step", "expert", "start", "target")] == [2] * 4
+        assert record["loss"] == report.loss == pytest.approx(sum(s.loss for s in report.segments) / 2)
+        one = distiller(store, method="att").iterate()
+        assert list(one.as_record()) == ["event", "iteration", "loss", "step", "lr", "expert", "start", "target"]
+        assert (one.as_record()["step"], one.as_record()["expert"]) == (one.step, one.expert)
+        assert len(one.distances) == 4
+
+    def test_one_loss_that_is_not_finite_rejects_the_update(
+        self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = distiller(store, experts_per_step=2, method="mtt")
+        match = found._match
+
+        def second_breaks(draw: Any, number: int) -> Any:
+            outcome = match(draw, number)
+            return replace(outcome, loss=outcome.loss * float("inf")) if number == 1 else outcome
+
+        monkeypatch.setattr(found, "_match", second_breaks)
+        before = found.images
+        report = found.iterate()
+        assert report.rejected == "the matching loss is not finite"
+        assert report.as_record()["loss"] is None
+        assert torch.equal(found.images, before)
+
+
 class TestGuard:
     """Rejected updates leave the state as it was."""
 
@@ -223,6 +288,7 @@ class TestGuard:
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), not 1.0"),
         ({"ema": 1.0}, r"ema must lie in \[0, 1\), not 1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"experts_per_step": 0}, "experts_per_step must be at least 1, not 0"),
         ({"evaluate_every": -1}, "evaluate_every must be at least 0, not -1"),
         ({"continuous": True}, "continuous starts need trajectories = convexified"),
         (

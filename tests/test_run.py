@@ -72,8 +72,9 @@ def assert_same_outcome(one: Path, other: Path) -> None:
         {"method": "mct"},
         {"labels": "learned"},
         {"labels": "teacher", "dsa": DsaSettings(), "ipc": 2, "batch_size": 3},
+        {"experts_per_step": 2, "dsa": DsaSettings(), "batch_size": 3},
     ],
-    ids=["att", "mct", "learned", "teacher and augmentation"],
+    ids=["att", "mct", "learned", "teacher and augmentation", "several experts"],
 )
 def test_a_broken_off_run_continues_as_if_it_had_not_been(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path

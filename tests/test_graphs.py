@@ -1,0 +1,266 @@
+"""Work that a GPU replays: when it is run, captured and replayed, and which networks may be. The GPU itself is played by
+a stand-in here, and tested at the end of the file where there is one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pydistill import graphs
+from pydistill.data import DsaSettings, from_tensors
+from pydistill.graphs import WARM_CALLS, Replayed, is_plain
+from pydistill.nn import build, flatten, parse
+from pydistill.training import TrainingSettings, accuracy, train
+from tests.blobs import blobs
+
+GPU = torch.device("cuda")
+
+
+class Played:
+    """In place of the GPU: notes what is done; a graph does the work when it is replayed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: bool = False) -> None:
+        self.done: list[str] = []
+        self.fails = fails
+        monkeypatch.delenv(graphs.SWITCH, raising=False)
+        monkeypatch.setattr(graphs, "_captured", self.captured)
+        monkeypatch.setattr(Replayed, "_warm", lambda replayed: self.warm(replayed))
+
+    def captured(self, work: Callable[[], None], stream: Any) -> Any:
+        self.done.append("capture")
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+        played = self
+
+        class Graph:
+            def replay(self) -> None:
+                played.done.append("replay")
+                work()
+
+        return Graph()
+
+    def warm(self, replayed: Replayed) -> None:
+        self.done.append("warm")
+        replayed._work()
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    return Played(monkeypatch)
+
+
+def test_a_few_direct_calls_then_one_capture_then_replays(played: Played) -> None:
+    calls: list[int] = []
+    work = Replayed(lambda: calls.append(1), GPU, capture=True)
+    for number in range(1, WARM_CALLS + 4):
+        work()
+        assert len(calls) == number  # every call does the work once, the capture none
+        assert work.is_captured == (number > WARM_CALLS)
+    assert played.done == ["warm"] * WARM_CALLS + ["capture"] + ["replay"] * 3
+
+
+def test_forgetting_captures_anew(played: Played) -> None:
+    work = Replayed(lambda: None, GPU, capture=True)
+    for _ in range(WARM_CALLS + 2):
+        work()
+    work.forget()
+    assert not work.is_captured
+    for _ in range(WARM_CALLS + 1):
+        work()
+    once = ["warm"] * WARM_CALLS + ["capture", "replay"]
+    assert played.done == [*once, "replay", *once]
+
+
+def test_where_capturing_fails_it_is_told_once_and_the_work_is_done(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    played = Played(monkeypatch, fails=True)
+    calls: list[int] = []
+    work = Replayed(lambda: calls.append(1), GPU, capture=True)
+    with caplog.at_level(logging.WARNING, "pydistill"):
+        for _ in range(WARM_CALLS + 3):
+            work()
+    assert len(calls) == WARM_CALLS + 3
+    assert played.done == ["warm"] * WARM_CALLS + ["capture"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "a training step could not be captured as a CUDA graph and runs directly: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
+@pytest.mark.parametrize("why", ["not wanted", "environment", "cpu"])
+def test_what_is_not_captured_runs_directly(why: str, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    if why == "environment":
+        monkeypatch.setenv(graphs.SWITCH, "0")
+    calls: list[int] = []
+    device = torch.device("cpu") if why == "cpu" else GPU
+    work = Replayed(lambda: calls.append(1), device, capture=why != "not wanted")
+    for _ in range(WARM_CALLS + 2):
+        work()
+    assert len(calls) == WARM_CALLS + 2
+    assert played.done == []
+
+
+class Own(nn.Module):
+    """Of another package: it may do anything in Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.flatten(1))
+
+
+def with_hook(model: nn.Module) -> nn.Module:
+    next(model.children()).register_forward_hook(lambda *_: None)
+    return model
+
+
+def with_listener(model: nn.Module) -> nn.Module:
+    next(model.parameters()).register_hook(lambda gradient: gradient)
+    return model
+
+
+def with_forward(model: nn.Module) -> nn.Module:
+    model.forward = model.forward
+    return model
+
+
+def fresh(name: str = "convnet2-w4") -> nn.Module:
+    return build(parse(name), 1, 4, 8, seed=0)
+
+
+@pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-bn", "mlp", "alexnet-w2", "vgg11-w1-bn", "resnet18-w2"])
+def test_our_networks_are_plain(name: str) -> None:
+    assert is_plain(fresh(name))
+    assert is_plain(nn.Sequential(fresh(name), nn.Softmax(1)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Own,
+        lambda: nn.Sequential(fresh(), nn.Dropout(0.1)),
+        lambda: nn.Sequential(fresh(), nn.RReLU()),
+        lambda: with_hook(fresh()),
+        lambda: with_listener(fresh()),
+        lambda: with_forward(fresh()),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+    ],
+    ids=["own", "dropout", "rrelu", "hook", "listener", "forward", "parametrised"],
+)
+def test_what_is_not_plain(make: Callable[[], nn.Module]) -> None:
+    assert not is_plain(make())
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+
+
+def trained(name: str, monkeypatch: pytest.MonkeyPatch, captured: bool, **settings: Any) -> tuple[torch.Tensor, list[Any]]:
+    """On the GPU, from captured steps or not: the parameters after the last epoch, and the reports."""
+    monkeypatch.setenv(graphs.SWITCH, "1" if captured else "0")
+    data, model, seen = blobs().to("cuda"), fresh(name).cuda(), []
+    recipe = TrainingSettings(**({"epochs": 8, "batch_size": 20, "lr": 0.05, "momentum": 0.9} | settings))
+    train(
+        model,
+        data.train_pictures,
+        data.train_labels,
+        recipe,
+        generator=torch.Generator().manual_seed(3),
+        on_epoch=lambda *report: seen.append(report),
+    )
+    return flatten(model).cpu(), seen
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("dsa", [None, DsaSettings(), DsaSettings(mode="M")], ids=["plain", "S", "M"])
+@pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-leaky", "alexnet-w4", "resnet18-w2-bn"])
+def test_replayed_steps_train_as_direct_ones(name: str, dsa: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    captures: list[Any] = []
+    capture = graphs._captured
+
+    def counted(*given: Any) -> Any:
+        captures.append(given)
+        return capture(*given)
+
+    monkeypatch.setattr(graphs, "_captured", counted)
+    for schedule in ("constant", "cosine"):
+        captures.clear()
+        found, reports = trained(name, monkeypatch, True, dsa=dsa, schedule=schedule)
+        assert len(captures) == 2  # batches of 20, and of the 8 that are left
+        expected, expected_reports = trained(name, monkeypatch, False, dsa=dsa, schedule=schedule)
+        assert len(captures) == 2
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        assert [epoch for epoch, _, _ in reports] == [epoch for epoch, _, _ in expected_reports]
+        torch.testing.assert_close([loss for _, loss, _ in reports], [loss for _, loss, _ in expected_reports], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_bytes_are_trained_on_in_captured_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(graphs.SWITCH, "1")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (48, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(48) % 4
+    points = []
+    for as_bytes in (True, False):
+        data = from_tensors(images, labels, images, labels, as_bytes=as_bytes).to("cuda")
+        model = fresh().cuda()
+        settings = TrainingSettings(epochs=6, batch_size=20, lr=0.05, dsa=DsaSettings())
+        train(model, data.train_pictures, data.train_labels, settings, generator=torch.Generator().manual_seed(1))
+        points.append(flatten(model).cpu())
+    torch.testing.assert_close(points[0], points[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_no_step_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 epochs without reports: what waits is counted by PyTorch's own watch, which raises at the first."""
+    monkeypatch.setenv(graphs.SWITCH, "1")
+    from pydistill.training import epochs_of
+
+    data, model = blobs().to("cuda"), fresh().cuda()
+    settings = TrainingSettings(epochs=40, batch_size=20, lr=0.05, dsa=DsaSettings())
+    course = epochs_of(model, data.train_pictures, data.train_labels, settings, generator=torch.Generator().manual_seed(1))
+    for _ in range(8):  # captured by now
+        next(course)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(8):
+            next(course)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert accuracy(model, data.test_pictures, data.test_labels) >= 0
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_a_callback_that_puts_other_memory_in_place_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(graphs.SWITCH, "1")
+    points = []
+    for replaced in (True, False):
+        data, model = blobs().to("cuda"), fresh("convnet2-w4-leaky").cuda()
+
+        def on_epoch(epoch: int, *_: Any, model: nn.Module = model, replaced: bool = replaced) -> None:
+            for parameter in model.parameters():
+                if replaced:
+                    parameter.data = parameter.data.clone()
+
+        train(
+            model,
+            data.train_pictures,
+            data.train_labels,
+            TrainingSettings(epochs=12, batch_size=20, lr=0.05),
+            generator=torch.Generator().manual_seed(1),
+            on_epoch=on_epoch,
+        )
+        points.append(flatten(model).cpu())
+    torch.testing.assert_close(points[0], points[1], rtol=1e-3, atol=1e-4)
