@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -15,13 +14,8 @@
 namespace pydistill::cpu {
 namespace {
 
-using kernels::AddToImage;
 using kernels::AugmentArrays;
-using kernels::AugmentImage;
-using kernels::AugmentList;
-using kernels::Image;
 using kernels::ImageSize;
-using kernels::StoreImage;
 
 constexpr int64_t kNumbersPerThread = 16384;  // that a thread must make for it to be worth its start
 
@@ -34,34 +28,13 @@ std::unique_ptr<scalar_t[]> scratch(const AugmentArrays<scalar_t>& arrays) {
   return std::unique_ptr<scalar_t[]>(new scalar_t[static_cast<size_t>(images * arrays.size.numbers())]);
 }
 
-// An image or an operation that does not exist makes the result NaN.
-template <typename scalar_t>
-void fill_with_nan(const Image<scalar_t>& image, const ImageSize& size) {
-  for (int64_t channel = 0; channel < size.channels; ++channel) {
-    for (int64_t row = 0; row < size.height; ++row) {
-      for (int64_t column = 0; column < size.width; ++column) {
-        image.at(channel, row, column) = std::numeric_limits<scalar_t>::quiet_NaN();
-      }
-    }
-  }
-}
-
 template <typename scalar_t>
 void run_forward(const AugmentArrays<scalar_t>& arrays) {
   const AugmentStage<scalar_t> engine{arrays.size};
   at::parallel_for(0, arrays.batch, grain(arrays.size), [&](int64_t begin, int64_t end) {
     const auto between = scratch(arrays);
     for (int64_t j = begin; j < end; ++j) {
-      const AugmentList<scalar_t> list = arrays.list(j);
-      const int64_t source = arrays.source(j);
-      if (source < 0 || source >= arrays.images || !list.is_valid()) {
-        fill_with_nan(arrays.to[j], arrays.size);
-        continue;
-      }
-      const StoreImage<scalar_t> out{arrays.to[j]};
-      const AugmentImage<false, scalar_t, AugmentStage<scalar_t>, StoreImage<scalar_t>> image{
-          list, arrays.size, engine, out, between.get()};
-      image.run(arrays.from[source]);
+      kernels::augment_place(arrays, j, between.get(), engine);
     }
   });
 }
@@ -96,16 +69,9 @@ void run_backward(const AugmentArrays<scalar_t>& arrays) {
     for (int64_t k = begin; k < end; ++k) {
       const int64_t j = places[static_cast<size_t>(k)];
       const int64_t source = arrays.source(j);
-      if (source < 0 || source >= arrays.images) {
-        continue;
+      if (source >= 0 && source < arrays.images) {
+        kernels::augment_place_backward(arrays, source, j, between.get(), engine);
       }
-      const AugmentList<scalar_t> list = arrays.list(j);
-      const scalar_t factor =
-          list.is_valid() ? arrays.signed_factor() : std::numeric_limits<scalar_t>::quiet_NaN();
-      const AddToImage<scalar_t> gradient{arrays.to[source], factor};
-      const AugmentImage<true, scalar_t, AugmentStage<scalar_t>, AddToImage<scalar_t>> image{
-          list, arrays.size, engine, gradient, between.get()};
-      image.run(arrays.from[j]);
     }
   });
 }

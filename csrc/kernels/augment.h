@@ -109,6 +109,21 @@ struct Unchanged {
   }
 };
 
+// NaN everywhere, for an image or an operation that does not exist.
+template <typename T>
+struct NotANumber {
+  static constexpr bool kNeedsMean = false;
+  ImageSize size;
+
+  template <bool kTranspose, typename Write>
+  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& /*from*/, T /*mean*/, int64_t row, int64_t column,
+                                   const Write& write) const {
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      write(channel, row, column, static_cast<T>(NAN));
+    }
+  }
+};
+
 // Brightness b, saturation s and contrast c, one after the other, in one go:
 //   c s x + c (1 - s) grey(x) + (1 - c) mean(x) + b,
 // since saturation keeps a pixel's mean over the channels, grey, and so the mean that contrast needs. Without
@@ -264,7 +279,7 @@ struct Resample {
   }
 
   PYDISTILL_HOST_DEVICE static T tent(T distance) {
-    const T weight = 1 - (distance < 0 ? -distance : distance);
+    const T weight = 1 - size_of(distance);
     return weight > 0 ? weight : T(0);
   }
 
@@ -306,7 +321,7 @@ struct Resample {
   }
 
   // The pixels of the result, [first, end) in rows and columns, that read within a distance of 1 of one pixel
-  // of the source: what the inverse map makes of a square, and the box around that.
+  // of the source: what the inverse map makes of a square around it, and the box around that.
   struct Box {
     int64_t first_row;
     int64_t end_row;
@@ -314,28 +329,27 @@ struct Resample {
     int64_t end_column;
   };
   PYDISTILL_HOST_DEVICE Box readers_of(int64_t row, int64_t column) const {
-    const double a = static_cast<double>(xx);
-    const double b = static_cast<double>(xy);
-    const double c = static_cast<double>(yx);
-    const double d = static_cast<double>(yy);
-    const double determinant = a * d - b * c;
-    if (!(std::fabs(determinant) > 1e-9)) {
+    const T determinant = xx * yy - xy * yx;
+    // Where the matrix is too close to one without an inverse, every pixel may be a reader.
+    if (!(size_of(determinant) * 64 > size_of(xx * yy) + size_of(xy * yx))) {
       return {0, size.height, 0, size.width};
     }
-    const double half = 1.01 / std::fabs(determinant);  // 0.01 for the rounding of the positions
-    const double x = static_cast<double>(column) - static_cast<double>(centre_column);
-    const double y = static_cast<double>(row) - static_cast<double>(centre_row);
-    const double column_read = (d * x - b * y) / determinant + static_cast<double>(centre_column);
-    const double row_read = (a * y - c * x) / determinant + static_cast<double>(centre_row);
-    const double columns = (std::fabs(d) + std::fabs(b)) * half;
-    const double rows = (std::fabs(a) + std::fabs(c)) * half;
-    return {limit(std::ceil(row_read - rows), size.height),
-            limit(std::floor(row_read + rows) + 1, size.height),
-            limit(std::ceil(column_read - columns), size.width),
-            limit(std::floor(column_read + columns) + 1, size.width)};
+    // Half the square's side: 1, and some more for the rounding of positions and of the inverse.
+    const T half = (T(1.01) + static_cast<T>(size.height + size.width) / 65536) / size_of(determinant);
+    const T right = (static_cast<T>(column) - centre_column) / determinant;
+    const T down = (static_cast<T>(row) - centre_row) / determinant;
+    const T reader_column = yy * right - xy * down + centre_column;
+    const T reader_row = xx * down - yx * right + centre_row;
+    const T columns = (size_of(yy) + size_of(xy)) * half;
+    const T rows = (size_of(xx) + size_of(yx)) * half;
+    return {limit(std::ceil(reader_row - rows), size.height),
+            limit(std::floor(reader_row + rows) + 1, size.height),
+            limit(std::ceil(reader_column - columns), size.width),
+            limit(std::floor(reader_column + columns) + 1, size.width)};
   }
-  PYDISTILL_HOST_DEVICE static int64_t limit(double edge, int64_t side) {
-    return edge > 0 ? (edge < static_cast<double>(side) ? static_cast<int64_t>(edge) : side) : 0;
+  PYDISTILL_HOST_DEVICE static T size_of(T number) { return number < 0 ? -number : number; }
+  PYDISTILL_HOST_DEVICE static int64_t limit(T edge, int64_t side) {
+    return edge > 0 ? (edge < static_cast<T>(side) ? static_cast<int64_t>(edge) : side) : 0;
   }
 
   template <typename Write>
@@ -408,7 +422,7 @@ struct AugmentImage {
   const Write& last;
   scalar_t* scratch;
 
-  PYDISTILL_HOST_DEVICE void run(Image<const scalar_t> from) const {
+  PYDISTILL_ENGINE_SIDE void run(Image<const scalar_t> from) const {
     const int64_t stages = list.stages();
     if (stages == 0) {
       engine.template stage<kTranspose>(Unchanged<scalar_t>{size}, from, last);
@@ -429,7 +443,7 @@ struct AugmentImage {
 
  private:
   template <typename To>
-  PYDISTILL_HOST_DEVICE void run_stage(int64_t stage, const Image<const scalar_t>& from, const To& to) const {
+  PYDISTILL_ENGINE_SIDE void run_stage(int64_t stage, const Image<const scalar_t>& from, const To& to) const {
     const scalar_t* p = list.parameters_of(stage);
     switch (static_cast<Augmentation>(list.operations[stage])) {
       case Augmentation::kColor:
@@ -482,10 +496,38 @@ struct AugmentArrays {
     return {operations + row() * operations_step, length,
             parameters + row() * parameters_step + (rows == 1 ? 0 : j * width), linear};
   }
-  PYDISTILL_HOST_DEVICE scalar_t signed_factor() const {
+  // What the gradient of a place is multiplied by.
+  PYDISTILL_HOST_DEVICE scalar_t factor_of(const AugmentList<scalar_t>& list) const {
     const scalar_t value = factor == nullptr ? scalar_t(1) : factor[row() * factor_step];
-    return negate ? -value : value;
+    return list.is_valid() ? (negate ? -value : value) : static_cast<scalar_t>(NAN);
   }
 };
+
+// Makes place j of the batch.
+template <typename scalar_t, typename Engine>
+PYDISTILL_ENGINE_SIDE void augment_place(const AugmentArrays<scalar_t>& arrays, int64_t j, scalar_t* scratch,
+                                         const Engine& engine) {
+  const AugmentList<scalar_t> list = arrays.list(j);
+  const int64_t source = arrays.source(j);
+  const StoreImage<scalar_t> out{arrays.to[j]};
+  if (source < 0 || source >= arrays.images || !list.is_valid()) {
+    engine.template stage<false>(NotANumber<scalar_t>{arrays.size}, arrays.from[0], out);
+    return;
+  }
+  const AugmentImage<false, scalar_t, Engine, StoreImage<scalar_t>> image{list, arrays.size, engine, out,
+                                                                          scratch};
+  image.run(arrays.from[source]);
+}
+
+// Adds to the gradient of image i what its place j in the batch gives.
+template <typename scalar_t, typename Engine>
+PYDISTILL_ENGINE_SIDE void augment_place_backward(const AugmentArrays<scalar_t>& arrays, int64_t i, int64_t j,
+                                                  scalar_t* scratch, const Engine& engine) {
+  const AugmentList<scalar_t> list = arrays.list(j);
+  const AddToImage<scalar_t> gradient{arrays.to[i], arrays.factor_of(list)};
+  const AugmentImage<true, scalar_t, Engine, AddToImage<scalar_t>> image{list, arrays.size, engine, gradient,
+                                                                         scratch};
+  image.run(arrays.from[j]);
+}
 
 }  // namespace pydistill::kernels

@@ -1,6 +1,5 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -74,10 +73,11 @@ AugmentRecipe checked_recipe(const at::Tensor& images, const at::Tensor& operati
   return recipe;
 }
 
-// In the order of memory of `like`, if that is one of the usual two.
+// Channels-last if `like` is that and no other order.
 at::Tensor empty_images(int64_t count, const at::Tensor& like) {
+  const bool channels_last = like.is_contiguous(at::MemoryFormat::ChannelsLast) && !like.is_contiguous();
   return at::empty({count, like.size(1), like.size(2), like.size(3)}, like.options(),
-                   like.suggest_memory_format());
+                   channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
 }
 
 using Launcher = void (*)(const at::Tensor& images, const AugmentRecipe& recipe, const at::Tensor& out);

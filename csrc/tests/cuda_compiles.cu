@@ -1,10 +1,12 @@
 // nvcc compiles every kernel struct through the engine that drives it, on machines without a GPU and without
 // torch.
+#include "../cuda/augment.cuh"
 #include "../cuda/map.cuh"
 #include "../cuda/map_reduce.cuh"
 #include "../cuda/plane.cuh"
 #include "../cuda/row_map.cuh"
 #include "../kernels/adjoint_step.h"
+#include "../kernels/augment.h"
 #include "../kernels/norm_act_pool.h"
 #include "../kernels/sgd_step.h"
 #include "../kernels/softmax_xent.h"
@@ -33,6 +35,15 @@ template cudaError_t map_reduce(const kernels::LossSum<float>&, int64_t, kernels
                                 cudaStream_t);
 template cudaError_t map_reduce(const kernels::LossSum<double>&, int64_t, kernels::LossSum<double>::State*,
                                 cudaStream_t);
+
+template cudaError_t augment<false>(const kernels::AugmentArrays<float>&, const AugmentPlan&, float*,
+                                    cudaStream_t);
+template cudaError_t augment<false>(const kernels::AugmentArrays<double>&, const AugmentPlan&, double*,
+                                    cudaStream_t);
+template cudaError_t augment<true>(const kernels::AugmentArrays<float>&, const AugmentPlan&, float*,
+                                   cudaStream_t);
+template cudaError_t augment<true>(const kernels::AugmentArrays<double>&, const AugmentPlan&, double*,
+                                   cudaStream_t);
 
 template cudaError_t map(const kernels::TrajectoryPoint<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::TrajectoryPoint<double>&, int64_t, cudaStream_t);

@@ -9,25 +9,20 @@ forwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
+from pydistill import ops
 from pydistill.errors import InputError
+from pydistill.reference.augment import COLUMNS, END_OF_LIST
 
-COLUMNS: dict[str, int] = {
-    "color": 3,  # brightness: what is added; saturation: factor on the distance to grey; contrast: to the mean
-    "crop": 2,  # shift in rows, in columns
-    "cutout": 4,  # first row, row after the last, first column, column after the last
-    "flip": 1,  # 1 mirrors left and right, 0 does not
-    "scale": 2,  # factor on x, on y
-    "rotate": 1,  # angle in radians
-}
-"""The operations, and how many numbers per image each is given in `DsaDraw.parameters`."""
+_NUMBER = {name: number for number, name in enumerate(COLUMNS)}
 
 
 @dataclass(frozen=True)
@@ -164,11 +159,10 @@ class DsaSettings:
 
 
 def augment(images: Tensor, draw: DsaDraw) -> Tensor:
-    """Apply a draw to a batch of images.
+    """Apply a draw to a batch of images: `pydistill.ops.augment` with the draw's numbers.
 
-    What is outside the image is 0. Each operation is affine in the images. First derivative always; further
-    ones too, except that scale and rotate raise where the installed PyTorch lacks the second derivative of
-    grid_sample. On the CPU the result and its gradient are the same every time.
+    What is outside the image is 0. Each operation is affine in the images. Derivatives of any order. On the CPU the
+    result and its gradient are the same every time.
 
     Args:
         images: [B, C, H, W], floating point, on the draw's device.
@@ -198,12 +192,51 @@ def augment(images: Tensor, draw: DsaDraw) -> Tensor:
         )
     if images.numel() == 0 or not draw.operations:
         return images
-    parameters = draw.parameters.to(images.dtype)
-    first = 0
-    for operation in draw.operations:
-        images = _OPERATIONS[operation](images, parameters[:, first : first + COLUMNS[operation]])
-        first += COLUMNS[operation]
-    return images
+    return ops.augment(images, _numbers(draw.operations, images.device), draw.parameters.to(images.dtype))
+
+
+def draw_tables(draws: Sequence[DsaDraw], device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The draws of N steps as two tables in memory, whose row k is what `pydistill.ops.augment` takes for draw k.
+
+    Args:
+        draws: N draws for images of one size and batches of one size.
+        device: where the tables shall be.
+        dtype: of the parameters: that of the images.
+
+    Returns:
+        operations [N, L] int64, filled up with −1, and parameters [N, rows, width], filled up with 0; rows = 1 if every
+        draw is shared, else B.
+
+    Raises:
+        InputError: the draws are for images or batches of different sizes.
+
+    Equivalent to, where all draws have the same operations:
+        torch.tensor([[list(COLUMNS).index(name) for name in draw.operations] for draw in draws])
+        torch.stack([draw.parameters for draw in draws])
+    """
+    sizes = {(draw.height, draw.width) for draw in draws}
+    counts = {draw.parameters.shape[0] for draw in draws}
+    rows = max(counts, default=1)
+    if len(sizes) > 1 or not counts <= {1, rows}:
+        raise InputError(
+            f"the draws of one table must be for images and batches of one size, not for images of {sorted(sizes)}"
+            f" and batches of {sorted(counts)}"
+        )
+    longest = max((len(draw.operations) for draw in draws), default=0)
+    numbers = [[*map(_NUMBER.__getitem__, draw.operations)] for draw in draws]
+    padded = [row + [END_OF_LIST] * (longest - len(row)) for row in numbers]
+    operations = torch.tensor(padded, dtype=torch.int64).view(len(draws), longest)
+    if not draws:
+        return operations.to(device), torch.empty(0, rows, 0, device=device, dtype=dtype)
+    columns = [draw.parameters.expand(rows, -1).t() for draw in draws]
+    parameters = pad_sequence(columns, batch_first=True).transpose(1, 2)
+    return operations.to(device), parameters.to(device, dtype).contiguous()
+
+
+@cache
+def _numbers(operations: tuple[str, ...], device: torch.device) -> Tensor:
+    """The operations as `pydistill.ops.augment` takes them; kept, since a copy to a GPU would be waited for."""
+    return torch.tensor([_NUMBER[name] for name in operations], dtype=torch.int64, device=device)
 
 
 def _share(side: int, ratio: float) -> int:
@@ -213,78 +246,3 @@ def _share(side: int, ratio: float) -> int:
 def _integers(low: int, high: int, rows: int, generator: torch.Generator) -> Tensor:
     """[rows] whole numbers, uniform in [low, high], as float32."""
     return torch.randint(low, high + 1, (rows,), generator=generator).float()
-
-
-def _color(images: Tensor, p: Tensor) -> Tensor:
-    """Brightness b, saturation s and contrast c, one after the other, in one go.
-
-    Saturation keeps each pixel's mean over channels, so the mean that contrast needs is known beforehand,
-    and the three are cs·x + c(1 − s)·grey(x) + (1 − c)·mean(x) + b.
-    """
-    b, s, c = p[:, :, None, None, None].unbind(1)
-    grey = images.mean(1, keepdim=True)
-    offset = torch.addcmul(b, 1 - c, grey.mean((2, 3), keepdim=True))
-    return torch.addcmul(torch.addcmul(offset, c - c * s, grey), c * s, images)
-
-
-def _crop(images: Tensor, p: Tensor) -> Tensor:
-    batch, channels, height, width = images.shape
-    rows = torch.arange(height, device=images.device) + p[:, :1].long()
-    columns = torch.arange(width, device=images.device) + p[:, 1:].long()
-    outside = ((rows < 0) | (rows >= height))[:, :, None] | ((columns < 0) | (columns >= width))[:, None, :]
-    # one zero is put behind the pixels of each channel, for everything outside to read
-    source = ((rows * width)[:, :, None] + columns[:, None, :]).masked_fill(outside, height * width)
-    source = source.view(-1, 1, height * width).expand(batch, channels, -1)
-    return functional.pad(images.reshape(batch, channels, -1), (0, 1)).gather(2, source).view(images.shape)
-
-
-def _cutout(images: Tensor, p: Tensor) -> Tensor:
-    rows = torch.arange(images.shape[2], device=images.device, dtype=images.dtype)
-    columns = torch.arange(images.shape[3], device=images.device, dtype=images.dtype)
-    inside_rows = (rows >= p[:, 0:1]) & (rows < p[:, 1:2])
-    inside_columns = (columns >= p[:, 2:3]) & (columns < p[:, 3:4])
-    kept = ~(inside_rows[:, :, None] & inside_columns[:, None, :])
-    return images * kept[:, None].to(images.dtype)
-
-
-def _flip(images: Tensor, p: Tensor) -> Tensor:
-    return torch.where(p[:, :, None, None] > 0, images.flip(3), images)
-
-
-def _scale(images: Tensor, p: Tensor) -> Tensor:
-    return _resample(images, p * p.new_tensor([1, 0]), p * p.new_tensor([0, 1]))
-
-
-def _rotate(images: Tensor, p: Tensor) -> Tensor:
-    cosine, sine = p.cos(), p.sin()
-    return _resample(images, torch.cat([cosine, sine], 1), torch.cat([-sine, cosine], 1))
-
-
-def _resample(images: Tensor, along_x: Tensor, along_y: Tensor) -> Tensor:
-    """Bilinear sampling at x·along_x + y·along_y, where x and y run from −1 to 1 between the outermost
-    pixels' centres.
-
-    along_x, along_y: [B or 1, 2], each an (x, y). Instead of affine_grid, which takes longer than the
-    sampling itself.
-    """
-    height, width = images.shape[2:]
-    x, y = (_from_minus_one(side, images)[:, None] for side in (width, height))
-    grid = torch.addcmul(y[:, None] * along_y[:, None, None], x, along_x[:, None, None]).expand(len(images), -1, -1, -1)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
-
-
-def _from_minus_one(side: int, images: Tensor) -> Tensor:
-    """[side] coordinates from −1 to 1; a single pixel lies at 0."""
-    if side == 1:
-        return torch.zeros(1, dtype=images.dtype, device=images.device)
-    return torch.linspace(-1, 1, side, dtype=images.dtype, device=images.device)
-
-
-_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "color": _color,
-    "crop": _crop,
-    "cutout": _cutout,
-    "flip": _flip,
-    "scale": _scale,
-    "rotate": _rotate,
-}

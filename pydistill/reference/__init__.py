@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydistill.reference.adjoint_step import adjoint_step
+from pydistill.reference.augment import augment, augment_backward
 from pydistill.reference.norm_act_pool import (
     norm_act_pool,
     norm_act_pool_backward,
@@ -20,6 +21,8 @@ from pydistill.reference.trajectory_point import trajectory_point
 
 __all__ = [
     "adjoint_step",
+    "augment",
+    "augment_backward",
     "norm_act_pool",
     "norm_act_pool_backward",
     "norm_act_pool_backward_jvp",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ COLUMNS: dict[str, int] = {
 
 END_OF_LIST = -1
 _NAMES = tuple(COLUMNS)
+_vjp: Any = torch.func.vjp
 
 
 def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None, batch: int) -> None:
@@ -33,7 +35,7 @@ def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index:
         batch: B.
 
     Raises:
-        InputError: `images` is not float32 or float64 [n, C, H, W], or another argument does not go with it.
+        InputError: `images` is not floating [n, C, H, W], or another argument does not go with it.
     """
     given = {"images": images, "operations": operations, "parameters": parameters}
     if index is not None:
@@ -41,13 +43,14 @@ def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index:
     for name, value in given.items():
         if not isinstance(value, Tensor):
             raise InputError(f"augment: {name} must be a tensor, not {type(value).__name__}")
-    if images.dtype not in (torch.float32, torch.float64):
-        raise InputError(f"augment: images is {images.dtype}; it must be torch.float32 or torch.float64")
+    if not images.dtype.is_floating_point:
+        raise InputError(f"augment: images is {images.dtype}; it must be of a floating dtype")
     if images.dim() != 4:
         raise InputError(f"augment: images has shape {list(images.shape)}; it must be [n, C, H, W]")
-    for name, value, shape in (("operations", operations, "[L]"), ("index", index, "[B]")):
-        if value is not None and (value.dtype != torch.int64 or value.dim() != 1):
-            raise InputError(f"augment: {name} is {value.dtype} {list(value.shape)}; it must be int64 {shape}")
+    for name, shape in (("operations", "[L]"), ("index", "[B]")):
+        numbers = given.get(name)
+        if numbers is not None and (numbers.dtype != torch.int64 or numbers.dim() != 1):
+            raise InputError(f"augment: {name} is {numbers.dtype} {list(numbers.shape)}; it must be int64 {shape}")
     if parameters.dtype != images.dtype:
         raise InputError(f"augment: parameters is {parameters.dtype} where images is {images.dtype}")
     if parameters.dim() != 2 or parameters.shape[0] not in (1, batch):
@@ -61,7 +64,7 @@ def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index:
 
 
 def check_numbers(operations: Tensor, parameters: Tensor, index: Tensor | None, images: int) -> None:
-    """Refuse operations and images that do not exist, where they can be looked at: on the CPU, outside torch's transforms.
+    """Refuse operations and images that do not exist, where they can be looked at: on the CPU, outside transforms.
 
     Raises:
         InputError: there is one, or the operations need more columns than `parameters` has.
@@ -89,11 +92,12 @@ def check_numbers(operations: Tensor, parameters: Tensor, index: Tensor | None, 
 
 
 def augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None = None) -> Tensor:
-    """`pydistill.ops.augment` in plain PyTorch: same arguments, results, errors; it has derivatives in `parameters` too.
+    """`pydistill.ops.augment` in plain PyTorch: same arguments, results and errors.
 
-    The second derivative of scale and rotate raises where the installed PyTorch lacks that of grid_sample.
+    It has derivatives in `parameters` too. The second derivative of scale and rotate raises where the installed PyTorch
+    lacks that of grid_sample.
     """
-    check_augment(images, operations, parameters, index, _batch(images, index))
+    check_augment(images, operations, parameters, index, batch_of(images, index))
     check_numbers(operations, parameters, index, len(images))
     batch = images if index is None else images.index_select(0, index)
     first = 0
@@ -111,7 +115,7 @@ def augment_backward(
     check_augment(grad_out, operations, parameters, index, len(grad_out))
     check_batch(grad_out, index, images)
     zeros = grad_out.new_zeros(images, *grad_out.shape[1:])
-    _, transpose = torch.func.vjp(lambda x: augment(x, operations, parameters, index), zeros)
+    _, transpose = _vjp(lambda x: augment(x, operations, parameters, index), zeros)
     gradient: Tensor = transpose(grad_out)[0]
     return gradient
 
@@ -127,7 +131,8 @@ def check_batch(grad_out: Tensor, index: Tensor | None, images: int) -> None:
         raise InputError(f"augment: grad_out holds {grad_out.shape[0]} images where the batch has {batch}")
 
 
-def _batch(images: Tensor, index: Tensor | None) -> int:
+def batch_of(images: Tensor, index: Tensor | None) -> int:
+    """B, or 0 where there is no shape to take it from."""
     some = images if index is None else index
     return some.shape[0] if isinstance(some, Tensor) and some.dim() else 0
 
@@ -167,7 +172,7 @@ def _cutout(images: Tensor, p: Tensor) -> Tensor:
     inside_rows = (rows >= p[:, 0:1]) & (rows < p[:, 1:2])
     inside_columns = (columns >= p[:, 2:3]) & (columns < p[:, 3:4])
     kept = ~(inside_rows[:, :, None] & inside_columns[:, None, :])
-    return images * kept[:, None].to(images.dtype)
+    return torch.where(kept[:, None], images, 0)
 
 
 def _flip(images: Tensor, p: Tensor) -> Tensor:
