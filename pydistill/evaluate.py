@@ -21,7 +21,6 @@ from pydistill.graphs import is_plain
 from pydistill.nn import Network, architecture_of, build, name_of, parse
 from pydistill.training import TrainingSettings, accuracy, derive_seed, epochs_of, train
 
-
 AT_ONCE_ON_A_GPU = 4
 
 
@@ -193,7 +192,11 @@ def _train_all(
 
 
 def _in_turns(courses: Sequence[Iterator[None]], device: torch.device) -> int:
-    """Run each course to its end, an epoch each in turns, on a GPU on streams of their own; returns how many diverged."""
+    """Run the courses to their ends, an epoch each in turns, on a GPU on streams of their own.
+
+    Returns:
+        How many diverged.
+    """
     streams = [_stream(device, number) for number in range(len(courses))] if device.type == "cuda" else []
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -30,9 +31,9 @@ _log = logging.getLogger("pydistill")
 class Replayed:
     """Work that is the same every time, called often.
 
-    On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and allocate;
-    the next one captures it as a CUDA graph, which that call and all further ones replay on the current stream. Where
-    capturing fails, the log says so once and every call runs the work directly. Elsewhere every call does.
+    On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and
+    allocate; the next one captures it as a CUDA graph, which that call and all further ones replay on the current
+    stream. Where capturing fails, the log says so once and every call runs the work directly. Elsewhere every call does.
 
     Args:
         work: reads and writes memory that stays in place, allocates nothing that outlives it, and waits for nothing.
@@ -84,8 +85,8 @@ class Replayed:
             self._graph = _captured(self._work, self._side)
         except RuntimeError as error:
             self._captures = False
-            reason = str(error).strip().splitlines()[0]
-            _log.warning("a training step could not be captured as a CUDA graph and runs directly: %s", reason)
+            cause = error.__context__ or error  # ending a capture that failed fails as well
+            _tell((str(cause).strip() or type(cause).__name__).splitlines()[0])
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -104,8 +105,15 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def _captured(work: Callable[[], None], stream: Any) -> Any:
-    """The work as a graph that has not run yet."""
+    """The work as a graph that has not run yet; whatever happens, the current stream is afterwards what it was."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        work()
+    with torch.cuda.stream(torch.cuda.current_stream(stream.device)):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            work()
     return graph
+
+
+@lru_cache
+def _tell(reason: str) -> None:
+    """Once for each reason."""
+    _log.warning("a training step could not be captured as a CUDA graph and runs directly: %s", reason)

@@ -80,9 +80,7 @@ class EnginePasses:
         self._theta.copy_(flatten(self._model))
 
 
-def passes_for(
-    model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int, *, engine: bool
-) -> Passes:
+def passes_for(model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int, *, engine: bool) -> Passes:
     """The passes that train `model` on batches of up to `batch_size` of these: the engine's if it is wanted and can."""
     if engine and _engine_runs(model, images) and _all_trained(model) and labels.dtype in (torch.int64, images.dtype):
         return EnginePasses(model, _student(model, images, batch_size))

@@ -30,7 +30,8 @@ from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epoc
 RECIPE_NAME = "recipe.json"
 EVALUATION_MEMORY = (
     "an evaluation",
-    "free memory elsewhere; a smaller evaluation.training.batch_size also fits, but changes the result",
+    "evaluation.at_once = 1 trains one network at a time, with the same result; a smaller "
+    "evaluation.training.batch_size also fits, but changes it",
 )
 # What may change between the beginning of a run and its continuation without changing what was computed so far.
 FREE_ON_RESUME = (

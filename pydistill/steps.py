@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pydistill.data.dsa import COLUMNS, DsaSettings, draw_tables
+from pydistill.data.dsa import DsaSettings, draw_tables
 from pydistill.data.pictures import Pictures
 from pydistill.graphs import Replayed
 from pydistill.ops import augment
 from pydistill.passes import Passes
+from pydistill.reference.augment import COLUMNS
+
+STEPS_WORTH_A_CAPTURE = 30
 
 
 class Work:
@@ -107,13 +110,16 @@ class Steps:
 
 
 class Epochs:
-    """Epochs over all images in batches of `batch_size`, the last of each epoch of what is left."""
+    """`epochs` passes over all images in batches of `batch_size`, the last of each of what is left.
 
-    def __init__(self, work: Work, batch_size: int, dsa: DsaSettings | None, *, capture: bool) -> None:
+    Steps that may be captured are where there are enough of them.
+    """
+
+    def __init__(self, work: Work, batch_size: int, epochs: int, dsa: DsaSettings | None, *, capture: bool) -> None:
         full, left = divmod(len(work.pictures), batch_size)
         self._images = len(work.pictures)
         self._parts = [
-            Steps(work, size, count, dsa, capture=capture)
+            Steps(work, size, count, dsa, capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE)
             for size, count in ((batch_size, full), (left, 1))
             if size and count
         ]

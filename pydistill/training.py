@@ -147,7 +147,7 @@ def _epochs(
     optimiser, captures = _sgd(passes, settings)
     work = Work(passes, optimiser, pictures, labels, count_right=on_epoch is not None)
     replayed_as = _as_replayed(model) if captures else None
-    epochs = Epochs(work, settings.batch_size, settings.dsa, capture=replayed_as is not None)
+    epochs = Epochs(work, settings.batch_size, settings.epochs, settings.dsa, capture=replayed_as is not None)
     losses = torch.zeros(settings.epochs, device=pictures.device)  # of an epoch: summed over its images
     watched = 1 if on_epoch is not None or pictures.device.type == "cpu" else EPOCHS_UNWATCHED
     seen = 0

@@ -185,9 +185,7 @@ class TestSeveralExperts:
             outcome = other._match(draw, 0)
             leaves = other.synthetic.learned()
             losses.append(float(outcome.loss.detach()))
-            gradients.append(
-                dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True))
-            )
+            gradients.append(dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True)))
         mean = {name: sum(each[name] for each in gradients) / 3 for name in gradients[0]}
         assert other._update(other.synthetic.learned(), mean) is None
         report = found.iterate()

@@ -200,7 +200,7 @@ def test_how_many_at_once() -> None:
     assert (settings.networks_at_once(cpu), settings.networks_at_once(gpu)) == (1, 4)
     settings = EvaluationSettings(at_once=7)
     assert (settings.networks_at_once(cpu), settings.networks_at_once(gpu)) == (7, 7)
-    with pytest.raises(InputError, match="at_once must be at least 1 .*, not 0"):
+    with pytest.raises(InputError, match=r"at_once must be at least 1 .*, not 0"):
         EvaluationSettings(at_once=0)
 
 

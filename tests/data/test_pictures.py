@@ -98,9 +98,7 @@ def test_training_testing_and_evaluation_are_the_same(name: str) -> None:
         points.append(flatten(model))
         tests.append(accuracy(model, data.test_pictures, data.test_labels, batch_size=5))
         chosen = EvaluationSettings(repeats=1, training=settings)
-        evaluations.append(
-            evaluate(data.train_pictures, data.train_labels, 0.05, data, parse(name), chosen).accuracies
-        )
+        evaluations.append(evaluate(data.train_pictures, data.train_labels, 0.05, data, parse(name), chosen).accuracies)
     assert torch.equal(points[0], points[1])
     assert tests[0] == tests[1]
     assert evaluations[0] == evaluations[1]
@@ -116,12 +114,13 @@ def test_to_moves_the_bytes_and_their_preprocessing() -> None:
 
 def test_floats_cannot_be_kept_as_bytes() -> None:
     arrays = {name: value / 255 if name.endswith("images") else value for name, value in raw().items()}
-    with pytest.raises(InputError, match="came as floating point and cannot be kept as bytes; take data.pixels=auto"):
+    with pytest.raises(InputError, match=r"came as floating point and cannot be kept as bytes; take data\.pixels=auto"):
         from_tensors(**arrays, as_bytes=True)
 
 
 @pytest.mark.parametrize(
-    ("pixels", "preprocessing"), [(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), None), (torch.zeros(1, 1, 2, 2), NORMALISE)]
+    ("pixels", "preprocessing"),
+    [(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), None), (torch.zeros(1, 1, 2, 2), NORMALISE)],
 )
 def test_bytes_have_a_preprocessing_and_floats_none(pixels: torch.Tensor, preprocessing: Any) -> None:
     with pytest.raises(InputError, match="pictures are uint8 with a preprocessing, or floating point without one"):
@@ -162,7 +161,7 @@ class TestSettings:
         assert not self.loaded(self.arrays(tmp_path, floats=True), "cuda").train_pictures.are_bytes
 
     def test_refused(self, tmp_path: Any) -> None:
-        with pytest.raises(InputError, match="data.pixels must be one of auto, bytes, floats, not 'words'"):
+        with pytest.raises(InputError, match=r"data\.pixels must be one of auto, bytes, floats, not 'words'"):
             self.loaded(self.arrays(tmp_path), pixels="words")
         with pytest.raises(InputError, match="came as floating point"):
             self.loaded(self.arrays(tmp_path, floats=True), pixels="bytes")
