@@ -3,11 +3,11 @@
     python -m benchmarks.experts                      both problems, on random numbers in place of pictures
     python -m benchmarks.experts --problems digits --threads 1
 
-`train` is one epoch of `pydistill.training.train` with its augmentation (on a GPU, a fifth of five), `test` one `accuracy` on the same images, by
-the engine (`engine`) and by PyTorch (`torch`); `published` is the published loop's way, see `benchmarks.published`. The
-contestants live in processes of their own that take turns; in a round each is called once, warm,
-one at a time. Rows are appended to benchmarks/results/experts.csv, where `median`, `q10` and `q90` are seconds;
-benchmarks.report makes a table of docs/performance.md of them.
+`train` is one epoch of `pydistill.training.train` with its augmentation (on a GPU, a fifth of five epochs), `test` one
+`accuracy` on the same images, by the engine (`engine`) and by PyTorch (`torch`); `published` is the published loop's
+way, see `benchmarks.published`. The contestants live in processes of their own that take turns; in a round each is
+called once, warm, one at a time. Rows are appended to benchmarks/results/experts.csv, where `median`, `q10` and `q90`
+are seconds; benchmarks.report makes a table of docs/performance.md of them.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
     images, labels = images.to(chosen.device), (torch.arange(chosen.images) % chosen.classes).to(chosen.device)
     model = build(parse(chosen.model), chosen.channels, chosen.classes, chosen.size, seed=0).to(chosen.device)
     dsa = DsaSettings(strategy=chosen.dsa) if chosen.dsa else None
+    epochs = EPOCHS_A_CALL[torch.device(chosen.device).type] if chosen.work == "train" else 1
     if name == "published":
         return Work(published.prepare(chosen.work, model, images, labels, chosen.batch, dsa))
     engine = name == "engine"
@@ -100,7 +101,6 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
         raise CannotRun(why)
     if chosen.work == "test":
         return Work(lambda: accuracy(model, images, labels, engine=engine))
-    epochs = EPOCHS_A_CALL[torch.device(chosen.device).type]
     settings = TrainingSettings(epochs=epochs, batch_size=chosen.batch, lr=0.01, dsa=dsa)
     return Work(lambda: train(model, images, labels, settings, generator=generator, engine=engine), 1 / epochs)
 

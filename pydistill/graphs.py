@@ -33,7 +33,7 @@ class Replayed:
 
     On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and
     allocate; the next one captures it as a CUDA graph, which that call and all further ones replay on the current
-    stream. Where capturing fails, the log says so once and every call runs the work directly. Elsewhere every call does.
+    stream. Where capturing fails, the log says so once and each call runs the work directly. Elsewhere each call does.
 
     Args:
         work: reads and writes memory that stays in place, allocates nothing that outlives it, and waits for nothing.
@@ -67,9 +67,10 @@ class Replayed:
         else:
             self._work()
 
-    def forget(self) -> None:
-        """Capture anew before the next replay: the work is no longer what was captured."""
+    def forget(self, *, capture: bool) -> None:
+        """The work is no longer what was captured: capture it anew, or never again if it may not be."""
         self._calls, self._graph = 0, None
+        self._captures = self._captures and capture
 
     def _warm(self) -> None:
         """Do the work on the side stream, after what was queued before and before what is queued after."""
@@ -107,9 +108,9 @@ def is_plain(model: nn.Module) -> bool:
 def _captured(work: Callable[[], None], stream: Any) -> Any:
     """The work as a graph that has not run yet; whatever happens, the current stream is afterwards what it was."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.stream(torch.cuda.current_stream(stream.device)):
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            work()
+    current = torch.cuda.stream(torch.cuda.current_stream(stream.device))
+    with current, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        work()
     return graph
 
 

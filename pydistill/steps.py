@@ -95,9 +95,9 @@ class Steps:
         for _ in range(self.count):
             self._one()
 
-    def forget(self) -> None:
+    def forget(self, *, capture: bool) -> None:
         """Drop what was captured."""
-        self._one.forget()
+        self._one.forget(capture=capture)
 
     def _step(self) -> None:
         index, operations, parameters = (
@@ -133,10 +133,10 @@ class Epochs:
             part.run(order[first:end], generator)
             first = end
 
-    def forget(self) -> None:
-        """Drop what was captured: the network is no longer computed as it was."""
+    def forget(self, *, capture: bool) -> None:
+        """The network is no longer computed as it was: capture the steps anew, or never again if they may not be."""
         for part in self._parts:
-            part.forget()
+            part.forget(capture=capture)
 
 
 def how_many_right(logits: Tensor, target: Tensor) -> Tensor:

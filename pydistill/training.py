@@ -168,7 +168,7 @@ def _epochs(
             work.right.zero_()
             if replayed_as is not None and _as_replayed(model) != replayed_as:
                 replayed_as = _as_replayed(model)
-                epochs.forget()
+                epochs.forget(capture=replayed_as is not None)
         yield
     # The last step has no loss after it that would tell.
     if not all(bool(torch.isfinite(each).all()) for each in passes.parameters):

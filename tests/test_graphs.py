@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pydistill import graphs
+from pydistill import graphs, training
 from pydistill.data import DsaSettings, from_tensors
 from pydistill.graphs import WARM_CALLS, Replayed, is_plain
 from pydistill.nn import build, flatten, parse
@@ -68,11 +68,15 @@ def test_forgetting_captures_anew(played: Played) -> None:
     work = Replayed(lambda: None, GPU, capture=True)
     for _ in range(WARM_CALLS + 2):
         work()
-    work.forget()
+    work.forget(capture=True)
     assert not work.is_captured
     for _ in range(WARM_CALLS + 1):
         work()
     once = ["warm"] * WARM_CALLS + ["capture", "replay"]
+    assert played.done == [*once, "replay", *once]
+    work.forget(capture=False)
+    for _ in range(WARM_CALLS + 1):
+        work()
     assert played.done == [*once, "replay", *once]
 
 
@@ -108,6 +112,82 @@ def test_what_is_not_captured_runs_directly(why: str, played: Played, monkeypatc
         work()
     assert len(calls) == WARM_CALLS + 2
     assert played.done == []
+
+
+class TestTraining:
+    """The training loop with the stand-in for a GPU: everything is captured, and replayed in the same memory."""
+
+    @pytest.fixture(autouse=True)
+    def as_on_a_gpu(self, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+        sgd, begin = training._sgd, Replayed.__init__
+        monkeypatch.setattr(training, "_sgd", lambda *given: (sgd(*given)[0], True))
+        monkeypatch.setattr(
+            Replayed, "__init__", lambda work, body, device, *, capture: begin(work, body, GPU, capture=capture)
+        )
+
+    def run(self, name: str, epochs: int = 40, on_epoch: Any = None, model: nn.Module | None = None) -> torch.Tensor:
+        data, model = blobs(), model or fresh(name)
+        settings = TrainingSettings(epochs, 20, 0.05, 0.9, schedule="cosine", dsa=DsaSettings())
+        generator = torch.Generator().manual_seed(3)
+        train(model, data.train_pictures, data.train_labels, settings, generator=generator, on_epoch=on_epoch)
+        return flatten(model)
+
+    @pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-leaky", "resnet18-w2-bn"])
+    def test_one_capture_for_each_size_of_batch(
+        self, name: str, played: Played, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = self.run(name)
+        assert (played.done.count("warm"), played.done.count("capture")) == (2 * WARM_CALLS, 2)
+        assert played.done.count("replay") == 3 * 40 - 2 * WARM_CALLS
+        monkeypatch.setenv(graphs.SWITCH, "0")
+        assert torch.equal(self.run(name), found)
+        assert played.done.count("capture") == 2
+
+    def test_few_steps_are_not_captured(self, played: Played) -> None:
+        self.run("convnet2-w4", epochs=14)  # 28 steps of 20 images, 14 of 8
+        assert played.done == []
+        self.run("convnet2-w4", epochs=16)
+        assert played.done.count("capture") == 1
+
+    def test_what_is_not_plain_is_not_captured(self, played: Played) -> None:
+        self.run("", model=nn.Sequential(fresh(), nn.Dropout(0.1)))
+        assert played.done == []
+
+    @pytest.mark.parametrize(
+        ("name", "change", "anew"),
+        [
+            ("convnet2-w4-leaky", "memory", 4),
+            ("convnet2-w4-leaky", "mode", 4),
+            ("convnet2-w4-leaky", "hook", 2),
+            ("convnet2-w4-leaky", "values", 2),
+        ],
+    )
+    def test_a_callback_that_changes_the_network_is_noticed(
+        self, name: str, change: str, anew: int, played: Played
+    ) -> None:
+        model = fresh(name)
+        seen: list[int] = []
+
+        def on_epoch(epoch: int, *_: Any) -> None:
+            if epoch != 20:
+                return
+            seen.append(played.done.count("capture"))
+            parameter = next(model.parameters())
+            if change == "memory":
+                parameter.data = parameter.data.clone()
+            elif change == "mode":
+                model.eval()
+            elif change == "hook":
+                with_hook(model)
+            else:
+                with torch.no_grad():
+                    parameter *= 0.9
+
+        self.run(name, on_epoch=on_epoch, model=model)
+        assert seen == [2]
+        assert played.done.count("capture") == anew
+        if change == "hook":  # what it does is not captured, so nothing is replayed any more
+            assert played.done.count("replay") == 3 * 20 - 2 * WARM_CALLS
 
 
 class Own(nn.Module):
