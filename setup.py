@@ -202,7 +202,7 @@ def extension(torch: ModuleType) -> Any:
         major = decision.nvcc.major
         architectures = choose_architectures(torch)
         os.environ["TORCH_CUDA_ARCH_LIST"] = architectures
-        sources += sorted(ROOT.glob("csrc/cuda/*.cu"))
+        sources += [source for end in ("cu", "cpp") for source in sorted(ROOT.glob(f"csrc/cuda/*.{end}"))]
         arguments["extra_compile_args"]["nvcc"] = ["-O3", "-Xcompiler=-Wall,-fvisibility=hidden"]
         arguments["define_macros"] = [
             ("PYDISTILL_WITH_CUDA", None),

@@ -9,7 +9,8 @@
 #include <numeric>
 #include <vector>
 
-#include "augment_stage.h"
+#include "isa.h"
+#include "simd/augment.h"
 
 namespace pydistill::cpu {
 namespace {
@@ -21,20 +22,42 @@ constexpr int64_t kNumbersPerThread = 16384;  // that a thread must make for it 
 
 int64_t grain(const ImageSize& size) { return kNumbersPerThread / std::max<int64_t>(1, size.numbers()) + 1; }
 
-// What lies between the stages of one image, for one thread.
 template <typename scalar_t>
-std::unique_ptr<scalar_t[]> scratch(const AugmentArrays<scalar_t>& arrays) {
-  const int64_t images = std::clamp<int64_t>(arrays.length - 1, 0, 2);
-  return std::unique_ptr<scalar_t[]>(new scalar_t[static_cast<size_t>(images * arrays.size.numbers())]);
+struct Loops {
+  void (*place)(const AugmentArrays<scalar_t>& arrays, int64_t j, scalar_t* scratch);
+  void (*place_backward)(const AugmentArrays<scalar_t>& arrays, int64_t i, int64_t j, scalar_t* scratch);
+};
+
+template <typename scalar_t>
+Loops<scalar_t> loops() {
+#if defined(__x86_64__)
+  switch (isa()) {
+    case Isa::kAvx512:
+      return {&avx512::augment_place, &avx512::augment_place_backward};
+    case Isa::kAvx2:
+      return {&avx2::augment_place, &avx2::augment_place_backward};
+    case Isa::kBaseline:
+      break;
+  }
+#endif
+  return {&baseline::augment_place, &baseline::augment_place_backward};
+}
+
+// Of one thread.
+template <typename scalar_t>
+std::unique_ptr<scalar_t[]> scratch_of(const AugmentArrays<scalar_t>& arrays) {
+  const ImageSize& size = arrays.size;
+  const int64_t numbers = augment_scratch(arrays.length, size.channels, size.height, size.width);
+  return std::unique_ptr<scalar_t[]>(new scalar_t[static_cast<size_t>(numbers)]);
 }
 
 template <typename scalar_t>
 void run_forward(const AugmentArrays<scalar_t>& arrays) {
-  const AugmentStage<scalar_t> engine{arrays.size};
+  const Loops<scalar_t> run = loops<scalar_t>();
   at::parallel_for(0, arrays.batch, grain(arrays.size), [&](int64_t begin, int64_t end) {
-    const auto between = scratch(arrays);
+    const auto scratch = scratch_of(arrays);
     for (int64_t j = begin; j < end; ++j) {
-      kernels::augment_place(arrays, j, between.get(), engine);
+      run.place(arrays, j, scratch.get());
     }
   });
 }
@@ -54,11 +77,11 @@ std::vector<int64_t> places_by_source(const AugmentArrays<scalar_t>& arrays) {
 // A source image is one thread's, with all the places that it went to.
 template <typename scalar_t>
 void run_backward(const AugmentArrays<scalar_t>& arrays) {
-  const AugmentStage<scalar_t> engine{arrays.size};
+  const Loops<scalar_t> run = loops<scalar_t>();
   const std::vector<int64_t> places = places_by_source(arrays);
   const auto source_of = [&](int64_t k) { return arrays.source(places[static_cast<size_t>(k)]); };
   at::parallel_for(0, arrays.batch, grain(arrays.size), [&](int64_t begin, int64_t end) {
-    const auto between = scratch(arrays);
+    const auto scratch = scratch_of(arrays);
     // An image whose places begin before `begin` is the previous thread's, to its last place.
     while (begin > 0 && begin < end && source_of(begin) == source_of(begin - 1)) {
       ++begin;
@@ -70,7 +93,7 @@ void run_backward(const AugmentArrays<scalar_t>& arrays) {
       const int64_t j = places[static_cast<size_t>(k)];
       const int64_t source = arrays.source(j);
       if (source >= 0 && source < arrays.images) {
-        kernels::augment_place_backward(arrays, source, j, between.get(), engine);
+        run.place_backward(arrays, source, j, scratch.get());
       }
     }
   });

@@ -35,10 +35,18 @@ __device__ typename Map::State combine_block(const typename Map::State& own) {
   return shared[0];
 }
 
-template <typename Map>
+// A map that is known when it is queued; kernels/steps.h has those that a counter in memory chooses.
+template <typename MapAsItIs>
+struct Known {
+  MapAsItIs map;
+  __device__ const MapAsItIs& now() const { return map; }
+};
+
+template <typename Map, typename Tables>
 __global__ void __launch_bounds__(kThreads)
-    map_reduce_blocks(const Map map, int64_t count,
+    map_reduce_blocks(const Tables tables, int64_t count,
                       typename Map::State* __restrict__ partial) {  // partial: [blocks]
+  const Map map = tables.now();
   const auto constants = map.constants();
   typename Map::State state = Map::identity();
   const int64_t block_begin = int64_t{blockIdx.x} * kElementsPerBlock + threadIdx.x;
@@ -66,10 +74,11 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <typename Map>
+template <typename Map, typename Tables>
 __global__ void __launch_bounds__(kThreads)
-    map_reduce_finish(const Map map, int64_t blocks,
+    map_reduce_finish(const Tables tables, int64_t blocks,
                       const typename Map::State* __restrict__ partial) {  // partial: [blocks]
+  const Map map = tables.now();
   typename Map::State state = Map::identity();
   for (int64_t block = threadIdx.x; block < blocks; block += kThreads) {
     state = Map::combine(state, partial[block]);
@@ -80,24 +89,32 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// Queues both stages on `stream`; partial: [blocks_for(count)] on the device. Gives the first error of the
-// two launches.
-template <typename Map>
-cudaError_t map_reduce(const Map& map, int64_t count, typename Map::State* partial, cudaStream_t stream) {
+// Queues both stages of the map that tables.now() gives on the device; partial: [blocks_for(count)] there.
+// Gives the first error of the two launches.
+template <typename Map, typename Tables>
+cudaError_t map_reduce_now(const Tables& tables, int64_t count, typename Map::State* partial,
+                           cudaStream_t stream) {
   const int64_t blocks = blocks_for(count);
   if (blocks > INT32_MAX) {
     return cudaErrorInvalidConfiguration;
   }
   if (blocks > 0) {
-    map_reduce_blocks<Map><<<static_cast<unsigned int>(blocks), kThreads, 0, stream>>>(map, count, partial);
+    map_reduce_blocks<Map>
+        <<<static_cast<unsigned int>(blocks), kThreads, 0, stream>>>(tables, count, partial);
     const cudaError_t launched = cudaGetLastError();
     if (launched != cudaSuccess) {
       return launched;
     }
   }
   // With no element, too: the sums of nothing are zero and have to be written.
-  map_reduce_finish<Map><<<1, kThreads, 0, stream>>>(map, blocks, partial);
+  map_reduce_finish<Map><<<1, kThreads, 0, stream>>>(tables, blocks, partial);
   return cudaGetLastError();
+}
+
+// Queues both stages of `map`.
+template <typename Map>
+cudaError_t map_reduce(const Map& map, int64_t count, typename Map::State* partial, cudaStream_t stream) {
+  return map_reduce_now<Map>(Known<Map>{map}, count, partial, stream);
 }
 
 }  // namespace pydistill::cuda

@@ -1,17 +1,15 @@
 // The kernels of cpu/ and cuda/ under one name: each goes to the device of its first tensor.
 #pragma once
 
-#include "../cpu/adjoint_step.h"
 #include "../cpu/augment.h"
 #include "../cpu/norm_act_pool.h"
-#include "../cpu/sgd_step.h"
 #include "../cpu/softmax_xent.h"
+#include "../cpu/steps.h"
 #if defined(PYDISTILL_WITH_CUDA)
-#include "../cuda/adjoint_step.h"
 #include "../cuda/augment.h"
 #include "../cuda/norm_act_pool.h"
-#include "../cuda/sgd_step.h"
 #include "../cuda/softmax_xent.h"
+#include "../cuda/steps.h"
 #endif
 
 #include <utility>

@@ -267,22 +267,37 @@ void Student::read(const at::Tensor& theta, const at::Tensor& lambda, const at::
         "a tensor is ", given->dtype(), " on ", given->device(), "; this student computes in ",
         options_.dtype(), " on ", theta_.device());
   }
-  prepare(images.size(0));
+  const Inputs memory = inputs(images.size(0));
+  memory.theta.copy_(theta);
+  if (lambda.defined()) {
+    memory.lambda.copy_(lambda);
+  }
+  memory.images.copy_(images);
+}
+
+Student::Inputs Student::inputs(int64_t batch) {
+  prepare(batch);
+  const Architecture& a = architecture_;
+  return {theta_, lambda_, channels_last(images_, 0, batch, a.channels, a.height, a.width)};
+}
+
+void Student::settle() {
   if (unfinished_) {
     drop_sums();
+    unfinished_ = false;
   }
+}
+
+// Begins a pass over what the inputs hold.
+void Student::begin(bool with_tangents) {
+  settle();
   unfinished_ = true;
-  theta_.copy_(theta);
-  if (lambda.defined()) {
-    lambda_.copy_(lambda);
-  }
-  channels_last(images_, 0, images.size(0), a.channels, a.height, a.width).copy_(images);
   const Desk& desk = desks_.front();
   for (size_t each = 0; each < blocks_.size(); ++each) {
     const Parameter& weight = blocks_[each].weight;
-    desk.blocks[each].map->read_weights(weight.value, lambda.defined() ? weight.tangent : at::Tensor());
+    desk.blocks[each].map->read_weights(weight.value, with_tangents ? weight.tangent : at::Tensor());
   }
-  desk.head->read_weights(head_weight_.value, lambda.defined() ? head_weight_.tangent : at::Tensor());
+  desk.head->read_weights(head_weight_.value, with_tangents ? head_weight_.tangent : at::Tensor());
 }
 
 // Forgets the weight gradients of a pass that ended in an exception (a GPU without memory, say).
@@ -407,6 +422,12 @@ const at::Tensor& Student::gradient(const at::Tensor& theta, const at::Tensor& i
                                     const at::Tensor& labels) {
   check_labels(labels, images.size(0));
   read(theta, {}, images);
+  return gradient_of_inputs(labels);
+}
+
+const at::Tensor& Student::gradient_of_inputs(const at::Tensor& labels) {
+  check_labels(labels, batch_);
+  begin(false);
   on_slices([&](Slice& slice) { gradient_of(slice, labels); });
   finish(0, 2);
   unfinished_ = false;
@@ -442,6 +463,7 @@ void Student::gradient_of(Slice& slice, const at::Tensor& labels) {
 
 const at::Tensor& Student::classify(const at::Tensor& theta, const at::Tensor& images) {
   read(theta, {}, images);
+  begin(false);
   on_slices([&](Slice& slice) { forward(slice); });
   unfinished_ = false;
   return logits_now_;
@@ -451,6 +473,12 @@ Student::Adjoint Student::adjoint(const at::Tensor& theta, const at::Tensor& lam
                                   const at::Tensor& labels, const Wanted& wanted) {
   check_labels(labels, images.size(0));
   read(theta, lambda, images);
+  return adjoint_of_inputs(labels, wanted);
+}
+
+Student::Adjoint Student::adjoint_of_inputs(const at::Tensor& labels, const Wanted& wanted) {
+  check_labels(labels, batch_);
+  begin(true);
   on_slices([&](Slice& slice) { adjoint_of(slice, labels, wanted); });
   Adjoint found;
   found.inner = losses_now_.sum();

@@ -68,6 +68,21 @@ class Student {
   Adjoint adjoint(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images,
                   const at::Tensor& labels, const Wanted& wanted);
 
+  // The memory that a pass reads: whoever fills it saves the passes below a copy. Each is this student's,
+  // valid until its next pass; lambda is read by the adjoint pass alone.
+  struct Inputs {
+    at::Tensor theta;   // [P]
+    at::Tensor lambda;  // [P]
+    at::Tensor images;  // [batch, C, H, W], channels-last
+  };
+  Inputs inputs(int64_t batch);
+  // gradient() and adjoint() of what inputs() holds.
+  const at::Tensor& gradient_of_inputs(const at::Tensor& labels);
+  Adjoint adjoint_of_inputs(const at::Tensor& labels, const Wanted& wanted);
+
+  // Drops what a pass that ended in an exception has left.
+  void settle();
+
   const at::Tensor& logits() const { return logits_now_; }
   const at::Tensor& losses() const { return losses_now_; }
 
@@ -153,6 +168,7 @@ class Student {
   int64_t multiplications_of_an_image() const;
   void prepare(int64_t batch);
   void read(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images);
+  void begin(bool with_tangents);
   void check_labels(const at::Tensor& labels, int64_t images) const;
   void drop_sums();
   Desk make_desk() const;

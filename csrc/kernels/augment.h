@@ -267,12 +267,14 @@ struct Resample {
     return Resample(of, cosine, -sine, sine, cosine);
   }
 
-  PYDISTILL_HOST_DEVICE T column_of_source(int64_t row, int64_t column) const {
+  template <typename Whole>  // int64_t, or int32_t where the compiler makes vectors of it
+  PYDISTILL_HOST_DEVICE T column_of_source(Whole row, Whole column) const {
     const T down = static_cast<T>(row) - centre_row;
     const T right = static_cast<T>(column) - centre_column;
     return xx * right + (xy * down + centre_column);
   }
-  PYDISTILL_HOST_DEVICE T row_of_source(int64_t row, int64_t column) const {
+  template <typename Whole>
+  PYDISTILL_HOST_DEVICE T row_of_source(Whole row, Whole column) const {
     const T down = static_cast<T>(row) - centre_row;
     const T right = static_cast<T>(column) - centre_column;
     return yx * right + (yy * down + centre_row);

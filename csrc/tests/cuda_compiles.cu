@@ -10,6 +10,7 @@
 #include "../kernels/norm_act_pool.h"
 #include "../kernels/sgd_step.h"
 #include "../kernels/softmax_xent.h"
+#include "../kernels/steps.h"
 #include "../kernels/trajectory_point.h"
 
 namespace pydistill::cuda {
@@ -47,6 +48,24 @@ template cudaError_t augment<true>(const kernels::AugmentArrays<double>&, const 
 
 template cudaError_t map(const kernels::TrajectoryPoint<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::TrajectoryPoint<double>&, int64_t, cudaStream_t);
+
+template cudaError_t map_reduce_now<kernels::SgdStep<float>>(const kernels::SgdStepOfTables<float>&, int64_t,
+                                                             kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::SgdStep<double>>(const kernels::SgdStepOfTables<double>&,
+                                                              int64_t, kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::AdjointStep<float, false>>(
+    const kernels::AdjointStepOfTables<float>&, int64_t, kernels::InnerProduct*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::AdjointStep<double, false>>(
+    const kernels::AdjointStepOfTables<double>&, int64_t, kernels::InnerProduct*, cudaStream_t);
+template cudaError_t map(const kernels::TakePoint<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakePoint<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakeRows<int64_t>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakeRows<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::TakeRows<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractRows<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractRows<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractAtStep<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::SubtractAtStep<double>&, int64_t, cudaStream_t);
 
 template <typename scalar_t>
 using Numbers = kernels::ClassNumbers<scalar_t>;

@@ -1,7 +1,7 @@
 """Trajectory matching: the loss of an unrolled student and its exact gradient."""
 
 from pydistill.matching.batches import Batches
-from pydistill.matching.match import BACKENDS, Backend, choose_backend, match
+from pydistill.matching.match import BACKENDS, Backend, choose_backend, match, match_many
 from pydistill.matching.problem import GRADIENTS, Gradient, Match
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection, select_step
 
@@ -18,5 +18,6 @@ __all__ = [
     "Selection",
     "choose_backend",
     "match",
+    "match_many",
     "select_step",
 ]

@@ -50,6 +50,7 @@ class Sweep(ABC):
         self.points: Points = []
         self.step = 0
         self.distances = torch.empty(0)
+        self._sums: Tensor | None = None
 
     @abstractmethod
     def train(self) -> tuple[Points, Tensor]:
@@ -62,12 +63,19 @@ class Sweep(ABC):
         """From λ_K: (λ_0, ∂L/∂α in the shape of lr, ∂L/∂source of each source); None where not needed."""
 
     @torch.no_grad()
+    def launch(self) -> None:
+        """Train the student for N steps: on a GPU this queues the work and waits for nothing."""
+        self.points, self._sums = self.train()
+
+    @torch.no_grad()
     def forward(self) -> Tensor:
-        """Train the student for N steps, select K, keep θ_0 … θ_K; returns L."""
-        points, sums = self.train()
-        self.distances = distance_from_sums(sums, self.problem.distance)
+        """Train the student, unless it was launched; select K, keep θ_0 … θ_K; returns L."""
+        if self._sums is None:
+            self.launch()
+        assert self._sums is not None
+        self.distances = distance_from_sums(self._sums, self.problem.distance)
         self.step = select_step(self.distances, self.problem.selection)
-        self.points = points[: self.step + 1]
+        self.points = self.points[: self.step + 1]
         return matching_loss(self.points[-1], self.points[0], self.problem.target.detach())
 
     def backward(

@@ -115,11 +115,13 @@ class StepSource:
 class BatchPlan:
     """One form for both kinds of batches: the distinct source tensors, and for each step where its batch comes from.
 
-    `sources` are what gradients flow to; a tensor given for several steps is one source.
+    `sources` are what gradients flow to; a tensor given for several steps is one source. `index` is the recipe's table
+    [N, B], of which each step has its row; pairs have none.
     """
 
     sources: tuple[Tensor, ...]
     steps: tuple[StepSource, ...]
+    index: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -157,8 +159,9 @@ def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bo
         if label_logits:
             batches = replace(batches, labels=_softmax(batches.labels))
         draws: Sequence[DsaDraw | None] = batches.draws if batches.draws is not None else [None] * len(batches)
-        steps = [StepSource(0, 1, batches.index[k], draws[k]) for k in range(len(batches))]
-        return BatchPlan((batches.images, batches.labels), tuple(steps))
+        rows = batches.index.unbind()
+        steps = [StepSource(0, 1, row, draw) for row, draw in zip(rows, draws, strict=True)]
+        return BatchPlan((batches.images, batches.labels), tuple(steps), batches.index)
 
     sources: list[Tensor] = []
     # The tensors themselves are kept as well: an identity means nothing once its tensor is gone.

@@ -1,11 +1,15 @@
 """Backend `fused`: the adjoint sweep in C++ over fused kernels, for the ConvNet of the papers and for MLPs.
 
-The passes of `csrc/engine/student.h` take the place of PyTorch's: one step of training with the distances in the same
-pass as the update, and one forward-over-reverse pass of the sweep. Without augmentation both sweeps run in C++ from the
-first step to the last; with it, PyTorch makes each batch when its step needs it.
+A program (`pydistill.matching.program`) takes the place of PyTorch's steps: one step of training with the distances in
+the same pass as the update, and one forward-over-reverse pass of the sweep. Each makes its batch when it needs it,
+augmentation included; no Python runs between steps.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +18,22 @@ from pydistill.errors import InputError
 from pydistill.matching.adjoint import Needed, Points, Sweep, match_by_sweep
 from pydistill.matching.batches import BatchPlan
 from pydistill.matching.problem import Match, Problem
+from pydistill.matching.program import (
+    IMAGES,
+    LABELS,
+    LR,
+    PRODUCT,
+    Arrangement,
+    Program,
+    keep_program,
+    take_program,
+)
 from pydistill.matching.selection import distance_sums
 from pydistill.nn import MLP
-from pydistill.nn.fused import fused_student, why_not_fused
+from pydistill.nn.fused import PROGRAMS_KEPT, why_not_fused
 
-STEPS_A_CALL = 4
+STREAMS = PROGRAMS_KEPT
+"""Matches that run side by side on a GPU: with more, programs would be made anew each time."""
 
 __all__ = ["FusedSweep", "image_shapes", "match_by_fused", "why_not_fused", "why_not_these_images"]
 
@@ -46,16 +61,10 @@ class FusedSweep(Sweep):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        plan, model = problem.plan, problem.student.model
-        (shape,) = image_shapes(plan)
-        largest = max(len(plan.sources[at.images]) if at.index is None else len(at.index) for at in plan.steps)
-        self.student = fused_student(model, [largest, *shape], problem.start)
+        model = problem.student.model
         self._check_labels(int(model.num_classes))  # type: ignore[arg-type]
-        self.augmented = any(at.draw is not None for at in plan.steps)
-        nothing = torch.empty(0, dtype=torch.int64, device=problem.start.device)
-        self.images = [at.images for at in plan.steps]
-        self.labels = [at.labels for at in plan.steps]
-        self.index = [nothing if at.index is None else at.index for at in plan.steps]
+        with torch.no_grad():
+            self.arrangement = Arrangement(problem.plan, problem.start.dtype)
 
     def _check_labels(self, classes: int) -> None:
         plan = self.problem.plan
@@ -71,98 +80,93 @@ class FusedSweep(Sweep):
                         f"hard labels must lie in [0, {classes - 1}] for {classes} classes, found {int(rows.max())}"
                     )
 
-    def step_lrs(self, lr: Tensor) -> Tensor:
-        """α of each step, [N]."""
-        return lr.detach().expand(self.problem.steps).contiguous()
+    @contextmanager
+    def _program(self, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> Iterator[Program]:
+        """A program filled for this problem, kept for the next once the body has ended well."""
+        model, start, shape = self.problem.student.model, self.problem.start, self.arrangement.shape
+        program = take_program(model, start, shape)
+        program.fill(self.arrangement, sources, lr, points)
+        yield program
+        keep_program(model, start, shape, program)
 
     def train(self) -> tuple[Points, Tensor]:
-        problem, plan = self.problem, self.problem.plan
-        start, target = problem.start.detach(), problem.target.detach().contiguous()
+        problem = self.problem
+        start, target = problem.start.detach(), problem.target.detach()
         points = start.new_empty(problem.steps + 1, start.numel())
         points[0] = start
-        sums = torch.empty(problem.steps + 1, 2, dtype=torch.float64, device=start.device)
-        sums[0] = distance_sums(start, target)
-        lr = self.step_lrs(problem.lr)
-        if not self.augmented:
-            sources = [source.detach() for source in plan.sources]
-            recipe = (sources, self.images, self.labels, self.index)
-            for first in range(0, problem.steps, STEPS_A_CALL):
-                last = min(first + STEPS_A_CALL, problem.steps)
-                self.student.train(points, sums, target, lr, *recipe, first, last)
-        else:
-            for step in range(problem.steps):
-                images, labels = plan.rows(plan.sources, step)
-                images = plan.augmented(images, step).detach()
-                self.student.train_step(points, sums, target, lr, step, images, labels.detach())
-        return points, sums
+        with self._program(problem.plan.sources, problem.lr, points) as program:
+            program.target.copy_(target)
+            program.sums[0] = distance_sums(start, target)
+            program.train(problem.steps)
+            return points, program.sums.clone()
 
     def go_back(
         self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
-        exact = self.problem.gradient == "exact"
-        rates = self.step_lrs(lr)
-        adjoint = adjoint.clone()
-        of_lr = torch.zeros_like(rates) if needed.lr else rates.new_empty(0)
-        gradients = [
-            torch.zeros_like(source) if wanted else source.new_empty(0)
-            for source, wanted in zip(sources, needed.sources, strict=True)
-        ]
-        if not self.augmented:
-            values = [source.detach() for source in sources]
-            recipe = (values, self.images, self.labels, self.index)
-            wanted = (exact, needed.start, adjoint, of_lr, gradients)
-            for last in range(self.step, 0, -STEPS_A_CALL):
-                first = max(0, last - STEPS_A_CALL)
-                self.student.sweep(self.points, first, last, rates, *recipe, *wanted)
-        else:
-            with torch.autocast(adjoint.device.type, enabled=False):  # the forward sweep had none
-                self._go_back_step_by_step(adjoint, rates, sources, needed, of_lr, gradients)
-        lr_gradient = (of_lr.sum() if lr.ndim == 0 else of_lr) if needed.lr else None
-        found = [each if wanted else None for each, wanted in zip(gradients, needed.sources, strict=True)]
-        return adjoint, lr_gradient, list(found)
+        assert isinstance(self.points, Tensor)
+        with self._program(sources, lr, self.points) as program:
+            program.adjoint.copy_(adjoint)
+            program.clear_gradients()
+            program.go_back([self._wanted(step, needed) for step in range(self.step)])
+            of_lr = (program.lr_gradient.sum() if lr.ndim == 0 else program.lr_gradient.clone()) if needed.lr else None
+            gradients = [
+                program.gradient_of(self.arrangement, source).clone() if wanted else None
+                for source, wanted in enumerate(needed.sources)
+            ]
+            return program.adjoint.clone(), of_lr, gradients
 
-    def _go_back_step_by_step(
-        self,
-        adjoint: Tensor,
-        rates: Tensor,
-        sources: tuple[Tensor, ...],
-        needed: Needed,
-        of_lr: Tensor,
-        gradients: list[Tensor],
-    ) -> None:
-        """The sweep where PyTorch augments each batch: adds to `of_lr` and `gradients`, changes `adjoint`."""
-        plan = self.problem.plan
-        for step in reversed(range(self.step)):
-            at = plan.steps[step]
-            wants_product = self.problem.gradient == "exact" and (step > 0 or needed.start)
-            wants_images, wants_labels = needed.sources[at.images], needed.sources[at.labels]
-            if not (wants_product or wants_images or wants_labels or needed.lr):
-                continue
-            rows, labels = plan.rows(sources, step)
-            with torch.enable_grad():
-                rows = rows.detach().requires_grad_(wants_images)
-                images = plan.augmented(rows, step)
-            inner, product, of_images, of_labels = self.student.adjoint(
-                self.points[step], adjoint, images.detach(), labels.detach(), wants_product, wants_images, wants_labels
-            )
-            if needed.lr:
-                of_lr[step] -= inner
-            if wants_images:
-                (of_rows,) = torch.autograd.grad(images, rows, of_images)
-                _subtract(gradients[at.images], at.index, rates[step] * of_rows)
-            if wants_labels:
-                _subtract(gradients[at.labels], at.index, rates[step] * of_labels)
-            if wants_product:
-                adjoint -= rates[step] * product
-
-
-def _subtract(gradient: Tensor, index: Tensor | None, share: Tensor) -> None:
-    if index is None:
-        gradient -= share
-    else:
-        gradient.index_add_(0, index, share, alpha=-1)
+    def _wanted(self, step: int, needed: Needed) -> int:
+        at = self.problem.plan.steps[step]
+        wants_product = self.problem.gradient == "exact" and (step > 0 or needed.start)
+        return (
+            PRODUCT * wants_product
+            + IMAGES * needed.sources[at.images]
+            + LABELS * needed.sources[at.labels]
+            + LR * needed.lr
+        )
 
 
 def match_by_fused(problem: Problem) -> Match:
     """Match with backend `fused`."""
     return match_by_sweep(FusedSweep(problem))
+
+
+def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
+    """Match several problems of one device with backend `fused`: on a GPU side by side, on the CPU in turn.
+
+    On a GPU the training of all of them is queued, over a few streams, before the step of the first is chosen; each
+    one's way back is queued on its stream as well.
+    """
+    device = problems[0].start.device
+    if device.type == "cpu":
+        return [match_by_fused(problem) for problem in problems]
+    sweeps = [FusedSweep(problem) for problem in problems]
+    streams = _streams(device, min(len(problems), STREAMS))
+    callers = torch.cuda.current_stream(device)
+    for stream in streams:
+        stream.wait_stream(callers)
+    of_each = [streams[number % len(streams)] for number in range(len(sweeps))]
+    for sweep, stream in zip(sweeps, of_each, strict=True):
+        with torch.cuda.stream(stream):
+            sweep.launch()
+    found = []
+    for sweep, stream in zip(sweeps, of_each, strict=True):
+        with torch.cuda.stream(stream):
+            found.append(match_by_sweep(sweep))
+    for stream in streams:
+        callers.wait_stream(stream)
+    for each in found:  # made on another stream than they are used on
+        each.loss.record_stream(callers)
+        each.distances.record_stream(callers)
+    return found
+
+
+@cache
+def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
+    """The first streams of this device for matches side by side: always the same, as students and programs are kept for
+    each stream."""
+    return [_stream(device, number) for number in range(count)]

@@ -1,4 +1,5 @@
-"""`match`: the matching loss of a student trained for N steps, and its gradient in everything the student saw."""
+"""`match`: the matching loss of a student trained for N steps, and its gradient in everything the student saw;
+`match_many`: several of them."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pydistill.errors import BackendError, InputError
 from pydistill.matching.adjoint import match_by_adjoint
 from pydistill.matching.autograd import match_by_autograd
 from pydistill.matching.batches import Batches, BatchPlan
-from pydistill.matching.fused import match_by_fused, why_not_fused, why_not_these_images
+from pydistill.matching.fused import match_by_fused, match_many_by_fused, why_not_fused, why_not_these_images
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
 from pydistill.matching.selection import Distance, Selection
 
@@ -136,7 +137,64 @@ def match(
     *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
     """
     problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits)
+    return _runners[_chosen_backend(backend, problem)](problem)
+
+
+def match_many(
+    model: nn.Module,
+    starts: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    batches: Sequence[Batches | Sequence[tuple[Tensor, Tensor]]],
+    lr: Tensor | float,
+    *,
+    selection: Selection = "last",
+    distance: Distance = "l1",
+    gradient: Gradient = "exact",
+    label_logits: bool = False,
+    backend: str = "auto",
+) -> list[Match]:
+    """Match one network from several starts to several targets; the same as `match` of each.
+
+    On a GPU backend `fused` runs them side by side: all are trained before the first choice of step is read back. The
+    sum or mean of the losses is differentiated in one call of `backward`.
+
+    Equivalent to::
+
+        [match(model, *each, lr) for each in zip(starts, targets, batches)]
+
+    Args:
+        starts: θ_0 of each, E vectors [P].
+        targets: θ* of each.
+        batches: what each trains on, as in `match`.
+        lr: α of all, as in `match`.
+        selection, distance, gradient, label_logits, backend: as in `match`.
+
+    Returns:
+        E matches, in the order of the starts.
+
+    Raises:
+        InputError: the numbers of starts, targets and batches differ or are 0, or an argument is outside its limits.
+        BackendError: the backend asked for cannot run this model.
+    """
+    if not len(starts) == len(targets) == len(batches) >= 1:
+        raise InputError(
+            "starts, targets and batches must be of one number, at least 1, "
+            f"not {len(starts)}, {len(targets)} and {len(batches)}"
+        )
+    problems = [
+        check_problem(model, *each, lr, selection, distance, gradient, label_logits)
+        for each in zip(starts, targets, batches, strict=True)
+    ]
+    chosen = [_chosen_backend(backend, problem) for problem in problems]
+    if set(chosen) == {"fused"} and len({problem.start.device for problem in problems}) == 1:
+        return match_many_by_fused(problems)
+    return [_runners[each](problem) for each, problem in zip(chosen, problems, strict=True)]
+
+
+def _chosen_backend(backend: str, problem: Problem) -> str:
+    """The backend that runs this problem; `auto` says which and why."""
+    model, start = problem.student.model, problem.start
     chosen, why = choose_backend(backend, model, start, problem.plan)
     if backend == "auto":
         _announce(model, start.device, chosen, why)
-    return _runners[chosen](problem)
+    return chosen

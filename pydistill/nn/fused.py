@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from pydistill.ops.extension import load_extension
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 STUDENTS_KEPT = 4
+PROGRAMS_KEPT = 4
 
 
 def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
@@ -88,10 +89,8 @@ def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
     return plane
 
 
-def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
-    """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
-
-    It owns the memory of its passes, so the last few are kept and used again.
+def network_of(model: nn.Module, images: Sequence[int]) -> tuple[Any, ...]:
+    """The engine's description of this network on images [B, C, H, W], whatever B: kind, sizes, norm, pooling, eps.
 
     Raises:
         InputError: the network does not take such images.
@@ -110,34 +109,76 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
         )
     sizes = (channels, *plane, model.num_classes, model.width, model.depth)
     if isinstance(model, MLP):
-        return _kept_student(("mlp", (*sizes, 0), "none", "none", 0.0), like, images[0])
+        return "mlp", (*sizes, 0), "none", "none", 0.0
     norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]
     eps = norms[0].eps if norms else 0.0
-    return _kept_student(("convnet", (*sizes, model.first_padding), model.norm, model.pooling, eps), like, images[0])
+    return "convnet", (*sizes, model.first_padding), model.norm, model.pooling, eps
+
+
+def where(like: Tensor) -> tuple[Any, ...]:
+    """The dtype, the device and the stream that work on such a tensor is done in.
+
+    On a GPU each stream has its own students, since the memory of one's passes is ordered by its stream alone.
+    """
+    stream = torch.cuda.current_stream(like.device).cuda_stream if like.device.type == "cuda" else 0
+    return like.dtype, like.device, stream
+
+
+def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
+    """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
+
+    It owns the memory of its passes, so the last few are kept and used again: one that is kept for batches of at least
+    that size, or a new one in its place.
+
+    Raises:
+        InputError: the network does not take such images.
+    """
+    network = network_of(model, images)
+    key = (network, *where(like))
+    kept = _students.take(key)
+    if kept is None or kept[0] < images[0]:
+        kind, sizes, norm, pooling, eps = network
+        new = torch.classes.pydistill.Student
+        kept = images[0], new(kind, list(sizes), norm, pooling, eps, like.new_empty(0), images[0], "own", 0)
+    _students.keep(key, kept)
+    return kept[1]
+
+
+Thing = TypeVar("Thing")
+
+
+class Kept(Generic[Thing]):
+    """The few things of a kind that were used last."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._things: OrderedDict[tuple[Any, ...], Thing] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def take(self, key: tuple[Any, ...]) -> Thing | None:
+        """The thing of this key if it is kept; it is no longer."""
+        return self._things.pop(key, None)
+
+    def keep(self, key: tuple[Any, ...], thing: Thing) -> None:
+        """Keep it in place of one of the same key, or of the one that was used the longest time ago."""
+        self._things[key] = thing
+        self._things.move_to_end(key)
+        while len(self._things) > self.most:
+            self._things.popitem(last=False)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._things.clear()
 
 
 def release_students() -> None:
-    """Give back the memory of the students that are kept for the next call and not in use."""
+    """Give back the memory of the students and programs that are kept for the next call and not in use."""
     _students.clear()
+    kept_programs.clear()
 
 
-_students: OrderedDict[tuple[Any, ...], tuple[int, Any]] = OrderedDict()
-
-
-def _kept_student(network: tuple[Any, ...], like: Tensor, largest_batch: int) -> Any:
-    """A student for batches of at least that size: one that is kept, or a new one in its place.
-
-    On a GPU each stream has its own, since the memory of one's passes is ordered by its stream alone.
-    """
-    stream = torch.cuda.current_stream(like.device).cuda_stream if like.device.type == "cuda" else 0
-    key = (network, like.dtype, like.device, stream)
-    largest, student = _students.pop(key, (0, None))
-    if largest < largest_batch:
-        kind, sizes, norm, pooling, eps = network
-        largest = largest_batch
-        new = torch.classes.pydistill.Student
-        student = new(kind, list(sizes), norm, pooling, eps, like.new_empty(0), largest, "own", 0)
-    _students[key] = largest, student
-    while len(_students) > STUDENTS_KEPT:
-        _students.popitem(last=False)
-    return student
+_students: Kept[tuple[int, Any]] = Kept(STUDENTS_KEPT)
+kept_programs: Kept[Any] = Kept(PROGRAMS_KEPT)
+"""Those of pydistill.matching.program."""

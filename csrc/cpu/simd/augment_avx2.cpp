@@ -1,0 +1,4 @@
+#if defined(__x86_64__)
+#define PYDISTILL_ISA_AVX2
+#include "augment.inl"
+#endif

@@ -1,0 +1,106 @@
+#include "steps.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/ops/empty.h>
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include "../kernels/steps.h"
+#include "map.cuh"
+#include "map_reduce.cuh"
+
+namespace pydistill::cuda {
+namespace {
+
+int64_t width_of(const at::Tensor& rows) { return rows.dim() == 1 ? 1 : rows.size(1); }
+
+}  // namespace
+
+void take_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(out.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "pydistill::take_point", [&] {
+    C10_CUDA_CHECK(
+        map(kernels::TakePoint<scalar_t>{points.const_data_ptr<int64_t>(), step.const_data_ptr<int64_t>(),
+                                         out.numel(), out.mutable_data_ptr<scalar_t>()},
+            out.numel(), stream));
+  });
+}
+
+void sgd_step_of_tables(const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& target,
+                        const at::Tensor& lr, const at::Tensor& step, const at::Tensor& points,
+                        const at::Tensor& distances) {
+  const c10::cuda::CUDAGuard guard(theta.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES(theta.scalar_type(), "pydistill::sgd_step_of_tables", [&] {
+    const kernels::SgdStepOfTables<scalar_t> tables{
+        theta.const_data_ptr<scalar_t>(),  grad.const_data_ptr<scalar_t>(),
+        target.const_data_ptr<scalar_t>(), lr.const_data_ptr<scalar_t>(),
+        points.const_data_ptr<int64_t>(),  distances.mutable_data_ptr<double>(),
+        step.const_data_ptr<int64_t>(),    theta.numel()};
+    using Step = kernels::SgdStep<scalar_t>;
+    static_assert(sizeof(typename Step::State) == 2 * sizeof(double));
+    const at::Tensor partial = at::empty({blocks_for(theta.numel()), 2}, distances.options());
+    C10_CUDA_CHECK(map_reduce_now<Step>(
+        tables, theta.numel(), reinterpret_cast<typename Step::State*>(partial.mutable_data_ptr<double>()),
+        stream));
+  });
+}
+
+void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product, const at::Tensor& lr,
+                            const at::Tensor& step) {
+  const c10::cuda::CUDAGuard guard(adjoint.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES(adjoint.scalar_type(), "pydistill::adjoint_step_of_tables", [&] {
+    const kernels::AdjointStepOfTables<scalar_t> tables{
+        adjoint.mutable_data_ptr<scalar_t>(), product.const_data_ptr<scalar_t>(),
+        lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>()};
+    using Step = kernels::AdjointStep<scalar_t, false>;
+    static_assert(sizeof(typename Step::State) == sizeof(double));
+    const at::Tensor partial = at::empty({blocks_for(adjoint.numel())}, adjoint.options().dtype(at::kDouble));
+    C10_CUDA_CHECK(map_reduce_now<Step>(
+        tables, adjoint.numel(), reinterpret_cast<typename Step::State*>(partial.mutable_data_ptr<double>()),
+        stream));
+  });
+}
+
+void take_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
+               const at::Tensor& out) {
+  const c10::cuda::CUDAGuard guard(out.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kLong, out.scalar_type(), "pydistill::take_rows", [&] {
+    C10_CUDA_CHECK(
+        map(kernels::TakeRows<scalar_t>{table.const_data_ptr<scalar_t>(), table.size(0),
+                                        index.const_data_ptr<int64_t>(), step.const_data_ptr<int64_t>(),
+                                        index.size(1), width_of(table), out.mutable_data_ptr<scalar_t>()},
+            out.numel(), stream));
+  });
+}
+
+void subtract_rows(const at::Tensor& share, const at::Tensor& index, const at::Tensor& lr,
+                   const at::Tensor& step, const at::Tensor& gradient) {
+  const c10::cuda::CUDAGuard guard(share.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES(share.scalar_type(), "pydistill::subtract_rows", [&] {
+    C10_CUDA_CHECK(
+        map(kernels::SubtractRows<scalar_t>{share.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
+                                            lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>(),
+                                            index.size(1), width_of(share),
+                                            gradient.mutable_data_ptr<scalar_t>()},
+            gradient.numel(), stream));
+  });
+}
+
+void subtract_at_step(const at::Tensor& value, const at::Tensor& step, const at::Tensor& table) {
+  const c10::cuda::CUDAGuard guard(value.device());
+  const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  AT_DISPATCH_FLOATING_TYPES(table.scalar_type(), "pydistill::subtract_at_step", [&] {
+    C10_CUDA_CHECK(map(
+        kernels::SubtractAtStep<scalar_t>{value.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>(),
+                                          table.mutable_data_ptr<scalar_t>()},
+        1, stream));
+  });
+}
+
+}  // namespace pydistill::cuda

@@ -1,0 +1,92 @@
+#include "program.h"
+
+#include <ATen/ops/empty.h>
+
+#include <utility>
+
+#include "kernels.h"
+
+namespace pydistill::engine {
+
+Program::Program(std::shared_ptr<Student> student, ProgramTables tables, std::vector<int64_t> batches_of_step,
+                 bool graphs)
+    : student_(std::move(student)),
+      tables_(std::move(tables)),
+      batches_of_step_(std::move(batches_of_step)),
+      replayer_(tables_.images.device(), graphs) {
+  for (const BatchTables& batches : tables_.batches) {
+    std::vector<int64_t> sizes = batches.labels.sizes().vec();
+    sizes[0] = batches.label_index.size(1);
+    labels_.push_back(at::empty(sizes, batches.labels.options()));
+  }
+}
+
+void Program::train(int64_t first, int64_t last) {
+  tables_.step.fill_(first);
+  for (int64_t step = first; step < last; ++step) {
+    const int64_t kind = batches_of_step_[static_cast<size_t>(step)];
+    student_->settle();
+    replayer_.run({0, kind}, [this, kind] { forward_step(static_cast<size_t>(kind)); });
+  }
+}
+
+void Program::go_back(int64_t last, int64_t first, const std::vector<int64_t>& wanted) {
+  tables_.step.fill_(last - 1);
+  for (int64_t step = last; step-- > first;) {
+    const int64_t kind = batches_of_step_[static_cast<size_t>(step)];
+    const int64_t now = wanted[static_cast<size_t>(step - first)];
+    student_->settle();
+    replayer_.run({1, kind, now}, [this, kind, now] { adjoint_step(static_cast<size_t>(kind), now); });
+  }
+}
+
+tensors::AugmentRecipe Program::recipe(const BatchTables& batches) const {
+  return {batches.image_index, batches.operations, batches.parameters, tables_.step};
+}
+
+// theta_k and batch k in the student's own memory.
+Student::Inputs Program::make_batch(size_t kind) {
+  const BatchTables& batches = tables_.batches[kind];
+  Student::Inputs inputs = student_->inputs(batches.image_index.size(1));
+  PYDISTILL_ON_DEVICE_OF(inputs.theta, take_point, tables_.points, tables_.step, inputs.theta);
+  PYDISTILL_ON_DEVICE_OF(inputs.images, augment, tables_.images, recipe(batches), inputs.images);
+  PYDISTILL_ON_DEVICE_OF(labels_[kind], take_rows, batches.labels, batches.label_index, tables_.step,
+                         labels_[kind]);
+  return inputs;
+}
+
+void Program::forward_step(size_t kind) {
+  const Student::Inputs inputs = make_batch(kind);
+  const at::Tensor& gradient = student_->gradient_of_inputs(labels_[kind]);
+  PYDISTILL_ON_DEVICE_OF(gradient, sgd_step_of_tables, inputs.theta, gradient, tables_.target, tables_.lr,
+                         tables_.step, tables_.points, tables_.sums);
+  tables_.step.add_(1);
+}
+
+void Program::adjoint_step(size_t kind, int64_t wanted) {
+  if (wanted != 0) {
+    const BatchTables& batches = tables_.batches[kind];
+    const Student::Inputs inputs = make_batch(kind);
+    inputs.lambda.copy_(tables_.adjoint);
+    const Student::Adjoint found = student_->adjoint_of_inputs(
+        labels_[kind], {(wanted & kProduct) != 0, (wanted & kImages) != 0, (wanted & kLabels) != 0});
+    if ((wanted & kLr) != 0) {
+      PYDISTILL_ON_DEVICE_OF(found.inner, subtract_at_step, found.inner, tables_.step, tables_.lr_gradient);
+    }
+    if ((wanted & kImages) != 0) {
+      PYDISTILL_ON_DEVICE_OF(found.images, augment_backward, found.images, recipe(batches), tables_.lr, true,
+                             tables_.image_gradients);
+    }
+    if ((wanted & kLabels) != 0) {
+      PYDISTILL_ON_DEVICE_OF(found.labels, subtract_rows, found.labels, batches.label_index, tables_.lr,
+                             tables_.step, batches.label_gradients);
+    }
+    if ((wanted & kProduct) != 0) {
+      PYDISTILL_ON_DEVICE_OF(found.product, adjoint_step_of_tables, tables_.adjoint, found.product,
+                             tables_.lr, tables_.step);
+    }
+  }
+  tables_.step.sub_(1);
+}
+
+}  // namespace pydistill::engine

@@ -1,0 +1,78 @@
+// A student's training as a program: two bodies of work, one step forward and one step of the way back
+// (pydistill/matching/adjoint.py has the formulas), which find all that a step needs by a counter, in memory
+// that stays in place. A body queued once can so be replayed for every step of every training of this shape.
+//
+//   forward:    theta_{k+1} = theta_k - lr_k g_k, in the same pass the distances of theta_{k+1} to the
+//               target; k + 1
+//   way back:   dL/dX_k = -lr_k d<g_k, lambda_{k+1}>/dX_k, likewise Y_k;  dL/dlr_k = -<g_k, lambda_{k+1}>;
+//               lambda_k = lambda_{k+1} - lr_k H_k lambda_{k+1};  k - 1
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "../tensors/augment.h"
+#include "replayer.h"
+#include "student.h"
+
+namespace pydistill::engine {
+
+// What the batches of some steps have in common, and where these steps find theirs. Tables have N rows, of
+// which only those of such steps are read.
+struct BatchTables {
+  at::Tensor image_index;      // [N, B] int64: rows of the images
+  at::Tensor label_index;      // [N, B] int64: rows of the labels
+  at::Tensor labels;           // [n] int64, or rows [n, K]
+  at::Tensor label_gradients;  // [n, K]; undefined for class numbers
+  at::Tensor operations;       // [N, L] int64 and [N, B or 1, width]: the augmentation; undefined: none
+  at::Tensor parameters;
+};
+
+struct ProgramTables {
+  at::Tensor step;    // [] int64, the counter k
+  at::Tensor points;  // [] int64, the address of theta_0 ... theta_N, [N + 1, P]
+  at::Tensor target;  // [P]
+  at::Tensor lr;      // [N]
+  at::Tensor sums;    // [N + 1, 2] double: (sum |theta_k - target|, sum (theta_k - target)^2)
+  at::Tensor images;  // [n, C, H, W]
+  at::Tensor image_gradients;
+  at::Tensor adjoint;      // [P], lambda
+  at::Tensor lr_gradient;  // [N]
+  std::vector<BatchTables> batches;
+};
+
+// What a step of the way back adds to, as the sum of these.
+enum Wanted : int64_t { kProduct = 1, kImages = 2, kLabels = 4, kLr = 8 };
+
+class Program {
+ public:
+  // batches_of_step: for each of the N steps, which of the batches' tables it reads.
+  Program(std::shared_ptr<Student> student, ProgramTables tables, std::vector<int64_t> batches_of_step,
+          bool graphs);
+
+  // The steps [first, last): theta_first is given; theta_{first+1} ... theta_last and their sums are written.
+  void train(int64_t first, int64_t last);
+
+  // The steps last - 1 ... first: lambda goes from lambda_last to lambda_first, the gradients are added to.
+  // wanted: of each step from `first` on.
+  void go_back(int64_t last, int64_t first, const std::vector<int64_t>& wanted);
+
+  const Replayer& replayer() const { return replayer_; }
+
+ private:
+  Student::Inputs make_batch(size_t kind);
+  tensors::AugmentRecipe recipe(const BatchTables& batches) const;
+  void forward_step(size_t kind);
+  void adjoint_step(size_t kind, int64_t wanted);
+
+  std::shared_ptr<Student> student_;
+  ProgramTables tables_;
+  std::vector<int64_t> batches_of_step_;
+  std::vector<at::Tensor> labels_;  // of the step, for each of the batches' tables: [B] or [B, K]
+  Replayer replayer_;
+};
+
+}  // namespace pydistill::engine
