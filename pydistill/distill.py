@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pydistill.data import Dataset, DsaSettings
 from pydistill.errors import DivergedError, InputError, MismatchError
-from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, match
+from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, match_many
 from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
 from pydistill.synthetic import ImageAverage, Initialisation, SyntheticSet, initial_set
@@ -341,17 +341,17 @@ class Distiller:
         leaves = self.synthetic.learned()
         total: dict[str, Tensor] = {}
         segments = []
-        for draw, outcome in zip(draws, self._matches(draws), strict=True):
-            loss = float(outcome.loss.detach())
-            distances = tuple(outcome.distances.tolist())
-            segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
+        for group, outcomes in self._matches(draws):
+            for draw, outcome in zip(group, outcomes, strict=True):
+                distances = tuple(outcome.distances.tolist())
+                loss = float(outcome.loss.detach())
+                segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
             if all(math.isfinite(segment.loss) for segment in segments):
-                found = torch.autograd.grad(outcome.loss, list(leaves.values()))
-                total = {
-                    name: gradient if len(segments) == 1 else total[name] + gradient
-                    for name, gradient in zip(leaves, found, strict=True)
-                }
-            del outcome
+                losses = [outcome.loss for outcome in outcomes]
+                found = torch.autograd.grad(losses, list(leaves.values()))
+                for name, gradient in zip(leaves, found, strict=True):
+                    total[name] = total[name] + gradient if name in total else gradient
+            del outcomes, outcome
         if all(math.isfinite(segment.loss) for segment in segments):
             rejected = self._update(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
         else:
@@ -381,19 +381,27 @@ class Distiller:
         points = (trajectory.point(start).to(images), trajectory.point(target).to(images))
         return _Draw(expert, (start, target), points, batches)
 
-    def _matches(self, draws: Sequence[_Draw]) -> Iterator[Match]:
-        """The match of each draw, made when it is asked for, so that only one's memory is needed at a time."""
-        for number, draw in enumerate(draws):
-            yield self._match(draw, number)
+    def _matches(self, draws: Sequence[_Draw]) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
+        """The draws in groups, each with its matches, which are made when they are asked for.
 
-    def _match(self, draw: _Draw, number: int) -> Match:
+        On a GPU the fused backend matches all side by side; elsewhere one's memory is enough for any number.
+        """
+        together = self.synthetic.images.device.type == "cuda" and self.settings.backend in ("auto", "fused")
+        size = len(draws) if together else 1
+        for first in range(0, len(draws), size):
+            group = draws[first : first + size]
+            yield group, self._match(group, first)
+
+    def _match(self, draws: Sequence[_Draw], first: int) -> list[Match]:
+        """The matches of draws `first`, … of this iteration."""
         settings = self.settings
-        parts = (settings.seed, self.iteration, *((number,) if number else ()))
+        parts = (settings.seed, self.iteration, *((first,) if first else ()))
         with seeded_modules(self.synthetic.images.device, "distillation", *parts):
-            return match(
+            return match_many(
                 self.student,
-                *draw.points,
-                draw.batches,
+                [draw.points[0] for draw in draws],
+                [draw.points[1] for draw in draws],
+                [draw.batches for draw in draws],
                 self.synthetic.lr,
                 selection=self.method.selection,
                 distance=settings.distance,

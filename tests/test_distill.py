@@ -182,7 +182,7 @@ class TestSeveralExperts:
         losses = []
         for _ in range(3):  # one after the other from one generator, all at the first iteration's images
             draw = other._draw()
-            outcome = other._match(draw, 0)
+            [outcome] = other._match([draw], 0)
             leaves = other.synthetic.learned()
             losses.append(float(outcome.loss.detach()))
             gradients.append(dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True)))
@@ -193,6 +193,19 @@ class TestSeveralExperts:
         assert found.lr == pytest.approx(other.lr, rel=1e-6)
         assert report.loss == pytest.approx(sum(losses) / 3, rel=1e-6)
         assert torch.equal(found.generator.get_state(), other.generator.get_state())
+
+    def test_groups_of_any_size_give_the_same(self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One at a time, as on the CPU, and all at once, as on a GPU."""
+        one, other = (distiller(store, experts_per_step=3, batch_size=3, dsa=DsaSettings()) for _ in range(2))
+
+        def all_at_once(draws: Any) -> Any:
+            yield draws, other._match(draws, 0)
+
+        monkeypatch.setattr(other, "_matches", all_at_once)
+        for _ in range(2):
+            first, second = one.iterate(), other.iterate()
+            assert first.steps == second.steps
+        torch.testing.assert_close(one.images, other.images, rtol=1e-5, atol=1e-6)
 
     def test_segments_and_batches_are_independent(self, store: TrajectoryStore) -> None:
         reports = [
@@ -222,9 +235,9 @@ class TestSeveralExperts:
         found = distiller(store, experts_per_step=2, method="mtt")
         match = found._match
 
-        def second_breaks(draw: Any, number: int) -> Any:
-            outcome = match(draw, number)
-            return replace(outcome, loss=outcome.loss * float("inf")) if number == 1 else outcome
+        def second_breaks(draws: Any, first: int) -> Any:
+            outcomes = match(draws, first)
+            return [replace(each, loss=each.loss * float("inf")) for each in outcomes] if first == 1 else outcomes
 
         monkeypatch.setattr(found, "_match", second_breaks)
         before = found.images
