@@ -347,11 +347,10 @@ class Distiller:
                 loss = float(outcome.loss.detach())
                 segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
             if all(math.isfinite(segment.loss) for segment in segments):
-                losses = [outcome.loss for outcome in outcomes]
-                found = torch.autograd.grad(losses, list(leaves.values()))
+                found = torch.autograd.grad([each.loss for each in outcomes], list(leaves.values()))
                 for name, gradient in zip(leaves, found, strict=True):
                     total[name] = total[name] + gradient if name in total else gradient
-            del outcomes, outcome
+            del outcomes, outcome  # the next group is made when this one's memory is free
         if all(math.isfinite(segment.loss) for segment in segments):
             rejected = self._update(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
         else:

@@ -247,6 +247,23 @@ class TestSeveralExperts:
         assert torch.equal(found.images, before)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("method", ["att", "mtt"])
+def test_several_experts_on_the_gpu(method: str, store: TrajectoryStore) -> None:
+    """Side by side on the GPU, in turn on the CPU, in fp64: the same losses, steps and pixels."""
+    courses = []
+    for device in ("cuda", "cpu"):
+        data, student = in_double(DATA).to(device), build(MODEL, 1, 4, 8, seed=0).to(device)
+        settings = recipe(method=method, experts_per_step=3, batch_size=3, dsa=DsaSettings()).distill
+        found = Distiller(settings, data, store, student)
+        courses.append(([found.iterate() for _ in range(3)], found.images.cpu()))
+    for one, other in zip(courses[0][0], courses[1][0], strict=True):
+        assert one.steps == other.steps
+        assert one.loss == pytest.approx(other.loss, rel=1e-7)
+    torch.testing.assert_close(courses[0][1], courses[1][1], rtol=1e-7, atol=1e-7)
+
+
 class TestGuard:
     """Rejected updates leave the state as it was."""
 
