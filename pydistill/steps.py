@@ -6,10 +6,13 @@ body allocates nothing that outlives it; so a GPU replays it as a CUDA graph, an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from pydistill.data.dsa import DsaSettings, draw_tables
+from pydistill.data.dsa import DsaDraw, DsaSettings, draw_tables
 from pydistill.data.pictures import Pictures
 from pydistill.graphs import Replayed
 from pydistill.ops import augment
@@ -58,40 +61,71 @@ class Work:
         return augment(self.pictures.pixels, operations, parameters, index)
 
 
-class Steps:
-    """The `count` steps of an epoch on batches of `size` images each.
+@dataclass(frozen=True)
+class Drawn:
+    """What chance decided for some steps on batches of one size, one row for each; in the CPU's memory.
 
-    Tables, one row for each step, in memory that stays: index [count, size], and of the draws operations [count, L] and
-    parameters [count, rows, width]. `number` [1] is the step that comes next.
+    Args:
+        index: [steps, size] int64.
+        operations, parameters: the tables of their augmentation, [steps, L] and [steps, rows, width], or None.
     """
 
-    def __init__(self, work: Work, size: int, count: int, dsa: DsaSettings | None, *, capture: bool) -> None:
+    index: Tensor
+    operations: Tensor | None
+    parameters: Tensor | None
+
+
+class Steps:
+    """The `count` steps of an epoch on batches of `size` images each, for `epochs` epochs at a time.
+
+    Their tables (see Drawn) lie in memory that stays; `number` [1] is the step that comes next.
+    """
+
+    def __init__(
+        self, work: Work, size: int, count: int, epochs: int, dsa: DsaSettings | None, *, capture: bool
+    ) -> None:
         device, dtype = work.pictures.device, work.pictures.dtype
         self.size, self.count = size, count
         self._work, self._dsa = work, dsa
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
-        self._index = torch.empty(count, size, dtype=torch.int64, device=device)
+        self._index = torch.empty(epochs * count, size, dtype=torch.int64, device=device)
         self._operations: Tensor | None = None
         self._parameters: Tensor | None = None
         if dsa is not None and dsa.parts:
             widths = [COLUMNS[part] for part in dsa.parts]
             length, width = (len(widths), sum(widths)) if dsa.mode == "M" else (1, max(widths))
             rows = 1 if dsa.shared else size
-            self._operations = torch.empty(count, length, dtype=torch.int64, device=device)
-            self._parameters = torch.zeros(count, rows, width, dtype=dtype, device=device)
+            self._operations = torch.empty(epochs * count, length, dtype=torch.int64, device=device)
+            self._parameters = torch.zeros(epochs * count, rows, width, dtype=dtype, device=device)
         self._one = Replayed(self._step, device, capture=capture)
 
-    def run(self, order: Tensor, generator: torch.Generator) -> None:
-        """All steps, on the images in this order [count · size], on the CPU; each augmented by a draw of its own."""
-        _fill(self._index, order.view_as(self._index))
-        if self._dsa is not None:
-            height, width = self._work.pictures.shape[2:]
-            draws = [self._dsa.draw(self.size, height, width, generator) for _ in range(self.count)]
-            if self._operations is not None and self._parameters is not None:
-                operations, parameters = draw_tables(draws, "cpu", self._parameters.dtype)
-                _fill(self._operations, operations)
-                _fill(self._parameters[..., : parameters.shape[2]], parameters)
+    def draws(self, generator: torch.Generator) -> list[DsaDraw]:
+        """An augmentation for each step of an epoch."""
+        if self._dsa is None:
+            return []
+        height, width = self._work.pictures.shape[2:]
+        return [self._dsa.draw(self.size, height, width, generator) for _ in range(self.count)]
+
+    def drawn(self, orders: Sequence[Tensor], draws: Sequence[DsaDraw]) -> Drawn:
+        """The tables of some epochs: of each the images in their order [count · size], and of all the augmentations."""
+        index = torch.cat(list(orders)).view(-1, self.size)
+        if self._parameters is None:
+            return Drawn(index, None, None)
+        return Drawn(index, *draw_tables(draws, "cpu", self._parameters.dtype))
+
+    def begin(self, drawn: Drawn) -> None:
+        """Take these steps as the next ones."""
+        _fill(self._index[: len(drawn.index)], drawn.index)
+        if self._operations is not None and self._parameters is not None:
+            assert drawn.operations is not None
+            assert drawn.parameters is not None
+            steps, _, width = drawn.parameters.shape
+            _fill(self._operations[:steps], drawn.operations)
+            _fill(self._parameters[:steps, :, :width], drawn.parameters)
         self._number.zero_()
+
+    def run(self) -> None:
+        """The next `count` steps."""
         for _ in range(self.count):
             self._one()
 
@@ -112,31 +146,62 @@ class Steps:
 class Epochs:
     """`epochs` passes over all images in batches of `batch_size`, the last of each of what is left.
 
-    Steps that may be captured are where there are enough of them.
+    Args:
+        work: what a step does.
+        at_a_time: epochs that are drawn, and written into the tables, together.
+        capture: whether steps may be captured; they are where there are enough of them.
     """
 
-    def __init__(self, work: Work, batch_size: int, epochs: int, dsa: DsaSettings | None, *, capture: bool) -> None:
+    def __init__(
+        self, work: Work, batch_size: int, epochs: int, dsa: DsaSettings | None, *, at_a_time: int = 1, capture: bool
+    ) -> None:
         full, left = divmod(len(work.pictures), batch_size)
-        self._images = len(work.pictures)
+        self._images, self._epochs, self._at_a_time = len(work.pictures), epochs, at_a_time
         self._parts = [
-            Steps(work, size, count, dsa, capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE)
+            Steps(work, size, count, at_a_time, dsa, capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE)
             for size, count in ((batch_size, full), (left, 1))
             if size and count
         ]
+        self._begun = 0
+        self._done = 0
+        self._ahead: list[Drawn] | None = None
 
     def run(self, generator: torch.Generator) -> None:
-        """One epoch: a new order, and a draw for each batch; nothing waits for the device."""
-        order = torch.randperm(self._images, generator=generator)
-        first = 0
+        """The next epoch; nothing waits for the device."""
+        if self._done == self._begun:
+            self.draw_ahead(generator)
+            assert self._ahead is not None
+            for part, drawn in zip(self._parts, self._ahead, strict=True):
+                part.begin(drawn)
+            self._begun += self._together()
+            self._ahead = None
         for part in self._parts:
-            end = first + part.size * part.count
-            part.run(order[first:end], generator)
-            first = end
+            part.run()
+        self._done += 1
+
+    def draw_ahead(self, generator: torch.Generator) -> None:
+        """Draw the epochs that come after those in the tables, unless they have been: of each a new order, and an
+        augmentation for each of its batches."""
+        if self._ahead is not None or self._begun == self._epochs:
+            return
+        orders: list[list[Tensor]] = [[] for _ in self._parts]
+        draws: list[list[DsaDraw]] = [[] for _ in self._parts]
+        for _ in range(self._together()):
+            order = torch.randperm(self._images, generator=generator)
+            pieces = torch.split(order, [part.size * part.count for part in self._parts])
+            for number, part in enumerate(self._parts):
+                orders[number].append(pieces[number])
+                draws[number] += part.draws(generator)
+        self._ahead = [part.drawn(orders[number], draws[number]) for number, part in enumerate(self._parts)]
 
     def forget(self, *, capture: bool) -> None:
         """The network is no longer computed as it was: capture the steps anew, or never again if they may not be."""
         for part in self._parts:
             part.forget(capture=capture)
+
+    def _together(self) -> int:
+        """How many epochs the next ones are."""
+        return min(self._at_a_time, self._epochs - self._begun)
 
 
 def how_many_right(logits: Tensor, target: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ from pydistill.passes import Passes, logits_of, passes_for
 from pydistill.steps import Epochs, Work, how_many_right
 
 SCHEDULES = ("constant", "halfway", "cosine")
-EPOCHS_UNWATCHED = 20
+EPOCHS_TOGETHER = 20
+IMAGES_TOGETHER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def train(
         images: [n, C, H, W], floating point, or pictures.
         labels: [n] int64, or [n, K] class probabilities.
         settings: the recipe.
-        generator: on the CPU; orders and augmentations are drawn from it.
+        generator: on the CPU; orders and augmentations are drawn from it, some epochs ahead where it saves time.
         on_epoch: called after epoch 1 … epochs with the epoch, its mean loss, and the share of its (augmented) images
             that were classified rightly while it ran; the model then holds the parameters after that epoch.
         engine: let the C++ engine compute the gradients of a network that it runs (ConvNet and MLP with ReLU);
@@ -147,15 +148,27 @@ def _epochs(
     optimiser, captures = _sgd(passes, settings)
     work = Work(passes, optimiser, pictures, labels, count_right=on_epoch is not None)
     replayed_as = _as_replayed(model) if captures else None
-    epochs = Epochs(work, settings.batch_size, settings.epochs, settings.dsa, capture=replayed_as is not None)
+    on_gpu = pictures.device.type == "cuda"
+    # Without a callback nobody sees when the random numbers are drawn.
+    together = 1 if on_epoch is not None else max(1, min(EPOCHS_TOGETHER, IMAGES_TOGETHER // len(pictures)))
+    epochs = Epochs(
+        work,
+        settings.batch_size,
+        settings.epochs,
+        settings.dsa,
+        at_a_time=min(together, settings.epochs),
+        capture=replayed_as is not None,
+    )
     losses = torch.zeros(settings.epochs, device=pictures.device)  # of an epoch: summed over its images
-    watched = 1 if on_epoch is not None or pictures.device.type == "cpu" else EPOCHS_UNWATCHED
+    watched = EPOCHS_TOGETHER if on_gpu and on_epoch is None else 1
     seen = 0
     for epoch in range(1, settings.epochs + 1):
         _set_lr(optimiser, settings.lr_at(epoch))
         work.loss.zero_()
         epochs.run(generator)
         losses[epoch - 1] = work.loss
+        if on_gpu:  # while it works
+            epochs.draw_ahead(generator)
         if epoch % watched == 0 or epoch == settings.epochs:
             for number, loss_sum in enumerate(losses[seen:epoch].tolist(), start=seen + 1):
                 if not math.isfinite(mean_loss := loss_sum / len(pictures)):
