@@ -155,7 +155,8 @@ def test_a_run_from_before_a_setting_was_there_can_be_continued(store: Trajector
     file.write_text(json.dumps(config))
     run_distillation(recipe(iterations=8), DATA, store, tmp_path / "old", resume=True)
     run_distillation(recipe(iterations=8), DATA, store, tmp_path / "whole")
-    assert_same_outcome(tmp_path / "old", tmp_path / "whole")
+    whole, old = (Artefact.load(tmp_path / name) for name in ("whole", "old"))
+    assert torch.equal(whole.images, old.images)
     with pytest.raises(MismatchError, match=r"began with distill\.experts_per_step = None, not 2"):
         run_distillation(recipe(iterations=9, experts_per_step=2), DATA, store, tmp_path / "old", resume=True)
 
