@@ -47,7 +47,6 @@ class Replayed:
         self._captures = capture and device.type == "cuda" and os.environ.get(SWITCH) != "0"
         self._calls = 0
         self._graph: Any = None
-        self._side: Any = None
 
     @property
     def is_captured(self) -> bool:
@@ -75,15 +74,15 @@ class Replayed:
     def _warm(self) -> None:
         """Do the work on the side stream, after what was queued before and before what is queued after."""
         current = torch.cuda.current_stream(self._device)
-        self._side = self._side or torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        self._side.wait_stream(current)
-        with torch.cuda.stream(self._side):
+        side = _side_stream(current)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
             self._work()
-        current.wait_stream(self._side)
+        current.wait_stream(side)
 
     def _try_to_capture(self) -> None:
         try:
-            self._graph = _captured(self._work, self._side)
+            self._graph = _captured(self._work, self._device)
         except RuntimeError as error:
             self._captures = False
             cause = error.__context__ or error  # ending a capture that failed fails as well
@@ -105,13 +104,20 @@ def is_plain(model: nn.Module) -> bool:
     )
 
 
-def _captured(work: Callable[[], None], stream: Any) -> Any:
+def _captured(work: Callable[[], None], device: torch.device) -> Any:
     """The work as a graph that has not run yet; whatever happens, the current stream is afterwards what it was."""
     graph = torch.cuda.CUDAGraph()
-    current = torch.cuda.stream(torch.cuda.current_stream(stream.device))
-    with current, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+    current = torch.cuda.current_stream(device)
+    capture = torch.cuda.graph(graph, stream=_side_stream(current), capture_error_mode="thread_local")
+    with torch.cuda.stream(current), capture:
         work()
     return graph
+
+
+@lru_cache(maxsize=64)
+def _side_stream(stream: Any) -> Any:
+    """A stream for what goes before a capture, always the same beside a stream: each has memory of its own."""
+    return torch.cuda.Stream(stream.device)  # type: ignore[no-untyped-call]
 
 
 @lru_cache

@@ -31,7 +31,7 @@ class Played:
         monkeypatch.setattr(graphs, "_captured", self.captured)
         monkeypatch.setattr(Replayed, "_warm", lambda replayed: self.warm(replayed))
 
-    def captured(self, work: Callable[[], None], stream: Any) -> Any:
+    def captured(self, work: Callable[[], None], device: torch.device) -> Any:
         self.done.append("capture")
         if self.fails:
             raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
