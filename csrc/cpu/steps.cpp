@@ -37,10 +37,11 @@ void sgd_step_of_tables(const at::Tensor& theta, const at::Tensor& grad, const a
 void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product, const at::Tensor& lr,
                             const at::Tensor& step) {
   AT_DISPATCH_FLOATING_TYPES(adjoint.scalar_type(), "pydistill::adjoint_step_of_tables", [&] {
-    const kernels::AdjointStepOfTables<scalar_t> tables{
-        adjoint.mutable_data_ptr<scalar_t>(), product.const_data_ptr<scalar_t>(),
-        lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>()};
-    map_reduce(tables.now(), adjoint.numel());
+    map(kernels::AdjointStepOfTables<scalar_t>{adjoint.mutable_data_ptr<scalar_t>(),
+                                               product.const_data_ptr<scalar_t>(),
+                                               lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>(),
+                                               adjoint.numel()},
+        adjoint.numel());
   });
 }
 

@@ -53,15 +53,11 @@ void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product
   const c10::cuda::CUDAGuard guard(adjoint.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES(adjoint.scalar_type(), "pydistill::adjoint_step_of_tables", [&] {
-    const kernels::AdjointStepOfTables<scalar_t> tables{
-        adjoint.mutable_data_ptr<scalar_t>(), product.const_data_ptr<scalar_t>(),
-        lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>()};
-    using Step = kernels::AdjointStep<scalar_t, false>;
-    static_assert(sizeof(typename Step::State) == sizeof(double));
-    const at::Tensor partial = at::empty({blocks_for(adjoint.numel())}, adjoint.options().dtype(at::kDouble));
-    C10_CUDA_CHECK(map_reduce_now<Step>(
-        tables, adjoint.numel(), reinterpret_cast<typename Step::State*>(partial.mutable_data_ptr<double>()),
-        stream));
+    C10_CUDA_CHECK(map(
+        kernels::AdjointStepOfTables<scalar_t>{
+            adjoint.mutable_data_ptr<scalar_t>(), product.const_data_ptr<scalar_t>(),
+            lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>(), adjoint.numel()},
+        adjoint.numel(), stream));
   });
 }
 

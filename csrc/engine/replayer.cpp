@@ -22,11 +22,14 @@ void Replayer::run(const std::vector<int64_t>& key, const std::function<void()>&
 // A body is recorded the second time: by then the libraries have chosen their algorithms and loaded their
 // kernels, which they cannot do while it is recorded.
 bool Replayer::replay(Body& body, const std::function<void()>& work) {
-  if (!graphs_ || body.runs == 0) {
+  if (!graphs_) {
     return false;
   }
   if (cuda::is_recording()) {  // the caller's own graph, which the work becomes a part of
     obstacle_ = "the current stream is being recorded already";
+    return false;
+  }
+  if (body.runs == 0) {
     return false;
   }
   if (body.graph == nullptr) {

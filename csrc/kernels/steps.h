@@ -37,20 +37,31 @@ struct SgdStepOfTables {
   }
 };
 
-// lambda <- lambda - lr_k product (adjoint_step.h).
+// lambda <- lambda - lr_k product, by the arithmetic of adjoint_step.h.
 template <typename scalar_t>
 struct AdjointStepOfTables {
   scalar_t* adjoint;        // [P]
   const scalar_t* product;  // [P]
   const scalar_t* lr;       // [N]
   const int64_t* step;      // []
+  int64_t count;            // P
 
-  PYDISTILL_HOST_DEVICE AdjointStep<scalar_t, false> now() const {
-    return {adjoint, product, nullptr, lr + *step, adjoint, nullptr};
+  struct Piece {
+    AdjointStep<scalar_t, false> now;
+    scalar_t rate;
+    int64_t end;
+  };
+
+  PYDISTILL_HOST_DEVICE Piece piece(int64_t /*i*/) const {
+    const AdjointStep<scalar_t, false> now = {adjoint, product, nullptr, lr + *step, adjoint, nullptr};
+    return {now, now.constants(), count};
+  }
+
+  PYDISTILL_HOST_DEVICE void write(int64_t i, const Piece& piece) const {
+    InnerProduct none = {};
+    piece.now.accumulate(none, piece.rate, i, piece.now.load(i));
   }
 };
-
-// The rest are maps of pieces (trajectory_point.h), whose piece() reads the step.
 
 // out = theta_k
 template <typename scalar_t>
@@ -83,6 +94,9 @@ struct TakeRows {
   int64_t width;
   scalar_t* out;  // [rows, width]
 
+  using Limits = std::numeric_limits<scalar_t>;
+  static constexpr scalar_t kMissing = Limits::has_quiet_NaN ? Limits::quiet_NaN() : scalar_t(-1);
+
   struct Piece {
     const scalar_t* source;  // of the row, so that element i is source[i]; or none
     int64_t end;
@@ -96,8 +110,6 @@ struct TakeRows {
   }
 
   PYDISTILL_HOST_DEVICE void write(int64_t i, const Piece& piece) const {
-    using Limits = std::numeric_limits<scalar_t>;
-    constexpr scalar_t kMissing = Limits::has_quiet_NaN ? Limits::quiet_NaN() : scalar_t(-1);
     out[i] = piece.source != nullptr ? piece.source[i] : kMissing;
   }
 };

@@ -53,10 +53,8 @@ template cudaError_t map_reduce_now<kernels::SgdStep<float>>(const kernels::SgdS
                                                              kernels::DistanceSums*, cudaStream_t);
 template cudaError_t map_reduce_now<kernels::SgdStep<double>>(const kernels::SgdStepOfTables<double>&,
                                                               int64_t, kernels::DistanceSums*, cudaStream_t);
-template cudaError_t map_reduce_now<kernels::AdjointStep<float, false>>(
-    const kernels::AdjointStepOfTables<float>&, int64_t, kernels::InnerProduct*, cudaStream_t);
-template cudaError_t map_reduce_now<kernels::AdjointStep<double, false>>(
-    const kernels::AdjointStepOfTables<double>&, int64_t, kernels::InnerProduct*, cudaStream_t);
+template cudaError_t map(const kernels::AdjointStepOfTables<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::AdjointStepOfTables<double>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::TakePoint<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::TakePoint<double>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::TakeRows<int64_t>&, int64_t, cudaStream_t);

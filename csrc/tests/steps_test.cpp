@@ -81,8 +81,8 @@ void adjoint_step_reads_its_rate() {
   for (int64_t step = 0; step < kSteps; ++step) {
     auto adjoint = numbers<scalar_t>(kCount, 1.0);
     auto expected = adjoint;
-    const auto now = AdjointStepOfTables<scalar_t>{adjoint.data(), product.data(), lr.data(), &step}.now();
-    reduce_chunk(now, 0, kCount);
+    map_chunk(AdjointStepOfTables<scalar_t>{adjoint.data(), product.data(), lr.data(), &step, kCount}, 0,
+              kCount);
     reduce_chunk(AdjointStep<scalar_t, false>{expected.data(), product.data(), nullptr, lr.data() + step,
                                               expected.data(), nullptr},
                  0, kCount);

@@ -15,7 +15,8 @@ unrolled graph. The idea of differentiating the inner gradient step by step insi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -41,6 +42,7 @@ class Sweep(ABC):
         points: θ_0 … θ_K after `forward`.
         step: K after `forward`.
         distances: d(θ_k, θ*) for k = 0 … N after `forward`.
+        stream: the CUDA stream that both sweeps run on, beside the caller's; None for the caller's own.
     """
 
     backend: ClassVar[str]
@@ -50,6 +52,7 @@ class Sweep(ABC):
         self.points: Points = []
         self.step = 0
         self.distances = torch.empty(0)
+        self.stream: torch.cuda.Stream | None = None
         self._sums: Tensor | None = None
 
     @abstractmethod
@@ -61,6 +64,25 @@ class Sweep(ABC):
         self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         """From λ_K: (λ_0, ∂L/∂α in the shape of lr, ∂L/∂source of each source); None where not needed."""
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Run the body on the sweep's stream."""
+        if self.stream is None:
+            yield
+            return
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def join(self, results: Iterable[Tensor | None]) -> None:
+        """Let the caller's stream wait for the sweep's and use what was made there."""
+        if self.stream is None:
+            return
+        callers = torch.cuda.current_stream(self.stream.device)
+        callers.wait_stream(self.stream)
+        for each in results:
+            if each is not None:
+                each.record_stream(callers)
 
     @torch.no_grad()
     def launch(self) -> None:
@@ -204,7 +226,9 @@ class _AdjointMatching(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, sweep: Sweep, start: Tensor, target: Tensor, lr: Tensor, *sources: Tensor) -> Tensor:
-        loss = sweep.forward()
+        with sweep.beside():
+            loss = sweep.forward()
+        sweep.join([loss, sweep.distances])
         ctx.sweep = sweep
         ctx.save_for_backward(loss, start, target, lr, *sources)
         return loss
@@ -214,7 +238,9 @@ class _AdjointMatching(torch.autograd.Function):
         loss, start, target, lr, *sources = ctx.saved_tensors
         sweep, needed = ctx.sweep, ctx.needs_input_grad[1:]
         with torch.no_grad():
-            gradients = sweep.backward(loss, target, lr, tuple(sources), needed)
+            with sweep.beside():  # which needs nothing of the caller's stream that the way forward did not wait for
+                gradients = sweep.backward(loss, target, lr, tuple(sources), needed)
+            sweep.join(gradients)
             gradients = [None if each is None else each * grad_loss for each in gradients]
         if torch.is_grad_enabled():
             inputs = (start, target, lr, *sources)

@@ -8,8 +8,35 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pydistill.data.dsa import DsaDraw, DsaSettings, augment
+from pydistill.data.dsa import DsaDraw, DsaSettings, augment, draw_tables
 from pydistill.errors import InputError
+
+
+class DrawTable(tuple[DsaDraw, ...]):
+    """The draws of N steps as views of two tables, which are copied to their device at once.
+
+    Attributes:
+        operations: [N, L] int64, parameters: [N, rows, width] float32, as `pydistill.data.dsa.draw_tables` makes them.
+    """
+
+    operations: Tensor
+    parameters: Tensor
+
+    @classmethod
+    def of(cls, draws: Sequence[DsaDraw], device: torch.device) -> DrawTable:
+        """A table of draws that lie on the CPU."""
+        operations, parameters = (_to_device(each, device) for each in draw_tables(draws, "cpu", torch.float32))
+        table = cls(
+            replace(draw, parameters=numbers[: draw.parameters.shape[0], : draw.parameters.shape[1]])
+            for draw, numbers in zip(draws, parameters.unbind(), strict=True)
+        )
+        table.operations, table.parameters = operations, parameters
+        return table
+
+
+def _to_device(value: Tensor, device: torch.device) -> Tensor:
+    """A copy of a tensor on the CPU that nobody waits for."""
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
 
 
 @dataclass(frozen=True)
@@ -93,11 +120,11 @@ class Batches:
         size = min(batch_size, count)
         passes = -(-steps * size // count)
         order = torch.cat([torch.randperm(count, generator=generator) for _ in range(passes)])
-        index = order[: steps * size].view(steps, size).to(images.device)
+        index = _to_device(order[: steps * size].view(steps, size), images.device)
         draws = None
         if dsa is not None:
             height, width = images.shape[-2:]
-            draws = tuple(dsa.draw(size, height, width, generator).to(images.device) for _ in range(steps))
+            draws = DrawTable.of([dsa.draw(size, height, width, generator) for _ in range(steps)], images.device)
         return cls(images, labels, index, draws)
 
 
@@ -116,12 +143,13 @@ class BatchPlan:
     """One form for both kinds of batches: the distinct source tensors, and for each step where its batch comes from.
 
     `sources` are what gradients flow to; a tensor given for several steps is one source. `index` is the recipe's table
-    [N, B], of which each step has its row; pairs have none.
+    [N, B], of which each step has its row, and `draws` its draws; pairs have none.
     """
 
     sources: tuple[Tensor, ...]
     steps: tuple[StepSource, ...]
     index: Tensor | None = None
+    draws: Sequence[DsaDraw] | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -161,7 +189,7 @@ def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bo
         draws: Sequence[DsaDraw | None] = batches.draws if batches.draws is not None else [None] * len(batches)
         rows = batches.index.unbind()
         steps = [StepSource(0, 1, row, draw) for row, draw in zip(rows, draws, strict=True)]
-        return BatchPlan((batches.images, batches.labels), tuple(steps), batches.index)
+        return BatchPlan((batches.images, batches.labels), tuple(steps), batches.index, batches.draws)
 
     sources: list[Tensor] = []
     # The tensors themselves are kept as well: an identity means nothing once its tensor is gone.

@@ -64,7 +64,7 @@ class FusedSweep(Sweep):
         model = problem.student.model
         self._check_labels(int(model.num_classes))  # type: ignore[arg-type]
         with torch.no_grad():
-            self.arrangement = Arrangement(problem.plan, problem.start.dtype)
+            self.arrangement = Arrangement(problem.plan)
 
     def _check_labels(self, classes: int) -> None:
         plan = self.problem.plan
@@ -145,20 +145,11 @@ def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
     callers = torch.cuda.current_stream(device)
     for stream in streams:
         stream.wait_stream(callers)
-    of_each = [streams[number % len(streams)] for number in range(len(sweeps))]
-    for sweep, stream in zip(sweeps, of_each, strict=True):
-        with torch.cuda.stream(stream):
+    for number, sweep in enumerate(sweeps):
+        sweep.stream = streams[number % len(streams)]
+        with sweep.beside():
             sweep.launch()
-    found = []
-    for sweep, stream in zip(sweeps, of_each, strict=True):
-        with torch.cuda.stream(stream):
-            found.append(match_by_sweep(sweep))
-    for stream in streams:
-        callers.wait_stream(stream)
-    for each in found:  # made on another stream than they are used on
-        each.loss.record_stream(callers)
-        each.distances.record_stream(callers)
-    return found
+    return [match_by_sweep(sweep) for sweep in sweeps]
 
 
 @cache

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pydistill.data.dsa import COLUMNS, DsaDraw, draw_tables
+from pydistill.data.dsa import DsaDraw, draw_tables
 from pydistill.errors import InputError
-from pydistill.matching.batches import BatchPlan
-from pydistill.nn.fused import fused_student, kept_programs, network_of, where
+from pydistill.matching.batches import BatchPlan, DrawTable
+from pydistill.nn.fused import being_recorded, fused_student, kept_programs, network_of, where
+from pydistill.reference.augment import COLUMNS
 
 STEPS_A_CALL = 4
 """On the CPU, so that Ctrl-C is heard."""
@@ -86,7 +87,7 @@ class Arrangement:
         InputError: a draw does not fit the images.
     """
 
-    def __init__(self, plan: BatchPlan, dtype: torch.dtype) -> None:
+    def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
         self.rows: dict[int, tuple[int, int]] = {}
         totals: dict[str, int] = {}
@@ -100,9 +101,8 @@ class Arrangement:
                     totals[table] = first + count
             of_step.append((len(plan.sources[at.labels]) if at.index is None else len(at.index), kind))
         kinds = list(dict.fromkeys(of_step))
-        draws = [at.draw for at in plan.steps]
         images = plan.sources[plan.steps[0].images]
-        augmentation = _augmentation(draws, [size for size, _ in of_step], images, dtype)
+        augmentation = _augmentation(plan.draws or (), of_step[0][0], images)
         self.tables = [self._tables(of_step, each, augmentation) for each in kinds]
         self.label_sources = {at.labels for at in plan.steps}
         shapes = []
@@ -135,21 +135,20 @@ class Arrangement:
         return StepTables(of_images, of_labels, operations, parameters)
 
 
-def _augmentation(
-    draws: Sequence[DsaDraw | None], sizes: Sequence[int], images: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor] | None:
+def _augmentation(draws: Sequence[DsaDraw], batch: int, images: Tensor) -> tuple[Tensor, Tensor] | None:
     """The steps' augmentation as tables, operations [N, L] and parameters [N, rows, width]; None if there is none."""
-    given = [draw for draw in draws if draw is not None]
-    for draw, size in zip(given, sizes, strict=False):
+    for draw in draws:
         rows, device = draw.parameters.shape[0], draw.parameters.device
-        if (draw.height, draw.width) != tuple(images.shape[2:]) or rows not in (1, size) or device != images.device:
+        if (draw.height, draw.width) != tuple(images.shape[2:]) or rows not in (1, batch) or device != images.device:
             raise InputError(
                 f"a draw for {rows} images of {draw.height}×{draw.width} on {device} does not fit images"
-                f" {[size, *images.shape[1:]]} [B, C, H, W] on {images.device}"
+                f" {[batch, *images.shape[1:]]} [B, C, H, W] on {images.device}"
             )
-    if not any(draw.operations for draw in given):
+    if not any(draw.operations for draw in draws):
         return None
-    return draw_tables(given, images.device, dtype)
+    if isinstance(draws, DrawTable):
+        return draws.operations, draws.parameters
+    return draw_tables(draws, images.device, images.dtype)
 
 
 def _augmentation_shape(tables: StepTables) -> tuple[int, int, int] | None:
@@ -274,7 +273,8 @@ def take_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program
 def keep_program(model: nn.Module, like: Tensor, shape: ProgramShape, program: Program) -> None:
     """Keep the program for the next training of its shape."""
     program.tell_obstacle()
-    kept_programs.keep(key_of(model, like, shape), program)
+    if not being_recorded(like):
+        kept_programs.keep(key_of(model, like, shape), program)
 
 
 def _graphs() -> bool:

@@ -140,8 +140,15 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
         kind, sizes, norm, pooling, eps = network
         new = torch.classes.pydistill.Student
         kept = images[0], new(kind, list(sizes), norm, pooling, eps, like.new_empty(0), images[0], "own", 0)
-    _students.keep(key, kept)
+    if not being_recorded(like):
+        _students.keep(key, kept)
     return kept[1]
+
+
+def being_recorded(like: Tensor) -> bool:
+    """Whether work on such a tensor goes into a CUDA graph of the caller's: what is made then has its values only when
+    the graph runs, so it is not kept."""
+    return like.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 Thing = TypeVar("Thing")

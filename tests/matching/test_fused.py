@@ -27,7 +27,15 @@ SELECTIONS = st.sampled_from(["last", "nearest"])
 
 
 def random_case(
-    model: Network, count: int, batch: int, steps: int, labels: str, per_step_lr: bool, seed: int, **options: Any
+    model: Network,
+    count: int,
+    batch: int,
+    steps: int,
+    labels: str,
+    per_step_lr: bool,
+    dsa: DsaSettings | None,
+    seed: int,
+    **options: Any,
 ) -> Case:
     generator = torch.Generator().manual_seed(seed)
 
@@ -42,9 +50,10 @@ def random_case(
         rows = rows if labels == "logits" else rows.softmax(1) * 1.5
     lr = 0.02 * (1 + torch.rand((steps,) if per_step_lr else (), generator=generator, dtype=torch.float64))
     index = torch.randint(count, (steps, batch), generator=generator)
+    draws = None if dsa is None else [dsa.draw(batch, *model.image_size, generator) for _ in range(steps)]
     options["label_logits"] = labels == "logits"
     images = normal(count, model.in_channels, *model.image_size)
-    return Case(model, start, start + 0.02 * normal(*start.shape), images, rows, lr, index, None, options)
+    return Case(model, start, start + 0.02 * normal(*start.shape), images, rows, lr, index, draws, options)
 
 
 def compare(case: Case, recipe: bool) -> None:
@@ -64,6 +73,7 @@ ANY_CASE = {
     "steps": st.integers(1, 6),
     "labels": st.sampled_from(["hard", "soft", "logits"]),
     "per_step_lr": st.booleans(),
+    "dsa": st.sampled_from([None, DsaSettings(), DsaSettings(mode="M", shared=True), DsaSettings(mode="M")]),
     "recipe": st.booleans(),
     "selection": SELECTIONS,
     "distance": st.sampled_from(["l1", "l2"]),

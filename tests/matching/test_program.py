@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from pydistill import ops
-from pydistill.data.dsa import COLUMNS, DsaDraw, DsaSettings, augment
+from pydistill.data.dsa import DsaDraw, DsaSettings, augment
 from pydistill.errors import InputError
 from pydistill.matching import Batches, match, match_many
 from pydistill.matching.batches import plan_of
 from pydistill.matching.program import IMAGES, LABELS, LR, PRODUCT, Arrangement, Program, take_program
 from pydistill.nn import MLP, ConvNet
 from pydistill.nn.fused import PROGRAMS_KEPT, fused_student, kept_programs, release_students
+from pydistill.reference.augment import COLUMNS
 from tests.matching.problems import ALL, Case, assert_same, make_case, needs_engine, relative_error
 
 pytestmark = needs_engine
@@ -46,7 +47,7 @@ def kept() -> list[Program]:
 def filled(case: Case) -> tuple[Program, Tensor, Arrangement]:
     """A program filled with this case, its points [N + 1, P] and where its sources lie."""
     plan = plan_of(Batches(case.images, case.labels, case.index, case.draws), False)
-    arrangement = Arrangement(plan, case.start.dtype)
+    arrangement = Arrangement(plan)
     program = take_program(case.model, case.start, arrangement.shape)
     points = case.start.new_zeros(len(plan) + 1, case.start.numel())
     points[0] = case.start
