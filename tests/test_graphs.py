@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pydistill import graphs, training
+from pydistill import graphs, steps, training
 from pydistill.data import DsaSettings, from_tensors
 from pydistill.graphs import WARM_CALLS, Replayed, is_plain
 from pydistill.nn import build, flatten, parse
@@ -282,10 +282,10 @@ def test_replayed_steps_train_as_direct_ones(name: str, dsa: Any, monkeypatch: p
         assert len(captures) == 2  # batches of 20, and of the 8 that are left
         expected, expected_reports = trained(name, monkeypatch, False, dsa=dsa, schedule=schedule)
         assert len(captures) == 2
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
         assert [report[0] for report in reports] == list(range(1, 41))
         losses, expected_losses = ([report[1] for report in told] for told in (reports, expected_reports))
-        torch.testing.assert_close(losses, expected_losses, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(losses, expected_losses, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.cuda
@@ -302,27 +302,51 @@ def test_bytes_are_trained_on_in_captured_steps(monkeypatch: pytest.MonkeyPatch)
         settings = TrainingSettings(epochs=30, batch_size=20, lr=0.01, dsa=DsaSettings())
         train(model, data.train_pictures, data.train_labels, settings, generator=torch.Generator().manual_seed(1))
         points.append(flatten(model).cpu())
-    torch.testing.assert_close(points[0], points[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(points[0], points[1], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.cuda
 @needs_gpu
 def test_no_step_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 epochs without reports: what waits is counted by PyTorch's own watch, which raises at the first."""
+    """Epochs 21 to 39, new tables among them: PyTorch's own watch raises at the first thing that waits."""
     monkeypatch.setenv(graphs.SWITCH, "1")
     data, model = blobs().to("cuda"), fresh().cuda()
-    settings = TrainingSettings(epochs=40, batch_size=20, lr=0.05, dsa=DsaSettings())
+    settings = TrainingSettings(epochs=60, batch_size=20, lr=0.05, dsa=DsaSettings())
     generator = torch.Generator().manual_seed(1)
     course = epochs_of(model, data.train_pictures, data.train_labels, settings, generator=generator)
-    for _ in range(8):  # captured by now
+    for _ in range(20):
         next(course)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for _ in range(8):
+        for _ in range(19):
             next(course)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert accuracy(model, data.test_pictures, data.test_labels) >= 0
+    assert sum(1 for _ in course) == 21
+    assert accuracy(model, data.test_pictures, data.test_labels) > 0.5
+
+
+@pytest.mark.cuda
+@needs_gpu
+def test_a_step_that_waits_for_the_gpu_is_not_captured_and_trains_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    graphs._tell.cache_clear()
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    expected, _ = trained("convnet2-w4", monkeypatch, False)
+    how_many_right = steps.how_many_right
+
+    def waiting(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return torch.full((), float(how_many_right(logits, target)), device=logits.device)
+
+    monkeypatch.setattr(steps, "how_many_right", waiting)
+    stream = torch.cuda.current_stream()
+    with caplog.at_level(logging.WARNING, "pydistill"):
+        found, reports = trained("convnet2-w4", monkeypatch, True)
+    assert "could not be captured as a CUDA graph and runs directly" in caplog.text
+    assert torch.cuda.current_stream() == stream
+    assert len(reports) == 40
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.cuda
@@ -347,4 +371,4 @@ def test_a_callback_that_puts_other_memory_in_place_is_noticed(monkeypatch: pyte
             on_epoch=on_epoch,
         )
         points.append(flatten(model).cpu())
-    torch.testing.assert_close(points[0], points[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(points[0], points[1], rtol=1e-2, atol=1e-3)
