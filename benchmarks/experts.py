@@ -1,12 +1,13 @@
-"""Time of training and testing a network, as experts and evaluation do, by the engine and by PyTorch.
+"""Time of training and testing a network, as experts and evaluation do, by the engine, by PyTorch, and as published.
 
     python -m benchmarks.experts                      both problems, on random numbers in place of pictures
     python -m benchmarks.experts --problems digits --threads 1
 
-`train` is one epoch of `pydistill.training.train` with its augmentation, `test` one `accuracy` on the same images. The
-contestants `engine` and `torch` live in processes of their own that take turns; in a round each is called once, warm,
-one at a time. Rows are appended to benchmarks/results/experts.csv, where `median`, `q10` and `q90` are seconds;
-benchmarks.report makes a table of docs/performance.md of them.
+`train` is one epoch of `pydistill.training.train` with its augmentation (on a GPU, a fifth of five epochs), `test` one
+`accuracy` on the same images, by the engine (`engine`) and by PyTorch (`torch`); `published` is the published loop's
+way, see `benchmarks.published`. The contestants live in processes of their own that take turns; in a round each is
+called once, warm, one at a time. Rows are appended to benchmarks/results/experts.csv, where `median`, `q10` and `q90`
+are seconds; benchmarks.report makes a table of docs/performance.md of them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import harness
+from benchmarks import harness, published
 from benchmarks.harness import CannotRun, Worker
 from pydistill.data.dsa import DsaSettings
 from pydistill.nn import build, parse
@@ -30,7 +31,7 @@ from pydistill.nn.fused import why_not_fused
 from pydistill.training import TrainingSettings, accuracy, train
 
 RESULTS = harness.RESULTS / "experts.csv"
-CONTESTANTS = ("engine", "torch")
+CONTESTANTS = ("engine", "torch", "published")
 WORKS = ("train", "test")
 
 
@@ -56,6 +57,12 @@ PROBLEMS = {
     # An expert of `pydistill demo`.
     "digits": Setting("convnet2-w32", 1, 8, images=1437, batch=64, dsa="crop_scale_rotate"),
 }
+
+ON_A_GPU = {"cifar": 50_000}
+"""Problems that have more images there, for an epoch of the small part is over too soon."""
+
+EPOCHS_A_CALL = {"cpu": 1, "cuda": 5}
+"""Epochs of training in a call: on a GPU its first steps, which are captured as CUDA graphs, are shared by several."""
 
 PROBLEM = ("work", "model", "channels", "size", "images", "batch", "dsa")
 COLUMNS = (
@@ -85,14 +92,17 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
     images = torch.randn(chosen.images, chosen.channels, chosen.size, chosen.size, generator=generator)
     images, labels = images.to(chosen.device), (torch.arange(chosen.images) % chosen.classes).to(chosen.device)
     model = build(parse(chosen.model), chosen.channels, chosen.classes, chosen.size, seed=0).to(chosen.device)
+    dsa = DsaSettings(strategy=chosen.dsa) if chosen.dsa else None
+    epochs = EPOCHS_A_CALL[torch.device(chosen.device).type] if chosen.work == "train" else 1
+    if name == "published":
+        return Work(published.prepare(chosen.work, model, images, labels, chosen.batch, dsa))
     engine = name == "engine"
     if engine and (why := why_not_fused(model, images)):
         raise CannotRun(why)
     if chosen.work == "test":
         return Work(lambda: accuracy(model, images, labels, engine=engine))
-    dsa = DsaSettings(strategy=chosen.dsa) if chosen.dsa else None
-    settings = TrainingSettings(epochs=1, batch_size=chosen.batch, lr=0.01, dsa=dsa)
-    return Work(lambda: train(model, images, labels, settings, generator=generator, engine=engine))
+    settings = TrainingSettings(epochs=epochs, batch_size=chosen.batch, lr=0.01, dsa=dsa)
+    return Work(lambda: train(model, images, labels, settings, generator=generator, engine=engine), 1 / epochs)
 
 
 def measure(setting: Setting, repeats: int) -> dict[str, list[float] | str]:
@@ -171,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             plain = work == "test" or given.no_augmentation
             setting = replace(PROBLEMS[problem], work=work, device=given.device, threads=given.threads)
             setting = replace(setting, dsa="") if plain else setting
+            if given.device == "cuda" and problem in ON_A_GPU:
+                setting = replace(setting, images=ON_A_GPU[problem])
             found = measure(setting, given.repeat)
             print(table(found, setting), flush=True)
             rows = rows_of(found, setting, date)

@@ -169,7 +169,7 @@ def _dataset(recipe: Any, device: str) -> Any:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} is not to be had: {str(error).splitlines()[0]}") from error
-    return data.load(recipe.data).to(device)
+    return data.load(recipe.data, device)
 
 
 def _experts_arguments(parser: Any) -> None:

@@ -44,7 +44,7 @@ class BarObserver:
 
     def on_iteration(self, report: IterationReport) -> None:
         """Show the loss, the chosen step and the learning rate."""
-        self._bar.step(loss=f"{report.loss:.4f}", step=str(report.step), lr=f"{report.lr:.4g}")
+        self._bar.step(loss=f"{report.loss:.4f}", step=", ".join(map(str, report.steps)), lr=f"{report.lr:.4g}")
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Say what the set is worth now."""

@@ -75,7 +75,7 @@ def _demo(recipe: Recipe, out: Path, quiet: bool) -> str:
         "accuracy_full_data": accuracy_record(full.accuracies),
         "accuracy_experts": accuracy_record(experts),
         "images": len(result.final.images),
-        "training_images": len(dataset.train_images),
+        "training_images": len(dataset.train_pictures),
     }
     write_json(out / SUMMARY, summary)
     images, curves = draw_run(result.folder)
@@ -98,7 +98,8 @@ def _references(
             on_network=lambda found: bar.step(random=f"{100 * found.mean:.1f}%"),
         )
         whole = replace(settings, training=FULL_DATA_TRAINING)
-        full = evaluate(dataset.train_images, dataset.train_labels, FULL_DATA_TRAINING.lr, dataset, recipe.model, whole)
+        rate_of_all = FULL_DATA_TRAINING.lr
+        full = evaluate(dataset.train_pictures, dataset.train_labels, rate_of_all, dataset, recipe.model, whole)
         bar.step(all=f"{100 * full.mean:.1f}%")
     return random, rate, full
 

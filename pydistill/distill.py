@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pydistill.data import Dataset, DsaSettings
 from pydistill.errors import DivergedError, InputError, MismatchError
-from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, match
+from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, match_many
 from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
 from pydistill.synthetic import ImageAverage, Initialisation, SyntheticSet, initial_set
@@ -53,6 +53,8 @@ class DistillSettings:
         lr_init: α₀, the student's learning rate at first.
         momentum: of the pixels', the labels' and the learning rate's SGD.
         batch_size: B, synthetic images per student step; null means all of them.
+        experts_per_step: E, segments of experts per iteration, each matched on batches of its own; the update takes the
+            mean of their gradients.
         initialisation: real (random training images) or noise.
         ema: decay of the image average, 0 for none; null: 0.999 if the method averages, else none.
         dsa: differentiable Siamese augmentation of the student's batches ({} for the published one), or null for none.
@@ -88,6 +90,7 @@ class DistillSettings:
     lr_init: float = 0.01
     momentum: float = 0.5
     batch_size: int | None = None
+    experts_per_step: int = 1
     initialisation: Initialisation = "real"
     ema: float | None = None
     dsa: DsaSettings | None = None
@@ -142,7 +145,7 @@ class DistillSettings:
     def check(self) -> None:
         """Refuse settings outside their limits, before anything is loaded; InputError names the setting."""
         self.resolved_method()
-        for name in ("ipc", "iterations", "steps", "checkpoint_every"):
+        for name in ("ipc", "iterations", "steps", "checkpoint_every", "experts_per_step"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("evaluate_every", "max_rejections"):
@@ -165,50 +168,113 @@ class DistillSettings:
 
 
 @dataclass(frozen=True)
-class IterationReport:
-    """What one outer iteration did.
+class Segment:
+    """A segment of an expert's trajectory, and the student's training that was compared with it.
 
     Attributes:
-        iteration: 1, 2, …
         expert: number of the expert in the store.
         start, target: epochs.
-        loss: L before the update.
+        loss: L of this segment.
         step: K, the chosen student step.
-        lr: the student's learning rate after the update.
-        rejected: why the update was not applied, or None.
         distances: d(θ_k, θ*) for k = 0 … N.
     """
 
-    iteration: int
     expert: int
     start: float
     target: float
     loss: float
     step: int
-    lr: float
-    rejected: str | None
     distances: tuple[float, ...]
 
+
+@dataclass(frozen=True)
+class IterationReport:
+    """What one outer iteration did.
+
+    Attributes:
+        iteration: 1, 2, …
+        segments: what was matched, `experts_per_step` of them.
+        lr: the student's learning rate after the update.
+        rejected: why the update was not applied, or None.
+    """
+
+    iteration: int
+    segments: tuple[Segment, ...]
+    lr: float
+    rejected: str | None
+
+    @property
+    def loss(self) -> float:
+        """L before the update, the mean over the segments."""
+        return math.fsum(segment.loss for segment in self.segments) / len(self.segments)
+
+    @property
+    def expert(self) -> int:
+        """The first segment's; with one expert per step, the only one's. Likewise below."""
+        return self.segments[0].expert
+
+    @property
+    def start(self) -> float:
+        """Epoch at which the student started."""
+        return self.segments[0].start
+
+    @property
+    def target(self) -> float:
+        """Epoch that the student was to reach."""
+        return self.segments[0].target
+
+    @property
+    def step(self) -> int:
+        """K, the chosen student step."""
+        return self.segments[0].step
+
+    @property
+    def distances(self) -> tuple[float, ...]:
+        """d(θ_k, θ*) for k = 0 … N."""
+        return self.segments[0].distances
+
+    @property
+    def steps(self) -> list[int]:
+        """K of every segment."""
+        return [segment.step for segment in self.segments]
+
     def as_record(self) -> dict[str, Any]:
-        """The metrics line of this iteration; what is not finite becomes null."""
-        loss = self.loss if math.isfinite(self.loss) else None
+        """The metrics line of this iteration; what is not finite becomes null.
+
+        With more than one expert per step, step, expert, start and target are lists.
+        """
+
+        def of_segments(name: str) -> Any:
+            values = [getattr(segment, name) for segment in self.segments]
+            return values[0] if len(values) == 1 else values
+
         record = {
             "event": "iteration",
             "iteration": self.iteration,
-            "loss": loss,
-            "step": self.step,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "step": of_segments("step"),
             "lr": self.lr,
         }
-        record |= {"expert": self.expert, "start": self.start, "target": self.target}
+        record |= {name: of_segments(name) for name in ("expert", "start", "target")}
         return record if self.rejected is None else record | {"rejected": self.rejected}
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What chance decided for one segment: the expert, the epochs and with them the points, and the batches."""
+
+    expert: int
+    epochs: tuple[float, float]
+    points: tuple[Tensor, Tensor]
+    batches: Batches
 
 
 class Distiller:
     """The state of one distillation and its outer iteration.
 
-    An iteration draws an expert and a segment of its trajectory, trains the student on the synthetic set from the
-    segment's start, and takes one SGD step on pixels (and learning rate, and label logits) down the gradient of the
-    matching loss. An update that would leave the finite numbers or make the learning rate ≤ 0 is not applied.
+    An iteration draws an expert and a segment of its trajectory (or several), trains the student on the synthetic set
+    from the segment's start, and takes one SGD step on pixels (and learning rate, and label logits) down the gradient
+    of the matching loss. An update that would leave the finite numbers or make the learning rate ≤ 0 is not applied.
 
     Raises:
         InputError: settings outside their limits, or a segment that leaves the trajectories.
@@ -271,16 +337,22 @@ class Distiller:
         Raises:
             DivergedError: more updates were rejected than `max_rejections` allows.
         """
-        expert = self.order.next(self.generator)
-        trajectory = self.store[expert]
-        start, target = self.sampler.draw(self.iteration, self.generator, trajectory.end, self.settings.expert_epochs)
+        draws = [self._draw() for _ in range(self.settings.experts_per_step)]
         leaves = self.synthetic.learned()
-        with seeded_modules(self.synthetic.images.device, "distillation", self.settings.seed, self.iteration):
-            outcome = self._match(trajectory.point(start), trajectory.point(target))
-        loss = float(outcome.loss.detach())
-        if math.isfinite(loss):
-            gradients = dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True))
-            rejected = self._update(leaves, gradients)
+        total: dict[str, Tensor] = {}
+        segments = []
+        for group, outcomes in self._matches(draws):
+            for draw, outcome in zip(group, outcomes, strict=True):
+                distances = tuple(outcome.distances.tolist())
+                loss = float(outcome.loss.detach())
+                segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
+            if all(math.isfinite(segment.loss) for segment in segments):
+                found = torch.autograd.grad([each.loss for each in outcomes], list(leaves.values()))
+                for name, gradient in zip(leaves, found, strict=True):
+                    total[name] = total[name] + gradient if name in total else gradient
+            del outcomes, outcome  # the next group is made when this one's memory is free
+        if all(math.isfinite(segment.loss) for segment in segments):
+            rejected = self._update(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
         else:
             rejected = "the matching loss is not finite"
         self.iteration += 1
@@ -289,32 +361,53 @@ class Distiller:
                 self.average.update(self.synthetic.images)
         else:
             self._reject(rejected)
-        distances = tuple(outcome.distances.tolist())
-        return IterationReport(self.iteration, expert, start, target, loss, outcome.step, self.lr, rejected, distances)
+        return IterationReport(self.iteration, tuple(segments), self.lr, rejected)
 
-    def _match(self, start: Tensor, target: Tensor) -> Match:
-        settings, synthetic = self.settings, self.synthetic
-        images = synthetic.images
+    def _draw(self) -> _Draw:
+        """Draw an expert, a segment of its trajectory, and the batches that the student trains on."""
+        settings, images = self.settings, self.synthetic.images
+        expert = self.order.next(self.generator)
+        trajectory = self.store[expert]
+        start, target = self.sampler.draw(self.iteration, self.generator, trajectory.end, settings.expert_epochs)
         batches = Batches.draw(
             images,
-            synthetic.labels,
+            self.synthetic.labels,
             steps=settings.steps,
             batch_size=settings.batch_size or images.shape[0],
             generator=self.generator,
             dsa=settings.dsa,
         )
-        return match(
-            self.student,
-            start.to(images),
-            target.to(images),
-            batches,
-            synthetic.lr,
-            selection=self.method.selection,
-            distance=settings.distance,
-            gradient=self.method.gradient,
-            label_logits=synthetic.kind == "learned",
-            backend=settings.backend,
-        )
+        points = (trajectory.point(start).to(images), trajectory.point(target).to(images))
+        return _Draw(expert, (start, target), points, batches)
+
+    def _matches(self, draws: Sequence[_Draw]) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
+        """The draws in groups, each with its matches, which are made when they are asked for.
+
+        On a GPU the fused backend matches all side by side; elsewhere one's memory is enough for any number.
+        """
+        together = self.synthetic.images.device.type == "cuda" and self.settings.backend in ("auto", "fused")
+        size = len(draws) if together else 1
+        for first in range(0, len(draws), size):
+            group = draws[first : first + size]
+            yield group, self._match(group, first)
+
+    def _match(self, draws: Sequence[_Draw], first: int) -> list[Match]:
+        """The matches of draws `first`, … of this iteration."""
+        settings = self.settings
+        parts = (settings.seed, self.iteration, *((first,) if first else ()))
+        with seeded_modules(self.synthetic.images.device, "distillation", *parts):
+            return match_many(
+                self.student,
+                [draw.points[0] for draw in draws],
+                [draw.points[1] for draw in draws],
+                [draw.batches for draw in draws],
+                self.synthetic.lr,
+                selection=self.method.selection,
+                distance=settings.distance,
+                gradient=self.method.gradient,
+                label_logits=self.synthetic.kind == "learned",
+                backend=settings.backend,
+            )
 
     @torch.no_grad()
     def _update(self, leaves: dict[str, Tensor], gradients: dict[str, Tensor]) -> str | None:

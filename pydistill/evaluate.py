@@ -5,18 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pydistill.data import Dataset
+from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError
+from pydistill.graphs import is_plain
 from pydistill.nn import Network, architecture_of, build, name_of, parse
-from pydistill.training import TrainingSettings, accuracy, derive_seed, train
+from pydistill.training import TrainingSettings, accuracy, derive_seed, epochs_of, train
+
+AT_ONCE_ON_A_GPU = 4
 
 
 def evaluation_training() -> TrainingSettings:
@@ -35,19 +40,30 @@ class EvaluationSettings:
         repeats: fresh networks of each kind, at least 1.
         seed: network r of a kind starts and trains by random numbers that depend on (seed, r) alone.
         training: the recipe; its lr is replaced by the learned one.
+        at_once: networks of a kind that train side by side, an epoch each in turns, on a GPU on streams of their own;
+            null means 4 on a GPU, else 1. No outcome depends on it.
 
     Raises:
-        InputError: repeats below 1.
+        InputError: repeats or at_once below 1.
     """
 
     models: tuple[str, ...] = ()
     repeats: int = 5
     seed: int = 0
     training: TrainingSettings = field(default_factory=evaluation_training)
+    at_once: int | None = None
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
             raise InputError(f"repeats must be at least 1, not {self.repeats}")
+        if self.at_once is not None and self.at_once < 1:
+            raise InputError(f"at_once must be at least 1 (or null for the device's own), not {self.at_once}")
+
+    def networks_at_once(self, device: torch.device) -> int:
+        """How many networks train side by side on this device."""
+        if self.at_once is not None:
+            return self.at_once
+        return AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,7 @@ def accuracy_record(accuracies: Sequence[float]) -> dict[str, Any]:
 
 
 def evaluate(
-    images: Tensor,
+    images: Tensor | Pictures,
     labels: Tensor,
     lr: float,
     dataset: Dataset,
@@ -108,7 +124,7 @@ def evaluate(
     A network whose training diverges is counted in `Evaluation.diverged` and tested as it is.
 
     Args:
-        images: [n, C, H, W] float32, preprocessed as the data set's are.
+        images: [n, C, H, W] float32, preprocessed as the data set's are, or pictures on its device.
         labels: [n] int64, or [n, K] class probabilities.
         lr: the learned learning rate, above 0.
         dataset: its test images judge; training happens on its device.
@@ -122,32 +138,91 @@ def evaluate(
     Equivalent to, for each r:
         network = build(model, C, K, (H, W), seed=derive_seed("evaluation", settings.seed, r))
         train(network, images, labels, replace(settings.training, lr=lr), generator=…)
-        accuracy(network, dataset.test_images, dataset.test_labels)
+        accuracy(network, dataset.test_pictures, dataset.test_labels)
     """
     lr = float(lr)
     _check(images, labels, lr, dataset)
-    training = replace(settings.training, lr=lr)
-    device = dataset.test_images.device
-    images = images.detach().to(device, torch.float32)
+    device = dataset.device
+    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
     labels = labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
+    training = replace(settings.training, lr=lr)
     start = time.perf_counter()
-    accuracies = []
+    accuracies: list[float] = []
     diverged = 0
-    for repeat in range(settings.repeats):
-        seed = derive_seed("evaluation", settings.seed, repeat)
-        network = build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed).to(device)
-        try:
-            train(network, images, labels, training, generator=torch.Generator().manual_seed(seed))
-        except DivergedError:
-            diverged += 1
-        accuracies.append(accuracy(network, dataset.test_images, dataset.test_labels))
-        if on_network is not None:
-            on_network(repeat, accuracies[-1])
+    at_once = settings.networks_at_once(device)
+    for first in range(0, settings.repeats, at_once):
+        seeds = [
+            derive_seed("evaluation", settings.seed, repeat)
+            for repeat in range(first, min(first + at_once, settings.repeats))
+        ]
+        networks = [
+            build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed).to(device)
+            for seed in seeds
+        ]
+        diverged += _train_all(networks, seeds, pictures, labels, training)
+        for repeat, network in enumerate(networks, start=first):
+            accuracies.append(accuracy(network, dataset.test_pictures, dataset.test_labels))
+            if on_network is not None:
+                on_network(repeat, accuracies[-1])
     return Evaluation(name_of(model), tuple(accuracies), time.perf_counter() - start, diverged)
 
 
+def _train_all(
+    networks: Sequence[nn.Module], seeds: Sequence[int], pictures: Pictures, labels: Tensor, settings: TrainingSettings
+) -> int:
+    """Train each network by the random numbers of its seed; returns how many diverged.
+
+    They take turns, an epoch each. Networks that draw random numbers as they train draw PyTorch's global ones, and
+    train one after the other.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    if len(networks) == 1 or not all(is_plain(network) for network in networks):
+        diverged = 0
+        for network, generator in zip(networks, generators, strict=True):
+            try:
+                train(network, pictures, labels, settings, generator=generator)
+            except DivergedError:
+                diverged += 1
+        return diverged
+    courses = [
+        epochs_of(network, pictures, labels, settings, generator=generator)
+        for network, generator in zip(networks, generators, strict=True)
+    ]
+    return _in_turns(courses, pictures.device)
+
+
+def _in_turns(courses: Sequence[Iterator[None]], device: torch.device) -> int:
+    """Run the courses to their ends, an epoch each in turns, on a GPU on streams of their own.
+
+    Returns:
+        How many diverged.
+    """
+    streams = [_stream(device, number) for number in range(len(courses))] if device.type == "cuda" else []
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream(device))
+    diverged = 0
+    running = dict(enumerate(courses))
+    while running:
+        for number, course in list(running.items()):
+            with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                try:
+                    next(course)
+                except (StopIteration, DivergedError) as end:
+                    diverged += isinstance(end, DivergedError)
+                    del running[number]
+    for stream in streams:
+        torch.cuda.current_stream(device).wait_stream(stream)
+    return diverged
+
+
+@lru_cache(maxsize=64)
+def _stream(device: torch.device, number: int) -> Any:
+    """A GPU's stream for the network of this number, always the same: the engine keeps memory for each stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def evaluate_models(
-    images: Tensor,
+    images: Tensor | Pictures,
     labels: Tensor,
     lr: float,
     dataset: Dataset,
@@ -192,7 +267,7 @@ def table(rows: Sequence[Evaluation]) -> str:
     return "\n".join(lines)
 
 
-def _check(images: Tensor, labels: Tensor, lr: float, dataset: Dataset) -> None:
+def _check(images: Tensor | Pictures, labels: Tensor, lr: float, dataset: Dataset) -> None:
     if not (math.isfinite(lr) and lr > 0):
         raise InputError(f"the learned lr must be a finite number above 0, not {lr}")
     expected = (dataset.in_channels, *dataset.image_size)
@@ -200,7 +275,7 @@ def _check(images: Tensor, labels: Tensor, lr: float, dataset: Dataset) -> None:
         raise InputError(
             f"distilled images of {list(images.shape)} do not fit {dataset.name}, whose images are {list(expected)}"
         )
-    if not bool(torch.isfinite(images).all()):
+    if isinstance(images, Tensor) and not bool(torch.isfinite(images).all()):
         raise InputError("the distilled images hold pixels that are not finite")
     classes = dataset.num_classes
     if labels.ndim == 2 and labels.shape[1] != classes:

@@ -114,17 +114,17 @@ def _train_expert(
 ) -> None:
     seed = derive_seed("expert", settings.seed, expert)
     network = build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed)
-    network = network.to(dataset.train_images.device)
+    network = network.to(dataset.device)
     snapshots = torch.empty(settings.training.epochs + 1, store.record.layout.total)
     snapshots[0] = flatten(network)
     accuracies = {
-        "train": [accuracy(network, dataset.train_images, dataset.train_labels)],
-        "test": [accuracy(network, dataset.test_images, dataset.test_labels)],
+        "train": [accuracy(network, dataset.train_pictures, dataset.train_labels)],
+        "test": [accuracy(network, dataset.test_pictures, dataset.test_labels)],
     }
 
     def on_epoch(epoch: int, loss: float, train_accuracy: float) -> None:
         snapshots[epoch] = flatten(network)
-        test_accuracy = accuracy(network, dataset.test_images, dataset.test_labels)
+        test_accuracy = accuracy(network, dataset.test_pictures, dataset.test_labels)
         accuracies["train"].append(train_accuracy)
         accuracies["test"].append(test_accuracy)
         if on_progress is not None:
@@ -133,7 +133,7 @@ def _train_expert(
     try:
         train(
             network,
-            dataset.train_images,
+            dataset.train_pictures,
             dataset.train_labels,
             settings.training,
             generator=torch.Generator().manual_seed(seed),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pydistill.data.pictures import Pictures
 from pydistill.nn.flat import flatten, unflatten
 from pydistill.nn.fused import fused_student, why_not_fused
 
@@ -79,14 +80,16 @@ class EnginePasses:
         self._theta.copy_(flatten(self._model))
 
 
-def passes_for(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, *, engine: bool) -> Passes:
+def passes_for(model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int, *, engine: bool) -> Passes:
     """The passes that train `model` on batches of up to `batch_size` of these: the engine's if it is wanted and can."""
     if engine and _engine_runs(model, images) and _all_trained(model) and labels.dtype in (torch.int64, images.dtype):
         return EnginePasses(model, _student(model, images, batch_size))
     return TorchPasses(model)
 
 
-def logits_of(model: nn.Module, images: Tensor, batch_size: int, *, engine: bool) -> Callable[[Tensor], Tensor]:
+def logits_of(
+    model: nn.Module, images: Tensor | Pictures, batch_size: int, *, engine: bool
+) -> Callable[[Tensor], Tensor]:
     """What gives the logits [B, K] of up to `batch_size` of these images: the engine if it is wanted and can."""
     if engine and _engine_runs(model, images):
         student, theta = _student(model, images, batch_size), flatten(model)
@@ -94,13 +97,18 @@ def logits_of(model: nn.Module, images: Tensor, batch_size: int, *, engine: bool
     return model
 
 
-def _student(model: nn.Module, images: Tensor, batch_size: int) -> Any:
-    return fused_student(model, [min(batch_size, len(images)), *images.shape[1:]], images)
+def _student(model: nn.Module, images: Tensor | Pictures, batch_size: int) -> Any:
+    return fused_student(model, [min(batch_size, len(images)), *images.shape[1:]], _like(images))
 
 
-def _engine_runs(model: nn.Module, images: Tensor) -> bool:
+def _like(images: Tensor | Pictures) -> Tensor:
+    """Nothing, of the dtype and on the device of a batch."""
+    return torch.empty(0, dtype=images.dtype, device=images.device)
+
+
+def _engine_runs(model: nn.Module, images: Tensor | Pictures) -> bool:
     """Whether the engine runs the network on these images, of its own shape, dtype and device."""
-    if images.dtype not in DTYPES or why_not_fused(model, images) is not None:
+    if images.dtype not in DTYPES or why_not_fused(model, _like(images)) is not None:
         return False
     like = {(images.dtype, images.device)}
     same = {(parameter.dtype, parameter.device) for parameter in model.parameters()} == like

@@ -30,7 +30,8 @@ from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epoc
 RECIPE_NAME = "recipe.json"
 EVALUATION_MEMORY = (
     "an evaluation",
-    "free memory elsewhere; a smaller evaluation.training.batch_size also fits, but changes the result",
+    "evaluation.at_once = 1 trains one network at a time, with the same result; a smaller "
+    "evaluation.training.batch_size also fits, but changes it",
 )
 # What may change between the beginning of a run and its continuation without changing what was computed so far.
 FREE_ON_RESUME = (
@@ -40,6 +41,8 @@ FREE_ON_RESUME = (
     "data.path",
     "data.cache",
     "data.download",
+    "data.pixels",
+    "evaluation.at_once",
 )
 
 
@@ -131,11 +134,13 @@ def run_distillation(
     config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
     if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
         config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
+    if recipe.distill.experts_per_step == 1:  # as every run that began before there was a choice
+        del config["distill"]["experts_per_step"]
     continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
     write_json(folder.path / RECIPE_NAME, recipe.as_dict())
     store = trajectories_for(recipe, store, folder.path)
     student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
-    student.to(dataset.train_images.device)
+    student.to(dataset.device)
     teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
     distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
     judge = Judge(recipe, network, dataset, distiller, folder, observer)
@@ -195,7 +200,7 @@ def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Ite
     for trajectory in store:
         teacher = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))
-        yield teacher.to(dataset.train_images.device).eval()
+        yield teacher.to(dataset.device).eval()
 
 
 def _checkpoint(folder: RunFolder, distiller: Distiller, judge: Judge, began: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -12,11 +12,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pydistill.data.dsa import DsaSettings, augment
+from pydistill.data.dsa import DsaSettings
+from pydistill.data.pictures import Pictures
 from pydistill.errors import DivergedError, InputError
+from pydistill.graphs import is_plain
 from pydistill.passes import Passes, logits_of, passes_for
+from pydistill.steps import Epochs, Work, how_many_right
 
 SCHEDULES = ("constant", "halfway", "cosine")
+EPOCHS_TOGETHER = 20
+IMAGES_TOGETHER = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class TrainingSettings:
 
 def train(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Pictures,
     labels: Tensor,
     settings: TrainingSettings,
     *,
@@ -80,16 +85,17 @@ def train(
     """Train `model` in place, and leave it in training mode.
 
     Each epoch visits the images once in a new order; each batch is augmented by a draw of its own and is one step of
-    SGD on the mean cross entropy. The data are already preprocessed and stay where they are: nothing is copied but
-    each batch. The outcome depends on the model's parameters, the data, the settings and the generator (its state, and
-    its seed for modules that draw random numbers, such as dropout) alone.
+    SGD on the mean cross entropy. The data are already preprocessed, or bytes whose batches are when they are made,
+    and stay where they are: nothing is copied but each batch. The outcome depends on the model's parameters, the data,
+    the settings and the generator (its state, and its seed for modules that draw random numbers, such as dropout)
+    alone.
 
     Args:
         model: maps [B, C, H, W] to logits [B, K]; on the images' device.
-        images: [n, C, H, W], floating point.
+        images: [n, C, H, W], floating point, or pictures.
         labels: [n] int64, or [n, K] class probabilities.
         settings: the recipe.
-        generator: on the CPU; orders and augmentations are drawn from it.
+        generator: on the CPU; orders and augmentations are drawn from it, some epochs ahead where it saves time.
         on_epoch: called after epoch 1 … epochs with the epoch, its mean loss, and the share of its (augmented) images
             that were classified rightly while it ran; the model then holds the parameters after that epoch.
         engine: let the C++ engine compute the gradients of a network that it runs (ConvNet and MLP with ReLU);
@@ -98,61 +104,127 @@ def train(
     Raises:
         InputError: images and labels do not fit each other or the model, or there are none.
         DivergedError: the loss of an epoch, or a parameter at the end, is not finite; the model is left as it then is.
+            On a GPU, losses are looked at every 20 epochs where there is no `on_epoch`.
+    """
+    with seeded_modules(images.device, "training", generator.initial_seed()):
+        for _ in epochs_of(model, images, labels, settings, generator=generator, on_epoch=on_epoch, engine=engine):
+            pass
+
+
+def epochs_of(
+    model: nn.Module,
+    images: Tensor | Pictures,
+    labels: Tensor,
+    settings: TrainingSettings,
+    *,
+    generator: torch.Generator,
+    on_epoch: Callable[[int, float, float], None] | None = None,
+    engine: bool = True,
+) -> Iterator[None]:
+    """`train`, an epoch whenever the next is asked for, so that several networks can train in turns.
+
+    Arguments and errors are those of `train`. On a GPU an epoch is queued and hardly waited for. Modules that draw
+    random numbers draw PyTorch's global ones.
     """
     _check(model, images, labels)
-    with seeded_modules(images.device, "training", generator.initial_seed()):
-        passes = passes_for(model, images, labels, settings.batch_size, engine=engine)
-        model.train()
-        try:
-            _train(passes, images, labels, settings, generator, on_epoch)
-        finally:
-            passes.to_model()
+    pictures = images if isinstance(images, Pictures) else Pictures(images)
+    passes = passes_for(model, pictures, labels, settings.batch_size, engine=engine)
+    model.train()
+    try:
+        yield from _epochs(model, passes, pictures, labels, settings, generator, on_epoch)
+    finally:
+        passes.to_model()
 
 
-def _train(
+def _epochs(
+    model: nn.Module,
     passes: Passes,
-    images: Tensor,
+    pictures: Pictures,
     labels: Tensor,
     settings: TrainingSettings,
     generator: torch.Generator,
     on_epoch: Callable[[int, float, float], None] | None,
-) -> None:
-    optimiser = torch.optim.SGD(
-        passes.parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in passes.parameters),
+) -> Iterator[None]:
+    optimiser, captures = _sgd(passes, settings)
+    work = Work(passes, optimiser, pictures, labels, count_right=on_epoch is not None)
+    replayed_as = _as_replayed(model) if captures else None
+    on_gpu = pictures.device.type == "cuda"
+    # Without a callback nobody sees when the random numbers are drawn.
+    together = 1 if on_epoch is not None else max(1, min(EPOCHS_TOGETHER, IMAGES_TOGETHER // len(pictures)))
+    epochs = Epochs(
+        work,
+        settings.batch_size,
+        settings.epochs,
+        settings.dsa,
+        at_a_time=min(together, settings.epochs),
+        capture=replayed_as is not None,
     )
-    height, width = images.shape[2:]
+    losses = torch.zeros(settings.epochs, device=pictures.device)  # of an epoch: summed over its images
+    watched = EPOCHS_TOGETHER if on_gpu and on_epoch is None else 1
+    seen = 0
     for epoch in range(1, settings.epochs + 1):
-        optimiser.param_groups[0]["lr"] = settings.lr_at(epoch)
-        loss_sum = torch.zeros((), device=images.device)
-        right = torch.zeros((), device=images.device)
-        order = torch.randperm(len(images), generator=generator).to(images.device)
-        for index in torch.split(order, settings.batch_size):
-            batch, target = images[index], labels[index]
-            if settings.dsa is not None:
-                draw = settings.dsa.draw(len(index), height, width, generator)
-                batch = augment(batch, draw.to(images.device))
-            loss, logits = passes.gradient(batch, target)
-            optimiser.step()
-            loss_sum += loss * len(index)
-            if on_epoch is not None:
-                right += _right(logits, target)
-        mean_loss = float(loss_sum) / len(images)
-        if not math.isfinite(mean_loss):
-            raise _diverged(f"the loss of epoch {epoch} of {settings.epochs} is {mean_loss}", settings)
-        if on_epoch is not None:
+        _set_lr(optimiser, settings.lr_at(epoch))
+        work.loss.zero_()
+        epochs.run(generator)
+        losses[epoch - 1] = work.loss
+        if on_gpu:  # while it works
+            epochs.draw_ahead(generator)
+        if epoch % watched == 0 or epoch == settings.epochs:
+            for number, loss_sum in enumerate(losses[seen:epoch].tolist(), start=seen + 1):
+                if not math.isfinite(mean_loss := loss_sum / len(pictures)):
+                    raise _diverged(f"the loss of epoch {number} of {settings.epochs} is {mean_loss}", settings)
+            seen = epoch
+        if on_epoch is not None and work.right is not None:
             passes.to_model()
-            on_epoch(epoch, mean_loss, float(right) / len(images))
+            on_epoch(epoch, mean_loss, float(work.right) / len(pictures))
             passes.from_model()
+            work.right.zero_()
+            if replayed_as is not None and _as_replayed(model) != replayed_as:
+                replayed_as = _as_replayed(model)
+                epochs.forget(capture=replayed_as is not None)
+        yield
     # The last step has no loss after it that would tell.
     if not all(bool(torch.isfinite(each).all()) for each in passes.parameters):
         raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 256, *, engine: bool = True) -> float:
+def _sgd(passes: Passes, settings: TrainingSettings) -> tuple[torch.optim.Optimizer, bool]:
+    """The optimiser, and whether its step may be captured as a CUDA graph.
+
+    It may be in float32: there the learning rate is a number in the GPU's memory, which PyTorch reads in float32 only.
+    """
+    devices = {each.device for each in passes.parameters}
+    captures = {(each.device.type, each.dtype) for each in passes.parameters} == {("cuda", torch.float32)}
+    lr = torch.tensor(settings.lr, device=devices.pop()) if captures else settings.lr
+    optimiser = torch.optim.SGD(
+        passes.parameters,
+        lr=lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        fused=all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in passes.parameters),
+    )
+    return optimiser, captures
+
+
+def _set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    group = optimiser.param_groups[0]
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
+
+
+def _as_replayed(model: nn.Module) -> Hashable | None:
+    """What of the network a captured step depends on besides values, or None if it must not be captured."""
+    if not is_plain(model) or torch.is_autocast_enabled("cuda"):
+        return None
+    memory = tuple((each.data_ptr(), each.requires_grad) for each in model.parameters())
+    return memory, tuple(module.training for module in model.modules())
+
+
+def accuracy(
+    model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int = 256, *, engine: bool = True
+) -> float:
     """Share of the images, in [0, 1], whose largest logit is at their label (or at the largest entry of a soft label).
 
     The model is asked in evaluation mode, without augmentation, and left in the modes it was in; `engine` is as for
@@ -164,17 +236,20 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int =
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     _check(model, images, labels)
+    pictures = images if isinstance(images, Pictures) else Pictures(images)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            logits_of_batch = logits_of(model, images, batch_size, engine=engine)
-            batches = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-            right = sum(int(_right(logits_of_batch(batch), target)) for batch, target in batches)
+            logits_of_batch = logits_of(model, pictures, batch_size, engine=engine)
+            right = torch.zeros((), dtype=torch.int64, device=pictures.device)
+            for first in range(0, len(pictures), batch_size):
+                batch = pictures.rows(first, first + batch_size)
+                right += how_many_right(logits_of_batch(batch), labels[first : first + batch_size])
     finally:
         for module, training in modes:
             module.training = training
-    return right / len(images)
+    return int(right) / len(pictures)
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -196,18 +271,12 @@ def seeded_modules(device: torch.device, *parts: int | str) -> Iterator[None]:
         yield
 
 
-def _right(logits: Tensor, target: Tensor) -> Tensor:
-    """How many rows of the logits have their largest entry where the target is."""
-    wanted = target if target.ndim == 1 else target.argmax(1)
-    return (logits.argmax(1) == wanted).sum()
-
-
 def _diverged(what: str, settings: TrainingSettings) -> DivergedError:
     return DivergedError(f"training diverged: {what}; take a lower lr than {settings.lr:g}")
 
 
-def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    if images.ndim != 4 or not images.is_floating_point() or len(images) == 0:
+def _check(model: nn.Module, images: Tensor | Pictures, labels: Tensor) -> None:
+    if images.ndim != 4 or not images.dtype.is_floating_point or len(images) == 0:
         raise InputError(
             f"images must be floating point [n, C, H, W] with n of at least 1, not {images.dtype} {list(images.shape)}"
         )
@@ -221,10 +290,10 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     devices = {images.device, labels.device, *(() if parameter is None else (parameter.device,))}
     if len(devices) > 1:
         raise InputError(f"model, images and labels must be on one device, not on {', '.join(map(str, devices))}")
-    _check_classes(model, images, labels)
+    _check_classes(model, labels)
 
 
-def _check_classes(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+def _check_classes(model: nn.Module, labels: Tensor) -> None:
     """Labels within the model's classes, if it tells how many it has: on a GPU a wrong one would be fatal."""
     classes = getattr(model, "num_classes", None)
     if not isinstance(classes, int):

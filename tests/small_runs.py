@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pydistill.data import Dataset
+from pydistill.data import Dataset, Pictures
 from pydistill.distill import DistillSettings
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings, train_experts
@@ -45,7 +45,8 @@ def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings =
 
 def in_double(dataset: Dataset) -> Dataset:
     """The data set in fp64."""
-    return replace(dataset, train_images=dataset.train_images.double(), test_images=dataset.test_images.double())
+    train, test = Pictures(dataset.train_images.double()), Pictures(dataset.test_images.double())
+    return replace(dataset, train_pictures=train, test_pictures=test)
 
 
 def changed(found: torch.Tensor, before: torch.Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,6 +172,98 @@ def test_noise_and_real_initialisation(store: TrajectoryStore) -> None:
     assert all(tuple(image.flatten().tolist()) not in rows for image in noise.images)
 
 
+class TestSeveralExperts:
+    """`experts_per_step`: the mean of independent gradients."""
+
+    def test_the_update_is_that_of_the_mean_gradient(self, store: TrajectoryStore) -> None:
+        found = distiller(store, experts_per_step=3, method="mtt", batch_size=3)
+        other = distiller(store, method="mtt", batch_size=3)
+        gradients: list[dict[str, torch.Tensor]] = []
+        losses = []
+        for _ in range(3):  # one after the other from one generator, all at the first iteration's images
+            draw = other._draw()
+            [outcome] = other._match([draw], 0)
+            leaves = other.synthetic.learned()
+            losses.append(float(outcome.loss.detach()))
+            gradients.append(dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True)))
+        mean = {name: sum(each[name] for each in gradients) / 3 for name in gradients[0]}
+        assert other._update(other.synthetic.learned(), mean) is None
+        report = found.iterate()
+        torch.testing.assert_close(found.images, other.images, rtol=1e-6, atol=1e-7)
+        assert found.lr == pytest.approx(other.lr, rel=1e-6)
+        assert report.loss == pytest.approx(sum(losses) / 3, rel=1e-6)
+        assert torch.equal(found.generator.get_state(), other.generator.get_state())
+
+    def test_groups_of_any_size_give_the_same(self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One at a time, as on the CPU, and all at once, as on a GPU."""
+        one, other = (distiller(store, experts_per_step=3, batch_size=3, dsa=DsaSettings()) for _ in range(2))
+
+        def all_at_once(draws: Any) -> Any:
+            yield draws, other._match(draws, 0)
+
+        monkeypatch.setattr(other, "_matches", all_at_once)
+        for _ in range(2):
+            first, second = one.iterate(), other.iterate()
+            assert first.steps == second.steps
+        torch.testing.assert_close(one.images, other.images, rtol=1e-5, atol=1e-6)
+
+    def test_segments_and_batches_are_independent(self, store: TrajectoryStore) -> None:
+        reports = [
+            distiller(store, experts_per_step=3, seed=seed, batch_size=3, max_start=4).iterate() for seed in range(6)
+        ]
+        assert all({segment.expert for segment in report.segments} == {0, 1, 2} for report in reports)
+        assert any(len({segment.start for segment in report.segments}) > 1 for report in reports)
+        found = distiller(store, experts_per_step=3, batch_size=3)
+        draws = [found._draw() for _ in range(3)]
+        assert len({tuple(draw.batches.index.flatten().tolist()) for draw in draws}) == 3
+
+    def test_the_record_has_a_list_where_there_are_several(self, store: TrajectoryStore) -> None:
+        report = distiller(store, experts_per_step=2, method="att").iterate()
+        record = report.as_record()
+        assert record["step"] == report.steps == [segment.step for segment in report.segments]
+        assert record["expert"] == [segment.expert for segment in report.segments]
+        assert [len(record[name]) for name in ("step", "expert", "start", "target")] == [2] * 4
+        assert record["loss"] == report.loss == pytest.approx(sum(s.loss for s in report.segments) / 2)
+        one = distiller(store, method="att").iterate()
+        assert list(one.as_record()) == ["event", "iteration", "loss", "step", "lr", "expert", "start", "target"]
+        assert (one.as_record()["step"], one.as_record()["expert"]) == (one.step, one.expert)
+        assert len(one.distances) == 4
+
+    def test_one_loss_that_is_not_finite_rejects_the_update(
+        self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = distiller(store, experts_per_step=2, method="mtt")
+        match = found._match
+
+        def second_breaks(draws: Any, first: int) -> Any:
+            outcomes = match(draws, first)
+            return [replace(each, loss=each.loss * float("inf")) for each in outcomes] if first == 1 else outcomes
+
+        monkeypatch.setattr(found, "_match", second_breaks)
+        before = found.images
+        report = found.iterate()
+        assert report.rejected == "the matching loss is not finite"
+        assert report.as_record()["loss"] is None
+        assert torch.equal(found.images, before)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("method", ["att", "mtt"])
+def test_several_experts_on_the_gpu(method: str, store: TrajectoryStore) -> None:
+    """Side by side on the GPU, in turn on the CPU, in fp64: the same losses, steps and pixels."""
+    courses = []
+    for device in ("cuda", "cpu"):
+        data, student = in_double(DATA).to(device), build(MODEL, 1, 4, 8, seed=0).to(device)
+        settings = recipe(method=method, experts_per_step=3, batch_size=3, dsa=DsaSettings()).distill
+        found = Distiller(settings, data, store, student)
+        courses.append(([found.iterate() for _ in range(3)], found.images.cpu()))
+    for one, other in zip(courses[0][0], courses[1][0], strict=True):
+        assert one.steps == other.steps
+        assert one.loss == pytest.approx(other.loss, rel=1e-7)
+    torch.testing.assert_close(courses[0][1], courses[1][1], rtol=1e-7, atol=1e-7)
+
+
 class TestGuard:
     """Rejected updates leave the state as it was."""
 
@@ -223,6 +316,7 @@ class TestGuard:
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), not 1.0"),
         ({"ema": 1.0}, r"ema must lie in \[0, 1\), not 1.0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"experts_per_step": 0}, "experts_per_step must be at least 1, not 0"),
         ({"evaluate_every": -1}, "evaluate_every must be at least 0, not -1"),
         ({"continuous": True}, "continuous starts need trajectories = convexified"),
         (

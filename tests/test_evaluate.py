@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from pydistill import evaluate as evaluate_module
 from pydistill.data.dsa import DsaSettings
-from pydistill.errors import InputError
+from pydistill.errors import DivergedError, InputError
 from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate, evaluate_models, table
 from pydistill.nn import MLP, build, parse
 from pydistill.training import TrainingSettings, accuracy, derive_seed, train
@@ -117,6 +119,91 @@ def test_the_students_own_network_unless_others_are_asked() -> None:
     assert [row.model for row in rows] == list(names)
 
 
+@pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-leaky", "resnet18-w2-bn"])
+@pytest.mark.parametrize("at_once", [2, 3, 5])
+def test_networks_side_by_side_are_those_one_after_the_other(at_once: int, name: str) -> None:
+    images, labels = distilled()
+    seen: list[tuple[int, float]] = []
+    settings = replace(QUICK, repeats=4, training=replace(QUICK.training, batch_size=5, epochs=6))
+    one = evaluate(images, labels, 0.03, DATA, parse(name), replace(settings, at_once=1))
+    found = evaluate(
+        images,
+        labels,
+        0.03,
+        DATA,
+        parse(name),
+        replace(settings, at_once=at_once),
+        on_network=lambda *report: seen.append(report),
+    )
+    assert found.accuracies == one.accuracies
+    assert seen == list(enumerate(one.accuracies))
+
+
+def test_networks_side_by_side_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch each, and no more than asked for at once."""
+    turns: list[int] = []
+    epochs_of = evaluate_module.epochs_of
+
+    def noted(network: nn.Module, *given: Any, generator: torch.Generator) -> Iterator[None]:
+        for _ in epochs_of(network, *given, generator=generator):
+            turns.append(generator.initial_seed())
+            yield
+
+    monkeypatch.setattr(evaluate_module, "epochs_of", noted)
+    settings = replace(QUICK, repeats=3, at_once=2, training=replace(QUICK.training, epochs=2))
+    evaluate(*distilled(), 0.03, DATA, STUDENT, settings)
+    a, b = (derive_seed("evaluation", 0, repeat) for repeat in (0, 1))
+    assert turns == [a, b, a, b]  # the third is alone, and trained as ever
+
+
+def test_networks_side_by_side_diverge_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = distilled()
+    found = evaluate(images, labels, 1e30, DATA, STUDENT, replace(QUICK, at_once=2))
+    assert found.diverged == 3
+    assert found.accuracies == (0.25, 0.25, 0.25)
+    epochs_of = evaluate_module.epochs_of
+    broken = derive_seed("evaluation", 0, 1)
+
+    def one_breaks(network: nn.Module, *given: Any, generator: torch.Generator) -> Iterator[None]:
+        for number, _ in enumerate(epochs_of(network, *given, generator=generator)):
+            if generator.initial_seed() == broken and number == 3:
+                raise DivergedError("as if")
+            yield
+
+    one = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, at_once=1))
+    monkeypatch.setattr(evaluate_module, "epochs_of", one_breaks)
+    found = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, at_once=3))
+    assert found.diverged == 1
+    assert (found.accuracies[0], found.accuracies[2]) == (one.accuracies[0], one.accuracies[2])
+
+
+class Dropping(nn.Module):
+    """Draws random numbers while it trains."""
+
+    def __init__(self, in_channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(in_channels * image_size[0] * image_size[1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(functional.dropout(images.flatten(1), 0.5, self.training))
+
+
+def test_networks_that_draw_random_numbers_do_not_depend_on_how_many_train_at_once() -> None:
+    images, labels = distilled()
+    one, two = (evaluate(images, labels, 0.03, DATA, Dropping, replace(QUICK, at_once=count)) for count in (1, 2))
+    assert one.accuracies == two.accuracies
+
+
+def test_how_many_at_once() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    settings = EvaluationSettings()
+    assert (settings.networks_at_once(cpu), settings.networks_at_once(gpu)) == (1, 4)
+    settings = EvaluationSettings(at_once=7)
+    assert (settings.networks_at_once(cpu), settings.networks_at_once(gpu)) == (7, 7)
+    with pytest.raises(InputError, match=r"at_once must be at least 1 .*, not 0"):
+        EvaluationSettings(at_once=0)
+
+
 def test_a_network_of_ones_own() -> None:
     images, labels = distilled()
     found = evaluate(images, labels, 0.03, DATA, MLP, replace(QUICK, repeats=1))
@@ -188,3 +275,18 @@ def test_evaluates_on_the_data_sets_device() -> None:
     images, labels = distilled(10)
     settings = replace(QUICK, training=replace(QUICK.training, epochs=40, dsa=None))
     assert evaluate(images, labels, 0.05, DATA.to("cuda"), STUDENT, settings).mean > 0.9
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-leaky"])
+def test_networks_side_by_side_on_streams_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    images, labels = distilled()
+    settings = replace(QUICK, repeats=5, training=replace(QUICK.training, epochs=30))
+    one, four = (
+        evaluate(images, labels, 0.03, DATA.to("cuda"), parse(name), replace(settings, at_once=count))
+        for count in (1, 4)
+    )
+    assert four.mean == pytest.approx(one.mean, abs=0.03)
+    assert len(four.accuracies) == 5

@@ -19,6 +19,7 @@ from torch import nn
 
 from pydistill import run as run_module
 from pydistill.artefact import Artefact
+from pydistill.commands import run_summary
 from pydistill.data import DsaSettings
 from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import FormatError, InputError, MismatchError, OutOfMemoryError
@@ -27,6 +28,7 @@ from pydistill.files import WriteError
 from pydistill.nn import ModelSettings
 from pydistill.run import Silent, run_distillation
 from pydistill.runfolder import RunFolder
+from pydistill.show import save_curves
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.small_runs import EXPERT, experts, recipe
@@ -72,8 +74,9 @@ def assert_same_outcome(one: Path, other: Path) -> None:
         {"method": "mct"},
         {"labels": "learned"},
         {"labels": "teacher", "dsa": DsaSettings(), "ipc": 2, "batch_size": 3},
+        {"experts_per_step": 2, "dsa": DsaSettings(), "batch_size": 3},
     ],
-    ids=["att", "mct", "learned", "teacher and augmentation"],
+    ids=["att", "mct", "learned", "teacher and augmentation", "several experts"],
 )
 def test_a_broken_off_run_continues_as_if_it_had_not_been(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path
@@ -140,6 +143,46 @@ def test_more_iterations_do_not_change_how_the_range_grows(store: TrajectoryStor
     with pytest.raises(MismatchError, match=r"began with distill\.grow_iterations = 2, not 4"):
         run_distillation(recipe(iterations=8, **growing), DATA, store, tmp_path, resume=True)
     run_distillation(recipe(iterations=8, grow_iterations=2, **growing), DATA, store, tmp_path, resume=True)
+
+
+def test_a_run_from_before_a_setting_was_there_can_be_continued(store: TrajectoryStore, tmp_path: Path) -> None:
+    """Its configuration lacks what has since been added, whose default is what it did."""
+    run_distillation(recipe(iterations=5), DATA, store, tmp_path / "old")
+    file = tmp_path / "old" / "config.json"
+    config = json.loads(file.read_text())
+    assert "experts_per_step" not in config["distill"]
+    del config["data"]["pixels"], config["evaluation"]["at_once"]
+    file.write_text(json.dumps(config))
+    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "old", resume=True)
+    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "whole")
+    whole, old = (Artefact.load(tmp_path / name) for name in ("whole", "old"))
+    assert torch.equal(whole.images, old.images)
+    with pytest.raises(MismatchError, match=r"began with distill\.experts_per_step = None, not 2"):
+        run_distillation(recipe(iterations=9, experts_per_step=2), DATA, store, tmp_path / "old", resume=True)
+
+
+def test_how_pictures_are_kept_and_how_many_networks_train_at_once_may_change(
+    store: TrajectoryStore, tmp_path: Path
+) -> None:
+    work = recipe(iterations=5)
+    run_distillation(work, DATA, store, tmp_path)
+    other = replace(
+        recipe(iterations=6),
+        data=replace(work.data, pixels="floats"),
+        evaluation=replace(work.evaluation, at_once=2),
+    )
+    assert run_distillation(other, DATA, store, tmp_path, resume=True).folder.load_checkpoint()
+
+
+def test_several_experts_are_summed_up_and_drawn(store: TrajectoryStore, tmp_path: Path) -> None:
+    work = recipe(iterations=4, experts_per_step=3)
+    result = run_distillation(work, DATA, store, tmp_path)
+    steps = [line["step"] for line in result.folder.metrics() if line["event"] == "iteration"]
+    assert [len(each) for each in steps] == [3] * 4
+    assert run_summary(work, result)["chosen_steps"] == steps
+    pytest.importorskip("matplotlib")
+    save_curves(result.folder.metrics(), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_resuming_with_other_experts_of_the_same_kind(store: TrajectoryStore, tmp_path: Path) -> None:

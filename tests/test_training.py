@@ -111,10 +111,19 @@ def test_the_generator_decides_orders_and_augmentations_alone() -> None:
     assert not torch.equal(flatten(trained(replace(settings, dsa=None))), first)
 
 
-def test_reporting_changes_nothing() -> None:
-    settings = TrainingSettings(epochs=2, batch_size=20, lr=0.1, dsa=DsaSettings())
-    reported = trained(settings, on_epoch=lambda *_: None)
-    assert torch.equal(flatten(reported), flatten(trained(settings)))
+@pytest.mark.parametrize("dsa", [None, DsaSettings(), DsaSettings(mode="M", shared=True), DsaSettings(strategy="none")])
+@pytest.mark.parametrize(("epochs", "batch_size"), [(2, 20), (20, 48), (45, 20), (21, 100)])
+def test_reporting_changes_nothing(epochs: int, batch_size: int, dsa: DsaSettings | None) -> None:
+    """Nor where random numbers are drawn for several epochs together."""
+    settings = TrainingSettings(epochs=epochs, batch_size=batch_size, lr=0.01, dsa=dsa)
+    data, points, states = blobs(), [], []
+    for on_epoch in (None, lambda *_: None):
+        model, draws = fresh(), generator()
+        train(model, data.train_images, data.train_labels, settings, generator=draws, on_epoch=on_epoch)
+        points.append(flatten(model))
+        states.append(draws.get_state())
+    assert torch.equal(points[0], points[1])
+    assert torch.equal(states[0], states[1])
 
 
 def test_one_hot_labels_train_as_hard_ones() -> None:

@@ -3,6 +3,7 @@
 from pydistill.data.dataset import Dataset, from_tensors
 from pydistill.data.dsa import DsaDraw, DsaSettings, augment
 from pydistill.data.load import load
+from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise, Preprocessing
 from pydistill.data.settings import DataSettings
 from pydistill.data.zca import Zca
@@ -13,6 +14,7 @@ __all__ = [
     "DsaDraw",
     "DsaSettings",
     "Normalise",
+    "Pictures",
     "Preprocessing",
     "Zca",
     "augment",

@@ -1,4 +1,4 @@
-"""A data set ready for training: preprocessed tensors, and the preprocessing that made them."""
+"""A data set ready for training: pictures, labels, and the preprocessing between pixels and networks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pydistill.data.cache import cached_zca
+from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise, Preprocessing, chunks_of
 from pydistill.data.raw import RawData, raw_from
 from pydistill.data.zca import Zca
@@ -24,7 +25,7 @@ class Dataset:
     Args:
         name: of the data set.
         class_names: one per class, in the order of the labels.
-        train_images, test_images: float32 [n, C, H, W], preprocessed.
+        train_pictures, test_pictures: [n, C, H, W], of which batches are made preprocessed.
         train_labels, test_labels: int64 [n].
         preprocessing: what made these images of images in [0, 1], and its inverse.
         digest: SHA-256 over the raw arrays, so that two data sets can be told apart whatever they are called.
@@ -32,12 +33,27 @@ class Dataset:
 
     name: str
     class_names: tuple[str, ...]
-    train_images: Tensor
+    train_pictures: Pictures
     train_labels: Tensor
-    test_images: Tensor
+    test_pictures: Pictures
     test_labels: Tensor
     preprocessing: Preprocessing
     digest: str
+
+    @property
+    def train_images(self) -> Tensor:
+        """Preprocessed, float32 [n, C, H, W]; where the pictures are kept as bytes, made anew at every call."""
+        return self.train_pictures.as_floats().pixels
+
+    @property
+    def test_images(self) -> Tensor:
+        """As `train_images`."""
+        return self.test_pictures.as_floats().pixels
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.train_labels.device
 
     @property
     def num_classes(self) -> int:
@@ -47,22 +63,28 @@ class Dataset:
     @property
     def in_channels(self) -> int:
         """C, the channels of an image."""
-        return self.train_images.shape[1]
+        return self.train_pictures.shape[1]
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(H, W) in pixels."""
-        return self.train_images.shape[2], self.train_images.shape[3]
+        return self.train_pictures.shape[2], self.train_pictures.shape[3]
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all tensors on `device`."""
+        preprocessing = self.preprocessing.to(device)
+
+        def moved(pictures: Pictures) -> Pictures:
+            pixels = pictures.pixels.to(device)
+            return Pictures(pixels, preprocessing if pictures.are_bytes else None)
+
         return replace(
             self,
-            train_images=self.train_images.to(device),
+            train_pictures=moved(self.train_pictures),
             train_labels=self.train_labels.to(device),
-            test_images=self.test_images.to(device),
+            test_pictures=moved(self.test_pictures),
             test_labels=self.test_labels.to(device),
-            preprocessing=self.preprocessing.to(device),
+            preprocessing=preprocessing,
         )
 
     def class_indices(self, label: int) -> Tensor:
@@ -100,7 +122,7 @@ class Dataset:
                 )
             chosen.append(indices[torch.randperm(len(indices), generator=generator)[:ipc].to(indices.device)])
         index = torch.cat(chosen)
-        return self.train_images[index], self.train_labels[index]
+        return self.train_pictures.batch(index), self.train_labels[index]
 
 
 def from_tensors(
@@ -112,6 +134,7 @@ def from_tensors(
     name: str = "tensors",
     class_names: Sequence[str] | None = None,
     zca: bool = False,
+    as_bytes: bool = False,
 ) -> Dataset:
     """A data set from arrays of your own, normalised per channel or ZCA-whitened.
 
@@ -121,24 +144,35 @@ def from_tensors(
         train_labels, test_labels: [n] whole numbers from 0.
         class_names: one per class; without them the classes are called "0", "1", and so on.
         zca: whiten (see Zca) instead of normalising (see Normalise); both are fitted on the training images.
+        as_bytes: keep uint8 images as they are, uncopied, and preprocess each batch when it is made.
 
     Raises:
         InputError: a shape or type is wrong, a pixel is not finite or out of range, a label is out of range,
-            or a class has no training image.
+            a class has no training image, or floating-point images are to be kept as bytes.
     """
     names = None if class_names is None else tuple(class_names)
-    return prepare(raw_from(name, names, train_images, train_labels, test_images, test_labels), zca=zca)
+    raw = raw_from(name, names, train_images, train_labels, test_images, test_labels)
+    return prepare(raw, zca=zca, as_bytes=as_bytes)
 
 
-def prepare(raw: RawData, *, zca: bool = False, cache: Path | None = None) -> Dataset:
-    """Fit the preprocessing on the training images and apply it to all.
+def prepare(raw: RawData, *, zca: bool = False, cache: Path | None = None, as_bytes: bool = False) -> Dataset:
+    """Fit the preprocessing on the training images and apply it, to all of them now or to each batch.
 
     Args:
         raw: the data as read.
         zca: whiten instead of normalising.
         cache: folder in which a fitted ZCA is kept (its fit takes minutes for large images); None keeps
             nothing.
+        as_bytes: keep the pictures as uint8 and preprocess each batch when it is made.
+
+    Raises:
+        InputError: the pictures are to be kept as bytes, and came as floating point.
     """
+    if as_bytes and raw.train_images.dtype != torch.uint8:
+        raise InputError(
+            f"the pictures of {raw.name} came as floating point and cannot be kept as bytes; "
+            "take data.pixels=auto or floats"
+        )
     preprocessing: Preprocessing
     source = raw.train_digest
     if not zca:
@@ -147,23 +181,27 @@ def prepare(raw: RawData, *, zca: bool = False, cache: Path | None = None) -> Da
         preprocessing = Zca.fit(raw.train_images, source=source)
     else:
         preprocessing = cached_zca(raw.train_images, source, cache)
+
+    def pictures(images: Tensor) -> Pictures:
+        if images.dtype == torch.uint8:
+            kept = Pictures(images, preprocessing)
+            return kept if as_bytes else kept.as_floats()
+        return Pictures(_preprocessed(preprocessing, images))
+
     return Dataset(
         name=raw.name,
         class_names=raw.class_names,
-        train_images=_apply(preprocessing, raw.train_images),
+        train_pictures=pictures(raw.train_images),
         train_labels=raw.train_labels,
-        test_images=_apply(preprocessing, raw.test_images),
+        test_pictures=pictures(raw.test_images),
         test_labels=raw.test_labels,
         preprocessing=preprocessing,
         digest=raw.digest,
     )
 
 
-def _apply(preprocessing: Preprocessing, images: Tensor) -> Tensor:
-    result = torch.empty(images.shape, dtype=torch.float32)
-    for target, chunk in zip(chunks_of(result), chunks_of(images), strict=True):
-        target.copy_(chunk)
-        if images.dtype == torch.uint8:
-            target.div_(255)
-        preprocessing.apply_(target)
+def _preprocessed(preprocessing: Preprocessing, images: Tensor) -> Tensor:
+    result = images.clone()
+    for chunk in chunks_of(result):
+        preprocessing.apply_(chunk)
     return result

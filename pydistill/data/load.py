@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from pydistill.data.cache import cache_folder
 from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.digits import read_digits
@@ -11,7 +13,7 @@ from pydistill.data.folders import FolderLayout, read_folder
 from pydistill.data.imagenet import SUBSETS
 from pydistill.data.npz import read_npz
 from pydistill.data.raw import RawData
-from pydistill.data.settings import DataSettings
+from pydistill.data.settings import PIXELS, DataSettings
 from pydistill.data.vision import LAYOUTS, read_vision
 from pydistill.errors import InputError
 
@@ -19,10 +21,14 @@ NAMES = ("digits", *LAYOUTS, "tiny-imagenet", *SUBSETS, "folder", "tensors")
 """The values of DataSettings.name."""
 
 
-def load(settings: DataSettings) -> Dataset:
-    """Read a data set, fit its preprocessing on the training images and apply it to all images.
+def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
+    """Read a data set onto a device and fit its preprocessing, which is applied to all images now or to each batch.
 
     Image files are decoded once and kept in the cache as bytes; a fitted ZCA is kept there too.
+
+    Args:
+        settings: which, from where, and how its pictures are kept.
+        device: where its tensors shall be; on the CPU `auto` keeps floats.
 
     Raises:
         InputError: the name is unknown, files are missing (the message says which setting to give), or the
@@ -31,7 +37,13 @@ def load(settings: DataSettings) -> Dataset:
         MissingDependencyError: an optional package is needed; the message names it.
     """
     cache = cache_folder(settings.cache)
-    return prepare(read(settings, cache), zca=settings.zca, cache=cache)
+    if settings.pixels not in PIXELS:
+        raise InputError(f"data.pixels must be one of {', '.join(PIXELS)}, not {settings.pixels!r}")
+    raw = read(settings, cache)
+    # Whitening is a product with a [D, D] matrix, which is not worth repeating for memory that nobody asked to save.
+    wanted = torch.device(device).type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
+    as_bytes = wanted if settings.pixels == "auto" else settings.pixels == "bytes"
+    return prepare(raw, zca=settings.zca, cache=cache, as_bytes=as_bytes).to(device)
 
 
 def read(settings: DataSettings, cache: Path) -> RawData:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Pixels = Literal["auto", "bytes", "floats"]
+PIXELS = ("auto", "bytes", "floats")
 
 
 @dataclass(frozen=True)
@@ -16,6 +20,8 @@ class DataSettings:
         image_size: side in pixels to which images are resized and centre-cropped; the set's own by default.
         zca: ZCA-whiten instead of normalising per channel.
         download: let torchvision download what is missing (cifar10, cifar100, fashion-mnist, svhn).
+        pixels: how pictures that come as bytes are kept: as bytes, in a quarter of the memory, each batch preprocessed
+            when it is made; as floats, preprocessed once; or auto, which is bytes on a GPU unless they are whitened.
         cache: folder for unpacked data and ZCA matrices; $PYDISTILL_CACHE or ~/.cache/pydistill by default.
     """
 
@@ -24,4 +30,5 @@ class DataSettings:
     image_size: int | None = None
     zca: bool = False
     download: bool = False
+    pixels: Pixels = "auto"
     cache: str | None = None

@@ -50,12 +50,17 @@ def why_not_a_student(model: nn.Module) -> str | None:
         return f"it knows the norms instance and none, not {model.norm}"
     if _was_changed(model):
         return f"this {type(model).__name__} was changed after it was made"
-    everywhere = torch.nn.modules.module  # where hooks on all modules are kept
-    if any(getattr(everywhere, f"_global{hooks}") for hooks in HOOKS) or any(
-        getattr(module, hooks) for module in model.modules() for hooks in HOOKS
-    ):
+    if has_hooks(model):
         return f"this {type(model).__name__} has hooks, which it would not call"
     return None
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether anything is called when one of the model's modules is."""
+    everywhere = torch.nn.modules.module  # where hooks on all modules are kept
+    return any(getattr(everywhere, f"_global{hooks}") for hooks in HOOKS) or any(
+        getattr(module, hooks) for module in model.modules() for hooks in HOOKS
+    )
 
 
 def _was_changed(model: ConvNet | MLP) -> bool:

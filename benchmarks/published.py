@@ -1,0 +1,87 @@
+"""Training and testing a network the way that the published loops do, in plain PyTorch, to be measured against.
+
+A DataLoader without workers puts each batch together image by image on the CPU; the batch goes to the device, is
+augmented there by PyTorch's own operations, and each step waits for its loss and its predictions (Cazenavette et al.,
+CVPR 2022, and what follows it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from pydistill.data.dsa import COLUMNS, DsaSettings
+from pydistill.reference.augment import augment
+
+LR = 0.01
+
+
+def prepare(
+    work: str, model: nn.Module, images: Tensor, labels: Tensor, batch_size: int, dsa: DsaSettings | None
+) -> Callable[[], object]:
+    """An epoch of training (`work` is "train"; in batches of `batch_size`) or of testing (in batches of 256).
+
+    Args:
+        images, labels: [n, C, H, W] and [n] int64 on the model's device; the loader keeps them on the CPU.
+    """
+    pictures = TensorDataset(images.cpu(), labels.cpu())
+    if work == "test":
+        loader = DataLoader(pictures, batch_size=256)
+        return lambda: test(model, loader, images.device)
+    loader = DataLoader(pictures, batch_size=batch_size, shuffle=True)
+    optimiser = torch.optim.SGD(model.parameters(), lr=LR)
+    return lambda: train(model, optimiser, loader, images.device, dsa)
+
+
+def train(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    loader: DataLoader[tuple[Tensor, ...]],
+    device: torch.device,
+    dsa: DsaSettings | None,
+) -> tuple[float, float]:
+    """One epoch; its mean loss and the share of its images that were classified rightly."""
+    model.train()
+    generator = torch.Generator().manual_seed(0)
+    loss_sum, right, count = 0.0, 0, 0
+    for given, target in loader:
+        images, labels = given.to(device), target.to(device)
+        if dsa is not None:
+            images = augmented(images, dsa, generator)
+        logits = model(images)
+        loss = functional.cross_entropy(logits, labels)
+        loss_sum += loss.item() * len(labels)
+        right += how_many_right(logits, labels)
+        count += len(labels)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    return loss_sum / count, right / count
+
+
+@torch.no_grad()
+def test(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device) -> float:
+    """The share of the images that the model classifies rightly."""
+    model.eval()
+    right, count = 0, 0
+    for given, target in loader:
+        images, labels = given.to(device), target.to(device)
+        right += how_many_right(model(images), labels)
+        count += len(labels)
+    return right / count
+
+
+def augmented(images: Tensor, dsa: DsaSettings, generator: torch.Generator) -> Tensor:
+    """The batch as one draw augments it, by PyTorch's own operations."""
+    draw = dsa.draw(len(images), images.shape[2], images.shape[3], generator)
+    operations = torch.tensor([list(COLUMNS).index(name) for name in draw.operations], dtype=torch.int64)
+    return augment(images, operations.to(images.device), draw.parameters.to(images))
+
+
+def how_many_right(logits: Tensor, labels: Tensor) -> int:
+    """How many predictions are right, counted on the CPU."""
+    return int((logits.argmax(1).cpu() == labels.cpu()).sum())

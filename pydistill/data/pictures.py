@@ -1,0 +1,96 @@
+"""Pictures in memory, as floats or as bytes, and batches of them as networks see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pydistill.data.preprocessing import Preprocessing, chunks_of
+from pydistill.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """n pictures, of which a batch is made when it is asked for.
+
+    Args:
+        pixels: [n, C, H, W]: floating point, what a network sees; or uint8 0 … 255, before the preprocessing, in a
+            quarter of float32's memory.
+        preprocessing: what a batch of bytes, as numbers in [0, 1], goes through; None for floating point.
+
+    Raises:
+        InputError: bytes without a preprocessing, or floating point with one.
+    """
+
+    pixels: Tensor
+    preprocessing: Preprocessing | None = None
+
+    def __post_init__(self) -> None:
+        if self.are_bytes != (self.preprocessing is not None):
+            raise InputError(
+                f"pictures are uint8 with a preprocessing, or floating point without one, not {self.pixels.dtype} "
+                f"with {'none' if self.preprocessing is None else self.preprocessing.kind}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def are_bytes(self) -> bool:
+        """Whether they are kept as uint8."""
+        return self.pixels.dtype == torch.uint8
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, C, H, W]."""
+        return self.pixels.shape
+
+    @property
+    def ndim(self) -> int:
+        """4, unless they were given wrongly."""
+        return self.pixels.ndim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of a batch."""
+        return torch.float32 if self.are_bytes else self.pixels.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are, and where a batch will be."""
+        return self.pixels.device
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The pictures at `index` [B] int64, as a network sees them: [B, C, H, W], new."""
+        return self._seen(self.pixels.index_select(0, index))
+
+    def rows(self, first: int, end: int) -> Tensor:
+        """Those from `first` up to `end`, as a network sees them; a view where they are floats."""
+        return self._seen(self.pixels[first:end])
+
+    def as_floats(self) -> Pictures:
+        """The same pictures as floats: of bytes a new tensor of four times the memory."""
+        if not self.are_bytes:
+            return self
+        floats = torch.empty(self.shape, dtype=torch.float32, device=self.device)
+        for target, chunk in zip(chunks_of(floats), chunks_of(self.pixels), strict=True):
+            self._fill(target, chunk)
+        return Pictures(floats)
+
+    def to(self, device: torch.device | str) -> Pictures:
+        """The same pictures on `device`."""
+        preprocessing = None if self.preprocessing is None else self.preprocessing.to(device)
+        return replace(self, pixels=self.pixels.to(device), preprocessing=preprocessing)
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        if not self.are_bytes:
+            return pixels
+        seen = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+        self._fill(seen, pixels)
+        return seen
+
+    def _fill(self, target: Tensor, pixels: Tensor) -> None:
+        assert self.preprocessing is not None
+        self.preprocessing.apply_(target.copy_(pixels).div_(255))

@@ -1,0 +1,126 @@
+"""Work on memory that stays in place, which a GPU replays: captured once as a CUDA graph, after a few direct calls."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import dropout
+
+from pydistill.nn.fused import has_hooks
+
+WARM_CALLS = 3
+SWITCH = "PYDISTILL_CUDA_GRAPHS"
+RANDOM_LAYERS = (
+    dropout._DropoutNd,
+    nn.RReLU,
+    nn.FractionalMaxPool2d,
+    nn.FractionalMaxPool3d,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+)
+
+_log = logging.getLogger("pydistill")
+
+
+class Replayed:
+    """Work that is the same every time, called often.
+
+    On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and
+    allocate; the next one captures it as a CUDA graph, which that call and all further ones replay on the current
+    stream. Where capturing fails, the log says so once and each call runs the work directly. Elsewhere each call does.
+
+    Args:
+        work: reads and writes memory that stays in place, allocates nothing that outlives it, and waits for nothing.
+        device: where it works.
+        capture: whether it may be captured; `PYDISTILL_CUDA_GRAPHS=0` in the environment forbids it everywhere.
+    """
+
+    def __init__(self, work: Callable[[], None], device: torch.device, *, capture: bool) -> None:
+        self._work = work
+        self._device = device
+        self._captures = capture and device.type == "cuda" and os.environ.get(SWITCH) != "0"
+        self._calls = 0
+        self._graph: Any = None
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether calls replay a graph."""
+        return self._graph is not None
+
+    def __call__(self) -> None:
+        """Do the work once."""
+        if self._captures and self._graph is None:
+            if self._calls < WARM_CALLS:
+                self._calls += 1
+                self._warm()
+                return
+            self._try_to_capture()
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._work()
+
+    def forget(self, *, capture: bool) -> None:
+        """The work is no longer what was captured: capture it anew, or never again if it may not be."""
+        self._calls, self._graph = 0, None
+        self._captures = self._captures and capture
+
+    def _warm(self) -> None:
+        """Do the work on the side stream, after what was queued before and before what is queued after."""
+        current = torch.cuda.current_stream(self._device)
+        side = _side_stream(current)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            self._work()
+        current.wait_stream(side)
+
+    def _try_to_capture(self) -> None:
+        try:
+            self._graph = _captured(self._work, self._device)
+        except RuntimeError as error:
+            self._captures = False
+            cause = error.__context__ or error  # ending a capture that failed fails as well
+            _tell((str(cause).strip() or type(cause).__name__).splitlines()[0])
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether a training pass of the network is the same work every time: layers of torch.nn and pydistill.nn that draw
+    no random numbers, and nothing that listens to them."""
+    if has_hooks(model):
+        return False
+    if any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in model.parameters()):
+        return False
+    return all(
+        type(module).__module__.startswith(("torch.nn.modules.", "pydistill.nn."))
+        and not isinstance(module, RANDOM_LAYERS)
+        and "forward" not in vars(module)
+        for module in model.modules()
+    )
+
+
+def _captured(work: Callable[[], None], device: torch.device) -> Any:
+    """The work as a graph that has not run yet; whatever happens, the current stream is afterwards what it was."""
+    graph = torch.cuda.CUDAGraph()
+    current = torch.cuda.current_stream(device)
+    capture = torch.cuda.graph(graph, stream=_side_stream(current), capture_error_mode="thread_local")
+    with torch.cuda.stream(current), capture:
+        work()
+    return graph
+
+
+@lru_cache(maxsize=64)
+def _side_stream(stream: Any) -> Any:
+    """A stream for what goes before a capture, always the same beside a stream: each has memory of its own."""
+    return torch.cuda.Stream(stream.device)  # type: ignore[no-untyped-call]
+
+
+@lru_cache
+def _tell(reason: str) -> None:
+    """Once for each reason."""
+    _log.warning("a training step could not be captured as a CUDA graph and runs directly: %s", reason)
