@@ -22,6 +22,7 @@ from pydistill.data.dsa import DsaSettings, augment
 from pydistill.matching import Batches, match
 from pydistill.nn import build, layout_of, parse
 from pydistill.nn.flat import flatten
+from pydistill.nn.fused import release_students
 
 BACKENDS = ("autograd", "torch", "fused")
 YARDSTICKS = ("floor", "arithmetic")
@@ -158,6 +159,11 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
         raise CannotRun(f"{name} is written for selection 'last' only")
     problem = Problem(chosen)
     return Work(lambda: (by_tesla if name == "tesla" else by_torch_func)(problem))
+
+
+def release() -> None:
+    """Give back what is kept between calls."""
+    release_students()
 
 
 def smallest(setting: Mapping[str, Any]) -> dict[str, Any]:

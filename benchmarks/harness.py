@@ -2,7 +2,7 @@
 
 A contestant is what `prepare(name, setting)` of a module returns: an object with `call()`, the work, and `scale`, what
 a second of that call counts as. Where memory is asked for, the module also has `smallest(setting)`, the same problem at
-its least size.
+its least size. Where problems follow each other, it may have `release()`, which gives back what it keeps.
 
 What a worker is asked, and its answer's `value`:
 
@@ -198,6 +198,8 @@ def serve(module: ModuleType, name: str, setting: dict[str, Any], asked: IO[str]
                 reply = {"value": _peak_of_a_call(module, name, setting)}
             elif what == "problem":
                 contestant, setting = None, json.loads(given)
+                if hasattr(module, "release"):
+                    module.release()
                 _start_peak()
                 reply = {"value": 0.0}
             elif what == "peak":
