@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.contestants import Work
 from benchmarks.harness import MEGABYTE, seconds
 
 REPEATS = 10
@@ -35,6 +34,12 @@ class Ceilings:
     precision: str
 
 
+@dataclass
+class _Timed:
+    call: Callable[[], object]
+    scale: float = 1.0
+
+
 def measure(device: str) -> Ceilings:
     """The ceilings of a device, on random numbers, each the median of ten calls."""
     side, elements = SIDES[device], MEGABYTES[device] * MEGABYTE // 4
@@ -58,6 +63,6 @@ def measure(device: str) -> Ceilings:
 
 
 def _median(call: Callable[[], object]) -> float:
-    work = Work(call)
-    found = [seconds(work) for _ in range(WARM_CALLS + REPEATS)]
+    timed = _Timed(call)
+    found = [seconds(timed) for _ in range(WARM_CALLS + REPEATS)]
     return statistics.median(found[WARM_CALLS:])
