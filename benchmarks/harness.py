@@ -137,13 +137,18 @@ class Worker:
             raise CannotRun(reply["error"])
         return reply
 
+    def said(self) -> list[str]:
+        """The lines that the process has written beside its answers, without empty ones."""
+        file = self._errors.fileno()
+        # The process writes at the position of the same file, so that it must not be moved by reading.
+        text = os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
     def _why_ended(self) -> str:
         code = self._process.wait()
         if code == -9:
             return "its process was killed, as the system does when memory runs out"
-        self._errors.seek(0)
-        lines = self._errors.read().split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        last = (self.said() or ["it said nothing"])[-1]
         return f"its process ended with status {code}: {last}"
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import experts
 from benchmarks.contestants import BACKENDS, CONTESTANTS, YARDSTICKS
-from benchmarks.gpu import grid, table
+from benchmarks.gpu import grid, real, table
 from benchmarks.harness import ROOT, check_header, read_rows
 from benchmarks.hypergradient import COLUMNS, RESULTS
 
@@ -185,11 +185,19 @@ def experts_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
     return "\n".join(parts) or NOTHING + "\n", []
 
 
-def gpu_region(recorded: Mapping[str, Sequence[Row]]) -> tuple[str, list[Plot]]:
+@dataclass(frozen=True)
+class OnGpu:
+    """What a folder that benchmarks/run_gpu.sh has filled holds: the grid's rows, and the real run in a sentence."""
+
+    rows: list[Row]
+    real: str
+
+
+def gpu_region(recorded: Mapping[str, OnGpu]) -> tuple[str, list[Plot]]:
     """For each recorded run of benchmarks/run_gpu.sh its table, the newest first."""
     parts = []
-    for folder, rows in sorted(recorded.items(), key=lambda run: run[1][-1]["date"], reverse=True):
-        one = rows[-1]
+    for folder, found in sorted(recorded.items(), key=lambda run: run[1].rows[-1]["date"], reverse=True):
+        rows, one = found.rows, found.rows[-1]
         rates = (
             f"Measured ceilings: {float(one['matrix_rate']) / 1e12:.3g} TFLOP/s in matrix products "
             f"({one['precision']}), {float(one['copy_rate']) / 1e12:.3g} TB/s in copies."
@@ -198,14 +206,14 @@ def gpu_region(recorded: Mapping[str, Sequence[Row]]) -> tuple[str, list[Plot]]:
         versions = f"torch {one['torch']}, CUDA {one['cuda']}"
         where = f"({one['machine']}; {versions}; commit {', '.join(commits)}; {', '.join(days)}."
         link = f"Rows and logs: [benchmarks/results/{folder}](../benchmarks/results/{folder}).)"
-        parts.append(
-            "\n\n".join([f"### {one['device']}", rates, table.of_rows(rows).strip(), f"{where} {link}"]) + "\n"
-        )
+        distilled = [f"CIFAR-10, one image per class, within a time: {found.real}"] if found.real else []
+        title = f"### {one['device']}"
+        parts.append("\n\n".join([title, rates, table.of_rows(rows).strip(), *distilled, f"{where} {link}"]) + "\n")
     return "\n".join(parts) or NO_GPU + "\n", []
 
 
-def recorded_grids(results: Path) -> dict[str, list[Row]]:
-    """The rows of each folder of the results that holds a grid.
+def recorded_on_gpus(results: Path) -> dict[str, OnGpu]:
+    """Each folder of the results that holds a grid.
 
     Raises:
         ValueError: a grid has other columns.
@@ -214,7 +222,7 @@ def recorded_grids(results: Path) -> dict[str, list[Row]]:
     for file in sorted(results.glob(f"*/{grid.FILE}")):
         check_header(file, grid.COLUMNS)
         if rows := read_rows(file):
-            found[file.parent.name] = rows
+            found[file.parent.name] = OnGpu(rows, real.told(file.parent / real.FILE))
     return found
 
 
@@ -236,7 +244,7 @@ def _section(title: str, command: str, where: str, lines: list[str], plot: Plot)
 
 
 def filled(
-    page: str, rows: Sequence[Row], of_experts: Sequence[Row], of_gpus: Mapping[str, Sequence[Row]]
+    page: str, rows: Sequence[Row], of_experts: Sequence[Row], of_gpus: Mapping[str, OnGpu]
 ) -> tuple[str, list[Plot]]:
     """The page with its regions filled from the rows, and the plots that it shows.
 
@@ -337,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_header(given.csv, COLUMNS)
         check_header(given.experts_csv, experts.COLUMNS)
         page = given.page.read_text(encoding="utf-8")
-        of_gpus = recorded_grids(given.gpu_results)
+        of_gpus = recorded_on_gpus(given.gpu_results)
         text, plots = filled(page, read_rows(given.csv), read_rows(given.experts_csv), of_gpus)
     except (OSError, ValueError) as error:
         parser.error(str(error))

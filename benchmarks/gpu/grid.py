@@ -59,6 +59,7 @@ CONTESTANTS: dict[str, tuple[str, dict[str, str]]] = {
 
 PROFILED = ("C10-50",)  # where kernels are timed too
 REPEATS = 10
+MOST_WARNINGS = 50  # lines of a worker
 GRACE = 30.0  # seconds beyond its share after which a contestant is stopped
 
 PROBLEM = ("model", "width", "size", "channels", "classes", "images", "batch", "steps", "dsa", "selection", "dtype")
@@ -176,6 +177,7 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
     with contextlib.ExitStack() as stack:
         # All start at once, so that they load PyTorch while the first one works.
         workers = {contestant: _start(stack, contestant) for contestant in contestants}
+        heard: set[tuple[str, str]] = set()
         for place, (name, contestant) in enumerate(pairs):
             setting = replace(PROBLEMS[name], device=given.device)
             setting = tiny(setting) if given.scale == "tiny" else setting
@@ -190,6 +192,7 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
             if outcome.kernel_table:
                 print(f"kernels of {contestant} on {name}, an eighth of the steps:\n{outcome.kernel_table}", flush=True)
             timed += bool(outcome.seconds)
+            _tell_what_was_said(contestant, workers[contestant], heard)
             if not _rests(workers[contestant], outcome):
                 workers[contestant].close()
                 workers[contestant] = _start(stack, contestant)
@@ -220,6 +223,14 @@ def _shared(given: argparse.Namespace) -> dict[str, Any]:
 def _start(stack: contextlib.ExitStack, contestant: str) -> Worker:
     name, environment = CONTESTANTS[contestant]
     return stack.enter_context(Worker(MODULE, name, {}, "default", environment))
+
+
+def _tell_what_was_said(contestant: str, worker: Worker, heard: set[tuple[str, str]]) -> None:
+    """Print the worker's warnings, each once."""
+    for line in worker.said()[:MOST_WARNINGS]:
+        if (contestant, line) not in heard:
+            heard.add((contestant, line))
+            print(f"{contestant} says: {line}", flush=True)
 
 
 def _rests(worker: Worker, outcome: Outcome) -> bool:

@@ -141,7 +141,11 @@ def test_the_problems_are_those_of_the_papers() -> None:
         assert (setting.dsa, setting.gradient) == (recipe.distill.dsa.strategy, "exact")
 
 
-def test_a_tiny_grid_on_the_cpu(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_tiny_grid_on_the_cpu(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "REPEATS", 2)
+    monkeypatch.setattr(ceilings, "measure", lambda device: FOUND)
     flags = ["--device=cpu", "--scale=tiny", "--seconds=120", "--commit=abc1234"]
     assert grid.main([str(tmp_path), *flags, "--problems", "C10-50", "--contestants", "autograd", "tesla"]) == 0
     rows = harness.read_rows(tmp_path / grid.FILE)
@@ -163,11 +167,22 @@ def test_a_tiny_grid_on_the_cpu(tmp_path: Path, capfd: pytest.CaptureFixture[str
 
 
 def test_every_problem_and_contestant_can_be_posed() -> None:
-    """Each at its tiny size, in one process: what the grid asks of workers."""
-    for name, setting in grid.PROBLEMS.items():
-        with harness.Worker(grid.MODULE, "torch", {}) as worker:
+    """Each at its tiny size, one after the other in one process: what the grid asks of workers."""
+    with harness.Worker(grid.MODULE, "torch", {}) as worker:
+        for name, setting in grid.PROBLEMS.items():
             assert worker.ask(f"problem {json.dumps(asdict(replace(grid.tiny(setting), steps=1)))}") == 0
             assert worker.ask("time") > 0, name
+
+
+def test_what_a_worker_says_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    class Speaking:
+        def said(self) -> list[str]:
+            return ["a warning", "another", "a warning"]
+
+    heard: set[tuple[str, str]] = set()
+    for _ in range(2):
+        grid._tell_what_was_said("fused", Speaking(), heard)  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "fused says: a warning\nfused says: another\n"
 
 
 def test_no_time_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,8 +227,10 @@ def _served(contestant: harness.Contestant, asked: str) -> list[dict[str, object
 
 def test_a_worker_that_dies_tells_its_last_words() -> None:
     said = r"ended with status 1: .*No module named 'benchmarks.nowhere'"
-    with Worker("benchmarks.nowhere", "torch", TINY) as worker, pytest.raises(CannotRun, match=said):
-        worker.ask("time")
+    with Worker("benchmarks.nowhere", "torch", TINY) as worker:
+        with pytest.raises(CannotRun, match=said):
+            worker.ask("time")
+        assert worker.said()[0].startswith("Traceback")
 
 
 def test_turns_and_allocators(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import experts, harness, report
-from benchmarks.gpu import grid
+from benchmarks.gpu import grid, real
 from benchmarks.hypergradient import COLUMNS
 
 PAGE = """# Page
@@ -194,6 +194,8 @@ def test_recorded_runs_on_gpus(files: list[str], tmp_path: Path) -> None:
     slow = [on_gpu("fused", device="A slow GPU", date="2025-01-01T00:00:00+00:00")]
     harness.append_rows(tmp_path / "fast-2025-02-02" / grid.FILE, grid.COLUMNS, fast)
     harness.append_rows(tmp_path / "slow-2025-01-01" / grid.FILE, grid.COLUMNS, slow)
+    lines = '{"event": "data"}\n{"event": "random real", "mean": 0.15}\n'
+    (tmp_path / "fast-2025-02-02" / real.FILE).write_text(lines, encoding="utf-8")
     assert report.main(files) == 0
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert page.index("### A fast GPU") < page.index("### A slow GPU")
@@ -201,6 +203,7 @@ def test_recorded_runs_on_gpus(files: list[str], tmp_path: Path) -> None:
     assert "500 TFLOP/s in matrix products (tf32), 4 TB/s in copies" in page
     assert "[benchmarks/results/fast-2025-02-02](../benchmarks/results/fast-2025-02-02)" in page
     assert report.NO_GPU not in page
+    assert "within a time: random real images: 15.0 % on one network." in page
     assert report.main(["--check", *files]) == 0
 
 
