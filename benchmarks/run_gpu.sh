@@ -115,10 +115,7 @@ for part in "${order[@]}"; do
     [[ ,$parts, == *,$part,* ]] || continue
     case $part in
         build) run build build "$(share build)" env PYDISTILL_CUDA=1 "$python" setup.py build_ext --inplace ;;
-        tests)
-            mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.cuda' tests | sort)
-            run tests tests "$(share tests)" "$python" -m pytest -q -ra --durations=5 -p no:cacheprovider -m cuda "${files[@]}"
-            ;;
+        tests) run tests tests "$(share tests)" "$python" -m benchmarks.gpu.tests ;;
         grid)
             seconds=$(share grid)
             run grid grid "$seconds" "$python" -m benchmarks.gpu.grid "$out" --seconds $((seconds > 20 ? seconds - 15 : 5)) \

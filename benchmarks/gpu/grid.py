@@ -57,6 +57,7 @@ CONTESTANTS: dict[str, tuple[str, dict[str, str]]] = {
 }
 """What is measured: who does it, and with which variables in the environment."""
 
+GROWING = ("autograd",)  # whose memory grows with the steps
 PROFILED = ("C10-50",)  # where kernels are timed too
 REPEATS = 10
 MOST_WARNINGS = 50  # lines of a worker
@@ -98,8 +99,16 @@ def tiny(setting: Setting) -> Setting:
     return replace(setting, width=4, size=size, classes=3, images=6, batch=4, steps=9, threads=1)
 
 
-def measure(worker: Asked, setting: Setting, share: float, *, profiled: bool = False) -> Outcome:
-    """An outer iteration within about `share` seconds; what cannot be measured is told in the outcome's note."""
+def measure(
+    worker: Asked, setting: Setting, share: float, *, profiled: bool = False, room_mb: float | None = None
+) -> Outcome:
+    """An outer iteration within about `share` seconds; what cannot be measured is told in the outcome's note.
+
+    Args:
+        profiled: time the kernels of a part, too.
+        room_mb: the device's memory, of a contestant whose memory grows with the steps: if N of them are not likely to
+            fit, all are tried even where there is no time, so that what cannot run is not told as a scaled time.
+    """
     outcome, limit = Outcome(), share + GRACE
     deadline = time.monotonic() + share
     part = replace(setting, steps=-(-setting.steps // 8))
@@ -116,7 +125,9 @@ def measure(worker: Asked, setting: Setting, share: float, *, profiled: bool = F
         return outcome
     predicted = quick * setting.steps / part.steps
     scaled = f"scaled from {part.steps} of {setting.steps} steps"
-    if deadline - time.monotonic() < 2 * predicted:
+    assert outcome.peak_mb is not None
+    overflows = room_mb is not None and outcome.peak_mb * setting.steps / part.steps > room_mb
+    if deadline - time.monotonic() < 2 * predicted and not overflows:
         outcome.note = scaled
         return outcome
     try:
@@ -173,6 +184,8 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
     deadline = time.monotonic() + given.seconds
     pairs = [(name, contestant) for name in names for contestant in contestants]
     found, shared = _ceilings(given.device), _shared(given)
+    cuda = given.device == "cuda"
+    room_mb = torch.cuda.get_device_properties(0).total_memory / harness.MEGABYTE if cuda else None
     timed = 0
     with contextlib.ExitStack() as stack:
         # All start at once, so that they load PyTorch while the first one works.
@@ -185,7 +198,8 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
             if share <= 0:
                 print(f"the time is over; not measured: {', '.join(' '.join(pair) for pair in pairs[place:])}")
                 break
-            outcome = measure(workers[contestant], setting, share, profiled=name in PROFILED)
+            room = room_mb if contestant in GROWING else None
+            outcome = measure(workers[contestant], setting, share, profiled=name in PROFILED, room_mb=room)
             row = row_of(name, contestant, setting, outcome, found, shared)
             harness.append_rows(out / FILE, COLUMNS, [row])
             print(_line(row), flush=True)

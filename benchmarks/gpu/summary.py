@@ -13,9 +13,9 @@ from pathlib import Path
 from benchmarks.gpu import ready, real, table
 from benchmarks.harness import read_rows
 
-MOST_LINES = 25
-# What of a log is told: pytest's last line and its failures, and the sanitizer's verdicts.
-OF_PYTEST = re.compile(r"^(FAILED|ERROR)\b.*|^(=+ )?\d+ (passed|failed|skipped|error|deselected).* in [\d.]+s.*")
+MOST_LINES = 40
+# What of a log is told: pytest's verdicts and failures, and the sanitizer's verdicts.
+OF_PYTEST = re.compile(r"^(RESULT|FAILED|ERROR)\b.*")
 OF_SANITIZER = re.compile(r"^========= (ERROR SUMMARY|RACECHECK SUMMARY|Invalid|Race reported|Error).*")
 
 
@@ -48,6 +48,7 @@ def _lines(log: Path, pattern: re.Pattern[str]) -> list[str]:
     if not log.exists():
         return []
     found = [line.strip("= \n") for line in log.read_text(encoding="utf-8").splitlines() if pattern.match(line)]
+    found.sort(key=lambda line: not line.startswith("RESULT"))
     if len(found) > MOST_LINES:
         found = [*found[:MOST_LINES], f"… and {len(found) - MOST_LINES} lines more, the last: {found[-1]}"]
     return found

@@ -79,6 +79,15 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other == grid.Outcome(note="an illegal memory access")
 
 
+def test_what_would_not_fit_is_tried_even_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part of 10 steps takes 1,000 MB, so that 80 take more than 7,000 and less than 9,000."""
+    scaled, error = "scaled from 10 of 80 steps", "CUDA out of memory"
+    assert measured(monkeypatch, Scripted(1.0, {80: error}), 100.0, room_mb=9000.0).note == scaled
+    assert measured(monkeypatch, Scripted(1.0, {80: error}), 100.0, room_mb=7000.0).note == f"out of memory; {scaled}"
+    fits = measured(monkeypatch, Scripted(1.0), 100.0, room_mb=7000.0)
+    assert (fits.seconds, fits.steps, fits.note) == ([80.0], 80, "")
+
+
 def test_kernels_are_timed_at_a_part_and_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measured(monkeypatch, Scripted(0.01), 1000.0, profiled=True)
     assert (found.kernels, found.kernel_table, found.steps) == (0.4, "kernels", 80)

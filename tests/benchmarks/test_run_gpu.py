@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import ready, summary
+from benchmarks.gpu import ready, summary, tests
 from benchmarks.harness import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "run_gpu.sh"
@@ -24,8 +24,8 @@ echo "$*" >> "$CALLS"
 case "$*" in
     "-m benchmarks.gpu.ready"*) echo "A GPU"; exit 0 ;;
     setup.py*) echo "pydistill: compiling CUDA kernels for 9.0+PTX"; exit "${BUILD_STATUS:-0}" ;;
-    "-m pytest"*) echo "FAILED tests/ops/test_x_cuda.py::test_a - AssertionError"; echo "1 failed, 12 passed in 3.21s"
-        echo "========= ERROR SUMMARY: 0 errors"; sleep "${TESTS_SECONDS:-0}"; exit "${TESTS_STATUS:-0}" ;;
+    "-m benchmarks.gpu.tests"*) echo "FAILED tests/ops/test_x_cuda.py::test_a - AssertionError"
+        echo "RESULT tests/ops/test_x_cuda.py: 1 failed, 12 passed in 3.21s"; sleep "${TESTS_SECONDS:-0}" ;;
     "-m benchmarks.gpu.grid"*) exec REAL "$@" --device cpu --scale tiny --problems C10-1 --contestants autograd ;;
     *) exec REAL "$@" ;;
 esac
@@ -56,10 +56,8 @@ def test_everything(tmp_path: Path, environment: dict[str, str]) -> None:
     done = script(environment, out, "--commit", "abc1234", "--minutes", "5")
     assert done.returncode == 0, done.stdout + done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
-    kinds = ["ready", "setup.py", "pytest", "grid", "sanitizer", "sanitizer", "summary"]
+    kinds = ["ready", "setup.py", "benchmarks.gpu.tests", "grid", "sanitizer", "sanitizer", "summary"]
     assert [kind for kind, call in zip(kinds, calls, strict=True) if kind in call] == kinds
-    assert "-m cuda tests/benchmarks/test_gpu_grid.py" in calls[2]
-    assert "tests/ops/test_sgd_step_cuda.py" in calls[2]
     assert "--commit abc1234" in calls[3]
     for call, tool in zip(calls[4:6], ("memcheck", "racecheck"), strict=True):
         assert call.startswith(f"sanitizer --tool {tool} --kernel-name kernel_substring=pydistill")
@@ -70,7 +68,7 @@ def test_everything(tmp_path: Path, environment: dict[str, str]) -> None:
     assert done.stdout.rstrip().endswith(page.rstrip())
     for line in ("- build: done in ", "- tests: done in ", "- grid: done in ", "- sanitizer (racecheck): done in "):
         assert line in page
-    assert "- 1 failed, 12 passed in 3.21s" in page
+    assert page.index("- RESULT tests/ops/test_x_cuda.py: 1 failed, 12 passed in 3.21s") < page.index("- FAILED")
     assert page.count("- ERROR SUMMARY: 0 errors") == 2
     assert "| C10-1 | 3, 6, 4, 9 |" in page
 
@@ -86,6 +84,33 @@ def test_a_part_that_fails_and_a_part_that_takes_too_long(tmp_path: Path, enviro
     assert "- build: failed with status 3 after " in page
     assert "- tests: stopped after " in page
     assert "pydistill: compiling CUDA kernels" in done.stdout  # the end of a log that tells why
+
+
+def test_every_file_of_tests_is_a_process_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mark = "import os, pytest\npytestmark = pytest.mark.cuda\n"
+    (tmp_path / "tests" / "ops").mkdir(parents=True)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    cuda: a\n    slow: b\n")
+    for name, text in {
+        "tests/ops/test_one.py": mark + "def test_a(): os._exit(3)\n",
+        "tests/ops/test_two.py": mark + "def test_a(): pass\n@pytest.mark.slow\ndef test_b(): assert False\n",
+        "tests/test_three.py": mark + "@pytest.mark.slow\ndef test_b(): pass\n",
+        "tests/test_four.py": "def test_a(): assert False\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    assert tests.main(tmp_path) == 1
+    results = [line for line in capsys.readouterr().out.splitlines() if line.startswith("RESULT")]
+    told = ["one.py: nothing, status 3", "two.py: 1 passed", "two.py (slow): 1 failed", "three.py (slow): 1 passed"]
+    assert len(results) == len(told)
+    for line, part in zip(results, told, strict=True):
+        assert part in line
+
+
+def test_the_files_with_tests_for_a_gpu_are_found() -> None:
+    found = [str(file.relative_to(ROOT)) for file in tests.files(ROOT)]
+    assert found[0].startswith("tests/ops/")
+    assert found[-1].startswith("tests/benchmarks/")
+    expected = {"tests/ops/test_sgd_step_cuda.py", "tests/matching/test_fused_cuda.py", "tests/test_passes.py"}
+    assert expected <= set(found)
 
 
 def test_without_a_sanitizer(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -134,13 +159,14 @@ def test_an_old_pytorch_and_a_missing_nvcc(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_a_page_tells_of_the_logs(tmp_path: Path) -> None:
-    failures = [f"FAILED tests/a.py::test_{number} - no" for number in range(40)]
-    (tmp_path / "tests.log").write_text("\n".join(["noise", *failures, "== 40 failed in 2.00s (0:00:02) =="]) + "\n")
+    failures = [f"FAILED tests/a.py::test_{number} - no" for number in range(45)]
+    (tmp_path / "tests.log").write_text("\n".join(["noise", *failures, "RESULT tests/a.py: 45 failed in 2.00s"]) + "\n")
     (tmp_path / "sanitizer.log").write_text("== sanitizer\n========= Invalid __global__ read of size 4 bytes\n")
     (tmp_path / "real.jsonl").write_text('{"event": "data"}\n{"event": "random real", "mean": 0.15}\n')
     page = summary.page(tmp_path, ["tests: failed"])
-    assert page.count("- FAILED") == summary.MOST_LINES
-    assert "… and 16 lines more, the last: 40 failed in 2.00s (0:00:02)" in page
+    assert "- RESULT tests/a.py: 45 failed in 2.00s\n- FAILED" in page
+    assert page.count("- FAILED") == summary.MOST_LINES - 1
+    assert "… and 6 lines more" in page
     assert "- Invalid __global__ read of size 4 bytes" in page
     assert "random real images: 15.0 % on one network." in page
     assert "noise" not in page
