@@ -1,4 +1,4 @@
-"""Tables and plots of docs/performance.md from benchmarks/results: hypergradient.csv, experts.csv, and */grid.csv.
+"""Tables and plots of docs/performance.md from benchmarks/results: hypergradient.csv, experts.csv, and those of GPUs.
 
     python -m benchmarks.report              fills the page's regions and draws docs/images/performance-*.svg
     python -m benchmarks.report --check      changes nothing; status 1 if page or plots are not those of the data
@@ -337,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--experts-csv", type=Path, default=experts.RESULTS)
     parser.add_argument(
-        "--gpu-results", type=Path, default=RESULTS.parent, help="its folders with a grid.csv are shown"
+        "--gpu-results", type=Path, default=RESULTS.parent, help="its folders' grid.csv and experts.csv count"
     )
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
@@ -346,7 +346,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_header(given.experts_csv, experts.COLUMNS)
         page = given.page.read_text(encoding="utf-8")
         of_gpus = recorded_on_gpus(given.gpu_results)
-        text, plots = filled(page, read_rows(given.csv), read_rows(given.experts_csv), of_gpus)
+        of_experts = read_rows(given.experts_csv)
+        for file in sorted(given.gpu_results.glob("*/experts.csv")):
+            check_header(file, experts.COLUMNS)
+            of_experts += read_rows(file)
+        text, plots = filled(page, read_rows(given.csv), of_experts, of_gpus)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     found = stale(given.page, text, plots)

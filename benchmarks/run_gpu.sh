@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Builds for the visible GPU, runs what only a GPU can test, and measures; whatever was found when the time is over is in OUT_DIR.
 #
-#   benchmarks/run_gpu.sh OUT_DIR [--parts build,tests,grid,sanitizer,real] [--minutes 9] [--real DATA] [--commit HASH]
+#   benchmarks/run_gpu.sh OUT_DIR [--parts build,tests,grid,sanitizer,experts,real] [--minutes 9] [--real DATA] [--commit HASH]
 #
 # Needs a GPU, nvcc and a python3 (or $PYTHON) with PyTorch >= 2.11, setuptools, ninja, pytest, hypothesis and safetensors; nothing is
 # downloaded. Parts run in this order, each for at most its share of the time that is left. DATA, for the part real, is CIFAR-10 as an
 # image folder or an archive of one (docs/data.md). HASH is the commit that is measured, where no git tells.
-# Files: PART.log, grid.csv (benchmarks/gpu/grid.py), real.jsonl (benchmarks/gpu/real.py), summary.md. To record a run, commit OUT_DIR
-# as benchmarks/results/GPU-DATE and run `python -m benchmarks.report`.
+# Files: PART.log, grid.csv (benchmarks/gpu/grid.py), experts.csv (benchmarks/experts.py), real.jsonl (benchmarks/gpu/real.py),
+# summary.md. To record a run, commit OUT_DIR as benchmarks/results/GPU-DATE and run `python -m benchmarks.report`.
 set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 
-declare -A weights=([build]=40 [tests]=20 [grid]=45 [sanitizer]=15 [real]=80)
-order=(build tests grid sanitizer real)
-parts=build,tests,grid,sanitizer
+declare -A weights=([build]=40 [tests]=20 [grid]=45 [sanitizer]=15 [experts]=15 [real]=80)
+order=(build tests grid sanitizer experts real)
+parts=build,tests,grid,sanitizer,experts
 minutes=9
 data=
 commit=
@@ -122,6 +122,9 @@ for part in "${order[@]}"; do
                 ${commit:+--commit "$commit"}
             ;;
         sanitizer) sanitize ;;
+        experts)
+            run experts experts "$(share experts)" "$python" -m benchmarks.experts --device cuda --problems cifar --csv "$out/experts.csv"
+            ;;
         real)
             seconds=$(share real)
             run real real "$seconds" "$python" -m benchmarks.gpu.real "$data" "$out" --seconds $((seconds > 20 ? seconds - 15 : 5)) \

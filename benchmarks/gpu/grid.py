@@ -91,6 +91,7 @@ class Outcome:
     kernels: float | None = None  # seconds that the kernels of an outer iteration run
     kernel_table: str = ""
     note: str = ""
+    broken: bool = False  # the worker cannot go on
 
 
 def tiny(setting: Setting) -> Setting:
@@ -99,38 +100,25 @@ def tiny(setting: Setting) -> Setting:
     return replace(setting, width=4, size=size, classes=3, images=6, batch=4, steps=9, threads=1)
 
 
-def measure(
-    worker: Asked, setting: Setting, share: float, *, profiled: bool = False, room_mb: float | None = None
-) -> Outcome:
+def measure(worker: Asked, setting: Setting, share: float, *, room_mb: float | None = None) -> Outcome:
     """An outer iteration within about `share` seconds; what cannot be measured is told in the outcome's note.
 
     Args:
-        profiled: time the kernels of a part, too.
         room_mb: the device's memory, of a contestant whose memory grows with the steps: if N of them are not likely to
             fit, all are tried even where there is no time, so that what cannot run is not told as a scaled time.
     """
-    outcome, limit = Outcome(), share + GRACE
+    outcome, limit, part = Outcome(), share + GRACE, part_of(setting)
     deadline = time.monotonic() + share
-    part = replace(setting, steps=-(-setting.steps // 8))
+    scale, scaled = setting.steps / part.steps, f"scaled from {part.steps} of {setting.steps} steps"
     try:
         _pose(worker, part)
         worker.ask("time", limit)
-        quick = min(worker.ask("time", limit) for _ in range(2))
-        _record(outcome, worker, [quick * setting.steps / part.steps], part)
-        if profiled:
-            reply = worker.request("kernels", limit)
-            outcome.kernels, outcome.kernel_table = reply["value"] * setting.steps / part.steps, reply["table"]
-    except CannotRun as error:
-        outcome.note = _told(error)
-        return outcome
-    predicted = quick * setting.steps / part.steps
-    scaled = f"scaled from {part.steps} of {setting.steps} steps"
-    assert outcome.peak_mb is not None
-    overflows = room_mb is not None and outcome.peak_mb * setting.steps / part.steps > room_mb
-    if deadline - time.monotonic() < 2 * predicted and not overflows:
-        outcome.note = scaled
-        return outcome
-    try:
+        predicted = scale * min(worker.ask("time", limit) for _ in range(2))
+        _record(outcome, worker, [predicted], part)
+        overflows = room_mb is not None and scale * worker.ask("peak") > room_mb
+        if deadline - time.monotonic() < 2 * predicted and not overflows:
+            outcome.note = scaled
+            return outcome
         _pose(worker, setting)
         for _ in range(harness.WARM_CALLS if deadline - time.monotonic() > 4 * predicted else 1):
             worker.ask("time", limit)
@@ -139,22 +127,39 @@ def measure(
             seconds.append(worker.ask("time", limit))
         _record(outcome, worker, seconds, setting)
     except CannotRun as error:
-        outcome.note = f"{_told(error)}; {scaled}"
+        memory = "out of memory" in str(error)
+        outcome.broken = not memory
+        outcome.note = (table.OUT_OF_MEMORY if memory else str(error)) + (f"; {scaled}" if outcome.seconds else "")
     return outcome
 
 
+def measure_kernels(worker: Asked, setting: Setting, outcome: Outcome) -> None:
+    """Time the kernels of a part, and scale that to N; where they cannot be timed, the table says why."""
+    part = part_of(setting)
+    try:
+        _pose(worker, part)
+        for _ in range(harness.WARM_CALLS):
+            worker.ask("time", GRACE)
+        reply = worker.request("kernels", GRACE)
+    except CannotRun as error:
+        outcome.broken, outcome.kernel_table = True, f"they cannot be timed: {error}"
+    else:
+        outcome.kernels, outcome.kernel_table = reply["value"] * setting.steps / part.steps, reply["table"]
+
+
+def part_of(setting: Setting) -> Setting:
+    """The same with an eighth of the steps."""
+    return replace(setting, steps=-(-setting.steps // 8))
+
+
 def _pose(worker: Asked, setting: Setting) -> None:
-    worker.ask(f"problem {json.dumps(asdict(setting))}")
+    worker.ask(f"problem {json.dumps(asdict(setting))}", GRACE)
 
 
 def _record(outcome: Outcome, worker: Asked, seconds: list[float], setting: Setting) -> None:
     peak = worker.request("peak")
     outcome.seconds, outcome.steps = seconds, setting.steps
     outcome.peak_mb, outcome.reserved_mb = peak["value"], peak["reserved"]
-
-
-def _told(error: CannotRun) -> str:
-    return table.OUT_OF_MEMORY if "out of memory" in str(error) else str(error)
 
 
 def row_of(
@@ -199,16 +204,19 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
                 print(f"the time is over; not measured: {', '.join(' '.join(pair) for pair in pairs[place:])}")
                 break
             room = room_mb if contestant in GROWING else None
-            outcome = measure(workers[contestant], setting, share, profiled=name in PROFILED, room_mb=room)
+            worker = workers[contestant]
+            outcome = measure(worker, setting, share, room_mb=room)
+            if name in PROFILED and outcome.seconds:
+                measure_kernels(worker, setting, outcome)
             row = row_of(name, contestant, setting, outcome, found, shared)
             harness.append_rows(out / FILE, COLUMNS, [row])
             print(_line(row), flush=True)
             if outcome.kernel_table:
                 print(f"kernels of {contestant} on {name}, an eighth of the steps:\n{outcome.kernel_table}", flush=True)
             timed += bool(outcome.seconds)
-            _tell_what_was_said(contestant, workers[contestant], heard)
-            if not _rests(workers[contestant], outcome):
-                workers[contestant].close()
+            _tell_what_was_said(contestant, worker, heard)
+            if outcome.broken or not _rests(worker):
+                worker.close()
                 workers[contestant] = _start(stack, contestant)
     return timed
 
@@ -247,10 +255,8 @@ def _tell_what_was_said(contestant: str, worker: Worker, heard: set[tuple[str, s
             print(f"{contestant} says: {line}", flush=True)
 
 
-def _rests(worker: Worker, outcome: Outcome) -> bool:
-    """Let a worker give back its memory; whether it can go on. After an error of a kernel a process cannot."""
-    if outcome.note and not outcome.note.startswith((table.OUT_OF_MEMORY, "scaled")):
-        return False
+def _rests(worker: Worker) -> bool:
+    """Let a worker give back its memory; whether it did."""
     try:
         worker.ask("problem {}", GRACE)
     except CannotRun:

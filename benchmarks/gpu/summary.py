@@ -39,6 +39,9 @@ def page(out: Path, parts: Sequence[str]) -> str:
             f"{float(one['copy_rate']) / 1e12:.3g} TB/s."
         )
         sections += ["## One outer iteration", rates, table.of_rows(rows)]
+    log = out / "experts.log"
+    if log.exists():
+        sections += ["## Training and testing networks", f"```\n{log.read_text(encoding='utf-8').strip()}\n```"]
     if told := real.told(out / real.FILE):
         sections += ["## CIFAR-10, one image per class", told]
     return "\n\n".join(sections) + "\n"

@@ -76,7 +76,7 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole == grid.Outcome([0.8], 10, 1000.0, 2000.0, note="out of memory; scaled from 10 of 80 steps")
     assert measured(monkeypatch, Scripted(0.01, {10: error}), 1000.0) == grid.Outcome(note="out of memory")
     other = measured(monkeypatch, Scripted(0.01, {10: "an illegal memory access"}), 1000.0)
-    assert other == grid.Outcome(note="an illegal memory access")
+    assert other == grid.Outcome(note="an illegal memory access", broken=True)
 
 
 def test_what_would_not_fit_is_tried_even_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +88,12 @@ def test_what_would_not_fit_is_tried_even_without_time(monkeypatch: pytest.Monke
     assert (fits.seconds, fits.steps, fits.note) == ([80.0], 80, "")
 
 
-def test_kernels_are_timed_at_a_part_and_scaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = measured(monkeypatch, Scripted(0.01), 1000.0, profiled=True)
-    assert (found.kernels, found.kernel_table, found.steps) == (0.4, "kernels", 80)
+def test_kernels_are_timed_at_a_part_and_scaled() -> None:
+    found = grid.Outcome([0.8], 80)
+    grid.measure_kernels(Scripted(0.01), SETTING, found)
+    assert found == grid.Outcome([0.8], 80, kernels=0.4, kernel_table="kernels")
+    grid.measure_kernels(Scripted(0.01, {10: "no profiler"}), SETTING, found)
+    assert (found.broken, found.kernel_table) == (True, "they cannot be timed: no profiler")
 
 
 def row(contestant: str, outcome: grid.Outcome, problem: str = "C10-1") -> dict[str, str]:

@@ -196,8 +196,12 @@ def test_recorded_runs_on_gpus(files: list[str], tmp_path: Path) -> None:
     harness.append_rows(tmp_path / "slow-2025-01-01" / grid.FILE, grid.COLUMNS, slow)
     lines = '{"event": "data"}\n{"event": "random real", "mean": 0.15}\n'
     (tmp_path / "fast-2025-02-02" / real.FILE).write_text(lines, encoding="utf-8")
+    trained = [expert("train", "engine", 0.25, device="A fast GPU"), expert("train", "torch", 0.5, device="A fast GPU")]
+    harness.append_rows(tmp_path / "fast-2025-02-02" / "experts.csv", experts.COLUMNS, trained)
     assert report.main(files) == 0
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "`python -m benchmarks.experts --threads 2 --device cuda`" in page
+    assert "| engine | 0.25 (0.125 – 0.5) | 4 | 0.50 | 5 |" in page
     assert page.index("### A fast GPU") < page.index("### A slow GPU")
     assert "| C10-10 | 10, 100, 100, 30 | 100 ms | 500 ms, 1 GiB | 2 s, 80 GiB | 0.25 | 5 |" in page
     assert "500 TFLOP/s in matrix products (tf32), 4 TB/s in copies" in page

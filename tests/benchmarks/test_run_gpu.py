@@ -26,6 +26,7 @@ case "$*" in
     setup.py*) echo "pydistill: compiling CUDA kernels for 9.0+PTX"; exit "${BUILD_STATUS:-0}" ;;
     "-m benchmarks.gpu.tests"*) echo "FAILED tests/ops/test_x_cuda.py::test_a - AssertionError"
         echo "RESULT tests/ops/test_x_cuda.py: 1 failed, 12 passed in 3.21s"; sleep "${TESTS_SECONDS:-0}" ;;
+    "-m benchmarks.experts"*) echo "an epoch" ;;
     "-m benchmarks.gpu.grid"*) exec REAL "$@" --device cpu --scale tiny --problems C10-1 --contestants autograd ;;
     *) exec REAL "$@" ;;
 esac
@@ -56,13 +57,13 @@ def test_everything(tmp_path: Path, environment: dict[str, str]) -> None:
     done = script(environment, out, "--commit", "abc1234", "--minutes", "5")
     assert done.returncode == 0, done.stdout + done.stderr
     calls = (tmp_path / "calls").read_text().splitlines()
-    kinds = ["ready", "setup.py", "benchmarks.gpu.tests", "grid", "sanitizer", "sanitizer", "summary"]
+    kinds = ["ready", "setup.py", "gpu.tests", "gpu.grid", "sanitizer", "sanitizer", "experts", "summary"]
     assert [kind for kind, call in zip(kinds, calls, strict=True) if kind in call] == kinds
     assert "--commit abc1234" in calls[3]
     for call, tool in zip(calls[4:6], ("memcheck", "racecheck"), strict=True):
         assert call.startswith(f"sanitizer --tool {tool} --kernel-name kernel_substring=pydistill")
         assert "tests/ops/test_norm_act_pool_cuda.py" in call
-    files = ["build.log", "grid.csv", "grid.log", "sanitizer.log", "summary.md", "tests.log"]
+    files = ["build.log", "experts.log", "grid.csv", "grid.log", "sanitizer.log", "summary.md", "tests.log"]
     assert sorted(file.name for file in out.iterdir()) == files
     page = (out / "summary.md").read_text(encoding="utf-8")
     assert done.stdout.rstrip().endswith(page.rstrip())
@@ -71,6 +72,7 @@ def test_everything(tmp_path: Path, environment: dict[str, str]) -> None:
     assert page.index("- RESULT tests/ops/test_x_cuda.py: 1 failed, 12 passed in 3.21s") < page.index("- FAILED")
     assert page.count("- ERROR SUMMARY: 0 errors") == 2
     assert "| C10-1 | 3, 6, 4, 9 |" in page
+    assert "\nan epoch\n" in page
 
 
 @pytest.mark.slow
@@ -123,7 +125,7 @@ def test_without_a_sanitizer(tmp_path: Path, environment: dict[str, str]) -> Non
     ("arguments", "sentence"),
     [
         ([], "OUT_DIR is missing; see --help"),
-        (["out", "--parts", "bench"], "there is no part 'bench'; there are build tests grid sanitizer real"),
+        (["out", "--parts", "bench"], "there is no part 'bench'; there are build tests grid sanitizer experts real"),
         (["out", "--minutes", "0"], "--minutes must be a whole number of at least 1, not '0'"),
         (["out", "--parts"], "--parts needs a value"),
         (["out", "--fast"], "there is no option --fast; there are --parts, --minutes, --real, --commit"),
