@@ -304,7 +304,12 @@ def _high_water_mark() -> int:
 
 
 def commit() -> str:
-    """The commit that is checked out, with -dirty if a tracked file other than results and docs has changed."""
+    """The commit that is checked out, with -dirty if a tracked file other than results and docs has changed.
+
+    PYDISTILL_COMMIT in the environment is taken instead, for copies of a tree without git.
+    """
+    if named := os.environ.get("PYDISTILL_COMMIT"):
+        return named
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

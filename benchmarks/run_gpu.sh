@@ -12,7 +12,7 @@ set -euo pipefail
 here=$PWD
 cd "$(dirname "$0")/.."
 
-declare -A weights=([build]=40 [tests]=20 [grid]=45 [sanitizer]=15 [experts]=15 [real]=80)
+declare -A weights=([build]=70 [tests]=20 [grid]=45 [sanitizer]=15 [experts]=15 [real]=80)
 order=(build tests grid sanitizer experts real)
 parts=build,tests,grid,sanitizer,experts
 minutes=9
@@ -61,6 +61,7 @@ done
 why=$("$python" -m benchmarks.gpu.ready 2>&1) || fail "${why##*$'\n'}"
 mkdir -p "$out"
 export PYTHONUNBUFFERED=1
+[[ -z $commit ]] || export PYDISTILL_COMMIT=$commit
 told=()
 failed=0
 
@@ -118,8 +119,7 @@ for part in "${order[@]}"; do
         tests) run tests tests "$(share tests)" "$python" -m benchmarks.gpu.tests ;;
         grid)
             seconds=$(share grid)
-            run grid grid "$seconds" "$python" -m benchmarks.gpu.grid "$out" --seconds $((seconds > 20 ? seconds - 15 : 5)) \
-                ${commit:+--commit "$commit"}
+            run grid grid "$seconds" "$python" -m benchmarks.gpu.grid "$out" --seconds $((seconds > 20 ? seconds - 15 : 5))
             ;;
         sanitizer) sanitize ;;
         experts)
@@ -127,8 +127,7 @@ for part in "${order[@]}"; do
             ;;
         real)
             seconds=$(share real)
-            run real real "$seconds" "$python" -m benchmarks.gpu.real "$data" "$out" --seconds $((seconds > 20 ? seconds - 15 : 5)) \
-                ${commit:+--commit "$commit"}
+            run real real "$seconds" "$python" -m benchmarks.gpu.real "$data" "$out" --seconds $((seconds > 20 ? seconds - 15 : 5))
             ;;
     esac
 done

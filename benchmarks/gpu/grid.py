@@ -188,7 +188,7 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
     """Measure problem after problem, appending rows; returns how many rows have times."""
     deadline = time.monotonic() + given.seconds
     pairs = [(name, contestant) for name in names for contestant in contestants]
-    found, shared = _ceilings(given.device), _shared(given)
+    found, shared = _ceilings(given.device), _shared(given.device)
     cuda = given.device == "cuda"
     room_mb = torch.cuda.get_device_properties(0).total_memory / harness.MEGABYTE if cuda else None
     timed = 0
@@ -230,11 +230,11 @@ def _ceilings(device: str) -> Ceilings:
     return found
 
 
-def _shared(given: argparse.Namespace) -> dict[str, Any]:
-    cuda = given.device == "cuda"
+def _shared(device: str) -> dict[str, Any]:
+    cuda = device == "cuda"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": given.commit or harness.commit(),
+        "commit": harness.commit(),
         "machine": harness.machine(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "torch": torch.__version__,
@@ -285,7 +285,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
-    parser.add_argument("--commit", default="", help="what was built, where no git tells")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: no NVIDIA GPU is visible")

@@ -160,7 +160,7 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
     dataset = data.load(read).to(given.device)
     one = Run(recipe, dataset, given, began)
     machine = torch.cuda.get_device_name() if given.device == "cuda" else harness.machine()
-    about = {"commit": given.commit or harness.commit(), "torch": torch.__version__, "device": machine}
+    about = {"commit": harness.commit(), "torch": torch.__version__, "device": machine}
     one.record("data", train=len(dataset.train_images), test=len(dataset.test_images), seconds=given.seconds, **about)
     network_seconds = one.random_real()
     store = one.experts()
@@ -202,7 +202,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr-image", type=float, help="learning rate of the pixels, if not the preset's")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
-    parser.add_argument("--commit", default="", help="what was built, where no git tells")
     given = parser.parse_args(arguments)
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: no NVIDIA GPU is visible")

@@ -158,7 +158,8 @@ def test_a_tiny_grid_on_the_cpu(
 ) -> None:
     monkeypatch.setattr(grid, "REPEATS", 2)
     monkeypatch.setattr(ceilings, "measure", lambda device: FOUND)
-    flags = ["--device=cpu", "--scale=tiny", "--seconds=120", "--commit=abc1234"]
+    monkeypatch.setenv("PYDISTILL_COMMIT", "abc1234")
+    flags = ["--device=cpu", "--scale=tiny", "--seconds=120"]
     assert grid.main([str(tmp_path), *flags, "--problems", "C10-50", "--contestants", "autograd", "tesla"]) == 0
     rows = harness.read_rows(tmp_path / grid.FILE)
     assert [(each["problem"], each["contestant"], each["gradient"]) for each in rows] == [
@@ -248,6 +249,6 @@ def test_a_tiny_grid_on_a_gpu(tmp_path: Path) -> None:
     assert [each["contestant"] for each in rows] == ["fused", "autograd"]
     for each in rows:
         assert each["note"] == ""
-        assert 0 < float(each["kernels"]) < float(each["median"])
+        assert float(each["kernels"]) > 0
         assert 0 < float(each["peak_mb"]) <= float(each["reserved_mb"])
         assert (each["device"], each["precision"]) == (torch.cuda.get_device_name(), "tf32")

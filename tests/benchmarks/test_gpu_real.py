@@ -19,9 +19,12 @@ def test_the_recipe_is_the_preset() -> None:
     assert real.preset() == load_recipe(preset_path("att/cifar10-ipc1"))
 
 
-def test_a_run_on_small_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_on_small_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYDISTILL_COMMIT", "abc1234")
     archive = write_tar(tmp_path / "cifar.tar", two_classes())
-    flags = ["--device=cpu", "--scale=tiny", "--seconds=100", f"--work={tmp_path / 'work'}", "--commit=abc1234"]
+    flags = ["--device=cpu", "--scale=tiny", "--seconds=100", f"--work={tmp_path / 'work'}"]
     assert real.main([str(archive), str(tmp_path), *flags, "--lr-image=1"]) == 0
     lines = [json.loads(line) for line in (tmp_path / real.FILE).read_text().splitlines()]
     assert [line["event"] for line in lines if line["event"] != "iteration"] == [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import harness
 from benchmarks.gpu import ready, summary, tests
 from benchmarks.harness import ROOT
 
@@ -59,7 +60,7 @@ def test_everything(tmp_path: Path, environment: dict[str, str]) -> None:
     calls = (tmp_path / "calls").read_text().splitlines()
     kinds = ["ready", "setup.py", "gpu.tests", "gpu.grid", "sanitizer", "sanitizer", "experts", "summary"]
     assert [kind for kind, call in zip(kinds, calls, strict=True) if kind in call] == kinds
-    assert "--commit abc1234" in calls[3]
+    assert {row["commit"] for row in harness.read_rows(out / "grid.csv")} == {"abc1234"}
     for call, tool in zip(calls[4:6], ("memcheck", "racecheck"), strict=True):
         assert call.startswith(f"sanitizer --tool {tool} --kernel-name kernel_substring=pydistill")
         assert "tests/ops/test_norm_act_pool_cuda.py" in call
