@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.harness import CannotRun
+from pydistill.data.dsa import DsaSettings, augment
 from pydistill.matching import Batches, match
 from pydistill.nn import build, layout_of, parse
 from pydistill.nn.flat import flatten
+from pydistill.nn.fused import release_students
 
 BACKENDS = ("autograd", "torch", "fused")
 YARDSTICKS = ("floor", "arithmetic")
@@ -32,7 +34,11 @@ MATRIX_SIDE = 2048
 
 @dataclass(frozen=True)
 class Setting:
-    """The problem: network, images, number of student steps, and how it runs."""
+    """The problem: network, images, number of student steps, and how it runs.
+
+    `images` is the number of synthetic images, of which each step trains on `batch`; None: on all `batch` of them, in
+    every step. `dsa` is the strategy of their augmentation, "" for none.
+    """
 
     model: str = "convnet3"
     width: int = 128
@@ -46,6 +52,8 @@ class Setting:
     dtype: str = "float32"
     device: str = "cpu"
     threads: int | None = None
+    images: int | None = None
+    dsa: str = ""
 
     def network(self) -> nn.Module:
         """The student, freshly initialised in this setting's dtype on its device.
@@ -78,39 +86,52 @@ class Work:
 class Problem:
     """One matching problem made from its setting: seeded, so that every process has the same numbers.
 
-    Every step trains on all images. The target lies ahead on the student's way, so that its last step is the nearest.
+    The target lies ahead on the student's way, so that without augmentation its last step is the nearest.
     """
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.model = setting.network()
         self.layout = layout_of(self.model)
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(setting.batch, setting.channels, setting.size, setting.size, generator=generator)
+        self.generator = torch.Generator().manual_seed(0)
+        count = setting.images or setting.batch
+        images = torch.randn(count, setting.channels, setting.size, setting.size, generator=self.generator)
         self.images = images.to(self.model_like())
-        self.labels = (torch.arange(setting.batch) % setting.classes).to(setting.device)
+        self.labels = (torch.arange(count) % setting.classes).to(setting.device)
         self.lr = torch.tensor(0.01).to(self.model_like())
         self.start = flatten(self.model)
-        self.target = self.start - 2 * setting.steps * self.lr * self.gradient(self.start)
+        first = (self.images[: setting.batch], self.labels[: setting.batch])
+        self.target = self.start - 2 * setting.steps * self.lr * self.gradient(self.start, *first)
 
     def model_like(self) -> Tensor:
         """A tensor of the problem's dtype and device."""
         return next(self.model.parameters()).detach()
 
-    def objective(self, theta: Tensor, images: Tensor) -> Tensor:
-        """ℓ(θ, X, Y), a scalar."""
-        return F.cross_entropy(functional_call(self.model, self.layout.split(theta), (images,)), self.labels)
+    def batches(self, images: Tensor) -> Batches:
+        """What the steps train on: all images, or batches and augmentations that are drawn anew at each call."""
+        setting = self.setting
+        if setting.images is None and not setting.dsa:
+            return Batches(
+                images, self.labels, torch.arange(setting.batch, device=images.device).expand(setting.steps, -1)
+            )
+        drawn = {"steps": setting.steps, "batch_size": setting.batch, "generator": self.generator}
+        dsa = DsaSettings(strategy=setting.dsa) if setting.dsa else None
+        return Batches.draw(images, self.labels, dsa=dsa, **drawn)
 
-    def gradient(self, theta: Tensor) -> Tensor:
+    def objective(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+        """ℓ(θ, X, Y), a scalar."""
+        return F.cross_entropy(functional_call(self.model, self.layout.split(theta), (images,)), labels)
+
+    def gradient(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """∇_θ ℓ(θ, X, Y) as a constant, [P]."""
         leaf = theta.detach().requires_grad_()
-        return torch.autograd.grad(self.objective(leaf, self.images), leaf)[0]
+        return torch.autograd.grad(self.objective(leaf, images, labels), leaf)[0]
 
-    def trained(self) -> tuple[list[Tensor], Tensor]:
+    def trained(self, batches: Batches) -> tuple[list[Tensor], Tensor]:
         """θ_0 … θ_N and Σ_k g_k of the student, with no graph."""
         points, total = [self.start], torch.zeros_like(self.start)
-        for _ in range(self.setting.steps):
-            gradient = self.gradient(points[-1])
+        for step in range(len(batches)):
+            gradient = self.gradient(points[-1], *batches[step])
             total += gradient
             points.append(points[-1] - self.lr * gradient)
         return points, total
@@ -140,6 +161,11 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
     return Work(lambda: (by_tesla if name == "tesla" else by_torch_func)(problem))
 
 
+def release() -> None:
+    """Give back what is kept between calls."""
+    release_students()
+
+
 def smallest(setting: Mapping[str, Any]) -> dict[str, Any]:
     """The setting with one image and one step."""
     return {**setting, "batch": 1, "steps": 1}
@@ -160,10 +186,8 @@ def by_backend(problem: Problem, backend: str) -> Gradients:
     """The package's own: match and backward."""
     setting = problem.setting
     images, lr = problem.images.clone().requires_grad_(), problem.lr.clone().requires_grad_()
-    index = torch.arange(setting.batch, device=setting.device).repeat(setting.steps, 1)
     choices: dict[str, Any] = {"gradient": setting.gradient, "selection": setting.selection, "backend": backend}
-    batches = Batches(images, problem.labels, index)
-    found = match(problem.model, problem.start, problem.target, batches, lr, **choices)
+    found = match(problem.model, problem.start, problem.target, problem.batches(images), lr, **choices)
     torch.autograd.backward(found.loss)
     assert images.grad is not None
     assert lr.grad is not None
@@ -178,14 +202,17 @@ def by_tesla(problem: Problem) -> Gradients:
 
     Source: Cui et al., *Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory*, ICML 2023.
     """
-    points, total = problem.trained()
+    batches = problem.batches(problem.images)
+    points, total = problem.trained(batches)
     normaliser = problem.normaliser()
     direction = 2 * (problem.target - problem.start + problem.lr * total) / normaliser
     to_images = torch.zeros_like(problem.images)
-    for point in points[:-1]:
-        theta, images = point.detach().requires_grad_(), problem.images.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(problem.objective(theta, images), theta, create_graph=True)
-        to_images += problem.lr * torch.autograd.grad(torch.dot(gradient, direction), images)[0]
+    for step, point in enumerate(points[:-1]):
+        theta, rows = point.detach().requires_grad_(), _rows(batches, step).requires_grad_()
+        loss = problem.objective(theta, _augmented(rows, batches, step), batches.labels[batches.index[step]])
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        (to_rows,) = torch.autograd.grad(torch.dot(gradient, direction), rows)
+        to_images.index_add_(0, batches.index[step], problem.lr * to_rows)
     loss = (points[-1] - problem.target).square().sum() / normaliser
     return Gradients(loss, to_images, torch.dot(direction, total), problem.setting.steps)
 
@@ -198,23 +225,37 @@ def by_torch_func(problem: Problem) -> Gradients:
 
     The truncated gradient goes without H λ.
     """
-    points, _ = problem.trained()
+    batches = problem.batches(problem.images)
+    points, _ = problem.trained(batches)
     normaliser = problem.normaliser()
     adjoint = 2 * (points[-1] - problem.target) / normaliser
     to_images, to_lr = torch.zeros_like(problem.images), torch.zeros_like(problem.lr)
     for step in reversed(range(problem.setting.steps)):
         with_product = problem.setting.gradient == "exact" and step > 0
         wanted = torch.func.grad_and_value(problem.objective, argnums=(1, 0) if with_product else (1,))
+        rows, labels = _rows(batches, step).requires_grad_(), batches.labels[batches.index[step]]
+        images = _augmented(rows, batches, step)
+        constants = (images.detach(), labels)
         along_adjoint: Any = torch.func.jvp(
-            lambda theta, wanted=wanted: wanted(theta, problem.images), (points[step],), (adjoint,)
+            lambda theta, wanted=wanted, constants=constants: wanted(theta, *constants), (points[step],), (adjoint,)
         )
         tangents, product = along_adjoint[1]
-        to_images -= problem.lr * tangents[0]
+        (to_rows,) = torch.autograd.grad(images, rows, tangents[0])
+        to_images.index_add_(0, batches.index[step], -problem.lr * to_rows)
         to_lr -= product
         if with_product:
             adjoint = adjoint - problem.lr * tangents[1]
     loss = (points[-1] - problem.target).square().sum() / normaliser
     return Gradients(loss, to_images, to_lr, problem.setting.steps)
+
+
+def _rows(batches: Batches, step: int) -> Tensor:
+    """The images that a step trains on, before augmentation."""
+    return batches.images.index_select(0, batches.index[step])
+
+
+def _augmented(rows: Tensor, batches: Batches, step: int) -> Tensor:
+    return rows.clone() if batches.draws is None else augment(rows, batches.draws[step])
 
 
 class _Layer:
@@ -297,6 +338,19 @@ def multiply_adds(setting: Setting) -> int:
     one_image = replace(setting, batch=1)  # the layers hold tensors of their batch
     products = _products(_layers(one_image), setting)
     return setting.batch * sum(layer.multiply_adds * batches for layer, _, batches in products)
+
+
+def bytes_beyond(setting: Setting, cache: int) -> int:
+    """The least bytes through memory of the same products, each called by itself: its operands are read once and its
+    result is written once, except for `cache` bytes that may lie in the processor's cache at the call and after it.
+    """
+    size = torch.empty((), dtype=getattr(torch, setting.dtype)).element_size()
+    one_image = replace(setting, batch=1)
+    total = 0
+    for layer, _, batches in _products(_layers(one_image), setting):
+        planes = setting.batch * batches * (layer.x[0].numel() + layer.y[0].numel())
+        total += max(0, size * (planes + layer.weight.numel()) - 2 * cache)
+    return total
 
 
 def _floor(setting: Setting) -> Work:

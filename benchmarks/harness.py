@@ -2,7 +2,15 @@
 
 A contestant is what `prepare(name, setting)` of a module returns: an object with `call()`, the work, and `scale`, what
 a second of that call counts as. Where memory is asked for, the module also has `smallest(setting)`, the same problem at
-its least size.
+its least size. Where problems follow each other, it may have `release()`, which gives back what it keeps.
+
+What a worker is asked, and its answer's `value`:
+
+    time                seconds of one call; the first asking prepares the contestant
+    memory              peak in MB of the first call of a fresh process, see `_peak_of_a_call`
+    problem SETTING     0; what was prepared is given up, the next asking prepares the contestant for SETTING (JSON)
+    peak                peak in MB since the problem was set, all of it, and `reserved`, what the allocator has taken
+    kernels             seconds that one call's kernels run (without a GPU: its operators), and `table`, which they are
 """
 
 from __future__ import annotations
@@ -19,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,9 +72,17 @@ class Worker:
         name: which contestant.
         setting: the problem; JSON values.
         allocator: a key of ALLOCATORS; whatever the caller's environment says of malloc is not passed on.
+        environment: variables to set for the process.
     """
 
-    def __init__(self, module: str, name: str, setting: Mapping[str, Any], allocator: str = "default") -> None:
+    def __init__(
+        self,
+        module: str,
+        name: str,
+        setting: Mapping[str, Any],
+        allocator: str = "default",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed by close()
         self._process = subprocess.Popen(
@@ -75,37 +92,63 @@ class Worker:
             stderr=self._errors,
             text=True,
             cwd=ROOT,
-            env=inherited | ALLOCATORS[allocator],
+            env=inherited | ALLOCATORS[allocator] | dict(environment or {}),
         )
 
-    def ask(self, what: str) -> float:
-        """`time`: seconds of one call (the first asking prepares); `memory`: peak in MB of the first call, see serve.
+    def ask(self, what: str, limit: float | None = None) -> float:
+        """The `value` of what `request` is answered."""
+        return float(self.request(what, limit)["value"])
+
+    def request(self, what: str, limit: float | None = None) -> dict[str, Any]:
+        """The answer to one of the lines above.
+
+        Args:
+            limit: seconds after which the process is ended.
 
         Raises:
-            CannotRun: the contestant raised, or its process ended.
+            CannotRun: the contestant raised, its process ended, or the limit was reached.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        late = threading.Event()
+
+        def stop() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(limit, stop) if limit is not None else None
+        if timer is not None:
+            timer.start()
         try:
             self._process.stdin.write(what + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if not line and late.is_set():
+            raise CannotRun(f"it was stopped after {limit:.0f} s without an answer")
         if not line:
             raise CannotRun(self._why_ended())
-        reply = json.loads(line)
+        reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise CannotRun(reply["error"])
-        return float(reply["value"])
+        return reply
+
+    def said(self) -> list[str]:
+        """The lines that the process has written beside its answers, without empty ones."""
+        file = self._errors.fileno()
+        # The process writes at the position of the same file, so that it must not be moved by reading.
+        text = os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
+        return [line.strip() for line in text.splitlines() if line.strip()]
 
     def _why_ended(self) -> str:
         code = self._process.wait()
         if code == -9:
             return "its process was killed, as the system does when memory runs out"
-        self._errors.seek(0)
-        lines = self._errors.read().split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        last = (self.said() or ["it said nothing"])[-1]
         return f"its process ended with status {code}: {last}"
 
     def close(self) -> None:
@@ -153,13 +196,22 @@ def serve(module: ModuleType, name: str, setting: dict[str, Any], asked: IO[str]
     """A worker's life: answer each line of `asked` by one line of JSON."""
     contestant: Contestant | None = None
     for line in asked:
+        what, _, given = line.strip().partition(" ")
+        reply: dict[str, Any]
         try:
-            if line.strip() == "memory":
-                value = _peak_of_a_call(module, name, setting)
+            if what == "memory":
+                reply = {"value": _peak_of_a_call(module, name, setting)}
+            elif what == "problem":
+                contestant, setting = None, json.loads(given)
+                if hasattr(module, "release"):
+                    module.release()
+                _start_peak()
+                reply = {"value": 0.0}
+            elif what == "peak":
+                reply = _peak()
             else:
                 contestant = contestant or module.prepare(name, setting)
-                value = seconds(contestant) * contestant.scale
-            reply: dict[str, Any] = {"value": value}
+                reply = _kernels(contestant) if what == "kernels" else {"value": seconds(contestant) * contestant.scale}
         except Exception as error:  # whatever the contestant raises is its reason, told in the table
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             reply = {"error": first_line if len(first_line) <= 300 else first_line[:300] + " …"}
@@ -204,6 +256,44 @@ def _peak_of_a_call(module: ModuleType, name: str, setting: dict[str, Any]) -> f
     return (_high_water_mark() - before) / MEGABYTE
 
 
+def _start_peak() -> None:
+    """Give back what is not in use, and let peak memory start again."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _peak() -> dict[str, float]:
+    if torch.cuda.is_initialized():
+        allocated, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return {"value": allocated / MEGABYTE, "reserved": reserved / MEGABYTE}
+    peak = _high_water_mark() / MEGABYTE
+    return {"value": peak, "reserved": peak}
+
+
+def _kernels(contestant: Contestant) -> dict[str, Any]:
+    """Seconds that the kernels of a call run, and the twelve that take longest."""
+    on_gpu = torch.cuda.is_initialized()
+    activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    _synchronise()
+    with torch.profiler.profile(activities=[activity]) as profiler:
+        contestant.call()
+        _synchronise()
+    found = [
+        ((each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1e6, each.count, each.key)
+        for each in profiler.key_averages()
+    ]
+    total = sum(taken for taken, _, _ in found)
+    lines = [f"{'s':>10} {'share':>6} {'calls':>7}  kernel"]
+    for taken, count, key in sorted(found, reverse=True)[:12]:
+        lines.append(f"{taken:>10.4g} {taken / total if total else 0:>6.1%} {count:>7}  {key[:100]}")
+    return {"value": total * contestant.scale, "table": "\n".join(lines)}
+
+
 def _resident() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
@@ -214,7 +304,12 @@ def _high_water_mark() -> int:
 
 
 def commit() -> str:
-    """The commit that is checked out, with -dirty if a tracked file other than results and docs has changed."""
+    """The commit that is checked out, with -dirty if a tracked file other than results and docs has changed.
+
+    PYDISTILL_COMMIT in the environment is taken instead, for copies of a tree without git.
+    """
+    if named := os.environ.get("PYDISTILL_COMMIT"):
+        return named
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

@@ -197,7 +197,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("argument --device: no NVIDIA GPU is visible")
     if given.json and not given.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {given.json.parent}")
-    keys = [each.name for each in fields(Setting) if each.name != "steps"]
+    keys = [each.name for each in fields(Setting) if each.name not in ("steps", "images", "dsa")]
     given.setting = Setting(**{key: getattr(given, key) for key in keys})
     try:
         given.setting.network()

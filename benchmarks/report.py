@@ -1,4 +1,4 @@
-"""Tables and plots of docs/performance.md from benchmarks/results/hypergradient.csv and experts.csv.
+"""Tables and plots of docs/performance.md from benchmarks/results: hypergradient.csv, experts.csv, and those of GPUs.
 
     python -m benchmarks.report              fills the page's regions and draws docs/images/performance-*.svg
     python -m benchmarks.report --check      changes nothing; status 1 if page or plots are not those of the data
@@ -13,18 +13,20 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import experts
 from benchmarks.contestants import BACKENDS, CONTESTANTS, YARDSTICKS
+from benchmarks.gpu import grid, real, table
 from benchmarks.harness import ROOT, check_header, read_rows
 from benchmarks.hypergradient import COLUMNS, RESULTS
 
 PAGE = ROOT / "docs" / "performance.md"
 NOTHING = "Nothing has been recorded yet."
+NO_GPU = "The CUDA path is compiled, and its arithmetic is tested on the CPU. Nothing has been measured on a GPU yet."
 REGION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
 WHERE = ("machine", "threads", "device")
@@ -183,6 +185,47 @@ def experts_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
     return "\n".join(parts) or NOTHING + "\n", []
 
 
+@dataclass(frozen=True)
+class OnGpu:
+    """What a folder that benchmarks/run_gpu.sh has filled holds: the grid's rows, and the real run in a sentence."""
+
+    rows: list[Row]
+    real: str
+
+
+def gpu_region(recorded: Mapping[str, OnGpu]) -> tuple[str, list[Plot]]:
+    """For each recorded run of benchmarks/run_gpu.sh its table, the newest first."""
+    parts = []
+    for folder, found in sorted(recorded.items(), key=lambda run: run[1].rows[-1]["date"], reverse=True):
+        rows, one = found.rows, found.rows[-1]
+        rates = (
+            f"Measured ceilings: {float(one['matrix_rate']) / 1e12:.3g} TFLOP/s in matrix products "
+            f"({one['precision']}), {float(one['copy_rate']) / 1e12:.3g} TB/s in copies."
+        )
+        commits, days = (sorted({row[name][:size] for row in rows}) for name, size in (("commit", 40), ("date", 10)))
+        versions = f"torch {one['torch']}, CUDA {one['cuda']}"
+        where = f"({one['machine']}; {versions}; commit {', '.join(commits)}; {', '.join(days)}."
+        link = f"Rows and logs: [benchmarks/results/{folder}](../benchmarks/results/{folder}).)"
+        distilled = [f"CIFAR-10, one image per class, within a time: {found.real}"] if found.real else []
+        title = f"### {one['device']}"
+        parts.append("\n\n".join([title, rates, table.of_rows(rows).strip(), *distilled, f"{where} {link}"]) + "\n")
+    return "\n".join(parts) or NO_GPU + "\n", []
+
+
+def recorded_on_gpus(results: Path) -> dict[str, OnGpu]:
+    """Each folder of the results that holds a grid.
+
+    Raises:
+        ValueError: a grid has other columns.
+    """
+    found = {}
+    for file in sorted(results.glob(f"*/{grid.FILE}")):
+        check_header(file, grid.COLUMNS)
+        if rows := read_rows(file):
+            found[file.parent.name] = OnGpu(rows, real.told(file.parent / real.FILE))
+    return found
+
+
 def _what(row: Row) -> str:
     images = f"{int(row['images']):,} images {row['channels']} × {row['size']}×{row['size']}"
     augmented = f", augmented ({row['dsa'].replace('_', ', ')})" if row["dsa"] else ""
@@ -200,17 +243,24 @@ def _section(title: str, command: str, where: str, lines: list[str], plot: Plot)
     return "\n\n".join([f"### {title}", f"`{command}`", "\n".join(lines), f"({where}.)", picture]) + "\n"
 
 
-def filled(page: str, rows: Sequence[Row], of_experts: Sequence[Row]) -> tuple[str, list[Plot]]:
+def filled(
+    page: str, rows: Sequence[Row], of_experts: Sequence[Row], of_gpus: Mapping[str, OnGpu]
+) -> tuple[str, list[Plot]]:
     """The page with its regions filled from the rows, and the plots that it shows.
 
     Raises:
         ValueError: the page does not have each region once.
     """
-    regions = {"time": (time_region, rows), "memory": (memory_region, rows), "experts": (experts_region, of_experts)}
+    regions = {
+        "time": lambda: time_region(rows),
+        "memory": lambda: memory_region(rows),
+        "gpu": lambda: gpu_region(of_gpus),
+        "experts": lambda: experts_region(of_experts),
+    }
     found = [match[1] for match in REGION.findall(page)]
     if sorted(found) != sorted(regions):
         raise ValueError(f"the page has the regions {', '.join(found) or 'none'}, not {', '.join(regions)}")
-    made = {name: region(of_region) for name, (region, of_region) in regions.items()}
+    made = {name: region() for name, region in regions.items()}
     page = REGION.sub(lambda match: f"{match[1]}\n{made[match[2]][0]}\n{match[3]}", page)
     return page, [plot for _, plots in made.values() for plot in plots]
 
@@ -286,13 +336,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing, tell what is not up to date")
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--experts-csv", type=Path, default=experts.RESULTS)
+    parser.add_argument(
+        "--gpu-results", type=Path, default=RESULTS.parent, help="its folders' grid.csv and experts.csv count"
+    )
     parser.add_argument("--page", type=Path, default=PAGE)
     given = parser.parse_args(arguments)
     try:
         check_header(given.csv, COLUMNS)
         check_header(given.experts_csv, experts.COLUMNS)
         page = given.page.read_text(encoding="utf-8")
-        text, plots = filled(page, read_rows(given.csv), read_rows(given.experts_csv))
+        of_gpus = recorded_on_gpus(given.gpu_results)
+        of_experts = read_rows(given.experts_csv)
+        for file in sorted(given.gpu_results.glob("*/experts.csv")):
+            check_header(file, experts.COLUMNS)
+            of_experts += read_rows(file)
+        text, plots = filled(page, read_rows(given.csv), of_experts, of_gpus)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     found = stale(given.page, text, plots)

@@ -43,6 +43,15 @@ def test_exact_gradients_are_those_of_match(name: str, model: str) -> None:
     assert_same(gradients(name, model=model), gradients("torch", model=model))
 
 
+@pytest.mark.parametrize("name", ["tesla", "torch.func", "autograd"])
+def test_batches_and_augmentations_are_drawn_alike_for_everyone(name: str) -> None:
+    problem = {"gradient": "truncated", "images": 7, "dsa": "color_crop_cutout_flip_scale_rotate", "steps": 6}
+    found, expected = gradients(name, **problem), gradients("torch", **problem)
+    assert found.images.shape[0] == 7
+    assert_same(found, expected)
+    assert relative_error(gradients("torch", **{**problem, "dsa": ""}).images, expected.images) > 0.1
+
+
 def assert_same(found: Gradients, expected: Gradients) -> None:
     for name in ("loss", "images", "lr"):
         value = getattr(expected, name)
@@ -71,6 +80,19 @@ def test_multiply_adds_are_counted_by_hand() -> None:
     assert contestants.multiply_adds(Setting(**TINY)) == 4 * exact
     truncated = 3 * (6 * first + 9 * others)
     assert contestants.multiply_adds(Setting(**{**TINY, "gradient": "truncated"})) == 4 * truncated
+
+
+def test_bytes_are_counted_by_hand() -> None:
+    """An MLP of one hidden layer: each call reads its operands and writes its result, less what the cache holds."""
+    setting = Setting(**{**TINY, "model": "mlp-d2", "steps": 1})
+    layers = [each.shape for each in setting.network().parameters() if each.ndim == 2]
+    (hidden, pixels), (classes, _) = layers
+    first, last = 4 * (4 * (pixels + hidden) + pixels * hidden), 4 * (4 * (hidden + classes) + hidden * classes)
+    # Step: forward and weight of both, input of the last. Sweep: forward and input twice, once of the last paired.
+    pair = last + 4 * 4 * (hidden + classes)
+    expected = 2 * first + 3 * last + 4 * first + 2 * (pair + last)
+    assert contestants.bytes_beyond(setting, 0) == expected
+    assert contestants.bytes_beyond(setting, 2**40) == 0
 
 
 @pytest.mark.parametrize("model", ["convnet2", "mlp", "resnet18"])
@@ -160,6 +182,41 @@ def test_a_contestant_that_fails_later_has_no_row() -> None:
     assert replies[1] == {"error": "out of memory"}
 
 
+def test_a_worker_takes_one_problem_after_the_other() -> None:
+    prepared: list[dict[str, object]] = []
+
+    class Adding:
+        scale = 1.0
+
+        def call(self) -> None:
+            torch.ones(300, 300) @ torch.ones(300, 300)
+
+    module = ModuleType("adding")
+
+    def prepare(name: str, setting: dict[str, object]) -> Adding:
+        prepared.append(setting)
+        return Adding()
+
+    module.prepare = prepare  # type: ignore[attr-defined]
+    replies = io.StringIO()
+    asked = 'problem {"steps": 1}\ntime\ntime\nproblem {"steps": 2}\ntime\npeak\nkernels\n'
+    harness.serve(module, "any", {"steps": 0}, io.StringIO(asked), replies)
+    found = [json.loads(line) for line in replies.getvalue().splitlines()]
+    assert prepared == [{"steps": 1}, {"steps": 2}]
+    assert found[0] == found[3] == {"value": 0.0}
+    assert all(reply["value"] > 0 for reply in (*found[1:3], *found[4:]))
+    assert found[5]["reserved"] >= found[5]["value"]
+    assert "aten::mm" in found[6]["table"]
+
+
+def test_a_worker_is_stopped_at_its_limit() -> None:
+    with Worker("benchmarks.contestants", "autograd", TINY) as worker:
+        with pytest.raises(CannotRun, match=r"it was stopped after 0 s without an answer"):
+            worker.ask("time", limit=0.05)
+        with pytest.raises(CannotRun, match=r"its process was killed"):
+            worker.ask("time")
+
+
 def _served(contestant: harness.Contestant, asked: str) -> list[dict[str, object]]:
     module = ModuleType("one_contestant")
     module.prepare = lambda name, setting: contestant  # type: ignore[attr-defined]
@@ -170,8 +227,10 @@ def _served(contestant: harness.Contestant, asked: str) -> list[dict[str, object
 
 def test_a_worker_that_dies_tells_its_last_words() -> None:
     said = r"ended with status 1: .*No module named 'benchmarks.nowhere'"
-    with Worker("benchmarks.nowhere", "torch", TINY) as worker, pytest.raises(CannotRun, match=said):
-        worker.ask("time")
+    with Worker("benchmarks.nowhere", "torch", TINY) as worker:
+        with pytest.raises(CannotRun, match=said):
+            worker.ask("time")
+        assert worker.said()[0].startswith("Traceback")
 
 
 def test_turns_and_allocators(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import experts, harness, report
+from benchmarks.gpu import grid, real
 from benchmarks.hypergradient import COLUMNS
 
 PAGE = """# Page
@@ -16,6 +17,8 @@ old
 <!-- /report -->
 between
 <!-- report:memory -->
+<!-- /report -->
+<!-- report:gpu -->
 <!-- /report -->
 <!-- report:experts -->
 <!-- /report -->
@@ -70,13 +73,23 @@ EXPERTS = [
 ]
 
 
+def on_gpu(contestant: str, median: float = 1.0, **changes: object) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(grid.COLUMNS, "")
+    where = {"device": "A fast GPU", "machine": "A processor, 16 cores, AVX512", "torch": "2.11.0", "cuda": "13.0"}
+    problem = {"problem": "C10-10", "classes": 10, "images": 100, "batch": 100, "steps": 30, "steps_run": 30}
+    ceilings = {"matrix_rate": 5e14, "copy_rate": 4e12, "precision": "tf32", "multiply_adds": 2.5e13, "bytes": 3e11}
+    times = {"median": median, "q10": median, "q90": median, "repeats": 5, "peak_mb": 1024, "reserved_mb": 2048}
+    shared = {"date": "2025-02-02T00:00:00+00:00", "commit": "abc1234", "contestant": contestant}
+    return row | where | problem | ceilings | times | shared | changes
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     page, found, of_experts = tmp_path / "page.md", tmp_path / "found.csv", tmp_path / "experts.csv"
     page.write_text(PAGE, encoding="utf-8")
     harness.append_rows(found, COLUMNS, ROWS)
     harness.append_rows(of_experts, experts.COLUMNS, EXPERTS)
-    return [f"--page={page}", f"--csv={found}", f"--experts-csv={of_experts}"]
+    return [f"--page={page}", f"--csv={found}", f"--experts-csv={of_experts}", f"--gpu-results={tmp_path}"]
 
 
 def cells(page: str, begins: str) -> list[str]:
@@ -169,12 +182,44 @@ def test_no_results(files: list[str], tmp_path: Path) -> None:
     empty, no_experts = tmp_path / "empty.csv", tmp_path / "no_experts.csv"
     harness.append_rows(empty, COLUMNS, [])
     harness.append_rows(no_experts, experts.COLUMNS, [])
-    report.main([files[0], f"--csv={empty}", f"--experts-csv={no_experts}"])
-    assert (tmp_path / "page.md").read_text(encoding="utf-8").count(report.NOTHING) == 3
+    report.main([files[0], f"--csv={empty}", f"--experts-csv={no_experts}", f"--gpu-results={tmp_path}"])
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page.count(report.NOTHING) == 3
+    assert page.count(report.NO_GPU) == 1
+
+
+def test_recorded_runs_on_gpus(files: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    fast = [on_gpu("fused", median=0.5), on_gpu("autograd", median=2.0, peak_mb=81920)]
+    slow = [on_gpu("fused", device="A slow GPU", date="2025-01-01T00:00:00+00:00")]
+    harness.append_rows(tmp_path / "fast-2025-02-02" / grid.FILE, grid.COLUMNS, fast)
+    harness.append_rows(tmp_path / "slow-2025-01-01" / grid.FILE, grid.COLUMNS, slow)
+    lines = '{"event": "data"}\n{"event": "random real", "mean": 0.15}\n'
+    (tmp_path / "fast-2025-02-02" / real.FILE).write_text(lines, encoding="utf-8")
+    trained = [expert("train", "engine", 0.25, device="A fast GPU"), expert("train", "torch", 0.5, device="A fast GPU")]
+    harness.append_rows(tmp_path / "fast-2025-02-02" / "experts.csv", experts.COLUMNS, trained)
+    assert report.main(files) == 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "`python -m benchmarks.experts --threads 2 --device cuda`" in page
+    assert "| engine | 0.25 (0.125 – 0.5) | 4 | 0.50 | 5 |" in page
+    assert page.index("### A fast GPU") < page.index("### A slow GPU")
+    assert "| C10-10 | 10, 100, 100, 30 | 100 ms | 500 ms, 1 GiB | 2 s, 80 GiB | 0.25 | 5 |" in page
+    assert "500 TFLOP/s in matrix products (tf32), 4 TB/s in copies" in page
+    assert "[benchmarks/results/fast-2025-02-02](../benchmarks/results/fast-2025-02-02)" in page
+    assert report.NO_GPU not in page
+    assert "within a time: random real images: 15.0 % on one network." in page
+    assert report.main(["--check", *files]) == 0
+
+
+def test_a_grid_of_other_columns(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    harness.append_rows(tmp_path / "old" / grid.FILE, ["a"], [{"a": 1}])
+    with pytest.raises(SystemExit):
+        report.main(files)
+    assert "has other columns" in capsys.readouterr().err
 
 
 def test_a_page_without_its_regions(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "page.md").write_text("<!-- report:time -->\n<!-- /report -->\n", encoding="utf-8")
     with pytest.raises(SystemExit):
         report.main(files)
-    assert "the page has the regions time, not time, memory, experts" in capsys.readouterr().err
+    assert "the page has the regions time, not time, memory, gpu, experts" in capsys.readouterr().err
