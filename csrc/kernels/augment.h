@@ -489,6 +489,7 @@ struct AugmentArrays {
   int64_t width;
   bool negate;
   bool linear;
+  bool transpose;  // forward: apply the transposes, place by place
 
   PYDISTILL_HOST_DEVICE int64_t row() const { return step == nullptr ? 0 : *step; }
   PYDISTILL_HOST_DEVICE int64_t source(int64_t j) const {
@@ -516,9 +517,15 @@ PYDISTILL_ENGINE_SIDE void augment_place(const AugmentArrays<scalar_t>& arrays, 
     engine.template stage<false>(NotANumber<scalar_t>{arrays.size}, arrays.from[0], out);
     return;
   }
-  const AugmentImage<false, scalar_t, Engine, StoreImage<scalar_t>> image{list, arrays.size, engine, out,
-                                                                          scratch};
-  image.run(arrays.from[source]);
+  if (arrays.transpose) {
+    const AugmentImage<true, scalar_t, Engine, StoreImage<scalar_t>> image{list, arrays.size, engine, out,
+                                                                           scratch};
+    image.run(arrays.from[source]);
+  } else {
+    const AugmentImage<false, scalar_t, Engine, StoreImage<scalar_t>> image{list, arrays.size, engine, out,
+                                                                            scratch};
+    image.run(arrays.from[source]);
+  }
 }
 
 // Adds to the gradient of image i what its place j in the batch gives.

@@ -97,16 +97,21 @@ at::Tensor augment(const at::Tensor& images, const at::Tensor& operations, const
 using BackwardLauncher = void (*)(const at::Tensor& grad_out, const AugmentRecipe& recipe,
                                   const at::Tensor& factor, bool negate, const at::Tensor& gradient);
 
-template <BackwardLauncher launch>
+template <Launcher launch_forward, BackwardLauncher launch>
 at::Tensor augment_backward(const at::Tensor& grad_out, const at::Tensor& operations,
                             const at::Tensor& parameters, const std::optional<at::Tensor>& index,
                             int64_t count) {
   const int64_t batch = grad_out.dim() == 4 ? grad_out.size(0) : 0;
-  const AugmentRecipe recipe = checked_recipe(grad_out, operations, parameters, index, batch, count);
+  AugmentRecipe recipe = checked_recipe(grad_out, operations, parameters, index, batch, count);
   TORCH_CHECK_VALUE(index.has_value() ? index->numel() == batch : count == batch, "augment: grad_out holds ",
                     batch, " images where the batch has ", index.has_value() ? index->numel() : count);
-  const at::Tensor gradient = empty_images(count, grad_out).zero_();
-  launch(grad_out, recipe, /*factor=*/at::Tensor(), /*negate=*/false, gradient);
+  const at::Tensor gradient = empty_images(count, grad_out);
+  if (index.has_value()) {
+    launch(grad_out, recipe, /*factor=*/at::Tensor(), /*negate=*/false, gradient.zero_());
+  } else {  // each image has one place: there is nothing to add up
+    recipe.transpose = true;
+    launch_forward(grad_out, recipe, gradient);
+  }
   return gradient;
 }
 
@@ -124,13 +129,13 @@ TORCH_LIBRARY_FRAGMENT(pydistill, library) {
 
 TORCH_LIBRARY_IMPL(pydistill, CPU, library) {
   library.impl("augment", &augment<&cpu::augment>);
-  library.impl("augment_backward", &augment_backward<&cpu::augment_backward>);
+  library.impl("augment_backward", &augment_backward<&cpu::augment, &cpu::augment_backward>);
 }
 
 #if defined(PYDISTILL_WITH_CUDA)
 TORCH_LIBRARY_IMPL(pydistill, CUDA, library) {
   library.impl("augment", &augment<&cuda::augment>);
-  library.impl("augment_backward", &augment_backward<&cuda::augment_backward>);
+  library.impl("augment_backward", &augment_backward<&cuda::augment, &cuda::augment_backward>);
 }
 #endif
 

@@ -11,11 +11,12 @@ namespace pydistill::tensors {
 // What makes one batch out of the synthetic images. Tables, those with a dimension [N], hold one row for each
 // step; `step` says which one is read. All but the images are contiguous.
 struct AugmentRecipe {
-  at::Tensor index;       // [B] or [N, B] int64; undefined: all n images in order (B = n)
-  at::Tensor operations;  // [L] or [N, L] int64; undefined: none, the batch is just gathered
-  at::Tensor parameters;  // [rows, width] or [N, rows, width], dtype of the images; rows = B or 1
-  at::Tensor step;        // [] int64 on the device: which row of the tables; undefined: there are none
-  bool linear = false;    // leave out what does not depend on the images (brightness): the derivative
+  at::Tensor index;        // [B] or [N, B] int64; undefined: all n images in order (B = n)
+  at::Tensor operations;   // [L] or [N, L] int64; undefined: none, the batch is just gathered
+  at::Tensor parameters;   // [rows, width] or [N, rows, width], dtype of the images; rows = B or 1
+  at::Tensor step;         // [] int64 on the device: which row of the tables; undefined: there are none
+  bool linear = false;     // leave out what does not depend on the images (brightness): the derivative
+  bool transpose = false;  // for `augment` alone: apply the transposes instead, place by place
 };
 
 template <typename T, typename Pointer>
@@ -40,6 +41,7 @@ kernels::AugmentArrays<scalar_t> augment_arrays(const at::Tensor& from, const Au
   arrays.size = {from.size(1), from.size(2), from.size(3)};
   arrays.rows = 1;
   arrays.linear = recipe.linear;
+  arrays.transpose = recipe.transpose;
   if (recipe.step.defined()) {
     arrays.step = recipe.step.const_data_ptr<int64_t>();
   }

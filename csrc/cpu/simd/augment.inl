@@ -17,6 +17,9 @@
 #include "augment.h"
 #include "lanes.h"
 
+// A loop that is compiled by itself has the registers for itself.
+#define PYDISTILL_APART __attribute__((noinline))
+
 namespace pydistill::cpu::PYDISTILL_ISA {
 namespace {
 
@@ -376,7 +379,7 @@ struct RowStage {
 
   // Where each pixel of row y reads and with which weights: places, and weights of the pixels top left, top
   // right, bottom left and bottom right of the position. A position outside reads the border alone.
-  void read_weights(const Resample<T>& resample, int64_t y) const {
+  PYDISTILL_APART void read_weights(const Resample<T>& resample, int64_t y) const {
     const int32_t width = static_cast<int32_t>(size.width);
     const int32_t height = static_cast<int32_t>(size.height);
     const int32_t row = static_cast<int32_t>(y);
@@ -396,10 +399,11 @@ struct RowStage {
       const int32_t line = static_cast<int32_t>(down + 1) - 1;
       const int32_t left = column < width ? column : width - 1;
       const int32_t top = line < height ? line : height - 1;
-      const T of_left = map.tent(right - static_cast<T>(left));
-      const T of_right = map.tent(right - static_cast<T>(left + 1));
-      const T of_top = map.tent(down - static_cast<T>(top));
-      const T of_bottom = map.tent(down - static_cast<T>(top + 1));
+      // The tents of both neighbours: the position lies between them.
+      const T of_right = right - static_cast<T>(left);
+      const T of_bottom = down - static_cast<T>(top);
+      const T of_left = 1 - of_right;
+      const T of_top = 1 - of_bottom;
       weights0[x] = of_top * of_left;
       weights1[x] = of_top * of_right;
       weights2[x] = of_bottom * of_left;
@@ -451,7 +455,8 @@ struct RowStage {
     exchange(pixels);
   }
 
-  void read_pixels(const Image<const T>& from, int64_t first, int64_t channels, int64_t y) const {
+  PYDISTILL_APART void read_pixels(const Image<const T>& from, int64_t first, int64_t channels,
+                                   int64_t y) const {
     const FourRows four = four_rows(from, first, channels, y);
     const int64_t width = size.width;
     T* to = scratch.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
@@ -466,7 +471,7 @@ struct RowStage {
   }
 
   template <typename Write>
-  void sample_row(const Write& write, int64_t first, int64_t channels, int64_t y) const {
+  PYDISTILL_APART void sample_row(const Write& write, int64_t first, int64_t channels, int64_t y) const {
     const Scratch<T> own = scratch;  // a copy that no store can be taken to change
     const int64_t below = 4 * pixel_pitch();
     const int64_t width = size.width;
@@ -487,7 +492,8 @@ struct RowStage {
     write_rows(write, first, channels, y);
   }
 
-  void spread_row(const Image<const T>& from, int64_t first, int64_t channels, int64_t y) const {
+  PYDISTILL_APART void spread_row(const Image<const T>& from, int64_t first, int64_t channels,
+                                  int64_t y) const {
     const Scratch<T> own = scratch;  // a copy that no store can be taken to change
     const FourRows four = four_rows(from, first, channels, y);
     const int64_t below = 4 * pixel_pitch();
@@ -511,7 +517,7 @@ struct RowStage {
   }
 
   template <typename Write>
-  void write_pixels(const Write& write, int64_t first, int64_t channels, int64_t y) const {
+  PYDISTILL_APART void write_pixels(const Write& write, int64_t first, int64_t channels, int64_t y) const {
     const Scratch<T> own = scratch;  // a copy that no store can be taken to change
     const int64_t width = size.width;
     const T* from = own.pixels + 4 * ((y + 1) * pixel_pitch() + 1);

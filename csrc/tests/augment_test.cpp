@@ -1,0 +1,243 @@
+// The arithmetic of augment, pixel by pixel as a GPU runs it, and the CPU's loops over vector registers
+// against it, without torch.
+#include "../kernels/augment.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "../cpu/isa.h"
+#include "../cpu/simd/augment.h"
+#include "check.h"
+
+namespace {
+
+using pydistill::cpu::Isa;
+using pydistill::kernels::AugmentArrays;
+using pydistill::kernels::dense_image;
+using pydistill::kernels::Image;
+using pydistill::kernels::ImageSize;
+
+// The engine of kernels::AugmentImage, pixel by pixel.
+template <typename scalar_t>
+struct PixelStage {
+  ImageSize size;
+
+  void meet() const {}
+
+  template <bool kTranspose, typename Operation, typename Write>
+  void stage(const Operation& operation, const Image<const scalar_t>& from, const Write& write) const {
+    double sum = 0;
+    for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
+      for (int64_t channel = 0; channel < size.channels; ++channel) {
+        sum += static_cast<double>(from.at(channel, pixel / size.width, pixel % size.width));
+      }
+    }
+    const scalar_t mean = static_cast<scalar_t>(sum / static_cast<double>(size.numbers()));
+    for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
+      operation.template pixel<kTranspose>(from, mean, pixel / size.width, pixel % size.width, write);
+    }
+  }
+};
+
+// Two images of one size, the second of which is made from the first.
+template <typename scalar_t>
+struct Problem {
+  ImageSize size;
+  std::vector<int64_t> operations;
+  std::vector<scalar_t> parameters, from, to, scratch;
+
+  Problem(const ImageSize& of, std::vector<int64_t> list, std::vector<scalar_t> numbers)
+      : size(of),
+        operations(std::move(list)),
+        parameters(std::move(numbers)),
+        to(static_cast<size_t>(of.numbers()), scalar_t(-77)),
+        scratch(static_cast<size_t>(pydistill::cpu::augment_scratch(static_cast<int64_t>(operations.size()),
+                                                                    of.channels, of.height, of.width))) {
+    for (int64_t i = 0; i < size.numbers(); ++i) {
+      from.push_back(static_cast<scalar_t>(std::sin(1.0 + 0.7 * static_cast<double>(i))));
+    }
+  }
+
+  AugmentArrays<scalar_t> arrays() {
+    AugmentArrays<scalar_t> arrays{};
+    arrays.from = {dense_image<const scalar_t>(from.data(), size), size.numbers()};
+    arrays.to = {dense_image(to.data(), size), size.numbers()};
+    arrays.images = 1;
+    arrays.batch = 1;
+    arrays.size = size;
+    arrays.operations = operations.data();
+    arrays.parameters = parameters.data();
+    arrays.length = static_cast<int64_t>(operations.size());
+    arrays.rows = 1;
+    arrays.width = static_cast<int64_t>(parameters.size());
+    return arrays;
+  }
+
+  std::vector<scalar_t> pixel_by_pixel(bool transpose) {
+    AugmentArrays<scalar_t> of = arrays();
+    of.transpose = transpose;
+    augment_place(of, 0, scratch.data(), PixelStage<scalar_t>{size});
+    return to;
+  }
+
+  using Place = void (*)(const AugmentArrays<scalar_t>&, int64_t, scalar_t*);
+  std::vector<scalar_t> by_rows(Place place, bool transpose) {
+    AugmentArrays<scalar_t> of = arrays();
+    of.transpose = transpose;
+    place(of, 0, scratch.data());
+    return to;
+  }
+};
+
+template <typename scalar_t>
+double inner(const std::vector<scalar_t>& a, const std::vector<scalar_t>& b) {
+  double sum = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    sum += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+  }
+  return sum;
+}
+
+template <typename scalar_t>
+bool close(const std::vector<scalar_t>& a, const std::vector<scalar_t>& b) {
+  const double tolerance = 256 * static_cast<double>(std::numeric_limits<scalar_t>::epsilon());
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (!(std::fabs(static_cast<double>(a[i] - b[i])) <= tolerance)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// <A x, y> = <x, transpose(A) y>, and the loops over vector registers agree with both.
+template <typename scalar_t>
+void check_list(const ImageSize& size, const std::vector<int64_t>& list,
+                const std::vector<scalar_t>& parameters) {
+  Problem<scalar_t> problem(size, list, parameters);
+  const std::vector<scalar_t> x = problem.from;
+  const std::vector<scalar_t> forward = problem.pixel_by_pixel(false);
+  const std::vector<scalar_t> transposed = problem.pixel_by_pixel(true);
+  AugmentArrays<scalar_t> linear = problem.arrays();
+  linear.linear = true;
+  augment_place(linear, 0, problem.scratch.data(), PixelStage<scalar_t>{size});
+  std::vector<scalar_t> y(x.rbegin(), x.rend());
+  const double one = inner(problem.to, y);
+  problem.from = y;
+  const double other = inner(x, problem.pixel_by_pixel(true));
+  problem.from = x;
+  const double tolerance =
+      64 * static_cast<double>(std::numeric_limits<scalar_t>::epsilon()) * static_cast<double>(x.size() + 1);
+  CHECK(std::fabs(one - other) <= tolerance);
+
+  using Place = typename Problem<scalar_t>::Place;
+  std::vector<Place> places{&pydistill::cpu::baseline::augment_place};
+#if defined(__x86_64__)
+  if (pydistill::cpu::isa() >= Isa::kAvx2) {
+    places.push_back(&pydistill::cpu::avx2::augment_place);
+  }
+  if (pydistill::cpu::isa() >= Isa::kAvx512) {
+    places.push_back(&pydistill::cpu::avx512::augment_place);
+  }
+#endif
+  for (const Place place : places) {
+    CHECK(close(problem.by_rows(place, false), forward));
+    CHECK(close(problem.by_rows(place, true), transposed));
+  }
+}
+
+template <typename scalar_t>
+void check_sizes() {
+  const std::vector<std::vector<scalar_t>> sets[] = {
+      {{0.3f, 1.7f, 0.6f}},                                // colour
+      {{2, -1}, {-3, 0}, {0, 99}, {-99, 5}},               // crop
+      {{1, 3, 0, 2}, {0, 99, 0, 99}, {2, 2, 0, 9}},        // cutout
+      {{0}, {1}},                                          // flip
+      {{0.9f, 1.2f}, {3, 0.25f}, {0, 1}, {-1, 1}},         // scale
+      {{0.2f}, {-0.26f}, {1.5707963f}, {3}, {0.7853982f}}  // rotate
+  };
+  const int64_t sides[][2] = {{1, 1}, {1, 7}, {5, 1}, {4, 4}, {3, 9}, {17, 16}, {33, 35}};
+  for (const int64_t channels : {1, 2, 3, 4, 5}) {
+    for (const auto& side : sides) {
+      const ImageSize size{channels, side[0], side[1]};
+      std::vector<int64_t> all;
+      std::vector<scalar_t> all_parameters;
+      for (int64_t operation = 0; operation < 6; ++operation) {
+        for (const auto& parameters : sets[operation]) {
+          check_list<scalar_t>(size, {operation}, parameters);
+        }
+        all.push_back(operation);
+        all_parameters.insert(all_parameters.end(), sets[operation][0].begin(), sets[operation][0].end());
+      }
+      all.push_back(-1);
+      check_list<scalar_t>(size, all, all_parameters);
+      check_list<scalar_t>(size, {-1, 3}, {1});
+      check_list<scalar_t>(size, {}, {});
+    }
+  }
+}
+
+// A list or an image that does not exist.
+void what_does_not_exist_is_not_a_number() {
+  const auto all_nan = [](const std::vector<float>& numbers) {
+    for (const float number : numbers) {
+      if (!std::isnan(number)) {
+        return false;
+      }
+    }
+    return true;
+  };
+  Problem<float> unknown({2, 3, 5}, {3, 6}, {1, 1});
+  CHECK(all_nan(unknown.pixel_by_pixel(false)));
+  CHECK(all_nan(unknown.by_rows(&pydistill::cpu::baseline::augment_place, false)));
+  Problem<float> outside({2, 3, 5}, {3}, {1});
+  const int64_t source = 1;
+  AugmentArrays<float> arrays = outside.arrays();
+  arrays.index = &source;
+  pydistill::cpu::baseline::augment_place(arrays, 0, outside.scratch.data());
+  CHECK(all_nan(outside.to));
+}
+
+// The gradient is added to, times the factor of the step, or subtracted from.
+void gradients_are_added_up() {
+  Problem<double> problem({1, 2, 3}, {3}, {1});
+  AugmentArrays<double> arrays = problem.arrays();
+  const double factors[] = {5.0, 0.5};
+  const int64_t step = 1;
+  arrays.step = &step;
+  arrays.factor = factors;
+  arrays.factor_step = 1;
+  arrays.negate = true;
+  pydistill::cpu::baseline::augment_place_backward(arrays, 0, 0, problem.scratch.data());
+  for (size_t row = 0; row < 2; ++row) {
+    for (size_t column = 0; column < 3; ++column) {
+      CHECK(problem.to[3 * row + column] == -77 - 0.5 * problem.from[3 * row + 2 - column]);
+    }
+  }
+}
+
+// Pixels that are no numbers do not reach those that do not read them.
+void a_position_that_is_no_number_reads_nothing() {
+  Problem<float> problem({1, 4, 4}, {5}, {std::numeric_limits<float>::quiet_NaN()});
+  for (const float number : problem.pixel_by_pixel(false)) {
+    CHECK(number == 0);
+  }
+  for (const float number : problem.by_rows(&pydistill::cpu::baseline::augment_place, false)) {
+    CHECK(number == 0);
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_sizes<float>();
+  check_sizes<double>();
+  what_does_not_exist_is_not_a_number();
+  gradients_are_added_up();
+  a_position_that_is_no_number_reads_nothing();
+  std::puts("augment: all checks hold");
+  return 0;
+}

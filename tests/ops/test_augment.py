@@ -1,0 +1,376 @@
+"""`augment` and its backward on the CPU, compiled and reference; a GPU's part is in test_augment_cuda.py."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pydistill.ops
+import pydistill.reference
+from pydistill.build import build_config
+from pydistill.data.dsa import COLUMNS, DsaSettings, draw_tables
+from pydistill.errors import InputError
+
+compiled_only = pytest.mark.skipif(
+    not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"
+)
+DTYPES = [torch.float32, torch.float64]
+OPERATIONS = tuple(COLUMNS)
+SHAPES = [(1, 1, 1, 1), (2, 3, 1, 9), (2, 2, 7, 1), (3, 1, 8, 8), (2, 4, 5, 6), (2, 5, 9, 12), (2, 3, 33, 31)]
+
+
+@pytest.fixture(params=["ops", "reference"])
+def where(request: pytest.FixtureRequest) -> Any:
+    return getattr(pydistill, request.param)
+
+
+class Problem:
+    """Images, and numbers drawn for a batch of them."""
+
+    def __init__(
+        self,
+        operations: Sequence[str] = OPERATIONS,
+        shape: tuple[int, int, int, int] = (4, 3, 8, 7),
+        dtype: torch.dtype = torch.float64,
+        index: Sequence[int] | None = None,
+        shared: bool = False,
+        seed: int = 0,
+    ) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        batch = shape[0] if index is None else len(index)
+        settings = DsaSettings(strategy="_".join(operations), mode="M", shared=shared)
+        draw = settings.draw(batch, *shape[2:], generator)
+        operation_table, parameter_table = draw_tables([draw], "cpu", dtype)
+        self.operations, self.parameters = operation_table[0], parameter_table[0]
+        self.images = torch.randn(shape, dtype=dtype, generator=generator)
+        self.grad = torch.randn(batch, *shape[1:], dtype=dtype, generator=generator)
+        self.index = None if index is None else torch.tensor(index, dtype=torch.int64)
+
+    @property
+    def arguments(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        return self.images, self.operations, self.parameters, self.index
+
+    def run(self, where: Any = pydistill.ops) -> tuple[Tensor, Tensor]:
+        """The batch, and the gradient of the images."""
+        count = self.images.shape[0]
+        rest = (self.operations, self.parameters, self.index)
+        return where.augment(self.images, *rest), where.augment_backward(self.grad, *rest, count)
+
+
+def assert_agrees(problem: Problem, tolerance: float) -> None:
+    for found, expected in zip(problem.run(), problem.run(pydistill.reference), strict=True):
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@compiled_only
+@pytest.mark.parametrize("shared", [False, True], ids=["each", "shared"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_agrees_with_the_reference(operation: str, shared: bool) -> None:
+    for shape, seed in itertools.product(SHAPES, range(3)):
+        assert_agrees(Problem((operation,), shape, shared=shared, seed=seed), 1e-12)
+
+
+@compiled_only
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_float32_is_as_accurate_as_pytorch(operation: str) -> None:
+    for seed in range(3):
+        single = Problem((operation,), (3, 3, 32, 30), torch.float32, seed=seed)
+        exact = Problem((operation,), (3, 3, 32, 30), seed=seed)
+        exact.images, exact.grad = single.images.double(), single.grad.double()
+        exact.parameters = single.parameters.double()
+        truths = exact.run(pydistill.reference)
+        for found, plain, truth in zip(single.run(), single.run(pydistill.reference), truths, strict=True):
+            assert found.dtype == torch.float32
+            floor = 4 * torch.finfo(torch.float32).eps * truth.abs().max()
+            assert (found - truth).abs().max() <= 2 * (plain - truth).abs().max() + floor
+
+
+@compiled_only
+def test_every_order_of_the_operations() -> None:
+    for number, operations in enumerate(itertools.permutations(OPERATIONS)):
+        if number % 7 == 0:  # of 720 orders, spread over all first and all last operations
+            assert_agrees(Problem(operations, (2, 2, 5, 6), seed=number), 1e-11)
+
+
+@compiled_only
+def test_every_pair_and_an_operation_twice() -> None:
+    for operations in itertools.product(OPERATIONS, repeat=2):
+        assert_agrees(Problem(operations, (2, 3, 6, 5)), 1e-12)
+
+
+@compiled_only
+@pytest.mark.parametrize("index", [[2], [3, 0], [1, 1, 3, 1, 0, 3, 3], []], ids=str)
+@pytest.mark.parametrize("shared", [False, True], ids=["each", "shared"])
+def test_images_may_be_named_any_number_of_times(index: list[int], shared: bool) -> None:
+    problem = Problem(index=index, shared=shared and bool(index))
+    assert_agrees(problem, 1e-12)
+    for image in set(range(4)) - set(index):
+        assert not problem.run()[1][image].any()
+
+
+def test_a_list_ends_at_minus_one(where: Any) -> None:
+    problem = Problem(("flip",))
+    expected = problem.run(where)
+    problem.operations = torch.tensor([3, -1, 17])
+    problem.parameters = torch.cat([problem.parameters, torch.full((4, 3), 9.0)], dim=1)
+    for found, same in zip(problem.run(where), expected, strict=True):
+        assert torch.equal(found, same)
+
+
+def test_without_operations_the_batch_is_gathered(where: Any) -> None:
+    for operations in ([], [-1, 3]):
+        problem = Problem((), index=[2, 2, 0])
+        problem.operations = torch.tensor(operations, dtype=torch.int64)
+        problem.parameters = torch.ones(3, 1, dtype=torch.float64)
+        batch, gradient = problem.run(where)
+        assert torch.equal(batch, problem.images[[2, 2, 0]])
+        assert torch.equal(gradient[2], problem.grad[0] + problem.grad[1])
+        assert torch.equal(gradient[0], problem.grad[2])
+
+
+def test_a_new_tensor_even_where_nothing_changes(where: Any) -> None:
+    problem = Problem(())
+    before = problem.images.clone()
+    where.augment(*problem.arguments).zero_()
+    assert torch.equal(problem.images, before)
+
+
+def test_known_numbers(where: Any) -> None:
+    image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+
+    def run(operation: int, *parameters: float) -> list[list[float]]:
+        return where.augment(image, torch.tensor([operation]), torch.tensor([parameters]))[0, 0].tolist()
+
+    assert run(0, 0.5, 1.0, 2.0) == [[0.0, 2.0], [4.0, 6.0]]
+    assert run(1, 1.0, -1.0) == [[0.0, 3.0], [0.0, 0.0]]
+    assert run(2, 0.0, 1.0, 1.0, 2.0) == [[1.0, 0.0], [3.0, 4.0]]
+    assert run(3, 1.0) == [[2.0, 1.0], [4.0, 3.0]]
+    assert run(3, 0.0) == [[1.0, 2.0], [3.0, 4.0]]
+    assert run(4, 0.0, 1.0) == [[1.5, 1.5], [3.5, 3.5]]
+    assert run(5, 0.0) == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_the_backward_is_the_transpose(where: Any) -> None:
+    """⟨A x, y⟩ = ⟨x, Aᵀ y⟩ with A the part without brightness."""
+    for seed, index in itertools.product(range(5), (None, [0, 2, 2, 1, 3])):
+        problem = Problem(index=index, seed=seed)
+        batch, gradient = problem.run(where)
+        problem.images = torch.zeros_like(problem.images)
+        linear = batch - problem.run(where)[0]
+        problem = Problem(index=index, seed=seed)
+        torch.testing.assert_close((linear * problem.grad).sum(), (problem.images * gradient).sum())
+
+
+@pytest.mark.parametrize("operations", [*[(each,) for each in OPERATIONS], OPERATIONS], ids="_".join)
+@pytest.mark.parametrize("index", [None, [1, 0, 1]], ids=["all", "index"])
+def test_gradcheck_and_gradgradcheck(where: Any, operations: tuple[str, ...], index: list[int] | None) -> None:
+    problem = Problem(operations, (2, 2, 4, 5), index=index)
+    rest = (problem.operations, problem.parameters, problem.index)
+    assert torch.autograd.gradcheck(lambda x: where.augment(x, *rest), (problem.images.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda g: where.augment_backward(g, *rest, 2), (problem.grad.requires_grad_(),))
+    if where is pydistill.ops or not {"scale", "rotate"} & set(operations):
+        assert torch.autograd.gradgradcheck(lambda x: where.augment(x, *rest).square(), (problem.images,))
+
+
+@compiled_only
+def test_brightness_is_no_part_of_the_derivative() -> None:
+    problem = Problem(("color",))
+    grad = problem.grad.requires_grad_()
+    gradient = pydistill.ops.augment_backward(grad, problem.operations, problem.parameters, None, 4)
+    (found,) = torch.autograd.grad(gradient, grad, torch.zeros_like(gradient))
+    assert not found.any()
+
+
+def test_gradients_in_the_parameters_come_from_plain_pytorch() -> None:
+    problem = Problem(("color", "rotate"))
+    parameters = problem.parameters.clone().requires_grad_()
+    found, expected = (
+        torch.autograd.grad(op.augment(problem.images, problem.operations, parameters).square().sum(), parameters)[0]
+        for op in (pydistill.ops, pydistill.reference)
+    )
+    assert found.any()
+    assert torch.equal(found, expected)
+
+
+@compiled_only
+def test_the_compiled_op_called_by_itself_refuses_a_gradient_in_the_parameters() -> None:
+    problem = Problem(("color",))
+    parameters = problem.parameters.requires_grad_()
+    batch = torch.ops.pydistill.augment(problem.images, problem.operations, parameters, None, False)
+    with pytest.raises(RuntimeError, match="augment gives no derivative in parameters"):
+        batch.sum().backward()
+
+
+@compiled_only
+@pytest.mark.parametrize("operations", [("crop",), ("color", "rotate"), OPERATIONS], ids="_".join)
+def test_takes_every_order_in_memory_and_leaves_its_arguments_alone(operations: tuple[str, ...]) -> None:
+    plain = Problem(operations)
+    expected = plain.run()
+    orders: list[Callable[[Tensor], Tensor]] = [
+        lambda x: x.contiguous(memory_format=torch.channels_last),
+        lambda x: torch.stack([x, x], dim=-1)[..., 0],
+        lambda x: x.transpose(-1, -2).contiguous().transpose(-1, -2),
+        lambda x: x.flip(0).flip(0)[:, :1].expand(-1, 3, -1, -1),
+    ]
+    for number, order in enumerate(orders):
+        problem = Problem(operations)
+        problem.images, problem.grad = order(problem.images), order(problem.grad)
+        problem.parameters = torch.stack([problem.parameters, problem.parameters], dim=-1)[..., 1]
+        before = problem.images.clone()
+        found = problem.run()
+        if number < 3:
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        assert_agrees(problem, 1e-12)
+        assert torch.equal(problem.images, before)
+        assert found[0].is_contiguous(memory_format=torch.channels_last if number == 0 else torch.contiguous_format)
+
+
+@compiled_only
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
+    index = [*range(40), *range(0, 40, 3), *[7] * 30]
+    problem = Problem(shape=(40, 3, 17, 19), dtype=dtype, index=index)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            results.append(problem.run())
+    finally:
+        torch.set_num_threads(before)
+    for batch, gradient in results[1:]:
+        assert torch.equal(batch, results[0][0])
+        assert torch.equal(gradient, results[0][1])
+
+
+@compiled_only
+@pytest.mark.parametrize("operation", ["crop", "cutout", "flip", "scale", "rotate"])
+def test_not_a_number_reaches_those_that_read_it(operation: str) -> None:
+    problem = Problem((operation,), (2, 2, 7, 6), seed=1)
+    problem.images[0, 1, 3, 2] = torch.nan
+    problem.grad[0, 1, 3, 2] = torch.nan
+    for found, expected in zip(problem.run(), problem.run(pydistill.reference), strict=True):
+        spoilt = found.isnan()
+        assert not (spoilt & ~expected.isnan()).any()
+        torch.testing.assert_close(found[~spoilt], expected.nan_to_num()[~spoilt], rtol=1e-9, atol=1e-9)
+
+
+def test_other_floating_dtypes_take_plain_pytorch() -> None:
+    problem = Problem(("color", "flip"), dtype=torch.float32)
+    images, parameters = problem.images.bfloat16(), problem.parameters.bfloat16()
+    found = pydistill.ops.augment(images, problem.operations, parameters)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, pydistill.reference.augment(images, problem.operations, parameters))
+
+
+def test_forward_mode_and_function_transforms(where: Any) -> None:
+    problem = Problem(("color", "crop", "flip"))
+    rest = (problem.operations, problem.parameters)
+
+    def loss(images: Tensor) -> Tensor:
+        return where.augment(images, *rest).square().sum()
+
+    images, tangent = problem.images, torch.randn_like(problem.images)
+    slope = (torch.func.grad(loss)(images) * tangent).sum()
+    torch.testing.assert_close(torch.func.jvp(loss, (images,), (tangent,))[1], slope)
+    with torch.autograd.forward_ad.dual_level():
+        dual = loss(torch.autograd.forward_ad.make_dual(images, tangent))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, slope)
+
+
+@compiled_only
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("index", [None, [1, 3, 1]], ids=["all", "index"])
+def test_opcheck(dtype: torch.dtype, index: list[int] | None) -> None:
+    for order in (torch.contiguous_format, torch.channels_last):
+        problem = Problem(dtype=dtype, index=index)
+        rest = (problem.operations, problem.parameters, problem.index)
+        images = problem.images.contiguous(memory_format=order).requires_grad_()
+        grad = problem.grad.contiguous(memory_format=order).requires_grad_()
+        for linear in (False, True):
+            checks = torch.library.opcheck(torch.ops.pydistill.augment.default, (images, *rest, linear))
+            assert set(checks.values()) == {"SUCCESS"}
+        checks = torch.library.opcheck(torch.ops.pydistill.augment_backward.default, (grad, *rest, 4))
+        assert set(checks.values()) == {"SUCCESS"}
+
+
+@compiled_only
+def test_meta_tensors_give_shapes() -> None:
+    images, operations, parameters, index = (
+        each.to("meta") for each in Problem(index=[1, 2, 2, 0, 0]).arguments if each is not None
+    )
+    batch = torch.ops.pydistill.augment(images, operations, parameters, index, False)
+    assert (batch.shape, batch.device.type) == ((5, 3, 8, 7), "meta")
+    gradient = torch.ops.pydistill.augment_backward(batch, operations, parameters, index, 4)
+    assert gradient.shape == (4, 3, 8, 7)
+
+
+NAMES = ("images", "operations", "parameters", "index")
+BAD_INPUT = [
+    ("images", lambda v: v.long(), r"images is torch\.int64; it must be of a floating dtype"),
+    ("images", lambda v: v[0], r"images has shape \[3, 8, 7\]; it must be \[n, C, H, W\]"),
+    ("images", lambda v: [v], r"images must be a tensor, not list"),
+    ("operations", lambda v: v.int(), r"operations is torch\.int32 \[6\]; it must be int64 \[L\]"),
+    ("operations", lambda v: v[None], r"operations is torch\.int64 \[1, 6\]; it must be int64 \[L\]"),
+    (
+        "operations",
+        lambda v: v + 1,
+        r"operations\[5\] is 6; an operation is a number from 0 to 5, and -1 ends the list",
+    ),
+    ("operations", lambda v: v - 2, r"operations\[0\] is -2; an operation is a number"),
+    ("parameters", lambda v: v.float(), r"parameters is torch\.float32 where images is torch\.float64"),
+    ("parameters", lambda v: v[:2], r"parameters has shape \[2, 13\] for a batch of 3 images; it must be \[B, width\]"),
+    ("parameters", lambda v: v[:, :12], r"parameters has shape \[3, 12\] where the operations need 13 columns"),
+    ("parameters", lambda v: v.to("meta"), r"parameters is on meta where images is on cpu"),
+    ("index", lambda v: v.double(), r"index is torch\.float64 \[3\]; it must be int64 \[B\]"),
+    ("index", lambda v: v + 2, r"index\[1\] is 4 where there are 4 images"),
+    ("index", lambda v: v - 1, r"index\[2\] is -1 where there are 4 images"),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil", "message"), BAD_INPUT)
+def test_bad_input_is_named(where: Any, name: str, spoil: Callable[[Tensor], object], message: str) -> None:
+    inputs: dict[str, Any] = dict(zip(NAMES, Problem(index=[1, 2, 0]).arguments, strict=True))
+    inputs[name] = spoil(inputs[name])
+    with pytest.raises(InputError, match=f"augment: {message}"):
+        where.augment(**inputs)
+
+
+def test_a_gradient_of_another_batch_is_refused(where: Any) -> None:
+    problem = Problem()
+    with pytest.raises(InputError, match=r"grad_out holds 4 images where the batch has 3"):
+        where.augment_backward(problem.grad, problem.operations, problem.parameters, torch.tensor([0, 1, 2]), 4)
+    with pytest.raises(InputError, match=r"grad_out holds 4 images where the batch has 5"):
+        where.augment_backward(problem.grad, problem.operations, problem.parameters, None, 5)
+
+
+@compiled_only
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("images", lambda v: v.half(), r"images is Half; it must be float32 or float64"),
+        ("images", lambda v: v[0], r"images has shape \[3, 8, 7\]; it must be \[n, C, H, W\]"),
+        ("operations", lambda v: v.int(), r"operations is Int of shape \[6\]; it must be int64 \[L\]"),
+        ("operations", lambda v: v + 1, r"operations\[5\] is 6"),
+        ("parameters", lambda v: v.float(), r"parameters is Float where images is Double"),
+        ("parameters", lambda v: v[:2], r"parameters has shape \[2, 13\] for a batch of 3 images"),
+        ("parameters", lambda v: v[:, :12], r"parameters has shape \[3, 12\] where the operations need 13 columns"),
+        ("index", lambda v: v.double(), r"index is Double of shape \[3\]; it must be int64 \[B\]"),
+        ("index", lambda v: v + 2, r"index\[1\] is 4 where there are 4 images"),
+    ],
+)
+def test_the_compiled_op_called_by_itself_refuses_too(
+    name: str, spoil: Callable[[Tensor], Tensor], message: str
+) -> None:
+    inputs: dict[str, Any] = dict(zip(NAMES, Problem(index=[1, 2, 0]).arguments, strict=True))
+    inputs[name] = spoil(inputs[name])
+    with pytest.raises(ValueError, match=message):
+        torch.ops.pydistill.augment(*inputs.values(), False)
