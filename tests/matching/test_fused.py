@@ -3,6 +3,7 @@ calls."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.matching.problems import FUSED, Case, assert_same, make_case, needs_e
 pytestmark = needs_engine
 
 BOUND = 1e-9
+LAST_BITS = 30  # a sum of thousands of roundings against one in each pixel
 GRADIENTS = st.sampled_from(["exact", "exact", "truncated"])
 SELECTIONS = st.sampled_from(["last", "nearest"])
 
@@ -57,13 +59,27 @@ def random_case(
 
 
 def compare(case: Case, recipe: bool) -> None:
-    """As assert_same, but where one class only or a dead network has no gradient the floor is one rounding."""
+    """As assert_same, but where one class only or a dead network has no gradient the floor is one rounding, and where
+    the whole graph's own gradients hang on the pixels' last bit (norms of three nearly equal numbers: up to a
+    millionfold the roundings), it is what that bit is worth."""
     found, expected = case.run("fused", recipe=recipe), case.run("autograd", recipe=recipe)
     assert found[0].step == expected[0].step
     torch.testing.assert_close(found[0].loss, expected[0].loss, rtol=BOUND, atol=0)
     torch.testing.assert_close(found[0].distances, expected[0].distances, rtol=BOUND, atol=0)
+    moved: dict[str, Tensor] = {}
     for name, gradient in expected[1].items():
-        assert float((found[1][name] - gradient).norm()) <= BOUND * float(gradient.norm()) + 1e-13, name
+        error = float((found[1][name] - gradient).norm())
+        if error > BOUND * float(gradient.norm()) + 1e-13:
+            moved = moved or with_last_bits_changed(case).run("autograd", recipe=recipe)[1]
+            assert error <= LAST_BITS * float((moved[name] - gradient).norm()), name
+
+
+def with_last_bits_changed(case: Case) -> Case:
+    """The same problem with every pixel one rounding larger or smaller."""
+    changed = copy.copy(case)
+    signs = torch.randn(case.images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sign()
+    changed.images = case.images * (1 + torch.finfo(torch.float64).eps * signs)
+    return changed
 
 
 ANY_CASE = {
