@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.harness import CannotRun
-from pydistill.data.dsa import DsaSettings, augment
+from benchmarks.published import augmented_by
+from pydistill.data.dsa import DsaSettings
 from pydistill.matching import Batches, match
 from pydistill.nn import build, layout_of, parse
 from pydistill.nn.flat import flatten
@@ -183,11 +184,18 @@ def vectors_bytes(setting: Setting) -> int:
 
 
 def by_backend(problem: Problem, backend: str) -> Gradients:
-    """The package's own: match and backward."""
+    """The package's own: match and backward; autograd's augmentation is PyTorch's, as in the published loops."""
     setting = problem.setting
     images, lr = problem.images.clone().requires_grad_(), problem.lr.clone().requires_grad_()
     choices: dict[str, Any] = {"gradient": setting.gradient, "selection": setting.selection, "backend": backend}
-    found = match(problem.model, problem.start, problem.target, problem.batches(images), lr, **choices)
+    batches: Batches | list[tuple[Tensor, Tensor]] = problem.batches(images)
+    if backend == "autograd" and isinstance(batches, Batches) and batches.draws is not None:
+        rows = [batches.images.index_select(0, index) for index in batches.index]
+        batches = [
+            (augmented_by(images, draw), batches.labels[index])
+            for images, draw, index in zip(rows, batches.draws, batches.index, strict=True)
+        ]
+    found = match(problem.model, problem.start, problem.target, batches, lr, **choices)
     torch.autograd.backward(found.loss)
     assert images.grad is not None
     assert lr.grad is not None
@@ -255,7 +263,7 @@ def _rows(batches: Batches, step: int) -> Tensor:
 
 
 def _augmented(rows: Tensor, batches: Batches, step: int) -> Tensor:
-    return rows.clone() if batches.draws is None else augment(rows, batches.draws[step])
+    return rows.clone() if batches.draws is None else augmented_by(rows, batches.draws[step])
 
 
 class _Layer:

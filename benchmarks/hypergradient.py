@@ -31,13 +31,14 @@ import torch
 from benchmarks import harness
 from benchmarks.contestants import BACKENDS, CONTESTANTS, DTYPES, YARDSTICKS, Setting, gradient_of, vectors_bytes
 from benchmarks.harness import CannotRun, Worker
+from pydistill.data.dsa import DsaSettings
 from pydistill.errors import InputError
 from pydistill.matching import GRADIENTS, SELECTIONS
 
 RESULTS = harness.RESULTS / "hypergradient.csv"
 MODULE = "benchmarks.contestants"
 
-PROBLEM = ("model", "width", "size", "channels", "classes", "batch", "steps", "gradient", "selection", "dtype")
+PROBLEM = ("model", "width", "size", "channels", "classes", "batch", "steps", "dsa", "gradient", "selection", "dtype")
 COLUMNS = (
     *("date", "commit", "machine", "torch", "threads", "device"),
     *PROBLEM,
@@ -137,7 +138,8 @@ def table(outcomes: Sequence[Outcome], setting: Setting) -> str:
     vectors = vectors_bytes(setting) / harness.MEGABYTE
     lines = [
         f"{setting.model}, width {setting.width}, {setting.channels} × {setting.size}×{setting.size}, "
-        f"batch {setting.batch}, {setting.steps} steps, {setting.gradient}, {setting.selection}, {setting.dtype}, "
+        f"batch {setting.batch}, {setting.steps} steps, {setting.dsa or 'no augmentation'}, "
+        f"{setting.gradient}, {setting.selection}, {setting.dtype}, "
         f"{setting.device}, {setting.threads} threads; parameter vectors {vectors:.1f} MB",
         f"{'contestant':>10} {'s/step':>10} {'10 %':>10} {'90 %':>10} {'s/call':>10} {'/autograd':>9} {'peak MB':>9} "
         f"{'less vectors':>12}",
@@ -175,6 +177,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("width", "size", "channels", "classes", "batch"):
         parser.add_argument(f"--{name}", type=harness.counted, default=getattr(default, name))
     parser.add_argument("--steps", type=_steps, default=[default.steps], help="N, or several: 5,20,50")
+    parser.add_argument(
+        "--dsa",
+        default=default.dsa,
+        help="augmentation, drawn anew at each call: color_crop_cutout_flip_scale_rotate, or some of these ('': none)",
+    )
     parser.add_argument("--gradient", choices=GRADIENTS, default=default.gradient)
     parser.add_argument("--selection", choices=SELECTIONS, default=default.selection)
     parser.add_argument("--dtype", choices=DTYPES, default=default.dtype)
@@ -197,10 +204,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("argument --device: no NVIDIA GPU is visible")
     if given.json and not given.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {given.json.parent}")
-    keys = [each.name for each in fields(Setting) if each.name not in ("steps", "images", "dsa")]
+    keys = [each.name for each in fields(Setting) if each.name not in ("steps", "images")]
     given.setting = Setting(**{key: getattr(given, key) for key in keys})
     try:
         given.setting.network()
+        DsaSettings(strategy=given.dsa)
         if given.csv:
             harness.check_header(Path(given.csv), COLUMNS)
     except (InputError, ValueError) as error:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
-from pydistill.data.dsa import COLUMNS, DsaSettings
+from pydistill.data.dsa import COLUMNS, DsaDraw, DsaSettings
 from pydistill.reference.augment import augment
 
 LR = 0.01
@@ -77,7 +77,11 @@ def test(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch
 
 def augmented(images: Tensor, dsa: DsaSettings, generator: torch.Generator) -> Tensor:
     """The batch as one draw augments it, by PyTorch's own operations."""
-    draw = dsa.draw(len(images), images.shape[2], images.shape[3], generator)
+    return augmented_by(images, dsa.draw(len(images), images.shape[2], images.shape[3], generator))
+
+
+def augmented_by(images: Tensor, draw: DsaDraw) -> Tensor:
+    """The batch as this draw augments it, by PyTorch's own operations."""
     operations = torch.tensor([list(COLUMNS).index(name) for name in draw.operations], dtype=torch.int64)
     return augment(images, operations.to(images.device), draw.parameters.to(images))
 

@@ -30,7 +30,7 @@ NO_GPU = "The CUDA path is compiled, and its arithmetic is tested on the CPU. No
 REGION = re.compile(r"(<!-- report:(\w+) -->\n).*?(<!-- /report -->)", re.DOTALL)
 
 WHERE = ("machine", "threads", "device")
-WHAT = ("model", "width", "size", "channels", "classes", "batch", "selection", "dtype")
+WHAT = ("model", "width", "size", "channels", "classes", "batch", "dsa", "selection", "dtype")
 
 Row = dict[str, str]
 Key = tuple[str, ...]
@@ -80,7 +80,7 @@ def title_of(row: Row) -> str:
     """The problem of a row, without N."""
     return (
         f"{row['model']}, width {row['width']}, {row['channels']} × {row['size']}×{row['size']}, batch {row['batch']}, "
-        f"{row['dtype']}, selection {row['selection']}"
+        f"{row['dtype']}, selection {row['selection']}" + (", augmented" if row["dsa"] else "")
     )
 
 
@@ -93,7 +93,7 @@ def name_of(row: Row, key: Key) -> str:
 def command_of(rows: Sequence[Row], *options: str) -> str:
     """The command that measures these rows again."""
     row = rows[0]
-    words = [f"--{name} {row[name]}" for name in WHAT] + list(options) + [f"--threads {row['threads']}"]
+    words = [f"--{name} {row[name]}" for name in WHAT if row[name]] + list(options) + [f"--threads {row['threads']}"]
     words += ["--device cuda"] if row["device"] != "cpu" else []
     exact = [each for each in rows if each["contestant"] != "tesla" and each["gradient"] == "exact"]
     words += [] if exact else ["--gradient truncated"]
