@@ -72,8 +72,10 @@ lint: $(VENV)/.dependencies
 cuda-gate: $(VENV)/.dependencies
 	.ci/cuda-gate
 
+# Memory that is freed is kept: the pages of fresh results would take more time than many an op.
 benchmark-ops: setup
-	$(BIN)/python -m pytest benchmarks/ops --benchmark-columns=median,iqr,rounds
+	MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=100000000 \
+	    $(BIN)/python -m pytest benchmarks/ops --benchmark-columns=median,iqr,rounds
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info pydistill/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
