@@ -15,6 +15,7 @@ import pydistill
 from pydistill.distill import DistillSettings
 from pydistill.errors import BackendError, InputError
 from pydistill.matching import Batches, choose_backend, match, match_many
+from pydistill.matching.batches import plan_of
 from pydistill.matching.program import Arrangement, key_of
 from pydistill.nn import MLP, AlexNet, ConvNet, flatten, layout_of
 from pydistill.nn.fused import fused_student, kept_programs, release_students
@@ -74,9 +75,10 @@ def test_one_step_is_near_the_exact_one_but_not_as_near_as_float32(name: str, la
     for what in ("gradient", "logits", "product", "images"):
         truth = vars(exact)[what]
         assert vars(rounded)[what].dtype == torch.float32
-        assert cosine(vars(rounded)[what], truth) >= 0.99
+        # With max pooling another pixel of a window may win, and whole gradients go elsewhere.
+        assert cosine(vars(rounded)[what], truth) >= (0.96 if name == "max" else 0.99)
         error, without = ((vars(each)[what].double() - truth).norm() / truth.norm() for each in (rounded, single))
-        assert 1e-4 < error < 0.15  # bfloat16 rounds by up to 4e-3
+        assert 1e-4 < error < (0.3 if name == "max" else 0.15)  # bfloat16 rounds by up to 4e-3
         assert without < 1e-4
 
 
@@ -93,7 +95,7 @@ def test_the_classifier_and_its_loss_are_in_float32() -> None:
 
 @pytest.mark.parametrize("kind", ["mlp", "convnet"])
 def test_planes_that_bfloat16_holds_exactly_give_the_logits_of_float32(kind: str) -> None:
-    """Small whole numbers in images and hidden weights; hidden biases and the classifier that bfloat16 cannot hold."""
+    """Whole numbers in images and hidden weights; hidden biases and a classifier that bfloat16 cannot hold."""
     model = network("mlp", depth=2) if kind == "mlp" else network(norm="none", pooling="none", depth=1)
     at = point_of(model, 4).to(torch.float32)
     generator = torch.Generator().manual_seed(1)
@@ -103,19 +105,9 @@ def test_planes_that_bfloat16_holds_exactly_give_the_logits_of_float32(kind: str
     pieces[names[0]] = torch.randint(-1, 2, pieces[names[0]].shape, generator=generator).float()
     pieces[names[1]] = torch.full_like(pieces[names[1]], -1 + 2.0**-10)  # −1 in bfloat16
     at.theta = layout.join(list(pieces.values()))
-    at.images = torch.randint(0, 2, at.images.shape, generator=generator).float() * (
-        torch.rand(at.images.shape, generator=generator) < 0.03
-    )
-    bias = pieces[names[1]][0]
-    sums = torch.arange(-20, 21).float()
-    held = sums[((sums + bias).relu() == (sums + bias).relu().bfloat16().float())]
-    assert 1 in held
-    assert 2 not in held
-    # Only sums of which the biased one is held exactly: at most 1.
-    at.images.clamp_(max=1)
-    only = torch.zeros_like(at.images).flatten(1)
-    only[torch.arange(4), torch.tensor([3, 20, 40, 61])] = 1
-    at.images = only.view_as(at.images)
+    pixels = torch.zeros_like(at.images).flatten(1)  # a single one in each image, so that sums are −1, 0 or 1
+    pixels[torch.arange(4), torch.tensor([3, 20, 40, 61])] = 1
+    at.images = pixels.view_as(at.images)
     rounded, single = passes(model, at, "bfloat16"), passes(model, at, "float32")
     assert torch.equal(rounded.logits, single.logits)
     assert torch.equal(rounded.losses, single.losses)
@@ -188,7 +180,7 @@ def test_float32_is_the_default_and_untouched_by_what_ran_before() -> None:
 
 def test_students_and_programs_are_kept_for_their_activations() -> None:
     case = case_of(0)
-    shape = Arrangement(case_plan(case)).shape
+    shape = Arrangement(plan_of(Batches(case.images, case.labels, case.index), False)).shape
     keys = {key_of(case.model, case.start, shape, each) for each in ("float32", "bfloat16")}
     assert len(keys) == 2
     students = [fused_student(case.model, [4, 2, 8, 8], case.start, each) for each in ("float32", "bfloat16") * 2]
@@ -200,12 +192,6 @@ def test_students_and_programs_are_kept_for_their_activations() -> None:
     for case.options in ({"activations": "bfloat16"}, {}, {"activations": "bfloat16"}):
         case.run("fused")
     assert len(kept_programs) == 2
-
-
-def case_plan(case: Case) -> object:
-    from pydistill.matching.batches import plan_of
-
-    return plan_of(Batches(case.images, case.labels, case.index), False)
 
 
 def test_auto_takes_fused_and_match_many_is_match_of_each() -> None:
