@@ -1,10 +1,14 @@
 """Error of the float32 gradient of each backend against the float64 oracle, over seeds.
 
     python -m benchmarks.accuracy --width 128 --batch 10 --steps 1,5 --seeds 20
+    python -m benchmarks.accuracy --width 32 --batch 10 --steps 10 --seeds 20 --expert-epochs 5
 
-For each seed another network, other images and another target. ReLU has kinks: after a few steps a difference of
-rounding flips single units, and any two correct implementations in float32 then differ by far more than rounding. So
-single seeds say little; the mean and the median over seeds are compared.
+For each seed another network, other images and another target: random ones, or with --expert-epochs a network that was
+trained for so many epochs (on the digits, or as --data, --path and --images say), two of its epochs later, and real
+images. ReLU has kinks: after a few steps a difference of rounding flips single units, and any two correct
+implementations in float32 then differ by far more than rounding. So single seeds say little; means and medians over
+seeds are compared, and the median and least cosine of the angle between a gradient in the images and the exact one.
+`bfloat16` is `fused` with its activations in bfloat16.
 """
 
 from __future__ import annotations
@@ -12,60 +16,132 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
+from dataclasses import dataclass
+from functools import cache
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from pydistill.data import Dataset, DataSettings, load
 from pydistill.matching import Batches, match
 from pydistill.nn import ConvNet, flatten
+from pydistill.nn.fused import Activations
+from pydistill.training import TrainingSettings, train
 
-BACKENDS = ("autograd", "torch", "fused")
+CONTESTANTS = ("autograd", "torch", "fused", "bfloat16")
+EPOCHS_TO_TARGET = 2
+BATCH_OF_EXPERTS = 64
 
 
-def gradients(backend: str, dtype: torch.dtype, seed: int, given: argparse.Namespace, steps: int) -> list[Tensor]:
-    """∂L/∂images and ∂L/∂lr in float64, computed by `backend` in `dtype`."""
+@dataclass(frozen=True)
+class Case:
+    """What is matched."""
+
+    model: ConvNet
+    start: Tensor
+    target: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+@cache
+def dataset(name: str, path: str | None) -> Dataset:
+    """A data set, standardised."""
+    return load(DataSettings(name=name, path=path))
+
+
+def random_case(seed: int, given: argparse.Namespace) -> Case:
+    """A network as it is made, a target near it, images of noise."""
     torch.manual_seed(seed)
     model = ConvNet(3, 10, given.size, width=given.width, depth=3)
     start = flatten(model)
     target = start + 0.01 * torch.randn_like(start)
-    images = torch.randn(given.batch, 3, given.size, given.size).to(dtype).requires_grad_()
+    images = torch.randn(given.batch, 3, given.size, given.size)
+    return Case(model, start, target, images, torch.arange(given.batch) % 10)
+
+
+def expert_case(seed: int, given: argparse.Namespace) -> Case:
+    """A segment of an expert's way on some images of a data set, and of these as many of each class."""
+    data = dataset(given.data, given.path)
+    some = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))[: given.images]
+    images, labels = data.train_images[some], data.train_labels[some]
+    classes = data.num_classes
+    torch.manual_seed(seed)
+    model = ConvNet(data.in_channels, classes, data.image_size, width=given.width, depth=3)
+    points = {0: flatten(model).clone()}
+    last = given.expert_epochs + EPOCHS_TO_TARGET
+    train(
+        model,
+        images,
+        labels,
+        TrainingSettings(epochs=last, lr=0.01, batch_size=BATCH_OF_EXPERTS, dsa=None),
+        generator=torch.Generator().manual_seed(seed),
+        on_epoch=lambda epoch, *_: points.update({epoch: flatten(model).clone()}),
+    )
+    rows = torch.stack([(labels == number % classes).nonzero()[number // classes, 0] for number in range(given.batch)])
+    return Case(model, points[given.expert_epochs], points[last], images[rows], labels[rows])
+
+
+def gradients(case: Case, contestant: str, dtype: torch.dtype, given: argparse.Namespace, steps: int) -> list[Tensor]:
+    """∂L/∂images and ∂L/∂lr in float64, computed by a contestant in `dtype`."""
+    images = case.images.to(dtype, copy=True).requires_grad_()
     lr = torch.tensor(given.lr, dtype=dtype, requires_grad=True)
-    labels = torch.arange(given.batch) % 10
-    index = torch.arange(given.batch).repeat(steps, 1)
-    model = model.to(dtype)
-    batches = Batches(images, labels, index)
-    outcome = match(model, start.to(dtype), target.to(dtype), batches, lr, backend=backend)
+    index = torch.arange(len(images)).repeat(steps, 1)
+    shortened = contestant == "bfloat16"
+    outcome = match(
+        case.model.to(dtype),
+        case.start.to(dtype),
+        case.target.to(dtype),
+        Batches(images, case.labels, index),
+        lr,
+        backend="fused" if shortened else contestant,
+        activations=cast(Activations, "bfloat16" if shortened else "float32"),
+    )
     return [each.double() for each in torch.autograd.grad(outcome.loss, [images, lr])]
 
 
 def main() -> None:
-    """Print a table: N, backend, mean and median relative error of both gradients."""
+    """Print a table: N, contestant, relative errors of both gradients, cosine of that in the images."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--size", type=int, default=32, help="of random images")
     parser.add_argument("--batch", type=int, default=10)
     parser.add_argument("--steps", default="1,5")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--expert-epochs", type=int, default=None)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--path", default=None)
+    parser.add_argument("--images", type=int, default=None, help="so many images for each expert; all by default")
     given = parser.parse_args()
     if min(given.width, given.batch, given.seeds) < 1 or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", given.steps):
         parser.error("--width, --batch and --seeds must be at least 1, --steps such numbers with commas between")
     if given.size < 8:
         parser.error(f"--size must be at least 8 for three poolings, not {given.size}")
-    print(f"ConvNetD3, width {given.width}, {given.size}×{given.size}, batch {given.batch}, {given.seeds} seeds")
-    print(f"{'N':>3} {'backend':>9} | images: mean, median | lr: mean, median")
+    if given.expert_epochs is not None and given.expert_epochs < 0:
+        parser.error(f"--expert-epochs must be at least 0, not {given.expert_epochs}")
+    make, what = random_case, f"{given.size}×{given.size}"
+    if given.expert_epochs is not None:
+        last = given.expert_epochs + EPOCHS_TO_TARGET
+        make, what = expert_case, f"experts on {given.data}, epochs {given.expert_epochs} → {last}"
+    print(f"ConvNetD3, width {given.width}, {what}, batch {given.batch}, {given.seeds} seeds")
+    print(f"{'N':>3} {'backend':>9} | images: mean, median | lr: mean, median | cosine in images: median, least")
     for steps in map(int, given.steps.split(",")):
-        errors: dict[str, list[list[float]]] = {backend: [] for backend in BACKENDS}
+        errors: dict[str, list[list[float]]] = {contestant: [] for contestant in CONTESTANTS}
         for seed in range(given.seeds):
-            exact = gradients("autograd", torch.float64, seed, given, steps)
-            for backend in BACKENDS:
-                found = gradients(backend, torch.float32, seed, given, steps)
-                pairs = zip(found, exact, strict=True)
-                errors[backend].append([float((each - true).norm() / true.norm()) for each, true in pairs])
-        for backend, rows in errors.items():
-            columns = list(zip(*rows, strict=True))
+            case = make(seed, given)
+            exact = gradients(case, "autograd", torch.float64, given, steps)
+            for contestant, rows in errors.items():
+                found = gradients(case, contestant, torch.float32, given, steps)
+                row = [float((each - true).norm() / true.norm()) for each, true in zip(found, exact, strict=True)]
+                cosine = torch.dot(found[0].flatten(), exact[0].flatten()) / (found[0].norm() * exact[0].norm())
+                rows.append([*row, float(cosine)])
+        for contestant, rows in errors.items():
+            *columns, cosines = zip(*rows, strict=True)
             told = " | ".join(f"{statistics.mean(each):.1e}, {statistics.median(each):.1e}" for each in columns)
-            print(f"{steps:>3} {backend:>9} | {told}", flush=True)
+            told += f" | {statistics.median(cosines):.4f}, {min(cosines):.4f}"
+            print(f"{steps:>3} {contestant:>9} | {told}", flush=True)
 
 
 if __name__ == "__main__":

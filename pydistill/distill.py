@@ -16,6 +16,7 @@ from pydistill.errors import DivergedError, InputError, MismatchError
 from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, match_many
 from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
+from pydistill.nn.fused import ACTIVATIONS, Activations
 from pydistill.synthetic import ImageAverage, Initialisation, SyntheticSet, initial_set
 from pydistill.training import seeded_modules
 from pydistill.trajectories import ExpertOrder, FractionRule, Smoothing, StartSampler, StartSettings, TrajectoryStore
@@ -62,6 +63,8 @@ class DistillSettings:
         checkpoint_every: iterations between checkpoints.
         max_rejections: how many iterations may be rejected (not finite, lr ≤ 0) before the run stops.
         backend: auto, fused, torch or autograd.
+        activations: float32, or bfloat16 for the planes between the student's layers (backend fused alone);
+            docs/fused.md says what that does to the gradient.
         seed: of everything random in the distillation.
     """
 
@@ -98,6 +101,7 @@ class DistillSettings:
     checkpoint_every: int = 100
     max_rejections: int = 10
     backend: Backend = "auto"
+    activations: Activations = "float32"
     seed: int = 0
 
     def resolved_method(self) -> Method:
@@ -151,6 +155,10 @@ class DistillSettings:
         for name in ("evaluate_every", "max_rejections"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.activations not in ACTIVATIONS:
+            raise InputError(f"activations must be float32 or bfloat16, not {self.activations}")
+        if self.activations == "bfloat16" and self.backend in ("torch", "autograd"):
+            raise InputError(f"activations = bfloat16 needs backend fused (or auto), not {self.backend}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must be at least 0 and below 2^63, not {self.seed}")
         for name in ("lr_image", "lr_lr", "lr_label"):
@@ -407,6 +415,7 @@ class Distiller:
                 gradient=self.method.gradient,
                 label_logits=self.synthetic.kind == "learned",
                 backend=settings.backend,
+                activations=settings.activations,
             )
 
     @torch.no_grad()

@@ -134,8 +134,9 @@ def run_distillation(
     config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
     if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
         config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
-    if recipe.distill.experts_per_step == 1:  # as every run that began before there was a choice
-        del config["distill"]["experts_per_step"]
+    for name, default in (("experts_per_step", 1), ("activations", "float32")):
+        if config["distill"][name] == default:  # as every run that began before there was a choice
+            del config["distill"][name]
     continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
     write_json(folder.path / RECIPE_NAME, recipe.as_dict())
     store = trajectories_for(recipe, store, folder.path)

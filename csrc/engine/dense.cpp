@@ -1,7 +1,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/zeros_like.h>
+#include <ATen/ops/zeros.h>
 
 #include "linear_map.h"
 
@@ -10,11 +10,11 @@ namespace {
 
 class Dense final : public LinearMap {
  public:
-  Dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options)
-      : channels_(channels), pixels_(pixels), outputs_(outputs) {
-    weight_ = at::empty({outputs, pixels * channels}, options);
+  Dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options, at::ScalarType products)
+      : channels_(channels), pixels_(pixels), outputs_(outputs), products_(products) {
+    weight_ = at::empty({outputs, pixels * channels}, options.dtype(products));
     weight_tangent_ = at::empty_like(weight_);
-    sum_ = at::zeros_like(weight_);
+    sum_ = at::zeros({outputs, pixels * channels}, options);
   }
 
   void read_weights(const at::Tensor& weight, const at::Tensor& weight_tangent) override {
@@ -25,24 +25,22 @@ class Dense final : public LinearMap {
   }
 
   at::Tensor forward(const at::Tensor& x, const at::Tensor& into) override {
-    at::Tensor z = rows(into);
-    at::mm_out(z, rows(x), weight_.t());
+    multiply(into, x, weight_.t());
     return into;
   }
 
   Pair forward_jvp(const Pair& x, const Pair& into) override {
     forward(x.value, into.value);
-    at::Tensor z = rows(into.tangent);
-    at::mm_out(z, rows(x.value), weight_tangent_.t());
     if (x.tangent.defined()) {
-      z.addmm_(rows(x.tangent), weight_.t());
+      multiply(into.tangent, x.value, weight_tangent_.t(), x.tangent, weight_.t());
+    } else {
+      multiply(into.tangent, x.value, weight_tangent_.t());
     }
     return into;
   }
 
   at::Tensor input_gradient(const at::Tensor& dz, const at::Tensor& into) override {
-    at::Tensor dx = rows(into);
-    at::mm_out(dx, rows(dz), weight_);
+    multiply(into, dz, weight_);
     return into;
   }
 
@@ -50,13 +48,16 @@ class Dense final : public LinearMap {
     if (into.value.defined()) {
       input_gradient(dz.value, into.value);
     }
-    input_gradient(dz.tangent, into.tangent);
-    rows(into.tangent).addmm_(rows(dz.value), weight_tangent_);
+    multiply(into.tangent, dz.tangent, weight_, dz.value, weight_tangent_);
     return into;
   }
 
   void add_weight_gradient(const at::Tensor& x, const at::Tensor& dz) override {
-    sum_.addmm_(rows(dz).t(), rows(x));
+    if (sum_.scalar_type() == products_) {
+      sum_.addmm_(factor(dz).t(), factor(x));
+    } else {
+      sum_.add_(at::mm(factor(dz).t(), factor(x)));
+    }
   }
 
   void add_weight_gradient_jvp(const Pair& x, const Pair& dz) override {
@@ -72,7 +73,7 @@ class Dense final : public LinearMap {
   }
 
   std::unique_ptr<LinearMap> sibling() const override {
-    auto made = std::make_unique<Dense>(channels_, pixels_, outputs_, weight_.options());
+    auto made = std::make_unique<Dense>(channels_, pixels_, outputs_, sum_.options(), products_);
     made->weight_ = weight_;
     made->weight_tangent_ = weight_tangent_;
     return made;
@@ -85,6 +86,23 @@ class Dense final : public LinearMap {
   static at::Tensor rows(const at::Tensor& x) {
     return x.dim() == 2 ? x : x.permute({0, 2, 3, 1}).view({x.size(0), -1});
   }
+  at::Tensor factor(const at::Tensor& x) const { return rows(x).to(products_); }
+
+  // into = x w, or x w + more more_w; in its own dtype.
+  void multiply(const at::Tensor& into, const at::Tensor& x, const at::Tensor& w, const at::Tensor& more = {},
+                const at::Tensor& more_w = {}) const {
+    const at::Tensor result = rows(into);
+    const bool in_place = result.scalar_type() == products_;
+    at::Tensor product = in_place ? result : at::empty(result.sizes(), weight_.options());
+    at::mm_out(product, factor(x), w);
+    if (more.defined()) {
+      product.addmm_(factor(more), more_w);
+    }
+    if (!in_place) {
+      result.copy_(product);
+    }
+  }
+
   at::Tensor by_pixel(const at::Tensor& weight) const { return weight.view({outputs_, pixels_, channels_}); }
   at::Tensor by_channel(const at::Tensor& weight) const {
     return weight.view({outputs_, channels_, pixels_}).transpose(1, 2);
@@ -93,6 +111,7 @@ class Dense final : public LinearMap {
   int64_t channels_;
   int64_t pixels_;
   int64_t outputs_;
+  at::ScalarType products_;
   at::Tensor weight_;  // [outputs, pixels * channels]
   at::Tensor weight_tangent_;
   at::Tensor sum_;
@@ -100,9 +119,9 @@ class Dense final : public LinearMap {
 
 }  // namespace
 
-std::unique_ptr<LinearMap> dense(int64_t channels, int64_t pixels, int64_t outputs,
-                                 at::TensorOptions options) {
-  return std::make_unique<Dense>(channels, pixels, outputs, options);
+std::unique_ptr<LinearMap> dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options,
+                                 at::ScalarType products) {
+  return std::make_unique<Dense>(channels, pixels, outputs, options, products);
 }
 
 }  // namespace pydistill::engine

@@ -84,10 +84,10 @@ class FusedSweep(Sweep):
     def _program(self, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> Iterator[Program]:
         """A program filled for this problem, kept for the next once the body has ended well."""
         model, start, shape = self.problem.student.model, self.problem.start, self.arrangement.shape
-        program = take_program(model, start, shape)
+        program = take_program(model, start, shape, self.problem.activations)
         program.fill(self.arrangement, sources, lr, points)
         yield program
-        keep_program(model, start, shape, program)
+        keep_program(model, start, shape, program, self.problem.activations)
 
     def train(self) -> tuple[Points, Tensor]:
         problem = self.problem

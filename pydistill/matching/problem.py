@@ -13,6 +13,7 @@ from pydistill.errors import InputError
 from pydistill.matching.batches import Batches, BatchPlan, plan_of
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection
 from pydistill.matching.student import Student
+from pydistill.nn.fused import ACTIVATIONS, Activations
 
 Gradient = Literal["exact", "truncated"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
@@ -30,6 +31,7 @@ class Problem:
     selection: Selection
     distance: Distance
     gradient: Gradient
+    activations: Activations
 
     @property
     def steps(self) -> int:
@@ -68,6 +70,7 @@ def check_problem(
     distance: Distance,
     gradient: Gradient,
     label_logits: bool,
+    activations: Activations,
 ) -> Problem:
     """Check every argument of `match` and bring it into one form; raises InputError with the argument's name and
     limits.
@@ -77,6 +80,7 @@ def check_problem(
     _check_choice("selection", selection, SELECTIONS)
     _check_choice("distance", distance, DISTANCES)
     _check_choice("gradient", gradient, GRADIENTS)
+    _check_choice("activations", activations, ACTIVATIONS)
     student = Student(model)
     _check_points(start, target, student.layout.total)
     plan = plan_of(batches, label_logits)
@@ -90,7 +94,7 @@ def check_problem(
         raise InputError(f"lr must be a floating tensor, not {lr.dtype}")
     _check_sources(plan, start)
     lr = lr.to(dtype=start.dtype, device=start.device)
-    return Problem(student, start, target, plan, lr, selection, distance, gradient)
+    return Problem(student, start, target, plan, lr, selection, distance, gradient, activations)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pydistill.data.dsa import DsaDraw, draw_tables
 from pydistill.matching.batches import BatchPlan, DrawTable
-from pydistill.nn.fused import being_recorded, fused_student, kept_programs, network_of, where
+from pydistill.nn.fused import Activations, being_recorded, fused_student, kept_programs, network_of, where
 from pydistill.reference.augment import COLUMNS
 
 STEPS_A_CALL = 4
@@ -240,12 +240,13 @@ class Program:
             _log.warning("student steps on %s run kernel by kernel, not as CUDA graphs: %s", device, obstacle)
 
 
-def key_of(model: nn.Module, like: Tensor, shape: ProgramShape) -> tuple[Any, ...]:
+def key_of(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations) -> tuple[Any, ...]:
     """All that a program depends on but the values in its tables."""
-    return network_of(model, shape.largest_images), *where(like), shape, _graphs(), _library_settings(like.device)
+    network = network_of(model, shape.largest_images)
+    return network, activations, *where(like), shape, _graphs(), _library_settings(like.device)
 
 
-def take_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program:
+def take_program(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations = "float32") -> Program:
     """A program for this network in dtype and on device and stream of `like`: a kept one, or a new one.
 
     It is the caller's until `keep_program`.
@@ -253,17 +254,19 @@ def take_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program
     Raises:
         InputError: the network does not take such images.
     """
-    kept: Program | None = kept_programs.take(key_of(model, like, shape))
+    kept: Program | None = kept_programs.take(key_of(model, like, shape, activations))
     if kept is not None:
         return kept
-    return Program(fused_student(model, shape.largest_images, like), like, shape, _graphs())
+    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, _graphs())
 
 
-def keep_program(model: nn.Module, like: Tensor, shape: ProgramShape, program: Program) -> None:
+def keep_program(
+    model: nn.Module, like: Tensor, shape: ProgramShape, program: Program, activations: Activations = "float32"
+) -> None:
     """Keep the program for the next training of its shape."""
     program.tell_obstacle()
     if not being_recorded(like):
-        kept_programs.keep(key_of(model, like, shape), program)
+        kept_programs.keep(key_of(model, like, shape, activations), program)
 
 
 def _graphs() -> bool:

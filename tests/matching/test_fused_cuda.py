@@ -273,3 +273,46 @@ def test_tensors_on_another_gpu_than_the_current_one() -> None:
         setattr(case, name, getattr(case, name).to("cuda:1"))
     case.model = case.model.to("cuda:1")
     assert_same(case.run("fused"), case.run("autograd"), 1e-9)
+
+
+def test_activations_in_bfloat16_are_those_of_the_cpu_to_their_rounding() -> None:
+    """And their graphs give the bits of direct launches."""
+    case = make_case("convnet3-w33", size=16, steps=3).to(torch.float32)
+    case.options = {"activations": "bfloat16"}
+    on_cpu = case.run("fused")
+    exact = case.to(torch.float64)
+    exact.options = {}
+    truth = exact.run("autograd")[1]["images"]
+    for _ in range(3):  # directly, recorded, replayed
+        found = on_gpu(case).run("fused")
+    assert counts()[2] > 0
+    for gradient in (found[1]["images"].cpu(), on_cpu[1]["images"]):
+        assert gradient.dtype == torch.float32
+        cosine = torch.dot(gradient.double().flatten(), truth.flatten()) / (gradient.double().norm() * truth.norm())
+        assert 0.95 < cosine < 1 - 1e-6
+
+
+@pytest.mark.usefixtures("always_the_same_bits")
+def test_replayed_graphs_in_bfloat16_give_the_bits_of_direct_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = on_gpu(make_case("convnet3-w33", size=16, steps=6).to(torch.float32))
+    case.options = {"activations": "bfloat16"}
+    monkeypatch.setenv("PYDISTILL_CUDA_GRAPHS", "0")
+    expected = case.run("fused")
+    release_students()
+    monkeypatch.setenv("PYDISTILL_CUDA_GRAPHS", "1")
+    for _ in range(3):
+        assert same_bits(case.run("fused"), expected)
+    assert counts()[2] > 0
+
+
+def test_activations_in_bfloat16_take_less_memory() -> None:
+    case = on_gpu(make_case("convnet3-w33", size=64, count=64, batch=64, steps=2).to(torch.float32))
+    taken = {}
+    for activations in ("float32", "bfloat16"):
+        release_students()
+        case.options = {"activations": activations}
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        case.run("fused")
+        taken[activations] = torch.cuda.memory_allocated() - before
+    assert taken["bfloat16"] < 0.7 * taken["float32"]
