@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pydistill.data import Dataset, DsaSettings
 from pydistill.errors import DivergedError, InputError, MismatchError
-from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, match_many
+from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, choose_backend, match_many
 from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
 from pydistill.nn.fused import ACTIVATIONS, Activations
@@ -393,7 +393,9 @@ class Distiller:
 
         On a GPU the fused backend matches all side by side; elsewhere one's memory is enough for any number.
         """
-        together = self.synthetic.images.device.type == "cuda" and self.settings.backend in ("auto", "fused")
+        images = self.synthetic.images
+        together = len(draws) > 1 and images.device.type == "cuda"
+        together = together and choose_backend(self.settings.backend, self.student, images)[0] == "fused"
         size = len(draws) if together else 1
         for first in range(0, len(draws), size):
             group = draws[first : first + size]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -191,7 +191,7 @@ def _train_all(
     return _in_turns(courses, pictures.device)
 
 
-def _in_turns(courses: Sequence[Iterator[None]], device: torch.device) -> int:
+def _in_turns(courses: Sequence[Generator[None, None, None]], device: torch.device) -> int:
     """Run the courses to their ends, an epoch each in turns, on a GPU on streams of their own.
 
     Returns:
@@ -202,16 +202,21 @@ def _in_turns(courses: Sequence[Iterator[None]], device: torch.device) -> int:
         stream.wait_stream(torch.cuda.current_stream(device))
     diverged = 0
     running = dict(enumerate(courses))
-    while running:
-        for number, course in list(running.items()):
+    try:
+        while running:
+            for number, course in list(running.items()):
+                with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                    try:
+                        next(course)
+                    except (StopIteration, DivergedError) as end:
+                        diverged += isinstance(end, DivergedError)
+                        del running[number]
+    finally:  # whatever happened, nobody frees what a stream still works on
+        for number in running:
             with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                try:
-                    next(course)
-                except (StopIteration, DivergedError) as end:
-                    diverged += isinstance(end, DivergedError)
-                    del running[number]
-    for stream in streams:
-        torch.cuda.current_stream(device).wait_stream(stream)
+                courses[number].close()
+        for stream in streams:
+            torch.cuda.current_stream(device).wait_stream(stream)
     return diverged
 
 

@@ -109,8 +109,12 @@ def _captured(work: Callable[[], None], device: torch.device) -> Any:
     graph = torch.cuda.CUDAGraph()
     current = torch.cuda.current_stream(device)
     capture = torch.cuda.graph(graph, stream=_side_stream(current), capture_error_mode="thread_local")
+    # Where PyTorch keeps cuBLAS's workspaces for each stream, the graph must have one of its own: others may be given
+    # back while it lives.
+    torch._C._cuda_clearCublasWorkspaces()
     with torch.cuda.stream(current), capture:
         work()
+    torch._C._cuda_clearCublasWorkspaces()
     return graph
 
 

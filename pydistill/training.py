@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -120,7 +120,7 @@ def epochs_of(
     generator: torch.Generator,
     on_epoch: Callable[[int, float, float], None] | None = None,
     engine: bool = True,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """`train`, an epoch whenever the next is asked for, so that several networks can train in turns.
 
     Arguments and errors are those of `train`. On a GPU an epoch is queued and hardly waited for. Modules that draw
@@ -144,7 +144,7 @@ def _epochs(
     settings: TrainingSettings,
     generator: torch.Generator,
     on_epoch: Callable[[int, float, float], None] | None,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     optimiser, captures = _sgd(passes, settings)
     work = Work(passes, optimiser, pictures, labels, count_right=on_epoch is not None)
     replayed_as = _as_replayed(model) if captures else None

@@ -125,7 +125,7 @@ class Run:
     def distil(self, store: TrajectoryStore, reserve: float) -> Distiller:
         """Iterate until only `reserve` seconds are left, or the preset's iterations are done; at least once."""
         sizes = (self.dataset.in_channels, self.dataset.num_classes, self.dataset.image_size)
-        student = build(self.recipe.model, *sizes, seed=0).to(self.dataset.train_images.device)
+        student = build(self.recipe.model, *sizes, seed=0).to(self.dataset.device)
         distiller = Distiller(self.recipe.distill, self.dataset, store, student)
         losses: list[float] = []
         began = time.monotonic()
@@ -161,7 +161,9 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
     one = Run(recipe, dataset, given, began)
     machine = torch.cuda.get_device_name() if given.device == "cuda" else harness.machine()
     about = {"commit": harness.commit(), "torch": torch.__version__, "device": machine}
-    one.record("data", train=len(dataset.train_images), test=len(dataset.test_images), seconds=given.seconds, **about)
+    one.record(
+        "data", train=len(dataset.train_pictures), test=len(dataset.test_pictures), seconds=given.seconds, **about
+    )
     network_seconds = one.random_real()
     store = one.experts()
     distiller = one.distil(store, reserve=1.3 * recipe.evaluation.repeats * network_seconds + 5)
@@ -187,7 +189,7 @@ def told(file: Path) -> str:
     if distilled := last.get("distilled"):
         accuracy = f"{100 * distilled['mean']:.1f} ± {100 * distilled['std']:.1f} %"
         parts.append(f"distilled: {accuracy} on {len(distilled['runs'])} networks, by {distilled['at']:.0f} s")
-    return "; ".join(parts) + "."
+    return "; ".join(parts) + "." if parts else ""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -4,6 +4,10 @@
 #include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include <map>
+#include <mutex>
 
 namespace at::cuda {
 // As in ATen/cuda/CUDAContextLight.h, which wants headers that a bare toolkit lacks.
@@ -22,6 +26,17 @@ void abandon(at::cuda::CUDAGraph& graph) {
   }
 }
 
+// Of the current device: recordings alone are queued on it, so no other work is caught up in one.
+c10::cuda::CUDAStream recording_stream() {
+  static std::map<c10::DeviceIndex, cudaStream_t> streams;
+  const c10::DeviceIndex device = c10::cuda::current_device();
+  cudaStream_t& stream = streams[device];
+  if (stream == nullptr) {
+    C10_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  }
+  return c10::cuda::getStreamFromExternal(stream, device);
+}
+
 }  // namespace
 
 bool is_recording() {
@@ -29,9 +44,11 @@ bool is_recording() {
 }
 
 Graph::Graph(const std::function<void()>& work, Graph* shares) {
-  const c10::cuda::CUDAStreamGuard guard(c10::cuda::getStreamFromPool());
-  // cuBLAS keeps a workspace for each stream. The graph must have one of its own, since it may run beside
-  // what else is queued on the stream that it is recorded on.
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const c10::cuda::CUDAStreamGuard guard(recording_stream());
+  // Where PyTorch keeps cuBLAS's workspaces for each stream (some versions do), the graph would share one
+  // with other graphs: it must have one of its own.
   at::cuda::clearCublasWorkspaces();
   const c10::MempoolId_t memory = shares == nullptr ? c10::MempoolId_t{0, 0} : shares->graph_.pool();
   graph_.capture_begin(memory, cudaStreamCaptureModeThreadLocal);

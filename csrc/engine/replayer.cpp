@@ -29,7 +29,7 @@ bool Replayer::replay(Body& body, const std::function<void()>& work) {
     obstacle_ = "the current stream is being recorded already";
     return false;
   }
-  if (body.runs == 0) {
+  if (body.runs == 0 || body.failed) {
     return false;
   }
   if (body.graph == nullptr) {
@@ -37,7 +37,7 @@ bool Replayer::replay(Body& body, const std::function<void()>& work) {
       body.graph = std::make_shared<cuda::Graph>(work, first_.get());
     } catch (const std::exception& error) {
       obstacle_ = std::string("recording failed: ") + error.what();
-      graphs_ = false;
+      body.failed = true;
       return false;
     }
     ++counts_.recorded;

@@ -40,6 +40,7 @@ class Replayer {
  private:
   struct Body {
     int64_t runs = 0;
+    bool failed = false;  // to be recorded: it is not tried again
     std::shared_ptr<cuda::Graph> graph;
   };
 

@@ -241,7 +241,8 @@ def draw_tables(draws: Sequence[DsaDraw], device: torch.device | str, dtype: tor
 @cache
 def _numbers(operations: tuple[str, ...], device: torch.device) -> Tensor:
     """The operations as `pydistill.ops.augment` takes them; kept, since a copy to a GPU would be waited for."""
-    return torch.tensor([_NUMBER[name] for name in operations], dtype=torch.int64, device=device)
+    with torch.inference_mode(False):  # it serves calls in and out of that mode
+        return torch.tensor([_NUMBER[name] for name in operations], dtype=torch.int64, device=device)
 
 
 def _share(side: int, ratio: float) -> int:

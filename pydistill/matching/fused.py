@@ -145,10 +145,15 @@ def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
     callers = torch.cuda.current_stream(device)
     for stream in streams:
         stream.wait_stream(callers)
-    for number, sweep in enumerate(sweeps):
-        sweep.stream = streams[number % len(streams)]
-        with sweep.beside():
-            sweep.launch()
+    try:
+        for number, sweep in enumerate(sweeps):
+            sweep.stream = streams[number % len(streams)]
+            with sweep.beside():
+                sweep.launch()
+    except BaseException:  # nobody may free what a stream still works on
+        for stream in streams:
+            callers.wait_stream(stream)
+        raise
     return [match_by_sweep(sweep) for sweep in sweeps]
 
 

@@ -254,7 +254,7 @@ def take_program(model: nn.Module, like: Tensor, shape: ProgramShape, activation
     Raises:
         InputError: the network does not take such images.
     """
-    kept: Program | None = kept_programs.take(key_of(model, like, shape, activations))
+    kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape, activations))
     if kept is not None:
         return kept
     return Program(fused_student(model, shape.largest_images, like, activations), like, shape, _graphs())
@@ -281,4 +281,5 @@ def _library_settings(device: torch.device) -> tuple[Any, ...]:
     return (
         (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
         (cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision),  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
     )

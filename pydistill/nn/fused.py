@@ -139,7 +139,7 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor, activat
     """
     network = network_of(model, images)
     key = (network, activations, *where(like))
-    kept = _students.take(key)
+    kept = None if being_recorded(like) else _students.take(key)
     if kept is None or kept[0] < images[0]:
         kind, sizes, norm, pooling, eps = network
         new = torch.classes.pydistill.Student
@@ -153,8 +153,11 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor, activat
 
 def being_recorded(like: Tensor) -> bool:
     """Whether work on such a tensor goes into a CUDA graph of the caller's: what is made then has its values only when
-    the graph runs, so it is not kept."""
-    return like.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    the graph runs, so it is not kept; and what is kept may go before the graph does, so it is not taken."""
+    if like.device.type != "cuda":
+        return False
+    with torch.cuda.device(like.device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 Thing = TypeVar("Thing")

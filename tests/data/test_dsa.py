@@ -248,6 +248,16 @@ def test_tables_of_draws_for_different_images_are_refused() -> None:
         draw_tables([DsaSettings().draw(batch, 8, 8, generator()) for batch in (2, 3)], "cpu", torch.float32)
 
 
+def test_a_first_call_in_inference_mode_leaves_nothing_behind() -> None:
+    images = some_images(2, 3, 5, 5)
+    draw = DsaSettings(strategy="flip_cutout_crop", mode="M").draw(2, 5, 5, generator())  # in this order nowhere else
+    with torch.inference_mode():
+        augment(images, draw)
+    leaf = images.clone().requires_grad_()
+    augment(leaf, draw).sum().backward()
+    assert leaf.grad is not None
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -127,6 +127,26 @@ def test_the_counter_moves_with_the_steps_and_any_range_of_them_can_be_run() -> 
     assert program.step.item() == -1
 
 
+@pytest.mark.parametrize("steps", [(-1, 2), (3, 2), (0, 8)])
+def test_steps_that_it_does_not_have_are_refused(steps: tuple[int, int]) -> None:
+    first, last = steps
+    program, _, _ = filled(make_case(steps=7))
+    with pytest.raises(ValueError, match=f"steps {first} to {last} of 7"):
+        program.engine.train(first, last)
+    with pytest.raises(ValueError, match=f"steps {first} to {last} of 7|wanted has"):
+        program.engine.go_back(last, first, [IMAGES] * max(0, last - first))
+
+
+def test_tables_of_another_shape_are_refused() -> None:
+    case = make_case(steps=3)
+    program, _, _ = filled(case)
+    student = fused_student(case.model, [*program.images.shape], case.start)
+    tables = [program.step, program.address, program.target[1:], program.lr, program.sums]
+    tables += [program.images, program.image_gradients, program.adjoint, program.lr_gradient]
+    with pytest.raises(ValueError, match="target has shape"):
+        torch.classes.pydistill.Program(student, tables, program.batches, [0, 0, 0], False)
+
+
 def test_a_step_of_which_nothing_is_wanted_is_passed_over() -> None:
     case = make_case(steps=3)
     program, _, _ = filled(case)
