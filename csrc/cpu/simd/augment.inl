@@ -1,8 +1,10 @@
 // The loops of augment over vector registers; included by one file for each instruction set.
 //
 // Everything goes by rows of one channel, next to each other in memory; a row that is not is copied first.
-// Only the resampling works on pixels, four channels in one register, surrounded by a border of zeros: what a
-// position reads is then four loads, and its transpose, on one thread, is four additions to memory.
+// A resampling that keeps rows and columns apart goes down the columns first and then along the rows, from
+// tables of what each pixel reads. Any other works on pixels, four channels in one register, surrounded by a
+// border of zeros: what a position reads is then four loads, and its transpose, on one thread, is four
+// additions to memory.
 #include "isa.h"
 //
 // Comparisons of numbers that are not finite may raise a flag that nobody reads: without this the compiler
@@ -43,11 +45,13 @@ template <>
 struct FourOf<float> {
   typedef float Type __attribute__((vector_size(16)));
   typedef int32_t Order __attribute__((vector_size(16)));
+  using Place = int32_t;
 };
 template <>
 struct FourOf<double> {
   typedef double Type __attribute__((vector_size(32)));
   typedef int64_t Order __attribute__((vector_size(32)));
+  using Place = int64_t;
 };
 
 // Four channels of a pixel, or four neighbouring numbers of a row.
@@ -83,6 +87,63 @@ PYDISTILL_INLINE void exchange(Four<T> (&a)[4]) {
   a[3].vector = __builtin_shuffle(high02, high13, kHigh);
 }
 
+// What each pixel of a row, or of a column, reads of another in a resampling: weights and places, -1 for
+// none.
+template <typename T>
+struct Taps {
+  static constexpr int64_t kMost = kTapsOfAugment;
+  using Place = typename FourOf<T>::Place;
+
+  int64_t pitch;  // of a table's row
+  int64_t used;   // no pixel reads more
+  T* weights;     // [kMost, pitch]
+  Place* places;  // [kMost, pitch]
+
+  static Taps of(T* memory, int64_t pitch) {
+    static_assert(sizeof(Place) == sizeof(T));
+    return {pitch, 0, memory, reinterpret_cast<Place*>(memory + kMost * pitch)};
+  }
+
+  void clear() {
+    used = 0;
+    std::memset(weights, 0, static_cast<size_t>(kMost * pitch) * sizeof(T));
+    std::memset(places, -1, static_cast<size_t>(kMost * pitch) * sizeof(Place));
+  }
+  // False if there are too many already.
+  bool add(int64_t pixel, int64_t place, T weight) {
+    for (int64_t tap = 0; tap < kMost; ++tap) {
+      if (places[tap * pitch + pixel] < 0) {
+        places[tap * pitch + pixel] = static_cast<Place>(place);
+        weights[tap * pitch + pixel] = weight;
+        used = tap < used ? used : tap + 1;
+        return true;
+      }
+    }
+    return false;
+  }
+
+  // Bilinear sampling at `position(i)` for i < side, or its transpose. False if that takes too many.
+  template <bool kTranspose, typename Position>
+  bool sample(int64_t side, const Position& position) {
+    clear();
+    for (int64_t i = 0; i < side; ++i) {
+      const T at = position(static_cast<int32_t>(i));
+      if (!(at > -1 && at < static_cast<T>(side))) {
+        continue;
+      }
+      const int64_t before = static_cast<int64_t>(at + 1) - 1;  // rounded down
+      const T of_after = at - static_cast<T>(before);
+      if (before >= 0 && !(kTranspose ? add(before, i, 1 - of_after) : add(i, before, 1 - of_after))) {
+        return false;
+      }
+      if (before + 1 < side && !(kTranspose ? add(before + 1, i, of_after) : add(i, before + 1, of_after))) {
+        return false;
+      }
+    }
+    return true;
+  }
+};
+
 // What one thread keeps beside the images between stages. A row has room for a multiple of four numbers.
 template <typename T>
 struct Scratch {
@@ -91,7 +152,9 @@ struct Scratch {
   T* out;           // [C + 4, pitch], rows that are written
   T* weights;       // [4, pitch]
   int32_t* places;  // [pitch]
-  T* pixels;        // [H + 2, W + 2, 4]
+  T* pixels;        // [H + 2, W + 2, 4], or rows that a resampling has gone down
+  Taps<T> across;   // of a row's pixels
+  Taps<T> down;     // of a column's
 
   static Scratch of(const ImageSize& size, T* memory) {
     Scratch scratch{};
@@ -100,7 +163,10 @@ struct Scratch {
     scratch.out = scratch.in + (size.channels + 4) * scratch.pitch;
     scratch.weights = scratch.out + (size.channels + 4) * scratch.pitch;
     scratch.places = reinterpret_cast<int32_t*>(scratch.weights + 4 * scratch.pitch);
-    scratch.pixels = scratch.weights + 5 * scratch.pitch;
+    const int64_t taps_pitch = (size.width + kLanesOfAugment - 1) / kLanesOfAugment * kLanesOfAugment;
+    scratch.across = Taps<T>::of(scratch.weights + 5 * scratch.pitch, taps_pitch);
+    scratch.down = Taps<T>::of(scratch.across.weights + 2 * kTapsOfAugment * taps_pitch, size.height);
+    scratch.pixels = scratch.down.weights + 2 * kTapsOfAugment * size.height;
     for (int64_t x = 0; x < 4 * scratch.pitch; ++x) {
       scratch.in[size.channels * scratch.pitch + x] = 0;
     }
@@ -115,6 +181,14 @@ PYDISTILL_INLINE void put(const StoreImage<T>&, T& to, T value) {
 template <typename T>
 PYDISTILL_INLINE void put(const AddToImage<T>& write, T& to, T value) {
   to += write.factor * value;
+}
+template <typename T>
+PYDISTILL_INLINE void put(const StoreImage<T>&, T* to, const Lanes<T>& value) {
+  value.store(to);
+}
+template <typename T>
+PYDISTILL_INLINE void put(const AddToImage<T>& write, T* to, const Lanes<T>& value) {
+  (Lanes<T>::load(to) + Lanes<T>(write.factor) * value).store(to);
 }
 
 // Writes numbers of one row of a channel, from its first on: value(x) for x < count.
@@ -166,7 +240,7 @@ struct RowStage {
   void meet() const {}
 
   // What lies between stages comes after the rest.
-  T* end_of_scratch() const { return scratch.pixels + 4 * (size.height + 2) * (size.width + 2); }
+  T* end_of_scratch() const { return scratch.pixels + pixels_of_augment(size.height, size.width); }
 
   template <bool kTranspose, typename Write>
   void stage(const Unchanged<T>&, const Image<const T>& from, const Write& write) const {
@@ -266,6 +340,9 @@ struct RowStage {
 
   template <bool kTranspose, typename Write>
   void stage(const Resample<T>& resample, const Image<const T>& from, const Write& write) const {
+    if (resample.xy == 0 && resample.yx == 0 && resample_apart<kTranspose>(resample, from, write)) {
+      return;
+    }
     for (int64_t first = 0; first < size.channels; first += 4) {
       const int64_t channels = size.channels - first < 4 ? size.channels - first : 4;
       if constexpr (kTranspose) {
@@ -358,6 +435,159 @@ struct RowStage {
       sum += sums[lane];
     }
     return static_cast<T>(sum / static_cast<double>(size.numbers()));
+  }
+
+  // A resampling whose rows and columns do not mix; false, and nothing is written, if the tables cannot hold
+  // it.
+  template <bool kTranspose, typename Write>
+  bool resample_apart(const Resample<T>& resample, const Image<const T>& from, const Write& write) const {
+    Taps<T> across = scratch.across;
+    Taps<T> down = scratch.down;
+    const auto column = [&](int32_t x) { return resample.column_of_source(int32_t{0}, x); };
+    const auto row = [&](int32_t y) { return resample.row_of_source(y, int32_t{0}); };
+    if (!across.template sample<kTranspose>(size.width, column) ||
+        !down.template sample<kTranspose>(size.height, row) || !blocks_are_narrow(across)) {
+      return false;
+    }
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      go_down(down, from, channel);
+      go_across(across, write, channel);
+    }
+    return true;
+  }
+
+  // Of the rows between both passes: each can be read two registers beyond its last number.
+  int64_t row_pitch() const { return size.width + 2 * kLanesOfAugment; }
+
+  // Whether what the lanes of a register read lies in two registers next to each other; their places are then
+  // counted from the first of these numbers, whose own place is put into scratch.places.
+  bool blocks_are_narrow(const Taps<T>& across) const {
+    constexpr int64_t kLanes = Lanes<T>::kSize;
+    for (int64_t block = 0; block * kLanes < size.width; ++block) {
+      int64_t first = size.width;
+      int64_t last = 0;
+      for (int64_t tap = 0; tap < across.used; ++tap) {
+        for (int64_t x = block * kLanes; x < (block + 1) * kLanes; ++x) {
+          const int64_t place = across.places[tap * across.pitch + x];
+          first = place >= 0 && place < first ? place : first;
+          last = place > last ? place : last;
+        }
+      }
+      if (last >= first + 2 * kLanes) {
+        return false;
+      }
+      scratch.places[block] = static_cast<int32_t>(first);
+      for (int64_t tap = 0; tap < across.used; ++tap) {
+        for (int64_t x = block * kLanes; x < (block + 1) * kLanes; ++x) {
+          auto& place = across.places[tap * across.pitch + x];
+          place = place < 0 ? place : static_cast<typename Taps<T>::Place>(place - first);
+        }
+      }
+    }
+    return true;
+  }
+
+  // The rows of one channel, each made of those that its pixels read.
+  PYDISTILL_APART void go_down(const Taps<T>& own_down, const Image<const T>& from, int64_t channel) const {
+    const Taps<T> down = own_down;  // a copy that no store can be taken to change
+    for (int64_t y = 0; y < size.height; ++y) {
+      const auto reads = [&](int64_t tap) {
+        return tap < down.used && down.places[tap * down.pitch + y] >= 0;
+      };
+      T* const to = scratch.pixels + y * row_pitch();
+      if (!reads(0)) {
+        std::memset(to, 0, static_cast<size_t>(size.width) * sizeof(T));
+      } else if (!reads(1)) {
+        add_rows<1>(down, from, channel, y, to);
+      } else if (!reads(2)) {
+        add_rows<2>(down, from, channel, y, to);
+      } else if (!reads(3)) {
+        add_rows<3>(down, from, channel, y, to);
+      } else {
+        add_rows<4>(down, from, channel, y, to);
+      }
+    }
+  }
+  template <int kTaps>
+  PYDISTILL_INLINE void add_rows(const Taps<T>& down, const Image<const T>& from, int64_t channel, int64_t y,
+                                 T* to) const {
+    static_assert(kTaps <= Taps<T>::kMost);
+    constexpr int64_t kLanes = Lanes<T>::kSize;
+    const int64_t width = size.width;
+    const T* rows[kTaps];
+    Lanes<T> weights[kTaps];
+    for (int tap = 0; tap < kTaps; ++tap) {
+      rows[tap] =
+          read_row(from, channel, down.places[tap * down.pitch + y], scratch.in + tap * scratch.pitch, width);
+      weights[tap] = Lanes<T>(down.weights[tap * down.pitch + y]);
+    }
+    const int64_t whole = width / kLanes * kLanes;
+    for (int64_t x = 0; x < whole; x += kLanes) {
+      Lanes<T> sum = weights[0] * Lanes<T>::load(rows[0] + x);
+      for (int tap = 1; tap < kTaps; ++tap) {
+        sum += weights[tap] * Lanes<T>::load(rows[tap] + x);
+      }
+      sum.store(to + x);
+    }
+    if (whole < width) {
+      Lanes<T> sum = weights[0] * Lanes<T>::load(rows[0] + whole, width - whole);
+      for (int tap = 1; tap < kTaps; ++tap) {
+        sum += weights[tap] * Lanes<T>::load(rows[tap] + whole, width - whole);
+      }
+      sum.store(to + whole);
+    }
+  }
+
+  // The same along those rows.
+  template <typename Write>
+  PYDISTILL_APART void go_across(const Taps<T>& across, const Write& write, int64_t channel) const {
+    if (across.used <= 2) {
+      go_across_by<2>(across, write, channel);
+    } else if (across.used == 3) {
+      go_across_by<3>(across, write, channel);
+    } else {
+      go_across_by<Taps<T>::kMost>(across, write, channel);
+    }
+  }
+  template <int kTaps, typename Write>
+  PYDISTILL_INLINE void go_across_by(const Taps<T>& own_across, const Write& shared_write,
+                                     int64_t channel) const {
+    constexpr int64_t kLanes = Lanes<T>::kSize;
+    using Mask = typename Lanes<T>::Mask;
+    const Taps<T> across = own_across;  // copies that no store can be taken to change
+    const Write write = shared_write;
+    const int64_t width = size.width;
+    const int64_t height = size.height;
+    const bool is_dense = write.to.column_stride == 1;
+    for (int64_t first = 0; first < width; first += kLanes) {
+      Mask places[kTaps];
+      Lanes<T> weights[kTaps];
+      for (int tap = 0; tap < kTaps; ++tap) {
+        std::memcpy(&places[tap], across.places + tap * across.pitch + first, sizeof(Mask));
+        weights[tap] = Lanes<T>::load(across.weights + tap * across.pitch + first);
+      }
+      const T* row = scratch.pixels + scratch.places[first / kLanes];
+      for (int64_t y = 0; y < height; ++y, row += row_pitch()) {
+        const auto low = Lanes<T>::load(row).vector;
+        const auto high = Lanes<T>::load(row + kLanes).vector;
+        Lanes<T> sum(T(0));
+        for (int tap = 0; tap < kTaps; ++tap) {
+          Lanes<T> read;
+          read.vector = __builtin_shuffle(low, high, places[tap]);
+          sum += weights[tap] * select(places[tap] < 0, Lanes<T>(T(0)), read);
+        }
+        T* const to = &write.to.at(channel, y, first);
+        if (is_dense && first + kLanes <= width) {
+          put(write, to, sum);
+        } else {
+          T numbers[kLanes];
+          sum.store(numbers);
+          for (int64_t x = 0; first + x < width && x < kLanes; ++x) {
+            put(write, to[x * write.to.column_stride], numbers[x]);
+          }
+        }
+      }
+    }
   }
 
   int64_t pixel_pitch() const { return size.width + 2; }
