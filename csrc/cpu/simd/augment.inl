@@ -40,6 +40,17 @@ using kernels::Unchanged;
 
 // Spelt out for each type, since GCC forgets the attribute on a type that depends on a template's argument.
 template <typename T>
+struct DoublesOf;
+template <>
+struct DoublesOf<float> {
+  typedef double Type __attribute__((vector_size(2 * PYDISTILL_VECTOR_BYTES)));
+};
+template <>
+struct DoublesOf<double> {
+  typedef double Type __attribute__((vector_size(PYDISTILL_VECTOR_BYTES)));
+};
+
+template <typename T>
 struct FourOf;
 template <>
 struct FourOf<float> {
@@ -190,6 +201,20 @@ template <typename T>
 PYDISTILL_INLINE void put(const AddToImage<T>& write, T* to, const Lanes<T>& value) {
   (Lanes<T>::load(to) + Lanes<T>(write.factor) * value).store(to);
 }
+// The first `count` lanes, all of them if it is more, to places `stride` apart.
+template <typename T, template <typename> typename Write>
+PYDISTILL_INLINE void put_lanes(const Write<T>& write, T* to, int64_t stride, const Lanes<T>& value,
+                                int64_t count) {
+  if (stride == 1 && count >= Lanes<T>::kSize) {
+    put(write, to, value);
+    return;
+  }
+  T numbers[static_cast<size_t>(Lanes<T>::kSize)];
+  value.store(numbers);
+  for (int64_t x = 0; x < count && x < Lanes<T>::kSize; ++x) {
+    put(write, to[x * stride], numbers[x]);
+  }
+}
 
 // Writes numbers of one row of a channel, from its first on: value(x) for x < count.
 template <typename T, template <typename> typename Write, typename Value>
@@ -314,26 +339,13 @@ struct RowStage {
     const int64_t rows = as_one ? 1 : size.height;
     const int64_t width = as_one ? size.height * size.width : size.width;
     const T shared = color.added + color.of_mean * mean_of(from, rows, width);
-    const T of_pixel = color.of_pixel;
-    const T of_sum = color.of_grey / static_cast<T>(size.channels);
-    T* const grey = scratch.pixels;
     for (int64_t y = 0; y < rows; ++y) {
-      for (int64_t channel = 0; channel < size.channels; ++channel) {
-        const T* row = read_row(from, channel, y, scratch.in, width);
-        if (channel == 0) {
-          std::memcpy(grey, row, static_cast<size_t>(width) * sizeof(T));
-        } else {
-#pragma GCC ivdep
-          for (int64_t x = 0; x < width; ++x) {
-            grey[x] += row[x];
-          }
-        }
-      }
-      for (int64_t channel = 0; channel < size.channels; ++channel) {
-        const T* row = read_row(from, channel, y, scratch.in, width);
-        write_row(write, channel, y, width, [row, grey, of_pixel, of_sum, shared](int64_t x) {
-          return of_pixel * row[x] + (shared + of_sum * grey[x]);
-        });
+      if (size.channels == 3) {
+        color_row<3>(color, shared, from, write, y, width);
+      } else if (size.channels == 1) {
+        color_row<1>(color, shared, from, write, y, width);
+      } else {
+        color_row<0>(color, shared, from, write, y, width);
       }
     }
   }
@@ -403,30 +415,40 @@ struct RowStage {
     return static_cast<T>(below) < edge ? below + 1 : below;
   }
 
+  // Lane by lane, in pairs.
+  template <int kRegisters>
+  PYDISTILL_INLINE static Lanes<T> sum_of_run(const T* numbers) {
+    if constexpr (kRegisters == 1) {
+      return Lanes<T>::load(numbers);
+    } else {
+      return sum_of_run<kRegisters / 2>(numbers) +
+             sum_of_run<kRegisters / 2>(numbers + kRegisters / 2 * Lanes<T>::kSize);
+    }
+  }
+  PYDISTILL_INLINE static Lanes<T> sum_of(const T* numbers, int64_t count) {
+    constexpr int64_t kLanes = Lanes<T>::kSize;
+    Lanes<T> sum(T(0));
+    int64_t x = 0;
+    for (; x + kLanes <= count; x += kLanes) {
+      sum += Lanes<T>::load(numbers + x);
+    }
+    return x < count ? sum + Lanes<T>::load(numbers + x, count - x) : sum;
+  }
+
   // The mean of all numbers, each channel being `rows` rows of `width` numbers. Short runs are added up lane
   // by lane, and their sums in double.
   T mean_of(const Image<const T>& from, int64_t rows, int64_t width) const {
     constexpr int64_t kLanes = Lanes<T>::kSize;
     constexpr int64_t kRun = 8 * kLanes;
-    double sums[static_cast<size_t>(kLanes)] = {};
+    typename DoublesOf<T>::Type sums{};
     for (int64_t channel = 0; channel < size.channels; ++channel) {
       for (int64_t y = 0; y < rows; ++y) {
         const T* row = read_row(from, channel, y, scratch.in, width);
         for (int64_t first = 0; first < width; first += kRun) {
           const int64_t end = first + kRun < width ? first + kRun : width;
-          Lanes<T> run(T(0));
-          int64_t x = first;
-          for (; x + kLanes <= end; x += kLanes) {
-            run += Lanes<T>::load(row + x);
-          }
-          if (x < end) {
-            run += Lanes<T>::load(row + x, end - x);
-          }
-          T numbers[static_cast<size_t>(kLanes)];
-          run.store(numbers);
-          for (int64_t lane = 0; lane < kLanes; ++lane) {
-            sums[lane] += static_cast<double>(numbers[lane]);
-          }
+          const Lanes<T> run =
+              end - first == kRun ? sum_of_run<8>(row + first) : sum_of(row + first, end - first);
+          sums += __builtin_convertvector(run.vector, typename DoublesOf<T>::Type);
         }
       }
     }
@@ -435,6 +457,43 @@ struct RowStage {
       sum += sums[lane];
     }
     return static_cast<T>(sum / static_cast<double>(size.numbers()));
+  }
+
+  // One row of every channel; kChannels: how many, or 0 for any number.
+  template <int kChannels, typename Write>
+  PYDISTILL_APART void color_row(const Color<T>& color, T shared, const Image<const T>& shared_from,
+                                 const Write& shared_write, int64_t y, int64_t width) const {
+    constexpr int64_t kLanes = Lanes<T>::kSize;
+    const Image<const T> from = shared_from;  // copies that no store can be taken to change
+    const Write write = shared_write;
+    const int64_t channels = kChannels > 0 ? kChannels : size.channels;
+    const T of_pixel = color.of_pixel;
+    const T of_sum = color.of_grey / static_cast<T>(channels);
+    int64_t x = 0;
+    if (kChannels > 0 && from.column_stride == 1 && write.to.column_stride == 1) {
+      for (; x + kLanes <= width; x += kLanes) {
+        Lanes<T> pixels[kChannels > 0 ? kChannels : 1];
+        Lanes<T> sum(T(0));
+        for (int64_t channel = 0; channel < kChannels; ++channel) {
+          pixels[channel] = Lanes<T>::load(&from.at(channel, y, x));
+          sum += pixels[channel];
+        }
+        const Lanes<T> same = Lanes<T>(shared) + Lanes<T>(of_sum) * sum;
+        for (int64_t channel = 0; channel < kChannels; ++channel) {
+          put(write, &write.to.at(channel, y, x), Lanes<T>(of_pixel) * pixels[channel] + same);
+        }
+      }
+    }
+    for (; x < width; ++x) {
+      T sum = 0;
+      for (int64_t channel = 0; channel < channels; ++channel) {
+        sum += from.at(channel, y, x);
+      }
+      const T same = shared + of_sum * sum;
+      for (int64_t channel = 0; channel < channels; ++channel) {
+        put(write, write.to.at(channel, y, x), of_pixel * from.at(channel, y, x) + same);
+      }
+    }
   }
 
   // A resampling whose rows and columns do not mix; false, and nothing is written, if the tables cannot hold
@@ -558,7 +617,6 @@ struct RowStage {
     const Write write = shared_write;
     const int64_t width = size.width;
     const int64_t height = size.height;
-    const bool is_dense = write.to.column_stride == 1;
     for (int64_t first = 0; first < width; first += kLanes) {
       Mask places[kTaps];
       Lanes<T> weights[kTaps];
@@ -576,16 +634,7 @@ struct RowStage {
           read.vector = __builtin_shuffle(low, high, places[tap]);
           sum += weights[tap] * select(places[tap] < 0, Lanes<T>(T(0)), read);
         }
-        T* const to = &write.to.at(channel, y, first);
-        if (is_dense && first + kLanes <= width) {
-          put(write, to, sum);
-        } else {
-          T numbers[kLanes];
-          sum.store(numbers);
-          for (int64_t x = 0; first + x < width && x < kLanes; ++x) {
-            put(write, to[x * write.to.column_stride], numbers[x]);
-          }
-        }
+        put_lanes(write, &write.to.at(channel, y, first), write.to.column_stride, sum, width - first);
       }
     }
   }
