@@ -12,7 +12,7 @@ constexpr int64_t kLanesOfAugment = 16;  // of the widest registers
 
 // Four channels with a border; or a row and two registers for each row.
 constexpr int64_t pixels_of_augment(int64_t height, int64_t width) {
-  return (height + 2) * (4 * (width + 2) + 2 * kLanesOfAugment);
+  return (height + 3) * (4 * (width + 3) + 2 * kLanesOfAugment);
 }
 
 // The numbers of scratch that one thread needs for the images of a batch.

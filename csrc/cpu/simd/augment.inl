@@ -56,12 +56,16 @@ template <>
 struct FourOf<float> {
   typedef float Type __attribute__((vector_size(16)));
   typedef int32_t Order __attribute__((vector_size(16)));
+  typedef float Pair __attribute__((vector_size(32)));
+  typedef int32_t PairOrder __attribute__((vector_size(32)));
   using Place = int32_t;
 };
 template <>
 struct FourOf<double> {
   typedef double Type __attribute__((vector_size(32)));
   typedef int64_t Order __attribute__((vector_size(32)));
+  typedef double Pair __attribute__((vector_size(64)));
+  typedef int64_t PairOrder __attribute__((vector_size(64)));
   using Place = int64_t;
 };
 
@@ -80,6 +84,33 @@ struct Four {
   PYDISTILL_INLINE void store(T* to) const { std::memcpy(to, &vector, sizeof(Vector)); }
   PYDISTILL_INLINE friend Four operator+(const Four& a, const Four& b) { return {a.vector + b.vector}; }
   PYDISTILL_INLINE friend Four operator*(T a, const Four& b) { return {a * b.vector}; }
+};
+
+// Two pixels of four channels next to each other.
+template <typename T>
+struct Pair {
+  using Vector = typename FourOf<T>::Pair;
+  using Order = typename FourOf<T>::PairOrder;
+  Vector vector;
+
+  PYDISTILL_INLINE static Pair load(const T* from) {
+    Pair pair;
+    std::memcpy(&pair.vector, from, sizeof(Vector));
+    return pair;
+  }
+  // One number in all places of the first pixel, another in those of the second.
+  template <int kFirst, int kSecond>
+  PYDISTILL_INLINE Pair each() const {
+    constexpr Order kOrder = {kFirst, kFirst, kFirst, kFirst, kSecond, kSecond, kSecond, kSecond};
+    return {__builtin_shuffle(vector, kOrder)};
+  }
+  // Of both pixels.
+  PYDISTILL_INLINE Four<T> sum() const {
+    return Four<T>{typename Four<T>::Vector{vector[0], vector[1], vector[2], vector[3]}} +
+           Four<T>{typename Four<T>::Vector{vector[4], vector[5], vector[6], vector[7]}};
+  }
+  PYDISTILL_INLINE friend Pair operator+(const Pair& a, const Pair& b) { return {a.vector + b.vector}; }
+  PYDISTILL_INLINE friend Pair operator*(const Pair& a, const Pair& b) { return {a.vector * b.vector}; }
 };
 
 // From four rows to four pixels, and back.
@@ -161,9 +192,9 @@ struct Scratch {
   int64_t pitch;    // of a row
   T* in;            // [C + 4, pitch], rows that are read; those after the C-th are zeros
   T* out;           // [C + 4, pitch], rows that are written
-  T* weights;       // [4, pitch]
+  T* weights;       // [pitch, 4]
   int32_t* places;  // [pitch]
-  T* pixels;        // [H + 2, W + 2, 4], or rows that a resampling has gone down
+  T* pixels;        // [H + 3, W + 3, 4], or rows that a resampling has gone down
   Taps<T> across;   // of a row's pixels
   Taps<T> down;     // of a column's
 
@@ -193,13 +224,13 @@ template <typename T>
 PYDISTILL_INLINE void put(const AddToImage<T>& write, T& to, T value) {
   to += write.factor * value;
 }
-template <typename T>
-PYDISTILL_INLINE void put(const StoreImage<T>&, T* to, const Lanes<T>& value) {
+template <typename T, template <typename> typename Vector>  // Lanes or Four
+PYDISTILL_INLINE void put(const StoreImage<T>&, T* to, const Vector<T>& value) {
   value.store(to);
 }
-template <typename T>
-PYDISTILL_INLINE void put(const AddToImage<T>& write, T* to, const Lanes<T>& value) {
-  (Lanes<T>::load(to) + Lanes<T>(write.factor) * value).store(to);
+template <typename T, template <typename> typename Vector>
+PYDISTILL_INLINE void put(const AddToImage<T>& write, T* to, const Vector<T>& value) {
+  (Vector<T>::load(to) + write.factor * value).store(to);
 }
 // The first `count` lanes, all of them if it is more, to places `stride` apart.
 template <typename T, template <typename> typename Write>
@@ -639,65 +670,64 @@ struct RowStage {
     }
   }
 
-  int64_t pixel_pitch() const { return size.width + 2; }
+  // With one column of zeros before the pixels and two after them; rows likewise.
+  int64_t pixel_pitch() const { return size.width + 3; }
 
   void clear_pixels() const {
-    std::memset(scratch.pixels, 0, static_cast<size_t>((size.height + 2) * pixel_pitch() * 4) * sizeof(T));
+    std::memset(scratch.pixels, 0, static_cast<size_t>((size.height + 3) * pixel_pitch() * 4) * sizeof(T));
   }
 
   void clear_border() const {
-    const size_t pixel = 4 * sizeof(T);
-    const int64_t pitch = pixel_pitch();
-    std::memset(scratch.pixels, 0, static_cast<size_t>(pitch) * pixel);
-    std::memset(scratch.pixels + 4 * (size.height + 1) * pitch, 0, static_cast<size_t>(pitch) * pixel);
+    const int64_t pitch = 4 * pixel_pitch();
+    const size_t row = static_cast<size_t>(pitch) * sizeof(T);
+    std::memset(scratch.pixels, 0, row);
+    std::memset(scratch.pixels + (size.height + 1) * pitch, 0, 2 * row);
     for (int64_t y = 1; y <= size.height; ++y) {
-      std::memset(scratch.pixels + 4 * y * pitch, 0, pixel);
-      std::memset(scratch.pixels + 4 * ((y + 1) * pitch - 1), 0, pixel);
+      std::memset(scratch.pixels + y * pitch, 0, 4 * sizeof(T));
+      std::memset(scratch.pixels + (y + 1) * pitch - 8, 0, 8 * sizeof(T));
     }
   }
 
-  // Where each pixel of row y reads and with which weights: places, and weights of the pixels top left, top
-  // right, bottom left and bottom right of the position. A position outside reads the border alone.
+  // Where each pixel of row y reads, and with which weights: places, and for each of them the weights of the
+  // pixels top left, top right, bottom left and bottom right of the position. A position outside reads the
+  // border alone.
   PYDISTILL_APART void read_weights(const Resample<T>& resample, int64_t y) const {
     const int32_t width = static_cast<int32_t>(size.width);
-    const int32_t height = static_cast<int32_t>(size.height);
     const int32_t row = static_cast<int32_t>(y);
-    const int32_t pitch = static_cast<int32_t>(pixel_pitch());
+    const int32_t pitch = static_cast<int32_t>(4 * pixel_pitch());
+    const T end_column = static_cast<T>(size.width + 1);
+    const T end_row = static_cast<T>(size.height + 1);
     const Resample<T> map = resample;  // a copy that no store can be taken to change
-    T* const weights0 = scratch.weights;
-    T* const weights1 = weights0 + scratch.pitch;
-    T* const weights2 = weights1 + scratch.pitch;
-    T* const weights3 = weights2 + scratch.pitch;
+    T* const weights = scratch.weights;
     int32_t* const places = scratch.places;
 #pragma GCC ivdep
     for (int32_t x = 0; x < width; ++x) {
-      const T right = within(map.column_of_source(row, x), static_cast<T>(width));
-      const T down = within(map.row_of_source(row, x), static_cast<T>(height));
-      // Rounded down: the positions are no less than -1.
-      const int32_t column = static_cast<int32_t>(right + 1) - 1;
-      const int32_t line = static_cast<int32_t>(down + 1) - 1;
-      const int32_t left = column < width ? column : width - 1;
-      const int32_t top = line < height ? line : height - 1;
+      // Counted from the border on.
+      const T right = within(map.column_of_source(row, x) + 1, end_column);
+      const T down = within(map.row_of_source(row, x) + 1, end_row);
+      const int32_t column = static_cast<int32_t>(right);
+      const int32_t line = static_cast<int32_t>(down);
       // The tents of both neighbours: the position lies between them.
-      const T of_right = right - static_cast<T>(left);
-      const T of_bottom = down - static_cast<T>(top);
+      const T of_right = right - static_cast<T>(column);
+      const T of_bottom = down - static_cast<T>(line);
       const T of_left = 1 - of_right;
       const T of_top = 1 - of_bottom;
-      weights0[x] = of_top * of_left;
-      weights1[x] = of_top * of_right;
-      weights2[x] = of_bottom * of_left;
-      weights3[x] = of_bottom * of_right;
-      places[x] = 4 * ((top + 1) * pitch + left + 1);
+      T* const four = weights + 4 * static_cast<int64_t>(x);
+      four[0] = of_top * of_left;
+      four[1] = of_top * of_right;
+      four[2] = of_bottom * of_left;
+      four[3] = of_bottom * of_right;
+      places[x] = pitch * line + 4 * column;
     }
     for (int64_t x = size.width; x < scratch.pitch; ++x) {
-      weights0[x] = weights1[x] = weights2[x] = weights3[x] = 0;
+      weights[4 * x] = weights[4 * x + 1] = weights[4 * x + 2] = weights[4 * x + 3] = 0;
       places[x] = 0;
     }
   }
 
-  PYDISTILL_INLINE static T within(T position, T side) {
-    const T low = position > -1 ? position : T(-1);
-    return low < side ? low : side;
+  // What is outside, or no number, goes to the end.
+  PYDISTILL_INLINE static T within(T position, T end) {
+    return position > 0 && position < end ? position : end;
   }
 
   // The rows of four channels; those beyond the last channel are zeros, or memory that nobody reads.
@@ -758,17 +788,14 @@ struct RowStage {
       Four<T> made[4];
       for (int64_t after = 0; after < 4; ++after) {
         const T* top = own.pixels + own.places[x + after];
-        const T* weights = own.weights + x + after;
-        made[after] = weights[0] * Four<T>::load(top) + weights[own.pitch] * Four<T>::load(top + 4) +
-                      weights[2 * own.pitch] * Four<T>::load(top + below) +
-                      weights[3 * own.pitch] * Four<T>::load(top + below + 4);
+        const auto weights = Pair<T>::load(own.weights + 4 * (x + after));
+        made[after] = (weights.template each<0, 1>() * Pair<T>::load(top) +
+                       weights.template each<2, 3>() * Pair<T>::load(top + below))
+                          .sum();
       }
       exchange(made);
-      for (int64_t channel = 0; channel < 4; ++channel) {
-        made[channel].store(own.out + channel * own.pitch + x);
-      }
+      put_four(write, first, channels, y, x, made);
     }
-    write_rows(write, first, channels, y);
   }
 
   PYDISTILL_APART void spread_row(const Image<const T>& from, int64_t first, int64_t channels,
@@ -782,11 +809,11 @@ struct RowStage {
       load_pixels(four, x, width, given);
       for (int64_t after = 0; after < 4; ++after) {
         T* top = own.pixels + own.places[x + after];
-        const T* weights = own.weights + x + after;
+        const T* weights = own.weights + 4 * (x + after);
         add(top, weights[0], given[after]);
-        add(top + 4, weights[own.pitch], given[after]);
-        add(top + below, weights[2 * own.pitch], given[after]);
-        add(top + below + 4, weights[3 * own.pitch], given[after]);
+        add(top + 4, weights[1], given[after]);
+        add(top + below, weights[2], given[after]);
+        add(top + below + 4, weights[3], given[after]);
       }
     }
   }
@@ -806,18 +833,30 @@ struct RowStage {
         pixels[after] = Four<T>::load(from + 4 * (x + after < width ? x + after : width));
       }
       exchange(pixels);
-      for (int64_t channel = 0; channel < 4; ++channel) {
-        pixels[channel].store(own.out + channel * own.pitch + x);
-      }
+      put_four(write, first, channels, y, x, pixels);
     }
-    write_rows(write, first, channels, y);
   }
 
+  // Four numbers of each channel, fewer at the end of the row.
   template <typename Write>
-  void write_rows(const Write& write, int64_t first, int64_t channels, int64_t y) const {
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      const T* made = scratch.out + channel * scratch.pitch;
-      write_row(write, first + channel, y, size.width, [made](int64_t x) { return made[x]; });
+  PYDISTILL_INLINE void put_four(const Write& write, int64_t first, int64_t channels, int64_t y, int64_t x,
+                                 const Four<T> (&rows)[4]) const {
+    const bool is_whole = write.to.column_stride == 1 && x + 4 <= size.width;
+#pragma GCC unroll 4
+    for (int64_t channel = 0; channel < 4; ++channel) {
+      if (channel >= channels) {
+        return;
+      }
+      T* const to = &write.to.at(first + channel, y, x);
+      if (is_whole) {
+        put(write, to, rows[channel]);
+      } else {
+        T numbers[4];
+        rows[channel].store(numbers);
+        for (int64_t after = 0; after < 4 && x + after < size.width; ++after) {
+          put(write, to[after * write.to.column_stride], numbers[after]);
+        }
+      }
     }
   }
 };
