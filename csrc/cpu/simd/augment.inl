@@ -21,6 +21,7 @@
 
 // A loop that is compiled by itself has the registers for itself.
 #define PYDISTILL_APART __attribute__((noinline))
+#define PYDISTILL_ALWAYS __attribute__((always_inline))  // of a lambda
 
 namespace pydistill::cpu::PYDISTILL_ISA {
 namespace {
@@ -745,38 +746,41 @@ struct RowStage {
     return four;
   }
 
-  // Four pixels from x on; the last ones of a row that ends before are zeros.
-  PYDISTILL_INLINE static void load_pixels(const FourRows& four, int64_t x, int64_t width,
-                                           Four<T> (&pixels)[4]) {
-    if (x + 4 <= width) {
-      for (int64_t channel = 0; channel < 4; ++channel) {
-        pixels[channel] = Four<T>::load(four.rows[channel] + x);
-      }
-    } else {
-      for (int64_t channel = 0; channel < 4; ++channel) {
-        T numbers[4] = {};
-        for (int64_t after = 0; x + after < width; ++after) {
-          numbers[after] = four.rows[channel][x + after];
-        }
-        pixels[channel] = Four<T>::load(numbers);
-      }
+  // use(x, pixels) for four pixels from x on; the last ones of a row that ends before are zeros.
+  template <typename Use>
+  PYDISTILL_INLINE static void each_four_pixels(const FourRows& four, int64_t width, const Use& use) {
+    const T* const rows[4] = {four.rows[0], four.rows[1], four.rows[2], four.rows[3]};
+    int64_t x = 0;
+    for (; x + 4 <= width; x += 4) {
+      Four<T> pixels[4] = {Four<T>::load(rows[0] + x), Four<T>::load(rows[1] + x), Four<T>::load(rows[2] + x),
+                           Four<T>::load(rows[3] + x)};
+      exchange(pixels);
+      use(x, pixels);
     }
-    exchange(pixels);
+    if (x < width) {
+      T numbers[4][4] = {};
+      for (int64_t channel = 0; channel < 4; ++channel) {
+        for (int64_t after = 0; x + after < width; ++after) {
+          numbers[channel][after] = rows[channel][x + after];
+        }
+      }
+      Four<T> pixels[4] = {Four<T>::load(numbers[0]), Four<T>::load(numbers[1]), Four<T>::load(numbers[2]),
+                           Four<T>::load(numbers[3])};
+      exchange(pixels);
+      use(x, pixels);
+    }
   }
 
   PYDISTILL_APART void read_pixels(const Image<const T>& from, int64_t first, int64_t channels,
                                    int64_t y) const {
     const FourRows four = four_rows(from, first, channels, y);
-    const int64_t width = size.width;
-    T* to = scratch.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
-    for (int64_t x = 0; x < width; x += 4) {
-      Four<T> pixels[4];
-      load_pixels(four, x, width, pixels);
-      // The zeros after the last pixel go to the border, or to pixels that are still to come.
+    T* const to = scratch.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
+    // The zeros after the last pixel go to the border, or to pixels that are still to come.
+    each_four_pixels(four, size.width, [to](int64_t x, const Four<T>(&pixels)[4]) PYDISTILL_ALWAYS {
       for (int64_t after = 0; after < 4; ++after) {
         pixels[after].store(to + 4 * (x + after));
       }
-    }
+    });
   }
 
   template <typename Write>
@@ -786,12 +790,16 @@ struct RowStage {
     const int64_t width = size.width;
     for (int64_t x = 0; x < width; x += 4) {
       Four<T> made[4];
-      for (int64_t after = 0; after < 4; ++after) {
-        const T* top = own.pixels + own.places[x + after];
-        const auto weights = Pair<T>::load(own.weights + 4 * (x + after));
-        made[after] = (weights.template each<0, 1>() * Pair<T>::load(top) +
-                       weights.template each<2, 3>() * Pair<T>::load(top + below))
+      for (int64_t after = 0; after < 4; after += 2) {
+        const auto weights = Pair<T>::load(own.weights + 4 * (x + after));  // of two pixels
+        const T* one = own.pixels + own.places[x + after];
+        made[after] = (weights.template each<0, 1>() * Pair<T>::load(one) +
+                       weights.template each<2, 3>() * Pair<T>::load(one + below))
                           .sum();
+        const T* other = own.pixels + own.places[x + after + 1];
+        made[after + 1] = (weights.template each<4, 5>() * Pair<T>::load(other) +
+                           weights.template each<6, 7>() * Pair<T>::load(other + below))
+                              .sum();
       }
       exchange(made);
       put_four(write, first, channels, y, x, made);
@@ -803,10 +811,7 @@ struct RowStage {
     const Scratch<T> own = scratch;  // a copy that no store can be taken to change
     const FourRows four = four_rows(from, first, channels, y);
     const int64_t below = 4 * pixel_pitch();
-    const int64_t width = size.width;
-    for (int64_t x = 0; x < width; x += 4) {
-      Four<T> given[4];
-      load_pixels(four, x, width, given);
+    each_four_pixels(four, size.width, [own, below](int64_t x, const Four<T>(&given)[4]) PYDISTILL_ALWAYS {
       for (int64_t after = 0; after < 4; ++after) {
         T* top = own.pixels + own.places[x + after];
         const T* weights = own.weights + 4 * (x + after);
@@ -815,7 +820,7 @@ struct RowStage {
         add(top + below, weights[2], given[after]);
         add(top + below + 4, weights[3], given[after]);
       }
-    }
+    });
   }
 
   PYDISTILL_INLINE static void add(T* to, T weight, const Four<T>& given) {
