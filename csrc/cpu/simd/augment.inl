@@ -748,9 +748,10 @@ struct RowStage {
 
   // use(x, pixels) for four pixels from x on; the last ones of a row that ends before are zeros.
   template <typename Use>
-  PYDISTILL_INLINE static void each_four_pixels(const FourRows& four, int64_t width, const Use& use) {
+  PYDISTILL_INLINE static void each_four_pixels(const FourRows& four, int64_t begin, int64_t width,
+                                                const Use& use) {
     const T* const rows[4] = {four.rows[0], four.rows[1], four.rows[2], four.rows[3]};
-    int64_t x = 0;
+    int64_t x = begin;
     for (; x + 4 <= width; x += 4) {
       Four<T> pixels[4] = {Four<T>::load(rows[0] + x), Four<T>::load(rows[1] + x), Four<T>::load(rows[2] + x),
                            Four<T>::load(rows[3] + x)};
@@ -776,7 +777,7 @@ struct RowStage {
     const FourRows four = four_rows(from, first, channels, y);
     T* const to = scratch.pixels + 4 * ((y + 1) * pixel_pitch() + 1);
     // The zeros after the last pixel go to the border, or to pixels that are still to come.
-    each_four_pixels(four, size.width, [to](int64_t x, const Four<T>(&pixels)[4]) PYDISTILL_ALWAYS {
+    each_four_pixels(four, 0, size.width, [to](int64_t x, const Four<T>(&pixels)[4]) PYDISTILL_ALWAYS {
       for (int64_t after = 0; after < 4; ++after) {
         pixels[after].store(to + 4 * (x + after));
       }
@@ -811,16 +812,36 @@ struct RowStage {
     const Scratch<T> own = scratch;  // a copy that no store can be taken to change
     const FourRows four = four_rows(from, first, channels, y);
     const int64_t below = 4 * pixel_pitch();
-    each_four_pixels(four, size.width, [own, below](int64_t x, const Four<T>(&given)[4]) PYDISTILL_ALWAYS {
+    const auto add_pixel = [own, below](int64_t x, const Four<T>& given) PYDISTILL_ALWAYS {
+      T* top = own.pixels + own.places[x];
+      const T* weights = own.weights + 4 * x;
+      add(top, weights[0], given);
+      add(top + 4, weights[1], given);
+      add(top + below, weights[2], given);
+      add(top + below + 4, weights[3], given);
+    };
+    // A pixel adds to what its neighbour has just written, so the halves of a row take turns.
+    const int64_t half = size.width / 8 * 4;
+    const T* const rows[4] = {four.rows[0], four.rows[1], four.rows[2], four.rows[3]};
+    for (int64_t x = 0; x < half; x += 4) {
+      Four<T> left[4] = {Four<T>::load(rows[0] + x), Four<T>::load(rows[1] + x), Four<T>::load(rows[2] + x),
+                         Four<T>::load(rows[3] + x)};
+      exchange(left);
+      const int64_t z = x + half;
+      Four<T> right[4] = {Four<T>::load(rows[0] + z), Four<T>::load(rows[1] + z), Four<T>::load(rows[2] + z),
+                          Four<T>::load(rows[3] + z)};
+      exchange(right);
       for (int64_t after = 0; after < 4; ++after) {
-        T* top = own.pixels + own.places[x + after];
-        const T* weights = own.weights + 4 * (x + after);
-        add(top, weights[0], given[after]);
-        add(top + 4, weights[1], given[after]);
-        add(top + below, weights[2], given[after]);
-        add(top + below + 4, weights[3], given[after]);
+        add_pixel(x + after, left[after]);
+        add_pixel(z + after, right[after]);
       }
-    });
+    }
+    each_four_pixels(four, 2 * half, size.width,
+                     [add_pixel](int64_t x, const Four<T>(&given)[4]) PYDISTILL_ALWAYS {
+                       for (int64_t after = 0; after < 4; ++after) {
+                         add_pixel(x + after, given[after]);
+                       }
+                     });
   }
 
   PYDISTILL_INLINE static void add(T* to, T weight, const Four<T>& given) {
