@@ -1,8 +1,13 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"  // torch's own
+#include <torch/csrc/autograd/custom_function.h>
+#pragma GCC diagnostic pop
 #include <torch/library.h>
 
 #include <optional>
+#include <utility>
 
 #include "../cpu/augment.h"
 #if defined(PYDISTILL_WITH_CUDA)
@@ -115,6 +120,113 @@ at::Tensor augment_backward(const at::Tensor& grad_out, const at::Tensor& operat
   return gradient;
 }
 
+at::Tensor call_augment(const at::Tensor& images, const at::Tensor& operations, const at::Tensor& parameters,
+                        const std::optional<at::Tensor>& index, bool linear) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("pydistill::augment", "")
+                             .typed<decltype(call_augment)>();
+  return op.call(images, operations, parameters, index, linear);
+}
+
+at::Tensor call_augment_backward(const at::Tensor& grad_out, const at::Tensor& operations,
+                                 const at::Tensor& parameters, const std::optional<at::Tensor>& index,
+                                 c10::SymInt count) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("pydistill::augment_backward", "")
+                             .typed<decltype(call_augment_backward)>();
+  return op.call(grad_out, operations, parameters, index, std::move(count));
+}
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// The operations, the parameters and the index that a derivative applies again.
+void save_recipe(AutogradContext* context, const at::Tensor& operations, const at::Tensor& parameters,
+                 const std::optional<at::Tensor>& index) {
+  context->save_for_backward({operations, parameters, index.value_or(at::Tensor())});
+}
+
+struct SavedRecipe {
+  at::Tensor operations;
+  at::Tensor parameters;
+  std::optional<at::Tensor> index;
+
+  explicit SavedRecipe(AutogradContext* context) {
+    TORCH_CHECK(!context->needs_input_grad(2),
+                "augment gives no derivative in parameters; pydistill.reference.augment does");
+    const variable_list saved = context->get_saved_variables();
+    operations = saved[0];
+    parameters = saved[1];
+    if (saved[2].defined()) {
+      index = saved[2];
+    }
+  }
+};
+
+// The op is linear in the images but for what `linear` leaves out, so its derivative is its transpose, whose
+// own derivative is the op again.
+struct Augment : torch::autograd::Function<Augment> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& images, const at::Tensor& operations,
+                            const at::Tensor& parameters, const std::optional<at::Tensor>& index,
+                            bool linear) {
+    save_recipe(context, operations, parameters, index);
+    context->saved_data["images"] = images.sym_size(0);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return call_augment(images, operations, parameters, index, linear);
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& grad_out) {
+    const SavedRecipe saved(context);
+    return {call_augment_backward(grad_out[0], saved.operations, saved.parameters, saved.index,
+                                  context->saved_data["images"].toSymInt()),
+            {},
+            {},
+            {},
+            {}};
+  }
+};
+
+struct AugmentBackward : torch::autograd::Function<AugmentBackward> {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& grad_out,
+                            const at::Tensor& operations, const at::Tensor& parameters,
+                            const std::optional<at::Tensor>& index, c10::SymInt count) {
+    save_recipe(context, operations, parameters, index);
+    const at::AutoDispatchBelowADInplaceOrView below;
+    return call_augment_backward(grad_out, operations, parameters, index, std::move(count));
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& grad) {
+    const SavedRecipe saved(context);
+    return {call_augment(grad[0], saved.operations, saved.parameters, saved.index, /*linear=*/true),
+            {},
+            {},
+            {},
+            {}};
+  }
+};
+
+bool has_gradient(const at::Tensor& images, const at::Tensor& parameters) {
+  return at::GradMode::is_enabled() && (images.requires_grad() || parameters.requires_grad());
+}
+
+at::Tensor augment_with_gradient(const at::Tensor& images, const at::Tensor& operations,
+                                 const at::Tensor& parameters, const std::optional<at::Tensor>& index,
+                                 bool linear) {
+  if (has_gradient(images, parameters)) {
+    return Augment::apply(images, operations, parameters, index, linear);
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return call_augment(images, operations, parameters, index, linear);
+}
+
+at::Tensor augment_backward_with_gradient(const at::Tensor& grad_out, const at::Tensor& operations,
+                                          const at::Tensor& parameters,
+                                          const std::optional<at::Tensor>& index, c10::SymInt count) {
+  if (has_gradient(grad_out, parameters)) {
+    return AugmentBackward::apply(grad_out, operations, parameters, index, std::move(count));
+  }
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return call_augment_backward(grad_out, operations, parameters, index, std::move(count));
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(pydistill, library) {
@@ -130,6 +242,11 @@ TORCH_LIBRARY_FRAGMENT(pydistill, library) {
 TORCH_LIBRARY_IMPL(pydistill, CPU, library) {
   library.impl("augment", &augment<&cpu::augment>);
   library.impl("augment_backward", &augment_backward<&cpu::augment, &cpu::augment_backward>);
+}
+
+TORCH_LIBRARY_IMPL(pydistill, Autograd, library) {
+  library.impl("augment", &augment_with_gradient);
+  library.impl("augment_backward", &augment_backward_with_gradient);
 }
 
 #if defined(PYDISTILL_WITH_CUDA)

@@ -152,12 +152,12 @@ void check_list(const ImageSize& size, const std::vector<int64_t>& list,
 template <typename scalar_t>
 void check_sizes() {
   const std::vector<std::vector<scalar_t>> sets[] = {
-      {{0.3f, 1.7f, 0.6f}},                                // colour
-      {{2, -1}, {-3, 0}, {0, 99}, {-99, 5}},               // crop
-      {{1, 3, 0, 2}, {0, 99, 0, 99}, {2, 2, 0, 9}},        // cutout
-      {{0}, {1}},                                          // flip
-      {{0.9f, 1.2f}, {3, 0.25f}, {0, 1}, {-1, 1}},         // scale
-      {{0.2f}, {-0.26f}, {1.5707963f}, {3}, {0.7853982f}}  // rotate
+      {{0.3f, 1.7f, 0.6f}},                                                    // colour
+      {{2, -1}, {-3, 0}, {0, 99}, {-99, 5}},                                   // crop
+      {{1, 3, 0, 2}, {0, 99, 0, 99}, {2, 2, 0, 9}},                            // cutout
+      {{0}, {1}},                                                              // flip
+      {{0.9f, 1.2f}, {3, 0.25f}, {0, 1}, {-1, 1}, {0.7f, -0.8f}, {-5, 0.6f}},  // scale
+      {{0.2f}, {-0.26f}, {1.5707963f}, {3}, {0.7853982f}}                      // rotate
   };
   const int64_t sides[][2] = {{1, 1}, {1, 7}, {5, 1}, {4, 4}, {3, 9}, {17, 16}, {33, 35}};
   for (const int64_t channels : {1, 2, 3, 4, 5}) {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -114,31 +112,6 @@ def _fake_backward(
     return _empty(images, grad_out)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """For both ops: their first four arguments are the same."""
-    images, operations, parameters, index, _ = inputs
-    ctx.save_for_backward(operations, parameters, index)
-    ctx.count = images.shape[0]
-
-
-def _recipe(ctx: Any) -> tuple[Tensor, Tensor, Tensor | None]:
-    if ctx.needs_input_grad[2]:
-        raise RuntimeError("augment gives no derivative in parameters; pydistill.reference.augment does")
-    operations, parameters, index = ctx.saved_tensors
-    return operations, parameters, index
-
-
-def _backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-    gradient = torch.ops.pydistill.augment_backward(grad_out, *_recipe(ctx), ctx.count)
-    return gradient, None, None, None, None
-
-
-def _backward_of_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return torch.ops.pydistill.augment(grad, *_recipe(ctx), True), None, None, None, None
-
-
 if _COMPILED_FOR:
     torch.library.register_fake("pydistill::augment", _fake)
-    torch.library.register_autograd("pydistill::augment", _backward, setup_context=_setup_context)
     torch.library.register_fake("pydistill::augment_backward", _fake_backward)
-    torch.library.register_autograd("pydistill::augment_backward", _backward_of_backward, setup_context=_setup_context)

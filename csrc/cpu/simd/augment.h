@@ -7,12 +7,20 @@
 
 namespace pydistill::cpu {
 
+constexpr int64_t kTapsOfAugment = 4;  // that a pixel may read along a row, where rows and columns do not mix
+constexpr int64_t kLanesOfAugment = 16;  // of the widest registers
+
+// Four channels with a border; or a row and two registers for each row.
+constexpr int64_t pixels_of_augment(int64_t height, int64_t width) {
+  return (height + 3) * (4 * (width + 3) + 2 * kLanesOfAugment);
+}
+
 // The numbers of scratch that one thread needs for the images of a batch.
 constexpr int64_t augment_scratch(int64_t stages, int64_t channels, int64_t height, int64_t width) {
   const int64_t between = (stages < 2 ? 0 : stages == 2 ? 1 : 2) * channels * height * width;
   const int64_t rows = (2 * (channels + 4) + 8) * (width + 4);  // of an image and of weights
-  const int64_t pixels = 4 * (height + 2) * (width + 2);        // four channels with a border
-  return between + rows + pixels;
+  const int64_t taps = 2 * kTapsOfAugment * (width + kLanesOfAugment + height);
+  return between + rows + taps + pixels_of_augment(height, width);
 }
 
 #define PYDISTILL_DECLARE_AUGMENT(isa, scalar_t)                                                    \
