@@ -126,7 +126,8 @@ struct AugmentPlan {
   int64_t block_numbers;  // of scratch
   unsigned int threads;
   size_t shared_bytes;
-  bool needs_workspace;  // of blocks * block_numbers numbers
+  int64_t most_shared_bytes;  // that a block may ask for
+  bool needs_workspace;       // of blocks * block_numbers numbers
 };
 
 // items: images that a block each has; stages: L; shared_limit: the bytes of shared memory that a block may
@@ -145,7 +146,8 @@ AugmentPlan augment_plan(const kernels::AugmentArrays<scalar_t>& arrays, int64_t
   const int64_t bytes = plan.block_numbers * static_cast<int64_t>(sizeof(scalar_t));
   // What the kernel has of its own in shared memory comes on top.
   const int64_t own_bytes = kMostAugmentThreads * static_cast<int64_t>(sizeof(double)) + 1024;
-  plan.needs_workspace = bytes > kSharedByDefault && bytes > shared_limit - own_bytes;
+  plan.most_shared_bytes = shared_limit - own_bytes;
+  plan.needs_workspace = bytes > kSharedByDefault && bytes > plan.most_shared_bytes;
   plan.shared_bytes = plan.needs_workspace ? 0 : static_cast<size_t>(bytes);
   plan.blocks = plan.needs_workspace && items > kBlocksWithWorkspace ? kBlocksWithWorkspace : items;
   return plan;
@@ -164,8 +166,9 @@ cudaError_t augment(const kernels::AugmentArrays<scalar_t>& arrays, const Augmen
   }
   const auto kernel = &augment_images<kBackward, scalar_t>;
   if (plan.shared_bytes > static_cast<size_t>(kSharedByDefault)) {
+    // Always all that there is: another thread may be about to launch with more than this call needs.
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(plan.shared_bytes));
+                                                   static_cast<int>(plan.most_shared_bytes));
     if (error != cudaSuccess) {
       return error;
     }

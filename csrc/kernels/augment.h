@@ -386,17 +386,24 @@ struct AugmentList {
   const int64_t* operations;   // [L]
   int64_t length;              // L
   const scalar_t* parameters;  // [width], of this image
-  bool linear;                 // leave out what does not depend on the image
+  int64_t width;
+  bool linear;  // leave out what does not depend on the image
 
-  // The operations before the end of the list.
+  // The operations before the end of the list, as far as there are parameters of them.
   PYDISTILL_HOST_DEVICE int64_t stages() const {
     int64_t stages = 0;
-    while (stages < length && augmentation_columns(operations[stages]) > 0) {
+    int64_t left = width;
+    while (stages < length) {
+      const int64_t columns = augmentation_columns(operations[stages]);
+      if (columns <= 0 || columns > left) {
+        break;
+      }
+      left -= columns;
       ++stages;
     }
     return stages;
   }
-  // False if the list holds a number that is no operation.
+  // False if the list holds a number that is no operation, or one without parameters.
   PYDISTILL_HOST_DEVICE bool is_valid() const {
     const int64_t end = stages();
     return end == length || operations[end] == static_cast<int64_t>(Augmentation::kEndOfList);
@@ -497,7 +504,7 @@ struct AugmentArrays {
   }
   PYDISTILL_HOST_DEVICE AugmentList<scalar_t> list(int64_t j) const {
     return {operations + row() * operations_step, length,
-            parameters + row() * parameters_step + (rows == 1 ? 0 : j * width), linear};
+            parameters + row() * parameters_step + (rows == 1 ? 0 : j * width), width, linear};
   }
   // What the gradient of a place is multiplied by.
   PYDISTILL_HOST_DEVICE scalar_t factor_of(const AugmentList<scalar_t>& list) const {

@@ -75,6 +75,9 @@ def test_what_does_not_exist_is_not_a_number() -> None:
     problem = on(Problem(("flip",)), "cuda")
     problem.operations.fill_(6)
     assert all(each.isnan().all() for each in problem.run())
+    problem = on(Problem(("flip",)), "cuda")
+    problem.operations.fill_(2)  # a cutout, which has four parameters where there is one
+    assert all(each.isnan().all() for each in problem.run())
 
 
 @needs_kernels
