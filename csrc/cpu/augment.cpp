@@ -43,6 +43,12 @@ Loops<scalar_t> loops() {
   return {&baseline::augment_place, &baseline::augment_place_backward};
 }
 
+// Places in an image are whole numbers of 32 bits in the loops, four to a pixel.
+void check_size(const at::Tensor& images) {
+  TORCH_CHECK_VALUE((images.size(2) + 2) * (images.size(3) + 2) < int64_t{1} << 28, "augment: images of ",
+                    images.size(2), " x ", images.size(3), " pixels are too large for a CPU's loops");
+}
+
 // Of one thread.
 template <typename scalar_t>
 std::unique_ptr<scalar_t[]> scratch_of(const AugmentArrays<scalar_t>& arrays) {
@@ -102,12 +108,14 @@ void run_backward(const AugmentArrays<scalar_t>& arrays) {
 }  // namespace
 
 void augment(const at::Tensor& images, const tensors::AugmentRecipe& recipe, const at::Tensor& out) {
+  check_size(images);
   AT_DISPATCH_FLOATING_TYPES(images.scalar_type(), "pydistill::augment",
                              [&] { run_forward(tensors::augment_arrays<scalar_t>(images, recipe, out)); });
 }
 
 void augment_backward(const at::Tensor& grad_out, const tensors::AugmentRecipe& recipe,
                       const at::Tensor& factor, bool negate, const at::Tensor& gradient) {
+  check_size(grad_out);
   AT_DISPATCH_FLOATING_TYPES(grad_out.scalar_type(), "pydistill::augment_backward", [&] {
     run_backward(tensors::augment_backward_arrays<scalar_t>(grad_out, recipe, factor, negate, gradient));
   });

@@ -193,6 +193,9 @@ void what_does_not_exist_is_not_a_number() {
   Problem<float> unknown({2, 3, 5}, {3, 6}, {1, 1});
   CHECK(all_nan(unknown.pixel_by_pixel(false)));
   CHECK(all_nan(unknown.by_rows(&pydistill::cpu::baseline::augment_place, false)));
+  Problem<float> without_parameters({2, 3, 5}, {3, 2}, {1, 1, 1, 1});
+  CHECK(all_nan(without_parameters.pixel_by_pixel(false)));
+  CHECK(all_nan(without_parameters.by_rows(&pydistill::cpu::baseline::augment_place, false)));
   Problem<float> outside({2, 3, 5}, {3}, {1});
   const int64_t source = 1;
   AugmentArrays<float> arrays = outside.arrays();
