@@ -504,7 +504,7 @@ struct RowStage {
     int64_t x = 0;
     if (kChannels > 0 && from.column_stride == 1 && write.to.column_stride == 1) {
       for (; x + kLanes <= width; x += kLanes) {
-        Lanes<T> pixels[kChannels > 0 ? kChannels : 1];
+        Lanes<T> pixels[static_cast<std::size_t>(kChannels > 0 ? kChannels : 1)];
         Lanes<T> sum(T(0));
         for (int64_t channel = 0; channel < kChannels; ++channel) {
           pixels[channel] = Lanes<T>::load(&from.at(channel, y, x));
@@ -605,8 +605,8 @@ struct RowStage {
     static_assert(kTaps <= Taps<T>::kMost);
     constexpr int64_t kLanes = Lanes<T>::kSize;
     const int64_t width = size.width;
-    const T* rows[kTaps];
-    Lanes<T> weights[kTaps];
+    const T* rows[static_cast<std::size_t>(kTaps)];
+    Lanes<T> weights[static_cast<std::size_t>(kTaps)];
     for (int tap = 0; tap < kTaps; ++tap) {
       rows[tap] =
           read_row(from, channel, down.places[tap * down.pitch + y], scratch.in + tap * scratch.pitch, width);
@@ -650,8 +650,8 @@ struct RowStage {
     const int64_t width = size.width;
     const int64_t height = size.height;
     for (int64_t first = 0; first < width; first += kLanes) {
-      Mask places[kTaps];
-      Lanes<T> weights[kTaps];
+      Mask places[static_cast<std::size_t>(kTaps)];
+      Lanes<T> weights[static_cast<std::size_t>(kTaps)];
       for (int tap = 0; tap < kTaps; ++tap) {
         std::memcpy(&places[tap], across.places + tap * across.pitch + first, sizeof(Mask));
         weights[tap] = Lanes<T>::load(across.weights + tap * across.pitch + first);
