@@ -92,7 +92,12 @@ def _run(given: list[str]) -> int:
         listed = f"pydistill {given[0]} --help" if given[0] in COMMANDS else "pydistill --help"
         raise InputError(f"{_setting_error(_one_line(error))} ({listed} lists what there is)") from error
     command = parsed.command
-    values = parser.instantiate(parsed)[command]
+    try:
+        values = parser.instantiate(parsed)[command]
+    except (TypeError, ValueError) as error:
+        from pydistill.recipe import refused_setting
+
+        raise refused_setting(error) from error
     return COMMANDS[command][1](values)
 
 

@@ -50,6 +50,16 @@ class Recipe:
         return asdict(self)
 
 
+def refused_setting(error: Exception) -> InputError:
+    """What a settings class said of a value, out of what jsonargparse makes of it; else its message in one line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):
+            return InputError(str(cause))
+        cause = cause.__cause__
+    return InputError(" ".join(str(error).split()))
+
+
 def preset_names() -> list[str]:
     """The presets that come with the package, as `method/dataset-ipc`."""
     root = resources.files("pydistill") / PRESETS
@@ -124,5 +134,5 @@ def _parsed(parser: Any, parse: Callable[[], Any], where: str) -> Recipe:
     try:
         parsed = parser.instantiate(parse())
     except (jsonargparse.ArgumentError, OSError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{where}: {refused_setting(error)}") from error
     return Recipe(**{each.name: parsed[each.name] for each in fields(Recipe)})

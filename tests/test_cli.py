@@ -142,6 +142,12 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["distill", "--distill.steps=many", *WHERE], 2, "distill.steps must be a whole number, not many"),
         (["distill", "--distill.ema=None", *WHERE], 2, "distill.ema must be a number or null, not None"),
         (["distill", "--evaluation.models=foo", *WHERE], 2, "evaluation.models must be a list such as [a, b], not foo"),
+        (["distill", "--distill.dsa.flip=2", *WHERE], 2, "error: flip=2.0 of the augmentation must be in [0, 1]"),
+        (
+            ["experts", "--expert.training.dsa.strategy=colour", "--out", "y"],
+            2,
+            "error: strategy='colour' holds 'colour'",
+        ),
         (["distill", "--config=/dev/null/x", *WHERE], 2, "/dev/null/x"),
         (["distill", "--distill.backend=gpu", *WHERE], 2, "distill.backend"),
         (["distill", "--distill.backend=fused", *WHERE], 1, "x holds no trajectory store"),

@@ -58,8 +58,17 @@ class DsaDraw:
         """Refuse images [B, C, H, W] that the draw was not made for.
 
         Raises:
-            InputError: the images' number, size or device is not the draw's.
+            InputError: the images' number, size or device is not the draw's, or it has an unknown operation or
+                lacks parameters.
         """
+        if unknown := [operation for operation in self.operations if operation not in COLUMNS]:
+            raise InputError(f"a draw's operation {unknown[0]!r} is none of {', '.join(COLUMNS)}")
+        columns = sum(COLUMNS[operation] for operation in self.operations)
+        if self.parameters.ndim != 2 or self.parameters.shape[1] != columns:
+            raise InputError(
+                f"a draw of {', '.join(self.operations) or 'no operation'} has parameters [B, {columns}] or"
+                f" [1, {columns}], not {list(self.parameters.shape)}"
+            )
         rows, own_device = self.parameters.shape[0], self.parameters.device
         size_fits = (self.height, self.width) == tuple(images[2:])
         if not size_fits or rows not in (1, images[0]) or own_device != device:

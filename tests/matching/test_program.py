@@ -249,6 +249,25 @@ def test_a_draw_that_does_not_fit_is_refused_by_every_backend(backend: str, rows
         case.run(backend)
 
 
+@pytest.mark.parametrize("backend", ["fused", "torch", "autograd"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parameters": torch.zeros(1, 2)}, r"a draw of color has parameters \[B, 3\] or \[1, 3\], not \[1, 2\]"),
+        ({"operations": ("blur",)}, "a draw's operation 'blur' is none of color, crop"),
+    ],
+    ids=["too few parameters", "unknown operation"],
+)
+def test_a_draw_that_lacks_something_is_refused_by_every_backend(
+    backend: str, changes: dict[str, Any], message: str
+) -> None:
+    case = make_case(dsa=DsaSettings(strategy="color", shared=True))
+    assert case.draws is not None
+    case.draws = [replace(draw, **changes) for draw in case.draws]
+    with pytest.raises(InputError, match=message):
+        case.run(backend)
+
+
 def test_pairs_of_several_sizes_and_kinds_of_labels() -> None:
     """Steps of one, two and three images, class numbers and label rows in turn, a tensor that serves several steps."""
     case = make_case(steps=5)
