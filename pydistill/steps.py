@@ -67,12 +67,11 @@ class Drawn:
 
     Args:
         index: [steps, size] int64.
-        operations, parameters: the tables of their augmentation, [steps, L] and [steps, rows, width], or None.
+        augmentation: the tables of their operations [steps, L] and parameters [steps, rows, width], or None.
     """
 
     index: Tensor
-    operations: Tensor | None
-    parameters: Tensor | None
+    augmentation: tuple[Tensor, Tensor] | None
 
 
 class Steps:
@@ -89,14 +88,13 @@ class Steps:
         self._work, self._dsa = work, dsa
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._index = torch.empty(epochs * count, size, dtype=torch.int64, device=device)
-        self._operations: Tensor | None = None
-        self._parameters: Tensor | None = None
+        self._augmentation: tuple[Tensor, Tensor] | None = None
         if dsa is not None and dsa.parts:
             widths = [COLUMNS[part] for part in dsa.parts]
             length, width = (len(widths), sum(widths)) if dsa.mode == "M" else (1, max(widths))
             rows = 1 if dsa.shared else size
-            self._operations = torch.empty(epochs * count, length, dtype=torch.int64, device=device)
-            self._parameters = torch.zeros(epochs * count, rows, width, dtype=dtype, device=device)
+            operations = torch.empty(epochs * count, length, dtype=torch.int64, device=device)
+            self._augmentation = operations, torch.zeros(epochs * count, rows, width, dtype=dtype, device=device)
         self._one = Replayed(self._step, device, capture=capture)
 
     def draws(self, generator: torch.Generator) -> list[DsaDraw]:
@@ -109,19 +107,18 @@ class Steps:
     def drawn(self, orders: Sequence[Tensor], draws: Sequence[DsaDraw]) -> Drawn:
         """The tables of some epochs: of each the images in their order [count · size], and of all the augmentations."""
         index = torch.cat(list(orders)).view(-1, self.size)
-        if self._parameters is None:
-            return Drawn(index, None, None)
-        return Drawn(index, *draw_tables(draws, "cpu", self._parameters.dtype))
+        if self._augmentation is None:
+            return Drawn(index, None)
+        return Drawn(index, draw_tables(draws, "cpu", self._augmentation[1].dtype))
 
     def begin(self, drawn: Drawn) -> None:
         """Take these steps as the next ones."""
         _fill(self._index[: len(drawn.index)], drawn.index)
-        if self._operations is not None and self._parameters is not None:
-            assert drawn.operations is not None
-            assert drawn.parameters is not None
-            steps, _, width = drawn.parameters.shape
-            _fill(self._operations[:steps], drawn.operations)
-            _fill(self._parameters[:steps, :, :width], drawn.parameters)
+        if self._augmentation is not None and drawn.augmentation is not None:  # both, or neither
+            own, given = self._augmentation, drawn.augmentation
+            steps, _, width = given[1].shape
+            _fill(own[0][:steps], given[0])
+            _fill(own[1][:steps, :, :width], given[1])
         self._number.zero_()
 
     def run(self) -> None:
@@ -134,11 +131,10 @@ class Steps:
         self._one.forget(capture=capture)
 
     def _step(self) -> None:
-        index, operations, parameters = (
-            None if table is None else table.index_select(0, self._number)[0]
-            for table in (self._index, self._operations, self._parameters)
+        index, *augmentation = (
+            table.index_select(0, self._number)[0] for table in (self._index, *(self._augmentation or ()))
         )
-        assert index is not None
+        operations, parameters = augmentation or (None, None)
         self._work.step(index, operations, parameters)
         self._number += 1
 
@@ -164,17 +160,16 @@ class Epochs:
         ]
         self._begun = 0
         self._done = 0
-        self._ahead: list[Drawn] | None = None
+        self._ahead: list[Drawn] = []  # of each part, or nothing
 
     def run(self, generator: torch.Generator) -> None:
         """The next epoch; nothing waits for the device."""
         if self._done == self._begun:
             self.draw_ahead(generator)
-            assert self._ahead is not None
             for part, drawn in zip(self._parts, self._ahead, strict=True):
                 part.begin(drawn)
             self._begun += self._together()
-            self._ahead = None
+            self._ahead = []
         for part in self._parts:
             part.run()
         self._done += 1
@@ -182,7 +177,7 @@ class Epochs:
     def draw_ahead(self, generator: torch.Generator) -> None:
         """Draw the epochs that come after those in the tables, unless they have been: of each a new order, and an
         augmentation for each of its batches."""
-        if self._ahead is not None or self._begun == self._epochs:
+        if self._ahead or self._begun == self._epochs:
             return
         orders: list[list[Tensor]] = [[] for _ in self._parts]
         draws: list[list[DsaDraw]] = [[] for _ in self._parts]
