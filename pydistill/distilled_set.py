@@ -111,9 +111,13 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         own = [str(self.provenance.get("architecture", "")), "" if model is None else str(self.recipe.model.name)]
         named = next((name for name in own if ":" in name), None)
         if named is not None:
-            raise InputError(f"the set was distilled with a network of its author's own ({named}); give model")
+            raise InputError(
+                f"the set was distilled with a network of its author's own ({named}); name one with model (--models)"
+            )
         if model is None:
-            raise InputError("the set does not tell the network that it was distilled with; give model")
+            raise InputError(
+                "the set does not tell the network that it was distilled with; name one with model (--models)"
+            )
         return self.recipe.model
 
     def normalised(self) -> DistilledSet:
@@ -202,6 +206,23 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             self.artefact.images, self.labels, self.lr, dataset, networks, protocol, on_network=on_network
         )
 
+    def judged_by(self, dataset: Dataset) -> Dataset:
+        """The data set with its images preprocessed as the set's are, so that its test images judge networks.
+
+        Raises:
+            MismatchError: it is not the data set that the set was distilled from.
+            InputError: its images have other channels or another size.
+        """
+        digest = str(self.provenance["dataset"].get("digest", ""))
+        if digest not in ("", dataset.digest):
+            raise MismatchError(
+                f"the set was distilled from {self.dataset_name} with digest {digest[:12]}, and {dataset.name} here "
+                f"has {dataset.digest[:12]}; give the place of the same data (--data)"
+            )
+        if dataset.preprocessing.fingerprint == self.preprocessing.fingerprint:
+            return dataset
+        return dataset.with_preprocessing(self.preprocessing)
+
     def show(self, path: str | os.PathLike[str] | None = None) -> Any:
         """A matplotlib figure of the images, a column per class, below those before the first iteration if known.
 
@@ -243,22 +264,16 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """The data set whose test images judge, preprocessed as the set is."""
         if dataset is None:
             if "data" not in self.provenance.get("recipe", {}):
-                raise InputError("the set does not tell the data that it was distilled from; give dataset")
+                raise InputError(
+                    "the set does not tell the data that it was distilled from; give dataset, or import the files with its name"
+                )
             # Name and form only: a file from elsewhere decides neither about downloads nor where a cache is written.
             recorded = self.recipe.data
             where = recorded.path if path is None else os.fspath(path)
             dataset = data.load(
                 DataSettings(recorded.name, path=where, image_size=recorded.image_size, zca=recorded.zca), device
             )
-        digest = str(self.provenance["dataset"].get("digest", ""))
-        if digest not in ("", dataset.digest):
-            raise MismatchError(
-                f"the set was distilled from {self.dataset_name} with digest {digest[:12]}, and {dataset.name} here "
-                f"has {dataset.digest[:12]}; give the same data"
-            )
-        if dataset.preprocessing.fingerprint == self.preprocessing.fingerprint:
-            return dataset
-        return dataset.with_preprocessing(self.preprocessing)
+        return self.judged_by(dataset)
 
 
 def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSet:

@@ -32,6 +32,8 @@ COMMANDS = (
     "distill",
     "evaluate",
     "show",
+    "export",
+    "import",
     "doctor",
 )
 

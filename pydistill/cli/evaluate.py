@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_device, load_dataset
-from pydistill.errors import MismatchError
+from pydistill.cli.arguments import add_device, device_of
 
 ABOUT = "Train fresh networks on a distilled set and test them."
 USAGE = "RUN [--models NAME …] [--repeats N]"
@@ -34,32 +31,19 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Print a table of accuracies, a row per network."""
-    from pydistill.artefact import BEST_NAME, Artefact
-    from pydistill.commands import recipe_of
-    from pydistill.evaluate import evaluate_models, table
+    from pydistill.distilled_set import load
+    from pydistill.evaluate import table
     from pydistill.files import write_json
 
-    path = Path(values.run)
-    if path.is_dir() and values.which == "best":
-        path = path / BEST_NAME
-    artefact = Artefact.load(path)
-    recipe = recipe_of(artefact)
-    if values.data is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=values.data))
-    settings = recipe.evaluation
-    if values.epochs is not None:
-        settings = replace(settings, training=replace(settings.training, epochs=values.epochs))
-    changes: dict[str, Any] = {"models": tuple(values.models) if values.models else None}
-    changes |= {name: values[name] for name in ("repeats", "seed")}
-    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
-    dataset = load_dataset(recipe, values.device)
-    if dataset.digest != artefact.provenance["dataset"]["digest"]:
-        raise MismatchError(
-            f"the set was distilled from {artefact.provenance['dataset']['name']} with digest "
-            f"{artefact.provenance['dataset']['digest'][:12]}, and {recipe.data.name} here has {dataset.digest[:12]}; "
-            "name the folder of the same data with --data"
-        )
-    rows = evaluate_models(artefact.images, artefact.labels, artefact.lr, dataset, recipe.model, settings)
+    distilled = load(values.run, which=values.which)
+    rows = distilled.evaluate(
+        values.models or None,
+        values.repeats,
+        data_path=values.data,
+        seed=values.seed,
+        epochs=values.epochs,
+        device=device_of(values.device),
+    )
     print(table(rows))
     if values.json is not None:
         write_json(values.json, [row.as_record() for row in rows])
