@@ -112,12 +112,10 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         named = next((name for name in own if ":" in name), None)
         if named is not None:
             raise InputError(
-                f"the set was distilled with a network of its author's own ({named}); name one with model (--models)"
+                f"the set was distilled with a network of its author's own, {named}; name one with model (--models)"
             )
         if model is None:
-            raise InputError(
-                "the set does not tell the network that it was distilled with; name one with model (--models)"
-            )
+            raise InputError("the set does not tell its student's network; name one with model (--models)")
         return self.recipe.model
 
     def normalised(self) -> DistilledSet:
@@ -264,9 +262,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """The data set whose test images judge, preprocessed as the set is."""
         if dataset is None:
             if "data" not in self.provenance.get("recipe", {}):
-                raise InputError(
-                    "the set does not tell the data that it was distilled from; give dataset, or import the files with its name"
-                )
+                raise InputError("the set does not tell the data that it was distilled from; give dataset")
             # Name and form only: a file from elsewhere decides neither about downloads nor where a cache is written.
             recorded = self.recipe.data
             where = recorded.path if path is None else os.fspath(path)

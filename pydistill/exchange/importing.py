@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset, DataSettings, Preprocessing
+from pydistill.data.load import NAMES
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import FormatError, InputError
 from pydistill.exchange import dcbench, ddranking, mtt
@@ -142,7 +143,7 @@ def _recipe(
     """What of a recipe is known: the data set if it has a name that `data.load` knows, and the student."""
     before = origin.provenance.get("recipe", {}) if origin is not None else {}
     recipe = {part: before[part] for part in ("data", "model", "evaluation") if part in before}
-    if isinstance(dataset, str) and dataset != (origin.provenance["dataset"].get("name") if origin else None):
+    if dataset is not None and name in NAMES and name != recipe.get("data", {}).get("name"):
         recipe["data"] = asdict(DataSettings(name, zca=preprocessing.kind == "zca"))
     if model is not None:
         settings = parse(model)
