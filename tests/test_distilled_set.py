@@ -18,11 +18,12 @@ from pydistill.cli import main
 from pydistill.data import Normalise
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import InputError, MismatchError, MissingDependencyError
+from pydistill.experts import train_experts
 from pydistill.nn import ConvNet, flatten
 from pydistill.run import RunResult, run_distillation
 from pydistill.training import accuracy
 from tests.blobs import blobs
-from tests.small_runs import experts, recipe
+from tests.small_runs import EXPERT, experts, recipe
 
 DATA = blobs()
 
@@ -141,6 +142,21 @@ def test_a_file_never_decides_what_code_runs(distilled: DistilledSet) -> None:
             with pytest.raises(InputError, match=r"a network of its author's own, os:system; name one with model"):
                 use()
         assert hostile.train("mlp-w8", epochs=1)
+
+
+def test_a_run_with_a_network_of_one_s_own(tmp_path: Path) -> None:
+    """Its set knows the network by name alone, and is used with the network given again."""
+
+    def own(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], classes))
+
+    store = train_experts(DATA, own, EXPERT, tmp_path / "experts")
+    result = run_distillation(recipe(iterations=1), DATA, store, tmp_path / "run", network=own)
+    distilled = pydistill.load(tmp_path / "run")
+    with pytest.raises(InputError, match=r"a network of its author's own, .*own; name one with model"):
+        distilled.train()
+    (row,) = distilled.evaluate(own, dataset=DATA)
+    assert row.accuracies == result.accuracy_final.accuracies
 
 
 def test_what_an_incomplete_set_does_not_tell(distilled: DistilledSet) -> None:
