@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_device, device_of
+from pydistill.cli.arguments import add_device, add_json, device_of, print_json
 
 ABOUT = "Train fresh networks on a distilled set and test them."
 USAGE = "RUN [--models NAME …] [--repeats N]"
@@ -26,14 +26,13 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--data", type=str | None, default=None, help="where the data lie, if not where they were")
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
-    parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
     """Print a table of accuracies, a row per network."""
     from pydistill.distilled_set import load
     from pydistill.evaluate import table
-    from pydistill.files import write_json
 
     distilled = load(values.run, which=values.which)
     rows = distilled.evaluate(
@@ -44,7 +43,8 @@ def run(values: Any) -> int:
         epochs=values.epochs,
         device=device_of(values.device),
     )
-    print(table(rows))
-    if values.json is not None:
-        write_json(values.json, [row.as_record() for row in rows])
+    if values.json:
+        print_json([row.as_record() for row in rows])
+    else:
+        print(table(rows))
     return status.DONE
