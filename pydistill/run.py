@@ -156,11 +156,14 @@ def run_distillation(
             ) from error
         began -= float(state["seconds"])
     folder.rewind_metrics(distiller.iteration)
+    observer.on_images(distiller.iteration, distiller.images)
     with _stopping_cleanly() as stop:
         while distiller.iteration < recipe.distill.iterations:
             with _memory_told(*_student_memory(recipe)):
                 report = distiller.iterate()
             folder.append_metrics(report.as_record())
+            if report.iteration == 1 or report.iteration % recipe.distill.checkpoint_every == 0:
+                folder.append_metrics(report.segments[0].distances_record(report.iteration))
             observer.on_iteration(report)
             judged = judge.is_due(report.iteration)
             if judged:
@@ -168,6 +171,7 @@ def run_distillation(
                     judge.evaluate()
             if judged or stop.is_set() or report.iteration % recipe.distill.checkpoint_every == 0:
                 _checkpoint(folder, distiller, judge, began)
+                observer.on_images(report.iteration, distiller.images)
             if stop.is_set():
                 raise Interrupted(
                     f"stopped after iteration {report.iteration} of {recipe.distill.iterations}; continue with --resume"
