@@ -70,6 +70,7 @@ class Chart:
         log: a logarithmic y axis; what is not above 0 is left out.
         whole: ticks of y at whole numbers only.
         bottom: the axis of y reaches down to this number at least.
+        until: the axis of x goes from 0 to this number at least.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Chart:
     log: bool = False
     whole: bool = False
     bottom: float | None = None
+    until: float | None = None
 
     def html(self) -> str:
         """The chart as a <figure>, with its key and its note."""
@@ -103,6 +105,8 @@ class Chart:
 
     def _svg(self, layers: Sequence[Layer]) -> str:
         x_low, x_high = _range(x for layer in layers for x in _xs(layer))
+        if self.until is not None:
+            x_low, x_high = min(0.0, x_low), max(self.until, x_high)
         y_low, y_high = _range(y for layer in layers for y in _ys(layer))
         if self.bottom is not None:
             y_low = min(y_low, self.bottom)
@@ -146,9 +150,8 @@ class Chart:
                 lower = [(x_of(x), y_of(low)) for x, low, _ in reversed(layer.points)]
                 parts.append(f'<path class="band {layer.colour}" d="{_path(upper + lower)}Z"/>')
             elif isinstance(layer, Line):
-                faint = " faint" if layer.faint else ""
                 path = _path([(x_of(x), y_of(y)) for x, y in layer.points])
-                parts.append(f'<path class="line {layer.colour}{faint}" d="{path}"/>')
+                parts.append(f'<path class="line {layer.colour}{_faint(layer)}" d="{path}"/>')
             elif isinstance(layer, Level):
                 parts.append(
                     f'<path class="level {layer.colour}" d="M{LEFT:g} {y_of(layer.y):.1f}H{WIDTH - RIGHT:g}"/>'
@@ -160,12 +163,11 @@ class Chart:
 
 def _dots(layer: Dots, places: Points) -> str:
     """With tips a circle each; without, one path of round dots, which is shorter."""
-    faint = " faint" if layer.faint else ""
     if not layer.tips:
         path = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in places)
-        return f'<path class="dots {layer.colour}{faint}" stroke-width="{2 * layer.radius:g}" d="{path}"/>'
+        return f'<path class="dots {layer.colour}{_faint(layer)}" stroke-width="{2 * layer.radius:g}" d="{path}"/>'
     return "".join(
-        f'<circle class="dot {layer.colour}{faint}" cx="{x:.1f}" cy="{y:.1f}" r="{layer.radius:g}">'
+        f'<circle class="dot {layer.colour}{_faint(layer)}" cx="{x:.1f}" cy="{y:.1f}" r="{layer.radius:g}">'
         f"<title>{escape(tip)}</title></circle>"
         for (x, y), tip in zip(places, layer.tips, strict=True)
     )
@@ -180,11 +182,15 @@ def _path(places: Points) -> str:
 def _key(layers: Sequence[Layer]) -> str:
     shapes = {Line: "line", Band: "band", Dots: "dots", Level: "level"}
     rows = [
-        f'<li><i class="{shapes[type(layer)]} {layer.colour}"></i>{escape(layer.name)}</li>'
+        f'<li><i class="{shapes[type(layer)]} {layer.colour}{_faint(layer)}"></i>{escape(layer.name)}</li>'
         for layer in layers
         if layer.name
     ]
     return f'<ul class="key">{"".join(rows)}</ul>' if rows else ""
+
+
+def _faint(layer: Layer) -> str:
+    return " faint" if isinstance(layer, Line | Dots) and layer.faint else ""
 
 
 def _xs(layer: Layer) -> list[float]:

@@ -45,7 +45,7 @@ def _accuracy(run: Contents) -> Chart:
         layers.append(Dots(sample(networks, RAW_POINTS), "c0", "one network", radius=1.5, faint=True))
         layers.append(Line(mean, "c0"))
         layers.append(Dots(mean, "c0", "distilled, mean", radius=3.5, tips=tips))
-    return Chart("Test accuracy (%)", "iteration", layers)
+    return Chart("Test accuracy (%)", "iteration", layers, until=run.done)
 
 
 def _loss(run: Contents) -> Chart:
@@ -61,7 +61,7 @@ def _loss(run: Contents) -> Chart:
     values = [y for _, y in found]
     log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
     note = "‖θ_K − θ*‖² / ‖θ_0 − θ*‖²: 1 is where the student started, 0 is the expert's target."
-    return Chart("Matching loss", "iteration", layers, note, log=log)
+    return Chart("Matching loss", "iteration", layers, note, until=run.done, log=log)
 
 
 def _rejected(run: Contents) -> list[tuple[float, float]]:
@@ -85,7 +85,7 @@ def _chosen_step(run: Contents) -> Chart:
     note = f"K of N = {steps} student steps: the one compared with the target." if steps else ""
     if found and len({step for _, step in found}) == 1:
         note += " This method always takes the last." if found[0][1] == steps else ""
-    return Chart("Chosen step", "iteration", layers, note, whole=True, bottom=0)
+    return Chart("Chosen step", "iteration", layers, note, until=run.done, whole=True, bottom=0)
 
 
 def _distance(run: Contents) -> Chart:
@@ -109,7 +109,7 @@ def _learning_rate(run: Contents) -> Chart:
     layers: list[Layer] = [Line(means(found), "c0")] if found else []
     values = [y for _, y in found]
     log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
-    return Chart("The student's learning rate α", "iteration", layers, log=log)
+    return Chart("The student's learning rate α", "iteration", layers, until=run.done, log=log)
 
 
 def _seconds(run: Contents) -> Chart:
@@ -118,4 +118,6 @@ def _seconds(run: Contents) -> Chart:
         Band(ranges(found, SMOOTH_POINTS), "c0", "range"),
         Line(means(found, SMOOTH_POINTS), "c0", "mean"),
     ]
-    return Chart("Time per iteration (s)", "iteration", layers, "Evaluations are not counted.", bottom=0)
+    return Chart(
+        "Time per iteration (s)", "iteration", layers, "Evaluations are not counted.", until=run.done, bottom=0
+    )

@@ -92,21 +92,21 @@ def _images(shown: Shown | None) -> str:
     note = f"{count:,} images, before the first iteration and after iteration {shown.iteration:,}. {shown.note}"
     if left_out:
         note += f" The first {most} of each class are shown."
-    wide = 230 if columns == 1 else 150 + 90 * columns
+    wide = "17vw" if columns == 1 else f"{90 + 100 * columns}px"
     return (
         f'<h2>Images</h2><p class="note">{escape(note)}</p>'
-        f'<div class="images" style="--columns: {columns}; --wide: {wide}px">{"".join(figures)}</div>'
+        f'<div class="images" style="--columns: {columns}; --wide: {wide}">{"".join(figures)}</div>'
     )
 
 
 def _outcome(run: Contents, wall_seconds: float | None) -> str:
     compared = comparison(run)
-    left = f"<section><h2>Fresh networks trained on the set</h2>{networks(run)}</section>"
-    middle = f"<section><h2>Compared with</h2>{table(('trained on', 'test accuracy'), compared)}</section>"
+    first = f"<h2>Fresh networks trained on the set</h2>{networks(run)}"
+    left = f"<section><h2>Compared with</h2>{table(('trained on', 'test accuracy'), compared)}</section>"
     spent = [list(row) for row in costs(run, wall_seconds)]
     right = "<section><h2>Time and memory</h2>"
     right += table(("what", "how much"), spent) if spent else '<p class="note">Not measured yet.</p>'
-    return f'<div class="two">{left}{middle if compared else ""}{right}</section></div>'
+    return f'{first}<div class="two">{left if compared else ""}{right}</section></div>'
 
 
 def _settings(run: Contents) -> str:
@@ -127,6 +127,5 @@ def _again(run: Contents, shown: Shown | None) -> str:
         else "The data were made in Python, so do the run again from there (pydistill.run.run_distillation) with "
         "this recipe; the commands below take the data that the recipe names."
     )
-    return f'<h2>Do it again</h2><p class="note">{escape(told)}</p><pre>{escape(commands(run))}</pre>' + table(
-        ("what", "value"), identity(run, shown)
-    )
+    same = f'<div class="long">{table(("what", "value"), identity(run, shown))}</div>'
+    return f'<h2>Do it again</h2><p class="note">{escape(told)}</p><pre>{escape(commands(run))}</pre>{same}'
