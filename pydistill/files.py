@@ -47,7 +47,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
         if isinstance(error, PydistillError):
             raise
-        raise WriteError(f"cannot write {target}: {told_with_remedy(error)}; what was there is unchanged") from error
+        raise WriteError(
+            f"cannot write {target}: {told_with_remedy(error)}; what was there before is unchanged"
+        ) from error
 
 
 # What is told of an error, and what mends it.

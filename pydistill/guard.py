@@ -125,12 +125,12 @@ class Guard:
             if not finite[name]:
                 return Refusal("gradient", f"the gradient of the {name} is not finite")
         limit, pixel, lr = self.limits.largest_pixel, *numbers[-2:]
+        if not reached["lr"] or lr <= 0:
+            return Refusal("lr", f"the student's learning rate would become {lr:.3g}")
         if not reached["images"]:
             return Refusal("pixels", "the pixels would leave the finite numbers")
         if limit is not None and pixel > limit:
             return Refusal("pixels", f"a pixel would reach {pixel:.3g} and max_pixel allows {limit:.3g}")
-        if not reached["lr"] or lr <= 0:
-            return Refusal("lr", f"the student's learning rate would become {lr:.3g}")
         if not all(reached.values()):
             return Refusal("labels", "the label logits would leave the finite numbers")
         return None
