@@ -19,11 +19,14 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The recipe, the folders, the device."""
+    from pydistill.logs import LogSettings
+
     add_recipe(parser)
     parser.add_argument("--experts", type=str, required=True, help="folder of experts, recorded or convexified")
     parser.add_argument("--out", type=str, required=True, help="run folder")
     add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
+    parser.add_class_arguments(LogSettings, "log")
     add_quiet(parser)
 
 
@@ -36,7 +39,9 @@ def run(values: Any) -> int:
     recipe.distill.check()
     store = TrajectoryStore.open(values.experts)
     dataset = load_dataset(recipe, values.device)
-    result = distill_shown(dataset, recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet)
+    result = distill_shown(
+        dataset, recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet, log=values.log
+    )
     final, best = result.accuracy_final, result.accuracy_best
     print(f"final accuracy: {percent(final)}, after {recipe.distill.iterations} iterations")
     print(f"best accuracy:  {percent(best)}, after {result.best_iteration} iterations (chosen by test accuracy)")

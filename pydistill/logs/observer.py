@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from pydistill.data import Preprocessing
-from pydistill.distill import IterationReport
+from pydistill.errors import PydistillError
 from pydistill.evaluate import Evaluation
+from pydistill.iteration import IterationReport
 from pydistill.logs.settings import LogSettings
 from pydistill.logs.sink import Sink
 from pydistill.logs.tensorboard import TensorBoard
 from pydistill.logs.wandb import Wandb
+from pydistill.recipe import Recipe
 from pydistill.show import tile
 
 MOST_POINTS = 10_000
@@ -27,47 +27,53 @@ MOST_PER_CLASS = 10
 _log = logging.getLogger("pydistill")
 
 
-def open_logs(settings: LogSettings, run: Path, config: dict[str, Any], *, done: int = 0) -> list[Sink]:
-    """The logs that the settings ask for.
-
-    Args:
-        settings: which.
-        run: the run folder.
-        config: the recipe, nested.
-        done: iterations done before (a resumed run).
-
-    Raises:
-        MissingDependencyError: a package that was asked for by name is not installed.
-        InputError: wandb online without a key.
-    """
-    sinks: list[Sink] = []
-    wanted = settings.tensorboard
-    if wanted or (wanted is None and importlib.util.find_spec("tensorboard") is not None):
-        sinks.append(TensorBoard(run, done))
-    if settings.wandb is not None:
-        sinks.append(Wandb(run, settings.wandb, settings.project, config))
-    return sinks
-
-
 class LogObserver:
-    """Passes numbers and pictures to logs.
+    """Passes numbers and pictures to logs, which are opened when the run begins.
 
     At most 10,000 iterations are logged, evenly spaced (metrics.jsonl has them all), every evaluation, and pictures at
     the checkpoints, ever more rarely: each at 1.25 times the iteration of the one before or later. A log that fails is
     named once and left out from then on.
 
     Args:
-        sinks: the logs.
+        settings: which logs.
+        run: the run folder.
+        recipe: what the run is made by.
         preprocessing: of the data set, to make pixels of images.
         classes: how many there are.
-        iterations: how many there will be.
+
+    Raises:
+        MissingDependencyError: a package that was asked for by name is not installed.
     """
 
-    def __init__(self, sinks: Sequence[Sink], preprocessing: Preprocessing, classes: int, iterations: int) -> None:
-        self._sinks = list(sinks)
+    def __init__(
+        self, settings: LogSettings, run: Path, recipe: Recipe, preprocessing: Preprocessing, classes: int
+    ) -> None:
+        settings.check()
+        self._settings, self._run, self._recipe = settings, run, recipe
         self._preprocessing, self._classes = preprocessing, classes
-        self._every = math.ceil(iterations / MOST_POINTS)
+        self._every = math.ceil(recipe.distill.iterations / MOST_POINTS)
         self._next_picture = 0.0
+        self._sinks: list[Sink] = []
+        self._opened = False
+
+    def _open(self, done: int) -> None:
+        """Open the logs of a run of which `done` iterations were done before."""
+        self._opened = True
+        settings = self._settings
+        makers: list[tuple[str, Callable[[], Sink]]] = []
+        if settings.with_tensorboard:
+            makers.append(("TensorBoard", lambda: TensorBoard(self._run, done)))
+        mode = settings.wandb
+        if mode is not None:
+            config = self._recipe.as_dict()
+            makers.append(("wandb", lambda: Wandb(self._run, mode, settings.project, config)))
+        for name, make in makers:
+            try:
+                self._sinks.append(make())
+            except PydistillError:
+                raise
+            except Exception as error:  # as in _each
+                _tell(name, error)
 
     def on_iteration(self, report: IterationReport) -> None:
         """Loss, chosen step, learning rate, and whether the update was refused."""
@@ -86,6 +92,8 @@ class LogObserver:
 
     def on_images(self, iteration: int, images: Tensor) -> None:
         """A picture of all classes, of the first ten images of each, if it is time for one."""
+        if not self._opened:
+            self._open(iteration)
         if iteration < self._next_picture or not self._sinks:
             return
         self._next_picture = max(iteration + 1, PICTURES_GROW * iteration)
@@ -105,5 +113,9 @@ class LogObserver:
                 act(sink)
             except Exception as error:  # logs call services and disks: whatever it is, the run goes on
                 self._sinks.remove(sink)
-                told = (str(error) or type(error).__name__).splitlines()[0]
-                _log.warning("%s fails (%s); the run goes on without it, metrics.jsonl has all", sink.name, told)
+                _tell(sink.name, error)
+
+
+def _tell(name: str, error: Exception) -> None:
+    told = (str(error) or type(error).__name__).splitlines()[0]
+    _log.warning("%s fails (%s); the run goes on without it, metrics.jsonl has everything", name, told)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
-from pydistill.errors import InputError
+from pydistill.errors import InputError, MissingDependencyError
 
 WandbMode = Literal["offline", "online"]
 
@@ -30,3 +31,24 @@ class LogSettings:
     def __post_init__(self) -> None:
         if self.wandb not in (None, "offline", "online"):
             raise InputError(f"log.wandb must be offline, online or null, not {self.wandb!r}")
+
+    @property
+    def with_tensorboard(self) -> bool:
+        """Whether TensorBoard's events are written."""
+        return _installed("tensorboard") if self.tensorboard is None else self.tensorboard
+
+    def check(self) -> None:
+        """Refuse what is not installed, before anything is computed.
+
+        Raises:
+            MissingDependencyError: a package that was asked for by name is not installed.
+        """
+        for name, asked in (("tensorboard", bool(self.tensorboard)), ("wandb", self.wandb is not None)):
+            if asked and not _installed(name):
+                raise MissingDependencyError(
+                    f"log.{name} needs the package {name}; install it with: pip install 'pydistill[{name}]'"
+                )
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

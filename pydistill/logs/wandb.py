@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Wandb:
                 "log.wandb = online needs a key: run `wandb login` once, or choose --log.wandb offline and sync later"
             )
         known = run / ID_NAME
-        run_id = str(read_json(known)["id"]) if known.exists() else str(self._wandb.util.generate_id())
+        run_id = str(read_json(known)["id"]) if known.exists() else secrets.token_hex(4)
         write_json(known, {"id": run_id})
         about = {"project": project, "name": run.resolve().name, "id": run_id, "dir": str(run), "config": config}
         self._run = self._begin(mode, about)

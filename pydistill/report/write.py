@@ -49,9 +49,9 @@ def _wall_seconds(path: Path) -> float | None:
 
 def state_of(run: Contents) -> tuple[str, str]:
     """A class for the style sheet, and in words whether the run is finished, goes on, or was stopped."""
-    ended = dig(run.summary, "ended")
-    if isinstance(ended, str) and ended != "finished":
-        return "ended", ended
+    ended = dig(run.summary, "ended_early")
+    if isinstance(ended, str) and dig(run.summary, "iterations") == run.done:  # not resumed since
+        return "ended", f"ended early: {ended}"
     if run.finished:
         return "done", "finished"
     quiet = time.time() - RunFolder(run.path).metrics_path.stat().st_mtime
