@@ -100,7 +100,7 @@ class LogObserver:
         pixels = self._preprocessing.invert(images).clamp(0, 1).nan_to_num(0.0)
         if pixels.shape[1] not in (1, 3):
             pixels = pixels.mean(dim=1, keepdim=True)
-        by_class = pixels.unflatten(0, (self._classes, -1))[:, :MOST_PER_CLASS].flatten(0, 1)
+        by_class = pixels.reshape(self._classes, -1, *pixels.shape[1:])[:, :MOST_PER_CLASS].flatten(0, 1)
         self._each(lambda sink: sink.picture(iteration, tile(by_class, self._classes)))
 
     def close(self) -> None:

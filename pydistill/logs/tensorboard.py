@@ -37,7 +37,7 @@ class TensorBoard:
                 "log.tensorboard needs the package tensorboard; install it with: pip install 'pydistill[tensorboard]'"
             ) from error
         purge = {"purge_step": done + 1} if done else {}
-        self._writer: Any = SummaryWriter(str(run / FOLDER), flush_secs=10, **purge)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(run / FOLDER), flush_secs=10, **purge)
 
     def numbers(self, iteration: int, values: dict[str, float]) -> None:
         """A scalar per number."""
