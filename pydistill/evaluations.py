@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydistill.errors import FormatError
-from pydistill.evaluate import Evaluation, EvaluationSettings
+from pydistill.evaluate import Evaluation
 from pydistill.files import read_json, write_json
 
 FILE_NAME = "evaluations.json"
@@ -36,14 +36,16 @@ def _is_row(row: Any) -> bool:
     return isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in _KINDS.items())
 
 
-def add_evaluations(
-    run: Path, rows: Sequence[Evaluation], settings: EvaluationSettings, *, which: str, iteration: int
-) -> None:
-    """Append evaluations of the set `which` ("final" or "best"), taken after `iteration`, to a run's rows.
+def add_evaluations(run: Path, rows: Sequence[Evaluation], **about: Any) -> None:
+    """Append evaluations to a run's rows.
+
+    Args:
+        run: the run folder.
+        rows: what was found.
+        about: which set was evaluated, after which iteration, with how many epochs and which seed.
 
     Raises:
         FormatError: the file that is there is damaged.
         WriteError: it cannot be written.
     """
-    about = {"which": which, "iteration": iteration, "epochs": settings.training.epochs, "seed": settings.seed}
     write_json(run / FILE_NAME, read_evaluations(run) + [row.as_record() | about for row in rows])

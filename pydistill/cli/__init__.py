@@ -33,6 +33,8 @@ COMMANDS = (
     "evaluate",
     "show",
     "report",
+    "export",
+    "import",
     "doctor",
 )
 

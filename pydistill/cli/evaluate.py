@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_device, load_dataset
-from pydistill.errors import MismatchError
+from pydistill.cli.arguments import add_device, device_of
+
+if TYPE_CHECKING:
+    from pydistill.distilled_set import DistilledSet
+    from pydistill.evaluate import Evaluation
 
 ABOUT = "Train fresh networks on a distilled set and test them."
 USAGE = "RUN [--models NAME …] [--repeats N]"
@@ -33,34 +36,41 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Print a table of accuracies, a row per network."""
-    from pydistill.artefact import BEST_NAME, Artefact
-    from pydistill.commands import recipe_of
-    from pydistill.evaluate import evaluate_models, table
+    """Print a table of accuracies, a row per network, and add them to the run's evaluations.json."""
+    from pydistill.distilled_set import load
+    from pydistill.evaluate import table
     from pydistill.files import write_json
 
-    path = Path(values.run)
-    if path.is_dir() and values.which == "best":
-        path = path / BEST_NAME
-    artefact = Artefact.load(path)
-    recipe = recipe_of(artefact)
-    if values.data is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=values.data))
-    settings = recipe.evaluation
-    if values.epochs is not None:
-        settings = replace(settings, training=replace(settings.training, epochs=values.epochs))
-    changes: dict[str, Any] = {"models": tuple(values.models) if values.models else None}
-    changes |= {name: values[name] for name in ("repeats", "seed")}
-    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
-    dataset = load_dataset(recipe, values.device)
-    if dataset.digest != artefact.provenance["dataset"]["digest"]:
-        raise MismatchError(
-            f"the set was distilled from {artefact.provenance['dataset']['name']} with digest "
-            f"{artefact.provenance['dataset']['digest'][:12]}, and {recipe.data.name} here has {dataset.digest[:12]}; "
-            "name the folder of the same data with --data"
-        )
-    rows = evaluate_models(artefact.images, artefact.labels, artefact.lr, dataset, recipe.model, settings)
+    distilled = load(values.run, which=values.which)
+    rows = distilled.evaluate(
+        values.models or None,
+        values.repeats,
+        data_path=values.data,
+        seed=values.seed,
+        epochs=values.epochs,
+        device=device_of(values.device),
+    )
     print(table(rows))
+    if Path(values.run).is_dir():
+        _record(Path(values.run), distilled, rows, values)
     if values.json is not None:
         write_json(values.json, [row.as_record() for row in rows])
     return status.DONE
+
+
+def _record(run: Path, distilled: DistilledSet, rows: list[Evaluation], values: Any) -> None:
+    """Add the rows to the run's own, for its report; a run folder that cannot be written is told, and is no failure."""
+    from pydistill.evaluations import add_evaluations
+    from pydistill.files import WriteError
+
+    settings = distilled.artefact.provenance["recipe"]["evaluation"]
+    about = {
+        "which": values.which,
+        "iteration": distilled.artefact.provenance.get("iteration", 0),
+        "epochs": settings["training"]["epochs"] if values.epochs is None else values.epochs,
+        "seed": settings["seed"] if values.seed is None else values.seed,
+    }
+    try:
+        add_evaluations(run, rows, **about)
+    except WriteError as error:
+        logging.getLogger("pydistill").warning("%s; the report will not show this evaluation", error)

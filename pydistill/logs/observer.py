@@ -17,8 +17,8 @@ from pydistill.logs.settings import LogSettings
 from pydistill.logs.sink import Sink
 from pydistill.logs.tensorboard import TensorBoard
 from pydistill.logs.wandb import Wandb
+from pydistill.png import tile
 from pydistill.recipe import Recipe
-from pydistill.show import tile
 
 MOST_POINTS = 10_000
 PICTURES_GROW = 1.25

@@ -83,6 +83,7 @@ def _images(shown: Shown | None) -> str:
             )
             + "</div></div>"
             for told, images in (("before", shown.before), ("after", shown.after))
+            if images is not None
         )
         figures.append(
             f'<figure class="card"><figcaption>{escape(name)}</figcaption><div class="pair">{pair}</div></figure>'

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
-from pydistill.errors import MissingDependencyError
+from pydistill.png import png_bytes
 from pydistill.report.contents import dig
 from pydistill.runfolder import RunFolder
 
@@ -25,7 +23,8 @@ class Shown:
     """Images before the first iteration and after the last one known, as pixels in [0, 1].
 
     Attributes:
-        before, after: [n, C, H, W].
+        before: [n, C, H, W]; None if they are not known (an imported set).
+        after: [n, C, H, W].
         classes: [n], the class of each.
         names: of the classes, as far as they are known.
         iteration: after which `after` is.
@@ -33,7 +32,7 @@ class Shown:
         artefact: the newest saved set of the run, or None before the first.
     """
 
-    before: Tensor
+    before: Tensor | None
     after: Tensor
     classes: Tensor
     names: list[str]
@@ -60,10 +59,8 @@ def newest_images(path: Path) -> Shown | None:
             return _of_checkpoint(tensors, iteration, newest)
     if newest is None:
         return None
-    return Shown(
-        newest.viewable(newest.initial_images), newest.viewable(), newest.classes, _names(newest), _iteration(newest),
-        "", newest,
-    )  # fmt: skip
+    before = None if newest.initial_images is None else newest.viewable(newest.initial_images)
+    return Shown(before, newest.viewable(), newest.classes, _names(newest), _iteration(newest), "", newest)
 
 
 def _iteration(artefact: Artefact) -> int:
@@ -104,22 +101,8 @@ def shown_per_class(shown: Shown) -> dict[int, list[int]]:
 
 
 def data_uri(image: Tensor) -> str:
-    """A picture [C, H, W] in [0, 1] as a PNG in a data URI: gray, colour, or the channels side by side in gray.
-
-    Raises:
-        MissingDependencyError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError(
-            "a report's pictures need Pillow; install it with: pip install 'pydistill[cli]'"
-        ) from error
-    pixels = (255 * image.detach().cpu().float().nan_to_num(0, 1, 0).clamp(0, 1)).round().to(torch.uint8)
-    if image.shape[0] == 3:
-        picture: Any = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    else:
-        picture = Image.fromarray(torch.cat(list(pixels), dim=1).contiguous().numpy())
-    written = io.BytesIO()
-    picture.save(written, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode("ascii")
+    """A picture [C, H, W] in [0, 1] as a PNG in a data URI: gray, colour, or the channels side by side in gray."""
+    pixels = image.detach().cpu().float().nan_to_num(0, 1, 0)
+    if image.shape[0] != 3:
+        pixels = torch.cat(list(pixels), dim=1)[None]
+    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")

@@ -28,7 +28,6 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     Raises:
         InputError: there is no run in the folder.
         FormatError: one of the run's files is damaged.
-        MissingDependencyError: Pillow is not installed.
         WriteError: the file cannot be written.
     """
     path = Path(run)
