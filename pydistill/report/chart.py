@@ -9,8 +9,8 @@ from html import escape
 
 from pydistill.report.ticks import ticks, told
 
-WIDTH, HEIGHT = 420.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 36.0
+WIDTH, HEIGHT = 380.0, 236.0
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 38.0
 
 Points = Sequence[tuple[float, float]]
 
@@ -139,7 +139,7 @@ class Chart:
         for x in x_ticks:
             anchor = "end" if x_of(x) > WIDTH - RIGHT - 14 else "middle"
             parts.append(
-                f'<text x="{x_of(x):.1f}" y="{HEIGHT - BOTTOM + 15:g}" text-anchor="{anchor}">{told(x, x_ticks)}</text>'
+                f'<text x="{x_of(x):.1f}" y="{HEIGHT - BOTTOM + 16:g}" text-anchor="{anchor}">{told(x, x_ticks)}</text>'
             )
         parts.append(f'<path class="axis" d="M{LEFT:g} {HEIGHT - BOTTOM:g}H{WIDTH - RIGHT:g}"/>')
         middle = LEFT + wide / 2
