@@ -345,7 +345,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        WriteError, match=r"cannot write .*checkpoint.*: No space left on device; what was there before"
+        WriteError,
+        match=r"cannot write .*checkpoint.*: No space left on device; make room there, .* before is unchanged",
     ):
         run_distillation(work, DATA, store, tmp_path / "run")
     assert RunFolder(tmp_path / "run").load_checkpoint()[0]["distiller"]["iteration"] == 3
