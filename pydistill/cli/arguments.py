@@ -64,15 +64,13 @@ def add_quiet(parser: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="show no progress")
 
 
-def load_dataset(recipe: Recipe, device: str) -> Dataset:
-    """The recipe's data on the device that everything then runs on.
+def chosen_device(device: str) -> str:
+    """The device that --device means.
 
     Raises:
-        InputError: there is no such device, or the data are not where the recipe says.
+        InputError: there is no such device.
     """
     import torch
-
-    from pydistill import data
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -80,7 +78,18 @@ def load_dataset(recipe: Recipe, device: str) -> Dataset:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} is not to be had: {str(error).splitlines()[0]}") from error
-    return data.load(recipe.data, device)
+    return device
+
+
+def load_dataset(recipe: Recipe, device: str) -> Dataset:
+    """The recipe's data on the device that everything then runs on.
+
+    Raises:
+        InputError: there is no such device, or the data are not where the recipe says.
+    """
+    from pydistill import data
+
+    return data.load(recipe.data, chosen_device(device))
 
 
 def percent(evaluation: Evaluation) -> str:
