@@ -84,17 +84,18 @@ class Rehearsal:
         dataset = self.dataset
         network = self.fresh()
         few = min(training.batch_size, len(dataset.train_pictures))
-        first = min(self._train(network, few, training, REPEATS))
-        batches = max(1, int(BUDGET / REPEATS / max(first, 1e-6)))
+        found = self._train(network, few, training)
+        batches = max(1, int(BUDGET / REPEATS / max(statistics.median(found), 1e-6)))
         count = min(batches * few, len(dataset.train_pictures))
-        found = self._train(network, count, training, REPEATS) if count > few else [first]
-        told = f"measured {len(found)} passes over {count:,} images in batches of {training.batch_size}"
+        if count > few:
+            found = self._train(network, count, training)
+        told = f"measured {REPEATS} passes over {count:,} images in batches of {training.batch_size}"
         return statistics.median(found) * self.train_images / count, told
 
-    def _train(self, network: nn.Module, count: int, training: TrainingSettings, epochs: int) -> list[float]:
-        """Seconds of each of some epochs over `count` images, after one that is not counted."""
+    def _train(self, network: nn.Module, count: int, training: TrainingSettings) -> list[float]:
+        """Seconds of each of `REPEATS` epochs over `count` images, after one that is not counted."""
         times: list[float] = []
-        settings = replace(training, epochs=epochs + 1, lr=HARMLESS_LR)
+        settings = replace(training, epochs=REPEATS + 1, lr=HARMLESS_LR)
 
         def on_epoch(epoch: int, loss: float, share: float) -> None:
             times.append(self.now())
