@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pydistill.data import Dataset, DsaSettings
 from pydistill.errors import DivergedError, InputError, MismatchError
+from pydistill.kinds import check_fields, check_instance
 from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, choose_backend, match_many
 from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
@@ -148,6 +149,7 @@ class DistillSettings:
 
     def check(self) -> None:
         """Refuse settings outside their limits, before anything is loaded; InputError names the setting."""
+        check_fields(self)
         self.resolved_method()
         for name in ("ipc", "iterations", "steps", "checkpoint_every", "experts_per_step"):
             if getattr(self, name) < 1:
@@ -298,6 +300,10 @@ class Distiller:
         *,
         teachers: Iterable[nn.Module] = (),
     ) -> None:
+        check_instance("settings", settings, DistillSettings, "DistillSettings")
+        check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_tensors makes one of arrays")
+        check_instance("store", store, TrajectoryStore, "a TrajectoryStore; TrajectoryStore.open(path) opens one")
+        check_instance("student", student, nn.Module, "a torch.nn.Module")
         settings.check()
         self.settings = settings
         self.method = settings.resolved_method()
