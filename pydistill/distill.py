@@ -17,7 +17,7 @@ from pydistill.kinds import check_fields, check_instance
 from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, choose_backend, match_many
 from pydistill.methods import Labels, Method, Trajectories, method_named
 from pydistill.nn import flatten
-from pydistill.nn.fused import ACTIVATIONS, Activations
+from pydistill.nn.fused import Activations
 from pydistill.synthetic import ImageAverage, Initialisation, SyntheticSet, initial_set
 from pydistill.training import seeded_modules
 from pydistill.trajectories import ExpertOrder, FractionRule, Smoothing, StartSampler, StartSettings, TrajectoryStore
@@ -157,8 +157,6 @@ class DistillSettings:
         for name in ("evaluate_every", "max_rejections"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.activations not in ACTIVATIONS:
-            raise InputError(f"activations must be float32 or bfloat16, not {self.activations}")
         if self.activations == "bfloat16" and self.backend in ("torch", "autograd"):
             raise InputError(f"activations = bfloat16 needs backend fused (or auto), not {self.backend}")
         if not 0 <= self.seed < 2**63:
