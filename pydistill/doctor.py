@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pydistill.build import build_config
 from pydistill.errors import BackendError
-from pydistill.matching import Backend, Batches, choose_backend, match
+from pydistill.matching import Backend, Batches, Selection, choose_backend, match
 from pydistill.nn import ConvNet, flatten
 from pydistill.toolchain import cuda_compiler, cuda_driver
 from pydistill.version import VERSION
@@ -117,10 +117,15 @@ def self_test(backend: Backend, device: str) -> tuple[float, float]:
     target = start + 0.02 * torch.randn(start.shape, generator=generator, dtype=torch.float64).to(device)
 
     def outcome(name: Backend) -> list[Tensor]:
-        pixels = images.clone().requires_grad_()
-        lr = torch.tensor(0.05, dtype=torch.float64, device=device, requires_grad=True)
-        found = match(model, start, target, Batches(pixels, labels, index), lr, selection="nearest", backend=name)
-        return [found.loss.detach(), *torch.autograd.grad(found.loss, [pixels, lr])]
+        found = []
+        selections: tuple[Selection, ...] = ("last", "nearest")
+        for selection in selections:  # the nearest step may be the first, which would show little of the way back
+            pixels = images.clone().requires_grad_()
+            lr = torch.tensor(0.05, dtype=torch.float64, device=device, requires_grad=True)
+            batches = Batches(pixels, labels, index)
+            matched = match(model, start, target, batches, lr, selection=selection, backend=name)
+            found += [matched.loss.detach(), *torch.autograd.grad(matched.loss, [pixels, lr])]
+        return found
 
     pairs = zip(outcome(backend), outcome("autograd"), strict=True)
     error = max(float((found - expected).norm() / expected.norm()) for found, expected in pairs)
