@@ -27,6 +27,7 @@ __all__ = ["COMMANDS", "main"]
 # In the order of the help. The module of a command has its name; that of a Python keyword has a "_" behind it.
 COMMANDS = (
     "demo",
+    "plan",
     "experts",
     "convexify",
     "distill",
