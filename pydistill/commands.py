@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset
@@ -50,6 +51,9 @@ class BarObserver:
         """Say what the set is worth now."""
         told = f"{100 * evaluation.mean:.1f} ± {100 * evaluation.std:.1f} %"
         self._bar.say(f"iteration {iteration}: {told} on {len(evaluation.accuracies)} fresh networks")
+
+    def on_images(self, iteration: int, images: Tensor) -> None:
+        """Nothing: a bar has no room for pictures."""
 
 
 def distill_shown(

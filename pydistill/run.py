@@ -137,6 +137,8 @@ def run_distillation(
     for name, default in (("experts_per_step", 1), ("activations", "float32")):
         if config["distill"][name] == default:  # as every run that began before there was a choice
             del config["distill"][name]
+    if config["data"]["statistics"] == "measured":
+        del config["data"]["statistics"]
     continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
     write_json(folder.path / RECIPE_NAME, recipe.as_dict())
     store = trajectories_for(recipe, store, folder.path)
@@ -156,6 +158,7 @@ def run_distillation(
             ) from error
         began -= float(state["seconds"])
     folder.rewind_metrics(distiller.iteration)
+    observer.on_images(distiller.iteration, distiller.images)
     with _stopping_cleanly() as stop:
         while distiller.iteration < recipe.distill.iterations:
             with _memory_told(*_student_memory(recipe)):
@@ -168,6 +171,7 @@ def run_distillation(
                     judge.evaluate()
             if judged or stop.is_set() or report.iteration % recipe.distill.checkpoint_every == 0:
                 _checkpoint(folder, distiller, judge, began)
+                observer.on_images(report.iteration, distiller.images)
             if stop.is_set():
                 raise Interrupted(
                     f"stopped after iteration {report.iteration} of {recipe.distill.iterations}; continue with --resume"
