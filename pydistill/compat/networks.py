@@ -59,11 +59,8 @@ def network_of(name: str) -> ModelSettings:
             f"--model {name} is none of ConvNet, ConvNetD1 … ConvNetD6, ConvNetW32 …, "
             f"ConvNet{', ConvNet'.join(_VARIANTS)}, {', '.join(_OTHERS)}, and no short name such as convnet3-w128"
         )
-    options: dict[str, Any] = {
-        "depth": int(found["depth"] or 3),
-        "width": int(found["width"] or 128),
-        "norm": "instance",
-    }
+    depth, width = int(found["depth"] or 3), int(found["width"] or 128)
+    options: dict[str, Any] = {"depth": depth, "width": width, "norm": "instance"}
     return ModelSettings("convnet", **(options | _VARIANTS.get(found["variant"] or "", {})))
 
 
