@@ -42,8 +42,6 @@ def buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
             f"{folder} holds no {stem}_0.pt; train experts into it (python -m pydistill.compat.buffer with"
             " the same flags), or give the --buffer_path, --model and --zca that they were trained with"
         )
-    if limit is not None and limit < 1:
-        raise InputError(f"--max_files must be at least 1, not {limit}")
     return files[:limit]
 
 
@@ -92,6 +90,9 @@ def import_experts(
         FormatError: a buffer is damaged, hostile or of another layout.
         MismatchError: the buffers hold another network's experts.
     """
+    for name in ("max_files", "max_experts"):
+        if getattr(values, name) is not None and getattr(values, name) < 1:
+            raise InputError(f"--{name} must be at least 1, not {getattr(values, name)}")
     stem = waypoint_stem(values) if script == "mct" else RECORDED
     if not (folder / f"{stem}_0.pt").exists() and (folder / f"{RECORDED}_0.pt").exists():
         note(f"there is no {stem}_0.pt in {folder}, so the experts of {RECORDED}_0.pt … are convexified")

@@ -150,9 +150,8 @@ def test_limits_on_files_and_experts(here: Path) -> None:
     short = [*RUN, "--Iteration", "1", "--eval_it", "1"]
     assert mtt.main([*short, "--name", "file", "--max_files", "1"]) == 0
     assert mtt.main([*short, "--name", "expert", "--max_experts", "1"]) == 0
-    counts = [
-        load_recipe(here / f"logged_files/tensors/{name}/run/recipe.json").expert.count for name in ("file", "expert")
-    ]
+    runs = [here / "logged_files/tensors" / name / "run" for name in ("file", "expert")]
+    counts = [load_recipe(run / "recipe.json").expert.count for run in runs]
     assert counts == [2, 2]
     sources = [
         [TrajectoryStore.open(here / BUFFERS / store).details(position)["source"] for position in (0, 1)]
@@ -182,10 +181,10 @@ def test_newer_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixture
         (["--res", "64"], "--res=64 is for --dataset ImageNet"),
         (["--buffer_path", "elsewhere"], "holds no replay_buffer_0.pt; train experts into it"),
         (["--max_files", "0"], "--max_files must be at least 1, not 0"),
-        (["--max_experts", "0"], "per_file must be at least 1"),
+        (["--max_experts", "0"], "--max_experts must be at least 1, not 0"),
         (["--no_aug", "perhaps"], "argument --no_aug: 'perhaps' is neither True nor False"),
         (["--no_such_flag"], "unrecognized arguments: --no_such_flag; python -m pydistill.compat.mtt --help"),
-        (["--model", "convnet1-w4"], "do not agree: parameter"),
+        (["--model", "convnet1-w4"], "and the record do not agree"),
     ],
 )
 def test_what_is_not_done_is_refused(
