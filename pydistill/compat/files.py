@@ -138,7 +138,7 @@ class LegacyFiles:
                 if self._raw is not None:
                     self._raw.write(when, self._folder.load_checkpoint()[1]["images"], self._classes)
             if is_best:
-                save_torch(torch.tensor(self._lr), self._naming.folder / "lr_best.pt")
+                save_torch(torch.tensor(self._lr, dtype=torch.float64), self._naming.folder / "lr_best.pt")
         self._due = None
         self._also.on_images(iteration, images)
 

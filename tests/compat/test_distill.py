@@ -146,6 +146,16 @@ def test_other_networks_are_evaluated_at_the_end(here: Path, capsys: pytest.Capt
     assert "convnet3-w128-in " in table
 
 
+def test_whitened_images_are_also_left_without_their_whitening(here: Path) -> None:
+    assert mtt.main([*RUN, "--zca", "--cache", "cache", "--Iteration", "2"]) == 0
+    folder = here / "logged_files/tensors/mtt"
+    artefact = Artefact.load(folder / "run")
+    assert artefact.preprocessing.kind == "zca"
+    for when in ("0", "2"):
+        expected = artefact.preprocessing.invert(read(folder / f"images_{when}.pt"))
+        assert torch.equal(read(folder / f"images_zca_{when}.pt"), expected)
+
+
 def test_limits_on_files_and_experts(here: Path) -> None:
     short = [*RUN, "--Iteration", "1", "--eval_it", "1"]
     assert mtt.main([*short, "--name", "file", "--max_files", "1"]) == 0

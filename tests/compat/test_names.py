@@ -56,7 +56,8 @@ def test_pools() -> None:
         (["--dataset", "Tiny"], ("tiny-imagenet", None, False, "published")),
         (["--dataset", "ImageNet"], ("imagenette", 128, False, "published")),
         (["--dataset", "ImageNet", "--subset", "imagewoof", "--res", "256"], ("imagewoof", 256, False, "published")),
-        (["--dataset", "svhn"], ("svhn", None, False, "measured")),
+        (["--dataset", "svhn"], ("svhn", None, False, "published")),
+        (["--dataset", "folder"], ("folder", None, False, "measured")),
     ],
 )
 def test_data_sets(flags: list[str], expected: tuple[object, ...]) -> None:

@@ -27,7 +27,7 @@ def test_images_are_normalised_by_the_numbers_given(as_bytes: bool) -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (DataSettings(statistics="published"), "is known for cifar10, .* not for digits; take measured"),
+        (DataSettings(statistics="published"), "is known for cifar10, .*, not for digits; take measured"),
         (DataSettings("cifar10", zca=True, statistics="published"), "and data.zca=true whitens instead; give one"),
         (DataSettings(statistics="guessed"), "data.statistics must be one of measured, published, not 'guessed'"),  # type: ignore[arg-type]
     ],
