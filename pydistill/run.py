@@ -152,6 +152,8 @@ def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[s
     for name in LATER_SETTINGS:
         if config["distill"][name] == getattr(DistillSettings, name):
             del config["distill"][name]
+    if config["data"]["statistics"] == "measured":
+        del config["data"]["statistics"]
     return config
 
 

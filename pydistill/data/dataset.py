@@ -180,12 +180,20 @@ def from_tensors(
     return prepare(raw, zca=zca, as_bytes=as_bytes)
 
 
-def prepare(raw: RawData, *, zca: bool = False, cache: Path | None = None, as_bytes: bool = False) -> Dataset:
+def prepare(
+    raw: RawData,
+    *,
+    zca: bool = False,
+    normalise: Normalise | None = None,
+    cache: Path | None = None,
+    as_bytes: bool = False,
+) -> Dataset:
     """Fit the preprocessing on the training images and apply it, to all of them now or to each batch.
 
     Args:
         raw: the data as read.
         zca: whiten instead of normalising.
+        normalise: the normalisation to apply instead of fitting one; not with zca.
         cache: folder in which a fitted ZCA is kept (its fit takes minutes for large images); None keeps
             nothing.
         as_bytes: keep the pictures as uint8 and preprocess each batch when it is made.
@@ -200,7 +208,9 @@ def prepare(raw: RawData, *, zca: bool = False, cache: Path | None = None, as_by
         )
     preprocessing: Preprocessing
     source = raw.train_digest
-    if not zca:
+    if not zca and normalise is not None:
+        preprocessing = normalise
+    elif not zca:
         preprocessing = Normalise.fit(raw.train_images, source=source)
     elif cache is None:
         preprocessing = Zca.fit(raw.train_images, source=source)

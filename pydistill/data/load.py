@@ -13,7 +13,8 @@ from pydistill.data.folders import FolderLayout, read_folder
 from pydistill.data.imagenet import SUBSETS
 from pydistill.data.npz import read_npz
 from pydistill.data.raw import RawData
-from pydistill.data.settings import PIXELS, DataSettings
+from pydistill.data.settings import PIXELS, STATISTICS, DataSettings
+from pydistill.data.statistics import published_normalisation
 from pydistill.data.vision import LAYOUTS, read_vision
 from pydistill.errors import InputError
 
@@ -39,11 +40,16 @@ def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
     cache = cache_folder(settings.cache)
     if settings.pixels not in PIXELS:
         raise InputError(f"data.pixels must be one of {', '.join(PIXELS)}, not {settings.pixels!r}")
+    if settings.statistics not in STATISTICS:
+        raise InputError(f"data.statistics must be one of {', '.join(STATISTICS)}, not {settings.statistics!r}")
+    if settings.statistics == "published" and settings.zca:
+        raise InputError("data.statistics=published is a normalisation and data.zca=true whitens instead; give one")
+    normalise = published_normalisation(settings.name) if settings.statistics == "published" else None
     raw = read(settings, cache)
     # Whitening is a product with a [D, D] matrix, which is not worth repeating for memory that nobody asked to save.
     wanted = torch.device(device).type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
     as_bytes = wanted if settings.pixels == "auto" else settings.pixels == "bytes"
-    return prepare(raw, zca=settings.zca, cache=cache, as_bytes=as_bytes).to(device)
+    return prepare(raw, zca=settings.zca, normalise=normalise, cache=cache, as_bytes=as_bytes).to(device)
 
 
 def read(settings: DataSettings, cache: Path) -> RawData:

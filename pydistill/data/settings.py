@@ -9,6 +9,8 @@ from pydistill.errors import InputError
 
 Pixels = Literal["auto", "bytes", "floats"]
 PIXELS = ("auto", "bytes", "floats")
+Statistics = Literal["measured", "published"]
+STATISTICS = ("measured", "published")
 LARGEST_SIDE = 4096
 """Pixels; networks on larger images need more memory than any machine has."""
 
@@ -23,6 +25,8 @@ class DataSettings:
         path: the folder, archive or .npz file that holds it; the embedded digits need none.
         image_size: side in pixels to which images are resized and centre-cropped; the set's own by default.
         zca: ZCA-whiten instead of normalising per channel.
+        statistics: mean and deviation of the normalisation: measured on the training images, or published, the numbers
+            written into MTT's code and what follows it, which experts from there were trained with (docs/compat.md).
         download: let torchvision download what is missing (cifar10, cifar100, fashion-mnist, svhn).
         pixels: how pictures that come as bytes are kept: as bytes, in a quarter of the memory, each batch preprocessed
             when it is made; as floats, preprocessed once; or auto, which is bytes on a GPU unless they are whitened.
@@ -36,6 +40,7 @@ class DataSettings:
     path: str | None = None
     image_size: int | None = None
     zca: bool = False
+    statistics: Statistics = "measured"
     download: bool = False
     pixels: Pixels = "auto"
     cache: str | None = None

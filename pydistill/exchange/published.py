@@ -5,26 +5,13 @@ from __future__ import annotations
 import torch
 
 from pydistill.data import Normalise
+from pydistill.data.statistics import PUBLISHED, Numbers
 
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-
-_CIFAR10: Statistics = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
-_IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-# Mean and standard deviation per channel, as get_dataset of MTT (and of DC, DATM, DD-Ranking) has them.
-MTT: dict[str, Statistics] = {
-    "cifar10": _CIFAR10,
-    "cifar100": _CIFAR10,  # their code gives CIFAR-100 the numbers of CIFAR-10
-    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    "fashion-mnist": ((0.2861,), (0.3530,)),
-    "tiny-imagenet": _IMAGENET,
-    **{f"image{kind}": _IMAGENET for kind in ("nette", "woof", "fruit", "meow", "squawk", "yellow")},
-}
 # As DC-BENCH's evaluator has them.
-DC_BENCH: dict[str, Statistics] = {
-    "cifar10": _CIFAR10,
+DC_BENCH: dict[str, Numbers] = {
+    "cifar10": PUBLISHED["cifar10"],
     "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "tiny-imagenet": _IMAGENET,
+    "tiny-imagenet": PUBLISHED["tiny-imagenet"],
 }
 
 
@@ -35,7 +22,7 @@ def published_normalisation(dataset: str, form: str) -> Normalise | None:
         dataset: its name, such as cifar10.
         form: mtt, dcbench or ddranking.
     """
-    found = (DC_BENCH if form == "dcbench" else MTT).get(dataset)
+    found = (DC_BENCH if form == "dcbench" else PUBLISHED).get(dataset)
     if found is None:
         return None
     mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in found)

@@ -125,6 +125,7 @@ def import_mct(
     record: ExpertsRecord,
     *,
     dtype: str = "float32",
+    per_file: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> TrajectoryStore:
     """Read MCT's files into a convexified store, fractions as the files have them.
@@ -132,20 +133,22 @@ def import_mct(
     Args:
         paths: a folder with `waypoint_buffer…_N.pt` of one kind, one such file, or several in order; each
             one's `step_buffer…_N.pt` lies beside it.
-        out, record, dtype, on_progress: as for `import_mtt`.
+        out, record, dtype, per_file, on_progress: as for `import_mtt`.
 
     Raises:
         FormatError: a file is missing, damaged, hostile, or of another layout; experts read before it are
             kept.
         MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts.
-        InputError: there is no file to read, or files of several kinds.
+        InputError: there is no file to read, or files of several kinds, or per_file is below 1.
     """
+    if per_file is not None and per_file < 1:
+        raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
     files = numbered_files(paths, _PATTERN)
     kinds = sorted({re.sub(r"_[0-9]+\.pt$", "", file.name) for file in files})
     if len(kinds) > 1:
         raise InputError(f"paths holds files of several kinds ({', '.join(kinds)}); name the files of one")
     rule = next((rule for rule, tag in _TAGS.items() if tag and kinds[0].endswith(tag)), "path")
-    stream = _checked(files, record)
+    stream = _checked(files, record, per_file)
     first = next(stream)  # a bad first file leaves no store behind
     settings = {"waypoints": list(first[1].waypoint_epochs), "fractions": rule, "source": "MCT"}
     store = TrajectoryStore.create(out, record, kind="convexified", dtype=dtype, convexification=settings)
@@ -163,10 +166,12 @@ def import_mct(
     return store
 
 
-def _checked(files: list[Path], record: ExpertsRecord) -> Iterator[tuple[dict[str, Any], MctExpert]]:
+def _checked(
+    files: list[Path], record: ExpertsRecord, per_file: int | None
+) -> Iterator[tuple[dict[str, Any], MctExpert]]:
     """The experts of all files, one at a time, with where they come from."""
     for file in files:
-        for position, expert in enumerate(read_mct(file)):
+        for position, expert in enumerate(read_mct(file)[:per_file]):
             where = f"{file}, expert {position}"
             check_record(expert.waypoints.shapes, expert.waypoint_epochs[-1], record, where)
             yield {"source": file.name, "position": position}, expert

@@ -58,6 +58,7 @@ def import_mtt(
     record: ExpertsRecord,
     *,
     dtype: str = "float32",
+    per_file: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> TrajectoryStore:
     """Read MTT's files into a store.
@@ -67,15 +68,18 @@ def import_mtt(
         out: folder of the store; an interrupted import continues there.
         record: what the experts are. The files do not say it; shapes and epochs are checked against it.
         dtype: how the store keeps rows: float32, bfloat16 or float64.
+        per_file: take at most so many experts of each file, the first ones; None takes all.
         on_progress: called with the number of experts done.
 
     Raises:
         FormatError: a file is damaged, hostile, or of another layout; experts read before it are kept.
         MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts.
-        InputError: there is no file to read.
+        InputError: there is no file to read, or per_file is below 1.
     """
+    if per_file is not None and per_file < 1:
+        raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
     files = numbered_files(paths, _PATTERN)
-    stream = _checked(files, record)
+    stream = _checked(files, record, per_file)
     first = next(stream)  # a bad first file leaves no store behind
     store = TrajectoryStore.create(out, record, dtype=dtype)
     for number, (details, rows) in enumerate(chain([first], stream)):
@@ -86,10 +90,12 @@ def import_mtt(
     return store
 
 
-def _checked(files: list[Path], record: ExpertsRecord) -> Iterator[tuple[dict[str, Any], ListRows]]:
+def _checked(
+    files: list[Path], record: ExpertsRecord, per_file: int | None
+) -> Iterator[tuple[dict[str, Any], ListRows]]:
     """The experts of all files, one at a time, with where they come from."""
     for file in files:
-        for position, rows in enumerate(read_mtt(file)):
+        for position, rows in enumerate(read_mtt(file)[:per_file]):
             check_record(rows.shapes, rows.shape[0] - 1, record, f"{file}, expert {position}")
             yield {"source": file.name, "position": position}, rows
 

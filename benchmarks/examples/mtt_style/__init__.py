@@ -1,0 +1,1 @@
+"""A small distillation script in the manner of the published ones, before and after `pydistill.match`."""

@@ -1,0 +1,64 @@
+"""MTT's buffer.py: `python -m pydistill.compat.buffer <its flags>` trains experts and leaves replay_buffer_N.pt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pydistill import data
+from pydistill.commands import train_experts_shown
+from pydistill.compat.command import device, run_command
+from pydistill.compat.datasets import buffer_folder, data_of
+from pydistill.compat.flags import buffer_parser
+from pydistill.compat.networks import network_of
+from pydistill.data import DsaSettings
+from pydistill.errors import InputError
+from pydistill.experts import ExpertSettings
+from pydistill.recipe import Recipe
+from pydistill.training import TrainingSettings
+from pydistill.trajectories import export_mtt
+
+STORE = "pydistill-experts"
+
+
+def train(arguments: Sequence[str]) -> None:
+    """Train the experts that these flags of buffer.py ask for.
+
+    A command that was stopped continues after the last whole expert when it is given again.
+
+    Raises:
+        InputError: a flag is wrong, or asks for what is not done here.
+        PydistillError: as `train_experts`.
+    """
+    values = buffer_parser().parse_args(arguments)
+    if values.dsa == "False":
+        raise InputError(
+            "--dsa False is refused, as buffer.py then augments otherwise; --dsa_strategy none augments nothing"
+        )
+    if values.decay and (values.mom or values.l2):
+        raise InputError("--mom and --l2 would begin with the lower rate of --decay only; leave them at 0")
+    none = values.dsa_strategy.lower() in ("", "none")
+    training = TrainingSettings(
+        epochs=values.train_epochs,
+        batch_size=values.batch_train,
+        lr=values.lr_teacher,
+        schedule="halfway" if values.decay else "constant",
+        dsa=None if none else DsaSettings(strategy=values.dsa_strategy),
+    )
+    settings = ExpertSettings(count=values.num_experts, seed=values.seed, training=training)
+    recipe = Recipe(data=data_of(values), model=network_of(values.model), expert=settings)
+    folder = buffer_folder(values)
+    if (folder / "replay_buffer_0.pt").exists() and not (folder / STORE).is_dir():
+        raise InputError(f"{folder} already holds buffers that another program wrote; choose another --buffer_path")
+    store = train_experts_shown(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
+    files = export_mtt(store, folder, experts_per_file=values.save_interval)
+    print(f"{len(store)} experts in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train experts; returns the exit status."""
+    return run_command(train, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""A published distillation command from its flags to its files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from pydistill import data
+from pydistill.artefact import BEST_NAME, Artefact
+from pydistill.commands import SUMMARY, BarObserver, run_summary
+from pydistill.compat.command import device, note, run_command
+from pydistill.compat.datasets import buffer_folder
+from pydistill.compat.experts import fraction_rule, import_experts
+from pydistill.compat.files import RUN, LegacyFiles, Naming, log_folder
+from pydistill.compat.flags import Script, distill_parser
+from pydistill.compat.recipe import plan_of
+from pydistill.evaluate import evaluate_models, table
+from pydistill.files import write_json
+from pydistill.progress import Bar
+from pydistill.recipe import Recipe
+from pydistill.run import run_distillation
+from pydistill.runfolder import RunFolder
+from pydistill.trajectories import TrajectoryStore
+
+
+def main(script: Script, arguments: Sequence[str] | None = None) -> int:
+    """Run the distillation that `arguments` (or the command line) ask for; returns the exit status."""
+    return run_command(lambda given: distil(script, given), arguments)
+
+
+def distil(script: Script, arguments: Sequence[str]) -> None:
+    """Run the distillation that these flags of a published script ask for.
+
+    Raises:
+        InputError: a flag is wrong, or asks for what is not done here.
+        MismatchError: the buffers hold experts of another network or image size.
+        PydistillError: as `run_distillation`.
+    """
+    values = distill_parser(script).parse_args(arguments)
+    plan = plan_of(values, script)
+    recipe = plan.recipe
+    folder = log_folder(values.dataset, values.name, script, resume=values.resume)
+    for line in plan.notes:
+        note(line)
+    dataset = data.load(recipe.data, device())
+    store = import_experts(values, script, buffer_folder(values, script), dataset, recipe.model)
+    recipe = with_experts(recipe, store, values)
+    run = RunFolder(folder / RUN)
+    classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
+    with Bar("distilling", recipe.distill.iterations, quiet=values.quiet) as bar:
+        observer = LegacyFiles(
+            Naming.of(script, folder, recipe.distill.ipc),
+            run,
+            classes,
+            dataset.preprocessing,
+            BarObserver(bar),
+            soft=recipe.distill.labels == "teacher",
+            invert=recipe.distill.ipc < 50 or values.force_save,
+            raw=Naming(folder, inverted=None) if script == "att" else None,
+        )
+        result = run_distillation(recipe, dataset, store, run.path, resume=values.resume, observer=observer)
+    write_json(run.path / SUMMARY, run_summary(recipe, result))
+    best = result.accuracy_best
+    print(f"best accuracy: {100 * best.mean:.1f} ± {100 * best.std:.1f} %, after {result.best_iteration} iterations")
+    if recipe.evaluation.models:
+        found = Artefact.load(run.path / BEST_NAME)
+        print(table(evaluate_models(found.images, found.labels, found.lr, dataset, recipe.model, recipe.evaluation)))
+    print(f"the sets are in {folder}, the run in {run.path}")
+
+
+def with_experts(recipe: Recipe, store: TrajectoryStore, values: argparse.Namespace) -> Recipe:
+    """The recipe with what the buffers tell: the number of experts, their epochs, and how recorded ones are convexified
+    for MCT."""
+    training = replace(recipe.expert.training, epochs=store.record.epochs)
+    recipe = replace(recipe, expert=replace(recipe.expert, count=len(store), training=training))
+    if recipe.distill.method != "mct" or store.kind != "recorded":
+        return recipe
+    return replace(
+        recipe,
+        distill=replace(recipe.distill, waypoints=values.num_interpolation, fractions=fraction_rule(values)),
+    )

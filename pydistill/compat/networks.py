@@ -1,0 +1,78 @@
+"""MTT's names of networks, and its pools of networks to evaluate on."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydistill.errors import InputError
+from pydistill.nn import ModelSettings, parse
+
+_VARIANTS = {
+    "AS": {"activation": "sigmoid"},
+    "AR": {"activation": "relu"},
+    "AL": {"activation": "leaky_relu"},
+    "NN": {"norm": "none"},
+    "BN": {"norm": "batch"},
+    "LN": {"norm": "layer"},
+    "IN": {"norm": "instance"},
+    "GN": {"norm": "group"},
+    "NP": {"pooling": "none"},
+    "MP": {"pooling": "max"},
+    "AP": {"pooling": "average"},
+}
+_OTHERS = {
+    "MLP": ModelSettings("mlp"),
+    "AlexNet": ModelSettings("alexnet"),
+    "VGG11": ModelSettings("vgg11"),
+    "VGG11BN": ModelSettings("vgg11", norm="batch"),
+    "ResNet18": ModelSettings("resnet18"),
+    "ResNet18BN": ModelSettings("resnet18", norm="batch"),
+    "ConvNetKIP": ModelSettings("convnet", depth=3, width=1024, norm="none"),
+}
+ABSENT = ("LeNet", "ResNet18_AP", "ResNet18BN_AP")
+_POOLS = {
+    "M": ("ConvNet", "AlexNet", "VGG11", "ResNet18_AP", "ResNet18"),
+    "W": ("ConvNetW32", "ConvNetW64", "ConvNetW128", "ConvNetW256"),
+    "D": ("ConvNetD1", "ConvNetD2", "ConvNetD3", "ConvNetD4"),
+    "A": ("ConvNetAS", "ConvNetAR", "ConvNetAL"),
+    "P": ("ConvNetNP", "ConvNetMP", "ConvNetAP"),
+    "N": ("ConvNetNN", "ConvNetBN", "ConvNetLN", "ConvNetIN", "ConvNetGN"),
+}
+
+
+def network_of(name: str) -> ModelSettings:
+    """The network that MTT's `get_network` makes for a name, or this package's own of that short name.
+
+    Raises:
+        InputError: there is no such network here.
+    """
+    if name in _OTHERS:
+        return _OTHERS[name]
+    if name in ABSENT:
+        raise InputError(f"--model {name} is a network that pydistill does not have; take ConvNet, AlexNet, VGG11 …")
+    found = re.fullmatch(r"ConvNet(?:D(?P<depth>\d+)|W(?P<width>\d+)|(?P<variant>[A-Z]{2}))?", name)
+    if found is None or (found["variant"] and found["variant"] not in _VARIANTS):
+        if name[:1].islower():
+            return parse(name)
+        raise InputError(
+            f"--model {name} is none of ConvNet, ConvNetD1 … ConvNetD6, ConvNetW32 …, "
+            f"ConvNet{', ConvNet'.join(_VARIANTS)}, {', '.join(_OTHERS)}, and no short name such as convnet3-w128"
+        )
+    depth, width = int(found["depth"] or 3), int(found["width"] or 128)
+    options: dict[str, Any] = {"depth": depth, "width": width, "norm": "instance"}
+    return ModelSettings("convnet", **(options | _VARIANTS.get(found["variant"] or "", {})))
+
+
+def pool_of(mode: str, model: str) -> tuple[list[str], list[str]]:
+    """MTT's names of the networks that `--eval_mode` evaluates on, and those of them that there are none of here.
+
+    Any mode but M, W, D, A, P, N and C means the student's own, for S without its batch norm, as published.
+    """
+    if mode in _POOLS:
+        names = list(_POOLS[mode])
+    elif mode == "C":
+        names = list(dict.fromkeys([model, "ConvNet"]))
+    else:
+        names = [model.split("BN")[0] if mode == "S" else model]
+    return [name for name in names if name not in ABSENT], [name for name in names if name in ABSENT]

@@ -1,0 +1,135 @@
+"""From the flags of a published script to a recipe, and what must be said about them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from pydistill.compat.datasets import data_of
+from pydistill.compat.flags import Script
+from pydistill.compat.networks import network_of, pool_of
+from pydistill.data import DsaSettings
+from pydistill.distill import DistillSettings
+from pydistill.errors import InputError
+from pydistill.evaluate import EvaluationSettings
+from pydistill.nn import name_of
+from pydistill.recipe import Recipe
+from pydistill.training import TrainingSettings
+
+# Refused: what the flag would do, and what there is instead.
+REFUSED = {
+    "texture": "textures on a larger canvas are not implemented here; leave it out for ordinary images",
+    "random_trajectory": "student and target would be the same random network, and the loss divides by their distance; "
+    "leave it out",
+    "lr_decay": "the pixels' learning rate is constant here; leave it out and choose --lr_img for the whole run",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line means here.
+
+    Attributes:
+        recipe: the run.
+        notes: what the user should know, a sentence each: flags that do something else than they seem to.
+    """
+
+    recipe: Recipe
+    notes: tuple[str, ...]
+
+
+def plan_of(values: argparse.Namespace, script: Script) -> Plan:
+    """The recipe that the flags of a distillation script mean.
+
+    Raises:
+        InputError: a flag asks for what is not done here.
+    """
+    _refuse(values)
+    pool, absent = pool_of(values.eval_mode, values.model)
+    model = network_of(values.model)
+    names = tuple(dict.fromkeys(name_of(network_of(name)) for name in pool))
+    dsa = _augmentation(values.dsa == "True", values.dsa_strategy)
+    recipe = Recipe(
+        data=data_of(values),
+        model=model,
+        distill=_distill(values, script, None if values.no_aug else dsa),
+        evaluation=EvaluationSettings(
+            models=() if names == (name_of(model),) else names,
+            repeats=values.num_eval,
+            seed=values.seed,
+            training=TrainingSettings(
+                epochs=values.epoch_eval_train,
+                batch_size=values.batch_train,
+                momentum=0.9,
+                weight_decay=5e-4,
+                schedule="halfway",
+                dsa=dsa,
+            ),
+        ),
+    )
+    recipe.distill.check()
+    return Plan(recipe, tuple(_notes(values, script, absent)))
+
+
+def _refuse(values: argparse.Namespace) -> None:
+    for name, why in REFUSED.items():
+        if getattr(values, name, False):
+            raise InputError(f"--{name} is refused: {why}")
+    if getattr(values, "noise_start", 0.0):
+        raise InputError("--noise_start is refused: starts are points of the trajectory, without noise; leave it out")
+    if getattr(values, "optimizer", "SGD") != "SGD":
+        raise InputError(f"--optimizer must be SGD, as in the paper, not {values.optimizer}")
+    if values.eval_it < 1:
+        raise InputError(f"--eval_it must be at least 1, not {values.eval_it}")
+
+
+def _augmentation(wanted: bool, strategy: str) -> DsaSettings | None:
+    return DsaSettings(strategy=strategy) if wanted and strategy.lower() not in ("", "none") else None
+
+
+def _distill(values: argparse.Namespace, script: Script, dsa: DsaSettings | None) -> DistillSettings:
+    gradient = getattr(values, "gradient", None)
+    halved = script == "tesla" or gradient == "truncated"
+    return DistillSettings(
+        method=script,
+        ipc=values.ipc,
+        iterations=values.Iteration,
+        steps=values.syn_steps,
+        expert_epochs=float(values.expert_epochs),
+        max_start=float(values.max_start_epoch),
+        continuous=False if getattr(values, "mute_continuous_spl", False) else None,
+        gradient=gradient,
+        labels="teacher" if getattr(values, "teacher_label", False) else None,
+        lr_image=values.lr_img / 2 if halved else values.lr_img,
+        lr_lr=0.0 if getattr(values, "mute_syn_lr", False) else values.lr_lr,
+        lr_init=values.lr_teacher,
+        batch_size=values.batch_syn,
+        initialisation=values.pix_init,
+        ema=getattr(values, "ema_decay", None),
+        dsa=dsa,
+        evaluate_every=values.eval_it,
+        backend=values.backend,
+        seed=values.seed,
+    )
+
+
+def _notes(values: argparse.Namespace, script: Script, absent: list[str]) -> list[str]:
+    notes = []
+    if values.lr_init is not None and values.lr_init != values.lr_teacher:
+        notes.append(
+            f"--lr_init is read and never used by the published scripts: α begins at --lr_teacher = {values.lr_teacher}"
+        )
+    if script == "tesla" or getattr(values, "gradient", "exact") == "truncated":
+        notes.append(
+            "the published code loses a factor 2 of the pixels' gradient, so its --lr_img is halved here: "
+            "the steps are the same"
+        )
+    elif script == "mct":
+        notes.append("the gradient is exact; --gradient truncated computes what the published code does")
+    if getattr(values, "teacher_label", False):
+        notes.append("--teacher_label: the labels are the mean of all experts' final probabilities, and stay")
+    if values.load_all:
+        notes.append("--load_all: experts stay on the disk and are mapped into memory, all of them are used in turn")
+    if absent:
+        notes.append(f"--eval_mode {values.eval_mode}: there is no {', '.join(absent)} here, the others are evaluated")
+    return notes

@@ -1,0 +1,281 @@
+"""The published scripts' commands: they read the buffers, obey the flags and leave the files."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pydistill.artefact import Artefact
+from pydistill.compat import att, buffer, mct, mtt, tesla
+from pydistill.recipe import load_recipe
+from pydistill.trajectories import TrajectoryStore, export_mct
+from tests.compat.scripts import BUFFERS, RUN, make_buffers
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert make_buffers() == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with data and buffers, which is the current one."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(folder: Path, pattern: str = "*.pt") -> list[str]:
+    return sorted(file.name for file in folder.glob(pattern))
+
+
+def read(file: Path) -> torch.Tensor:
+    tensor = torch.load(file, weights_only=True)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+def test_mtt_leaves_its_files(here: Path) -> None:
+    assert mtt.main([*RUN, "--name", "first"]) == 0
+    folder = here / "logged_files/tensors/first"
+    found = names(folder)
+    assert {"images_0.pt", "images_2.pt", "images_best.pt", "labels_best.pt", "lr_best.pt"} <= set(found)
+    best, last = (Artefact.load(folder / "run" / file) for file in ("best.safetensors", "distilled.safetensors"))
+    assert torch.equal(read(folder / "images_best.pt"), best.images)
+    assert torch.equal(read(folder / "labels_best.pt"), torch.arange(4))
+    assert float(read(folder / "lr_best.pt")) == pytest.approx(best.lr)
+    assert torch.equal(read(folder / "images_0.pt"), last.initial_images)
+    assert not torch.equal(best.images, last.initial_images)
+    iteration = best.provenance["iteration"]
+    assert torch.equal(read(folder / f"images_{iteration}.pt"), best.images)
+    assert (folder / "run" / "summary.json").exists()
+
+
+def test_the_flags_reach_the_recipe(here: Path) -> None:
+    flags = ("--ipc", "2", "--batch_syn", "3", "--pix_init", "noise", "--no_aug", "True", "--lr_lr", "3e-4")
+    assert mtt.main([*RUN, *flags, "--Iteration", "1", "--batch_train", "5", "--seed", "7"]) == 0
+    recipe = load_recipe(here / "logged_files/tensors/mtt/run/recipe.json")
+    settings = recipe.distill
+    assert (settings.method, settings.ipc, settings.batch_size, settings.initialisation) == ("mtt", 2, 3, "noise")
+    assert (settings.lr_image, settings.lr_lr, settings.lr_init, settings.seed) == (1.0, 3e-4, 0.1, 7)
+    assert (settings.steps, settings.expert_epochs, settings.max_start, settings.evaluate_every) == (2, 2, 2, 2)
+    assert settings.dsa is None
+    assert recipe.evaluation.training.dsa is not None, "--no_aug is about the distillation"
+    assert (recipe.evaluation.training.batch_size, recipe.evaluation.repeats) == (5, 1)
+    assert (recipe.expert.count, recipe.expert.training.epochs) == (3, 4)
+
+
+def test_a_continued_run_leaves_the_same_files(here: Path) -> None:
+    assert mtt.main([*RUN, "--name", "whole"]) == 0
+    assert mtt.main([*RUN, "--name", "halves", "--Iteration", "2"]) == 0
+    parent = here / "logged_files/tensors"
+    for name in ("images_2.pt", "images_best.pt"):  # as if it had been killed before they were written
+        (parent / "halves" / name).unlink()
+    assert mtt.main([*RUN, "--name", "halves", "--resume"]) == 0
+    assert names(parent / "halves") == names(parent / "whole")
+    for file in names(parent / "whole"):
+        assert torch.equal(read(parent / "halves" / file), read(parent / "whole" / file)), file
+
+
+def test_a_name_that_is_taken_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "logged_files/tensors/first").mkdir(parents=True)
+    assert mtt.main([*RUN, "--name", "first"]) == 2
+    assert "is there already; give another --name, or --resume" in capsys.readouterr().err
+    assert mtt.main([*RUN, "--resume"]) == 2
+    assert "--resume needs the run's --name" in capsys.readouterr().err
+    assert mtt.main([*RUN, "--name", "../first"]) == 2
+    assert "must be the name of a folder" in capsys.readouterr().err
+
+
+def test_att_leaves_averages_and_pixels(here: Path) -> None:
+    assert att.main([*RUN, "--ema_decay", "0.9"]) == 0
+    pixels, averages = here / "logged_files/tensors/att", here / "ema_logged_files/tensors/att"
+    assert {"ema_images_0.pt", "ema_images_2.pt", "ema_images_best.pt", "ema_labels_best.pt"} <= set(names(averages))
+    assert {"images_0.pt", "images_2.pt", "images_best.pt", "labels_best.pt"} <= set(names(pixels))
+    best = Artefact.load(pixels / "run" / "best.safetensors")
+    assert torch.equal(read(averages / "ema_images_best.pt"), best.images)
+    assert not torch.equal(read(pixels / "images_best.pt"), best.images)
+    assert torch.equal(read(pixels / "images_0.pt"), read(averages / "ema_images_0.pt"))
+    assert load_recipe(pixels / "run/recipe.json").distill.ema == 0.9
+
+
+def test_tesla_takes_the_published_steps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tesla.main([*RUN, "--teacher_label", "--Iteration", "2"]) == 0
+    assert "--lr_img is halved here" in capsys.readouterr().err
+    folder = here / "logged_files/tensors/tesla"
+    settings = load_recipe(folder / "run/recipe.json").distill
+    assert (settings.method, settings.lr_image, settings.labels) == ("tesla", 0.5, "teacher")
+    labels = read(folder / "labels_best.pt")
+    assert torch.equal(labels, Artefact.load(folder / "run").labels)
+    torch.testing.assert_close(labels.sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
+def test_mct_reads_both_kinds_of_buffers(published: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if published:
+        recorded = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
+        export_mct(recorded.write_convexified(here / "convexified", waypoints=3), here / BUFFERS)
+    flags = ("--num_interpolation", "3", "--expert_epochs", "1.5", "--max_start_epoch", "1.5", "--mute_syn_lr")
+    assert mct.main([*RUN, *flags]) == 0
+    assert ("are convexified" in capsys.readouterr().err) is not published
+    folder = here / "logged_files/tensors/convexified_v1"
+    assert {"images_ipc-1_0.pt", "images_ipc-1_2.pt", "images_ipc-1_best.pt", "labels_ipc-1_best.pt"} <= set(
+        names(folder)
+    )
+    assert float(read(folder / "lr_best.pt")) == pytest.approx(0.1), "--mute_syn_lr keeps it"
+    settings = load_recipe(folder / "run/recipe.json").distill
+    assert (settings.expert_epochs, settings.max_start, settings.gradient) == (1.5, 1.5, "exact")
+
+
+def test_other_networks_are_evaluated_at_the_end(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main([*RUN, "--Iteration", "1", "--eval_mode", "C"]) == 0
+    table = capsys.readouterr().out
+    assert "convnet2-w4 " in table
+    assert "convnet3-w128-in " in table
+
+
+def test_whitened_images_are_also_left_without_their_whitening(here: Path) -> None:
+    assert mtt.main([*RUN, "--zca", "--cache", "cache", "--Iteration", "2"]) == 0
+    folder = here / "logged_files/tensors/mtt"
+    artefact = Artefact.load(folder / "run")
+    assert artefact.preprocessing.kind == "zca"
+    for when in ("0", "2"):
+        expected = artefact.preprocessing.invert(read(folder / f"images_{when}.pt"))
+        assert torch.equal(read(folder / f"images_zca_{when}.pt"), expected)
+
+
+def test_limits_on_files_and_experts(here: Path) -> None:
+    short = [*RUN, "--Iteration", "1", "--eval_it", "1"]
+    assert mtt.main([*short, "--name", "file", "--max_files", "1"]) == 0
+    assert mtt.main([*short, "--name", "expert", "--max_experts", "1"]) == 0
+    runs = [here / "logged_files/tensors" / name / "run" for name in ("file", "expert")]
+    counts = [load_recipe(run / "recipe.json").expert.count for run in runs]
+    assert counts == [2, 2]
+    sources = [
+        [TrajectoryStore.open(here / BUFFERS / store).details(position)["source"] for position in (0, 1)]
+        for store in ("pydistill-replay-1-files", "pydistill-replay-1-experts")
+    ]
+    assert sources == [["replay_buffer_0.pt"] * 2, ["replay_buffer_0.pt", "replay_buffer_1.pt"]]
+
+
+def test_newer_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = [*RUN, "--Iteration", "1", "--eval_it", "1"]
+    assert mtt.main(short) == 0
+    index = here / BUFFERS / "pydistill-replay" / "index.json"
+    os.utime(here / BUFFERS / "replay_buffer_1.pt", (index.stat().st_mtime + 5,) * 2)
+    assert mtt.main(short) == 2
+    assert "replay_buffer_1.pt is newer than the experts imported from it; remove" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--texture"], "--texture is refused: textures on a larger canvas are not implemented"),
+        (["--eval_it", "0"], "--eval_it must be at least 1, not 0"),
+        (["--model", "LeNet"], "--model LeNet is a network that pydistill does not have"),
+        (["--model", "ConvNetXY"], "--model ConvNetXY is none of ConvNet"),
+        (["--dataset", "MNIST"], "--dataset must be CIFAR10"),
+        (["--dataset", "ImageNet", "--subset", "cats"], "--subset must be one of imagenette"),
+        (["--res", "64"], "--res=64 is for --dataset ImageNet"),
+        (["--buffer_path", "elsewhere"], "holds no replay_buffer_0.pt; train experts into it"),
+        (["--max_files", "0"], "--max_files must be at least 1, not 0"),
+        (["--max_experts", "0"], "--max_experts must be at least 1, not 0"),
+        (["--no_aug", "perhaps"], "argument --no_aug: 'perhaps' is neither True nor False"),
+        (["--no_such_flag"], "unrecognized arguments: --no_such_flag; python -m pydistill.compat.mtt --help"),
+        (["--model", "convnet1-w4"], "and the record do not agree"),
+    ],
+)
+def test_what_is_not_done_is_refused(
+    flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "convnet1-w4" in flags:
+        shutil.copytree(here / BUFFERS, here / BUFFERS.with_name("convnet1-w4"))
+    assert mtt.main([*RUN, *flags]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert told in lines[-1]
+    assert not (here / "logged_files").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--lr_decay"], "--lr_decay is refused"),
+        (["--noise_start", "0.05"], "--noise_start is refused"),
+        (["--optimizer", "Adam"], "--optimizer must be SGD"),
+        (["--num_interpolation", "1"], "--num_interpolation must be at least 2"),
+        (["--abl_uniform_points"], "go with --num_interpolation 2 only"),
+        (["--num_interpolation", "2", "--abl_uniform_points", "--abl_projected_points"], "exclude each other"),
+    ],
+)
+def test_mct_s_own_flags(flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mct.main([*RUN, *flags]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_tesla_s_random_trajectory_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tesla.main([*RUN, "--random_trajectory"]) == 2
+    assert "--random_trajectory is refused" in capsys.readouterr().err
+
+
+def test_an_unused_flag_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main([*RUN, "--Iteration", "1", "--lr_init", "0.5"]) == 0
+    assert "--lr_init is read and never used by the published scripts" in capsys.readouterr().err
+
+
+def test_false_is_false(here: Path) -> None:
+    assert mtt.main([*RUN, "--Iteration", "1", "--no_aug", "False"]) == 0
+    recipe = load_recipe(here / "logged_files/tensors/mtt/run/recipe.json")
+    assert recipe.distill.dsa is not None
+
+
+def test_buffers_of_others_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (here / BUFFERS / "replay_buffer_0.pt").read_bytes()
+    shutil.rmtree(here / BUFFERS / "pydistill-experts")
+    assert make_buffers() == 2
+    assert "already holds buffers that another program wrote" in capsys.readouterr().err
+    assert (here / BUFFERS / "replay_buffer_0.pt").read_bytes() == before
+
+
+def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
+    assert make_buffers("--num_experts", "4") == 0
+    assert "4 experts in" in capsys.readouterr().out
+    after = [torch.load(here / BUFFERS / f"replay_buffer_{number}.pt", weights_only=True) for number in (0, 1)]
+    assert [len(each) for each in after] == [2, 2]
+    assert torch.equal(after[0][1][4][0], before[1][4][0])
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [(["--dsa", "False"], "--dsa False is refused"), (["--decay", "--mom", "0.9"], "--mom and --l2 would begin")],
+)
+def test_buffer_s_own_flags(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert buffer.main(flags) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["mtt", "att", "tesla", "mct", "buffer"])
+def test_as_modules(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", [name, "--texture", "--res", "x"])
+    monkeypatch.delitem(__import__("sys").modules, f"pydistill.compat.{name}")
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module(f"pydistill.compat.{name}", run_name="__main__")
+    assert stopped.value.code == 2
+    assert f"python -m pydistill.compat.{name} --help" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(here: Path) -> None:
+    with pytest.raises(ValueError, match="--texture is refused"):
+        mtt.main([*RUN, "--texture", "--debug"])

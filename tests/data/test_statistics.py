@@ -1,0 +1,37 @@
+"""The published normalisations."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pydistill.data import DataSettings, load
+from pydistill.data.dataset import prepare
+from pydistill.data.raw import raw_from
+from pydistill.data.statistics import PUBLISHED, published_normalisation
+from pydistill.errors import InputError
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_images_are_normalised_by_the_numbers_given(as_bytes: bool) -> None:
+    pixels = torch.randint(0, 256, (6, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    labels = torch.arange(6) % 2
+    raw = raw_from("cifar10", None, pixels, labels, pixels, labels)
+    data = prepare(raw, normalise=published_normalisation("cifar10"), as_bytes=as_bytes)
+    mean, deviation = (torch.tensor(each)[:, None, None] for each in PUBLISHED["cifar10"])
+    torch.testing.assert_close(data.train_images, (pixels / 255 - mean) / deviation)
+    assert data.preprocessing.fingerprint == published_normalisation("cifar100").fingerprint
+    assert data.preprocessing.fingerprint != prepare(raw).preprocessing.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (DataSettings(statistics="published"), "is known for cifar10, .*, not for digits; take measured"),
+        (DataSettings("cifar10", zca=True, statistics="published"), "and data.zca=true whitens instead; give one"),
+        (DataSettings(statistics="guessed"), "data.statistics must be one of measured, published, not 'guessed'"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_does_not_fit_is_refused(settings: DataSettings, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        load(settings)
