@@ -1,47 +1,280 @@
-"""Every Python example of README and docs that is whole runs as it stands."""
+"""README and docs: examples run, commands exist, links lead somewhere, public names are explained."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
 import re
+import types
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+from pydistill import demo
+from pydistill.recipe import preset_names, preset_path
+from tests.doc_blocks import PAGES, ROOT, Block, all_blocks, blocks, read_comment
+from tests.doc_commands import Kitchen, check_command, run_block
+
+# For blocks that are a part of a program: what the program said before.
+SETUPS = {
+    "problem": """
+import math
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call
+import pydistill
+from pydistill.nn import ConvNet, flatten, layout_of
+
+torch.manual_seed(0)
+model = ConvNet(in_channels=1, num_classes=3, image_size=8, width=4, depth=1).double()
+start = flatten(model).detach().requires_grad_()
+target = start.detach() + 0.1 * torch.randn_like(start)
+pictures = torch.randn(3, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+batches = [(pictures, torch.arange(3))] * 4
+layout = layout_of(model)
+
+def split(theta):
+    pieces = theta.split([math.prod(shape) for shape in layout.shapes])
+    return {name: piece.view(shape) for name, piece, shape in zip(layout.names, pieces, layout.shapes)}
+""",
+}
+LANGUAGES = {"python", "bash", "text", "json", "yaml", "mermaid"}  # of which the first two are run
 
 
-def examples() -> list[tuple[str, str]]:
-    """```python blocks that import what they use; what needs the reader's own files is a ```py block."""
-    found = []
-    for page in PAGES:
-        blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-        found += [(f"{page.name}-{number}", block) for number, block in enumerate(blocks) if "import " in block]
+def run_python(block: Block) -> dict[str, object]:
+    """The block's names after it ran, behind its set-up."""
+    names: dict[str, object] = {"__name__": "__main__"}
+    if block.told.setup is not None:
+        exec(compile(SETUPS[block.told.setup], block.told.setup, "exec"), names)
+    exec(compile("\n" * block.line + block.source, str(block.page), "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
+    return Kitchen(tmp_path_factory.mktemp("kitchen"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a cache of its own, and a demo that is soon over."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PYDISTILL_CACHE", str(tmp_path / "cache"))
+    whole = demo.demo_recipe
+
+    def small_recipe(method: str, seed: int) -> object:
+        recipe = whole(method, seed)
+        training = replace(recipe.expert.training, epochs=4)
+        return replace(
+            recipe,
+            model=replace(recipe.model, width=4),
+            expert=replace(recipe.expert, count=2, training=training),
+            distill=replace(recipe.distill, iterations=2, steps=2, expert_epochs=2, max_start=2),
+            evaluation=replace(recipe.evaluation, repeats=1, training=replace(recipe.evaluation.training, epochs=2)),
+        )
+
+    monkeypatch.setattr(demo, "demo_recipe", small_recipe)
+    monkeypatch.setattr(demo, "FULL_DATA_TRAINING", replace(demo.FULL_DATA_TRAINING, epochs=1))
+    return work
+
+
+@pytest.mark.parametrize("block", all_blocks("python"), ids=lambda block: block.name)
+def test_python(block: Block, folder: Path, kitchen: Kitchen) -> None:
+    for name, kind in block.told.made.items():
+        kitchen.make(kind, folder / name)
+    names = run_python(block)
+    tensors = [value for value in names.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    leaves = [tensor for tensor in tensors if tensor.is_leaf and tensor.requires_grad]
+    assert all(leaf.grad is not None for leaf in leaves if ".backward()" in block.source)
+
+
+@pytest.mark.parametrize("block", all_blocks("bash"), ids=lambda block: block.name)
+def test_bash(block: Block, folder: Path, kitchen: Kitchen) -> None:
+    run_block(block.source, block.told, kitchen)
+
+
+def test_the_readme_s_loop_is_what_match_computes(folder: Path) -> None:
+    ours, published = [block for block in blocks(ROOT / "README.md") if block.told.setup == "problem"]
+    one, other = run_python(ours), run_python(published)
+    assert isinstance(other["loss"], torch.Tensor)
+    other["loss"].backward()
+    torch.testing.assert_close(one["m"].loss, other["loss"], rtol=1e-12, atol=0)  # type: ignore[attr-defined]
+    for name in ("pictures", "lr"):
+        torch.testing.assert_close(one[name].grad, other[name].grad, rtol=1e-9, atol=1e-14)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_is_code_is_in_a_block_that_is_run(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = blocks(page)
+    assert len(re.findall("^ *```", text, re.MULTILINE)) == 2 * len(found), "a fence that is indented or left open"
+    assert {block.language for block in found} <= LANGUAGES
+    unfenced = re.sub("^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    command = r"^(?: {4}|\t)(?:\$ |[A-Z_]+=\S+ )*(?:pydistill|python|pip|make|import|from) .*"
+    commands = re.findall(command, unfenced, re.MULTILINE)
+    assert not commands
+
+
+def test_a_wrong_comment_is_told() -> None:
+    parts = ["DATA=pictures", 'append "--expert.count 1"', 'append evaluate "--epochs 3"', "not run: takes hours, alas"]
+    told = read_comment(", ".join(parts))
+    assert told.made == {"DATA": "pictures"}
+    assert told.appended == {"recipe": "--expert.count 1", "evaluate": "--epochs 3"}
+    assert told.not_run == "takes hours, alas"
+    for wrong in ("please", "DATA=pictures; with problem", "append nothing"):
+        with pytest.raises(ValueError, match="does not know"):
+            read_comment(wrong)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make coffee",
+        "pip install pydistill[coffee]",
+        "python -m benchmarks.coffee",
+        "python -m benchmarks.report --coffee",
+        "pydistill show --coffee RUN",
+        "benchmarks/run_gpu.sh OUT --coffee",
+        "no-such-command-anywhere",
+    ],
+)
+def test_a_command_that_is_not_there_is_found(command: str) -> None:
+    with pytest.raises(AssertionError):
+        check_command(command.split())
+
+
+def test_a_command_that_fails_is_found(folder: Path, kitchen: Kitchen, capsys: pytest.CaptureFixture[str]) -> None:
+    for source in ("pydistill show nowhere\n", "echo something | grep else\n"):
+        with pytest.raises(AssertionError):
+            run_block(source, read_comment(""), kitchen)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_waits_for_its_numbers(page: Path) -> None:
+    assert not re.findall(r"\b[A-Z]+_TABLE\b|\bMEASURED\b|\bTODO\b", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get."""
+    text = re.sub("^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = [
+        re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"^#+ +(.+?)\s*$", text, re.MULTILINE)
+    ]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8"))
+    here = [(page.parent / path if path else page, anchor) for path, anchor in targets if "://" not in path]
+    assert not [str(path) for path, _ in here if not path.exists()]
+    to_headings = [(path, anchor) for path, anchor in here if path.suffix == ".md" and anchor]
+    assert not [f"{path.name}#{anchor}" for path, anchor in to_headings if anchor not in anchors(path)]
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop().resolve()
+        if page in reached or page.suffix != ".md" or not page.exists():
+            continue
+        reached.add(page)
+        links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))
+        waiting += [page.parent / link for link in links if "://" not in link]
+    assert not [str(page.relative_to(ROOT)) for page in PAGES if page.resolve() not in reached]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    files = re.findall(r"`((?:pydistill|tests|benchmarks|csrc|docs)/[\w./-]+\.(?:py|h|cpp|cu|md|sh|csv))`", text)
+    files = [file for file in files if not {"X", "Y", "OP"} & set(re.split("[/._]", file))]  # which stand for any
+    assert not [file for file in files if not (ROOT / file).is_file()]
+    # In tables of terms a file is followed by names in it: `pydistill/matching/loss.py` `student_loss`, `matching_loss`
+    for file, names in re.findall(r"`(pydistill/[\w/]+\.py)`((?:,? `\w+`)+)", text):
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"\w+", names):
+            assert re.search(rf"^(?:class|def) {name}\b|^{name}\b", source, re.MULTILINE), f"{file} has no {name}"
+
+
+@pytest.mark.parametrize("method", ["att", "mct", "mtt"])
+def test_recipes_on_a_page_are_the_presets(method: str) -> None:
+    rows = re.findall(
+        rf"^\| `({method}/[\w-]+)` \| (.*) \|$", (ROOT / f"docs/methods/{method}.md").read_text(), re.MULTILINE
+    )
+    assert {name for name, _ in rows} == {name for name in preset_names() if name.startswith(f"{method}/")}
+    for name, row in rows:
+        preset = yaml.safe_load(preset_path(name).read_text())
+        distill = preset["distill"]
+        rates = ("lr_image", "lr_lr", "lr_init")
+        told = [f"{distill[key]}" for key in ("steps", "expert_epochs", "max_start")]
+        told += [f"{float(distill[key]):g}" for key in rates]
+        told += ["yes" if preset["data"]["zca"] else "no", f"{distill.get('batch_size', 'all')}"]
+        told += [f"{distill[key]}" for key in {"att": ["ema"], "mct": ["waypoints"], "mtt": []}[method]]
+        assert row.split(" | ") == [*told, f"{distill['iterations']:,}"], name
+
+
+def load_reference() -> Any:
+    """docs/reference.py, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_written_without_a_warning(tmp_path: Path) -> None:
+    reference = load_reference()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reference.write_reference(tmp_path)
+    pages = {str(page.relative_to(tmp_path).with_suffix("")).replace("/", ".") for page in tmp_path.rglob("*.html")}
+    assert set(reference.public_modules()) <= pages
+    assert "Train a student for N steps of SGD" in (tmp_path / "pydistill.html").read_text()
+
+
+def public_values(module: types.ModuleType) -> dict[str, Any]:
+    """What `__all__` names, or what the module itself defines."""
+    if hasattr(module, "__all__"):
+        return {name: getattr(module, name) for name in module.__all__}
+    own = {name: value for name, value in vars(module).items() if name[0] != "_"}
+    return {name: value for name, value in own.items() if getattr(value, "__module__", None) == module.__name__}
+
+
+def undocumented(module: types.ModuleType) -> list[str]:
+    """Public functions, classes and methods without a docstring, of their own or of a class or protocol above."""
+    values = public_values(module)
+    classes = {name: value for name, value in values.items() if inspect.isclass(value)}
+    protocols = [value for value in classes.values() if getattr(value, "_is_protocol", False)]
+    told = {name for protocol in protocols for name, method in vars(protocol).items() if inspect.getdoc(method)}
+    explained = [value for value in values.values() if inspect.isfunction(value) or inspect.isclass(value)]
+    found = [] if inspect.getdoc(module) else [module.__name__]
+    found += [f"{module.__name__}.{value.__name__}" for value in explained if not inspect.getdoc(value)]
+    for name, value in classes.items():
+        kinds = (types.FunctionType, property, classmethod, staticmethod)
+        methods = [each for each, kind in vars(value).items() if each[0] != "_" and isinstance(kind, kinds)]
+        silent = [each for each in methods if each not in told and not inspect.getdoc(getattr(value, each))]
+        found += [f"{module.__name__}.{name}.{each}" for each in silent]
     return found
 
 
-@pytest.mark.parametrize(("name", "source"), examples(), ids=[name for name, _ in examples()])
-def test_example(name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "__main__"}
-    exec(compile(source, name, "exec"), names)
-    tensors = [value for value in names.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
-    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
-    assert all(tensor.grad is not None for tensor in tensors if tensor.requires_grad and ".backward()" in source)
+def test_every_public_name_is_explained() -> None:
+    modules = [importlib.import_module(name) for name in load_reference().public_modules()]
+    assert [name for module in modules for name in undocumented(module)] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_no_page_waits_for_its_numbers(page: Path) -> None:
-    assert not re.findall(r"\b[A-Z]+_TABLE\b|\bMEASURED\b", page.read_text(encoding="utf-8"))
-
-
-def test_there_are_examples() -> None:
-    assert any(name.startswith("README") for name, _ in examples())
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
-    assert not missing
+def test_a_name_that_is_not_explained_is_found() -> None:
+    module = types.ModuleType("quiet", "A module.")
+    exec("class Told:\n    'Told.'\n    def untold(self): ...\ndef nothing(): ...\n", vars(module))
+    assert undocumented(module) == ["quiet.nothing", "quiet.Told.untold"]
