@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -182,7 +183,9 @@ def check_command(words: Sequence[str]) -> None:
         known = help_of(words[2]) if flags else ""
         assert all(flag in known for flag in flags), f"{words[2]} does not know one of {flags}"
     elif words[0] == "pydistill":
-        known = help_of("pydistill.cli", words[1])
+        listed = re.search(rf"^\s+{words[1]}\b", help_of("pydistill.cli"), re.MULTILINE)
+        assert listed, f"there is no command pydistill {words[1]}"
+        known = help_of("pydistill.cli", words[1]) if flags else ""
         assert all(flag in known for flag in flags if "." not in flag), f"{words[1]} does not know one of {flags}"
     elif "/" in words[0]:
         known = (ROOT / words[0]).read_text()
@@ -200,6 +203,7 @@ def check_extras(words: Sequence[str]) -> None:
             assert asked <= set(project["optional-dependencies"]), f"pyproject.toml lacks an extra of {sorted(asked)}"
 
 
+@functools.cache
 def help_of(module: str, *command: str) -> str:
     """What `python -m MODULE COMMAND --help` prints."""
     told = io.StringIO()

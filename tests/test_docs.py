@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shlex
 import types
 import warnings
 from dataclasses import replace
@@ -205,6 +206,14 @@ def test_code_that_a_page_names_is_there(page: Path) -> None:
         source = (ROOT / file).read_text(encoding="utf-8")
         for name in re.findall(r"\w+", names):
             assert re.search(rf"^(?:class|def) {name}\b|^{name}\b", source, re.MULTILINE), f"{file} has no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_within_a_sentence_are_there(page: Path) -> None:
+    text = re.sub("^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    commands = re.findall(r"`((?:make|pydistill|python -m) [^`…]*)`", " ".join(text.split()))
+    for command in commands:
+        check_command(shlex.split(re.split(r"[|\[;]", command)[0]))
 
 
 @pytest.mark.parametrize("method", ["att", "mct", "mtt"])
