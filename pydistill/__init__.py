@@ -9,9 +9,10 @@
 
 from pydistill.artefact import Artefact
 from pydistill.build import build_config
+from pydistill.distilled_set import DistilledSet, load
 from pydistill.matching import Batches, Match, match
 from pydistill.version import VERSION
 
 __version__ = VERSION
 
-__all__ = ["Artefact", "Batches", "Match", "__version__", "build_config", "match"]
+__all__ = ["Artefact", "Batches", "DistilledSet", "Match", "__version__", "build_config", "load", "match"]

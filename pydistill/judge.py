@@ -11,7 +11,7 @@ from pydistill.artefact import BEST_NAME, Artefact
 from pydistill.data import Dataset
 from pydistill.distill import Distiller, IterationReport
 from pydistill.evaluate import Evaluation, evaluate
-from pydistill.nn import Network
+from pydistill.nn import Network, architecture_of
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.version import VERSION
@@ -51,6 +51,7 @@ class Judge:
     ) -> None:
         self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
         self.folder, self.observer = folder, observer
+        self.architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
         self.best: tuple[int, Evaluation] | None = None
         self.last: tuple[int, Evaluation] | None = None
 
@@ -91,6 +92,7 @@ class Judge:
         provenance = {
             "recipe": self.recipe.as_dict(),
             "dataset": {"name": self.dataset.name, "digest": self.dataset.digest, "classes": self.dataset.class_names},
+            "architecture": self.architecture,
             "iteration": distiller.iteration,
             "accuracy": evaluation.as_record(),
             "versions": {"pydistill": VERSION, "torch": torch.__version__, "python": platform.python_version()},

@@ -14,6 +14,7 @@ from pydistill.errors import InputError, MissingDependencyError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings
 from pydistill.nn import ModelSettings
+from pydistill.settings import settings_from_dict
 
 PRESETS = "presets"
 
@@ -118,14 +119,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe that `Recipe.as_dict` was taken of.
+    """The recipe that `Recipe.as_dict` was taken of; what it does not name keeps its default.
 
     Raises:
         InputError: a setting does not exist or has the wrong kind; `where` names its origin in the message.
-        MissingDependencyError: jsonargparse is not installed.
     """
-    parser = recipe_parser()
-    return _parsed(parser, lambda: parser.parse_object(dict(values)), where)
+    return settings_from_dict(Recipe, values, where)
 
 
 def _parsed(parser: Any, parse: Callable[[], Any], where: str) -> Recipe:

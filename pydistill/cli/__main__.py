@@ -1,0 +1,7 @@
+"""`python -m pydistill.cli`, the same as the command `pydistill`."""
+
+import sys
+
+from pydistill.cli import main
+
+sys.exit(main())

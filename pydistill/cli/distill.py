@@ -1,0 +1,44 @@
+"""`pydistill distill`: distil a data set from stored experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydistill.cli import status
+from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_quiet, add_recipe, load_dataset, percent, recipe_of
+
+ABOUT = "Distil a data set from stored experts."
+USAGE = f"{RECIPE_USAGE} --experts EXPERTS --out RUN [--resume]"
+EXAMPLES = """
+  pydistill distill --preset demo/digits-att --experts experts --out runs/first
+  pydistill distill --preset demo/digits-att --distill.iterations 500 --experts experts --out runs/longer
+  pydistill distill --config runs/first/recipe.json --experts experts --out runs/first --resume
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The recipe, the folders, the device."""
+    add_recipe(parser)
+    parser.add_argument("--experts", type=str, required=True, help="folder of experts, recorded or convexified")
+    parser.add_argument("--out", type=str, required=True, help="run folder")
+    add_device(parser)
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
+    add_quiet(parser)
+
+
+def run(values: Any) -> int:
+    """Distil, evaluate, and tell the outcome."""
+    from pydistill.commands import distill_shown
+    from pydistill.trajectories import TrajectoryStore
+
+    recipe = recipe_of(values)
+    recipe.distill.check()
+    store = TrajectoryStore.open(values.experts)
+    dataset = load_dataset(recipe, values.device)
+    result = distill_shown(dataset, recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet)
+    final, best = result.accuracy_final, result.accuracy_best
+    print(f"final accuracy: {percent(final)}, after {recipe.distill.iterations} iterations")
+    print(f"best accuracy:  {percent(best)}, after {result.best_iteration} iterations (chosen by test accuracy)")
+    print(f"the set is in {result.folder.path}, the whole run in its summary.json")
+    return status.DONE

@@ -1,0 +1,50 @@
+"""`pydistill evaluate`: train fresh networks on a distilled set and test them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydistill.cli import status
+from pydistill.cli.arguments import add_device, device_of
+
+ABOUT = "Train fresh networks on a distilled set and test them."
+USAGE = "RUN [--models NAME …] [--repeats N]"
+EXAMPLES = """
+  pydistill evaluate runs/first
+  pydistill evaluate runs/first --models convnet3 alexnet vgg11 resnet18 --repeats 5
+  pydistill evaluate runs/first/best.safetensors --data /data/cifar-10-python.tar.gz
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The set, the networks, and how many of them."""
+    parser.add_argument("run", type=str, help="run folder, or a distilled set's file")
+    parser.add_argument("--models", type=str, nargs="+", help="networks, e.g. convnet3 alexnet vgg11 resnet18")
+    parser.add_argument("--repeats", type=int | None, default=None, help="networks of each kind")
+    parser.add_argument("--epochs", type=int | None, default=None, help="epochs of each training")
+    parser.add_argument("--seed", type=int | None, default=None, help="of the networks")
+    parser.add_argument("--data", type=str | None, default=None, help="where the data lie, if not where they were")
+    add_device(parser)
+    parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
+    parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
+
+
+def run(values: Any) -> int:
+    """Print a table of accuracies, a row per network."""
+    from pydistill.distilled_set import load
+    from pydistill.evaluate import table
+    from pydistill.files import write_json
+
+    distilled = load(values.run, which=values.which)
+    rows = distilled.evaluate(
+        values.models or None,
+        values.repeats,
+        data_path=values.data,
+        seed=values.seed,
+        epochs=values.epochs,
+        device=device_of(values.device),
+    )
+    print(table(rows))
+    if values.json is not None:
+        write_json(values.json, [row.as_record() for row in rows])
+    return status.DONE

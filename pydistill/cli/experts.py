@@ -1,0 +1,37 @@
+"""`pydistill experts`: train experts and store their trajectories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydistill.cli import status
+from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_quiet, add_recipe, load_dataset, recipe_of
+
+ABOUT = "Train experts and store their trajectories."
+USAGE = f"{RECIPE_USAGE} --out EXPERTS"
+EXAMPLES = """
+  pydistill experts --preset demo/digits-att --out experts
+  pydistill experts --preset mtt/cifar10-ipc1 --data.path cifar-10-python.tar.gz --out buffers
+  pydistill experts --config recipe.json --expert.count 50 --out experts      # adds to those there are
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The recipe, the folder, the device."""
+    add_recipe(parser)
+    parser.add_argument("--out", type=str, required=True, help="folder of the experts; whole ones in it are kept")
+    add_device(parser)
+    add_quiet(parser)
+
+
+def run(values: Any) -> int:
+    """Train what is missing in the folder."""
+    from pydistill.commands import train_experts_shown
+
+    recipe = recipe_of(values)
+    dataset = load_dataset(recipe, values.device)
+    store = train_experts_shown(dataset, recipe, Path(values.out), quiet=values.quiet)
+    finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
+    print(f"{len(store)} experts in {values.out}; final test accuracy {sum(finals) / len(finals):.1f} % on average")
+    return status.DONE

@@ -1,0 +1,28 @@
+"""`pydistill show`: draw a run's images and curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydistill.cli import status
+
+ABOUT = "Draw a run's images and curves."
+USAGE = "RUN"
+EXAMPLES = """
+  pydistill show runs/first
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The run."""
+    parser.add_argument("run", type=str, help="run folder")
+
+
+def run(values: Any) -> int:
+    """Draw both pictures into the run folder and name them."""
+    from pydistill.commands import draw_run
+    from pydistill.runfolder import RunFolder
+
+    for path in draw_run(RunFolder(values.run)):
+        print(path)
+    return status.DONE
