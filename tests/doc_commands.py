@@ -130,16 +130,17 @@ def shrunk(words: list[str], told: Told) -> list[str]:
 def make_inputs(words: Sequence[str], told: Told, kitchen: Kitchen) -> None:
     """Make what the command reads under a name of `CALLED` and what is not there yet."""
     for previous, word in zip(["", *words], words, strict=False):
-        if previous == "--out" or Path(word).exists() or word not in CALLED:
+        name = word.split("/")[0]
+        if previous == "--out" or Path(name).exists() or name not in CALLED:
             continue
         if previous == "--experts" and words[1] in TAKES_A_RECIPE:  # by the recipe of the command that reads them
             recipe = [each for each in words[2:] if each != "--resume"]
             for flag in ("--experts", "--out"):
                 if flag in recipe:
                     del recipe[recipe.index(flag) : recipe.index(flag) + 2]
-            assert main(shrunk(["experts", *recipe, "--out", word, "--quiet"], told)) == 0
+            assert main(shrunk(["experts", *recipe, "--out", name, "--quiet"], told)) == 0
         else:
-            kitchen.make(CALLED[word], Path(word))
+            kitchen.make(CALLED[name], Path(name))
 
 
 def run_module(module: str, arguments: list[str]) -> None:

@@ -17,7 +17,9 @@ import pytest
 import torch
 import yaml
 
+import pydistill
 from pydistill import demo
+from pydistill.methods import METHODS
 from pydistill.recipe import preset_names, preset_path
 from tests.doc_blocks import PAGES, ROOT, Block, all_blocks, blocks, read_comment
 from tests.doc_commands import Kitchen, check_command, run_block
@@ -198,8 +200,10 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
+    text = re.sub(r"`([\w/]+)\.\{(\w+),(\w+)\}`", r"`\1.\2` `\1.\3`", text)  # `csrc/cpu/OP.{h,cpp}` is two
     files = re.findall(r"`((?:pydistill|tests|benchmarks|csrc|docs)/[\w./-]+\.(?:py|h|cpp|cu|md|sh|csv))`", text)
-    files = [file for file in files if not {"X", "Y", "OP"} & set(re.split("[/._]", file))]  # which stand for any
+    # X and Y stand for any name, OP for any op
+    files = [file.replace("OP", "sgd_step") for file in files if not {"X", "Y"} & set(re.split("[/._]", file))]
     assert not [file for file in files if not (ROOT / file).is_file()]
     # In tables of terms a file is followed by names in it: `pydistill/matching/loss.py` `student_loss`, `matching_loss`
     for file, names in re.findall(r"`(pydistill/[\w/]+\.py)`((?:,? `\w+`)+)", text):
@@ -231,6 +235,17 @@ def test_recipes_on_a_page_are_the_presets(method: str) -> None:
         told += ["yes" if preset["data"]["zca"] else "no", f"{distill.get('batch_size', 'all')}"]
         told += [f"{distill[key]}" for key in {"att": ["ema"], "mct": ["waypoints"], "mtt": []}[method]]
         assert row.split(" | ") == [*told, f"{distill['iterations']:,}"], name
+
+
+def test_the_citation_names_this_version_and_every_method_s_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == pydistill.__version__
+    titles = {reference["title"] for reference in citation["references"]}
+    for method in METHODS:
+        page = " ".join((ROOT / f"docs/methods/{method}.md").read_text(encoding="utf-8").split())
+        paper = re.search(r"\*([^*]+)\*", page)
+        assert paper is not None
+        assert paper[1] in titles
 
 
 def load_reference() -> Any:
