@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,8 +61,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with a cache of its own, and a demo that is soon over."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder to work in, a cache of its own, a demo that is soon over; afterwards the methods as they were."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -81,7 +82,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(demo, "demo_recipe", small_recipe)
     monkeypatch.setattr(demo, "FULL_DATA_TRAINING", replace(demo.FULL_DATA_TRAINING, epochs=1))
-    return work
+    methods = dict(METHODS)
+    yield work
+    METHODS.clear()
+    METHODS.update(methods)
 
 
 @pytest.mark.parametrize("block", all_blocks("python"), ids=lambda block: block.name)
