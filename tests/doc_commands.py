@@ -145,9 +145,9 @@ def make_inputs(words: Sequence[str], told: Told, kitchen: Kitchen) -> None:
 
 def run_module(module: str, arguments: list[str]) -> None:
     """`python -m MODULE ARGUMENTS`, in this process if it has a `main` that takes arguments."""
-    if importlib.util.find_spec(f"{module}.__main__") is not None:
-        module = f"{module}.__main__"
     found = importlib.import_module(module)
+    if hasattr(found, "__path__"):
+        found = importlib.import_module(f"{module}.__main__")
     assert hasattr(found, "main"), f"{module} has no main"
     assert found.main(arguments) in (None, 0)
 
