@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | cuda-gate | clean      docs/building.md says what each needs and does.
+# make setup | demo | test | lint | docs | cuda-gate | clean      docs/building.md says what each needs and does.
 #
 # Needed on the machine: Python >= 3.11 with venv, g++, make. Everything else comes from PyPI into .venv/.
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-host test-python lint cuda-gate benchmark-ops clean
+.PHONY: setup demo test test-host test-python lint docs cuda-gate benchmark-ops clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -68,6 +68,10 @@ lint: $(VENV)/.dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
+
+docs: setup
+	$(BIN)/python docs/reference.py build/docs
+	@echo build/docs/index.html
 
 cuda-gate: $(VENV)/.dependencies
 	.ci/cuda-gate
