@@ -18,7 +18,7 @@ constexpr int64_t pixels_of_augment(int64_t height, int64_t width) {
 // The numbers of scratch that one thread needs for the images of a batch.
 constexpr int64_t augment_scratch(int64_t stages, int64_t channels, int64_t height, int64_t width) {
   const int64_t between = (stages < 2 ? 0 : stages == 2 ? 1 : 2) * channels * height * width;
-  const int64_t rows = (2 * (channels + 4) + 8) * (width + 4);  // of an image and of weights
+  const int64_t rows = (channels + 16) * (width + kLanesOfAugment);  // of an image, of positions, of pixels
   const int64_t taps = 2 * kTapsOfAugment * (width + kLanesOfAugment + height);
   return between + rows + taps + pixels_of_augment(height, width);
 }
