@@ -115,6 +115,17 @@ def test_evaluate_other_networks(distilled: DistilledSet) -> None:
     assert [row.model for row in distilled.evaluate("mlp-w8", 1, DATA, epochs=1)] == ["mlp-w8"]
 
 
+def test_the_recipe_s_own_networks_are_evaluated(distilled: DistilledSet) -> None:
+    evaluation = recipe().as_dict()["evaluation"]
+    named = changed(
+        distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["mlp-w8", "mlp-w4"]}}
+    )
+    assert [row.model for row in named.evaluate(dataset=DATA, repeats=1, epochs=1)] == ["mlp-w8", "mlp-w4"]
+    hostile = changed(distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["os:system"]}})
+    with pytest.raises(InputError, match="evaluated with a network of its author's own, os:system"):
+        hostile.evaluate(dataset=DATA)
+
+
 def test_images_in_another_space_are_judged_in_the_set_s(distilled: DistilledSet, finished: RunResult) -> None:
     """The same data set, normalised with other numbers, gives the run's own accuracies."""
     other = DATA.with_preprocessing(Normalise(torch.tensor([0.1]), torch.tensor([0.5])))

@@ -186,9 +186,9 @@ def save(folder: Path, images: Any = None, labels: Any = None, lr: Any = None) -
 
 def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path) -> None:
     folder = save(tmp_path)
-    with pytest.raises(InputError, match=r"do not tell the learning rate \(lr\) and the preprocessing .*; give them"):
+    with pytest.raises(InputError, match=r"do not tell the learning rate .* and the preprocessing .*; give them"):
         import_set("mtt", folder)
-    with pytest.raises(InputError, match=r"do not tell the learning rate \(lr\); give it"):
+    with pytest.raises(InputError, match=r"do not tell the learning rate \(lr, --lr\); give it"):
         import_set("mtt", folder, dataset="cifar10")
     with pytest.raises(InputError, match=r"do not tell the preprocessing"):
         import_set("mtt", folder, lr=0.1, dataset="my-own")
@@ -220,7 +220,7 @@ def test_an_imported_set_is_judged_on_the_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("soft", "rows", "message"),
     [
-        (None, torch.full((6, 3), 1 / 3), "say whether they are probabilities or logits with soft"),
+        (None, torch.full((6, 3), 1 / 3), r"probabilities or logits\? say which by soft"),
         ("probabilities", torch.full((6, 3), 1.0), "are no probabilities: give soft = logits"),
     ],
 )

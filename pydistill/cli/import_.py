@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
 from pydistill.errors import InputError
 
 ABOUT = "Read another tool's distilled set."
@@ -34,7 +34,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--model", type=str | None, default=None, help="the student's network, such as convnet3")
     parser.add_argument("--soft", choices=["logits", "probabilities"], default=None, help="what rows of labels are")
     parser.add_argument("--like", type=str | None, default=None, help="a run or set to take what is unknown from")
-    parser.add_argument("--json", action="store_true", help="print what was read as JSON")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
@@ -74,7 +74,7 @@ def run(values: Any) -> int:
     labels = "class numbers" if found.labels.ndim == 1 else "soft labels"
     if values.json:
         about = {"file": values.out, "images": list(found.images.shape), "classes": list(found.class_names)}
-        print(json.dumps(about | {"labels": labels, "lr": found.lr, "preprocessing": found.preprocessing.kind}))
+        print_json(about | {"labels": labels, "lr": found.lr, "preprocessing": found.preprocessing.kind})
     else:
         print(f"{found!r}, {labels}, preprocessing {found.preprocessing.kind}: {values.out}")
     return status.DONE

@@ -66,7 +66,10 @@ def import_set(
     rate = found.lr if lr is None else lr
     name, digest = _data_named(dataset, origin)
     made = preprocessing or (origin.preprocessing if origin is not None else published_normalisation(name, form))
-    unknown = [("the learning rate (lr)", rate), ("the preprocessing (preprocessing, or dataset by its name)", made)]
+    unknown = [
+        ("the learning rate (lr, --lr)", rate),
+        ("the preprocessing (by dataset, --mean and --std, --zca or like)", made),
+    ]
     missing = [told for told, value in unknown if value is None]
     if rate is None or made is None:
         raise InputError(
