@@ -1,4 +1,4 @@
-"""Whether something fits into memory, asked before it is tried: a process that takes too much is killed without a word."""
+"""Whether something fits into memory, asked before it is tried: who takes too much is killed without a word."""
 
 from __future__ import annotations
 
