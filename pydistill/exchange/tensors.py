@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pydistill.errors import FormatError, InputError
 from pydistill.files import sha256_of
-from pydistill.trajectories.foreign import load_untrusted
+from pydistill.trajectories.foreign import is_plain_tensor, load_untrusted
 
 Soft = Literal["logits", "probabilities"]
 
@@ -61,8 +61,7 @@ def _alike(parts: list[Tensor], paths: list[Path]) -> list[Tensor]:
 
 def _tensor(path: Path) -> Tensor:
     found = load_untrusted(path)
-    plain = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_quantized
-    if not plain or found.device.type != "cpu" or found.is_complex():
+    if not is_plain_tensor(found) or found.is_complex():
         raise FormatError(f"{path} does not hold a tensor of plain numbers")
     tensor: Tensor = found.detach()
     return tensor
