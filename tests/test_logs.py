@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -142,7 +142,8 @@ class FakeWandb(ModuleType):
     def __init__(self, *, key: str | None = "key", reachable: bool = True) -> None:
         super().__init__("wandb")
         self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-        self.api = SimpleNamespace(api_key=key)
+        self.key = key
+        self.torn_down = 0
         self.begun: list[dict[str, Any]] = []
         self.logged: list[dict[str, Any]] = []
         self.metrics: list[tuple[str, Any]] = []
@@ -160,6 +161,14 @@ class FakeWandb(ModuleType):
         if about["mode"] == "online" and not self.reachable:
             raise TimeoutError("no answer\nfor long")
         return self
+
+    def login(self, *, prompt: bool, verify: bool) -> bool:
+        assert not prompt  # nobody is asked,
+        assert not verify  # and nothing is sent
+        return self.key is not None
+
+    def teardown(self) -> None:
+        self.torn_down += 1
 
     def define_metric(self, name: str, step_metric: str | None = None) -> None:
         self.metrics.append((name, step_metric))
@@ -205,6 +214,7 @@ def test_wandb_online_that_cannot_be_reached_goes_offline(
     with caplog.at_level(logging.WARNING, logger="pydistill"):
         distil(store, tmp_path, LogSettings(tensorboard=False, wandb="online"), iterations=2)
     assert [about["mode"] for about in wandb.begun] == ["online", "offline"]
+    assert wandb.torn_down == 1
     assert wandb.begun[0]["settings"]["init_timeout"] == 20
     assert [record.getMessage() for record in caplog.records] == [
         "wandb cannot be reached (no answer); this run is logged offline, `wandb sync` sends it"

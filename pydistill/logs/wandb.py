@@ -46,7 +46,9 @@ class Wandb:
             raise MissingDependencyError(
                 f"log.wandb = {mode} needs the package wandb; install it with: pip install 'pydistill[wandb]'"
             ) from error
-        if mode == "online" and not self._wandb.api.api_key:  # wandb would ask for it on the terminal, and wait
+        if mode == "online" and not self._wandb.login(
+            prompt=False, verify=False
+        ):  # else it would ask on the terminal, and wait
             raise InputError(
                 "log.wandb = online needs a key: run `wandb login` once, or choose --log.wandb offline and sync later"
             )
@@ -66,6 +68,7 @@ class Wandb:
             except Exception as error:  # a network's failures are of many kinds, and none may end a run
                 told = (str(error) or type(error).__name__).splitlines()[0]
                 _log.warning("wandb cannot be reached (%s); this run is logged offline, `wandb sync` sends it", told)
+                self._wandb.teardown()  # else the run's id is taken by the attempt
         return self._wandb.init(mode="offline", settings=settings, **about)
 
     def numbers(self, iteration: int, values: dict[str, float]) -> None:
