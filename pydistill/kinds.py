@@ -109,7 +109,7 @@ def _words(hint: Any) -> list[str]:
     if origin in (Union, types.UnionType):
         return [word for each in get_args(hint) for word in _words(each)]
     if origin is Literal:
-        return [str(each) for each in get_args(hint)]
+        return [f"one of {', '.join(map(str, get_args(hint)))}"]
     if is_dataclass(hint) and isinstance(hint, type):
         return [f"a {hint.__name__}"]
     return [_WORDS.get(origin or hint, f"a {getattr(hint, '__name__', hint)}")]

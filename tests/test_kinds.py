@@ -33,7 +33,7 @@ from tests.small_runs import EXPERT, MODEL, experts, recipe
         ({"waypoints": "4"}, "waypoints must be a whole number or a list or None, not '4'"),
         ({"waypoints": [0, 2.5]}, "waypoints must be a whole number or a list or None, not a list"),
         ({"dsa": "color"}, "dsa must be a DsaSettings or None, not 'color'"),
-        ({"distance": "l3"}, "distance must be l1 or l2, not 'l3'"),
+        ({"distance": "l3"}, "distance must be one of l1, l2, not 'l3'"),
         ({"method": 3}, "method must be a text, not 3"),
         ({"growing": 1}, "growing must be true or false or None, not 1"),
     ],
