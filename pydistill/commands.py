@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydistill.errors import InputError
 from pydistill.evaluate import accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
+from pydistill.judge import Observer
 from pydistill.logs import LogObserver, LogSettings
 from pydistill.observers import BarObserver, Together
 from pydistill.progress import Bar
@@ -47,8 +49,16 @@ def distill_shown(
     resume: bool,
     quiet: bool,
     log: LogSettings | None = None,
+    observers: Sequence[Observer] = (),
 ) -> RunResult:
-    """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder."""
+    """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder.
+
+    Args:
+        observers: who else looks on.
+
+    Raises:
+        PydistillError: as `run_distillation`.
+    """
     logs = LogObserver(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
     folder = RunFolder(out)
     done = (
@@ -56,7 +66,7 @@ def distill_shown(
     )
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
         try:
-            observer = Together(BarObserver(bar), logs)
+            observer = Together(BarObserver(bar), logs, *observers)
             result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
         except RunDivergedError as error:
             _write_summary(recipe, error.result)

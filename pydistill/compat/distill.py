@@ -10,7 +10,7 @@ import torch
 
 from pydistill import data
 from pydistill.artefact import BEST_NAME, Artefact
-from pydistill.commands import SUMMARY, BarObserver, run_summary
+from pydistill.commands import distill_shown
 from pydistill.compat.command import device, note, run_command
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
@@ -18,10 +18,7 @@ from pydistill.compat.files import RUN, LegacyFiles, Naming, log_folder
 from pydistill.compat.flags import Script, distill_parser
 from pydistill.compat.recipe import plan_of
 from pydistill.evaluate import evaluate_models, table
-from pydistill.files import write_json
-from pydistill.progress import Bar
 from pydistill.recipe import Recipe
-from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 
@@ -37,7 +34,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     Raises:
         InputError: a flag is wrong, or asks for what is not done here.
         MismatchError: the buffers hold experts of another network or image size.
-        PydistillError: as `run_distillation`.
+        PydistillError: as `distill_shown`.
     """
     values = distill_parser(script).parse_args(arguments)
     plan = plan_of(values, script)
@@ -50,19 +47,18 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     recipe = with_experts(recipe, store, values)
     run = RunFolder(folder / RUN)
     classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
-    with Bar("distilling", recipe.distill.iterations, quiet=values.quiet) as bar:
-        observer = LegacyFiles(
-            Naming.of(script, folder, recipe.distill.ipc),
-            run,
-            classes,
-            dataset.preprocessing,
-            BarObserver(bar),
-            soft=recipe.distill.labels == "teacher",
-            invert=recipe.distill.ipc < 50 or values.force_save,
-            raw=Naming(folder, inverted=None) if script == "att" else None,
-        )
-        result = run_distillation(recipe, dataset, store, run.path, resume=values.resume, observer=observer)
-    write_json(run.path / SUMMARY, run_summary(recipe, result))
+    files = LegacyFiles(
+        Naming.of(script, folder, recipe.distill.ipc),
+        run,
+        classes,
+        dataset.preprocessing,
+        soft=recipe.distill.labels == "teacher",
+        invert=recipe.distill.ipc < 50 or values.force_save,
+        raw=Naming(folder, inverted=None) if script == "att" else None,
+    )
+    result = distill_shown(
+        dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, observers=[files]
+    )
     best = result.accuracy_best
     print(f"best accuracy: {100 * best.mean:.1f} ± {100 * best.std:.1f} %, after {result.best_iteration} iterations")
     if recipe.evaluation.models:

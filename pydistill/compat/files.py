@@ -15,7 +15,6 @@ from pydistill.data import Preprocessing
 from pydistill.distill import IterationReport
 from pydistill.errors import InputError
 from pydistill.evaluate import Evaluation
-from pydistill.judge import Observer
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories.foreign import save_torch
 
@@ -90,7 +89,6 @@ class LegacyFiles:
         invert: whether to leave those at all.
         raw: for ATT, whose images are an average: the naming of the pixels themselves.
         also: another observer, told everything first.
-    """
 
     def __init__(
         self,
@@ -98,14 +96,13 @@ class LegacyFiles:
         folder: RunFolder,
         classes: Tensor,
         preprocessing: Preprocessing,
-        also: Observer,
         *,
         soft: bool = False,
         invert: bool = True,
         raw: Naming | None = None,
     ) -> None:
         self._naming, self._folder, self._classes, self._soft = naming, folder, classes, soft
-        self._preprocessing, self._raw, self._also = preprocessing, raw, also
+        self._preprocessing, self._raw = preprocessing, raw
         self._inverts = invert and preprocessing.kind == "zca" and naming.inverted is not None
         self._lr = 0.0
         self._best: float | None = None
@@ -115,12 +112,10 @@ class LegacyFiles:
     def on_iteration(self, report: IterationReport) -> None:
         """Keep the learning rate."""
         self._lr = report.lr
-        self._also.on_iteration(report)
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Keep whether it is the best so far."""
         self._note(iteration, evaluation.mean)
-        self._also.on_evaluation(iteration, evaluation)
 
     def on_images(self, iteration: int, images: Tensor) -> None:
         """Write the files of this moment, if there are any."""
@@ -140,7 +135,6 @@ class LegacyFiles:
             if is_best:
                 save_torch(torch.tensor(self._lr, dtype=torch.float64), self._naming.folder / "lr_best.pt")
         self._due = None
-        self._also.on_images(iteration, images)
 
     def _note(self, iteration: int, accuracy: float) -> None:
         is_best = self._best is None or accuracy > self._best
