@@ -76,15 +76,15 @@ def check_fields(settings: Any) -> None:
     hints = get_type_hints(type(settings))
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if not _fits(value, hints[field.name]):
-            wanted = " or ".join(dict.fromkeys(_words(hints[field.name])))
-            raise InputError(f"{field.name} must be {wanted}, not {described(value)}")
+        if not fits(value, hints[field.name]):
+            raise InputError(f"{field.name} must be {wanted(hints[field.name])}, not {described(value)}")
 
 
-def _fits(value: object, hint: Any) -> bool:
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value is of an annotated kind: a class, a literal, a list or tuple of kinds, or a union of them."""
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
+        return any(fits(value, each) for each in get_args(hint))
     if origin is Literal:
         return any(value == each and type(value) is type(each) for each in get_args(hint))
     if origin in (list, tuple):
@@ -100,8 +100,13 @@ def _fits(value: object, hint: Any) -> bool:
 
 def _items_fit(values: Sequence[object], kinds: tuple[Any, ...]) -> bool:
     if (len(kinds) == 2 and kinds[1] is Ellipsis) or len(kinds) == 1:
-        return all(_fits(value, kinds[0]) for value in values)
-    return len(values) == len(kinds) and all(map(_fits, values, kinds))
+        return all(fits(value, kinds[0]) for value in values)
+    return len(values) == len(kinds) and all(map(fits, values, kinds))
+
+
+def wanted(hint: Any) -> str:
+    """An annotated kind in words."""
+    return " or ".join(dict.fromkeys(_words(hint)))
 
 
 def _words(hint: Any) -> list[str]:
@@ -112,4 +117,6 @@ def _words(hint: Any) -> list[str]:
         return [f"one of {', '.join(map(str, get_args(hint)))}"]
     if is_dataclass(hint) and isinstance(hint, type):
         return [f"a {hint.__name__}"]
+    if origin in (list, tuple) and get_args(hint):
+        return [f"a list of which each is {wanted(get_args(hint)[0])}"]
     return [_WORDS.get(origin or hint, f"a {getattr(hint, '__name__', hint)}")]

@@ -7,9 +7,10 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydistill.errors import InputError
+from pydistill.kinds import fits, wanted
 
 Settings = TypeVar("Settings")
 
@@ -53,25 +54,24 @@ def _dataclass(kind: type[Settings], values: Any, name: str) -> Settings:
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    if hint is Any:
-        return value
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _of_union(arguments, value, name)
-    if origin is Literal:
-        if any(value == each and type(value) is type(each) for each in arguments):
-            return value
-    elif origin in (list, tuple):
-        if isinstance(value, (list, tuple)):
-            return origin(_value(arguments[0], each, f"{name}[{number}]") for number, each in enumerate(value))
-    elif is_dataclass(hint):
+    if is_dataclass(hint):
         return _dataclass(hint, value, name)  # type: ignore[arg-type]
-    elif hint is float:
-        if type(value) in (int, float):
-            return float(value) if abs(value) < 2**1023 or type(value) is float else math.inf
-    elif type(value) is hint or (hint is type(None) and value is None):
-        return value
-    raise _WrongKind(f"{name} must be {_told(hint)}, not {value!r:.80}")
+    if origin in (list, tuple) and isinstance(value, (list, tuple)):
+        return origin(_value(arguments[0], each, f"{name}[{number}]") for number, each in enumerate(value))
+    if not fits(value, hint):
+        raise _WrongKind(f"{name} must be {wanted(hint)}, not {value!r:.80}")
+    return _number(value) if hint is float else value
+
+
+def _number(value: float) -> float:
+    """A whole number too large for a real one is infinite, which the settings then refuse by their limits."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value > 0 or -1)
 
 
 def _of_union(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
@@ -84,16 +84,5 @@ def _of_union(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
             return _value(kind, value, name)
         except _WrongKind:
             continue
-    raise _WrongKind(f"{name} must be {' or '.join(_told(kind) for kind in kinds)}, not {value!r:.80}")
-
-
-def _told(hint: Any) -> str:
-    plain = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    if hint in plain:
-        return plain[hint]
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
-    if origin in (list, tuple):
-        return f"a list of which each is {_told(arguments[0])}"
-    return "settings by name"
+    told = " or ".join(wanted(kind) for kind in kinds)
+    raise _WrongKind(f"{name} must be {told}, not {value!r:.80}")

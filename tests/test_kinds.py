@@ -30,8 +30,14 @@ from tests.small_runs import EXPERT, MODEL, experts, recipe
         ({"ipc": True}, "ipc must be a whole number, not True"),
         ({"lr_image": "0.01"}, "lr_image must be a number, not '0.01'"),
         ({"lr_init": torch.tensor(0.1)}, "lr_init must be a number, not a Tensor"),
-        ({"waypoints": "4"}, "waypoints must be a whole number or a list or None, not '4'"),
-        ({"waypoints": [0, 2.5]}, "waypoints must be a whole number or a list or None, not a list"),
+        (
+            {"waypoints": "4"},
+            "waypoints must be a whole number or a list of which each is a whole number or None, not '4'",
+        ),
+        (
+            {"waypoints": [0, 2.5]},
+            "waypoints must be a whole number or a list of which each is a whole number or None, not a list",
+        ),
         ({"dsa": "color"}, "dsa must be a DsaSettings or None, not 'color'"),
         ({"distance": "l3"}, "distance must be one of l1, l2, not 'l3'"),
         ({"method": 3}, "method must be a text, not 3"),
@@ -56,8 +62,8 @@ def test_numbers_of_numpy_and_whole_numbers_for_real_ones_are_taken() -> None:
         (TrainingSettings, {"lr": None}, "lr must be a number, not None"),
         (ExpertSettings, {"training": {"epochs": 5}}, "training must be a TrainingSettings, not a dict"),
         (ExpertSettings, {"count": 1.0}, r"count must be a whole number, not 1\.0"),
-        (EvaluationSettings, {"models": "convnet3"}, "models must be a list, not 'convnet3'"),
-        (EvaluationSettings, {"models": (MODEL,)}, "models must be a list, not a tuple"),
+        (EvaluationSettings, {"models": "convnet3"}, "models must be a list of which each is a text, not 'convnet3'"),
+        (EvaluationSettings, {"models": (MODEL,)}, "models must be a list of which each is a text, not a tuple"),
     ],
 )
 def test_other_settings(kind: type, changes: dict[str, Any], message: str) -> None:

@@ -49,7 +49,7 @@ def test_what_is_not_named_keeps_its_default() -> None:
         ({"distill": {"steps": "3"}}, "here: distill.steps must be a whole number, not '3'"),
         ({"distill": {"steps": True}}, "here: distill.steps must be a whole number, not True"),
         ({"distill": {"steps": 3.0}}, "here: distill.steps must be a whole number, not 3.0"),
-        ({"distill": {"ema": "none"}}, "here: distill.ema must be a number or null, not 'none'"),
+        ({"distill": {"ema": "none"}}, "here: distill.ema must be a number or None, not 'none'"),
         (
             {"distill": {"backend": "gpu"}},
             "here: distill.backend must be one of auto, fused, torch, autograd, not 'gpu'",

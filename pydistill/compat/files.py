@@ -88,7 +88,7 @@ class LegacyFiles:
         preprocessing: of the data; whitened images are also left without their whitening.
         invert: whether to leave those at all.
         raw: for ATT, whose images are an average: the naming of the pixels themselves.
-        also: another observer, told everything first.
+    """
 
     def __init__(
         self,
