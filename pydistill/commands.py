@@ -16,7 +16,7 @@ from pydistill.evaluate import Evaluation, accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
 from pydistill.progress import Bar
-from pydistill.recipe import Recipe
+from pydistill.recipe import Recipe, recipe_from_dict
 from pydistill.run import RunResult, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import save_curves, save_images
@@ -92,6 +92,11 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
 def peak_memory() -> int:
     """Peak resident memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def recipe_of(artefact: Artefact) -> Recipe:
+    """The recipe that a distilled set was made by."""
+    return recipe_from_dict(artefact.provenance["recipe"], "the recipe in the distilled set")
 
 
 def draw_run(folder: RunFolder) -> list[Path]:
