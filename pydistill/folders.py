@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydistill.errors import InputError
 
-RUN_FILES = ("metrics.jsonl", "checkpoint.safetensors", "distilled.safetensors", "recipe.json")
+RUN_FILES = ("metrics.jsonl", "checkpoint.safetensors", "distilled.safetensors")
 EXPERTS_FILES = ("index.json",)
 
 
