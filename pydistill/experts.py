@@ -13,7 +13,7 @@ from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError, Interrupted
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
-from pydistill.training import TrainingSettings, accuracy, derive_seed, train
+from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 
 
@@ -32,7 +32,7 @@ class ExpertSettings:
         training: the recipe; snapshots are kept at epoch 0 (the initialisation) and after each epoch.
 
     Raises:
-        InputError: count below 1.
+        InputError: count below 1, or a seed outside its limits.
     """
 
     count: int = 10
@@ -42,6 +42,7 @@ class ExpertSettings:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise InputError(f"count must be at least 1, not {self.count}")
+        check_seed("seed of the experts", self.seed)
 
 
 def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -> ExpertsRecord:

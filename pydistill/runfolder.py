@@ -152,7 +152,7 @@ class RunFolder:
         for line in self.metrics_path.read_bytes().splitlines():
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break  # a line that a killed process was writing; everything after a checkpoint is written again
             if not isinstance(record, dict) or not {"event", "iteration"} <= record.keys():
                 raise FormatError(f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run")
