@@ -56,12 +56,12 @@ def run(values: Any) -> int:
         epochs=values.epochs,
         device=device_of(values.device),
     )
-    if Path(values.run).is_dir():
-        _record(Path(values.run), distilled, rows, values)
     if values.json:
         print_json([row.as_record() for row in rows])
     else:
         print(table(rows))
+    if Path(values.run).is_dir():
+        _record(Path(values.run), distilled, rows, values)
     return status.DONE
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
 
 ABOUT = "Write a run's report: one HTML file with its images, charts and tables."
 USAGE = "RUN [--out FILE]"
@@ -19,7 +19,7 @@ def add_arguments(parser: Any) -> None:
     """The run, and where its report goes."""
     parser.add_argument("run", type=str, help="run folder; the run may be finished, going on or stopped")
     parser.add_argument("--out", type=str | None, default=None, help="the file; default report.html in the run folder")
-    parser.add_argument("--json", action="store_true", help='print {"report": FILE} instead of the file\'s name')
+    add_json(parser)
 
 
 def run(values: Any) -> int:
@@ -27,5 +27,8 @@ def run(values: Any) -> int:
     from pydistill.report import write_report
 
     path = write_report(values.run, values.out)
-    print(json.dumps({"report": str(path)}) if values.json else path)
+    if values.json:
+        print_json({"report": path})
+    else:
+        print(path)
     return status.DONE

@@ -113,7 +113,7 @@ def _outcome(run: Contents, wall_seconds: float | None) -> str:
 def _settings(run: Contents) -> str:
     whole = escape(json.dumps(run.recipe, indent=2, ensure_ascii=False))
     return (
-        '<h2>Settings</h2><p class="note">The resolved recipe; what differs from the defaults is dark.</p>'
+        '<h2>Settings</h2><p class="note">The resolved recipe; what differs from the defaults stands out.</p>'
         f'<div class="settings">{settings(run)}</div>'
         f"<details><summary>recipe.json</summary><pre>{whole}</pre></details>"
     )

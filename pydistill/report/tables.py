@@ -96,16 +96,15 @@ def networks(run: Contents) -> str:
         [
             str(row.get("model", "")),
             percent(row) or "",
-            str(len(row.get("runs", []))),
+            str(len(row.get("runs", []))) + (f" ({row['diverged']} diverged)" if row.get("diverged") else ""),
             f"{row.get('which', '')}, {row.get('iteration', 0):,}",
-            str(row.get("diverged", 0)),
             duration(row["seconds"]) if is_number(row.get("seconds")) else "",
         ]
         for row in rows.values()
     ]
     if not told:
         return '<p class="note">No network has been tested yet.</p>'
-    heads = ("network", "test accuracy", "networks", "set, iteration", "diverged", "time")
+    heads = ("network", "test accuracy", "networks", "set, iteration", "time")
     more = shlex.join(["pydistill", "evaluate", str(run.path), "--models", "convnet3", "alexnet", "vgg11", "resnet18"])
     note = "" if run.evaluations else f'<p class="note">Add other networks with <code>{escape(more)}</code></p>'
     return table(heads, told) + note
