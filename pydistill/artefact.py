@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
+from pydistill.png import png_bytes, tile
 from pydistill.tensorfile import read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
 KEY = "pydistill.artefact"
 FILE_NAME = "distilled.safetensors"
 BEST_NAME = "best.safetensors"
+PREFIX = "preprocessing."
+PREVIEW = "preview_png"
+PREVIEW_PIXELS = 2**20
+
+ABOUT = (
+    "A distilled training set. Train a fresh network on `images` and `labels` by SGD at learning rate `lr` as "
+    "`evaluation.training` says (its own lr is replaced by this one); `viewable` says how to make pixels of images."
+)
+FORMULAS = {
+    "normalise": "pixels = images * preprocessing.std + preprocessing.mean, per channel, clamped to [0, 1]",
+    "zca": "pixels = preprocessing.inverse @ image + preprocessing.mean, image flattened as C, H, W, clamped to [0, 1]",
+}
+MEANINGS = {
+    "images": "the distilled images [n, C, H, W] as networks see them, preprocessed",
+    "labels": "class numbers [n], or class probabilities [n, classes]",
+    "classes": "the class that each image stands for [n]",
+    "initial_images": "the images before the first iteration, [n, C, H, W], preprocessed",
+    "preprocessing.mean": "of the training pixels in [0, 1]: per channel [C], or per pixel [C, H, W] for zca",
+    "preprocessing.std": "of the training pixels in [0, 1], per channel [C]",
+    "preprocessing.matrix": "ZCA whitening W [D, D], D = C H W: image = W (pixels - mean)",
+    "preprocessing.inverse": "the inverse of W [D, D]",
+    PREVIEW: "a PNG file of viewable images, a column per class",
+}
 
 
 @dataclass(frozen=True)
@@ -31,7 +59,7 @@ class Artefact:
         lr: α, the learned learning rate.
         preprocessing: the normalisation or the ZCA whitening with its inverse.
         provenance: configuration, seed, versions, dataset and accuracies, as JSON-able values.
-        initial_images: the images before the first iteration, [n, C, H, W].
+        initial_images: the images before the first iteration, [n, C, H, W]; None if unknown (an imported set).
     """
 
     images: Tensor
@@ -40,24 +68,64 @@ class Artefact:
     lr: float
     preprocessing: Preprocessing
     provenance: dict[str, Any]
-    initial_images: Tensor
+    initial_images: Tensor | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the K classes, in the order of the labels."""
+        return tuple(self.provenance["dataset"]["classes"])
 
     def viewable(self, images: Tensor | None = None) -> Tensor:
         """The images (or others in the same space) as pixels in [0, 1], [n, C, H, W]."""
         return self.preprocessing.invert(self.images if images is None else images).clamp(0, 1)
 
+    def preview(self) -> bytes:
+        """A PNG file of the viewable images: a column per class, as many images as a million pixels hold.
+
+        Channels that are neither one nor three are averaged to grey.
+        """
+        count, _, height, width = self.images.shape
+        number = len(self.class_names)
+        per_class = count // number
+        number = min(number, max(1, PREVIEW_PIXELS // (height * width)))
+        rows = min(per_class, max(1, PREVIEW_PIXELS // (height * width * number)))
+        shown = torch.arange(number)[:, None] * per_class + torch.arange(rows)
+        pixels = self.viewable(self.images[shown.flatten().to(self.images.device)])
+        if pixels.shape[1] not in (1, 3):
+            pixels = pixels.mean(dim=1, keepdim=True)
+        return png_bytes(tile(pixels, number))
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the artefact to `path` (a .safetensors file), atomically."""
+        """Write the artefact to `path` (a .safetensors file), atomically.
+
+        Raises:
+            WriteError: the folder cannot be written or the disk is full.
+        """
         about, tensors = self.preprocessing.state()
-        header = {"format": FORMAT, "lr": self.lr, "preprocessing": about, "provenance": self.provenance}
-        stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
+        stored = {f"{PREFIX}{name}": value for name, value in tensors.items()}
         stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
-        stored["initial_images"] = self.initial_images
-        write_tensors(path, KEY, header, stored)
+        if self.initial_images is not None:
+            stored["initial_images"] = self.initial_images
+        stored[PREVIEW] = torch.from_numpy(np.frombuffer(self.preview(), np.uint8).copy())
+        evaluation = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
+        header = {
+            "format": FORMAT,
+            "about": ABOUT,
+            "lr": self.lr,
+            "class_names": list(self.class_names),
+            "preprocessing": about,
+            "viewable": FORMULAS.get(self.preprocessing.kind, self.preprocessing.kind),
+            "evaluation": evaluation,
+            "augmentation": _mapping(evaluation.get("training")).get("dsa"),
+            "provenance": self.provenance,
+        }
+        write_tensors(path, KEY, header, stored, meanings=MEANINGS)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Artefact:
-        """Read an artefact from a file, or from the run folder that holds it.
+        """Read an artefact from a file, or from the run folder that holds it; nothing in the file is executed.
+
+        The checksums of the header and of every tensor are verified (files of format 1 have none).
 
         Raises:
             InputError: there is no artefact at `path`.
@@ -68,10 +136,9 @@ class Artefact:
             file = file / FILE_NAME
         if not file.is_file():
             raise InputError(f"{path} holds no distilled set ({file} does not exist)")
-        header, tensors = read_tensors(file, KEY, FORMAT, "a distilled set")
+        header, tensors = read_tensors(file, KEY, READABLE, "a distilled set")
         try:
-            prefix = "preprocessing."
-            about = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            about = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
             artefact = cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
@@ -79,18 +146,44 @@ class Artefact:
                 lr=float(header["lr"]),
                 preprocessing=Preprocessing.from_state(header["preprocessing"], about),
                 provenance=dict(header["provenance"]),
-                initial_images=tensors["initial_images"],
+                initial_images=tensors.get("initial_images"),
             )
-        except (KeyError, TypeError, ValueError) as error:
+            _check(artefact, file)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
+            if isinstance(error, FormatError) and str(error).startswith(str(file)):
+                raise
             raise FormatError(f"{file} is damaged or not a distilled set of pydistill's ({error})") from error
-        _check(artefact, file)
         return artefact
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 def _check(artefact: Artefact, file: Path) -> None:
-    count = artefact.images.shape[0] if artefact.images.ndim == 4 else -1
-    agrees = artefact.labels.ndim in (1, 2) and artefact.labels.shape[0] == count == artefact.classes.shape[0]
-    if not agrees or artefact.initial_images.shape != artefact.images.shape:
+    """Refuse what cannot be a distilled set; FormatError names the file and what is wrong."""
+    images, labels, classes = artefact.images, artefact.labels, artefact.classes
+    count = images.shape[0] if images.ndim == 4 else -1
+    agrees = labels.ndim in (1, 2) and classes.ndim == 1 and labels.shape[0] == count == classes.shape[0]
+    if not agrees or (artefact.initial_images is not None and artefact.initial_images.shape != images.shape):
         raise FormatError(f"{file} is damaged: its images, labels and classes do not agree in number")
-    if not torch.isfinite(artefact.images).all() or not artefact.lr > 0:
+    labels_fit = labels.is_floating_point() if labels.ndim == 2 else labels.dtype == torch.int64
+    if not (images.is_floating_point() and classes.dtype == torch.int64 and labels_fit):
+        raise FormatError(f"{file} is damaged: its images, labels or classes are numbers of the wrong kind")
+    tensors = [images, labels] + ([] if artefact.initial_images is None else [artefact.initial_images])
+    if not all(bool(torch.isfinite(each).all()) for each in tensors) or not (
+        math.isfinite(artefact.lr) and artefact.lr > 0
+    ):
         raise FormatError(f"{file} is damaged: its images or its learning rate are not usable numbers")
+    if not all(isinstance(artefact.provenance.get(name, {}), Mapping) for name in ("dataset", "recipe")):
+        raise FormatError(f"{file} is damaged: its provenance is not what pydistill writes")
+    names = artefact.class_names
+    if not names or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"{file} is damaged: its classes have no names")
+    numbers = [classes] + ([labels] if labels.ndim == 1 else [])
+    outside = any(bool(((each < 0) | (each >= len(names))).any()) for each in numbers)
+    if count < 1 or outside or (labels.ndim == 2 and labels.shape[1] != len(names)):
+        raise FormatError(f"{file} is damaged: its labels are not of its {len(names)} classes")
+    if not torch.equal(classes, torch.arange(len(names)).repeat_interleave(count // len(names))):
+        raise FormatError(f"{file} is damaged: its images are not sorted by class, equally many of each")
+    artefact.preprocessing.invert(images[:1])

@@ -17,7 +17,7 @@ from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, recipe_from_dict
-from pydistill.run import RunResult, run_distillation
+from pydistill.run import RunDivergedError, RunResult, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
@@ -61,10 +61,19 @@ def distill_shown(
         int(folder.load_checkpoint()[0]["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
     )
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
-        result = run_distillation(recipe, dataset, store, out, resume=resume, observer=BarObserver(bar))
+        try:
+            result = run_distillation(recipe, dataset, store, out, resume=resume, observer=BarObserver(bar))
+        except RunDivergedError as error:
+            _write_summary(recipe, error.result)
+            raise
+    _write_summary(recipe, result)
+    return result
+
+
+def _write_summary(recipe: Recipe, result: RunResult) -> None:
+    out = result.folder.path
     write_json(out / SUMMARY, run_summary(recipe, result))
     draw_run(result.folder)
-    return result
 
 
 def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
@@ -77,6 +86,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "method": recipe.distill.method,
         "seed": recipe.distill.seed,
         "iterations": len(iterations),
+        "rejected_updates": sum("rejected" in line for line in iterations),
         "seconds": result.seconds,
         "accuracy_final": accuracy_record(result.accuracy_final.accuracies),
         "accuracy_best": accuracy_record(result.accuracy_best.accuracies) | {"iteration": result.best_iteration},
@@ -84,6 +94,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "loss_last": sum(losses[-window:]) / window if losses else None,
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
+        "ended_early": result.ended_early,
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }

@@ -20,7 +20,7 @@ from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
 from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, name_of, parse
-from pydistill.training import TrainingSettings, accuracy, derive_seed, epochs_of, train
+from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, train
 
 AT_ONCE_ON_A_GPU = 4
 
@@ -45,7 +45,7 @@ class EvaluationSettings:
             null means 4 on a GPU, else 1. No outcome depends on it.
 
     Raises:
-        InputError: repeats or at_once below 1.
+        InputError: repeats or at_once below 1, a seed outside its limits, or no network of one of the names.
     """
 
     models: tuple[str, ...] = ()
@@ -60,6 +60,9 @@ class EvaluationSettings:
             raise InputError(f"repeats must be at least 1, not {self.repeats}")
         if self.at_once is not None and self.at_once < 1:
             raise InputError(f"at_once must be at least 1 (or null for the device's own), not {self.at_once}")
+        check_seed("seed of the evaluation", self.seed)
+        for name in self.models:
+            parse(name)
 
     def networks_at_once(self, device: torch.device) -> int:
         """How many networks train side by side on this device."""
@@ -145,18 +148,14 @@ def evaluate(
     lr = float(lr)
     _check(images, labels, lr, dataset)
     device = dataset.device
-    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
-    labels = labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
+    pictures, labels = _on_device(images, labels, device)
     training = replace(settings.training, lr=lr)
     start = time.perf_counter()
     accuracies: list[float] = []
     diverged = 0
     at_once = settings.networks_at_once(device)
     for first in range(0, settings.repeats, at_once):
-        seeds = [
-            derive_seed("evaluation", settings.seed, repeat)
-            for repeat in range(first, min(first + at_once, settings.repeats))
-        ]
+        seeds = [_seed(settings, repeat) for repeat in range(first, min(first + at_once, settings.repeats))]
         networks = [
             build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed).to(device)
             for seed in seeds
@@ -167,6 +166,49 @@ def evaluate(
             if on_network is not None:
                 on_network(repeat, accuracies[-1])
     return Evaluation(name_of(model), tuple(accuracies), time.perf_counter() - start, diverged)
+
+
+def train_network(
+    images: Tensor | Pictures,
+    labels: Tensor,
+    lr: float,
+    model: Network | nn.Module,
+    settings: EvaluationSettings,
+    *,
+    num_classes: int,
+    repeat: int = 0,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The network that `evaluate` trains as number `repeat`, bit for bit on the CPU with the same number of threads.
+
+    Args:
+        images, labels, lr: as for `evaluate`.
+        model: the network, built afresh; or a module of your own, which is trained from the parameters that it has.
+        settings: the protocol.
+        num_classes: K.
+        repeat: r, from 0.
+
+    Raises:
+        InputError: images and labels do not fit each other or the network, or lr ≤ 0.
+        DivergedError: the training left the finite numbers.
+    """
+    seed = _seed(settings, repeat)
+    pictures, labels = _on_device(images, labels, torch.device(device))
+    channels, *plane = pictures.shape[1:]
+    network = model if isinstance(model, nn.Module) else build(model, channels, num_classes, plane, seed=seed)
+    network.to(device)
+    training = replace(settings.training, lr=float(lr))
+    train(network, pictures, labels, training, generator=torch.Generator().manual_seed(seed))
+    return network
+
+
+def _seed(settings: EvaluationSettings, repeat: int) -> int:
+    return derive_seed("evaluation", settings.seed, repeat)
+
+
+def _on_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) -> tuple[Pictures, Tensor]:
+    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
+    return pictures, labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
 
 
 def _train_all(
@@ -249,6 +291,27 @@ def evaluate_models(
         InputError: as `evaluate`, or a network that does not exist or cannot take such images.
     """
     networks: list[Network] = [parse(text) for text in settings.models] or [model]
+    return evaluate_networks(images, labels, lr, dataset, networks, settings, on_network=on_network)
+
+
+def evaluate_networks(
+    images: Tensor | Pictures,
+    labels: Tensor,
+    lr: float,
+    dataset: Dataset,
+    networks: Sequence[Network],
+    settings: EvaluationSettings,
+    *,
+    on_network: Callable[[str, int, float], None] | None = None,
+) -> list[Evaluation]:
+    """`evaluate` for each network in turn; every one is checked before the first is trained.
+
+    Args:
+        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
+
+    Raises:
+        InputError: as `evaluate`, or a network that does not exist or cannot take such images.
+    """
     for network in networks:
         architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
     rows = []

@@ -11,7 +11,7 @@ from pydistill.artefact import BEST_NAME, Artefact
 from pydistill.data import Dataset
 from pydistill.distill import Distiller, IterationReport
 from pydistill.evaluate import Evaluation, evaluate
-from pydistill.nn import Network
+from pydistill.nn import Network, architecture_of
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.version import VERSION
@@ -51,39 +51,41 @@ class Judge:
     ) -> None:
         self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
         self.folder, self.observer = folder, observer
+        self.architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
         self.best: tuple[int, Evaluation] | None = None
         self.last: tuple[int, Evaluation] | None = None
 
-    def is_due(self, iteration: int) -> bool:
-        """Whether the set is evaluated after this iteration."""
-        every = self.recipe.distill.evaluate_every
-        return iteration == self.recipe.distill.iterations or (every > 0 and iteration % every == 0)
+    def is_due(self) -> bool:
+        """Whether the set as it is now is to be evaluated, and has not been."""
+        iteration, settings = self.distiller.iteration, self.recipe.distill
+        every = settings.evaluate_every
+        wanted = iteration == settings.iterations or (every > 0 and iteration > 0 and iteration % every == 0)
+        return wanted and self.evaluation_now() is None
 
-    def evaluate(self) -> Evaluation:
-        """Evaluate the set as it is now; if it is the best so far, save it as such."""
-        iteration = self.distiller.iteration
-        synthetic = self.distiller.synthetic
-        evaluation = evaluate(
+    def evaluation_now(self) -> Evaluation | None:
+        """The evaluation of the set as it is now, if there has been one."""
+        return self.last[1] if self.last is not None and self.last[0] == self.distiller.iteration else None
+
+    def evaluation(self) -> Evaluation:
+        """What the set as it is now is worth; nothing is kept or written."""
+        return evaluate(
             self.distiller.images,
-            synthetic.training_labels,
+            self.distiller.synthetic.training_labels,
             self.distiller.lr,
             self.dataset,
             self.network,
             self.recipe.evaluation,
         )
+
+    def keep(self, evaluation: Evaluation) -> None:
+        """Keep the evaluation of the set as it is now; if it is the best so far, save the set as such."""
+        iteration = self.distiller.iteration
         self.last = (iteration, evaluation)
         self.folder.append_metrics({"event": "evaluation", "iteration": iteration, **evaluation.as_record()})
         if self.best is None or evaluation.mean > self.best[1].mean:
             self.best = (iteration, evaluation)
             self.artefact(evaluation).save(self.folder.path / BEST_NAME)
         self.observer.on_evaluation(iteration, evaluation)
-        return evaluation
-
-    def evaluate_final(self) -> Evaluation:
-        """The last iteration's evaluation, made now unless it has been."""
-        if self.last is not None and self.last[0] == self.distiller.iteration:
-            return self.last[1]
-        return self.evaluate()
 
     def artefact(self, evaluation: Evaluation) -> Artefact:
         """The set as it is now, with where it comes from and what it is worth."""
@@ -91,6 +93,7 @@ class Judge:
         provenance = {
             "recipe": self.recipe.as_dict(),
             "dataset": {"name": self.dataset.name, "digest": self.dataset.digest, "classes": self.dataset.class_names},
+            "architecture": self.architecture,
             "iteration": distiller.iteration,
             "accuracy": evaluation.as_record(),
             "versions": {"pydistill": VERSION, "torch": torch.__version__, "python": platform.python_version()},

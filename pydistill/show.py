@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pydistill.artefact import Artefact
 from pydistill.errors import MissingDependencyError
 from pydistill.files import atomic_path
-
-MOST_COLUMNS = 20
+from pydistill.png import MOST_COLUMNS, tile
 
 
 def _pyplot() -> Any:
@@ -23,43 +21,34 @@ def _pyplot() -> Any:
         mpl.use("Agg")
         from matplotlib import pyplot
     except ImportError as error:
-        raise MissingDependencyError(
-            "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
-        ) from error
+        raise _no_matplotlib() from error
     return pyplot
 
 
-def tile(images: Tensor, classes: int) -> Tensor:
-    """One picture [C, H', W'] of images [n, C, H, W] in [0, 1]: a column per class, a row per image of a class.
+def _no_matplotlib() -> MissingDependencyError:
+    return MissingDependencyError("pictures need matplotlib; install it with: pip install 'pydistill[cli]'")
 
-    More than 20 classes wrap into bands of 20 columns. Each image has a border of one white pixel.
+
+def images_figure(artefact: Artefact) -> Any:
+    """A matplotlib figure of the images before the first iteration (if they are known) above those after the last.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
     """
-    per_class = images.shape[0] // classes
-    padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
-    bands = []
-    for first in range(0, classes, MOST_COLUMNS):
-        last = min(first + MOST_COLUMNS, classes)
-        rows = [
-            torch.cat([padded[label * per_class + row] for label in range(first, last)], dim=2)
-            for row in range(per_class)
-        ]
-        band = torch.cat(rows, dim=1)
-        missing = (min(classes, MOST_COLUMNS) - (last - first)) * padded.shape[3]
-        bands.append(torch.nn.functional.pad(band, (0, missing), value=1.0))
-    return torch.cat(bands, dim=1)
-
-
-def save_images(artefact: Artefact, path: Path) -> None:
-    """Draw the images before the first iteration above those after the last into one PNG file."""
-    pyplot = _pyplot()
-    names = artefact.provenance["dataset"]["classes"]
-    pictures = [tile(artefact.viewable(images), len(names)) for images in (artefact.initial_images, artefact.images)]
-    height, width = pictures[0].shape[1:]
+    try:
+        from matplotlib.figure import Figure  # no pyplot: the user's backend stays as it is
+    except ImportError as error:
+        raise _no_matplotlib() from error
+    names = artefact.class_names
+    shown = [("before: real images", artefact.initial_images), ("after: distilled", artefact.images)]
+    pictures = [(title, tile(artefact.viewable(images), len(names))) for title, images in shown if images is not None]
+    height, width = pictures[0][1].shape[1:]
     wide = 10.0
-    figure, axes = pyplot.subplots(2, 1, figsize=(wide, 2 * (wide * height / width + 0.5)), constrained_layout=True)
-    for axis, picture, title in zip(axes, pictures, ("before: real images", "after: distilled"), strict=True):
-        gray = picture.shape[0] == 1
-        pixels = (picture[0] if gray else picture.permute(1, 2, 0)).cpu().numpy()
+    figure = Figure(figsize=(wide, len(pictures) * (wide * height / width + 0.5)), layout="constrained")
+    axes = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
+    for axis, (title, picture) in zip(axes, pictures, strict=True):
+        gray = picture.shape[0] != 3
+        pixels = (picture.mean(dim=0) if gray else picture.permute(1, 2, 0)).cpu().numpy()
         axis.imshow(pixels, cmap="gray" if gray else None, vmin=0, vmax=1)
         axis.set_title(title)
         axis.set_yticks([])
@@ -67,7 +56,14 @@ def save_images(artefact: Artefact, path: Path) -> None:
         if len(names) <= MOST_COLUMNS:
             side = width / len(names)
             axis.set_xticks([(number + 0.5) * side - 0.5 for number in range(len(names))], names)
-    _save(pyplot, figure, path)
+    return figure
+
+
+def save_images(artefact: Artefact, path: Path) -> None:
+    """Draw `images_figure` into one PNG file."""
+    figure = images_figure(artefact)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[str, float] | None = None) -> None:

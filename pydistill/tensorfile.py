@@ -1,12 +1,14 @@
-"""A safetensors file with a JSON header: how a distilled set and a checkpoint lie on disk."""
+"""A safetensors file with a JSON header and checksums: how a distilled set and a checkpoint lie on disk."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -14,36 +16,87 @@ from torch import Tensor
 from pydistill.errors import FormatError
 from pydistill.files import atomic_path
 
+TENSORS = "tensors"
+CHECKSUM = ".sha256"
+
 
 def write_tensors(
-    path: str | os.PathLike[str], key: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    path: str | os.PathLike[str],
+    key: str,
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    meanings: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors, and `header` as JSON under `key` of the file's metadata, atomically.
+
+    The JSON also holds, under "tensors", dtype, shape and SHA-256 of every tensor (of its bytes in the file: row by
+    row, little-endian), and what it means; the SHA-256 of the JSON itself lies beside it under `key`.sha256.
+
+    Args:
+        header: JSON-able values, of which none is called "tensors".
+        meanings: what the tensors are, by name, for readers.
 
     Raises:
         WriteError: the folder cannot be written or the disk is full.
     """
     # safetensors refuses tensors that share memory, as hard labels and classes may
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    told = {
+        name: _described(value) | ({"meaning": meanings[name]} if meanings and name in meanings else {})
+        for name, value in plain.items()
+    }
+    text = json.dumps({**header, TENSORS: told}, ensure_ascii=False)
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={key: json.dumps(header)})
+        save_file(plain, temporary, metadata={key: text, key + CHECKSUM: _sha256(text.encode())})
 
 
 def read_tensors(
-    path: str | os.PathLike[str], key: str, version: int, what: str
+    path: str | os.PathLike[str], key: str, version: int | Collection[int], what: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors that `write_tensors` wrote; nothing in the file is executed.
+
+    Checksums are verified, where the file has them (those of earlier versions have none).
 
     Raises:
         FormatError: the file is damaged, not `what` (for the message), or its header's `format` is not `version`.
     """
     try:
         with safe_open(os.fspath(path), framework="pt") as handle:
-            header = json.loads((handle.metadata() or {})[key])
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+            metadata = handle.metadata() or {}
+            header = json.loads(metadata[key])
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, RecursionError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or not {what} of pydistill's ({error})") from error
+    versions = (version,) if isinstance(version, int) else version
     found = header.get("format") if isinstance(header, dict) else None
-    if found != version:
-        raise FormatError(f"{path} has format {found}; this version of pydistill reads {version}")
+    if not isinstance(found, int) or found not in versions:
+        raise FormatError(
+            f"{path} has format {found}; this version of pydistill reads {' and '.join(map(str, sorted(versions)))}"
+        )
+    checksum = metadata.get(key + CHECKSUM)
+    if checksum is None and TENSORS not in header:
+        return header, tensors
+    if checksum != _sha256(metadata[key].encode()):
+        raise FormatError(f"{path} is damaged: its header does not have the SHA-256 that was written with it")
+    told = header.pop(TENSORS, None)
+    if not isinstance(told, dict) or told.keys() != tensors.keys():
+        raise FormatError(f"{path} is damaged: it does not hold the tensors that its header lists")
+    for name, value in tensors.items():
+        listed = told[name] if isinstance(told[name], dict) else {}
+        if any(listed.get(fact) != found for fact, found in _described(value).items()):
+            raise FormatError(f"{path} is damaged: tensor {name} is not the one that was written")
     return header, tensors
+
+
+def _described(value: Tensor) -> dict[str, Any]:
+    data = value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b""
+    return {
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "shape": list(value.shape),
+        "sha256": _sha256(data),
+    }
+
+
+def _sha256(data: Any) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -255,6 +255,12 @@ def accuracy(
     return int(right) / len(pictures)
 
 
+def check_seed(what: str, seed: int) -> None:
+    """Refuse a seed that is not at least 0 and below 2^63; InputError names `what`."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"{what} must be at least 0 and below 2^63, not {seed}")
+
+
 def derive_seed(*parts: int | str) -> int:
     """A seed of 63 bits that depends on every part, so that neighbouring seeds share no random numbers."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()

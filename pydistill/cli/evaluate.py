@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_device, load_dataset
-from pydistill.errors import MismatchError
+from pydistill.cli.arguments import add_device, add_json, device_of, print_json
+from pydistill.errors import InputError
 
 ABOUT = "Train fresh networks on a distilled set and test them."
 USAGE = "RUN [--models NAME …] [--repeats N]"
@@ -29,38 +27,31 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--data", type=str | None, default=None, help="where the data lie, if not where they were")
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
-    parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
     """Print a table of accuracies, a row per network."""
-    from pydistill.artefact import BEST_NAME, Artefact
-    from pydistill.commands import recipe_of
-    from pydistill.evaluate import evaluate_models, table
-    from pydistill.files import write_json
+    from pydistill.distilled_set import load
+    from pydistill.evaluate import table
 
-    path = Path(values.run)
-    if path.is_dir() and values.which == "best":
-        path = path / BEST_NAME
-    artefact = Artefact.load(path)
-    recipe = recipe_of(artefact)
-    if values.data is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=values.data))
-    settings = recipe.evaluation
-    if values.epochs is not None:
-        settings = replace(settings, training=replace(settings.training, epochs=values.epochs))
-    changes: dict[str, Any] = {"models": tuple(values.models) if values.models else None}
-    changes |= {name: values[name] for name in ("repeats", "seed")}
-    settings = replace(settings, **{name: value for name, value in changes.items() if value is not None})
-    dataset = load_dataset(recipe, values.device)
-    if dataset.digest != artefact.provenance["dataset"]["digest"]:
-        raise MismatchError(
-            f"the set was distilled from {artefact.provenance['dataset']['name']} with digest "
-            f"{artefact.provenance['dataset']['digest'][:12]}, and {recipe.data.name} here has {dataset.digest[:12]}; "
-            "name the folder of the same data with --data"
+    distilled = load(values.run, which=values.which)
+    own = list(distilled.recipe.evaluation.models)
+    if not values.models and any(":" in name for name in own):
+        raise InputError(
+            f"the set asks for networks of its author's own ({', '.join(own)}), whose code would run; "
+            "name those that you want with --models"
         )
-    rows = evaluate_models(artefact.images, artefact.labels, artefact.lr, dataset, recipe.model, settings)
-    print(table(rows))
-    if values.json is not None:
-        write_json(values.json, [row.as_record() for row in rows])
+    rows = distilled.evaluate(
+        values.models or own or None,
+        values.repeats,
+        data_path=values.data,
+        seed=values.seed,
+        epochs=values.epochs,
+        device=device_of(values.device),
+    )
+    if values.json:
+        print_json([row.as_record() for row in rows])
+    else:
+        print(table(rows))
     return status.DONE

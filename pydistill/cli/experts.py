@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_quiet, add_recipe, load_dataset, recipe_of
+from pydistill.cli.arguments import (
+    RECIPE_USAGE,
+    add_device,
+    add_json,
+    add_quiet,
+    add_recipe,
+    load_dataset,
+    print_json,
+    recipe_of,
+)
 
 ABOUT = "Train experts and store their trajectories."
 USAGE = f"{RECIPE_USAGE} --out EXPERTS"
@@ -19,10 +28,11 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The recipe, the folder, the device."""
-    add_recipe(parser)
+    add_recipe(parser, used=("data", "model", "expert"))
     parser.add_argument("--out", type=str, required=True, help="folder of the experts; whole ones in it are kept")
     add_device(parser)
     add_quiet(parser)
+    add_json(parser)
 
 
 def run(values: Any) -> int:
@@ -33,5 +43,8 @@ def run(values: Any) -> int:
     dataset = load_dataset(recipe, values.device)
     store = train_experts_shown(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
+    if values.json:
+        print_json({"folder": values.out, "experts": len(store), "test_accuracies": [each / 100 for each in finals]})
+        return status.DONE
     print(f"{len(store)} experts in {values.out}; final test accuracy {sum(finals) / len(finals):.1f} % on average")
     return status.DONE

@@ -87,6 +87,29 @@ class Dataset:
             preprocessing=preprocessing,
         )
 
+    def with_preprocessing(self, preprocessing: Preprocessing) -> Dataset:
+        """The same pictures and labels, preprocessed otherwise; floats agree to rounding, bytes are not copied.
+
+        Raises:
+            InputError: the preprocessing does not fit the pictures' channels or size.
+        """
+        preprocessing = preprocessing.to(self.device)
+
+        def changed(pictures: Pictures) -> Pictures:
+            if pictures.are_bytes:
+                return Pictures(pictures.pixels, preprocessing)
+            floats = torch.empty_like(pictures.pixels)
+            for target, chunk in zip(chunks_of(floats), chunks_of(pictures.pixels), strict=True):
+                target.copy_(preprocessing.apply(self.preprocessing.invert(chunk)))
+            return Pictures(floats)
+
+        return replace(
+            self,
+            train_pictures=changed(self.train_pictures),
+            test_pictures=changed(self.test_pictures),
+            preprocessing=preprocessing,
+        )
+
     def class_indices(self, label: int) -> Tensor:
         """Where in the training set the images of one class are, ascending; int64 [n of the class].
 

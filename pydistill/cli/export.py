@@ -1,0 +1,45 @@
+"""`pydistill export`: write a distilled set in another tool's format."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydistill.cli import status
+
+ABOUT = "Write a distilled set in another tool's format."
+USAGE = "RUN --format mtt|dcbench|ddranking|imagefolder --out DIR"
+EXAMPLES = """
+  pydistill export runs/first --format imagefolder --out pictures
+  pydistill export runs/first --format mtt --out logged_files/CIFAR10/first
+  pydistill export runs/first --format ddranking --which best --out submission
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The set, the format, and where to."""
+    from pydistill.exchange import FORMATS
+
+    parser.add_argument("run", type=str, help="run folder, or a distilled set's file")
+    parser.add_argument("--format", choices=list(FORMATS), required=True, help="whose files to write")
+    parser.add_argument("--out", type=str, required=True, help="new or empty folder (of dcbench: its root)")
+    parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
+    parser.add_argument(
+        "--as-is", action="store_true", help="keep the set's own normalisation instead of the one the readers expect"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def run(values: Any) -> int:
+    """Say what was written, and what the images in it are."""
+    from pydistill.distilled_set import load
+    from pydistill.exchange import export_set
+
+    distilled = load(values.run, which=values.which)
+    done = export_set(distilled, values.format, values.out, as_is=values.as_is)
+    if values.json:
+        about = {"folder": str(done.folder), "files": [str(path) for path in done.files], "images": done.told()}
+        print(json.dumps(about | {"lr": distilled.lr}))
+    else:
+        print(f"{len(distilled)} images in {done.folder} ({len(done.files)} files), {done.told()}; lr {distilled.lr:g}")
+    return status.DONE

@@ -1,0 +1,82 @@
+"""`pydistill import`: read another tool's distilled set."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydistill.cli import status
+from pydistill.errors import InputError
+
+ABOUT = "Read another tool's distilled set."
+USAGE = "--format mtt|dcbench|ddranking FILES --out FILE [--lr LR] [--dataset NAME] …"
+EXAMPLES = """
+  pydistill import --format mtt logged_files/CIFAR10/first --lr 0.0123 --dataset cifar10 --model convnet3 --out first.safetensors
+  pydistill import --format mtt images_best.pt --lr 0.02 --dataset cifar10 --data cifar-10-python.tar.gz --zca --out first.safetensors
+  pydistill import --format ddranking baselines/DATM/CIFAR10/IPC10 --dataset cifar10 --out datm.safetensors
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The files, and what they do not tell."""
+    from pydistill.exchange import IMPORTED
+
+    parser.add_argument("files", type=str, help="folder of the files; of mtt also an images file")
+    parser.add_argument("--format", choices=list(IMPORTED), required=True, help="who wrote them")
+    parser.add_argument("--out", type=str, required=True, help="the distilled set's file, .safetensors")
+    parser.add_argument("--lr", type=float | None, default=None, help="the learned learning rate, if no file holds it")
+    parser.add_argument("--dataset", type=str | None, default=None, help="the distilled data set, such as cifar10")
+    parser.add_argument("--data", type=str | None, default=None, help="where it lies: class names, ZCA and digest")
+    parser.add_argument("--zca", action="store_true", help="the images are whitened (needs --data, to fit the same)")
+    parser.add_argument("--mean", type=float, nargs="+", help="that the images were normalised with, per channel")
+    parser.add_argument("--std", type=float, nargs="+", help="likewise; both by default those known for the data set")
+    parser.add_argument("--classes", type=str, nargs="+", help="the classes' names, in the order of the labels")
+    parser.add_argument("--model", type=str | None, default=None, help="the student's network, such as convnet3")
+    parser.add_argument("--soft", choices=["logits", "probabilities"], default=None, help="what rows of labels are")
+    parser.add_argument("--like", type=str | None, default=None, help="a run or set to take what is unknown from")
+    parser.add_argument("--json", action="store_true", help="print what was read as JSON")
+
+
+def run(values: Any) -> int:
+    """Say what was read."""
+    import torch
+
+    from pydistill import data
+    from pydistill.data import DataSettings, Normalise
+    from pydistill.distilled_set import load
+    from pydistill.exchange import import_set
+
+    if (values.mean is None) != (values.std is None):
+        raise InputError("--mean and --std belong together; give both or none")
+    if values.zca and (values.data is None or values.mean is not None):
+        raise InputError("--zca needs --dataset and --data, to fit the whitening, and neither --mean nor --std")
+    if values.data is not None and values.dataset is None:
+        raise InputError("--data needs --dataset: the name of what lies there")
+    names = values.classes
+    preprocessing = None
+    if values.data is not None:
+        dataset = data.load(DataSettings(values.dataset, path=values.data, zca=values.zca))
+        names = names or dataset.class_names
+        preprocessing = dataset.preprocessing if values.zca else None
+    if values.mean is not None:
+        mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (values.mean, values.std))
+        preprocessing = Normalise(mean, std)
+    found = import_set(
+        values.format,
+        values.files,
+        lr=values.lr,
+        dataset=values.dataset,
+        preprocessing=preprocessing,
+        class_names=names,
+        model=values.model,
+        soft=values.soft,
+        like=None if values.like is None else load(values.like),
+    )
+    found.save(values.out)
+    labels = "class numbers" if found.labels.ndim == 1 else "soft labels"
+    if values.json:
+        about = {"file": values.out, "images": list(found.images.shape), "classes": list(found.class_names)}
+        print(json.dumps(about | {"labels": labels, "lr": found.lr, "preprocessing": found.preprocessing.kind}))
+    else:
+        print(f"{found!r}, {labels}, preprocessing {found.preprocessing.kind}: {values.out}")
+    return status.DONE

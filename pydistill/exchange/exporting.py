@@ -1,0 +1,100 @@
+"""From a distilled set to other tools' files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from pydistill.artefact import Artefact
+from pydistill.data import Normalise, Preprocessing
+from pydistill.distilled_set import DistilledSet
+from pydistill.errors import InputError
+from pydistill.exchange import dcbench, ddranking, imagefolder, mtt
+from pydistill.exchange.published import published_normalisation
+
+FORMATS = ("mtt", "dcbench", "ddranking", "imagefolder")
+_WRITERS = {
+    "mtt": mtt.write,
+    "dcbench": dcbench.write,
+    "ddranking": ddranking.write,
+    "imagefolder": imagefolder.write,
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        folder: where the files are.
+        files: their paths.
+        preprocessing: what made the exported images of pixels; None: they are pixels.
+        converted: whether that is not the set's own preprocessing.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    preprocessing: Preprocessing | None
+    converted: bool
+
+    def told(self) -> str:
+        """What the exported images are, in words."""
+        if self.preprocessing is None:
+            return "8-bit pixels"
+        if not isinstance(self.preprocessing, Normalise):
+            return "whitened by the set's own ZCA (eps 0.1, fitted on the training images in [0, 1])"
+        mean, std = (
+            "[" + ", ".join(f"{value:.4g}" for value in numbers.tolist()) + "]"
+            for numbers in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        whose = "the statistics that readers of the format use" if self.converted else "the set's own statistics"
+        return f"normalised with {whose}: mean {mean}, std {std}"
+
+
+def export_set(
+    distilled: DistilledSet | Artefact, form: str, out: str | os.PathLike[str], *, as_is: bool = False
+) -> Exported:
+    """Write a distilled set in another tool's format.
+
+    pydistill normalises with statistics measured on the training images; other tools normalise their test images with
+    constants of their own. So that a network trained on the exported images sees test images in the same space, the
+    images are converted to these constants, where they are known: x' = (pixels − mean') / std'. Whitened images stay
+    whitened in `mtt` and `ddranking`, whose readers fit the same whitening, and become normalised ones in `dcbench`,
+    whose reader has none.
+
+    Args:
+        form: mtt, dcbench, ddranking or imagefolder.
+        out: a folder to write into; for dcbench its root ("distilled_results").
+        as_is: leave the images as the set has them, bit for bit.
+
+    Raises:
+        InputError: no such format, the set does not fit into it, or the folder already holds something.
+        WriteError: the folder cannot be written or the disk is full.
+    """
+    if form not in FORMATS:
+        raise InputError(f"format must be one of {', '.join(FORMATS)}, not {form!r}")
+    artefact = distilled.artefact if isinstance(distilled, DistilledSet) else distilled
+    folder = Path(out)
+    if form == "dcbench":
+        folder = folder / dcbench.folder_of(artefact)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} already holds something; choose another folder")
+    if form == "imagefolder" and as_is:
+        raise InputError("an image folder holds pixels, so as_is is not to be had; export the set as mtt or ddranking")
+    images, preprocessing = _converted(artefact, form, as_is)
+    files = _WRITERS[form](artefact, images.cpu().contiguous(), folder)
+    return Exported(folder, tuple(files), preprocessing, preprocessing is not artefact.preprocessing)
+
+
+def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Preprocessing | None]:
+    """The images as the format has them, and what made them of pixels."""
+    if form == "imagefolder":
+        return artefact.viewable(), None
+    own = artefact.preprocessing
+    wanted = published_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
+    if as_is or wanted is None or (own.kind == "zca" and form != "dcbench"):
+        return artefact.images, own
+    return wanted.apply(own.invert(artefact.images)), wanted

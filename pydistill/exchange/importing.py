@@ -1,0 +1,151 @@
+"""From other tools' files to a distilled set: what they do not tell is asked for by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydistill.artefact import Artefact
+from pydistill.data import Dataset, DataSettings, Preprocessing
+from pydistill.distilled_set import DistilledSet
+from pydistill.errors import FormatError, InputError
+from pydistill.exchange import dcbench, ddranking, mtt
+from pydistill.exchange.published import published_normalisation
+from pydistill.exchange.tensors import Soft, probabilities
+from pydistill.nn import architecture_of, parse
+from pydistill.version import VERSION
+
+IMPORTED = ("mtt", "dcbench", "ddranking")
+_READERS = {"mtt": mtt.read, "dcbench": dcbench.read, "ddranking": ddranking.read}
+
+
+def import_set(
+    form: str,
+    path: str | os.PathLike[str],
+    *,
+    lr: float | None = None,
+    dataset: str | Dataset | None = None,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[str] | None = None,
+    model: str | None = None,
+    soft: Soft | None = None,
+    like: DistilledSet | Artefact | None = None,
+) -> DistilledSet:
+    """Read a distilled set of another tool; nothing in its files is executed.
+
+    The files hold images and labels, and some the learning rate; the rest must be given.
+
+    Args:
+        form: mtt, dcbench or ddranking.
+        path: the folder of the files; for mtt also an images file, with labels beside it.
+        lr: the learned learning rate; needed unless a file of it is there, and taken before that.
+        dataset: name of the data set that was distilled, or the data set itself.
+        preprocessing: what made the images of pixels in [0, 1]; None: the normalisation that the format's tools give
+            the data set of that name (for whitened images give a `Zca`).
+        class_names: None: those of the data set if it is given itself, else the class numbers.
+        model: name of the student's network, such as "convnet3", if it shall be known.
+        soft: whether label rows are logits or probabilities; None: logits, unless they could be either.
+        like: a distilled set of pydistill's that the images were exported from or go with: data set, preprocessing,
+            class names and network are taken from it where they are not given.
+
+    Raises:
+        InputError: no such format, something that the files do not tell was not given, or does not fit.
+        FormatError: a file is missing, damaged, would have to run code, or holds something else.
+    """
+    if form not in IMPORTED:
+        raise InputError(f"format must be one of {', '.join(IMPORTED)}, not {form!r}")
+    origin = like.artefact if isinstance(like, DistilledSet) else like
+    found = _READERS[form](Path(path))
+    rate = found.lr if lr is None else lr
+    name, digest = _data_named(dataset, origin)
+    made = preprocessing or (origin.preprocessing if origin is not None else published_normalisation(name, form))
+    unknown = [("the learning rate (lr)", rate), ("the preprocessing (preprocessing, or dataset by its name)", made)]
+    missing = [told for told, value in unknown if value is None]
+    if rate is None or made is None:
+        raise InputError(
+            f"the files in {path} do not tell {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
+        )
+    if not 0 < rate < float("inf"):
+        raise InputError(f"lr must be a finite number above 0, not {rate}")
+    labels = found.labels if found.labels.ndim == 1 else probabilities(found.labels, soft, str(path))
+    names = _class_names(labels, class_names, dataset, origin)
+    images, labels, classes = _by_class(found.images, labels, len(names), str(path))
+    try:
+        made.invert(images[:1])
+    except InputError as error:
+        raise InputError(f"the preprocessing does not fit the images in {path}: {error}") from error
+    recipe = _recipe(dataset, name, made, model, origin, (images.shape[1], len(names), images.shape[2:]))
+    provenance: dict[str, Any] = {
+        "recipe": recipe,
+        "dataset": {"name": name, "digest": digest, "classes": list(names)},
+        "imported": {"format": form, "files": dict(found.files)},
+        "versions": {"pydistill": VERSION, "torch": torch.__version__},
+    }
+    return DistilledSet(Artefact(images, labels, classes, float(rate), made.to("cpu"), provenance, None))
+
+
+def _data_named(dataset: str | Dataset | None, origin: Artefact | None) -> tuple[str, str]:
+    """Name and digest of the data set, "" where unknown."""
+    if isinstance(dataset, Dataset):
+        return dataset.name, dataset.digest
+    about = origin.provenance["dataset"] if origin is not None else {}
+    if dataset is None or dataset == about.get("name"):
+        return str(about.get("name", "")), str(about.get("digest", ""))
+    return dataset, ""
+
+
+def _class_names(
+    labels: Tensor, given: Sequence[str] | None, dataset: str | Dataset | None, origin: Artefact | None
+) -> tuple[str, ...]:
+    least = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    if given is not None:
+        names = tuple(given)
+    elif isinstance(dataset, Dataset):
+        names = dataset.class_names
+    elif origin is not None:
+        names = origin.class_names
+    else:
+        names = tuple(str(number) for number in range(least))
+    if len(names) < least or (labels.ndim == 2 and len(names) != least):
+        raise InputError(f"the labels are of {least} classes, and {len(names)} class names were given")
+    return names
+
+
+def _by_class(images: Tensor, labels: Tensor, number: int, where: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Images and labels sorted by class, and the class of each; rows of soft labels are sorted by class already."""
+    per_class = len(images) // number
+    in_order = torch.arange(number).repeat_interleave(per_class)
+    if labels.ndim == 2:
+        if len(in_order) != len(images):
+            raise FormatError(f"the {len(images)} images in {where} are not equally many of each of {number} classes")
+        return images, labels, in_order
+    order = labels.argsort(stable=True)
+    if not torch.equal(labels[order], in_order):
+        raise FormatError(f"the {len(images)} images in {where} are not equally many of each of {number} classes")
+    return images[order], labels[order], in_order
+
+
+def _recipe(
+    dataset: str | Dataset | None,
+    name: str,
+    preprocessing: Preprocessing,
+    model: str | None,
+    origin: Artefact | None,
+    form: tuple[int, int, Sequence[int]],
+) -> dict[str, Any]:
+    """What of a recipe is known: the data set if it has a name that `data.load` knows, and the student."""
+    before = origin.provenance.get("recipe", {}) if origin is not None else {}
+    recipe = {part: before[part] for part in ("data", "model", "evaluation") if part in before}
+    if isinstance(dataset, str) and dataset != (origin.provenance["dataset"].get("name") if origin else None):
+        recipe["data"] = asdict(DataSettings(name, zca=preprocessing.kind == "zca"))
+    if model is not None:
+        settings = parse(model)
+        architecture_of(settings, form[0], form[1], form[2])
+        recipe["model"] = asdict(settings)
+    return recipe
