@@ -143,7 +143,12 @@ class Rehearsal:
         a long student at its first steps alone, to which its cost is proportional.
         """
         settings = replace(
-            self.recipe.distill, lr_image=0.0, lr_lr=0.0, lr_label=0.0, max_rejections=10 * MOST_ITERATIONS
+            self.recipe.distill,
+            lr_image=0.0,
+            lr_lr=0.0,
+            lr_label=0.0,
+            skip_loss_above=None,  # made-up experts have other losses
+            max_rejections=10 * MOST_ITERATIONS,
         )
         if made_up:
             settings = replace(settings, selection="last")

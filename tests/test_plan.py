@@ -62,8 +62,9 @@ def test_the_demo_takes_what_was_planned(tmp_path: Path, monkeypatch: pytest.Mon
         ratios["experts"].append(planned["experts"] / (trained - began))
         ratios["run"].append((planned["distillation"] + planned["evaluations"]) / (ended - trained))
         ratios["all"].append(found.seconds / (ended - began))
-    for name, values in ratios.items():
-        assert 0.75 <= statistics.median(values) <= 1.25, (name, values)
+    assert 0.75 <= statistics.median(ratios["all"]) <= 1.25, ratios
+    for part in ("experts", "run"):  # no error of one part may hide that of another
+        assert 0.6 <= statistics.median(ratios[part]) <= 1.6, ratios
     assert 0.75 <= found.memory / peak.resident <= 1.25
     written = sum(path.stat().st_size for path in (tmp_path / "experts-0").rglob("*.safetensors"))
     assert written == pytest.approx(found.disk["experts_recorded"], rel=0.02)
@@ -132,15 +133,13 @@ def test_soft_labels_and_a_long_student(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     flags = ["--data.name=cifar10", "--model.width=4", "--model.depth=1", "--expert.training.epochs=4"]
-    flags += ["--distill.method=mtt", "--evaluation.training.epochs=3"]
+    flags += ["--distill.method=mtt", "--distill.steps=3", "--evaluation.training.epochs=3", "--evaluation.repeats=1"]
+    flags += ["--expert.training.batch_size=16", "--expert.training.dsa=null"]
     assert main(["plan", *flags, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [phase["name"] for phase in told["phases"]] == ["experts", "distillation", "evaluations"]
     assert told["seconds"] > 0
-    assert main(["plan", *flags]) == 0
-    lines = capsys.readouterr().out
-    assert "mtt on cifar10, 1 per class" in lines
-    assert "memory at its peak" in lines
+    assert told["title"] == "mtt on cifar10, 1 per class"
     assert main(["plan", *flags, "--experts", str(tmp_path)]) != 0
     assert "Traceback" not in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
 
 ABOUT = "Tell what is installed and what would run, and test it."
 USAGE = "[--json]"
@@ -16,15 +17,16 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """How the report is printed."""
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
     """Print the report; a failed self-test is a failed command."""
-    import json
-
     from pydistill.doctor import examine, report
 
     found = examine()
-    print(json.dumps(found, indent=2) if values.json else report(found))
+    if values.json:
+        print_json(found)
+    else:
+        print(report(found))
     return status.DONE if found["healthy"] else status.FAILED

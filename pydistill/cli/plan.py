@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_recipe, device_of, recipe_of
+from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_json, add_recipe, device_of, print_json, recipe_of
 
 ABOUT = "Tell what a recipe will cost here: time, disk and memory, by a few short steps."
 USAGE = f"{RECIPE_USAGE} [--experts EXPERTS] [--json]"
@@ -23,18 +23,19 @@ def add_arguments(parser: Any) -> None:
         "--experts", type=str | None, default=None, help="folder of the experts, if there are any; else made up"
     )
     add_device(parser)
-    parser.add_argument("--json", action="store_true", help="print the plan as JSON; seconds and bytes")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
     """Measure, and print the plan."""
-    import json
-
     from pydistill.plan import plan, table
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
     experts = None if values.experts is None else TrajectoryStore.open(values.experts)
     found = plan(recipe, experts=experts, device=device_of(values.device))
-    print(json.dumps(found.as_dict(), indent=2) if values.json else table(found))
+    if values.json:  # seconds and bytes
+        print_json(found.as_dict())
+    else:
+        print(table(found))
     return status.DONE
