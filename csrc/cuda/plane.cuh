@@ -75,19 +75,7 @@ __device__ Value from_row_0(const Value& own) {
 }
 
 template <typename Op>
-struct CountedMoments {
-  using Moments = kernels::Moments<typename Op::V, (Op::kRows > 2)>;
-  Moments moments;
-  int64_t count;
-
-  __device__ static CountedMoments combine(const CountedMoments& a, const CountedMoments& b) {
-    if (a.count == 0 || b.count == 0) {
-      return a.count == 0 ? b : a;
-    }
-    const auto weights = kernels::count_weights<typename Op::Scalar>(a.count, b.count);
-    return {Moments::combine(a.moments, b.moments, weights), a.count + b.count};
-  }
-};
+using CountedMoments = kernels::CountedMoments<typename Op::V, (Op::kRows > 2)>;
 
 template <typename Op>
 struct PlaneSums {
@@ -162,7 +150,7 @@ struct EmitBackward {
 template <typename Op>
 __device__ CountedMoments<Op> moments_of_thread(const Op& op, const PlaneThread& thread) {
   using Counted = CountedMoments<Op>;
-  Counted own{Counted::Moments::none(), 0};
+  Counted own = Counted::none();
   if (!thread.has_channel) {
     return own;
   }

@@ -6,25 +6,17 @@
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "../kernels/steps.h"
+#include "../tensors/steps.h"
 #include "map.cuh"
 #include "map_reduce.cuh"
 
 namespace pydistill::cuda {
-namespace {
-
-int64_t width_of(const at::Tensor& rows) { return rows.dim() == 1 ? 1 : rows.size(1); }
-
-}  // namespace
 
 void take_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out) {
   const c10::cuda::CUDAGuard guard(out.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "pydistill::take_point", [&] {
-    C10_CUDA_CHECK(
-        map(kernels::TakePoint<scalar_t>{points.const_data_ptr<int64_t>(), step.const_data_ptr<int64_t>(),
-                                         out.numel(), out.mutable_data_ptr<scalar_t>()},
-            out.numel(), stream));
+    C10_CUDA_CHECK(map(tensors::take_point_arrays<scalar_t>(points, step, out), out.numel(), stream));
   });
 }
 
@@ -34,16 +26,12 @@ void sgd_step_of_tables(const at::Tensor& theta, const at::Tensor& grad, const a
   const c10::cuda::CUDAGuard guard(theta.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES(theta.scalar_type(), "pydistill::sgd_step_of_tables", [&] {
-    const kernels::SgdStepOfTables<scalar_t> tables{
-        theta.const_data_ptr<scalar_t>(),  grad.const_data_ptr<scalar_t>(),
-        target.const_data_ptr<scalar_t>(), lr.const_data_ptr<scalar_t>(),
-        points.const_data_ptr<int64_t>(),  distances.mutable_data_ptr<double>(),
-        step.const_data_ptr<int64_t>(),    theta.numel()};
+    const auto arrays = tensors::sgd_step_arrays<scalar_t>(theta, grad, target, lr, step, points, distances);
     using Step = kernels::SgdStep<scalar_t>;
     static_assert(sizeof(typename Step::State) == 2 * sizeof(double));
     const at::Tensor partial = at::empty({blocks_for(theta.numel()), 2}, distances.options());
     C10_CUDA_CHECK(map_reduce_now<Step>(
-        tables, theta.numel(), reinterpret_cast<typename Step::State*>(partial.mutable_data_ptr<double>()),
+        arrays, theta.numel(), reinterpret_cast<typename Step::State*>(partial.mutable_data_ptr<double>()),
         stream));
   });
 }
@@ -53,11 +41,8 @@ void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product
   const c10::cuda::CUDAGuard guard(adjoint.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES(adjoint.scalar_type(), "pydistill::adjoint_step_of_tables", [&] {
-    C10_CUDA_CHECK(map(
-        kernels::AdjointStepOfTables<scalar_t>{
-            adjoint.mutable_data_ptr<scalar_t>(), product.const_data_ptr<scalar_t>(),
-            lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>(), adjoint.numel()},
-        adjoint.numel(), stream));
+    C10_CUDA_CHECK(
+        map(tensors::adjoint_step_arrays<scalar_t>(adjoint, product, lr, step), adjoint.numel(), stream));
   });
 }
 
@@ -66,11 +51,7 @@ void take_rows(const at::Tensor& table, const at::Tensor& index, const at::Tenso
   const c10::cuda::CUDAGuard guard(out.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES_AND(at::kLong, out.scalar_type(), "pydistill::take_rows", [&] {
-    C10_CUDA_CHECK(
-        map(kernels::TakeRows<scalar_t>{table.const_data_ptr<scalar_t>(), table.size(0),
-                                        index.const_data_ptr<int64_t>(), step.const_data_ptr<int64_t>(),
-                                        index.size(1), width_of(table), out.mutable_data_ptr<scalar_t>()},
-            out.numel(), stream));
+    C10_CUDA_CHECK(map(tensors::take_rows_arrays<scalar_t>(table, index, step, out), out.numel(), stream));
   });
 }
 
@@ -79,12 +60,8 @@ void subtract_rows(const at::Tensor& share, const at::Tensor& index, const at::T
   const c10::cuda::CUDAGuard guard(share.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES(share.scalar_type(), "pydistill::subtract_rows", [&] {
-    C10_CUDA_CHECK(
-        map(kernels::SubtractRows<scalar_t>{share.const_data_ptr<scalar_t>(), index.const_data_ptr<int64_t>(),
-                                            lr.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>(),
-                                            index.size(1), width_of(share),
-                                            gradient.mutable_data_ptr<scalar_t>()},
-            gradient.numel(), stream));
+    C10_CUDA_CHECK(map(tensors::subtract_rows_arrays<scalar_t>(share, index, lr, step, gradient),
+                       gradient.numel(), stream));
   });
 }
 
@@ -92,10 +69,7 @@ void subtract_at_step(const at::Tensor& value, const at::Tensor& step, const at:
   const c10::cuda::CUDAGuard guard(value.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   AT_DISPATCH_FLOATING_TYPES(table.scalar_type(), "pydistill::subtract_at_step", [&] {
-    C10_CUDA_CHECK(map(
-        kernels::SubtractAtStep<scalar_t>{value.const_data_ptr<scalar_t>(), step.const_data_ptr<int64_t>(),
-                                          table.mutable_data_ptr<scalar_t>()},
-        1, stream));
+    C10_CUDA_CHECK(map(tensors::subtract_at_step_arrays<scalar_t>(value, step, table), 1, stream));
   });
 }
 

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels.h"
+#include "recorder_cuda.h"
 
 namespace pydistill::engine {
 
@@ -13,7 +14,7 @@ Program::Program(std::shared_ptr<Student> student, ProgramTables tables, std::ve
     : student_(std::move(student)),
       tables_(std::move(tables)),
       batches_of_step_(std::move(batches_of_step)),
-      replayer_(tables_.images.device(), graphs) {
+      replayer_(recorder_of(tables_.images.device(), graphs)) {
   for (const BatchTables& batches : tables_.batches) {
     std::vector<int64_t> sizes = batches.labels.sizes().vec();
     sizes[0] = batches.label_index.size(1);

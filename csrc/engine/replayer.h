@@ -1,26 +1,23 @@
-// Runs bodies of work that read what they need from memory that stays in place. On a GPU a body that has run
-// before is recorded as a CUDA graph the next time and replayed from then on; on a CPU it is run each time.
+// Runs bodies of work that read what they need from memory that stays in place. Where there is a recorder, as
+// on a GPU, a body that has run before is recorded the next time and replayed from then on; elsewhere it is
+// run each time. No torch here: csrc/tests/replayer_test.cpp.
 #pragma once
-
-#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-namespace pydistill::cuda {
-class Graph;
-}
+#include "recorder.h"
 
 namespace pydistill::engine {
 
 class Replayer {
  public:
-  // graphs: whether to record any.
-  Replayer(c10::Device device, bool graphs) : graphs_(graphs && device.is_cuda()) {}
+  explicit Replayer(std::unique_ptr<Recorder> recorder) : recorder_(std::move(recorder)) {}
 
   // Queues the body on the device's current stream. Bodies of one key queue the same work, and what they
   // allocate is free again when they end.
@@ -41,16 +38,16 @@ class Replayer {
   struct Body {
     int64_t runs = 0;
     bool failed = false;  // to be recorded: it is not tried again
-    std::shared_ptr<cuda::Graph> graph;
+    std::shared_ptr<Recording> recording;
   };
 
   bool replay(Body& body, const std::function<void()>& work);
 
-  bool graphs_;
+  std::unique_ptr<Recorder> recorder_;
   Counts counts_ = {};
   std::string obstacle_;
   std::map<std::vector<int64_t>, Body> bodies_;
-  std::shared_ptr<cuda::Graph> first_;  // whose memory the other graphs share
+  std::shared_ptr<Recording> first_;  // whose memory the others share
 };
 
 }  // namespace pydistill::engine

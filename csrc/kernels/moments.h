@@ -90,4 +90,22 @@ struct Moments {
   }
 };
 
+// Moments that know of how many numbers they are, so that any two can be combined.
+template <typename V, bool tangent>  // V = float or double
+struct CountedMoments {
+  using Moments = kernels::Moments<V, tangent>;
+  Moments moments;
+  int64_t count;
+
+  PYDISTILL_HOST_DEVICE static CountedMoments none() { return {Moments::none(), 0}; }
+
+  PYDISTILL_HOST_DEVICE static CountedMoments combine(const CountedMoments& a, const CountedMoments& b) {
+    if (a.count == 0 || b.count == 0) {
+      return a.count == 0 ? b : a;
+    }
+    const auto weights = count_weights<V>(a.count, b.count);
+    return {Moments::combine(a.moments, b.moments, weights), a.count + b.count};
+  }
+};
+
 }  // namespace pydistill::kernels

@@ -2,6 +2,7 @@
 #include <ATen/ops/empty.h>
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wunused-parameter"  // torch's own
+#include <ATen/EmptyTensor.h>
 #include <torch/csrc/autograd/custom_function.h>
 #pragma GCC diagnostic pop
 #include <torch/library.h>
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "../cpu/augment.h"
+#include "../cpu/kept_memory.h"
 #if defined(PYDISTILL_WITH_CUDA)
 #include "../cuda/augment.h"
 #endif
@@ -81,8 +83,13 @@ AugmentRecipe checked_recipe(const at::Tensor& images, const at::Tensor& operati
 // Channels-last if `like` is that and no other order.
 at::Tensor empty_images(int64_t count, const at::Tensor& like) {
   const bool channels_last = like.is_contiguous(at::MemoryFormat::ChannelsLast) && !like.is_contiguous();
-  return at::empty({count, like.size(1), like.size(2), like.size(3)}, like.options(),
-                   channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+  const auto order = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const int64_t sizes[] = {count, like.size(1), like.size(2), like.size(3)};
+  if (like.is_cpu()) {
+    return at::detail::empty_generic(sizes, cpu::kept_memory(), c10::DispatchKeySet(c10::DispatchKey::CPU),
+                                     like.scalar_type(), order);
+  }
+  return at::empty(sizes, like.options(), order);
 }
 
 using Launcher = void (*)(const at::Tensor& images, const AugmentRecipe& recipe, const at::Tensor& out);

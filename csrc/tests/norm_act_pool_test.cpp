@@ -282,6 +282,61 @@ void growing_moments_cancels_no_more_than_half() {
   CHECK(std::fabs(static_cast<double>(grown.squares.value) / squares - 1) <= 1e-6);
 }
 
+// Of 1, 2, ... kParts numbers each, in the order of a GPU's rows of threads: a tree over parts of unequal
+// counts, one of them without any. Against sums in long double; the tangents against those of the formulas.
+template <typename T, bool tangent>
+void unequal_counts_are_combined_as_a_gpu_s_rows_combine_them(double bound) {
+  using Counted = CountedMoments<T, tangent>;
+  constexpr int kParts = 8;
+  std::vector<Counted> parts;
+  std::vector<long double> values, tangents;
+  for (int part = 0; part < kParts; ++part) {
+    Counted own = Counted::none();
+    for (int k = 0; k < part * part; ++k) {
+      const int place = static_cast<int>(values.size());
+      const T value = static_cast<T>(100.0 + std::sin(1.7 * place) + 5.0 * part);
+      const T direction = static_cast<T>(std::cos(0.9 * place));
+      Dual<T, tangent> numbers[1];
+      numbers[0].value = value;
+      if constexpr (tangent) {
+        numbers[0].tangent = direction;
+      }
+      own = Counted::combine(own, {Counted::Moments::of(numbers), 1});
+      values.push_back(value);
+      tangents.push_back(direction);
+    }
+    parts.push_back(own);
+  }
+  for (int half = kParts / 2; half > 0; half /= 2) {
+    for (int part = 0; part < half; ++part) {
+      const auto at = static_cast<size_t>(part);
+      parts[at] = Counted::combine(parts[at], parts[at + static_cast<size_t>(half)]);
+    }
+  }
+  const auto close = [bound](T found, long double expected) {
+    return std::fabs(static_cast<double>(found) / static_cast<double>(expected) - 1) <= bound;
+  };
+  long double mean = 0, mean_tangent = 0, squares = 0, squares_tangent = 0;
+  const auto count = static_cast<long double>(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    mean += values[i] / count;
+    mean_tangent += tangents[i] / count;
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    squares += (values[i] - mean) * (values[i] - mean);
+    squares_tangent += 2 * (values[i] - mean) * (tangents[i] - mean_tangent);
+  }
+  const auto& found = parts[0].moments;
+  CHECK(parts[0].count == static_cast<int64_t>(values.size()));
+  CHECK(close(found.mean.value - found.excess.value, mean));
+  CHECK(close(found.squares.value, squares));
+  if constexpr (tangent) {
+    CHECK(std::fabs(static_cast<double>(found.mean.tangent - found.excess.tangent - mean_tangent)) <= bound);
+    CHECK(std::fabs(static_cast<double>(found.squares.tangent - squares_tangent)) <=
+          bound * static_cast<double>(squares));
+  }
+}
+
 void the_first_of_equal_maxima_wins_unless_one_is_no_number() {
   using Window = ReluPool<double, Pooling::kMax>;
   const double nan = std::numeric_limits<double>::quiet_NaN();
@@ -321,6 +376,10 @@ int main() {
   }
   combining_moments_is_taking_them_together();
   growing_moments_cancels_no_more_than_half();
+  unequal_counts_are_combined_as_a_gpu_s_rows_combine_them<double, false>(1e-14);
+  unequal_counts_are_combined_as_a_gpu_s_rows_combine_them<double, true>(1e-14);
+  unequal_counts_are_combined_as_a_gpu_s_rows_combine_them<float, false>(2e-6);
+  unequal_counts_are_combined_as_a_gpu_s_rows_combine_them<float, true>(2e-6);
   the_first_of_equal_maxima_wins_unless_one_is_no_number();
   std::puts("norm_act_pool: all checks hold");
   return 0;
