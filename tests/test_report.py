@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import random
 import re
 import shutil
 from html.parser import HTMLParser
@@ -14,7 +17,7 @@ import torch
 
 from pydistill.cli import main
 from pydistill.commands import distill_shown
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, PydistillError
 from pydistill.evaluate import Evaluation
 from pydistill.evaluations import add_evaluations, read_evaluations
 from pydistill.logs import LogSettings
@@ -192,6 +195,34 @@ def test_experts_per_step_draws_every_segment(run: Path) -> None:
     lines = [line | {"step": [1, 3]} if line["event"] == "iteration" else line for line in lines]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "Chosen step" in page(run).text
+
+
+def test_damaged_values_give_a_report_or_one_of_our_errors(run: Path) -> None:
+    """Numbers, texts, lists and mappings in each other's places, in every file that is text."""
+    chance = random.Random(0)
+    junk: list[Any] = [None, True, -1, 3.5, 1e308, 10**400, math.nan, "x", "<b>", [], [1, "a", None], {}, {"a": 1}]
+
+    def changed(value: Any, often: float) -> Any:
+        if chance.random() < often:
+            return chance.choice(junk)
+        if isinstance(value, dict):
+            return {name: changed(each, often) for name, each in value.items() if chance.random() > often / 3}
+        return [changed(each, often) for each in value] if isinstance(value, list) else value
+
+    add_evaluations(run, [Evaluation("vgg11", (0.5, 0.7), 1.5)], which="final", iteration=8, epochs=3, seed=0)
+    names = ("recipe.json", "config.json", "summary.json", "evaluations.json")
+    whole = {name: json.loads((run / name).read_text()) for name in names}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    written = 0
+    for _ in range(80):
+        for name, value in whole.items():
+            (run / name).write_text(json.dumps(changed(value, chance.choice([0.0, 0.01, 0.1]))))
+        often = chance.choice([0.0, 0.02])
+        (run / "metrics.jsonl").write_text("".join(json.dumps(changed(line, often)) + "\n" for line in lines))
+        with contextlib.suppress(PydistillError):
+            write_report(run)
+            written += 1
+    assert 20 < written < 80
 
 
 def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydistill.report.chart import Band, Chart, Dots, Layer, Level, Line
-from pydistill.report.contents import Contents, dig, is_number, points
+from pydistill.report.contents import Contents, as_list, dig, is_number, points
 from pydistill.report.series import means, ranges, sample, spaced
 
 RAW_POINTS = 400
@@ -32,7 +32,7 @@ def _accuracy(run: Contents) -> Chart:
     networks = [(x, 100 * y) for x, y in points(lines, "runs")]
     tips = [
         f"iteration {line['iteration']:,}: {100 * line['mean']:.1f} ± {100 * line['std']:.1f} % "
-        f"({len(line.get('runs', []))} networks)"
+        f"({len(as_list(line.get('runs')))} networks)"
         for line in lines
     ]
     layers: list[Layer] = [
