@@ -152,6 +152,17 @@ def test_a_resumed_run_shows_the_checkpoint_s_images_in_the_set_s_colours(run: P
     assert after.note == ""
 
 
+def test_a_run_that_ended_shows_the_set_that_it_ended_with(run: Path) -> None:
+    state, tensors = RunFolder(run).load_checkpoint()
+    state["distiller"]["iteration"] += 1
+    RunFolder(run).save_checkpoint(state, tensors | {"average": 0 * tensors["average"]})
+    ended, going_on = newest_images(run, saved=True), newest_images(run)
+    assert ended is not None
+    assert going_on is not None
+    assert (ended.iteration, going_on.iteration) == (8, 9)
+    assert float(ended.after.std()) > 0.1 > float(going_on.after.std(dim=(0, 2, 3)).max())
+
+
 def test_a_run_without_anything_yet(run: Path) -> None:
     for name in ("distilled.safetensors", "best.safetensors", "summary.json", "checkpoint.safetensors"):
         (run / name).unlink()
@@ -170,7 +181,8 @@ def test_guard_events_and_the_end_of_a_run(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"ended_early": "too many updates", "iterations": 9}))
     found = page(run)
-    assert "ended early: too many updates" in found.text
+    assert "ended early" in found.text
+    assert "too many updates" in found.text
     assert "<would be> -1" in found.text  # as text: the page has no such tag
     assert "update not applied" in found.text
     assert "setting to turn" in found.text
@@ -266,7 +278,7 @@ def test_ticks(low: float, high: float, kind: dict[str, bool], expected: list[fl
 def test_numbers_on_axes() -> None:
     assert [told(each, [0, 500, 1500]) for each in (0, 500, 1500)] == ["0", "500", "1,500"]
     assert [told(each, [0, 20000]) for each in (0, 20000)] == ["0", "20k"]
-    assert told(1_500_000, [1_500_000]) == "1.5M"
+    assert [told(each, [0.1, 1e3, 5e5, 1.5e6]) for each in (0.1, 1e3, 5e5, 1.5e6)] == ["0.1", "1,000", "0.5M", "1.5M"]
     assert told(2e-7, [2e-7]) == "2e-07"
 
 

@@ -101,7 +101,8 @@ def _distance(run: Contents) -> Chart:
         layers.append(Line(way, colour, f"iteration {line['iteration']:,}"))
         layers.append(Dots([each for each in way if each[0] == line.get("step")], colour, radius=3.5))
     note = "d(θ_k, θ*) / d(θ_0, θ*) along the student's steps; the dot is the chosen step." if chosen else ""
-    return Chart("Distance to the target", "student step k", layers, note)
+    log = any(isinstance(layer, Line) and max(y for _, y in layer.points) > 20 for layer in layers)
+    return Chart("Distance to the target", "student step k", layers, note, log=log)
 
 
 def _learning_rate(run: Contents) -> Chart:
