@@ -76,7 +76,8 @@ def _write_summary(recipe: Recipe, result: RunResult) -> None:
 
 def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     """The outcome of a run as JSON-able values; accuracies in [0, 1], times in seconds, memory in bytes."""
-    iterations = [line for line in result.folder.metrics() if line["event"] == "iteration"]
+    lines = result.folder.metrics()
+    iterations = [line for line in lines if line["event"] == "iteration"]
     losses = [line["loss"] for line in iterations if line["loss"] is not None]
     # Single matching losses scatter with the segment drawn, so first and last are means over a twentieth of the run.
     window = max(1, len(losses) // 20)
@@ -84,7 +85,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "method": recipe.distill.method,
         "seed": recipe.distill.seed,
         "iterations": len(iterations),
-        "rejected_updates": sum("rejected" in line for line in iterations),
+        "rejected_updates": sum(line["event"] == "guard" and line["what"] != "skipped" for line in lines),
         "seconds": result.seconds,
         "accuracy_final": accuracy_record(result.accuracy_final.accuracies),
         "accuracy_best": accuracy_record(result.accuracy_best.accuracies) | {"iteration": result.best_iteration},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -128,6 +129,14 @@ class RunFolder:
         missing = [name for name in CHECKPOINT_PARTS if name not in state]
         if missing:
             raise FormatError(f"checkpoint {file} is damaged (it lacks {missing[0]}); remove it to begin the run anew")
+        distiller, seconds = state["distiller"], state["seconds"]
+        iteration = distiller.get("iteration") if isinstance(distiller, dict) else None
+        counted = isinstance(iteration, int) and iteration >= 0
+        if not counted or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+            raise FormatError(
+                f"checkpoint {file} is damaged (its iteration or its seconds are no numbers); "
+                "remove it to begin the run anew"
+            )
         return state, tensors
 
     def append_metrics(self, record: dict[str, Any]) -> None:
