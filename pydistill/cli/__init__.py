@@ -32,6 +32,7 @@ COMMANDS = (
     "distill",
     "evaluate",
     "show",
+    "report",
     "export",
     "import",
     "doctor",
