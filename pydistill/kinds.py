@@ -28,7 +28,7 @@ _WORDS: dict[Any, str] = {
 def described(value: object) -> str:
     """A value in an error's words: numbers and texts themselves, of anything else its type."""
     if isinstance(value, (bool, int, float, str)) or value is None:
-        return repr(value)
+        return f"{value!r:.80}"
     return f"a {type(value).__name__}"
 
 

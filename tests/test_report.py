@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import random
 import re
 import shutil
 from html.parser import HTMLParser
@@ -14,7 +17,7 @@ import torch
 
 from pydistill.cli import main
 from pydistill.commands import distill_shown
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, PydistillError
 from pydistill.evaluate import Evaluation
 from pydistill.evaluations import add_evaluations, read_evaluations
 from pydistill.logs import LogSettings
@@ -149,6 +152,17 @@ def test_a_resumed_run_shows_the_checkpoint_s_images_in_the_set_s_colours(run: P
     assert after.note == ""
 
 
+def test_a_run_that_ended_shows_the_set_that_it_ended_with(run: Path) -> None:
+    state, tensors = RunFolder(run).load_checkpoint()
+    state["distiller"]["iteration"] += 1
+    RunFolder(run).save_checkpoint(state, tensors | {"average": 0 * tensors["average"]})
+    ended, going_on = newest_images(run, saved=True), newest_images(run)
+    assert ended is not None
+    assert going_on is not None
+    assert (ended.iteration, going_on.iteration) == (8, 9)
+    assert float(ended.after.std()) > 0.1 > float(going_on.after.std(dim=(0, 2, 3)).max())
+
+
 def test_a_run_without_anything_yet(run: Path) -> None:
     for name in ("distilled.safetensors", "best.safetensors", "summary.json", "checkpoint.safetensors"):
         (run / name).unlink()
@@ -167,7 +181,8 @@ def test_guard_events_and_the_end_of_a_run(run: Path) -> None:
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"ended_early": "too many updates", "iterations": 9}))
     found = page(run)
-    assert "ended early: too many updates" in found.text
+    assert "ended early" in found.text
+    assert "too many updates" in found.text
     assert "<would be> -1" in found.text  # as text: the page has no such tag
     assert "update not applied" in found.text
     assert "setting to turn" in found.text
@@ -192,6 +207,34 @@ def test_experts_per_step_draws_every_segment(run: Path) -> None:
     lines = [line | {"step": [1, 3]} if line["event"] == "iteration" else line for line in lines]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert "Chosen step" in page(run).text
+
+
+def test_damaged_values_give_a_report_or_one_of_our_errors(run: Path) -> None:
+    """Numbers, texts, lists and mappings in each other's places, in every file that is text."""
+    chance = random.Random(0)
+    junk: list[Any] = [None, True, -1, 3.5, 1e308, 10**400, math.nan, "x", "<b>", [], [1, "a", None], {}, {"a": 1}]
+
+    def changed(value: Any, often: float) -> Any:
+        if chance.random() < often:
+            return chance.choice(junk)
+        if isinstance(value, dict):
+            return {name: changed(each, often) for name, each in value.items() if chance.random() > often / 3}
+        return [changed(each, often) for each in value] if isinstance(value, list) else value
+
+    add_evaluations(run, [Evaluation("vgg11", (0.5, 0.7), 1.5)], which="final", iteration=8, epochs=3, seed=0)
+    names = ("recipe.json", "config.json", "summary.json", "evaluations.json")
+    whole = {name: json.loads((run / name).read_text()) for name in names}
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    written = 0
+    for _ in range(80):
+        for name, value in whole.items():
+            (run / name).write_text(json.dumps(changed(value, chance.choice([0.0, 0.01, 0.1]))))
+        often = chance.choice([0.0, 0.02])
+        (run / "metrics.jsonl").write_text("".join(json.dumps(changed(line, often)) + "\n" for line in lines))
+        with contextlib.suppress(PydistillError):
+            write_report(run)
+            written += 1
+    assert 20 < written < 80
 
 
 def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,7 +278,7 @@ def test_ticks(low: float, high: float, kind: dict[str, bool], expected: list[fl
 def test_numbers_on_axes() -> None:
     assert [told(each, [0, 500, 1500]) for each in (0, 500, 1500)] == ["0", "500", "1,500"]
     assert [told(each, [0, 20000]) for each in (0, 20000)] == ["0", "20k"]
-    assert told(1_500_000, [1_500_000]) == "1.5M"
+    assert [told(each, [0.1, 1e3, 5e5, 1.5e6]) for each in (0.1, 1e3, 5e5, 1.5e6)] == ["0.1", "1,000", "0.5M", "1.5M"]
     assert told(2e-7, [2e-7]) == "2e-07"
 
 

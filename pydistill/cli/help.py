@@ -19,6 +19,7 @@ GROUPS = {
     "expert": "how experts are trained",
     "distill": "the distillation: method, steps, learning rates, starts, …",
     "evaluation": "the protocol that judges a distilled set",
+    "log": "where a run also tells its events, beside the recipe: TensorBoard, wandb",
 }
 WIDEST = 110
 

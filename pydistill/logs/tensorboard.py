@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ class TensorBoard:
             raise MissingDependencyError(
                 "log.tensorboard needs the package tensorboard; install it with: pip install 'pydistill[tensorboard]'"
             ) from error
+        _wait_for_a_later_name(run / FOLDER)
         purge = {"purge_step": done + 1} if done else {}
         self._writer: Any = SummaryWriter(str(run / FOLDER), flush_secs=10, **purge)
 
@@ -51,3 +54,10 @@ class TensorBoard:
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait until an event file opened now is read after those there: they are ordered by the second in their names."""
+    seconds = [int(found[1]) for each in folder.glob("*") if (found := re.search(r"tfevents\.(\d+)\.", each.name))]
+    if seconds:
+        time.sleep(min(1.0, max(0.0, max(seconds) + 1 - time.time())))

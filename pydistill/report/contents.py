@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from pydistill.files import read_json
 from pydistill.runfolder import RunFolder
 
 Record = dict[str, Any]
+GREATEST = 1e100
+
 Points = list[tuple[float, float]]
 
 
@@ -49,7 +50,8 @@ class Contents:
     @property
     def asked(self) -> int:
         """How many iterations the recipe asks for."""
-        return int(dig(self.recipe, "distill", "iterations", default=0))
+        asked = dig(self.recipe, "distill", "iterations")
+        return int(asked) if is_number(asked) else 0
 
     @property
     def finished(self) -> bool:
@@ -97,8 +99,13 @@ def dig(values: Mapping[str, Any], *names: str, default: Any = None) -> Any:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a finite number, and no larger than can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= GREATEST
+
+
+def as_list(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
 
 
 def points(records: Sequence[Record], name: str) -> Points:

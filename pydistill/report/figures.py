@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pydistill.report.chart import Band, Chart, Dots, Layer, Level, Line
-from pydistill.report.contents import Contents, dig, is_number, points
+from pydistill.report.contents import Contents, as_list, dig, is_number, points
 from pydistill.report.series import means, ranges, sample, spaced
 
 RAW_POINTS = 400
@@ -32,7 +32,7 @@ def _accuracy(run: Contents) -> Chart:
     networks = [(x, 100 * y) for x, y in points(lines, "runs")]
     tips = [
         f"iteration {line['iteration']:,}: {100 * line['mean']:.1f} ± {100 * line['std']:.1f} % "
-        f"({len(line.get('runs', []))} networks)"
+        f"({len(as_list(line.get('runs')))} networks)"
         for line in lines
     ]
     layers: list[Layer] = [
@@ -101,7 +101,8 @@ def _distance(run: Contents) -> Chart:
         layers.append(Line(way, colour, f"iteration {line['iteration']:,}"))
         layers.append(Dots([each for each in way if each[0] == line.get("step")], colour, radius=3.5))
     note = "d(θ_k, θ*) / d(θ_0, θ*) along the student's steps; the dot is the chosen step." if chosen else ""
-    return Chart("Distance to the target", "student step k", layers, note)
+    log = any(isinstance(layer, Line) and max(y for _, y in layer.points) > 20 for layer in layers)
+    return Chart("Distance to the target", "student step k", layers, note, log=log)
 
 
 def _learning_rate(run: Contents) -> Chart:

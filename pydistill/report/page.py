@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from importlib import resources
@@ -18,14 +19,29 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MOST_COLUMNS = 5
 
 
-def page(run: Contents, shown: Shown | None, wall_seconds: float | None, state: tuple[str, str]) -> str:
+@dataclass(frozen=True)
+class State:
+    """Whether a run is finished.
+
+    Attributes:
+        kind: done, open or ended; a class of the style sheet.
+        words: for a person.
+        why: a sentence more, or nothing.
+    """
+
+    kind: str
+    words: str
+    why: str = ""
+
+
+def page(run: Contents, shown: Shown | None, wall_seconds: float | None, state: State) -> str:
     """The whole page.
 
     Args:
         run: the run folder.
         shown: its newest images, if there are any.
         wall_seconds: wall time up to the last checkpoint.
-        state: a class of the style sheet (done, open or ended) and the words for it.
+        state: whether the run is finished.
     """
     parts = [
         _header(run, shown, state),
@@ -56,11 +72,13 @@ def _title(run: Contents, shown: Shown | None) -> str:
     return f"{name} by {method}, {ipc} image{'' if ipc == 1 else 's'} per class"
 
 
-def _header(run: Contents, shown: Shown | None, state: tuple[str, str]) -> str:
+def _header(run: Contents, shown: Shown | None, state: State) -> str:
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles(run))
+    why = f"<p>{escape(state.why)}</p>" if state.why else ""
     return (
         f"<header><h1>{escape(_title(run, shown))}</h1>"
-        f'<p><span class="state {state[0]}">{escape(state[1])}</span> <code>{escape(str(run.path))}</code></p></header>'
+        f'<p><span class="state {state.kind}">{escape(state.words)}</span> <code>{escape(str(run.path))}</code></p>'
+        f"{why}</header>"
         f'<dl class="tiles">{rows}</dl>'
     )
 
@@ -94,9 +112,10 @@ def _images(shown: Shown | None) -> str:
     if left_out:
         note += f" The first {most} of each class are shown."
     wide = "17vw" if columns == 1 else f"{90 + 100 * columns}px"
+    many = " many" if columns > 1 else ""
     return (
         f'<h2>Images</h2><p class="note">{escape(note)}</p>'
-        f'<div class="images" style="--columns: {columns}; --wide: {wide}">{"".join(figures)}</div>'
+        f'<div class="images{many}" style="--columns: {columns}; --wide: {wide}">{"".join(figures)}</div>'
     )
 
 

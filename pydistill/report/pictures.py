@@ -41,24 +41,32 @@ class Shown:
     artefact: Artefact | None
 
 
-def newest_images(path: Path) -> Shown | None:
+def newest_images(path: Path, *, saved: bool = False) -> Shown | None:
     """The newest images of a run: of its last set, of its best one or of its checkpoint, whichever is the latest.
 
     Before the first set is saved the preprocessing is not known, and images are shown scaled to their own range.
 
+    Args:
+        path: the run folder.
+        saved: the run has ended: its set is shown, whatever the checkpoint is.
+
     Raises:
         FormatError: a file is damaged.
     """
-    saved = [Artefact.load(path / name) for name in (FILE_NAME, BEST_NAME) if (path / name).exists()]
-    newest = max(saved, key=_iteration, default=None)
+    if saved and (path / FILE_NAME).exists():
+        return _of_artefact(Artefact.load(path))
+    sets = [Artefact.load(path / name) for name in (FILE_NAME, BEST_NAME) if (path / name).exists()]
+    newest = max(sets, key=_iteration, default=None)
     folder = RunFolder(path)
     if folder.checkpoint_path.exists():
         state, tensors = folder.load_checkpoint()
         iteration = int(dig(state, "distiller", "iteration", default=0))
         if newest is None or iteration > _iteration(newest):
             return _of_checkpoint(tensors, iteration, newest)
-    if newest is None:
-        return None
+    return None if newest is None else _of_artefact(newest)
+
+
+def _of_artefact(newest: Artefact) -> Shown:
     before = None if newest.initial_images is None else newest.viewable(newest.initial_images)
     return Shown(before, newest.viewable(), newest.classes, _names(newest), _iteration(newest), "", newest)
 

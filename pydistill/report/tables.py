@@ -11,7 +11,7 @@ from typing import Any
 from pydistill.artefact import FILE_NAME
 from pydistill.files import sha256_of
 from pydistill.recipe import Recipe
-from pydistill.report.contents import Contents, Record, dig, is_number, points
+from pydistill.report.contents import Contents, Record, as_list, dig, is_number, points
 from pydistill.report.pictures import Shown
 
 
@@ -86,18 +86,18 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def networks(run: Contents) -> str:
     """Accuracy of fresh networks, per architecture: the newest evaluation of each, of each set."""
-    rows: dict[tuple[Any, ...], Record] = {}
+    rows: dict[tuple[str, ...], Record] = {}
     for line in run.events("evaluation")[-1:]:
         own: Record = line | {"which": "the run's own"}
-        rows["own", own.get("model")] = own
+        rows[("own",)] = own
     for row in run.evaluations:
-        rows[row.get("which"), row["model"], row.get("iteration")] = row
+        rows[str(row.get("which")), row["model"], str(row.get("iteration"))] = row
     told = [
         [
             str(row.get("model", "")),
             percent(row) or "",
-            str(len(row.get("runs", []))) + (f" ({row['diverged']} diverged)" if row.get("diverged") else ""),
-            f"{row.get('which', '')}, {row.get('iteration', 0):,}",
+            str(len(as_list(row.get("runs")))) + (f" ({row['diverged']} diverged)" if row.get("diverged") else ""),
+            f"{row.get('which', '')}, {row.get('iteration', '')}",
             duration(row["seconds"]) if is_number(row.get("seconds")) else "",
         ]
         for row in rows.values()

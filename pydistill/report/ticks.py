@@ -48,7 +48,7 @@ def told(number: float, among: Sequence[float]) -> str:
     greatest = max(abs(each) for each in among)
     if number == 0:
         return "0"
-    if greatest >= 1e6:
+    if greatest >= 1e6 and abs(number) >= 1e5:
         return f"{number / 1e6:g}M"
     if greatest >= 1e4 and all(each % 1000 == 0 for each in among):
         return f"{number / 1e3:g}k"

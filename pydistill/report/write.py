@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydistill.files import write_text
 from pydistill.report.contents import Contents, dig, is_number, read_run
-from pydistill.report.page import page
+from pydistill.report.page import State, page
 from pydistill.report.pictures import newest_images
 from pydistill.runfolder import RunFolder
 
@@ -33,7 +33,9 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     path = Path(run)
     contents = read_run(path)
     target = path / REPORT_NAME if out is None else Path(out)
-    write_text(target, page(contents, newest_images(path), _wall_seconds(path), state_of(contents)))
+    state = state_of(contents)
+    shown = newest_images(path, saved=state.kind != "open")
+    write_text(target, page(contents, shown, _wall_seconds(path), state))
     return target
 
 
@@ -46,13 +48,15 @@ def _wall_seconds(path: Path) -> float | None:
     return float(seconds) if is_number(seconds) else None
 
 
-def state_of(run: Contents) -> tuple[str, str]:
-    """A class for the style sheet, and in words whether the run is finished, goes on, or was stopped."""
+def state_of(run: Contents) -> State:
+    """Whether the run is finished, goes on, or was stopped."""
     ended = dig(run.summary, "ended_early")
     if isinstance(ended, str) and dig(run.summary, "iterations") == run.done:  # not resumed since
-        return "ended", f"ended early: {ended}"
+        return State("ended", "ended early", ended)
     if run.finished:
-        return "done", "finished"
+        return State("done", "finished")
     quiet = time.time() - RunFolder(run.path).metrics_path.stat().st_mtime
-    words = "in progress" if quiet < QUIET_SECONDS else "in progress or stopped; --resume continues it"
-    return "open", f"{words}: iteration {run.done:,} of {run.asked:,}"
+    told = f"in progress: iteration {run.done:,} of {run.asked:,}"
+    if quiet < QUIET_SECONDS:
+        return State("open", told)
+    return State("open", told, "Nothing has been written for minutes: if it was stopped, --resume continues it.")
