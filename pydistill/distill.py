@@ -16,6 +16,7 @@ from pydistill.distill_settings import DistillSettings
 from pydistill.errors import DivergedError, FormatError, MismatchError
 from pydistill.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.iteration import IterationReport, Segment
+from pydistill.kinds import check_instance
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthetic import ImageAverage, SyntheticSet, initial_set
@@ -68,6 +69,10 @@ class Distiller:
         *,
         teachers: Iterable[nn.Module] = (),
     ) -> None:
+        check_instance("settings", settings, DistillSettings, "DistillSettings")
+        check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_tensors makes one of arrays")
+        check_instance("store", store, TrajectoryStore, "a TrajectoryStore; TrajectoryStore.open(path) opens one")
+        check_instance("student", student, nn.Module, "a torch.nn.Module")
         settings.check()
         self.settings = settings
         self.method = settings.resolved_method()

@@ -9,9 +9,10 @@ from typing import Any
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError
 from pydistill.guard import GuardLimits
+from pydistill.kinds import check_fields
 from pydistill.matching import Backend, Distance, Gradient, Selection
 from pydistill.methods import Labels, Method, Trajectories, method_named
-from pydistill.nn.fused import ACTIVATIONS, Activations
+from pydistill.nn.fused import Activations
 from pydistill.synthetic import Initialisation
 from pydistill.trajectories import FractionRule, Smoothing, StartSettings
 from pydistill.update import LR_FORMS, LrForm, UpdateRule
@@ -171,6 +172,7 @@ class DistillSettings:
 
     def check(self) -> None:
         """Refuse settings outside their limits, before anything is loaded; InputError names the setting."""
+        check_fields(self)
         self.resolved_method()
         counts = ("ipc", "iterations", "steps", "checkpoint_every", "experts_per_step", "snapshot_every")
         for name in (*counts, "rejection_window"):
@@ -179,8 +181,6 @@ class DistillSettings:
         for name in ("evaluate_every", "max_rejections"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.activations not in ACTIVATIONS:
-            raise InputError(f"activations must be float32 or bfloat16, not {self.activations}")
         if self.activations == "bfloat16" and self.backend in ("torch", "autograd"):
             raise InputError(f"activations = bfloat16 needs backend fused (or auto), not {self.backend}")
         if not 0 <= self.seed < 2**63:

@@ -18,6 +18,7 @@ from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
+from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, name_of, parse
 from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, train
 
@@ -54,6 +55,7 @@ class EvaluationSettings:
     at_once: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.repeats < 1:
             raise InputError(f"repeats must be at least 1, not {self.repeats}")
         if self.at_once is not None and self.at_once < 1:

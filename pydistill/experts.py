@@ -12,6 +12,7 @@ from torch import nn
 from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError, Interrupted
+from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
 from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
@@ -40,6 +41,7 @@ class ExpertSettings:
     training: TrainingSettings = field(default_factory=expert_training)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.count < 1:
             raise InputError(f"count must be at least 1, not {self.count}")
         check_seed("seed of the experts", self.seed)

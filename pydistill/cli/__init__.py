@@ -27,6 +27,7 @@ __all__ = ["COMMANDS", "main"]
 # In the order of the help. The module of a command has its name; that of a Python keyword has a "_" behind it.
 COMMANDS = (
     "demo",
+    "plan",
     "experts",
     "convexify",
     "distill",
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [each for each in given if each != "--debug"]
     logging.basicConfig(format="pydistill: %(message)s", level=logging.INFO)
+    if os.getcwd() not in sys.path:  # for a network of the user's own, `--model.name mynet:small`
+        sys.path.append(os.getcwd())
     try:
         done = _run(given)
         if sys.stdout is not None:  # a shell can start a process without one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,15 @@ def run(values: Any) -> int:
     from pydistill.files import read_json
     from pydistill.logs import LogSettings
     from pydistill.nn import architecture_of, parse
+    from pydistill.room import check_room
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
     recipe.distill.check()
     store = TrajectoryStore.open(values.experts)
     dataset = load_dataset(recipe, values.device)
+    pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
+    check_room(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
     for name in recipe.evaluation.models:  # told now rather than when the set is to be judged
         architecture_of(parse(name), dataset.in_channels, dataset.num_classes, dataset.image_size)
     result = distill_shown(

@@ -251,6 +251,17 @@ def _check_callable(function: Callable[..., object], name: str) -> None:
 
 
 def _callable_name(function: Callable[..., object]) -> str:
+    if isinstance(function, nn.Module):
+        raise InputError(
+            f"a network is given by what makes a fresh one, not by a module itself: give {type(function).__name__} "
+            "or a function of (in_channels, num_classes, (height, width)) that returns one"
+        )
+    if not callable(function):
+        remedy = f"; pydistill.nn.parse({function!r}) makes one of a short name" if isinstance(function, str) else ""
+        raise InputError(
+            f"a network must be ModelSettings or a callable of (in_channels, num_classes, (height, width)), "
+            f"not a {type(function).__name__}{remedy}"
+        )
     described = function if hasattr(function, "__qualname__") else type(function)
     return f"{described.__module__}:{described.__qualname__}"
 
