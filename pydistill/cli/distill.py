@@ -30,22 +30,29 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The recipe, the folders, the device."""
-    from pydistill.logs import LogSettings
-
     add_recipe(parser)
     parser.add_argument("--experts", type=str, required=True, help="folder of experts, recorded or convexified")
     parser.add_argument("--out", type=str, required=True, help="run folder")
     add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
-    parser.add_class_arguments(LogSettings, "log")
+    _add_log(parser)
     add_quiet(parser)
     add_json(parser)
+
+
+def _add_log(parser: Any) -> None:
+    parser.add_argument(
+        "--log.tensorboard", type=bool | None, help="write TensorBoard's events; null: if it is installed"
+    )
+    parser.add_argument("--log.wandb", choices=["offline", "online"], help="log to wandb too")
+    parser.add_argument("--log.project", type=str, default="pydistill", help="of wandb")
 
 
 def run(values: Any) -> int:
     """Distil, evaluate, and tell the outcome."""
     from pydistill.commands import SUMMARY, distill_shown
     from pydistill.files import read_json
+    from pydistill.logs import LogSettings
     from pydistill.nn import architecture_of, parse
     from pydistill.room import check_room
     from pydistill.trajectories import TrajectoryStore
@@ -59,7 +66,13 @@ def run(values: Any) -> int:
     for name in recipe.evaluation.models:  # told now rather than when the set is to be judged
         architecture_of(parse(name), dataset.in_channels, dataset.num_classes, dataset.image_size)
     result = distill_shown(
-        dataset, recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet, log=values.log
+        dataset,
+        recipe,
+        store,
+        Path(values.out),
+        resume=values.resume,
+        quiet=values.quiet,
+        log=LogSettings(**vars(values.log)),
     )
     if values.json:
         print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY))
