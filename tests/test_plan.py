@@ -19,6 +19,7 @@ from pydistill.memory import peak_memory
 from pydistill.plan import Phase, Plan, duration, plan, size, table
 from pydistill.recipe import Recipe, load_recipe, preset_path
 from pydistill.run import run_distillation
+from pydistill.trajectories import TrajectoryStore
 from tests.small_runs import EVALUATION, EXPERT, MODEL, recipe
 
 TURNS = 3
@@ -89,6 +90,8 @@ def test_experts_that_are_there_are_measured_with(tmp_path: Path) -> None:
     assert not any("--experts" in note for note in found.notes)
     with pytest.raises(MismatchError, match=r"uses recorded trajectories and .*convexified holds convexified ones"):
         plan(demo("att"), experts=convexified)
+    with pytest.raises(InputError, match="there is no expert in .*empty yet; train some"):
+        plan(work, experts=TrajectoryStore.create(tmp_path / "empty", store.record))
     with pytest.raises(MismatchError, match="architecture is"):
         plan(replace(work, model=MODEL), experts=store)
 
