@@ -28,6 +28,11 @@ class Segment:
     step: int
     distances: tuple[float, ...]
 
+    def distances_record(self, iteration: int) -> dict[str, Any]:
+        """The metrics line of the way that the student went in this iteration; what is not finite becomes null."""
+        distances = [value if math.isfinite(value) else None for value in self.distances]
+        return {"event": "distances", "iteration": iteration, "distances": distances, "step": self.step}
+
 
 @dataclass(frozen=True)
 class IterationReport:

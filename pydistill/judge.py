@@ -6,6 +6,7 @@ import platform
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from pydistill.artefact import BEST_NAME, Artefact
 from pydistill.data import Dataset
@@ -26,6 +27,9 @@ class Observer(Protocol):
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """After each evaluation on fresh networks."""
 
+    def on_images(self, iteration: int, images: Tensor) -> None:
+        """At the beginning and after each checkpoint: the images [n, C, H, W] that would be saved now, preprocessed."""
+
 
 class Silent:
     """An observer that tells nobody."""
@@ -34,6 +38,9 @@ class Silent:
         """Nothing."""
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Nothing."""
+
+    def on_images(self, iteration: int, images: Tensor) -> None:
         """Nothing."""
 
 

@@ -156,10 +156,7 @@ def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[s
 
 
 def _check_iterations(state: dict[str, Any], iterations: int, folder: RunFolder) -> None:
-    try:
-        done = int(state["distiller"]["iteration"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, error) from error
+    done = state["distiller"]["iteration"]
     if done > iterations:
         raise InputError(
             f"the run in {folder.path} has done {done} iterations and {iterations} are asked for; "
@@ -181,7 +178,7 @@ def _load(
         distiller.load_state(state["distiller"], tensors)
         judge.load_state(state["judge"])
         return float(state["seconds"])
-    except (KeyError, TypeError, IndexError, AttributeError, FormatError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, FormatError) as error:
         raise _damaged(folder, error) from error
     except ValueError as error:
         if isinstance(error, MismatchError):

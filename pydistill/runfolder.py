@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -128,6 +129,14 @@ class RunFolder:
         missing = [name for name in CHECKPOINT_PARTS if name not in state]
         if missing:
             raise FormatError(f"checkpoint {file} is damaged (it lacks {missing[0]}); remove it to begin the run anew")
+        distiller, seconds = state["distiller"], state["seconds"]
+        iteration = distiller.get("iteration") if isinstance(distiller, dict) else None
+        counted = isinstance(iteration, int) and iteration >= 0
+        if not counted or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+            raise FormatError(
+                f"checkpoint {file} is damaged (its iteration or its seconds are no numbers); "
+                "remove it to begin the run anew"
+            )
         return state, tensors
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -154,7 +163,7 @@ class RunFolder:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 break  # a line that a killed process was writing; everything after a checkpoint is written again
-            if not isinstance(record, dict) or not {"event", "iteration"} <= record.keys():
+            if not _is_event(record):
                 raise FormatError(f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run")
             records.append(record)
         return records
@@ -184,6 +193,25 @@ class RunFolder:
         with open(self.metrics_path, "rb") as handle:
             handle.seek(max(0, size - 1))
             return size == 0 or handle.read(1) == b"\n"
+
+
+def _is_event(record: Any) -> bool:
+    """Whether it is an event of a run, with the numbers that readers of its kind rely on."""
+
+    def number(name: str) -> bool:
+        return isinstance(record.get(name), (int, float)) and not isinstance(record[name], bool)
+
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("event"), str)
+        or type(record.get("iteration")) is not int
+    ):
+        return False
+    if record["event"] == "iteration":
+        return "step" in record and number("lr") and (record.get("loss", "none") is None or number("loss"))
+    return record["event"] != "evaluation" or (
+        number("mean") and number("std") and isinstance(record.get("runs"), list)
+    )
 
 
 def _as_json(config: dict[str, Any]) -> dict[str, Any]:

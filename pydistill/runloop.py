@@ -75,6 +75,7 @@ class RunLoop:
     def finish(self, stop: Stop) -> RunResult:
         """Iterate to the end, or until the guard or Ctrl-C ends it."""
         distiller, settings = self.distiller, self.recipe.distill
+        self.observer.on_images(distiller.iteration, distiller.images)
         while distiller.guard.ended is None:
             if self.judge.is_due():  # after an iteration, or left over by a process that was stopped
                 self._judge(stop)
@@ -101,6 +102,8 @@ class RunLoop:
         self.folder.append_metrics(report.as_record())
         if report.guard is not None:
             self.folder.append_metrics(report.guard.as_record())
+        if report.iteration == 1 or report.iteration % self.recipe.distill.checkpoint_every == 0:
+            self.folder.append_metrics(report.segments[0].distances_record(report.iteration))
         self.observer.on_iteration(report)
 
     def _judge(self, stop: Stop) -> None:
@@ -119,6 +122,7 @@ class RunLoop:
         values, tensors = self.distiller.state()
         state = {"distiller": values, "judge": self.judge.state(), "seconds": self._seconds()}
         self.folder.save_checkpoint(state, tensors)
+        self.observer.on_images(self.distiller.iteration, self.distiller.images)
 
     def _result(self, evaluation: Evaluation, ended_early: str | None) -> RunResult:
         """The result of the set as it is now and its evaluation."""

@@ -159,16 +159,19 @@ def test_a_new_run_in_a_folder_that_may_only_be_read(store: TrajectoryStore, ope
 def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     """safetensors' own error, which is no OSError, becomes the one that says what was being written."""
     folder = RunFolder(tmp_path)
-    state: dict[str, Any] = {"distiller": {}, "judge": {}, "seconds": 0.0}
-    folder.save_checkpoint(state | {"iteration": 1}, {"images": torch.ones(4)})
+
+    def state(iteration: int) -> dict[str, Any]:
+        return {"distiller": {"iteration": iteration}, "judge": {}, "seconds": 0.0}
+
+    folder.save_checkpoint(state(1), {"images": torch.ones(4)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:
         with pytest.raises(WriteError, match=r"cannot write .*checkpoint.*File too large.*; what was there before"):
-            folder.save_checkpoint(state | {"iteration": 2}, {"images": torch.ones(4000)})
+            folder.save_checkpoint(state(2), {"images": torch.ones(4000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert folder.load_checkpoint()[0]["iteration"] == 1
+    assert folder.load_checkpoint()[0] == {"format": 1, **state(1), "metrics_bytes": 0}
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
 
 

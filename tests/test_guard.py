@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -73,6 +74,28 @@ def test_a_rejected_iteration_goes_back_to_the_last_good_state(
     assert "iteration 9: the matching loss is not finite; the update was not applied" in caplog.text
     assert "is again as after iteration 6 (2 of at most 10 rejections in 1000 iterations)" in caplog.text
     assert "lower lr_image or lr_init if this goes on" in caplog.text
+
+
+@pytest.mark.parametrize("stored_at", [2, 4, 8])
+def test_the_good_state_is_continued_from_a_stored_one(
+    stored_at: int, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is gone back to at iteration 9 is the state after 6, however long ago the state was stored."""
+    courses = []
+    for stop in (None, stored_at):
+        found = distiller(store, snapshot_every=3)
+        break_at(found, {9}, monkeypatch)
+        for iteration in range(1, 10):
+            found.iterate()
+            if iteration == stop:
+                values, tensors = found.state()
+                kept = {name: each.clone() for name, each in tensors.items()}
+                found = distiller(store, snapshot_every=3)
+                found.load_state(json.loads(json.dumps(values)), kept)
+                break_at(found, {9}, monkeypatch)
+        courses.append(moving(found))
+        assert found.good_iteration == 6
+    assert same(*courses)
 
 
 def test_after_a_return_another_segment_and_another_course_are_drawn(

@@ -296,6 +296,28 @@ def test_a_checkpoint_that_lacks_a_part(store: TrajectoryStore, tmp_path: Path) 
         run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"distiller": []},
+        {"distiller": {"iteration": "3"}},
+        {"distiller": {"iteration": 3}},
+        {"seconds": None},
+        {"judge": {"best": 1, "last": None}},
+        {"judge": {}},
+    ],
+)
+def test_a_checkpoint_with_a_part_that_is_something_else(
+    change: dict[str, Any], store: TrajectoryStore, tmp_path: Path
+) -> None:
+    folder = run_distillation(recipe(iterations=3), DATA, store, tmp_path).folder
+    state, tensors = folder.load_checkpoint()
+    del state["format"]
+    folder.save_checkpoint(state | change, tensors)
+    with pytest.raises(FormatError, match=r"checkpoint .* is damaged \(.*\); remove it to begin the run anew"):
+        run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
+
+
 def test_metrics_that_are_something_else(store: TrajectoryStore, tmp_path: Path) -> None:
     run_distillation(recipe(iterations=3), DATA, store, tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n')

@@ -91,6 +91,8 @@ def test_the_summary_says_so(store: TrajectoryStore, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(RunDivergedError) as caught:
         distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=False, quiet=True)
+    lines = RunFolder(tmp_path).metrics()
+    assert sum(line["event"] == "guard" for line in lines) == 3
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["ended_early"] == str(caught.value)
     assert summary["rejected_updates"] == 3

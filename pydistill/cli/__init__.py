@@ -33,6 +33,7 @@ COMMANDS = (
     "distill",
     "evaluate",
     "show",
+    "report",
     "export",
     "import",
     "doctor",

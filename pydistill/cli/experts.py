@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydistill.cli import status
 from pydistill.cli.arguments import (
@@ -16,6 +17,11 @@ from pydistill.cli.arguments import (
     print_json,
     recipe_of,
 )
+from pydistill.errors import InputError
+
+if TYPE_CHECKING:
+    from pydistill.data import Dataset
+    from pydistill.recipe import Recipe
 
 ABOUT = "Train experts and store their trajectories."
 USAGE = f"{RECIPE_USAGE} --out EXPERTS"
@@ -41,6 +47,7 @@ def run(values: Any) -> int:
 
     recipe = recipe_of(values)
     dataset = load_dataset(recipe, values.device)
+    _check_disk(dataset, recipe, Path(values.out))
     store = train_experts_shown(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
     if values.json:
@@ -48,3 +55,23 @@ def run(values: Any) -> int:
         return status.DONE
     print(f"{len(store)} experts in {values.out}; final test accuracy {sum(finals) / len(finals):.1f} % on average")
     return status.DONE
+
+
+def _check_disk(dataset: Dataset, recipe: Recipe, out: Path) -> None:
+    """Refuse, before the first epoch, more experts than the disk can hold.
+
+    Raises:
+        InputError: it cannot.
+    """
+    from pydistill.experts import experts_record
+
+    record = experts_record(dataset, recipe.model, recipe.expert)
+    bytes_each = 4 * sum(record.sizes) * (record.epochs + 1)
+    missing = recipe.expert.count - sum(1 for _ in out.glob("expert_*.safetensors"))
+    place = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
+    free = shutil.disk_usage(place).free
+    if bytes_each * missing > free:
+        raise InputError(
+            f"{missing} experts of {record.epochs} epochs need {bytes_each * missing / 2**30:.1f} GiB in {out}, and "
+            f"{free / 2**30:.1f} GiB are free; lower expert.count or expert.training.epochs, or take another --out"
+        )

@@ -6,7 +6,7 @@ import errno
 
 from pydistill.cli import status
 from pydistill.cli.messages import one_line
-from pydistill.errors import InputError, Interrupted, MismatchError, PydistillError
+from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
 
 _REMEDIES = {
     errno.ENOENT: "does not exist; check how it is spelt",
@@ -25,8 +25,11 @@ def told(error: Exception) -> tuple[str, int]:
     if isinstance(error, Interrupted):
         return one_line(error), status.INTERRUPTED
     if isinstance(error, PydistillError):
+        sentence = one_line(error)
+        if isinstance(error, FormatError) and "; " not in sentence:
+            sentence += "; get the file again from where it came, or make it anew"
         wrong = isinstance(error, (InputError, MismatchError))
-        return one_line(error), status.USAGE if wrong else status.FAILED
+        return sentence, status.USAGE if wrong else status.FAILED
     if isinstance(error, OSError):
         return _of_the_system(error), status.FAILED
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error):

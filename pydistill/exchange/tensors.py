@@ -118,7 +118,7 @@ def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
     could_be = bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
     if soft is None and could_be:
         raise InputError(
-            f"the labels in {where} are rows that sum to 1: say whether they are probabilities or logits with soft"
+            f"the labels in {where} are rows that sum to 1: probabilities or logits? say which by soft (--soft)"
         )
     if soft == "probabilities":
         if not could_be:

@@ -12,7 +12,7 @@ import torch
 
 from pydistill.cli import main, status
 from pydistill.cli.failures import told
-from pydistill.errors import DivergedError, InputError, Interrupted, MismatchError
+from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
 from pydistill.nn import ModelSettings, build
 from pydistill.room import available_memory, check_room
 
@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent.parent
         (InputError("steps must be 1"), "steps must be 1", 2),
         (MismatchError("a and b"), "a and b", 2),
         (DivergedError("too often"), "too often", 1),
+        (FormatError("a is damaged"), "a is damaged; get the file again from where it came, or make it anew", 1),
+        (FormatError("a is damaged; remove it"), "a is damaged; remove it", 1),
         (Interrupted("stopped after 3"), "stopped after 3", 130),
         (FileNotFoundError(2, "No such file", "/a"), "/a does not exist; check how it is spelt", 1),
         (PermissionError(13, "Permission denied", "/a"), "/a may not be opened by you; change its permissions", 1),
