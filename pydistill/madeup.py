@@ -42,6 +42,9 @@ SHAPES = {
 }
 """The data sets whose shapes are known without their files."""
 
+MADE_UP = "made up"
+"""The digest of such data."""
+
 TEST_IMAGES = 1024
 
 
@@ -77,7 +80,7 @@ def made_up_data(settings: DataSettings, shape: DataShape, images: int, device: 
         test_pictures=pictures(test),
         test_labels=(torch.arange(test) % shape.classes).to(device),
         preprocessing=normalise,
-        digest="made up",
+        digest=MADE_UP,
     )
 
 

@@ -11,9 +11,10 @@ import torch
 
 from pydistill import data
 from pydistill.data import Dataset
-from pydistill.errors import MismatchError
+from pydistill.distill import Distiller
+from pydistill.errors import InputError, MismatchError
 from pydistill.experts import experts_record
-from pydistill.madeup import MadeUpExperts, MadeUpRows, made_up_data, shape_of
+from pydistill.madeup import MADE_UP, MadeUpExperts, MadeUpRows, made_up_data, shape_of
 from pydistill.matching import choose_backend
 from pydistill.memory import Peak, peak_memory
 from pydistill.nn import Network, architecture_of, flatten
@@ -114,49 +115,24 @@ def plan(
     """
     recipe.distill.check()
     network = network or recipe.model
-    dataset, images, told = _data(recipe, torch.device(device))
-    record = experts_record(dataset, network, recipe.expert)
-    if experts is not None:
-        if told.startswith("made up"):
-            record = replace(
-                record, dataset_digest=experts.record.dataset_digest, preprocessing=experts.record.preprocessing
-            )
-        experts.record.check(record)
-        record = experts.record
-    rehearsal = Rehearsal(recipe, network, dataset, images, clock)
-    settings = recipe.distill
-    convexified = settings.resolved_method().trajectories == "convexified"
-    count = recipe.expert.count if experts is None else len(experts)
-    phases: list[Phase] = []
-    peaks: list[Peak] = []
-    if experts is None:
-        with peak_memory(dataset.device) as peak:
-            phases.append(_phase("experts", "expert", rehearsal.expert(), count))
-        peak.resident += 2 * FLOAT * (record.epochs + 1) * record.layout.total  # the snapshots, and a copy to write
-        peaks.append(peak)
-    if convexified and (experts is None or experts.kind == "recorded"):
-        with peak_memory(dataset.device) as peak:
-            rows = MadeUpRows(flatten(rehearsal.fresh()).cpu(), record.epochs)
-            source = RecordedTrajectory(rows) if experts is None else experts.recorded(0)
-            phases.append(_phase("convexification", "expert", rehearsal.convexification(source, record), count))
-        peaks.append(peak)
-    made_up = experts is None or experts.kind != settings.resolved_method().trajectories
-    if experts is not None and made_up and not convexified:
+    wanted = recipe.distill.resolved_method().trajectories
+    if experts is not None and len(experts) == 0:
+        raise InputError(f"there is no expert in {experts.path} yet; train some, or plan without")
+    if experts is not None and experts.kind == "convexified" and wanted == "recorded":
         raise MismatchError(
-            f"method {settings.method} uses recorded trajectories and {experts.path} holds convexified ones; "
+            f"method {recipe.distill.method} uses recorded trajectories and {experts.path} holds convexified ones; "
             "give the others, or set distill.trajectories"
         )
-    store = MadeUpExperts(record, network, settings, count) if made_up or experts is None else experts
-    with peak_memory(dataset.device) as peak:
-        iteration, distiller = rehearsal.iteration(store, made_up=made_up)
-        phases.append(_phase("distillation", "iteration", iteration, settings.iterations))
-    peaks.append(peak)
-    with peak_memory(dataset.device) as peak:
-        evaluation = rehearsal.evaluation(distiller.images, distiller.synthetic.training_labels)
-        phases.append(_phase("evaluations", "evaluation", evaluation, _evaluations(recipe)))
-    peaks.append(peak)
+    dataset, images, told = _data(recipe, torch.device(device))
+    record = _record(recipe, network, dataset, experts)
+    rehearsal = Rehearsal(recipe, network, dataset, images, clock)
+    count = recipe.expert.count if experts is None else len(experts)
+    store = experts if experts is not None and experts.kind == wanted else None
+    made_up = MadeUpExperts(record, network, recipe.distill, count) if store is None else store
+    phases, peaks, distiller = _measured(rehearsal, experts, made_up)
     missing = _missing_bytes(dataset, images)
     on_gpu = dataset.device.type == "cuda"
+    settings = recipe.distill
     return Plan(
         title=f"{settings.method} on {recipe.data.name}, {settings.ipc} per class",
         architecture=architecture_of(network, record.in_channels, record.num_classes, record.image_size),
@@ -166,11 +142,51 @@ def plan(
         backend=choose_backend(settings.backend, distiller.student, distiller.images, None, settings.activations)[0],
         data=told,
         phases=tuple(phases),
-        disk=_disk(recipe, record, count, distiller.state()[1], experts, convexified),
+        disk=_disk(recipe, record, count, distiller.state()[1], experts),
         memory=max(peak.resident for peak in peaks) + (0 if on_gpu else missing),
         device_memory=max(peak.device or 0 for peak in peaks) + missing if on_gpu else None,
-        notes=tuple(_notes(recipe, made_up, told)),
+        notes=tuple(_notes(recipe, store is None, dataset)),
     )
+
+
+def _record(recipe: Recipe, network: Network, dataset: Dataset, experts: TrajectoryStore | None) -> ExpertsRecord:
+    """What the experts are; MismatchError if those given do not fit the recipe."""
+    record = experts_record(dataset, network, recipe.expert)
+    if experts is None:
+        return record
+    if dataset.digest == MADE_UP:  # of which nothing is known that could be compared
+        record = replace(record, dataset_digest="", preprocessing="")
+    experts.record.check(record)
+    return experts.record
+
+
+def _measured(
+    rehearsal: Rehearsal, experts: TrajectoryStore | None, store: TrajectoryStore
+) -> tuple[list[Phase], list[Peak], Distiller]:
+    """The parts of the work with their peaks of memory, and the distiller that was measured on `store`."""
+    recipe, record, device = rehearsal.recipe, store.record, rehearsal.dataset.device
+    phases: list[Phase] = []
+    peaks: list[Peak] = []
+    if experts is None:
+        with peak_memory(device) as peak:
+            phases.append(_phase("experts", "expert", rehearsal.expert(), len(store)))
+        peak.resident += 2 * FLOAT * (record.epochs + 1) * record.layout.total  # the snapshots, and a copy to write
+        peaks.append(peak)
+    if store.kind == "convexified" and (experts is None or experts.kind == "recorded"):
+        with peak_memory(device) as peak:
+            made_up = RecordedTrajectory(MadeUpRows(flatten(rehearsal.fresh()).cpu(), record.epochs))
+            source = made_up if experts is None else experts.recorded(0)
+            phases.append(_phase("convexification", "expert", rehearsal.convexification(source, record), len(store)))
+        peaks.append(peak)
+    with peak_memory(device) as peak:
+        iteration, distiller = rehearsal.iteration(store, made_up=isinstance(store, MadeUpExperts))
+        phases.append(_phase("distillation", "iteration", iteration, recipe.distill.iterations))
+    peaks.append(peak)
+    with peak_memory(device) as peak:
+        evaluation = rehearsal.evaluation(distiller.images, distiller.synthetic.training_labels)
+        phases.append(_phase("evaluations", "evaluation", evaluation, _evaluations(recipe)))
+    peaks.append(peak)
+    return phases, peaks, distiller
 
 
 def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, tuple[int, int], str]:
@@ -207,13 +223,12 @@ def _disk(
     count: int,
     state: dict[str, torch.Tensor],
     experts: TrajectoryStore | None,
-    convexified: bool,
 ) -> dict[str, int]:
     total, epochs = record.layout.total, record.epochs
     disk = {}
     if experts is None or experts.kind == "recorded":
         disk["experts_recorded"] = count * (epochs + 1) * total * FLOAT
-    if convexified:
+    if recipe.distill.resolved_method().trajectories == "convexified":
         points = len(waypoint_epochs(epochs, 4 if recipe.distill.waypoints is None else recipe.distill.waypoints))
         fractions = 2 * FLOAT * (epochs + points - 1) * len(record.sizes)
         disk["experts_convexified"] = count * (points * total * FLOAT + fractions)
@@ -225,14 +240,14 @@ def _disk(
     return disk
 
 
-def _notes(recipe: Recipe, made_up: bool, told: str) -> list[str]:
+def _notes(recipe: Recipe, made_up: bool, dataset: Dataset) -> list[str]:
     notes = []
     if made_up and recipe.distill.resolved_method().selection == "nearest":
         notes.append(
             "which student step is nearest is known with real experts only: iterations are measured at the last, "
             "which takes longest; --experts DIR measures at the steps that these choose"
         )
-    if recipe.data.zca and told.startswith("made up"):
+    if recipe.data.zca and dataset.digest == MADE_UP:
         notes.append("fitting the ZCA whitening, once, is not counted")
     notes.append("starting, reading the data and drawing the pictures are not counted")
     return notes

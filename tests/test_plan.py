@@ -18,7 +18,9 @@ from pydistill.experts import train_experts
 from pydistill.memory import peak_memory
 from pydistill.plan import Phase, Plan, duration, plan, size, table
 from pydistill.recipe import Recipe, load_recipe, preset_path
+from pydistill.rehearsal import Rehearsal
 from pydistill.run import run_distillation
+from pydistill.trajectories import TrajectoryStore
 from tests.small_runs import EVALUATION, EXPERT, MODEL, recipe
 
 TURNS = 3
@@ -89,6 +91,8 @@ def test_experts_that_are_there_are_measured_with(tmp_path: Path) -> None:
     assert not any("--experts" in note for note in found.notes)
     with pytest.raises(MismatchError, match=r"uses recorded trajectories and .*convexified holds convexified ones"):
         plan(demo("att"), experts=convexified)
+    with pytest.raises(InputError, match=r"there is no expert in .*empty yet; train some"):
+        plan(work, experts=TrajectoryStore.create(tmp_path / "empty", store.record))
     with pytest.raises(MismatchError, match="architecture is"):
         plan(replace(work, model=MODEL), experts=store)
 
@@ -107,13 +111,17 @@ def test_data_that_are_not_there_are_made_up() -> None:
     assert found.as_dict()["seconds"] == pytest.approx(sum(seconds(found).values()))
 
 
-def test_an_expert_costs_by_its_images_and_epochs() -> None:
+def test_an_expert_costs_its_epochs_its_tests_and_its_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 epochs of 2 s; 61 tests of 10,000 images and one of the 50,000 at 1 ms each; 3 s of writing; of 7 experts."""
+    monkeypatch.setattr(Rehearsal, "_epoch", lambda self, training: (2.0, "measured"))
+    monkeypatch.setattr(Rehearsal, "_accuracy", lambda self, pictures, labels: 1e-3)
+    monkeypatch.setattr(Rehearsal, "_written", lambda self: 3.0)
     work = small()
     longer = replace(work.expert, training=replace(work.expert.training, epochs=60))
-    one, ten = plan(work), plan(replace(work, expert=longer))
-    # twelve times at most noisily: once for each epoch, and a test after each
-    assert 5 < seconds(ten)["experts"] / seconds(one)["experts"] < 20
-    assert ten.disk["experts_recorded"] == pytest.approx(one.disk["experts_recorded"] * 61 / 7)
+    found = plan(replace(work, expert=longer))
+    assert found.phases[0].seconds_each == pytest.approx(60 * 2 + 61 * 10 + 50 + 3)
+    assert found.phases[0].seconds == pytest.approx(7 * found.phases[0].seconds_each)
+    assert found.disk["experts_recorded"] == 7 * 61 * found.parameters * 4
 
 
 def test_what_a_run_would_refuse_is_refused() -> None:

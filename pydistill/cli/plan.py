@@ -7,7 +7,7 @@ from typing import Any
 from pydistill.cli import status
 from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_json, add_recipe, device_of, print_json, recipe_of
 
-ABOUT = "Tell what a recipe will cost here: time, disk and memory, by a few short steps."
+ABOUT = "Tell what a recipe costs here: time, disk and memory."
 USAGE = f"{RECIPE_USAGE} [--experts EXPERTS] [--json]"
 EXAMPLES = """
   pydistill plan --preset demo/digits-att
