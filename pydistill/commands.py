@@ -10,14 +10,16 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset
-from pydistill.distill import IterationReport
 from pydistill.errors import InputError
-from pydistill.evaluate import Evaluation, accuracy_record
+from pydistill.evaluate import accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
+from pydistill.logs import LogObserver, LogSettings
+from pydistill.observers import BarObserver, Together
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, recipe_from_dict
-from pydistill.run import RunResult, run_distillation
+from pydistill.report import write_report
+from pydistill.run import RunDivergedError, RunResult, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
@@ -36,40 +38,46 @@ def train_experts_shown(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: b
         return train_experts(dataset, recipe.model, settings, out, on_progress=on_progress)
 
 
-class BarObserver:
-    """Shows iterations in a bar, and evaluations as lines above it."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-
-    def on_iteration(self, report: IterationReport) -> None:
-        """Show the loss, the chosen step and the learning rate."""
-        self._bar.step(loss=f"{report.loss:.4f}", step=", ".join(map(str, report.steps)), lr=f"{report.lr:.4g}")
-
-    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """Say what the set is worth now."""
-        told = f"{100 * evaluation.mean:.1f} ± {100 * evaluation.std:.1f} %"
-        self._bar.say(f"iteration {iteration}: {told} on {len(evaluation.accuracies)} fresh networks")
-
-
 def distill_shown(
-    dataset: Dataset, recipe: Recipe, store: TrajectoryStore, out: Path, *, resume: bool, quiet: bool
+    dataset: Dataset,
+    recipe: Recipe,
+    store: TrajectoryStore,
+    out: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    log: LogSettings | None = None,
 ) -> RunResult:
-    """Distil with a bar, then write summary.json and the pictures into the run folder."""
+    """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder."""
+    logs = LogObserver(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
     folder = RunFolder(out)
     done = (
         int(folder.load_checkpoint()[0]["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
     )
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
-        result = run_distillation(recipe, dataset, store, out, resume=resume, observer=BarObserver(bar))
+        try:
+            observer = Together(BarObserver(bar), logs)
+            result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
+        except RunDivergedError as error:
+            _write_summary(recipe, error.result)
+            raise
+        finally:
+            logs.close()
+    _write_summary(recipe, result)
+    return result
+
+
+def _write_summary(recipe: Recipe, result: RunResult) -> None:
+    out = result.folder.path
     write_json(out / SUMMARY, run_summary(recipe, result))
     draw_run(result.folder)
-    return result
+    write_report(out)
 
 
 def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     """The outcome of a run as JSON-able values; accuracies in [0, 1], times in seconds, memory in bytes."""
-    iterations = [line for line in result.folder.metrics() if line["event"] == "iteration"]
+    lines = result.folder.metrics()
+    iterations = [line for line in lines if line["event"] == "iteration"]
     losses = [line["loss"] for line in iterations if line["loss"] is not None]
     # Single matching losses scatter with the segment drawn, so first and last are means over a twentieth of the run.
     window = max(1, len(losses) // 20)
@@ -77,6 +85,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "method": recipe.distill.method,
         "seed": recipe.distill.seed,
         "iterations": len(iterations),
+        "rejected_updates": sum(line["event"] == "guard" and line["what"] != "skipped" for line in lines),
         "seconds": result.seconds,
         "accuracy_final": accuracy_record(result.accuracy_final.accuracies),
         "accuracy_best": accuracy_record(result.accuracy_best.accuracies) | {"iteration": result.best_iteration},
@@ -84,6 +93,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "loss_last": sum(losses[-window:]) / window if losses else None,
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
+        "ended_early": result.ended_early,
         "peak_memory_bytes": peak_memory(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydistill.evaluate import Evaluation, accuracy_record, evaluate
 from pydistill.files import write_json
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, load_recipe, preset_path
+from pydistill.report import write_report
 from pydistill.training import TrainingSettings
 
 FULL_DATA_TRAINING = TrainingSettings(
@@ -79,7 +81,8 @@ def _demo(recipe: Recipe, out: Path, quiet: bool) -> str:
     }
     write_json(out / SUMMARY, summary)
     images, curves = draw_run(result.folder)
-    return _table(summary, out, images, curves)
+    report = write_report(out)
+    return _table(summary, out, (report, images, curves))
 
 
 def _references(
@@ -104,7 +107,7 @@ def _references(
     return random, rate, full
 
 
-def _table(summary: dict[str, Any], out: Path, images: Path, curves: Path) -> str:
+def _table(summary: dict[str, Any], out: Path, shown: Sequence[Path]) -> str:
     count = summary["images"]
     rows = [
         (f"distilled, {count} images ({summary['method'].upper()})", summary["accuracy_distilled"]),
@@ -118,4 +121,4 @@ def _table(summary: dict[str, Any], out: Path, images: Path, curves: Path) -> st
         for name, found in rows
     ]
     told = ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items())
-    return "\n".join([*lines, "", told, f"pictures: {images}, {curves}", f"everything else: {out}/"])
+    return "\n".join([*lines, "", told, f"to look at: {', '.join(map(str, shown))}", f"everything else: {out}/"])

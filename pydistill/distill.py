@@ -2,269 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pydistill.data import Dataset, DsaSettings
-from pydistill.errors import DivergedError, InputError, MismatchError
-from pydistill.matching import Backend, Batches, Distance, Gradient, Match, Selection, choose_backend, match_many
-from pydistill.methods import Labels, Method, Trajectories, method_named
+from pydistill.data import Dataset
+from pydistill.distill_settings import DistillSettings
+from pydistill.errors import DivergedError, FormatError, MismatchError
+from pydistill.guard import Guard, GuardEvent, Refusal, data_scale
+from pydistill.iteration import IterationReport, Segment
+from pydistill.kinds import check_instance
+from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
-from pydistill.nn.fused import ACTIVATIONS, Activations
-from pydistill.synthetic import ImageAverage, Initialisation, SyntheticSet, initial_set
+from pydistill.synthetic import ImageAverage, SyntheticSet, initial_set
 from pydistill.training import seeded_modules
-from pydistill.trajectories import ExpertOrder, FractionRule, Smoothing, StartSampler, StartSettings, TrajectoryStore
+from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
 
-_log = logging.getLogger("pydistill")
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """One distillation; what is null is as the method has it.
-
-    Args:
-        method: att, mct, mtt or tesla.
-        ipc: images per class.
-        iterations: outer iterations, each one update of the pixels.
-        steps: N, student steps per iteration.
-        expert_epochs: M, epochs of the expert from start to target; real for convexified experts.
-        min_start: T⁻, first epoch that a student may start at.
-        max_start: T⁺, end of the range of starts (whole starts are below it).
-        growing: let the range's end grow from grow_from to max_start over grow_iterations.
-        grow_from: the range's end at the first iteration.
-        grow_iterations: iterations until it reaches max_start; null means half of all.
-        continuous: draw starts from the real numbers (convexified experts only).
-        trajectories: recorded or convexified.
-        waypoints: w, or their epochs, when recorded experts are convexified on the way; null means 4.
-        smoothing: how these waypoints are smoothed; null means as published (neighbours).
-        fractions: how far along a segment each epoch is; null means by path length.
-        selection: last or nearest, the student step that is compared with the target.
-        distance: l1 or l2, the distance of `nearest`.
-        gradient: exact or truncated.
-        labels: hard, teacher or learned.
-        lr_image: learning rate of the pixels.
-        lr_lr: learning rate of the student's learning rate.
-        lr_label: learning rate of learned label logits.
-        lr_init: α₀, the student's learning rate at first.
-        momentum: of the pixels', the labels' and the learning rate's SGD.
-        batch_size: B, synthetic images per student step; null means all of them.
-        experts_per_step: E, segments of experts per iteration, each matched on batches of its own; the update takes the
-            mean of their gradients.
-        initialisation: real (random training images) or noise.
-        ema: decay of the image average, 0 for none; null: 0.999 if the method averages, else none.
-        dsa: differentiable Siamese augmentation of the student's batches ({} for the published one), or null for none.
-        evaluate_every: iterations between evaluations; 0 evaluates at the end only.
-        checkpoint_every: iterations between checkpoints.
-        max_rejections: how many iterations may be rejected (not finite, lr ≤ 0) before the run stops.
-        backend: auto, fused, torch or autograd.
-        activations: float32, or bfloat16 for the planes between the student's layers (backend fused alone);
-            docs/fused.md says what that does to the gradient.
-        seed: of everything random in the distillation.
-    """
-
-    method: str = "att"
-    ipc: int = 1
-    iterations: int = 1000
-    steps: int = 30
-    expert_epochs: float = 2.0
-    min_start: float = 0.0
-    max_start: float = 2.0
-    growing: bool | None = None
-    grow_from: float = 0.5
-    grow_iterations: int | None = None
-    continuous: bool | None = None
-    trajectories: Trajectories | None = None
-    waypoints: int | list[int] | None = None
-    smoothing: Smoothing | None = None
-    fractions: FractionRule | None = None
-    selection: Selection | None = None
-    distance: Distance = "l1"
-    gradient: Gradient | None = None
-    labels: Labels | None = None
-    lr_image: float = 100.0
-    lr_lr: float = 1e-7
-    lr_label: float = 1.0
-    lr_init: float = 0.01
-    momentum: float = 0.5
-    batch_size: int | None = None
-    experts_per_step: int = 1
-    initialisation: Initialisation = "real"
-    ema: float | None = None
-    dsa: DsaSettings | None = None
-    evaluate_every: int = 0
-    checkpoint_every: int = 100
-    max_rejections: int = 10
-    backend: Backend = "auto"
-    activations: Activations = "float32"
-    seed: int = 0
-
-    def resolved_method(self) -> Method:
-        """The named method with this run's own choices put in.
-
-        Raises:
-            InputError: no such method, or real starts on recorded experts.
-        """
-        chosen: dict[str, Any] = {
-            "trajectories": self.trajectories,
-            "continuous": self.continuous,
-            "growing": self.growing,
-            "selection": self.selection,
-            "gradient": self.gradient,
-            "labels": self.labels,
-        }
-        method = replace(
-            method_named(self.method), **{name: value for name, value in chosen.items() if value is not None}
-        )
-        if method.continuous and method.trajectories == "recorded":
-            raise InputError(
-                "continuous starts need trajectories = convexified; recorded experts exist at whole epochs only"
-            )
-        return method
-
-    def start_settings(self) -> StartSettings:
-        """The range of starts."""
-        method = self.resolved_method()
-        grow_iterations = max(1, self.iterations // 2) if self.grow_iterations is None else self.grow_iterations
-        return StartSettings(
-            max_start=self.max_start,
-            min_start=self.min_start,
-            continuous=method.continuous,
-            growing=method.growing,
-            grow_from=self.grow_from,
-            grow_iterations=grow_iterations,
-        )
-
-    def ema_decay(self) -> float:
-        """Decay of the image average, 0 for none."""
-        if self.ema is not None:
-            return self.ema
-        return 0.999 if self.resolved_method().ema else 0.0
-
-    def check(self) -> None:
-        """Refuse settings outside their limits, before anything is loaded; InputError names the setting."""
-        self.resolved_method()
-        for name in ("ipc", "iterations", "steps", "checkpoint_every", "experts_per_step"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("evaluate_every", "max_rejections"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.activations not in ACTIVATIONS:
-            raise InputError(f"activations must be float32 or bfloat16, not {self.activations}")
-        if self.activations == "bfloat16" and self.backend in ("torch", "autograd"):
-            raise InputError(f"activations = bfloat16 needs backend fused (or auto), not {self.backend}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must be at least 0 and below 2^63, not {self.seed}")
-        for name in ("lr_image", "lr_lr", "lr_label"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name} must be a finite number of at least 0, not {getattr(self, name)}")
-        for name in ("lr_init", "expert_epochs"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} must be a finite number above 0, not {getattr(self, name)}")
-        for name in ("momentum", "ema"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise InputError(f"{name} must lie in [0, 1), not {value}")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1 (or null for all images), not {self.batch_size}")
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A segment of an expert's trajectory, and the student's training that was compared with it.
-
-    Attributes:
-        expert: number of the expert in the store.
-        start, target: epochs.
-        loss: L of this segment.
-        step: K, the chosen student step.
-        distances: d(θ_k, θ*) for k = 0 … N.
-    """
-
-    expert: int
-    start: float
-    target: float
-    loss: float
-    step: int
-    distances: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class IterationReport:
-    """What one outer iteration did.
-
-    Attributes:
-        iteration: 1, 2, …
-        segments: what was matched, `experts_per_step` of them.
-        lr: the student's learning rate after the update.
-        rejected: why the update was not applied, or None.
-    """
-
-    iteration: int
-    segments: tuple[Segment, ...]
-    lr: float
-    rejected: str | None
-
-    @property
-    def loss(self) -> float:
-        """L before the update, the mean over the segments."""
-        return math.fsum(segment.loss for segment in self.segments) / len(self.segments)
-
-    @property
-    def expert(self) -> int:
-        """The first segment's; with one expert per step, the only one's. Likewise below."""
-        return self.segments[0].expert
-
-    @property
-    def start(self) -> float:
-        """Epoch at which the student started."""
-        return self.segments[0].start
-
-    @property
-    def target(self) -> float:
-        """Epoch that the student was to reach."""
-        return self.segments[0].target
-
-    @property
-    def step(self) -> int:
-        """K, the chosen student step."""
-        return self.segments[0].step
-
-    @property
-    def distances(self) -> tuple[float, ...]:
-        """d(θ_k, θ*) for k = 0 … N."""
-        return self.segments[0].distances
-
-    @property
-    def steps(self) -> list[int]:
-        """K of every segment."""
-        return [segment.step for segment in self.segments]
-
-    def as_record(self) -> dict[str, Any]:
-        """The metrics line of this iteration; what is not finite becomes null.
-
-        With more than one expert per step, step, expert, start and target are lists.
-        """
-
-        def of_segments(name: str) -> Any:
-            values = [getattr(segment, name) for segment in self.segments]
-            return values[0] if len(values) == 1 else values
-
-        record = {
-            "event": "iteration",
-            "iteration": self.iteration,
-            "loss": self.loss if math.isfinite(self.loss) else None,
-            "step": of_segments("step"),
-            "lr": self.lr,
-        }
-        record |= {name: of_segments(name) for name in ("expert", "start", "target")}
-        return record if self.rejected is None else record | {"rejected": self.rejected}
+__all__ = ["DistillSettings", "Distiller", "IterationReport", "Segment"]
 
 
 @dataclass(frozen=True)
@@ -277,12 +36,24 @@ class _Draw:
     batches: Batches
 
 
+@dataclass(frozen=True)
+class _Moving:
+    """What updates change, as it was after an iteration; the average with its number of updates."""
+
+    iteration: int
+    leaves: dict[str, Tensor]
+    velocities: dict[str, Tensor]
+    average: tuple[Tensor, int] | None
+
+
 class Distiller:
     """The state of one distillation and its outer iteration.
 
     An iteration draws an expert and a segment of its trajectory (or several), trains the student on the synthetic set
     from the segment's start, and takes one SGD step on pixels (and learning rate, and label logits) down the gradient
-    of the matching loss. An update that would leave the finite numbers or make the learning rate ≤ 0 is not applied.
+    of the matching loss. An update that would leave the finite numbers, make the learning rate ≤ 0 or let the pixels
+    explode is not applied: the set, with its velocities, goes back to its last good state, which was kept in memory.
+    The random numbers go on, so that the next iteration draws another segment.
 
     Raises:
         InputError: settings outside their limits, or a segment that leaves the trajectories.
@@ -298,6 +69,10 @@ class Distiller:
         *,
         teachers: Iterable[nn.Module] = (),
     ) -> None:
+        check_instance("settings", settings, DistillSettings, "DistillSettings")
+        check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_tensors makes one of arrays")
+        check_instance("store", store, TrajectoryStore, "a TrajectoryStore; TrajectoryStore.open(path) opens one")
+        check_instance("student", student, nn.Module, "a torch.nn.Module")
         settings.check()
         self.settings = settings
         self.method = settings.resolved_method()
@@ -314,7 +89,6 @@ class Distiller:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.order = ExpertOrder(len(store))
         self.iteration = 0
-        self.rejections = 0
         self.synthetic: SyntheticSet = initial_set(
             dataset,
             ipc=settings.ipc,
@@ -328,6 +102,10 @@ class Distiller:
         decay = settings.ema_decay()
         self.average = ImageAverage(self.synthetic.images, decay) if decay > 0 else None
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
+        self.update = settings.update_rule()
+        self.guard = Guard(settings.guard_limits(data_scale(dataset)))
+        self._good = self._moving()
+        self._good_iterations = 0  # since the good state was taken
 
     @property
     def images(self) -> Tensor:
@@ -339,12 +117,21 @@ class Distiller:
         """α now."""
         return float(self.synthetic.lr.detach())
 
+    @property
+    def good_iteration(self) -> int:
+        """The iteration after which the set was as in the last good state."""
+        return self._good.iteration
+
     def iterate(self) -> IterationReport:
         """One outer iteration.
 
         Raises:
-            DivergedError: more updates were rejected than `max_rejections` allows.
+            DivergedError: more updates have been rejected than `max_rejections` allows (`guard.ended` says so after the
+                last of them).
         """
+        if self.guard.ended is not None:
+            raise DivergedError(self.guard.ended)
+        began = time.perf_counter()
         draws = [self._draw() for _ in range(self.settings.experts_per_step)]
         leaves = self.synthetic.learned()
         total: dict[str, Tensor] = {}
@@ -359,17 +146,12 @@ class Distiller:
                 for name, gradient in zip(leaves, found, strict=True):
                     total[name] = total[name] + gradient if name in total else gradient
             del outcomes, outcome  # the next group is made when this one's memory is free
-        if all(math.isfinite(segment.loss) for segment in segments):
-            rejected = self._update(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
-        else:
-            rejected = "the matching loss is not finite"
+        refusal = self.guard.of_losses([segment.loss for segment in segments])
+        if refusal is None:
+            refusal = self._apply(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
         self.iteration += 1
-        if rejected is None:
-            if self.average is not None:
-                self.average.update(self.synthetic.images)
-        else:
-            self._reject(rejected)
-        return IterationReport(self.iteration, tuple(segments), self.lr, rejected)
+        event = None if refusal is None else self._refuse(refusal)
+        return IterationReport(self.iteration, tuple(segments), self.lr, event, time.perf_counter() - began)
 
     def _draw(self) -> _Draw:
         """Draw an expert, a segment of its trajectory, and the batches that the student trains on."""
@@ -421,38 +203,48 @@ class Distiller:
             )
 
     @torch.no_grad()
-    def _update(self, leaves: dict[str, Tensor], gradients: dict[str, Tensor]) -> str | None:
-        """SGD with momentum, v ← μ v + g, x ← x − η v; returns why it was not applied, or None."""
-        rates = {
-            "images": self.settings.lr_image,
-            "lr": self.settings.lr_lr,
-            "label_logits": self.settings.lr_label,
-        }
-        velocities, values = {}, {}
-        for name, leaf in leaves.items():
-            velocities[name] = self.settings.momentum * self.velocities[name] + gradients[name]
-            values[name] = leaf - rates[name] * velocities[name]
-            if not bool(torch.isfinite(values[name]).all()):
-                return f"the gradient of the {name} is not finite"
-        if float(values["lr"]) <= 0:
-            return f"the student's learning rate would become {float(values['lr']):.3g}"
+    def _apply(self, leaves: dict[str, Tensor], gradients: dict[str, Tensor]) -> Refusal | None:
+        """Apply the update, unless the guard refuses it; returns why it does."""
+        velocities, values = self.update(leaves, self.velocities, gradients)
+        refusal = self.guard.of_update(gradients, values)
+        if refusal is not None:
+            return refusal
+        # The state before the update is a good one: its loss and its gradient were finite.
+        if self._good_iterations >= self.settings.snapshot_every:
+            self._good, self._good_iterations = self._moving(), 0
+        self._good_iterations += 1
         self.velocities = velocities
         for name, leaf in leaves.items():
             leaf.copy_(values[name])
+        if self.average is not None:
+            self.average.update(self.synthetic.images)
         return None
 
-    def _reject(self, reason: str) -> None:
-        self.rejections += 1
-        knob = "lr_lr" if "learning rate" in reason else "lr_image (or lr_init)"
-        _log.warning(
-            "iteration %d: %s; the update was not applied (%d of at most %d); lower %s if this goes on",
-            *(self.iteration, reason, self.rejections, self.settings.max_rejections, knob),
+    def _refuse(self, refusal: Refusal) -> GuardEvent:
+        if refusal.what != "skipped":
+            self._go_back()
+        return self.guard.refuse(self.iteration, refusal, self._good.iteration)
+
+    def _moving(self) -> _Moving:
+        """A copy of all that an update changes."""
+        leaves = self.synthetic.learned()
+        average = self.average
+        return _Moving(
+            self.iteration,
+            {name: leaf.detach().clone() for name, leaf in leaves.items()},
+            {name: velocity.clone() for name, velocity in self.velocities.items()},
+            None if average is None else (average.average.clone(), average.updates),
         )
-        if self.rejections > self.settings.max_rejections:
-            raise DivergedError(
-                f"{self.rejections} updates had to be rejected, the last because {reason}; lower {knob} and run again "
-                f"(the limit is max_rejections = {self.settings.max_rejections})"
-            )
+
+    @torch.no_grad()
+    def _go_back(self) -> None:
+        """Take the last good state again."""
+        for name, leaf in self.synthetic.learned().items():
+            leaf.copy_(self._good.leaves[name])
+            self.velocities[name] = self._good.velocities[name].clone()
+        if self.average is not None and self._good.average is not None:
+            self.average.average, self.average.updates = self._good.average[0].clone(), self._good.average[1]
+        self._good_iterations = 0
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Everything that the next iteration depends on: JSON-able values and tensors."""
@@ -462,40 +254,72 @@ class Distiller:
         tensors["classes"] = self.synthetic.classes
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             tensors["label_probabilities"] = self.synthetic.label_rows
+        good = self._good
+        tensors |= {f"good.{name}": value for name, value in good.leaves.items()}
+        tensors |= {f"good.velocity.{name}": value for name, value in good.velocities.items()}
         values: dict[str, Any] = {
             "iteration": self.iteration,
-            "rejections": self.rejections,
             "order": self.order.state(),
+            "guard": self.guard.state(),
+            "good": {"iteration": good.iteration, "since": self._good_iterations},
         }
         if self.average is not None:
             tensors["average"] = self.average.average
             values["average_updates"] = self.average.updates
+        if good.average is not None:
+            tensors["good.average"], values["good"]["average_updates"] = good.average
         return values, tensors
 
     @torch.no_grad()
     def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, bit for bit.
 
+        A state from before there was a guard is taken for a good one.
+
         Raises:
             MismatchError: the state is of a set of another shape.
+            FormatError: it is damaged.
+            KeyError: it lacks a part.
         """
-        for name, leaf in self.synthetic.learned().items():
-            if tensors[name].shape != leaf.shape:
+        leaves = self.synthetic.learned()
+
+        def shaped(name: str, like: Tensor) -> Tensor:
+            if tensors[name].shape != like.shape:
                 raise MismatchError(
-                    f"the checkpoint's {name} have shape {list(tensors[name].shape)}, this run's {list(leaf.shape)}"
+                    f"the checkpoint's {name} have shape {list(tensors[name].shape)}, this run's {list(like.shape)}"
                 )
-            leaf.copy_(tensors[name])
-            self.velocities[name] = tensors[f"velocity.{name}"].to(leaf)
-        self.generator.set_state(tensors["generator"])
-        self.initial_images = tensors["initial_images"].to(self.synthetic.images)
-        self.synthetic.classes = tensors["classes"].to(self.synthetic.classes)
-        if self.synthetic.kind == "teacher":
-            self.synthetic.label_rows = tensors["label_probabilities"].to(self.synthetic.images)
+            return tensors[name].to(like)
+
+        def moving(prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            found = {name: shaped(f"{prefix}{name}", leaf.detach()) for name, leaf in leaves.items()}
+            return found, {name: shaped(f"{prefix}velocity.{name}", leaf.detach()) for name, leaf in leaves.items()}
+
+        found, self.velocities = moving("")
+        for name, leaf in leaves.items():
+            leaf.copy_(found[name])
+        try:
+            self.generator.set_state(tensors["generator"])
+        except (RuntimeError, TypeError) as error:
+            raise FormatError(f"the state of the random numbers is damaged ({str(error).splitlines()[0]})") from error
+        self.initial_images = shaped("initial_images", self.initial_images)
+        self.synthetic.classes = shaped("classes", self.synthetic.classes)
+        if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
+            self.synthetic.label_rows = shaped("label_probabilities", self.synthetic.label_rows)
         if self.average is not None:
-            self.average.average = tensors["average"].to(self.synthetic.images)
+            self.average.average = shaped("average", self.average.average)
             self.average.updates = int(values["average_updates"])
-        self.iteration, self.rejections = int(values["iteration"]), int(values["rejections"])
+        self.iteration = int(values["iteration"])
         self.order.load_state(values["order"])
+        if "guard" not in values:
+            self._good, self._good_iterations = self._moving(), 0
+            return
+        self.guard.load_state(values["guard"])
+        good = values["good"]
+        average = None
+        if self.average is not None:
+            average = shaped("good.average", self.average.average), int(good["average_updates"])
+        self._good = _Moving(int(good["iteration"]), *moving("good."), average)
+        self._good_iterations = int(good["since"])
 
 
 def _check_student(student: nn.Module, store: TrajectoryStore) -> None:

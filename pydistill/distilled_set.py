@@ -111,13 +111,9 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         own = [str(self.provenance.get("architecture", "")), "" if model is None else str(self.recipe.model.name)]
         named = next((name for name in own if ":" in name), None)
         if named is not None:
-            raise InputError(
-                f"the set was distilled with a network of its author's own ({named}); name one with model (--models)"
-            )
+            raise _own_network("distilled", named)
         if model is None:
-            raise InputError(
-                "the set does not tell the network that it was distilled with; name one with model (--models)"
-            )
+            raise InputError("the set does not tell its student's network; name one with model (--models)")
         return self.recipe.model
 
     def normalised(self) -> DistilledSet:
@@ -183,7 +179,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """Train fresh networks on the set and test them on real test images, as the run did.
 
         Args:
-            models: names, settings or factories of networks; None: the student's alone.
+            models: names, settings or factories of networks; None: those of the recipe's evaluation, or the student's.
             repeats: networks of each kind; seed, epochs likewise: None: the recipe's.
             dataset: whose test images judge; None: the recorded one, read anew. Images that it has preprocessed
                 otherwise than the set are preprocessed as the set is.
@@ -198,8 +194,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             InputError: a network or the data do not fit, or model or data must be given.
             MismatchError: the data are not those that the set was distilled from.
         """
-        given = [models] if models is None or isinstance(models, (str, ModelSettings)) or callable(models) else models
-        networks = [self._network(each) for each in given]
+        if models is None:
+            networks = self._recorded_networks()
+        else:
+            given = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
+            networks = [self._network(each) for each in given]
         protocol = self._protocol(seed=seed, epochs=epochs, repeats=repeats)
         dataset = self._judge(dataset, data_path, device)
         return evaluate_networks(
@@ -251,6 +250,13 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             return self.student
         return parse(model) if isinstance(model, str) else model
 
+    def _recorded_networks(self) -> list[Network]:
+        names = self.recipe.evaluation.models
+        named = next((name for name in names if ":" in name), None)
+        if named is not None:
+            raise _own_network("evaluated", named)
+        return [parse(name) for name in names] or [self.student]
+
     def _protocol(self, **changes: int | None) -> EvaluationSettings:
         settings = self.recipe.evaluation
         epochs = changes.pop("epochs")
@@ -264,9 +270,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """The data set whose test images judge, preprocessed as the set is."""
         if dataset is None:
             if "data" not in self.provenance.get("recipe", {}):
-                raise InputError(
-                    "the set does not tell the data that it was distilled from; give dataset, or import the files with its name"
-                )
+                raise InputError("the set does not tell the data that it was distilled from; give dataset")
             # Name and form only: a file from elsewhere decides neither about downloads nor where a cache is written.
             recorded = self.recipe.data
             where = recorded.path if path is None else os.fspath(path)
@@ -274,6 +278,10 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 DataSettings(recorded.name, path=where, image_size=recorded.image_size, zca=recorded.zca), device
             )
         return self.judged_by(dataset)
+
+
+def _own_network(how: str, named: str) -> InputError:
+    return InputError(f"the set was {how} with a network of its author's own, {named}; name one with model (--models)")
 
 
 def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSet:

@@ -8,41 +8,99 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pydistill.build import build_config
-from pydistill.matching import Backend, Batches, choose_backend, match
+from pydistill.errors import BackendError
+from pydistill.matching import Backend, Batches, Selection, choose_backend, match
 from pydistill.nn import ConvNet, flatten
+from pydistill.toolchain import cuda_compiler, cuda_driver
+from pydistill.version import VERSION
 
 TOLERANCE = 1e-9
-PACKAGES = ("numpy", "safetensors", "torchvision", "jsonargparse", "scikit-learn", "matplotlib", "pillow", "tqdm")
+PACKAGES = (
+    *("torch", "numpy", "safetensors", "torchvision", "jsonargparse", "scikit-learn", "matplotlib", "pillow", "tqdm"),
+    *("tensorboard", "wandb"),
+)
 TESTED: tuple[Backend, ...] = ("fused", "torch")
 
 
-def report() -> tuple[str, bool]:
-    """The report as text, and whether every self-test passed. Takes a few seconds."""
-    lines = [f"python      {platform.python_version()} on {platform.system()} {platform.machine()}"]
-    lines += _versions()
-    lines += _build(build_config())
-    lines += _devices()
-    lines.append("")
-    healthy = True
-    for device in _test_devices():
-        like = torch.empty(0, device=device)
-        chosen, why = choose_backend("auto", ConvNet(1, 2, 8, width=4, depth=1), like)
-        lines.append(f"backend     auto runs '{chosen}' on {device}: {why}")
-        for backend in TESTED:
-            if backend == "fused" and chosen != "fused":
-                continue  # the line above says why
-            error, seconds = self_test(backend, device)
-            passed = error <= TOLERANCE
-            healthy = healthy and passed
-            told = "passed" if passed else "FAILED"
-            lines.append(
-                f"self-test   '{backend}' on {device} against the whole graph in fp64: {told}, "
-                f"relative error {error:.1e} (at most {TOLERANCE:.0e}), {seconds:.2f} s"
-            )
-    return "\n".join(lines), healthy
+def examine() -> dict[str, Any]:
+    """What is installed, what would run and why, and whether it works, as JSON-able values. Takes a few seconds.
+
+    Returns a dict of
+        pydistill, python, system: versions; packages: name → version, or None where it is not installed,
+        extension: what `pydistill.build_config` says,
+        cpu: its threads; gpus: name, memory (bytes) and compute capability of each,
+        cuda: torch's CUDA, the compiler (path, version) and the driver, None where there is none,
+        backends: for each device and kind of student, which backend `auto` runs and why,
+        self_tests: for each backend and device, the largest relative error against the whole graph in fp64,
+        healthy: whether every self-test passed.
+    """
+    tests = [_tested(backend, device) for device in _test_devices() for backend in TESTED]
+    return {
+        "pydistill": VERSION,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "extension": build_config(),
+        "cpu": {"threads": torch.get_num_threads()},
+        "gpus": _gpus(),
+        "cuda": {"torch": torch.version.cuda, "compiler": cuda_compiler(), "driver": cuda_driver()},
+        "backends": [_chosen(device, kind, model) for device in _test_devices() for kind, model in _students()],
+        "self_tests": tests,
+        "healthy": all(test["passed"] is not False for test in tests),
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    """What `examine` found, as lines of text."""
+    packages = [f"{name} {version or 'not installed'}" for name, version in found["packages"].items()]
+    lines = [
+        f"pydistill   {found['pydistill']}",
+        f"python      {found['python']} on {found['system']}",
+        f"packages    {', '.join(packages)}",
+        *_build(found["extension"]),
+        f"cpu         threads: {found['cpu']['threads']}",
+        *_cuda(found["cuda"], found["gpus"]),
+        "",
+    ]
+    for each in found["backends"]:
+        lines.append(
+            f"backend     auto runs '{each['backend']}' on {each['device']} for {each['student']}: {each['why']}"
+        )
+    for each in found["self_tests"]:
+        about = f"self-test   '{each['backend']}' on {each['device']} against the whole graph in fp64: "
+        if each["passed"] is None:
+            lines.append(f"{about}not run, {each['why']}")
+            continue
+        lines.append(
+            f"{about}{'passed' if each['passed'] else 'FAILED'}, relative error {each['error']:.1e} "
+            f"(at most {TOLERANCE:.0e}), {each['seconds']:.2f} s"
+        )
+    return "\n".join(lines)
+
+
+def _students() -> list[tuple[str, nn.Module]]:
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    return [("ConvNet and MLP", ConvNet(1, 2, 8, width=4, depth=1)), ("other modules", own)]
+
+
+def _chosen(device: str, kind: str, model: nn.Module) -> dict[str, str]:
+    """Which backend `auto` takes for a student on a device."""
+    backend, why = choose_backend("auto", model, torch.empty(0, device=device))
+    return {"device": device, "student": kind, "backend": backend, "why": why}
+
+
+def _tested(backend: Backend, device: str) -> dict[str, Any]:
+    """The self-test of a backend; passed is None where it cannot run."""
+    about: dict[str, Any] = {"backend": backend, "device": device}
+    try:
+        choose_backend(backend, ConvNet(1, 2, 8, width=4, depth=1), torch.empty(0, device=device))
+    except BackendError as refusal:
+        return about | {"passed": None, "why": str(refusal)}
+    error, seconds = self_test(backend, device)
+    return about | {"passed": error <= TOLERANCE, "error": error, "tolerance": TOLERANCE, "seconds": seconds}
 
 
 def self_test(backend: Backend, device: str) -> tuple[float, float]:
@@ -59,24 +117,36 @@ def self_test(backend: Backend, device: str) -> tuple[float, float]:
     target = start + 0.02 * torch.randn(start.shape, generator=generator, dtype=torch.float64).to(device)
 
     def outcome(name: Backend) -> list[Tensor]:
-        pixels = images.clone().requires_grad_()
-        lr = torch.tensor(0.05, dtype=torch.float64, device=device, requires_grad=True)
-        found = match(model, start, target, Batches(pixels, labels, index), lr, selection="nearest", backend=name)
-        return [found.loss.detach(), *torch.autograd.grad(found.loss, [pixels, lr])]
+        found = []
+        selections: tuple[Selection, ...] = ("last", "nearest")
+        for selection in selections:  # the nearest step may be the first, which would show little of the way back
+            pixels = images.clone().requires_grad_()
+            lr = torch.tensor(0.05, dtype=torch.float64, device=device, requires_grad=True)
+            batches = Batches(pixels, labels, index)
+            matched = match(model, start, target, batches, lr, selection=selection, backend=name)
+            found += [matched.loss.detach(), *torch.autograd.grad(matched.loss, [pixels, lr])]
+        return found
 
     pairs = zip(outcome(backend), outcome("autograd"), strict=True)
     error = max(float((found - expected).norm() / expected.norm()) for found, expected in pairs)
     return error, time.perf_counter() - began
 
 
-def _versions() -> list[str]:
-    found = []
-    for name in ("torch", *PACKAGES):
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} not installed")
-    return [f"packages    {', '.join(found)}"]
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    return [
+        {"name": each.name, "memory": each.total_memory, "compute_capability": f"{each.major}.{each.minor}"}
+        for each in found
+    ]
 
 
 def _build(config: dict[str, Any]) -> list[str]:
@@ -90,14 +160,17 @@ def _build(config: dict[str, Any]) -> list[str]:
     ]
 
 
-def _devices() -> list[str]:
-    lines = [f"cpu         {torch.get_num_threads()} threads"]
-    if not torch.cuda.is_available():
-        return [*lines, f"gpu         none visible to torch (built with CUDA {torch.version.cuda})"]
-    for number in range(torch.cuda.device_count()):
-        about = torch.cuda.get_device_properties(number)
-        lines.append(f"gpu         {about.name}, {about.total_memory / 2**30:.0f} GiB, sm_{about.major}{about.minor}")
-    return lines
+def _cuda(cuda: dict[str, Any], gpus: list[dict[str, Any]]) -> list[str]:
+    compiler = cuda["compiler"]
+    nvcc = f"nvcc {compiler['version']} ({compiler['path']})" if compiler else "no nvcc"
+    driver = f"driver {cuda['driver']}" if cuda["driver"] else "no driver"
+    lines = [f"cuda        torch built with {cuda['torch'] or 'none'}, {nvcc}, {driver}"]
+    if not gpus:
+        return [*lines, "gpu         none visible to torch"]
+    return lines + [
+        f"gpu         {gpu['name']}, {gpu['memory'] / 2**30:.0f} GiB, compute capability {gpu['compute_capability']}"
+        for gpu in gpus
+    ]
 
 
 def _test_devices() -> list[str]:

@@ -18,8 +18,9 @@ from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
+from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, name_of, parse
-from pydistill.training import TrainingSettings, accuracy, derive_seed, epochs_of, train
+from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, train
 
 AT_ONCE_ON_A_GPU = 4
 
@@ -44,7 +45,7 @@ class EvaluationSettings:
             null means 4 on a GPU, else 1. No outcome depends on it.
 
     Raises:
-        InputError: repeats or at_once below 1.
+        InputError: repeats or at_once below 1, a seed outside its limits, or no network of one of the names.
     """
 
     models: tuple[str, ...] = ()
@@ -54,10 +55,14 @@ class EvaluationSettings:
     at_once: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.repeats < 1:
             raise InputError(f"repeats must be at least 1, not {self.repeats}")
         if self.at_once is not None and self.at_once < 1:
             raise InputError(f"at_once must be at least 1 (or null for the device's own), not {self.at_once}")
+        check_seed("seed of the evaluation", self.seed)
+        for name in self.models:
+            parse(name)
 
     def networks_at_once(self, device: torch.device) -> int:
         """How many networks train side by side on this device."""

@@ -11,9 +11,10 @@ from torch import nn
 
 from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
-from pydistill.errors import DivergedError, InputError
+from pydistill.errors import DivergedError, InputError, Interrupted
+from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
-from pydistill.training import TrainingSettings, accuracy, derive_seed, train
+from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 
 
@@ -32,7 +33,7 @@ class ExpertSettings:
         training: the recipe; snapshots are kept at epoch 0 (the initialisation) and after each epoch.
 
     Raises:
-        InputError: count below 1.
+        InputError: count below 1, or a seed outside its limits.
     """
 
     count: int = 10
@@ -40,8 +41,10 @@ class ExpertSettings:
     training: TrainingSettings = field(default_factory=expert_training)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.count < 1:
             raise InputError(f"count must be at least 1, not {self.count}")
+        check_seed("seed of the experts", self.seed)
 
 
 def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -> ExpertsRecord:
@@ -94,13 +97,20 @@ def train_experts(
         InputError: the network does not fit the data, or keeps running statistics.
         MismatchError: `out` holds experts of another network, data set or training; both sides are named.
         DivergedError: an expert left the finite numbers; the experts before it are kept.
+        Interrupted: Ctrl-C; the experts that are whole are kept.
 
     Source: Cazenavette et al., "Dataset distillation by matching training trajectories", CVPR 2022.
     """
     store = TrajectoryStore.create(out, experts_record(dataset, model, settings))
     for expert in range(settings.count):
         if expert not in store:
-            _train_expert(store, expert, dataset, model, settings, on_progress)
+            try:
+                _train_expert(store, expert, dataset, model, settings, on_progress)
+            except KeyboardInterrupt as error:
+                raise Interrupted(
+                    f"stopped in expert {expert + 1} of {settings.count}; the {len(store)} whole ones are kept, "
+                    "the same command trains the others"
+                ) from error
     return store
 
 

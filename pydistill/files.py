@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,25 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
         if isinstance(error, PydistillError):
             raise
-        told = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise WriteError(f"cannot write {target}: {told}; what was there before is unchanged") from error
+        raise WriteError(
+            f"cannot write {target}: {told_with_remedy(error)}; what was there before is unchanged"
+        ) from error
+
+
+# What is told of an error, and what mends it.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def told_with_remedy(error: Exception) -> str:
+    """What the system says of a file that could not be written, and what to do about it."""
+    told = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _NO_ROOM or any(os.strerror(each) in told for each in _NO_ROOM):
+        return f"{told}; make room there, or choose a folder elsewhere"
+    if number in _NO_WRITING or any(os.strerror(each) in told for each in _NO_WRITING):
+        return f"{told}; choose a folder that may be written"
+    return told
 
 
 def _flush_folder(folder: Path) -> None:
@@ -57,6 +76,20 @@ def _flush_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Copy a file's content to `path`, atomically."""
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Delete what killed writers of these files left in the folder under temporary names; call it while nobody writes
+    them."""
+    for name in names:
+        for path in folder.glob(f".{name}.*.tmp"):
+            path.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -6,6 +6,7 @@ import platform
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from pydistill.artefact import BEST_NAME, Artefact
 from pydistill.data import Dataset
@@ -26,6 +27,9 @@ class Observer(Protocol):
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """After each evaluation on fresh networks."""
 
+    def on_images(self, iteration: int, images: Tensor) -> None:
+        """At the beginning and after each checkpoint: the images [n, C, H, W] that would be saved now, preprocessed."""
+
 
 class Silent:
     """An observer that tells nobody."""
@@ -34,6 +38,9 @@ class Silent:
         """Nothing."""
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Nothing."""
+
+    def on_images(self, iteration: int, images: Tensor) -> None:
         """Nothing."""
 
 
@@ -55,36 +62,37 @@ class Judge:
         self.best: tuple[int, Evaluation] | None = None
         self.last: tuple[int, Evaluation] | None = None
 
-    def is_due(self, iteration: int) -> bool:
-        """Whether the set is evaluated after this iteration."""
-        every = self.recipe.distill.evaluate_every
-        return iteration == self.recipe.distill.iterations or (every > 0 and iteration % every == 0)
+    def is_due(self) -> bool:
+        """Whether the set as it is now is to be evaluated, and has not been."""
+        iteration, settings = self.distiller.iteration, self.recipe.distill
+        every = settings.evaluate_every
+        wanted = iteration == settings.iterations or (every > 0 and iteration > 0 and iteration % every == 0)
+        return wanted and self.evaluation_now() is None
 
-    def evaluate(self) -> Evaluation:
-        """Evaluate the set as it is now; if it is the best so far, save it as such."""
-        iteration = self.distiller.iteration
-        synthetic = self.distiller.synthetic
-        evaluation = evaluate(
+    def evaluation_now(self) -> Evaluation | None:
+        """The evaluation of the set as it is now, if there has been one."""
+        return self.last[1] if self.last is not None and self.last[0] == self.distiller.iteration else None
+
+    def evaluation(self) -> Evaluation:
+        """What the set as it is now is worth; nothing is kept or written."""
+        return evaluate(
             self.distiller.images,
-            synthetic.training_labels,
+            self.distiller.synthetic.training_labels,
             self.distiller.lr,
             self.dataset,
             self.network,
             self.recipe.evaluation,
         )
+
+    def keep(self, evaluation: Evaluation) -> None:
+        """Keep the evaluation of the set as it is now; if it is the best so far, save the set as such."""
+        iteration = self.distiller.iteration
         self.last = (iteration, evaluation)
         self.folder.append_metrics({"event": "evaluation", "iteration": iteration, **evaluation.as_record()})
         if self.best is None or evaluation.mean > self.best[1].mean:
             self.best = (iteration, evaluation)
             self.artefact(evaluation).save(self.folder.path / BEST_NAME)
         self.observer.on_evaluation(iteration, evaluation)
-        return evaluation
-
-    def evaluate_final(self) -> Evaluation:
-        """The last iteration's evaluation, made now unless it has been."""
-        if self.last is not None and self.last[0] == self.distiller.iteration:
-            return self.last[1]
-        return self.evaluate()
 
     def artefact(self, evaluation: Evaluation) -> Artefact:
         """The set as it is now, with where it comes from and what it is worth."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
@@ -14,9 +16,12 @@ from pydistill.errors import InputError, MissingDependencyError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings
 from pydistill.nn import ModelSettings
+from pydistill.plainyaml import plain_yaml
 from pydistill.settings import settings_from_dict
 
 PRESETS = "presets"
+LARGEST_FILE = 2**20
+"""Bytes; far above any recipe."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,39 @@ def preset_path(name: str) -> Path:
     """
     names = preset_names()
     if name not in names:
-        raise InputError(f"there is no preset {name!r}; there are {', '.join(names)}")
+        near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
+        told = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise InputError(f"there is no preset {name!r}; {told}")
     return Path(str(resources.files("pydistill") / PRESETS / f"{name}.yaml"))
+
+
+def read_recipe_file(path: str | Path) -> dict[str, Any]:
+    """The settings in a recipe's file as nested plain values, each known and of its kind.
+
+    Raises:
+        InputError: the file cannot be read or is no recipe; or a setting in it does not exist, has the wrong kind or is
+            outside its limits. The message names the file and never shows its content.
+        MissingDependencyError: pyyaml is not installed.
+    """
+    where = f"recipe {path}"
+    try:
+        if Path(path).is_file() and Path(path).stat().st_size > LARGEST_FILE:
+            raise InputError(f"{where} has more than {LARGEST_FILE} bytes and is none; give a file such as recipe.json")
+        text = Path(path).read_bytes().decode("utf-8")
+        values = plain_yaml(text)
+    except OSError as error:
+        raise InputError(
+            f"{where} cannot be read: {(error.strerror or str(error)).lower()}; name a recipe's file"
+        ) from error
+    except ValueError as error:
+        told = "it holds bytes that are no text in UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise InputError(f"{where} is not readable as YAML or JSON: {told}") from error
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{where} holds no settings by name; write it like recipe.json of a run folder, in YAML or JSON"
+        )
+    settings_from_dict(Recipe, values, where)
+    return values
 
 
 def recipe_parser() -> Any:
@@ -114,8 +150,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: the file cannot be read, or a setting does not exist or has the wrong kind.
         MissingDependencyError: jsonargparse is not installed.
     """
+    settings = json.dumps(read_recipe_file(path))
     parser = recipe_parser()
-    return _parsed(parser, lambda: parser.parse_args([f"--config={path}", *overrides]), f"recipe {path}")
+    return _parsed(parser, lambda: parser.parse_args([f"--config={settings}", *overrides]), f"recipe {path}")
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:

@@ -2,69 +2,55 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pydistill.artefact import FILE_NAME, Artefact
 from pydistill.data import Dataset
 from pydistill.distill import Distiller
-from pydistill.errors import FormatError, Interrupted, MismatchError, OutOfMemoryError
-from pydistill.evaluate import Evaluation
+from pydistill.distill_settings import DistillSettings
+from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.experts import experts_record
 from pydistill.files import write_json
 from pydistill.judge import Judge, Observer, Silent
 from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
+from pydistill.runloop import RunDivergedError, RunLoop, RunResult
+from pydistill.stopping import stopping_cleanly
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epochs
 
+__all__ = ["Observer", "RunDivergedError", "RunResult", "Silent", "run_distillation", "trajectories_for"]
+
 RECIPE_NAME = "recipe.json"
-EVALUATION_MEMORY = (
-    "an evaluation",
-    "evaluation.at_once = 1 trains one network at a time, with the same result; a smaller "
-    "evaluation.training.batch_size also fits, but changes it",
-)
 # What may change between the beginning of a run and its continuation without changing what was computed so far.
 FREE_ON_RESUME = (
     "distill.iterations",
     "distill.checkpoint_every",
     "distill.backend",
+    "distill.max_rejections",
+    "distill.rejection_window",
     "data.path",
     "data.cache",
     "data.download",
     "data.pixels",
     "evaluation.at_once",
 )
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """How a run ended.
-
-    Attributes:
-        folder: the run folder.
-        final: the artefact of the last iteration.
-        accuracy_final: its evaluation.
-        accuracy_best: the best of all evaluations of the run, chosen by test accuracy as the papers do.
-        best_iteration: where that was.
-        seconds: wall time of the run, of every process that worked on it up to its last checkpoint.
-    """
-
-    folder: RunFolder
-    final: Artefact
-    accuracy_final: Evaluation
-    accuracy_best: Evaluation
-    best_iteration: int
-    seconds: float
+# Settings that came later than the first runs, which did as these settings' defaults do and do not name them.
+LATER_SETTINGS = (
+    "experts_per_step",
+    "activations",
+    "lr_form",
+    "lr_min",
+    "clip_gradient",
+    "skip_loss_above",
+    "max_pixel",
+    "snapshot_every",
+    "rejection_window",
+)
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
@@ -119,9 +105,12 @@ def run_distillation(
 
     Raises:
         MismatchError: experts of another architecture, data set, preprocessing or image size; a run of other settings.
-        InputError: settings outside their limits; a run already in the folder and `resume` false.
-        DivergedError: too many updates had to be rejected.
+        InputError: settings outside their limits; a run already in the folder and `resume` false; fewer iterations than
+            the run has done; a folder of experts, or one that another process is writing. Nothing is written then.
+        RunDivergedError: too many updates had to be rejected. distilled.safetensors then is the set of the best
+            evaluation, or, if there has been none, the last good set, evaluated.
         OutOfMemoryError: a student step does not fit into memory.
+        WriteError: the folder cannot be written or the disk is full; the last checkpoint is whole.
         Interrupted: Ctrl-C; the state is saved.
     """
     began = time.perf_counter()
@@ -129,55 +118,72 @@ def run_distillation(
     network = network or recipe.model
     recipe.distill.check()
     _check_experts(store, experts_record(dataset, network, recipe.expert))
-    folder = RunFolder(out)
     architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
+    config = _config(recipe, store, architecture)
+    folder = RunFolder(out)
+    with folder.opened():
+        checkpoint = None
+        if folder.continues(config, resume=resume, free=FREE_ON_RESUME):
+            checkpoint = folder.load_checkpoint()
+            _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
+        store = trajectories_for(recipe, store, folder.path)
+        student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
+        student.to(dataset.device)
+        teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
+        distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
+        judge = Judge(recipe, network, dataset, distiller, folder, observer)
+        size = None
+        if checkpoint is not None:
+            began -= _load(checkpoint, distiller, judge, folder)
+            size = checkpoint[0].get("metrics_bytes")
+        folder.write_config(config)
+        write_json(folder.path / RECIPE_NAME, recipe.as_dict())
+        folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)
+        loop = RunLoop(recipe, distiller, judge, folder, observer, began)
+        with stopping_cleanly() as stop:
+            return loop.finish(stop)
+
+
+def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[str, Any]:
+    """What a run must agree with to be continued."""
     config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
     if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
         config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
-    for name, default in (("experts_per_step", 1), ("activations", "float32")):
-        if config["distill"][name] == default:  # as every run that began before there was a choice
+    for name in LATER_SETTINGS:
+        if config["distill"][name] == getattr(DistillSettings, name):
             del config["distill"][name]
-    continued = folder.begin(config, resume=resume, free=FREE_ON_RESUME)
-    write_json(folder.path / RECIPE_NAME, recipe.as_dict())
-    store = trajectories_for(recipe, store, folder.path)
-    student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
-    student.to(dataset.device)
-    teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
-    distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
-    judge = Judge(recipe, network, dataset, distiller, folder, observer)
-    if continued:
-        state, tensors = folder.load_checkpoint()
-        try:
-            distiller.load_state(state["distiller"], tensors)
-            judge.load_state(state["judge"])
-        except KeyError as error:
-            raise FormatError(
-                f"checkpoint {folder.checkpoint_path} is damaged (it lacks {error}); remove it to begin the run anew"
-            ) from error
-        began -= float(state["seconds"])
-    folder.rewind_metrics(distiller.iteration)
-    with _stopping_cleanly() as stop:
-        while distiller.iteration < recipe.distill.iterations:
-            with _memory_told(*_student_memory(recipe)):
-                report = distiller.iterate()
-            folder.append_metrics(report.as_record())
-            observer.on_iteration(report)
-            judged = judge.is_due(report.iteration)
-            if judged:
-                with _memory_told(*EVALUATION_MEMORY):
-                    judge.evaluate()
-            if judged or stop.is_set() or report.iteration % recipe.distill.checkpoint_every == 0:
-                _checkpoint(folder, distiller, judge, began)
-            if stop.is_set():
-                raise Interrupted(
-                    f"stopped after iteration {report.iteration} of {recipe.distill.iterations}; continue with --resume"
-                )
-    _checkpoint(folder, distiller, judge, began)
-    final = judge.evaluate_final()
-    artefact = judge.artefact(final)
-    artefact.save(folder.path / FILE_NAME)
-    best_iteration, best = judge.best if judge.best is not None else (distiller.iteration, final)
-    return RunResult(folder, artefact, final, best, best_iteration, time.perf_counter() - began)
+    return config
+
+
+def _check_iterations(state: dict[str, Any], iterations: int, folder: RunFolder) -> None:
+    done = state["distiller"]["iteration"]
+    if done > iterations:
+        raise InputError(
+            f"the run in {folder.path} has done {done} iterations and {iterations} are asked for; "
+            f"ask for at least {done} to continue it, or choose another folder"
+        )
+
+
+def _damaged(folder: RunFolder, error: Exception) -> FormatError:
+    told = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return FormatError(f"checkpoint {folder.checkpoint_path} is damaged ({told}); remove it to begin the run anew")
+
+
+def _load(
+    checkpoint: tuple[dict[str, Any], dict[str, Tensor]], distiller: Distiller, judge: Judge, folder: RunFolder
+) -> float:
+    """Continue from a checkpoint; returns the seconds that the run had taken."""
+    state, tensors = checkpoint
+    try:
+        distiller.load_state(state["distiller"], tensors)
+        judge.load_state(state["judge"])
+        return float(state["seconds"])
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError, FormatError) as error:
+        raise _damaged(folder, error) from error
+    except ValueError as error:
+        if isinstance(error, MismatchError):
+            raise
+        raise _damaged(folder, error) from error
 
 
 def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
@@ -202,52 +208,3 @@ def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Ite
         teacher = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))
         yield teacher.to(dataset.device).eval()
-
-
-def _checkpoint(folder: RunFolder, distiller: Distiller, judge: Judge, began: float) -> None:
-    values, tensors = distiller.state()
-    seconds = time.perf_counter() - began
-    folder.save_checkpoint({"distiller": values, "judge": judge.state(), "seconds": seconds}, tensors)
-
-
-def _student_memory(recipe: Recipe) -> tuple[str, str]:
-    settings = recipe.distill
-    what = f"a student's training ({settings.steps} steps of {settings.batch_size or 'all'} images)"
-    if settings.backend == "autograd":
-        return what, "distill.backend = torch needs the memory of one step instead of all, with the same result"
-    return what, (
-        "one step is already all that is kept, so free memory elsewhere; "
-        "a smaller distill.batch_size also fits, but changes the result"
-    )
-
-
-@contextmanager
-def _memory_told(what: str, remedy: str) -> Iterator[None]:
-    """Turn PyTorch's out-of-memory errors, of the GPU and of the CPU, into one that names the remedy."""
-    try:
-        yield
-    except RuntimeError as error:
-        told = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in told:
-            raise
-        raise OutOfMemoryError(f"out of memory in {what}: {told.splitlines()[0]}; {remedy}") from error
-
-
-@contextmanager
-def _stopping_cleanly() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event that is looked at between iterations; a second one stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)

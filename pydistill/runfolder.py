@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import WriteError, read_json, write_json, write_text
+from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
+from pydistill.folders import refuse_experts
+from pydistill.locking import only_writer
 from pydistill.tensorfile import read_tensors, write_tensors
+
+_log = logging.getLogger("pydistill")
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_KEY = "pydistill.checkpoint"
@@ -39,8 +46,30 @@ class RunFolder:
         """One JSON object per line: iterations, evaluations and guard events, in order."""
         return self.path / "metrics.jsonl"
 
-    def begin(self, config: dict[str, Any], *, resume: bool, free: Iterable[str] = ()) -> bool:
-        """Open the folder for a run with `config`; returns whether there is a checkpoint to continue from.
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Write the folder as the only process that does.
+
+        Raises:
+            InputError: it is a file, holds experts, or is being written by another process.
+            WriteError: it cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path} is a file, and a run needs a folder; choose another one")
+        refuse_experts(self.path)
+        with only_writer(self.path):
+            written = (self.checkpoint_path, self.metrics_path, self.config_path, self.path / "recipe.json")
+            sets = [self.path / f"{name}.safetensors" for name in ("distilled", "best")]
+            remove_leftovers(self.path, [path.name for path in (*written, *sets)])
+            yield
+
+    def continues(self, config: dict[str, Any], *, resume: bool, free: Iterable[str] = ()) -> bool:
+        """Whether a run with `config` is to be continued from a checkpoint in the folder; nothing is written.
 
         Args:
             config: nested JSON-able settings.
@@ -48,28 +77,47 @@ class RunFolder:
             free: dotted names of settings that may differ from those the run began with.
 
         Raises:
-            InputError: the folder holds a run and `resume` is false, or it is a file.
+            InputError: the folder holds a run and `resume` is false.
             MismatchError: the run in the folder began with other settings.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path} is a file, and a run needs a folder; choose another one")
-        known = self.path / "config.json"
-        config = json.loads(json.dumps(config))  # tuples become lists, as they are in the file
         # A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
-        begun = known.exists() and self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+        events = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+        begun = self.checkpoint_path.exists() or (events and self.config_path.exists())
         if begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")
         if begun:
-            _check_same(_flat(read_json(known)), _flat(config), set(free), self.path)
-        write_json(known, config)
-        return begun and self.checkpoint_path.exists()
+            _check_same(self._config(), _flat(_as_json(config)), set(free), self.path)
+        return self.checkpoint_path.exists()
+
+    def _config(self) -> dict[str, Any]:
+        """The configuration that the run began with, flat; FormatError if it cannot be read."""
+        try:
+            config = read_json(self.config_path)
+        except OSError as error:
+            raise FormatError(
+                f"{self.path} holds a run whose {self.config_path.name} cannot be read ({error.strerror}); "
+                "put it back, or choose another folder"
+            ) from error
+        if not isinstance(config, dict):
+            raise FormatError(f"{self.config_path} is damaged: it is no configuration; choose another folder")
+        return _flat(config)
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Replace the configuration, atomically."""
+        write_json(self.config_path, _as_json(config))
 
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Replace the checkpoint by this state, atomically."""
+        """Replace the checkpoint by this state, atomically; it counts the metrics that there are now."""
+        size = 0
         if self.metrics_path.exists():  # what the checkpoint has counted must not be younger than it on the disk
-            with open(self.metrics_path, "rb+") as handle:
-                os.fsync(handle.fileno())
-        write_tensors(self.checkpoint_path, CHECKPOINT_KEY, {"format": CHECKPOINT_FORMAT, **state}, tensors)
+            try:
+                with open(self.metrics_path, "rb+") as handle:
+                    os.fsync(handle.fileno())
+                    size = os.fstat(handle.fileno()).st_size
+            except OSError as error:
+                raise self._not_written(error) from error
+        header = {"format": CHECKPOINT_FORMAT, **state, "metrics_bytes": size}
+        write_tensors(self.checkpoint_path, CHECKPOINT_KEY, header, tensors)
 
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The state of the last checkpoint; FormatError if the file is damaged or of another format."""
@@ -81,6 +129,14 @@ class RunFolder:
         missing = [name for name in CHECKPOINT_PARTS if name not in state]
         if missing:
             raise FormatError(f"checkpoint {file} is damaged (it lacks {missing[0]}); remove it to begin the run anew")
+        distiller, seconds = state["distiller"], state["seconds"]
+        iteration = distiller.get("iteration") if isinstance(distiller, dict) else None
+        counted = isinstance(iteration, int) and iteration >= 0
+        if not counted or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+            raise FormatError(
+                f"checkpoint {file} is damaged (its iteration or its seconds are no numbers); "
+                "remove it to begin the run anew"
+            )
         return state, tensors
 
     def append_metrics(self, record: dict[str, Any]) -> None:
@@ -89,30 +145,79 @@ class RunFolder:
             with open(self.metrics_path, "a", encoding="utf-8") as handle:
                 handle.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise WriteError(
-                f"cannot write {self.metrics_path}: {error.strerror}; the last checkpoint is whole, "
-                "continue with --resume when there is room"
-            ) from error
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> WriteError:
+        return WriteError(
+            f"cannot write {self.metrics_path}: {told_with_remedy(error)}, and continue with --resume; "
+            "the last checkpoint is whole"
+        )
 
     def metrics(self) -> list[dict[str, Any]]:
         """All whole lines of the metrics; FormatError if one of them is something else."""
         if not self.metrics_path.exists():
             return []
         records: list[dict[str, Any]] = []
-        for line in self.metrics_path.read_text(encoding="utf-8").splitlines():
+        for line in self.metrics_path.read_bytes().splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 break  # a line that a killed process was writing; everything after a checkpoint is written again
-            if not isinstance(record, dict) or not {"event", "iteration"} <= record.keys():
+            if not _is_event(record):
                 raise FormatError(f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run")
             records.append(record)
         return records
 
-    def rewind_metrics(self, iteration: int) -> None:
-        """Drop what was written after `iteration`, so that a resumed run writes it again once."""
+    def rewind_metrics(self, iteration: int, size: int | None) -> None:
+        """Drop what was written after a checkpoint, so that a resumed run writes it again once.
+
+        Args:
+            iteration: the checkpoint's, 0 if there is none.
+            size: bytes of the metrics when it was written; None if it does not tell.
+        """
+        if not self.metrics_path.exists():
+            write_text(self.metrics_path, "")
+        if size is not None and self._ends_a_line(size):
+            try:
+                os.truncate(self.metrics_path, size)
+            except OSError as error:
+                raise self._not_written(error) from error
+            return
+        if size is not None:
+            _log.warning("%s lacks lines that the checkpoint counts; the run goes on without them", self.metrics_path)
         kept = [record for record in self.metrics() if record["iteration"] <= iteration]
         write_text(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def _ends_a_line(self, size: int) -> bool:
+        """Whether the first `size` bytes of the metrics are there and are whole lines."""
+        with open(self.metrics_path, "rb") as handle:
+            handle.seek(max(0, size - 1))
+            return size == 0 or handle.read(1) == b"\n"
+
+
+def _is_event(record: Any) -> bool:
+    """Whether it is an event of a run, with the numbers that readers of its kind rely on."""
+
+    def number(name: str) -> bool:
+        return isinstance(record.get(name), (int, float)) and not isinstance(record[name], bool)
+
+    if (
+        not isinstance(record, dict)
+        or not isinstance(record.get("event"), str)
+        or type(record.get("iteration")) is not int
+    ):
+        return False
+    if record["event"] == "iteration":
+        return "step" in record and number("lr") and (record.get("loss", "none") is None or number("loss"))
+    return record["event"] != "evaluation" or (
+        number("mean") and number("std") and isinstance(record.get("runs"), list)
+    )
+
+
+def _as_json(config: dict[str, Any]) -> dict[str, Any]:
+    """As it will be read back: tuples become lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(config))
+    return plain
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

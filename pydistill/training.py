@@ -16,6 +16,7 @@ from pydistill.data.dsa import DsaSettings
 from pydistill.data.pictures import Pictures
 from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
+from pydistill.kinds import check_fields, check_generator
 from pydistill.passes import Passes, logits_of, passes_for
 from pydistill.steps import Epochs, Work, how_many_right
 
@@ -51,6 +52,7 @@ class TrainingSettings:
     dsa: DsaSettings | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -106,6 +108,7 @@ def train(
         DivergedError: the loss of an epoch, or a parameter at the end, is not finite; the model is left as it then is.
             On a GPU, losses are looked at every 20 epochs where there is no `on_epoch`.
     """
+    check_generator(generator)
     with seeded_modules(images.device, "training", generator.initial_seed()):
         for _ in epochs_of(model, images, labels, settings, generator=generator, on_epoch=on_epoch, engine=engine):
             pass
@@ -250,6 +253,12 @@ def accuracy(
         for module, training in modes:
             module.training = training
     return int(right) / len(pictures)
+
+
+def check_seed(what: str, seed: int) -> None:
+    """Refuse a seed that is not at least 0 and below 2^63; InputError names `what`."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"{what} must be at least 0 and below 2^63, not {seed}")
 
 
 def derive_seed(*parts: int | str) -> int:

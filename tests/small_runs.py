@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from pydistill.artefact import Artefact
 from pydistill.data import Dataset, Pictures
 from pydistill.distill import DistillSettings
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings, train_experts
 from pydistill.nn import ModelSettings
 from pydistill.recipe import Recipe
+from pydistill.runfolder import RunFolder
 from pydistill.training import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
@@ -41,6 +43,21 @@ def recipe(**distill: Any) -> Recipe:
 def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings = MODEL) -> TrajectoryStore:
     """The experts of `recipe()`, trained into `folder`."""
     return train_experts(dataset or blobs(), model, EXPERT, folder)
+
+
+def plain_metrics(folder: Path) -> list[dict[str, Any]]:
+    """A run's metrics without what the clock decides."""
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in RunFolder(folder).metrics()]
+
+
+def assert_same_outcome(one: Path, other: Path) -> None:
+    """Two runs have the same sets and the same metrics, bit for bit."""
+    for name in ("distilled.safetensors", "best.safetensors"):
+        first, second = Artefact.load(one / name), Artefact.load(other / name)
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.labels, second.labels)
+        assert first.lr == second.lr
+    assert plain_metrics(one) == plain_metrics(other)
 
 
 def in_double(dataset: Dataset) -> Dataset:

@@ -1,21 +1,37 @@
-"""The distilled set on disk: everything comes back, and damage is told."""
+"""The distilled set on disk: everything comes back, damage is told, and others can read it."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from pydistill.artefact import Artefact
+from pydistill.artefact import KEY, Artefact
 from pydistill.data import from_tensors
 from pydistill.errors import FormatError, InputError
+from pydistill.files import WriteError
+from pydistill.recipe import Recipe
+from tests.small_runs import recipe
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "benchmarks" / "examples" / "train_with_torch_alone.py"
 
 
-def artefact(zca: bool = False, soft: bool = False) -> Artefact:
+def artefact(zca: bool = False, soft: bool = False, channels: int = 2) -> Artefact:
     generator = torch.Generator().manual_seed(0)
-    raw = torch.rand(24, 2, 4, 4, generator=generator)
+    raw = torch.rand(24, channels, 4, 4, generator=generator)
     labels = torch.arange(24) % 3
     data = from_tensors(raw, labels, raw, labels, zca=zca)
     images, classes = data.sample_per_class(2, generator)
@@ -25,7 +41,10 @@ def artefact(zca: bool = False, soft: bool = False) -> Artefact:
         classes=classes,
         lr=0.0123,
         preprocessing=data.preprocessing,
-        provenance={"dataset": {"classes": ["a", "b", "c"]}, "recipe": {"steps": 3}},
+        provenance={
+            "dataset": {"name": "noise", "classes": ["a", "b", "c"]},
+            "recipe": recipe().as_dict() if soft else {"steps": 3},
+        },
         initial_images=images + 1,
     )
 
@@ -39,14 +58,74 @@ def test_round_trip(zca: bool, soft: bool, tmp_path: Path) -> None:
         after = Artefact.load(path)
         for name in ("images", "labels", "classes", "initial_images"):
             assert torch.equal(getattr(after, name), getattr(before, name))
-        assert (after.lr, after.provenance) == (before.lr, before.provenance)
+        assert after.lr == before.lr
+        assert json.dumps(after.provenance) == json.dumps(before.provenance)
         assert torch.equal(after.viewable(), before.viewable())
         assert after.preprocessing.fingerprint == before.preprocessing.fingerprint
+
+
+def test_a_set_without_its_first_images(tmp_path: Path) -> None:
+    replace(artefact(), initial_images=None).save(tmp_path / "set.safetensors")
+    assert Artefact.load(tmp_path / "set.safetensors").initial_images is None
 
 
 def test_viewable_images_are_pixels(tmp_path: Path) -> None:
     found = artefact(zca=True).viewable()
     assert 0 <= float(found.min()) < float(found.max()) <= 1
+
+
+def test_the_file_describes_itself(tmp_path: Path) -> None:
+    """What a reader without pydistill finds: every tensor's meaning, form and checksum, and how to train."""
+    path = tmp_path / "distilled.safetensors"
+    before = artefact(soft=True)
+    before.save(path)
+    with safe_open(path, framework="pt") as handle:
+        text = handle.metadata()[KEY]
+        assert handle.metadata()[f"{KEY}.sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    header = json.loads(text)
+    tensors = load_file(path)
+    assert header["tensors"].keys() == tensors.keys()
+    for name, about in header["tensors"].items():
+        assert about["meaning"]
+        assert about["shape"] == list(tensors[name].shape)
+        assert f"torch.{about['dtype']}" == str(tensors[name].dtype)
+        assert about["sha256"] == hashlib.sha256(tensors[name].numpy().tobytes()).hexdigest()
+    assert header["lr"] == before.lr
+    assert header["class_names"] == ["a", "b", "c"]
+    assert header["evaluation"]["training"]["epochs"] == 5
+    std, mean = (tensors[f"preprocessing.{name}"].float()[:, None, None] for name in ("std", "mean"))
+    pixels = (tensors["images"] * std + mean).clamp(0, 1)  # header["viewable"], in PyTorch
+    assert header["viewable"].startswith("pixels = images * preprocessing.std + preprocessing.mean")
+    torch.testing.assert_close(pixels, before.viewable())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_the_preview_is_a_picture(channels: int, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    found = artefact(channels=channels)
+    found.save(tmp_path / "set.safetensors")
+    png = load_file(tmp_path / "set.safetensors")["preview_png"].numpy().tobytes()
+    picture = image.open(io.BytesIO(png))
+    assert picture.size == (3 * 6, 2 * 6)  # three classes, two images each, a border of one pixel
+    assert picture.mode == ("RGB" if channels == 3 else "L")
+    first = torch.tensor(list(picture.crop((1, 1, 5, 5)).tobytes())).reshape(4, 4, -1)
+    expected = found.viewable()[0]
+    expected = (expected if channels == 3 else expected.mean(dim=0, keepdim=True)).permute(1, 2, 0)
+    assert float((first / 255 - expected).abs().max()) <= 0.5 / 255 + 1e-6
+
+
+def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
+    """As versions before 2 wrote them: no checksums, no description of the tensors."""
+    before = artefact(zca=True)
+    about, tensors = before.preprocessing.state()
+    stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
+    names = ("images", "labels", "classes", "initial_images")
+    stored |= {name: getattr(before, name).clone() for name in names}
+    header = {"format": 1, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
+    save_file(stored, tmp_path / "old.safetensors", metadata={KEY: json.dumps(header)})
+    after = Artefact.load(tmp_path / "old.safetensors")
+    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in names)
+    assert (after.lr, after.provenance) == (before.lr, before.provenance)
 
 
 def test_there_is_none(tmp_path: Path) -> None:
@@ -63,16 +142,99 @@ def test_damage(content: bytes | None, tmp_path: Path) -> None:
         Artefact.load(path)
 
 
+def test_one_changed_bit_anywhere_is_told(tmp_path: Path) -> None:
+    """In the header, and in each tensor."""
+    path = tmp_path / "distilled.safetensors"
+    artefact().save(path)
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    entries = json.loads(whole[8 : 8 + length])
+    middles = [8 + length + sum(entries[name]["data_offsets"]) // 2 for name in entries if name != "__metadata__"]
+    places = [whole.index(b"0.0123") + 5, whole.index(b"noise") + 2, *middles]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match=r"distilled\.safetensors is damaged"):
+            Artefact.load(path)
+
+
+def test_swapped_tensors_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "distilled.safetensors"
+    artefact().save(path)
+    with safe_open(path, framework="pt") as handle:
+        metadata = handle.metadata()
+    tensors = load_file(path)
+    tensors["images"], tensors["initial_images"] = tensors["initial_images"], tensors["images"]
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(FormatError, match="tensor images is not the one that was written"):
+        Artefact.load(path)
+    del tensors["labels"]
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(FormatError, match="does not hold the tensors that its header lists"):
+        Artefact.load(path)
+
+
+def test_a_later_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    save_file({"images": torch.ones(1)}, tmp_path / "new.safetensors", metadata={KEY: json.dumps({"format": 3})})
+    with pytest.raises(FormatError, match="has format 3; this version of pydistill reads 1 and 2"):
+        Artefact.load(tmp_path / "new.safetensors")
+
+
+NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"lr": -1.0}, "its images or its learning rate are not usable numbers"),
+        ({"lr": float("inf")}, "its images or its learning rate are not usable numbers"),
         ({"classes": torch.arange(2)}, "do not agree in number"),
         ({"initial_images": torch.zeros(1, 2, 4, 4)}, "do not agree in number"),
         ({"images": torch.full((6, 2, 4, 4), torch.nan)}, "not usable numbers"),
+        ({"images": torch.ones(6, 2, 4, 4, dtype=torch.int64)}, "numbers of the wrong kind"),
+        ({"labels": torch.tensor([0, 0, 1, 1, 2, 3])}, "its labels are not of its 3 classes"),
+        ({"labels": torch.rand(6, 4)}, "its labels are not of its 3 classes"),
+        ({"classes": torch.tensor([0, 1, 2, 0, 1, 2])}, "not sorted by class, equally many of each"),
+        ({"provenance": NAMES | {"recipe": []}}, "its provenance is not what pydistill writes"),
+        ({"provenance": {"dataset": {"classes": [1, 2, 3]}}}, "its classes have no names"),
     ],
 )
-def test_unusable_content(change: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_unusable_content(
+    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Artefact, "preview", lambda self: b"")  # there is none of such sets
     replace(artefact(), **change).save(tmp_path / "distilled.safetensors")
     with pytest.raises(FormatError, match=message):
         Artefact.load(tmp_path)
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    artefact().save(tmp_path / "set.safetensors")
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(WriteError, match="what was there before is unchanged"):
+        artefact().save(tmp_path / "folder" / "set.safetensors")
+    assert Artefact.load(tmp_path / "set.safetensors").lr == 0.0123
+
+
+def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
+    """The example runs in a process in which neither pydistill nor safetensors can be imported."""
+    made = artefact(soft=True)
+    long = Recipe(evaluation=replace(recipe().evaluation, training=replace(recipe().evaluation.training, epochs=400)))
+    made = replace(made, labels=made.classes, lr=0.1, provenance=made.provenance | {"recipe": long.as_dict()})
+    made.save(tmp_path / "set.safetensors")
+    for name in ("pydistill", "safetensors"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "set.safetensors"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 images of a, b, c: loss 0.0")
+    source = EXAMPLE.read_text()
+    assert "import pydistill" not in source
+    assert "import safetensors" not in source

@@ -82,23 +82,23 @@ def test_a_run_holds_what_it_promises(finished: Path) -> None:
         assert (finished / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluate_prints_a_table_across_architectures(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    numbers = tmp_path / "numbers.json"
-    models = ["--models", "convnet1-w4", "mlp-w8"]
-    assert run("evaluate", finished, *models, "--repeats", 2, "--epochs", 2, "--json", numbers) == 0
+def test_evaluate_prints_a_table_across_architectures(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", finished, "--models", "convnet1-w4", "mlp-w8", "--repeats", 2, "--epochs", 2]
+    assert run(*command) == 0
     told = capsys.readouterr().out
     assert "convnet1-w4" in told
     assert "mlp-w8" in told
-    rows = json.loads(numbers.read_text())
+    assert run(*command, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in rows] == ["convnet1-w4", "mlp-w8"]
     assert [len(row["runs"]) for row in rows] == [2, 2]
 
 
-def test_evaluating_the_student_repeats_the_run_s_own_number(finished: Path, tmp_path: Path) -> None:
-    numbers = tmp_path / "numbers.json"
-    assert run("evaluate", finished, "--json", numbers) == 0
-    (row,) = json.loads(numbers.read_text())
+def test_evaluating_the_student_repeats_the_run_s_own_number(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", finished, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
     summary = json.loads((finished / "summary.json").read_text())
     assert row["runs"] == summary["accuracy_final"]["runs"]
 
@@ -182,7 +182,7 @@ def test_a_recipe_file_that_cannot_be_used_is_named(
     file.write_text(text)
     assert run("distill", "--config", file, *WHERE) == 2
     told = capsys.readouterr().err
-    assert f"recipe {file}: " in told
+    assert f"recipe {file}" in told
     assert told.count("\n") == 1
 
 

@@ -135,7 +135,7 @@ class Run:
             done = self.left() < reserve or report.iteration == self.recipe.distill.iterations
             if done or report.iteration == 1 or time.monotonic() - began > TELL_EVERY:
                 rate = len(losses) / (time.monotonic() - began)
-                told = {"loss": sum(losses) / len(losses), "step": report.step, "lr": report.lr}
+                told = {"loss": sum(losses) / len(losses), "step": report.steps[0], "lr": report.lr}
                 self.record("iteration", iteration=report.iteration, **told, iterations_per_second=round(rate, 3))
                 losses, began = [], time.monotonic()
             if done:

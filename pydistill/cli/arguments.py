@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
+from pydistill.cli.help import GROUPS, hide
 from pydistill.cli.messages import one_line, setting_error
 from pydistill.errors import InputError
 
@@ -22,27 +27,27 @@ class RecipeFile(jsonargparse.ActionConfigFile):  # type: ignore[misc]
 
     def __call__(self, parser: Any, config: Any, value: Any, option: str | None = None) -> None:
         """Put the values of the file into `config`."""
-        from pydistill.recipe import preset_path
+        from pydistill.recipe import preset_path, read_recipe_file
 
         path = preset_path(value) if option == "--preset" else value
+        settings = read_recipe_file(path)
         try:
-            super().__call__(parser, config, str(path), option)
+            super().__call__(parser, config, json.dumps(settings), option)
         except (TypeError, ValueError, KeyError, jsonargparse.ArgumentError) as error:
             raise InputError(f"recipe {path}: {setting_error(one_line(error))}") from error
 
 
-def add_recipe(parser: Any) -> None:
-    """--preset, --config, and a flag for every setting of a recipe."""
-    from pydistill.recipe import Recipe, preset_names
+def add_recipe(parser: Any, used: Sequence[str] = tuple(GROUPS)) -> None:
+    """--preset, --config, and a flag for every setting of a recipe.
 
-    parser.add_argument(
-        "--config",
-        "--preset",
-        action=RecipeFile,
-        metavar="FILE|NAME",
-        help=f"a recipe file, or with --preset one of {', '.join(preset_names())}; flags behind it override it",
-    )
+    Args:
+        used: the groups of settings that matter to the command; the help does not show the others.
+    """
+    from pydistill.recipe import Recipe
+
+    parser.add_argument("--config", "--preset", action=RecipeFile, metavar="FILE|NAME", help="a recipe; see below")
     parser.add_class_arguments(Recipe, None)
+    hide(parser, [group for group in GROUPS if group not in used])
 
 
 def recipe_of(values: Any) -> Recipe:
@@ -90,6 +95,26 @@ def load_dataset(recipe: Recipe, device: str) -> Dataset:
     from pydistill import data
 
     return data.load(recipe.data, device_of(device))
+
+
+def add_json(parser: Any) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, for machines")
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout; numbers that JSON does not have are null."""
+    print(json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
 
 
 def percent(evaluation: Evaluation) -> str:

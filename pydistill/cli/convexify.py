@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_quiet
+from pydistill.cli.arguments import add_json, add_quiet, print_json
 
 ABOUT = "Convexify recorded experts into waypoints (MCT)."
 USAGE = "EXPERTS --out CONVEXIFIED [--waypoints W]"
@@ -25,6 +25,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--smoothing", type=Smoothing, default="neighbours", help="how waypoints are smoothed")
     parser.add_argument("--fractions", type=FractionRule, default="path", help="how far along a segment each epoch is")
     add_quiet(parser)
+    add_json(parser)
 
 
 def run(values: Any) -> int:
@@ -41,5 +42,8 @@ def run(values: Any) -> int:
             fractions=values.fractions,
             on_progress=lambda done, total: bar.step(expert=f"{done}/{total}"),
         )
+    if values.json:
+        print_json({"folder": values.out, "experts": len(written), **written.convexification})
+        return status.DONE
     print(f"{len(written)} convexified experts in {values.out}")
     return status.DONE

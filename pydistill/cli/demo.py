@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_quiet
+from pydistill.cli.arguments import add_json, add_quiet, print_json
 
 ABOUT = "Distil scikit-learn's digits into ten images, from experts to pictures."
 USAGE = "[--method att|mct|mtt|tesla] [--seed N] [--out RUN]"
@@ -27,14 +27,23 @@ def add_arguments(parser: Any) -> None:
         help="run folder; default runs/demo-METHOD-SEED, or the next free number of it",
     )
     add_quiet(parser)
+    add_json(parser)
 
 
 def run(values: Any) -> int:
     """Run it and print the table that it ends in."""
+    from pydistill.commands import SUMMARY
     from pydistill.demo import demo
+    from pydistill.files import read_json
+    from pydistill.training import check_seed
 
+    check_seed("--seed", values.seed)
     out = Path(values.out) if values.out else _free_folder(Path("runs"), f"demo-{values.method}-{values.seed}")
-    print(demo(values.method, values.seed, out, quiet=values.quiet))
+    table = demo(values.method, values.seed, out, quiet=values.quiet)
+    if values.json:
+        print_json({"folder": out} | read_json(out / SUMMARY))
+    else:
+        print(table)
     return status.DONE
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_quiet, add_recipe, load_dataset, percent, recipe_of
+from pydistill.cli.arguments import (
+    RECIPE_USAGE,
+    add_device,
+    add_json,
+    add_quiet,
+    add_recipe,
+    load_dataset,
+    percent,
+    print_json,
+    recipe_of,
+)
 
 ABOUT = "Distil a data set from stored experts."
 USAGE = f"{RECIPE_USAGE} --experts EXPERTS --out RUN [--resume]"
@@ -19,24 +30,40 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The recipe, the folders, the device."""
+    from pydistill.logs import LogSettings
+
     add_recipe(parser)
     parser.add_argument("--experts", type=str, required=True, help="folder of experts, recorded or convexified")
     parser.add_argument("--out", type=str, required=True, help="run folder")
     add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
+    parser.add_class_arguments(LogSettings, "log")
     add_quiet(parser)
+    add_json(parser)
 
 
 def run(values: Any) -> int:
     """Distil, evaluate, and tell the outcome."""
-    from pydistill.commands import distill_shown
+    from pydistill.commands import SUMMARY, distill_shown
+    from pydistill.files import read_json
+    from pydistill.nn import architecture_of, parse
+    from pydistill.room import check_room
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
     recipe.distill.check()
     store = TrajectoryStore.open(values.experts)
     dataset = load_dataset(recipe, values.device)
-    result = distill_shown(dataset, recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet)
+    pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
+    check_room(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
+    for name in recipe.evaluation.models:  # told now rather than when the set is to be judged
+        architecture_of(parse(name), dataset.in_channels, dataset.num_classes, dataset.image_size)
+    result = distill_shown(
+        dataset, recipe, store, Path(values.out), resume=values.resume, quiet=values.quiet, log=values.log
+    )
+    if values.json:
+        print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY))
+        return status.DONE
     final, best = result.accuracy_final, result.accuracy_best
     print(f"final accuracy: {percent(final)}, after {recipe.distill.iterations} iterations")
     print(f"best accuracy:  {percent(best)}, after {result.best_iteration} iterations (chosen by test accuracy)")

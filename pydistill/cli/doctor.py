@@ -5,22 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
 
 ABOUT = "Tell what is installed and what would run, and test it."
-USAGE = ""
+USAGE = "[--json]"
 EXAMPLES = """
   pydistill doctor
+  pydistill doctor --json
 """
 
 
 def add_arguments(parser: Any) -> None:
-    """None so far."""
+    """How the report is printed."""
+    add_json(parser)
 
 
 def run(values: Any) -> int:
     """Print the report; a failed self-test is a failed command."""
-    from pydistill.doctor import report
+    from pydistill.doctor import examine, report
 
-    text, healthy = report()
-    print(text)
-    return status.DONE if healthy else status.FAILED
+    found = examine()
+    if values.json:
+        print_json(found)
+    else:
+        print(report(found))
+    return status.DONE if found["healthy"] else status.FAILED

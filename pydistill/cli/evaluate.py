@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_device, device_of
+from pydistill.cli.arguments import add_device, add_json, device_of, print_json
+from pydistill.errors import InputError
+
+if TYPE_CHECKING:
+    from pydistill.distilled_set import DistilledSet
+    from pydistill.evaluate import Evaluation
 
 ABOUT = "Train fresh networks on a distilled set and test them."
 USAGE = "RUN [--models NAME …] [--repeats N]"
@@ -26,25 +33,51 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--data", type=str | None, default=None, help="where the data lie, if not where they were")
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
-    parser.add_argument("--json", type=str | None, default=None, help="also write the numbers to this file")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
-    """Print a table of accuracies, a row per network."""
+    """Print a table of accuracies, a row per network, and add them to the run's evaluations.json."""
     from pydistill.distilled_set import load
     from pydistill.evaluate import table
-    from pydistill.files import write_json
 
     distilled = load(values.run, which=values.which)
+    own = list(distilled.recipe.evaluation.models)
+    if not values.models and any(":" in name for name in own):
+        raise InputError(
+            f"the set asks for networks of its author's own ({', '.join(own)}), whose code would run; "
+            "name those that you want with --models"
+        )
     rows = distilled.evaluate(
-        values.models or None,
+        values.models or own or None,
         values.repeats,
         data_path=values.data,
         seed=values.seed,
         epochs=values.epochs,
         device=device_of(values.device),
     )
-    print(table(rows))
-    if values.json is not None:
-        write_json(values.json, [row.as_record() for row in rows])
+    if values.json:
+        print_json([row.as_record() for row in rows])
+    else:
+        print(table(rows))
+    if Path(values.run).is_dir():
+        _record(Path(values.run), distilled, rows, values)
     return status.DONE
+
+
+def _record(run: Path, distilled: DistilledSet, rows: list[Evaluation], values: Any) -> None:
+    """Add the rows to the run's own, for its report; a run folder that cannot be written is told, and is no failure."""
+    from pydistill.evaluations import add_evaluations
+    from pydistill.files import WriteError
+
+    settings = distilled.artefact.provenance["recipe"]["evaluation"]
+    about = {
+        "which": values.which,
+        "iteration": distilled.artefact.provenance.get("iteration", 0),
+        "epochs": settings["training"]["epochs"] if values.epochs is None else values.epochs,
+        "seed": settings["seed"] if values.seed is None else values.seed,
+    }
+    try:
+        add_evaluations(run, rows, **about)
+    except WriteError as error:
+        logging.getLogger("pydistill").warning("%s; the report will not show this evaluation", error)

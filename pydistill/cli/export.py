@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
 
 ABOUT = "Write a distilled set in another tool's format."
 USAGE = "RUN --format mtt|dcbench|ddranking|imagefolder --out DIR"
@@ -27,7 +27,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument(
         "--as-is", action="store_true", help="keep the set's own normalisation instead of the one the readers expect"
     )
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
@@ -39,7 +39,7 @@ def run(values: Any) -> int:
     done = export_set(distilled, values.format, values.out, as_is=values.as_is)
     if values.json:
         about = {"folder": str(done.folder), "files": [str(path) for path in done.files], "images": done.told()}
-        print(json.dumps(about | {"lr": distilled.lr}))
+        print_json(about | {"lr": distilled.lr})
     else:
         print(f"{len(distilled)} images in {done.folder} ({len(done.files)} files), {done.told()}; lr {distilled.lr:g}")
     return status.DONE

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
 from pydistill.errors import InputError
 
 ABOUT = "Read another tool's distilled set."
 USAGE = "--format mtt|dcbench|ddranking FILES --out FILE [--lr LR] [--dataset NAME] …"
 EXAMPLES = """
-  pydistill import --format mtt logged_files/CIFAR10/first --lr 0.0123 --dataset cifar10 --model convnet3 --out first.safetensors
-  pydistill import --format mtt images_best.pt --lr 0.02 --dataset cifar10 --data cifar-10-python.tar.gz --zca --out first.safetensors
-  pydistill import --format ddranking baselines/DATM/CIFAR10/IPC10 --dataset cifar10 --out datm.safetensors
+  pydistill import --format mtt FOLDER --lr 0.0123 --dataset cifar10 --model convnet3 --out set.safetensors
+  pydistill import --format mtt images_best.pt --lr 0.02 --dataset cifar10 --data DATA --zca --out set.safetensors
+  pydistill import --format ddranking DATM/CIFAR10/IPC10 --dataset cifar10 --out set.safetensors
 """
 
 
@@ -34,7 +34,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--model", type=str | None, default=None, help="the student's network, such as convnet3")
     parser.add_argument("--soft", choices=["logits", "probabilities"], default=None, help="what rows of labels are")
     parser.add_argument("--like", type=str | None, default=None, help="a run or set to take what is unknown from")
-    parser.add_argument("--json", action="store_true", help="print what was read as JSON")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
@@ -52,11 +52,9 @@ def run(values: Any) -> int:
         raise InputError("--zca needs --dataset and --data, to fit the whitening, and neither --mean nor --std")
     if values.data is not None and values.dataset is None:
         raise InputError("--data needs --dataset: the name of what lies there")
-    names = values.classes
-    preprocessing = None
+    dataset, preprocessing = values.dataset, None
     if values.data is not None:
         dataset = data.load(DataSettings(values.dataset, path=values.data, zca=values.zca))
-        names = names or dataset.class_names
         preprocessing = dataset.preprocessing if values.zca else None
     if values.mean is not None:
         mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (values.mean, values.std))
@@ -65,9 +63,9 @@ def run(values: Any) -> int:
         values.format,
         values.files,
         lr=values.lr,
-        dataset=values.dataset,
+        dataset=dataset,
         preprocessing=preprocessing,
-        class_names=names,
+        class_names=values.classes,
         model=values.model,
         soft=values.soft,
         like=None if values.like is None else load(values.like),
@@ -76,7 +74,7 @@ def run(values: Any) -> int:
     labels = "class numbers" if found.labels.ndim == 1 else "soft labels"
     if values.json:
         about = {"file": values.out, "images": list(found.images.shape), "classes": list(found.class_names)}
-        print(json.dumps(about | {"labels": labels, "lr": found.lr, "preprocessing": found.preprocessing.kind}))
+        print_json(about | {"labels": labels, "lr": found.lr, "preprocessing": found.preprocessing.kind})
     else:
         print(f"{found!r}, {labels}, preprocessing {found.preprocessing.kind}: {values.out}")
     return status.DONE

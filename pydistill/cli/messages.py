@@ -1,8 +1,13 @@
-"""What jsonargparse says of a wrong value, said as a person would."""
+"""What jsonargparse says of a wrong word or value, said as a person would and with what to write instead."""
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
 
 # What jsonargparse calls a kind, and what a person does.
 KINDS = {
@@ -21,17 +26,116 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def setting_error(text: str) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` with the nearest of the known names, or nothing."""
+    near = difflib.get_close_matches(word, list(known), 3, cutoff=0.6)
+    return f"; did you mean {_either(near)}?" if near else ""
+
+
+def said(text: str, parser: Any, given: Sequence[str]) -> str:
+    """The message of a parser in a person's words.
+
+    Args:
+        text: what jsonargparse says, in one line.
+        parser: that refused.
+        given: the words that it was given.
+    """
+    for pattern, told in (
+        (r"the following arguments are required: (.*)", _missing),
+        (r"[Uu]nrecognized arguments: (.*)", _unknown),
+        (r"argument (?P<flag>\S+): invalid choice: (?P<value>.*) \(choose from (?P<known>.*)\)", _choice),
+        (r"argument (\S+): expected (?:at least )?one argument", _no_value),
+        (r'Parser key "(?P<group>[a-z]+)": Unable to load config .*', _whole_group),
+        (r"argument (?P<flag>\S+): ignored explicit argument (?P<value>.*)", _no_argument),
+    ):
+        found = re.fullmatch(pattern, text)
+        if found is not None:
+            return told(found, parser, given)
+    return setting_error(text, prefix="--")
+
+
+def setting_error(text: str, prefix: str = "") -> str:
     """jsonargparse's message about a value of the wrong kind, said without Python's types; others as they are."""
     found = re.search(r'Parser key "([^"]+)":', text)
     if found is None:
         return text
+    name = f"{prefix}{found[1]}"
+    value = re.search(r"(?:Got value|Given value): (.*?)(?: \(|$)", text)
+    literal = re.search(r"Expected a (?:typing\.)?Literal\[(.*?)\]", text)
     kinds = [
         KINDS[kind]
         for kind in dict.fromkeys(re.findall(r"<class '(\w+)'>", text.split("Given value")[0]))
         if kind in KINDS
     ]
-    value = re.search(r"(?:Got value|Given value): (.*?)(?: \(|$)", text)
-    if not kinds or value is None or "dataclass" in text:
-        return text
-    return f"{found[1]} must be {' or '.join(kinds)}, not {value[1]}"
+    if literal is not None:
+        kinds = [*[each.strip(" '\"") for each in literal[1].split(",")], *(["null"] if "null" in kinds else [])]
+    nested = re.search(r"NestedArg\(key='([^']*)'", text)
+    if nested is not None:
+        return f"{name}.{nested[1]}: {_augmentation(nested[1])}"
+    if value is None or not kinds:
+        return text.replace(found[0], f"{name}:")
+    if kinds == ["null"]:
+        kinds = ["null", "settings such as {flip: 0.5}"]
+    return f"{name} must be {_either(kinds)}, not {value[1]:.80}"
+
+
+def _augmentation(word: str) -> str:
+    from pydistill.data.dsa import DsaSettings
+
+    known = [each.name for each in fields(DsaSettings)]
+    if word in known:
+        return "it does not take such a value"
+    return f"there is no such setting{nearest(word, known) or '; there are ' + ', '.join(known)}"
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _options(parser: Any) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+
+
+def _missing(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
+    told = []
+    for name in found[1].split(", "):
+        action = next((each for each in parser._actions if each.dest == name), None)
+        word = name.upper() if action is None or not action.option_strings else action.option_strings[-1]
+        told.append(f"{word} ({action.help})" if action is not None and action.help != argparse.SUPPRESS else word)
+    return f"{' and '.join(told)} {'is' if len(told) == 1 else 'are'} missing"
+
+
+def _unknown(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
+    word = found[1].split()[0]
+    flag = word.partition("=")[0]
+    if not word.startswith("-"):
+        return f"{word!r} is one word too many; a flag's name goes before it"
+    known = _options(parser)
+    group, _, setting = flag.removeprefix("--").rpartition(".")
+    siblings = [option for option in known if option.startswith(f"--{group}.")]
+    hint = nearest(flag, siblings or known) or nearest(setting, [each.rpartition(".")[2] for each in siblings])
+    same = [option for option in known if option.endswith(f".{flag.removeprefix('--')}")]
+    if not hint and same:
+        hint = f"; did you mean {_either(same[:3])}?"
+    return f"there is no flag {flag}{hint}"
+
+
+def _choice(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
+    known = [each.strip(" '\"") for each in found["known"].split(",")]
+    return f"{found['flag'].split('/')[-1]} must be {_either(known)}, not {found['value'].strip(chr(39))}"
+
+
+def _no_value(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
+    flags = found[1].split("/")
+    flag = next((each for each in flags if each in given), flags[0])
+    return f"{flag} needs a value behind it"
+
+
+def _no_argument(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
+    return f"{found['flag']} takes no value; leave out {found['value']}"
+
+
+def _whole_group(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
+    group = found["group"]
+    first = f"{group}.name" if group in ("model", "data") else f"{group}.seed"
+    return f"--{group} takes no value of its own, only its settings do: --{first} VALUE, say"

@@ -1,15 +1,17 @@
-"""From the command's words to its values: one parser for all commands, and its messages as sentences."""
+"""From the command's words to its values: a parser per command, built when the command is asked for."""
 
 from __future__ import annotations
 
 import importlib
 import keyword
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import jsonargparse
 
 from pydistill.cli import COMMANDS
-from pydistill.cli.messages import one_line, setting_error
+from pydistill.cli.help import HelpFormatter, print_help, print_overview
+from pydistill.cli.messages import nearest, one_line, said
 from pydistill.errors import InputError
 from pydistill.version import VERSION
 
@@ -28,60 +30,60 @@ class Command(Protocol):
         """Do it; returns the exit status."""
 
 
-class HelpFormatter(jsonargparse.DefaultHelpFormatter):  # type: ignore[misc]
-    """jsonargparse's, with examples as they were written."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if text.startswith("examples:"):
-            return text
-        return cast(str, super()._fill_text(text, width, indent))
-
-
 def command_module(name: str) -> Command:
     """The module of a command."""
     module = f"{name}_" if keyword.iskeyword(name) else name
     return cast(Command, importlib.import_module(f"pydistill.cli.{module}"))
 
 
-def build_parser() -> Any:
-    """The parser of all commands."""
+def command_parser(name: str) -> Any:
+    """The parser of one command."""
+    command = command_module(name)
     parser = jsonargparse.ArgumentParser(
-        prog="pydistill",
-        description="Dataset distillation by trajectory matching.",
-        epilog="--debug with any command shows the whole traceback of an error.",
+        prog=f"pydistill {name}",
+        description=command.ABOUT,
+        usage=f"pydistill {name} {command.USAGE}".rstrip(),
+        formatter_class=HelpFormatter,
         exit_on_error=False,
-        version=VERSION,
     )
-    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
-    for name in COMMANDS:
-        command = command_module(name)
-        own = jsonargparse.ArgumentParser(
-            description=command.ABOUT,
-            usage=f"pydistill {name} {command.USAGE}",
-            epilog=f"examples:\n{command.EXAMPLES.rstrip()}",
-            formatter_class=HelpFormatter,
-            exit_on_error=False,
-        )
-        command.add_arguments(own)
-        commands.add_subcommand(name, own, help=command.ABOUT.split(". ")[0])
+    command.add_arguments(parser)
     return parser
 
 
-def parse(given: list[str]) -> tuple[Command, Any]:
-    """The command that is asked for, and its values.
+def parse(given: Sequence[str]) -> tuple[Command, Any] | None:
+    """The command that is asked for, and its values; None if help or the version was asked for, and printed.
 
     Raises:
         InputError: an unknown command or flag, a missing one, or a value outside its limits.
     """
-    parser = build_parser()
+    name, rest = given[0], list(given[1:])
+    if name in ("-h", "--help", "help"):
+        if rest:  # `pydistill help distill` as well as `pydistill distill --help`
+            return parse([rest[0], "--help", *rest[1:]])
+        print_overview({each: command_module(each).ABOUT for each in COMMANDS})
+        return None
+    if name in ("-V", "--version"):
+        print(f"pydistill {VERSION}")
+        return None
+    if name not in COMMANDS:
+        if name.startswith("-"):
+            raise InputError(f"the command goes before {name}: pydistill COMMAND … (pydistill --help lists them)")
+        raise InputError(
+            f"there is no command {name!r}{nearest(name, COMMANDS)} (pydistill --help lists what there is)"
+        )
+    command, parser = command_module(name), command_parser(name)
+    asked = next((place for place, word in enumerate(rest) if word in ("-h", "--help")), None)
+    if asked is not None:
+        print_help(parser, name, command.EXAMPLES, rest[asked + 1 : asked + 2])
+        return None
     try:
-        parsed = parser.parse_args(given)
+        parsed = parser.parse_args(rest)
     except jsonargparse.ArgumentError as error:
-        listed = f"pydistill {given[0]} --help" if given[0] in COMMANDS else "pydistill --help"
-        raise InputError(f"{setting_error(one_line(error))} ({listed} lists what there is)") from error
-    name = parsed.command
+        raise InputError(
+            f"{said(one_line(error), parser, rest)} (pydistill {name} --help lists what there is)"
+        ) from error
     try:
-        return command_module(name), parser.instantiate(parsed)[name]
+        return command, parser.instantiate(parsed)
     except (TypeError, ValueError) as error:
         from pydistill.recipe import refused_setting
 

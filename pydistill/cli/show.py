@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
 
 ABOUT = "Draw a run's images and curves."
 USAGE = "RUN"
@@ -16,6 +17,7 @@ EXAMPLES = """
 def add_arguments(parser: Any) -> None:
     """The run."""
     parser.add_argument("run", type=str, help="run folder")
+    add_json(parser)
 
 
 def run(values: Any) -> int:
@@ -23,6 +25,9 @@ def run(values: Any) -> int:
     from pydistill.commands import draw_run
     from pydistill.runfolder import RunFolder
 
-    for path in draw_run(RunFolder(values.run)):
-        print(path)
+    drawn = draw_run(RunFolder(values.run))
+    if values.json:
+        print_json({"pictures": drawn})
+    else:
+        print("\n".join(map(str, drawn)))
     return status.DONE

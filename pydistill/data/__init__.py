@@ -6,6 +6,7 @@ from pydistill.data.load import load
 from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise, Preprocessing
 from pydistill.data.settings import DataSettings
+from pydistill.data.table import from_table
 from pydistill.data.zca import Zca
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Preprocessing",
     "Zca",
     "augment",
+    "from_table",
     "from_tensors",
     "load",
 ]

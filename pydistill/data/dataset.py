@@ -97,7 +97,9 @@ class Dataset:
 
         def changed(pictures: Pictures) -> Pictures:
             if pictures.are_bytes:
-                return Pictures(pictures.pixels, preprocessing)
+                kept = Pictures(pictures.pixels, preprocessing)
+                kept.rows(0, 1)  # refused here, if at all
+                return kept
             floats = torch.empty_like(pictures.pixels)
             for target, chunk in zip(chunks_of(floats), chunks_of(pictures.pixels), strict=True):
                 target.copy_(preprocessing.apply(self.preprocessing.invert(chunk)))

@@ -18,6 +18,7 @@ from pydistill.data.images import EXTENSIONS, Pixels, decode
 from pydistill.data.members import identity, members
 from pydistill.data.raw import RawData
 from pydistill.errors import InputError
+from pydistill.room import check_room
 
 READER = 1
 """Counted up when the same files would be read into other arrays; part of the cache's key."""
@@ -137,6 +138,9 @@ def _gather(path: Path, layout: FolderLayout) -> tuple[dict[Place, dict[str, Pix
     found = stream()
     with ThreadPoolExecutor(workers) as pool:
         while batch := list(islice(found, 64 * workers)):
+            sides = layout.image_size or 0
+            remedy = "lower data.image_size or give fewer images"
+            check_room(3 * sides * sides * len(batch), f"reading images of {sides}×{sides} pixels", remedy)
             for (place, name, _), pixels in zip(batch, pool.map(decoded, batch), strict=True):
                 images[place][name] = pixels
     return images, notes

@@ -40,7 +40,7 @@ class RawData:
         for split in ("train", "test"):
             _check_images(f"{split}_images", getattr(self, f"{split}_images"))
             labels, images = getattr(self, f"{split}_labels"), getattr(self, f"{split}_images")
-            _check_labels(f"{split}_labels", labels, len(images), len(self.class_names))
+            check_labels(f"{split}_labels", labels, len(images), len(self.class_names))
         train, test = self.train_images, self.test_images
         if train.shape[1:] != test.shape[1:] or train.dtype != test.dtype:
             raise InputError(
@@ -141,7 +141,8 @@ def _check_images(name: str, images: Tensor) -> None:
         )
 
 
-def _check_labels(name: str, labels: Tensor, images: int, classes: int) -> None:
+def check_labels(name: str, labels: Tensor, images: int, classes: int) -> None:
+    """InputError unless labels are whole numbers below `classes`, one for each of `images` images or rows."""
     if labels.shape != (images,) or labels.dtype != torch.int64:
         raise InputError(
             f"{name} must be {images} whole numbers, one per image, not {labels.dtype} {list(labels.shape)}"

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset, DataSettings, Preprocessing
+from pydistill.data.load import NAMES
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import FormatError, InputError
 from pydistill.exchange import dcbench, ddranking, mtt
@@ -65,7 +66,10 @@ def import_set(
     rate = found.lr if lr is None else lr
     name, digest = _data_named(dataset, origin)
     made = preprocessing or (origin.preprocessing if origin is not None else published_normalisation(name, form))
-    unknown = [("the learning rate (lr)", rate), ("the preprocessing (preprocessing, or dataset by its name)", made)]
+    unknown = [
+        ("the learning rate (lr, --lr)", rate),
+        ("the preprocessing (by dataset, --mean and --std, --zca or like)", made),
+    ]
     missing = [told for told, value in unknown if value is None]
     if rate is None or made is None:
         raise InputError(
@@ -142,7 +146,7 @@ def _recipe(
     """What of a recipe is known: the data set if it has a name that `data.load` knows, and the student."""
     before = origin.provenance.get("recipe", {}) if origin is not None else {}
     recipe = {part: before[part] for part in ("data", "model", "evaluation") if part in before}
-    if isinstance(dataset, str) and dataset != (origin.provenance["dataset"].get("name") if origin else None):
+    if dataset is not None and name in NAMES and name != recipe.get("data", {}).get("name"):
         recipe["data"] = asdict(DataSettings(name, zca=preprocessing.kind == "zca"))
     if model is not None:
         settings = parse(model)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pydistill.errors import FormatError, InputError
 from pydistill.files import sha256_of
-from pydistill.trajectories.foreign import load_untrusted
+from pydistill.trajectories.foreign import is_plain_tensor, load_untrusted
 
 Soft = Literal["logits", "probabilities"]
 
@@ -61,8 +61,7 @@ def _alike(parts: list[Tensor], paths: list[Path]) -> list[Tensor]:
 
 def _tensor(path: Path) -> Tensor:
     found = load_untrusted(path)
-    plain = isinstance(found, Tensor) and found.layout == torch.strided and not found.is_quantized
-    if not plain or found.device.type != "cpu" or found.is_complex():
+    if not is_plain_tensor(found) or found.is_complex():
         raise FormatError(f"{path} does not hold a tensor of plain numbers")
     tensor: Tensor = found.detach()
     return tensor
@@ -119,7 +118,7 @@ def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
     could_be = bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
     if soft is None and could_be:
         raise InputError(
-            f"the labels in {where} are rows that sum to 1: say whether they are probabilities or logits with soft"
+            f"the labels in {where} are rows that sum to 1: probabilities or logits? say which by soft (--soft)"
         )
     if soft == "probabilities":
         if not could_be:

@@ -201,7 +201,8 @@ class TorchSweep(Sweep):
             (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=any(wants), materialize_grads=True)
             product = torch.dot(gradient, adjoint)
             inputs = [leaf for leaf, wanted in zip(leaves, wants, strict=True) if wanted]
-            found = iter(torch.autograd.grad(product, inputs, materialize_grads=True) if inputs else ())
+            with student.second_derivative():
+                found = iter(torch.autograd.grad(product, inputs, materialize_grads=True) if inputs else ())
         derivatives = tuple(next(found) if wanted else None for wanted in wants)
         return product.detach(), cast(tuple[Tensor | None, Tensor | None, Tensor | None], derivatives)
 

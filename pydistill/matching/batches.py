@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pydistill.data.dsa import DsaDraw, DsaSettings, augment, draw_tables
 from pydistill.errors import InputError
+from pydistill.kinds import check_generator, check_instance, check_tensor, check_whole, described
 
 
 class DrawTable(tuple[DsaDraw, ...]):
@@ -62,6 +63,9 @@ class Batches:
     draws: Sequence[DsaDraw] | None = None
 
     def __post_init__(self) -> None:
+        check_tensor("images", self.images, "a tensor [n, C, H, W]")
+        check_tensor("labels", self.labels, "a tensor [n] or [n, K]")
+        check_tensor("index", self.index, "an int64 table [N, B]")
         if self.index.dtype != torch.int64 or self.index.ndim != 2:
             raise InputError(
                 f"index must be an int64 table [N, B], not {self.index.dtype} of shape {list(self.index.shape)}"
@@ -75,6 +79,15 @@ class Batches:
             low, high = int(self.index.min()), int(self.index.max())
             if low < 0 or high >= count:
                 raise InputError(f"index must lie in [0, {count - 1}] for {count} images, found [{low}, {high}]")
+        if self.index.device != self.images.device:
+            raise InputError(f"index lies on {self.index.device}, images on {self.images.device}; put both on one")
+        if self.draws is not None and (
+            not isinstance(self.draws, Sequence) or not all(isinstance(draw, DsaDraw) for draw in self.draws)
+        ):
+            raise InputError(
+                f"draws must be DsaDraws, one for each step, as DsaSettings.draw makes them, not "
+                f"{described(self.draws)}"
+            )
         if self.draws is not None and len(self.draws) != self.index.shape[0]:
             raise InputError(f"draws must hold one draw for each of {self.index.shape[0]} steps, not {len(self.draws)}")
 
@@ -109,12 +122,19 @@ class Batches:
             steps: N ≥ 1.
             batch_size: B ≥ 1; more than there are images means all of them.
             generator: a CPU generator; it alone decides the draw.
+
+        Raises:
+            InputError: an argument is of another kind, or outside its limits.
         """
-        if steps < 1:
-            raise InputError(f"steps must be at least 1, not {steps}")
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, not {batch_size}")
-        count = images.shape[0]
+        check_tensor("images", images, "a tensor [n, C, H, W]")
+        check_whole("steps", steps, 1)
+        check_whole("batch_size", batch_size, 1)
+        check_generator(generator)
+        if dsa is not None:
+            check_instance("dsa", dsa, DsaSettings, "a DsaSettings, or None for no augmentation")
+            if images.ndim != 4:
+                raise InputError(f"images must be [n, C, H, W] to be augmented, not {list(images.shape)}")
+        count = images.shape[0] if images.ndim else 0
         if count < 1:
             raise InputError("there are no synthetic images to draw batches from")
         size = min(batch_size, count)
@@ -202,10 +222,16 @@ def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bo
             sources.append(_softmax(tensor) if is_label and label_logits else tensor)
         return places[key][0]
 
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise InputError(
+            f"batches must be pairs (images, labels), one for each step, or a Batches recipe, not {described(batches)}"
+        )
     steps = []
     for number, pair in enumerate(batches):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise InputError(f"batches[{number}] must be a pair (images, labels), not {type(pair).__name__}")
+        check_tensor(f"images of step {number}", pair[0], "a tensor [B, …]")
+        check_tensor(f"labels of step {number}", pair[1], "a tensor [B] or [B, K]")
         steps.append(StepSource(place(pair[0], False), place(pair[1], True), None, None))
     return BatchPlan(tuple(sources), tuple(steps))
 

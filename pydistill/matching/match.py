@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pydistill.errors import BackendError, InputError
+from pydistill.kinds import described
 from pydistill.matching.adjoint import match_by_adjoint
 from pydistill.matching.autograd import match_by_autograd
 from pydistill.matching.batches import Batches, BatchPlan
@@ -206,6 +207,9 @@ def match_many(
         InputError: the numbers of starts, targets and batches differ or are 0, or an argument is outside its limits.
         BackendError: the backend asked for cannot run this model.
     """
+    for name, several in (("starts", starts), ("targets", targets), ("batches", batches)):
+        if not isinstance(several, (Sequence, Tensor)):
+            raise InputError(f"{name} must be a list, one for each match, not {described(several)}")
     if not len(starts) == len(targets) == len(batches) >= 1:
         raise InputError(
             "starts, targets and batches must be of one number, at least 1, "

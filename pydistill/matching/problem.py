@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from pydistill.errors import InputError
+from pydistill.kinds import check_instance, check_tensor, described
 from pydistill.matching.batches import Batches, BatchPlan, plan_of
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection
 from pydistill.matching.student import Student
@@ -81,20 +84,33 @@ def check_problem(
     _check_choice("distance", distance, DISTANCES)
     _check_choice("gradient", gradient, GRADIENTS)
     _check_choice("activations", activations, ACTIVATIONS)
+    if not isinstance(label_logits, bool):
+        raise InputError(f"label_logits must be True or False, not {described(label_logits)}")
+    check_instance("model", model, nn.Module, "a torch.nn.Module")
     student = Student(model)
     _check_points(start, target, student.layout.total)
     plan = plan_of(batches, label_logits)
     if len(plan) == 0:
         raise InputError("batches is empty; the student needs at least one step (N ≥ 1)")
     if not isinstance(lr, Tensor):
-        lr = torch.tensor(float(lr), dtype=start.dtype, device=start.device)
+        if not isinstance(lr, Real) or isinstance(lr, bool):
+            raise InputError(f"lr must be a number or a floating tensor, not {described(lr)}")
+        lr = torch.tensor(float(lr), dtype=start.dtype)
+        _check_rate(lr)
+        lr = lr.to(start.device)
     if lr.shape not in ((), (len(plan),)):
         raise InputError(f"lr must be a scalar or have one value per step [{len(plan)}], not shape {list(lr.shape)}")
     if not lr.is_floating_point():
         raise InputError(f"lr must be a floating tensor, not {lr.dtype}")
+    _check_rate(lr)
     _check_sources(plan, start)
     lr = lr.to(dtype=start.dtype, device=start.device)
     return Problem(student, start, target, plan, lr, selection, distance, gradient, activations)
+
+
+def _check_rate(lr: Tensor) -> None:
+    if lr.device.type == "cpu" and not all(map(math.isfinite, lr.detach().flatten().tolist())):
+        raise InputError(f"lr must be finite, not {lr.tolist()}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -104,6 +120,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _check_points(start: Tensor, target: Tensor, total: int) -> None:
     for name, point in (("start", start), ("target", target)):
+        check_tensor(name, point, f"the network's {total} parameters as one vector [{total}]")
         if point.shape != (total,):
             raise InputError(
                 f"{name} must be the network's {total} parameters as one vector [{total}], "
@@ -111,6 +128,8 @@ def _check_points(start: Tensor, target: Tensor, total: int) -> None:
             )
         if not point.is_floating_point():
             raise InputError(f"{name} must be a floating tensor, not {point.dtype}")
+        if point.device.type == "cpu" and not bool(torch.isfinite(point.detach()).all()):
+            raise InputError(f"{name} holds parameters that are not finite numbers")
     if (start.dtype, start.device) != (target.dtype, target.device):
         raise InputError(
             f"start ({start.dtype} on {start.device}) and target ({target.dtype} on {target.device}) "
@@ -156,5 +175,12 @@ def _check_labels(labels: Tensor, start: Tensor, step: int) -> None:
             raise InputError(f"hard labels of step {step} must be at least 0, found {int(labels.min())}")
     elif labels.dtype != start.dtype:
         raise InputError(f"label rows of step {step} must have start's dtype {start.dtype}, not {labels.dtype}")
-    elif labels.device.type == "cpu" and not bool(torch.isfinite(labels.detach()).all()):
-        raise InputError(f"label rows of step {step} hold values that are not finite numbers")
+    elif labels.device.type == "cpu" and labels.numel():
+        low, high = (float(bound) for bound in labels.detach().aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise InputError(f"label rows of step {step} hold values that are not finite numbers")
+        if low < 0:
+            raise InputError(
+                f"label rows of step {step} must not be negative, found {low:g}; "
+                "logits are taken with label_logits=True"
+            )

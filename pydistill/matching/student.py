@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -60,6 +61,23 @@ class Student:
             leaf = theta.detach().requires_grad_()
             loss = self.loss(leaf, images, labels)
             return torch.autograd.grad(loss, leaf, materialize_grads=True)[0]
+
+    @contextmanager
+    def second_derivative(self) -> Iterator[None]:
+        """Turns PyTorch's error about an operation without a second derivative into an InputError that says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            missing = re.search(r"derivative for (\S+) is not implemented", str(error))
+            if missing is None:
+                raise
+            remedy = "replace what computes it"
+            if "attention" in missing[1]:
+                remedy = "call attention within torch.nn.attention.sdpa_kernel(SDPBackend.MATH) in the module's forward"
+            raise InputError(
+                f"{type(self.model).__name__} cannot be differentiated twice, which the matching gradient needs: "
+                f"PyTorch has no derivative of {missing[1]}; {remedy}"
+            ) from error
 
     def check_unchanged(self) -> None:
         """Raise InputError if the module's modes or buffers have changed since the student was made."""

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydistill.errors import InputError
+from pydistill.errors import InputError, PydistillError
 from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
 from pydistill.nn.layers import plane_of
 from pydistill.nn.mlp import MLP
 from pydistill.nn.resnet import ResNet18
 from pydistill.nn.vgg import VGG11
+from pydistill.room import check_room
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "convnet": ConvNet,
@@ -143,9 +144,15 @@ def build(
 
     Raises:
         InputError: no such network, an option that it does not have, or a value outside its limits.
+        OutOfMemoryError: its parameters are more than the machine's free memory.
     """
     factory = _factory(settings)
     plane = plane_of(image_size)
+    if isinstance(settings, ModelSettings) and ":" not in settings.name:
+        with torch.device("meta"):
+            parameters = sum(each.numel() for each in factory(in_channels, num_classes, plane).parameters())
+        remedy = "lower its width or the images' size"
+        check_room(4 * parameters, f"the network {name_of(settings)} of {parameters} parameters", remedy)
     if seed is None:
         return factory(in_channels, num_classes, plane)
     with torch.random.fork_rng(devices=[]):
@@ -213,7 +220,16 @@ def _factory(settings: Network) -> Callable[[int, int, tuple[int, int]], nn.Modu
 
 def _checked(function: Callable[..., object], name: str) -> Callable[[int, int, tuple[int, int]], nn.Module]:
     def make(in_channels: int, num_classes: int, plane: tuple[int, int]) -> nn.Module:
-        model = function(in_channels, num_classes, plane)
+        _check_callable(function, name)
+        try:
+            model = function(in_channels, num_classes, plane)
+        except PydistillError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the network {name} cannot be built for ({in_channels}, {num_classes}, {plane}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{name} returned a {type(model).__name__}, not an nn.Module")
         return model
@@ -221,7 +237,31 @@ def _checked(function: Callable[..., object], name: str) -> Callable[[int, int, 
     return make
 
 
+def _check_callable(function: Callable[..., object], name: str) -> None:
+    """Refuse, before it is called, what is no factory of networks."""
+    wanted = "it is called with (in_channels, num_classes, image_size) and must return an nn.Module"
+    if not callable(function):
+        raise InputError(f"the network {name} is a {type(function).__name__} and cannot be called; {wanted}")
+    try:
+        inspect.signature(function).bind(1, 1, (1, 1))
+    except TypeError as error:
+        raise InputError(f"the network {name} does not take its arguments ({error}); {wanted}") from error
+    except ValueError as error:  # a function of C, which does not tell its arguments
+        raise InputError(f"the network {name} does not tell its arguments; wrap it in a function: {wanted}") from error
+
+
 def _callable_name(function: Callable[..., object]) -> str:
+    if isinstance(function, nn.Module):
+        raise InputError(
+            f"a network is given by what makes a fresh one, not by a module itself: give {type(function).__name__} "
+            "or a function of (in_channels, num_classes, (height, width)) that returns one"
+        )
+    if not callable(function):
+        remedy = f"; pydistill.nn.parse({function!r}) makes one of a short name" if isinstance(function, str) else ""
+        raise InputError(
+            f"a network must be ModelSettings or a callable of (in_channels, num_classes, (height, width)), "
+            f"not a {type(function).__name__}{remedy}"
+        )
     described = function if hasattr(function, "__qualname__") else type(function)
     return f"{described.__module__}:{described.__qualname__}"
 
@@ -229,6 +269,8 @@ def _callable_name(function: Callable[..., object]) -> str:
 def _imported(path: str) -> Callable[..., object]:
     """The callable at an import path "package.module:callable"."""
     module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise InputError(f"the network {path!r} cannot be imported; write package.module:callable")
     try:
         found = importlib.import_module(module_name)
         for part in attribute.split("."):

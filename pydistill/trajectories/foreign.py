@@ -86,10 +86,19 @@ def parameter_tensors(value: Any, what: str) -> list[Tensor]:
     """
     tensors = listed(value, what)
     for tensor in tensors:
-        dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_quantized
-        if not dense or not tensor.dtype.is_floating_point or tensor.device.type != "cpu":
+        if not is_plain_tensor(tensor) or not tensor.dtype.is_floating_point:
             raise FormatError(f"{what} holds something that is not a dense floating tensor")
     return tensors
+
+
+def is_plain_tensor(value: Any) -> bool:
+    """Whether it is a dense tensor of numbers in memory, or mapped, with an element of its own in each place.
+
+    A file of a hundred bytes can hold a view that repeats one number 2^40 times; copying it would need all memory.
+    """
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        return False
+    return value.device.type == "cpu" and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def shapes_of(tensors: Sequence[Tensor]) -> Shapes:

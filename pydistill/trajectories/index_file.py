@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import WriteError, read_json, write_json
+from pydistill.files import WriteError, read_json, told_with_remedy, write_json
 from pydistill.trajectories.index import StoreIndex
 
 _INDEX = "index.json"
@@ -95,7 +95,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = open(folder / _LOCK, "ab")  # noqa: SIM115 - closed below; the body's own OSErrors must pass
     except OSError as error:
-        raise WriteError(f"cannot write in {folder}: {error.strerror or error}") from error
+        raise WriteError(f"cannot write in {folder}: {told_with_remedy(error)}") from error
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

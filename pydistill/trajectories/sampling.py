@@ -117,7 +117,8 @@ class StartSampler:
             raise InputError(
                 f"max_start = {self.settings.max_start:g} and length M = {length:g} reach up to "
                 f"epoch {self.latest + length:g}, "
-                f"but the expert trajectories end at epoch {trajectory_end:g}"
+                f"but the expert trajectories end at epoch {trajectory_end:g}; lower distill.max_start or "
+                "distill.expert_epochs, or train experts for more epochs"
             )
 
     def draw(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pydistill.errors import FormatError, InputError
 from pydistill.files import sha256_of
+from pydistill.folders import refuse_run
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.expert_file import DTYPES, FileRows, read_tensor, tensor_sha256, write_tensors
 from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, StoreIndex, file_name
@@ -79,7 +80,7 @@ class TrajectoryStore:
         Raises:
             MismatchError: there is a store of other experts; the differing fields are named with both sides.
             FormatError: there is a store that cannot be read.
-            InputError: kind or dtype is none of those.
+            InputError: kind or dtype is none of those, or the folder holds a run.
         """
         if kind not in KINDS:
             raise InputError(f"kind = {kind!r} must be one of {', '.join(KINDS)}")
@@ -88,6 +89,7 @@ class TrajectoryStore:
         folder = Path(path)
         # What is compared with an older index must have been through JSON as well.
         index = through_json(StoreIndex(record, kind, dtype, dict(convexification or {})))
+        refuse_run(folder)
         with locked(folder):
             remove_leftovers(folder)
             if has_index(folder):

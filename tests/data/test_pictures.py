@@ -175,3 +175,20 @@ def test_bytes_on_the_gpu_are_preprocessed_as_floats_are() -> None:
     batch = kept.to("cuda").train_pictures.batch(index)
     assert batch.device.type == "cuda"
     torch.testing.assert_close(batch.cpu(), floats.train_images[index.cpu()], rtol=1e-6, atol=1e-6)
+
+
+def test_another_preprocessing_of_the_same_pictures() -> None:
+    """Bytes are kept as they are; floats go back to pixels and on, to rounding."""
+    three = torch.tensor([0.5, 0.4, 0.3])
+    wanted = Normalise(three, three / 2)
+    for data in both():
+        other = data.with_preprocessing(wanted)
+        for before, after in ((data.train_images, other.train_images), (data.test_images, other.test_images)):
+            torch.testing.assert_close(after, wanted.apply(data.preprocessing.invert(before)))
+        assert other.preprocessing.fingerprint == wanted.fingerprint
+        assert (other.digest, other.train_pictures.are_bytes) == (data.digest, data.train_pictures.are_bytes)
+    kept, _ = both()
+    assert kept.with_preprocessing(wanted).train_pictures.pixels is kept.train_pictures.pixels
+    for data in both():
+        with pytest.raises(InputError, match="images must be floating point"):
+            data.with_preprocessing(Normalise(torch.zeros(2), torch.ones(2)))

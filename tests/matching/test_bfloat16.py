@@ -230,7 +230,7 @@ def test_names_that_are_none() -> None:
     batches = Batches(case.images, case.labels, case.index)
     with pytest.raises(InputError, match="activations must be one of 'float32', 'bfloat16', not 'half'"):
         match(case.model, case.start, case.target, batches, 0.1, activations="half")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="activations must be float32 or bfloat16, not half"):
+    with pytest.raises(InputError, match="activations must be one of float32, bfloat16, not 'half'"):
         DistillSettings(activations="half").check()  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="activations half is not known"):
         student_of(case.model, 4, torch.float32, activations="half")

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pydistill.data import DsaSettings
 from pydistill.errors import BackendError, InputError
-from pydistill.matching import Batches, choose_backend
+from pydistill.matching import Batches, choose_backend, match_many
 from pydistill.matching import match as match_function
 from pydistill.nn import MLP, ConvNet, ModelSettings, build, flatten
 from pydistill.ops.extension import Extension
@@ -34,6 +37,7 @@ def run(**changes: Any) -> Any:
 
 IMAGES = torch.zeros(2, 2, 8, 8, dtype=torch.float64)
 LABELS = torch.tensor([0, 1])
+ROWS = torch.eye(3, dtype=torch.float64)[:2]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +69,32 @@ LABELS = torch.tensor([0, 1])
             r"start must be the network's \d+ parameters as one vector",
         ),
         ({"model": nn.Flatten()}, "Flatten has no parameters to train"),
+        ({"model": "convnet3"}, r"model must be a torch\.nn\.Module, not 'convnet3'"),
+        ({"start": None}, r"start must be the network's \d+ parameters as one vector \[\d+\], not None"),
+        ({"target": [1.0, 2.0]}, r"target must be .*, not a list; torch\.as_tensor makes one"),
+        ({"start": np.zeros(3)}, r"start must be .*, not a ndarray; torch\.as_tensor makes one"),
+        ({"target": "nan"}, "target holds parameters that are not finite numbers"),
+        ({"batches": None}, r"batches must be pairs \(images, labels\), one for each step, .* not None"),
+        ({"batches": IMAGES}, "batches must be pairs .* not a Tensor"),
+        ({"batches": [(IMAGES.tolist(), LABELS)]}, "images of step 0 must be a tensor .*, not a list"),
+        ({"batches": [(IMAGES, [0, 1])]}, r"labels of step 0 must be a tensor \[B\] or \[B, K\], not a list"),
+        ({"batches": [(IMAGES, None)]}, "labels of step 0 must be a tensor .*, not None"),
+        ({"batches": [(IMAGES, -ROWS)]}, "label rows of step 0 must not be negative, found -1; logits are taken with"),
+        ({"batches": [(IMAGES, ROWS / 0)]}, "label rows of step 0 hold values that are not finite"),
+        ({"lr": "0.01"}, "lr must be a number or a floating tensor, not '0.01'"),
+        ({"lr": None}, "lr must be a number or a floating tensor, not None"),
+        ({"lr": True}, "lr must be a number or a floating tensor, not True"),
+        ({"lr": [0.1, 0.1]}, "lr must be a number or a floating tensor, not a list"),
+        ({"lr": float("nan")}, "lr must be finite, not nan"),
+        ({"lr": float("inf")}, "lr must be finite, not inf"),
+        ({"lr": torch.tensor([0.1, float("nan")])}, r"lr must be finite, not \[.*nan\]"),
+        ({"label_logits": "no"}, "label_logits must be True or False, not 'no'"),
     ],
 )
 @pytest.mark.parametrize("backend", ALL)
 def test_message(changes: dict[str, Any], message: str, backend: str) -> None:
+    if changes.get("target") == "nan":
+        changes = {"target": make_case(steps=2).target * float("nan")}
     with pytest.raises(InputError, match=message):
         run(**({"backend": backend} | changes))
 
@@ -332,6 +358,11 @@ def test_the_nearest_step_of_a_diverging_student_is_one_before_it_diverged(backe
         ({"labels": torch.tensor([0])}, "images and labels must agree in number"),
         ({"index": torch.zeros(3, 0, dtype=torch.int64)}, r"at least one image for each step, not shape \[3, 0\]"),
         ({"draws": ()}, "draws must hold one draw for each of 3 steps, not 0"),
+        ({"draws": [None] * 3}, r"draws must be DsaDraws, one for each step, .* not a list"),
+        ({"images": [[0.0]]}, r"images must be a tensor \[n, C, H, W\], not a list"),
+        ({"labels": None}, r"labels must be a tensor \[n\] or \[n, K\], not None"),
+        ({"index": [[0, 1]]}, r"index must be an int64 table \[N, B\], not a list"),
+        ({"index": torch.zeros(3, 2, dtype=torch.int64, device="meta")}, "index lies on meta, images on cpu"),
     ],
 )
 def test_recipe_message(arguments: dict[str, Any], message: str) -> None:
@@ -346,13 +377,29 @@ def test_recipe_message(arguments: dict[str, Any], message: str) -> None:
     [
         ({"steps": 0}, "steps must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"steps": "2"}, "steps must be a whole number of at least 1, not '2'"),
+        ({"batch_size": 2.5}, r"batch_size must be a whole number of at least 1, not 2\.5"),
+        ({"generator": None}, r"generator must be a torch\.Generator, not None; .* makes one"),
+        ({"generator": 0}, r"generator must be a torch\.Generator, not 0"),
+        ({"dsa": "color"}, "dsa must be a DsaSettings, or None for no augmentation, not 'color'"),
+        ({"dsa": DsaSettings(), "images": torch.zeros(6, 4)}, r"images must be \[n, C, H, W\] to be augmented"),
+        ({"images": None}, r"images must be a tensor \[n, C, H, W\], not None"),
+        ({"images": torch.zeros(())}, "there are no synthetic images to draw batches from"),
+        ({"labels": [0, 1, 2]}, r"labels must be a tensor \[n\] or \[n, K\], not a list"),
     ],
 )
-def test_drawing_a_recipe(arguments: dict[str, int], message: str) -> None:
+def test_drawing_a_recipe(arguments: dict[str, Any], message: str) -> None:
     case = make_case()
-    given = {"steps": 2, "batch_size": 3} | arguments
+    given = {"images": case.images, "labels": case.labels, "steps": 2, "batch_size": 3, "generator": torch.Generator()}
     with pytest.raises(InputError, match=message):
-        Batches.draw(case.images, case.labels, generator=torch.Generator(), **given)
+        Batches.draw(**(given | arguments))
+
+
+def test_matching_several_of_nothing() -> None:
+    case = make_case(steps=2)
+    batches = Batches(case.images, case.labels, case.index)
+    with pytest.raises(InputError, match="targets must be a list, one for each match, not None"):
+        match_many(case.model, [case.start], None, [batches], 0.1)  # type: ignore[arg-type]
 
 
 def test_a_drawn_recipe_visits_every_image_equally_often() -> None:
@@ -361,3 +408,33 @@ def test_a_drawn_recipe_visits_every_image_equally_often() -> None:
     counts = torch.bincount(recipe.index.flatten(), minlength=6)
     assert recipe.index.shape == (9, 4)
     assert counts.tolist() == [6] * 6
+
+
+class Attention(nn.Module):
+    """One head over four tokens, by an operation that PyTorch cannot differentiate twice, or by one that it can."""
+
+    def __init__(self, kernel: SDPBackend) -> None:
+        super().__init__()
+        self.before, self.after = nn.Linear(32, 4), nn.Linear(4, 3)
+        self.kernel = kernel
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.before(images.view(-1, 1, 4, 32))
+        with sdpa_kernel(self.kernel):
+            return self.after(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0].mean(dim=1))
+
+
+def test_a_module_that_cannot_be_differentiated_twice() -> None:
+    start = torch.linspace(-1, 1, 32 * 4 + 4 + 4 * 3 + 3, dtype=torch.float64)
+    images = torch.linspace(0, 1, 256, dtype=torch.float64).view(2, 2, 8, 8).requires_grad_()
+    for kernel in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):
+        model = Attention(kernel).double()
+        outcome = match_function(model, start, start + 0.1, [(images, LABELS)] * 2, 0.1)
+        if kernel == SDPBackend.MATH:
+            outcome.loss.backward()
+            assert images.grad is not None
+            assert images.grad.count_nonzero() > 0
+            continue
+        told = r"Attention cannot be differentiated twice.* no derivative of aten::.*attention.*; call attention within"
+        with pytest.raises(InputError, match=told):
+            outcome.loss.backward()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -139,3 +141,17 @@ def test_a_callable_is_a_network_too() -> None:
     assert name_of(linear) == architecture_of(linear, 2, 3, 4) == HERE
     with pytest.raises(InputError, match=r"returned a str, not an nn.Module"):
         build(not_a_network, 2, 3, 4)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Linear(2, 2), r"not by a module itself: give Linear or a function of \(in_channels, num_classes, "),
+        ("convnet3", r"must be ModelSettings or a callable .* not a str; pydistill\.nn\.parse\('convnet3'\) makes one"),
+        (None, "must be ModelSettings or a callable .* not a NoneType$"),
+    ],
+)
+def test_what_is_no_way_to_make_a_network(network: Any, message: str) -> None:
+    for use in (lambda: build(network, 3, 10, 32), lambda: architecture_of(network, 3, 10, 32)):
+        with pytest.raises(InputError, match=message):
+            use()

@@ -1,0 +1,41 @@
+"""`pydistill plan`: time, disk and memory of a recipe on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydistill.cli import status
+from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_json, add_recipe, device_of, print_json, recipe_of
+
+ABOUT = "Tell what a recipe will cost here: time, disk and memory, by a few short steps."
+USAGE = f"{RECIPE_USAGE} [--experts EXPERTS] [--json]"
+EXAMPLES = """
+  pydistill plan --preset demo/digits-att
+  pydistill plan --preset att/cifar10-ipc10 --distill.iterations 5000
+  pydistill plan --preset att/cifar10-ipc10 --data.path DATA --experts EXPERTS --json
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The recipe, the experts if there are some, the device."""
+    add_recipe(parser)
+    parser.add_argument(
+        "--experts", type=str | None, default=None, help="folder of the experts, if there are any; else made up"
+    )
+    add_device(parser)
+    add_json(parser)
+
+
+def run(values: Any) -> int:
+    """Measure, and print the plan."""
+    from pydistill.plan import plan, table
+    from pydistill.trajectories import TrajectoryStore
+
+    recipe = recipe_of(values)
+    experts = None if values.experts is None else TrajectoryStore.open(values.experts)
+    found = plan(recipe, experts=experts, device=device_of(values.device))
+    if values.json:  # seconds and bytes
+        print_json(found.as_dict())
+    else:
+        print(table(found))
+    return status.DONE

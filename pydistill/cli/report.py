@@ -1,0 +1,34 @@
+"""`pydistill report`: write a run's report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydistill.cli import status
+from pydistill.cli.arguments import add_json, print_json
+
+ABOUT = "Write a run's report: one HTML file with its images, charts and tables."
+USAGE = "RUN [--out FILE]"
+EXAMPLES = """
+  pydistill report runs/first
+  pydistill report runs/first --out first.html
+"""
+
+
+def add_arguments(parser: Any) -> None:
+    """The run, and where its report goes."""
+    parser.add_argument("run", type=str, help="run folder; the run may be finished, going on or stopped")
+    parser.add_argument("--out", type=str | None, default=None, help="the file; default report.html in the run folder")
+    add_json(parser)
+
+
+def run(values: Any) -> int:
+    """Write the report and name its file."""
+    from pydistill.report import write_report
+
+    path = write_report(values.run, values.out)
+    if values.json:
+        print_json({"report": path})
+    else:
+        print(path)
+    return status.DONE

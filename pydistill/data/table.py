@@ -1,0 +1,95 @@
+"""Data sets of numbers in columns, as networks see them: each column is a channel of one pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydistill.data.dataset import Dataset
+from pydistill.data.pictures import Pictures
+from pydistill.data.preprocessing import Normalise
+from pydistill.data.raw import check_labels, digest_of
+from pydistill.errors import InputError
+
+
+def from_table(
+    train_rows: Any,
+    train_labels: Any,
+    test_rows: Any,
+    test_labels: Any,
+    *,
+    name: str = "table",
+    class_names: Sequence[str] | None = None,
+) -> Dataset:
+    """A data set of tabular data: D columns of numbers in any units become images [n, D, 1, 1].
+
+        x = (row − mean) / std, column by column, of the training rows (in fp64; a constant column is only centred)
+
+    `dataset.preprocessing.invert(images).flatten(1)` gives distilled images back as rows in their own units. There is
+    no augmentation for them: take dsa=None for experts, distillation and evaluation, and a network for planes of one
+    pixel, such as MLP.
+
+    Args:
+        train_rows, test_rows: [n, D] numbers; tensors, NumPy arrays or lists of lists.
+        train_labels, test_labels: [n] whole numbers from 0.
+        class_names: one per class; without them the classes are called "0", "1", and so on.
+
+    Raises:
+        InputError: a shape or type is wrong, a number is not finite, a label is out of range, or a class has no
+            training row.
+    """
+    rows = {"train_rows": _rows("train_rows", train_rows), "test_rows": _rows("test_rows", test_rows)}
+    train, test = rows.values()
+    if train.shape[1] != test.shape[1]:
+        raise InputError(f"train_rows have {train.shape[1]} columns and test_rows {test.shape[1]}")
+    labels = [_labels("train_labels", train_labels), _labels("test_labels", test_labels)]
+    if class_names is None:
+        classes = int(labels[0].max()) + 1 if labels[0].numel() and labels[0].dtype == torch.int64 else 1
+        if classes > len(train):
+            raise InputError(f"train_labels holds the label {classes - 1} among {len(train)} rows; labels count from 0")
+        class_names = [str(label) for label in range(max(1, classes))]
+    check_labels("train_labels", labels[0], len(train), len(class_names))
+    check_labels("test_labels", labels[1], len(test), len(class_names))
+    counts = torch.bincount(labels[0], minlength=len(class_names))
+    if not bool(counts.all()):
+        empty = int((counts == 0).nonzero()[0])
+        raise InputError(f"class {empty} ({class_names[empty]!r}) has no row in train_rows; each class needs one")
+    std = train.std(dim=0, correction=0)
+    normalise = Normalise(train.mean(dim=0), torch.where(std > 0, std, 1.0), source=digest_of(train))
+    seen = [Pictures(normalise.apply(each[:, :, None, None]).float()) for each in (train, test)]
+    return Dataset(
+        name=name,
+        class_names=tuple(class_names),
+        train_pictures=seen[0],
+        train_labels=labels[0],
+        test_pictures=seen[1],
+        test_labels=labels[1],
+        preprocessing=normalise,
+        digest=digest_of(train, labels[0], test, labels[1]),
+    )
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is no array of numbers: {error}") from error
+
+
+def _rows(name: str, values: Any) -> Tensor:
+    rows = _tensor(name, values)
+    if rows.ndim != 2 or rows.numel() == 0 or rows.is_complex() or rows.dtype == torch.bool:
+        raise InputError(f"{name} must be numbers [n, D] with at least one row, not {rows.dtype} {list(rows.shape)}")
+    if not bool(torch.isfinite(rows).all()):
+        bad = int((~rows.isfinite()).any(1).nonzero()[0])
+        raise InputError(f"{name} holds numbers that are not finite, first in row {bad}; fill in what is missing")
+    return rows.double().contiguous()
+
+
+def _labels(name: str, values: Any) -> Tensor:
+    labels = _tensor(name, values)
+    whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+    return labels.to(torch.int64).contiguous() if whole else labels

@@ -1,0 +1,58 @@
+"""One writer at a time: a lock on a folder that dies with its process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydistill.errors import InputError
+from pydistill.files import WriteError, told_with_remedy
+
+LOCK = ".lock"
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the only process that writes the folder, which is made if there is none.
+
+    The file `.lock` in it is locked by the system (flock), which releases it when the process ends, however it ends;
+    the file itself stays and means nothing.
+
+    Raises:
+        InputError: another process (or this one, elsewhere) is writing it.
+        WriteError: the folder cannot be made or written, or its file system knows no locks.
+    """
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise WriteError(f"cannot write in {folder}: {told_with_remedy(error)}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise InputError(
+                    f"{folder} is being written by another process{_named(descriptor)}; "
+                    "wait for it, stop it, or choose another folder"
+                ) from error
+            raise WriteError(f"cannot lock {path}: {error.strerror}; choose a folder on another file system") from error
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise WriteError(f"cannot write {path}: {told_with_remedy(error)}") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _named(descriptor: int) -> str:
+    """The number that the lock's owner wrote into the file, as part of the message."""
+    content = os.pread(descriptor, 20, 0).strip()
+    return f" (number {content.decode()})" if content.isdigit() else ""

@@ -1,0 +1,284 @@
+"""What a recipe will cost on this machine: time, disk and memory, measured by a few short steps and scaled."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from pydistill import data
+from pydistill.data import Dataset
+from pydistill.errors import MismatchError
+from pydistill.experts import experts_record
+from pydistill.madeup import MadeUpExperts, MadeUpRows, made_up_data, shape_of
+from pydistill.matching import choose_backend
+from pydistill.memory import Peak, peak_memory
+from pydistill.nn import Network, architecture_of, flatten
+from pydistill.recipe import Recipe
+from pydistill.rehearsal import Clock, Measured, Rehearsal
+from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore, waypoint_epochs
+
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of the work.
+
+    Attributes:
+        name: experts, convexification, distillation or evaluations.
+        unit: what is counted.
+        seconds_each: of one.
+        count: how many there are.
+        how: what was measured, and by what it was scaled.
+    """
+
+    name: str
+    unit: str
+    seconds_each: float
+    count: int
+    how: str
+
+    @property
+    def seconds(self) -> float:
+        """Of all."""
+        return self.seconds_each * self.count
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will cost.
+
+    Attributes:
+        title: method, data set, images per class.
+        architecture: the network, its parameters told in `parameters`.
+        device, threads, backend: what it was measured on.
+        data: whether the data were there or made up.
+        phases: the parts, in their order.
+        disk: bytes by name: recorded and convexified experts, the run folder.
+        memory: bytes of the process at its peak; None for device_memory without a GPU.
+        notes: what one should know of these numbers.
+    """
+
+    title: str
+    architecture: str
+    parameters: int
+    device: str
+    threads: int
+    backend: str
+    data: str
+    phases: tuple[Phase, ...]
+    disk: dict[str, int]
+    memory: int
+    device_memory: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of everything."""
+        return sum(phase.seconds for phase in self.phases)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able values; seconds and bytes."""
+        values = asdict(self)
+        values["phases"] = [asdict(phase) | {"seconds": phase.seconds} for phase in self.phases]
+        return values | {"seconds": self.seconds}
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    experts: TrajectoryStore | None = None,
+    network: Network | None = None,
+    device: torch.device | str = "cpu",
+    clock: Clock = time.perf_counter,
+) -> Plan:
+    """Measure a few short steps of each part of a recipe, and scale them to the whole.
+
+    Data are read where the recipe names them; of a known data set without a path, noise of its shape takes their place.
+    Nothing is written but for a moment into the temporary folder.
+
+    Args:
+        recipe: the recipe.
+        experts: those that the distillation will use; None: made up, and their training is part of the plan.
+        network: a factory instead of the recipe's model, as in `run_distillation`.
+        device: where the recipe will run.
+        clock: tells seconds; time.process_time gives the processor's instead of the wall's.
+
+    Raises:
+        InputError: what the run itself would refuse: settings outside their limits, data that are not there.
+        MismatchError: experts of another architecture, data set, preprocessing or image size.
+    """
+    recipe.distill.check()
+    network = network or recipe.model
+    dataset, images, told = _data(recipe, torch.device(device))
+    record = experts_record(dataset, network, recipe.expert)
+    if experts is not None:
+        if told.startswith("made up"):
+            record = replace(
+                record, dataset_digest=experts.record.dataset_digest, preprocessing=experts.record.preprocessing
+            )
+        experts.record.check(record)
+        record = experts.record
+    rehearsal = Rehearsal(recipe, network, dataset, images, clock)
+    settings = recipe.distill
+    convexified = settings.resolved_method().trajectories == "convexified"
+    count = recipe.expert.count if experts is None else len(experts)
+    phases: list[Phase] = []
+    peaks: list[Peak] = []
+    if experts is None:
+        with peak_memory(dataset.device) as peak:
+            phases.append(_phase("experts", "expert", rehearsal.expert(), count))
+        peak.resident += 2 * FLOAT * (record.epochs + 1) * record.layout.total  # the snapshots, and a copy to write
+        peaks.append(peak)
+    if convexified and (experts is None or experts.kind == "recorded"):
+        with peak_memory(dataset.device) as peak:
+            rows = MadeUpRows(flatten(rehearsal.fresh()).cpu(), record.epochs)
+            source = RecordedTrajectory(rows) if experts is None else experts.recorded(0)
+            phases.append(_phase("convexification", "expert", rehearsal.convexification(source, record), count))
+        peaks.append(peak)
+    made_up = experts is None or experts.kind != settings.resolved_method().trajectories
+    if experts is not None and made_up and not convexified:
+        raise MismatchError(
+            f"method {settings.method} uses recorded trajectories and {experts.path} holds convexified ones; "
+            "give the others, or set distill.trajectories"
+        )
+    store = MadeUpExperts(record, network, settings, count) if made_up or experts is None else experts
+    with peak_memory(dataset.device) as peak:
+        iteration, distiller = rehearsal.iteration(store, made_up=made_up)
+        phases.append(_phase("distillation", "iteration", iteration, settings.iterations))
+    peaks.append(peak)
+    with peak_memory(dataset.device) as peak:
+        evaluation = rehearsal.evaluation(distiller.images, distiller.synthetic.training_labels)
+        phases.append(_phase("evaluations", "evaluation", evaluation, _evaluations(recipe)))
+    peaks.append(peak)
+    missing = _missing_bytes(dataset, images)
+    on_gpu = dataset.device.type == "cuda"
+    return Plan(
+        title=f"{settings.method} on {recipe.data.name}, {settings.ipc} per class",
+        architecture=architecture_of(network, record.in_channels, record.num_classes, record.image_size),
+        parameters=record.layout.total,
+        device=torch.cuda.get_device_name(dataset.device) if on_gpu else "cpu",
+        threads=torch.get_num_threads(),
+        backend=choose_backend(settings.backend, distiller.student, distiller.images, None, settings.activations)[0],
+        data=told,
+        phases=tuple(phases),
+        disk=_disk(recipe, record, count, distiller.state()[1], experts, convexified),
+        memory=max(peak.resident for peak in peaks) + (0 if on_gpu else missing),
+        device_memory=max(peak.device or 0 for peak in peaks) + missing if on_gpu else None,
+        notes=tuple(_notes(recipe, made_up, told)),
+    )
+
+
+def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, tuple[int, int], str]:
+    """The data or noise of their shape, how many images the recipe's own are, and which of the two it is."""
+    shape = shape_of(recipe.data) if recipe.data.path is None else None
+    if shape is not None:
+        enough = max(4 * recipe.expert.training.batch_size, shape.classes * recipe.distill.ipc)
+        dataset = made_up_data(recipe.data, shape, enough, device)
+        return dataset, (shape.train, shape.test), f"made up in the shape of {recipe.data.name} (no data.path is given)"
+    dataset = data.load(recipe.data, device)
+    return dataset, (len(dataset.train_pictures), len(dataset.test_pictures)), f"{recipe.data.name} as it is"
+
+
+def _phase(name: str, unit: str, measured: Measured, count: int) -> Phase:
+    return Phase(name, unit, measured.seconds, count, measured.how)
+
+
+def _evaluations(recipe: Recipe) -> int:
+    """How often a run evaluates: at every `evaluate_every`-th iteration, and at the end."""
+    every, iterations = recipe.distill.evaluate_every, recipe.distill.iterations
+    return 1 if every == 0 else math.ceil(iterations / every)
+
+
+def _missing_bytes(dataset: Dataset, images: tuple[int, int]) -> int:
+    """What the recipe's own images take beyond those that are in memory now."""
+    pixels = dataset.train_pictures.pixels
+    here = len(dataset.train_pictures) + len(dataset.test_pictures)
+    return max(0, sum(images) - here) * pixels[0].numel() * pixels.element_size()
+
+
+def _disk(
+    recipe: Recipe,
+    record: ExpertsRecord,
+    count: int,
+    state: dict[str, torch.Tensor],
+    experts: TrajectoryStore | None,
+    convexified: bool,
+) -> dict[str, int]:
+    total, epochs = record.layout.total, record.epochs
+    disk = {}
+    if experts is None or experts.kind == "recorded":
+        disk["experts_recorded"] = count * (epochs + 1) * total * FLOAT
+    if convexified:
+        points = len(waypoint_epochs(epochs, 4 if recipe.distill.waypoints is None else recipe.distill.waypoints))
+        fractions = 2 * FLOAT * (epochs + points - 1) * len(record.sizes)
+        disk["experts_convexified"] = count * (points * total * FLOAT + fractions)
+    checkpoint = sum(each.numel() * each.element_size() for each in state.values())
+    images = state["images"].numel() * FLOAT
+    side = state["images"][0].numel()
+    whitening = 2 * FLOAT * side * side if recipe.data.zca else 0
+    disk["run_folder"] = checkpoint + 2 * (2 * images + whitening)  # a checkpoint, the last and the best artefact
+    return disk
+
+
+def _notes(recipe: Recipe, made_up: bool, told: str) -> list[str]:
+    notes = []
+    if made_up and recipe.distill.resolved_method().selection == "nearest":
+        notes.append(
+            "which student step is nearest is known with real experts only: iterations are measured at the last, "
+            "which takes longest; --experts DIR measures at the steps that these choose"
+        )
+    if recipe.data.zca and told.startswith("made up"):
+        notes.append("fitting the ZCA whitening, once, is not counted")
+    notes.append("starting, reading the data and drawing the pictures are not counted")
+    return notes
+
+
+def table(found: Plan) -> str:
+    """A plan as lines of text."""
+    lines = [
+        f"{found.title}: {found.architecture}, {found.parameters:,} parameters",
+        f"measured on {found.device}"
+        + (f", threads: {found.threads}" if found.device == "cpu" else "")
+        + f", backend {found.backend}; data: {found.data}",
+        "",
+        f"{'':<16}{'each':>10}{'how many':>10}{'together':>12}",
+    ]
+    lines += [
+        f"{phase.name:<16}{duration(phase.seconds_each):>10}{phase.count:>10,}{duration(phase.seconds):>12}"
+        for phase in found.phases
+    ]
+    lines += [f"{'total':<16}{'':>20}{duration(found.seconds):>12}", ""]
+    lines += [f"{'disk, ' + name.replace('_', ' '):<26}{size(value):>10}" for name, value in found.disk.items()]
+    lines.append(f"{'memory at its peak':<26}{size(found.memory):>10}")
+    if found.device_memory is not None:
+        lines.append(f"{'memory of the GPU':<26}{size(found.device_memory):>10}")
+    lines += ["", *(f"{phase.name}: {phase.how}" for phase in found.phases)]
+    return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two units that say most: 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def size(count: int) -> str:
+    """Bytes in the unit that fits: 12 kB, 3.4 MB, 5.6 GB (powers of 1000)."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count / 1e3:.3g} kB"

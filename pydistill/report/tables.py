@@ -1,0 +1,195 @@
+"""The report's tables and lists: outcome, networks, rejected updates, settings, how to do it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from pydistill.artefact import FILE_NAME
+from pydistill.files import sha256_of
+from pydistill.recipe import Recipe
+from pydistill.report.contents import Contents, Record, as_list, dig, is_number, points
+from pydistill.report.pictures import Shown
+
+
+def percent(record: Any) -> str | None:
+    """A record's mean ± standard deviation in percent; None if it has none."""
+    mean, std = dig(record, "mean"), dig(record, "std")
+    return f"{100 * mean:.1f} ± {100 * std:.1f} %" if is_number(mean) and is_number(std) else None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 0.042 s, 37 s, 12 min, 5.3 h."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def memory(count: float) -> str:
+    """Bytes as MB or GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def tiles(run: Contents) -> list[tuple[str, str]]:
+    """The outcome in a few numbers: what, and how much."""
+    evaluations = [line for line in run.events("evaluation") if percent(line)]
+    found: list[tuple[str, str | None]] = []
+    if evaluations:
+        best = max(evaluations, key=lambda line: line["mean"])
+        last = evaluations[-1]
+        found.append(("final accuracy" if run.finished else f"accuracy at {last['iteration']:,}", percent(last)))
+        found.append((f"best accuracy, at {best['iteration']:,}", percent(best)))
+    found.append(("iterations", f"{run.done:,} of {run.asked:,}"))
+    rates = points(run.events("iteration"), "lr")
+    found.append(("learned α", f"{rates[-1][1]:.4g}" if rates else None))
+    return [(name, value) for name, value in found if value is not None]
+
+
+def costs(run: Contents, wall_seconds: float | None) -> list[tuple[str, str]]:
+    """Time and memory: what, and how much.
+
+    Args:
+        run: the run.
+        wall_seconds: wall time up to the last checkpoint, if there is one.
+    """
+    found: list[tuple[str, str]] = []
+    seconds = sorted(y for _, y in points(run.events("iteration"), "seconds"))
+    if seconds:
+        found.append(("an iteration (median)", duration(seconds[len(seconds) // 2])))
+        found.append(("all iterations", duration(sum(seconds))))
+    evaluations = [y for _, y in points(run.events("evaluation"), "seconds")]
+    if evaluations:
+        found.append((f"evaluations ({len(evaluations)})", duration(sum(evaluations))))
+    if wall_seconds is not None:
+        found.append(("the distillation, to its last checkpoint", duration(wall_seconds)))
+    phases = run.summary.get("seconds")
+    if isinstance(phases, dict):
+        found += [(f"phase: {name}", duration(value)) for name, value in phases.items() if is_number(value)]
+    if is_number(run.summary.get("peak_memory_bytes")):
+        found.append(("peak memory of the process", memory(run.summary["peak_memory_bytes"])))
+    if is_number(run.summary.get("peak_device_memory_bytes")):
+        found.append(("peak memory on the GPU", memory(run.summary["peak_device_memory_bytes"])))
+    return found
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is names and whose others are values."""
+    head = "".join(f"<th>{escape(each)}</th>" for each in heads)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def networks(run: Contents) -> str:
+    """Accuracy of fresh networks, per architecture: the newest evaluation of each, of each set."""
+    rows: dict[tuple[str, ...], Record] = {}
+    for line in run.events("evaluation")[-1:]:
+        own: Record = line | {"which": "the run's own"}
+        rows[("own",)] = own
+    for row in run.evaluations:
+        rows[str(row.get("which")), row["model"], str(row.get("iteration"))] = row
+    told = [
+        [
+            str(row.get("model", "")),
+            percent(row) or "",
+            str(len(as_list(row.get("runs")))) + (f" ({row['diverged']} diverged)" if row.get("diverged") else ""),
+            f"{row.get('which', '')}, {row.get('iteration', '')}",
+            duration(row["seconds"]) if is_number(row.get("seconds")) else "",
+        ]
+        for row in rows.values()
+    ]
+    if not told:
+        return '<p class="note">No network has been tested yet.</p>'
+    heads = ("network", "test accuracy", "networks", "set, iteration", "time")
+    more = shlex.join(["pydistill", "evaluate", str(run.path), "--models", "convnet3", "alexnet", "vgg11", "resnet18"])
+    note = "" if run.evaluations else f'<p class="note">Add other networks with <code>{escape(more)}</code></p>'
+    return table(heads, told) + note
+
+
+def comparison(run: Contents) -> list[list[str]]:
+    """Rows of what the summary compares the distilled set with."""
+    names = {
+        "accuracy_distilled": "the distilled images",
+        "accuracy_random_real": "as many random real images",
+        "accuracy_experts": "the experts themselves",
+        "accuracy_full_data": "all real data",
+    }
+    rows = [[told, percent(run.summary.get(name)) or ""] for name, told in names.items()]
+    return [row for row in rows if row[1]] if "accuracy_random_real" in run.summary else []
+
+
+def guard(run: Contents) -> str:
+    """The updates that were not applied, and why: the last 50."""
+    events = run.events("guard")
+    if events:
+        heads: tuple[str, ...] = ("iteration", "what", "why", "setting to turn")
+        names = ("iteration", "what", "reason", "knob")
+        rows = [[str(event.get(name, "")) for name in names] for event in events]
+    else:
+        heads = ("iteration", "why")
+        rows = [
+            [str(line["iteration"]), str(line["rejected"])]
+            for line in run.events("iteration")
+            if line.get("rejected")
+        ]  # fmt: skip
+    if not rows:
+        return '<p class="note">Nothing: every update was finite and was applied.</p>'
+    told = f'<p class="note">{len(rows)} updates were not applied'
+    return f"{told}{'; the last 50' if len(rows) > 50 else ''}:</p>" + table(heads, rows[-50:])
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}.{name}" if prefix else str(name))
+    return found
+
+
+def settings(run: Contents) -> str:
+    """The resolved recipe, a list per group; what differs from the defaults stands out."""
+    defaults = flat(json.loads(json.dumps(Recipe().as_dict())))
+    parts = []
+    for group, values in run.recipe.items():
+        rows = []
+        for name, value in flat(values, group).items():
+            mark = ' class="own"' if name not in defaults or defaults[name] != value else ""
+            told = "null" if value is None else value if isinstance(value, str) else json.dumps(value)
+            rows.append(
+                f"<div{mark}><dt>{escape(name.removeprefix(group + '.'))}</dt><dd>{escape(str(told))}</dd></div>"
+            )
+        parts.append(f'<section class="card"><h3>{escape(group)}</h3><dl>{"".join(rows)}</dl></section>')
+    return "".join(parts)
+
+
+def commands(run: Contents) -> str:
+    """The command lines that do the run again."""
+    recipe = str(run.path / "recipe.json")
+    return "\n".join(
+        shlex.join(["pydistill", *words])
+        for words in (
+            ["experts", "--config", recipe, "--out", "EXPERTS"],
+            ["distill", "--config", recipe, "--experts", "EXPERTS", "--out", "AGAIN"],
+            ["evaluate", "AGAIN"],
+        )
+    )
+
+
+def identity(run: Contents, shown: Shown | None) -> list[list[str]]:
+    """What tells whether another run is the same: versions and digests."""
+    provenance = shown.artefact.provenance if shown is not None and shown.artefact is not None else {}
+    versions = dig(provenance, "versions", default={})
+    rows = [[name, str(value)] for name, value in versions.items()] if isinstance(versions, dict) else []
+    rows.append(["data set", str(dig(provenance, "dataset", "name", default=""))])
+    rows.append(["data set's digest", str(dig(provenance, "dataset", "digest", default=""))])
+    rows.append(["experts' digest", str(dig(run.config, "trajectories", "digest", default=""))])
+    rows.append(["architecture", str(dig(run.config, "architecture", default=""))])
+    file = run.path / FILE_NAME
+    rows.append([f"SHA-256 of {FILE_NAME}", sha256_of(file) if file.exists() else ""])
+    return [row for row in rows if row[1]]

@@ -1,0 +1,62 @@
+"""Writing report.html."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from pydistill.files import write_text
+from pydistill.report.contents import Contents, dig, is_number, read_run
+from pydistill.report.page import State, page
+from pydistill.report.pictures import newest_images
+from pydistill.runfolder import RunFolder
+
+REPORT_NAME = "report.html"
+QUIET_SECONDS = 120.0
+
+
+def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a run, finished, going on or stopped, as one HTML file; returns its path.
+
+    The file holds its pictures, its charts and its style: it can be sent, and read without a network.
+
+    Args:
+        run: the run folder.
+        out: the file; by default report.html in the run folder.
+
+    Raises:
+        InputError: there is no run in the folder.
+        FormatError: one of the run's files is damaged.
+        WriteError: the file cannot be written.
+    """
+    path = Path(run)
+    contents = read_run(path)
+    target = path / REPORT_NAME if out is None else Path(out)
+    state = state_of(contents)
+    shown = newest_images(path, saved=state.kind != "open")
+    write_text(target, page(contents, shown, _wall_seconds(path), state))
+    return target
+
+
+def _wall_seconds(path: Path) -> float | None:
+    """Wall time of the run up to its last checkpoint."""
+    folder = RunFolder(path)
+    if not folder.checkpoint_path.exists():
+        return None
+    seconds = folder.load_checkpoint()[0]["seconds"]
+    return float(seconds) if is_number(seconds) else None
+
+
+def state_of(run: Contents) -> State:
+    """Whether the run is finished, goes on, or was stopped."""
+    ended = dig(run.summary, "ended_early")
+    if isinstance(ended, str) and dig(run.summary, "iterations") == run.done:  # not resumed since
+        return State("ended", "ended early", ended)
+    if run.finished:
+        return State("done", "finished")
+    quiet = time.time() - RunFolder(run.path).metrics_path.stat().st_mtime
+    told = f"in progress: iteration {run.done:,} of {run.asked:,}"
+    if quiet < QUIET_SECONDS:
+        return State("open", told)
+    return State("open", told, "Nothing has been written for minutes: if it was stopped, --resume continues it.")

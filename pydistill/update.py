@@ -1,0 +1,73 @@
+"""The update of a distillation: SGD with momentum on pixels, label logits and the student's learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+LrForm = Literal["plain", "clamped", "log"]
+LR_FORMS: tuple[str, ...] = get_args(LrForm)
+
+
+@dataclass(frozen=True)
+class UpdateRule:
+    """SGD with momentum, each kind of leaf at a rate of its own:
+
+        v ← μ v + g,    x ← x − η v
+
+    The student's learning rate α is moved in one of three forms:
+
+        plain    α ← α − η v,                      g = ∂L/∂α          (as published; can become ≤ 0)
+        clamped  α ← max(α − η v, lr_min),         g = ∂L/∂α
+        log      a ← a − η v, α = e^a,             g = ∂L/∂a = α ∂L/∂α
+
+    The logarithm's step is relative: near α₀ the same step as plain's needs η = η_plain / α₀².
+
+    Attributes:
+        rates: η by the leaf's name (images, lr, label_logits).
+        momentum: μ.
+        lr_form: how α moves.
+        lr_min: the least α of `clamped`.
+        clip_gradient: the most that the Euclidean norm of the pixels' gradient (over all images together) may be; a
+            longer one is shortened to it. None for no limit.
+    """
+
+    rates: Mapping[str, float]
+    momentum: float
+    lr_form: LrForm = "plain"
+    lr_min: float = 1e-6
+    clip_gradient: float | None = None
+
+    def __call__(
+        self, leaves: Mapping[str, Tensor], velocities: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The velocities and the leaves' values after the update, as new tensors; nothing is changed in place."""
+        moved: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
+        for name, leaf in leaves.items():
+            gradient = self._gradient(name, leaf, gradients[name])
+            moved[name] = self.momentum * velocities[name] + gradient
+            values[name] = self._value(name, leaf, moved[name])
+        return moved, values
+
+    def _gradient(self, name: str, leaf: Tensor, gradient: Tensor) -> Tensor:
+        if name == "images" and self.clip_gradient is not None:
+            # In double precision: the squares of a long gradient would leave float32's range.
+            norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
+            share = torch.clamp_max(self.clip_gradient / norm, 1.0)
+            return gradient * share.to(gradient.dtype)
+        if name == "lr" and self.lr_form == "log":
+            return leaf * gradient
+        return gradient
+
+    def _value(self, name: str, leaf: Tensor, velocity: Tensor) -> Tensor:
+        step = velocity * self.rates[name]
+        if name != "lr" or self.lr_form == "plain":
+            return leaf - step
+        if self.lr_form == "clamped":
+            return (leaf - step).clamp_min(self.lr_min)
+        return leaf * torch.exp(-step)

@@ -1,0 +1,91 @@
+"""Errors that nobody foresaw and outputs that cannot be written: a sentence, a status, no traceback without --debug."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pydistill.cli import main, status
+from pydistill.cli.failures import told
+from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
+from pydistill.nn import ModelSettings, build
+from pydistill.room import available_memory, check_room
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "code"),
+    [
+        (InputError("steps must be 1"), "steps must be 1", 2),
+        (MismatchError("a and b"), "a and b", 2),
+        (DivergedError("too often"), "too often", 1),
+        (FormatError("a is damaged"), "a is damaged; get the file again from where it came, or make it anew", 1),
+        (FormatError("a is damaged; remove it"), "a is damaged; remove it", 1),
+        (Interrupted("stopped after 3"), "stopped after 3", 130),
+        (FileNotFoundError(2, "No such file", "/a"), "/a does not exist; check how it is spelt", 1),
+        (PermissionError(13, "Permission denied", "/a"), "/a may not be opened by you; change its permissions", 1),
+        (OSError(28, "No space left on device"), "the disk is full; free some room", 1),
+        (MemoryError(), "out of memory; take fewer or smaller images", 1),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; take fewer or smaller images", 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory", 1),
+        (ZeroDivisionError("division by zero"), "--debug shows where it happens", 1),
+    ],
+)
+def test_an_error_is_a_sentence_and_a_status(error: Exception, message: str, code: int) -> None:
+    sentence, found = told(error)
+    assert message in sentence
+    assert found == code
+    assert "\n" not in sentence
+
+
+def test_an_unforeseen_error_shows_its_traceback_with_debug_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(values: object) -> int:
+        raise KeyError("lost")
+
+    monkeypatch.setattr("pydistill.cli.show.run", fail)
+    assert main(["show", "x"]) == status.FAILED
+    assert capsys.readouterr().err.startswith("pydistill: error: KeyError: 'lost'; this is not foreseen")
+    with pytest.raises(KeyError, match="lost"):
+        main(["show", "x", "--debug"])
+
+
+def test_ctrl_c_while_things_are_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(values: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pydistill.cli.show.run", stop)
+    assert main(["show", "x"]) == 130
+    assert capsys.readouterr().err == "pydistill: stopped\n"
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "message"),
+    [(">&-", 0, ""), ("| true", 0, ""), ("> /dev/full", 1, "pydistill: error: the disk is full")],
+)
+def test_outputs_that_cannot_be_written(redirected: str, code: int, message: str) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full on this machine")
+    command = f"{sys.executable} -m pydistill --help {redirected}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == (1 if message else 0)
+
+
+def test_what_cannot_fit_is_refused_before_it_is_tried() -> None:
+    free = available_memory()
+    if free is None:
+        pytest.skip("this machine does not tell how much memory is free")
+    check_room(free // 2, "half of it", "take less")
+    with pytest.raises(MemoryError, match=r"all of it needs .* GiB and .* GiB are free; take less"):
+        check_room(free * 2, "all of it", "take less")
+    with pytest.raises(MemoryError, match="lower its width or the images' size"):
+        build(ModelSettings("convnet", width=1_000_000), 3, 10, 32)

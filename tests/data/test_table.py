@@ -1,0 +1,73 @@
+"""Columns of numbers as a data set: standardised, invertible, checked; and distilled by an MLP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pydistill.artefact import Artefact
+from pydistill.data import from_table
+from pydistill.errors import InputError
+from pydistill.experts import train_experts
+from pydistill.nn import ModelSettings
+from pydistill.run import run_distillation
+from tests.small_runs import recipe
+
+ROWS = torch.tensor([[1e9, 2.0, 5.0], [1e9 + 4, 6.0, 5.0], [1e9 + 8, 4.0, 5.0]], dtype=torch.float64)
+LABELS = [0, 1, 1]
+
+
+def test_columns_are_standardised_and_come_back_in_their_units() -> None:
+    dataset = from_table(ROWS, LABELS, ROWS[:2] + 1, LABELS[:2], class_names=["no", "yes"])
+    images = dataset.train_images
+    assert images.shape == (3, 3, 1, 1)
+    assert images.dtype == torch.float32
+    expected = np.array([-1.0, 0.0, 1.0]) * np.sqrt(1.5)
+    np.testing.assert_allclose(images[:, 0, 0, 0], expected, rtol=1e-6)
+    assert images[:, 2].count_nonzero() == 0  # a constant column
+    rows = dataset.preprocessing.invert(images.double()).flatten(1)
+    torch.testing.assert_close(rows, ROWS, rtol=1e-12, atol=1e-5)
+    assert (dataset.in_channels, dataset.image_size, dataset.class_names) == (3, (1, 1), ("no", "yes"))
+    assert dataset.digest != from_table(ROWS + 1, LABELS, ROWS, LABELS).digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_rows": ROWS[0]}, r"train_rows must be numbers \[n, D\] with at least one row, not .* \[3\]"),
+        ({"train_rows": "x"}, "train_rows is no array of numbers"),
+        ({"test_rows": ROWS[:, :2]}, "train_rows have 3 columns and test_rows 2"),
+        ({"train_rows": ROWS / 0}, "train_rows holds numbers that are not finite, first in row 0; fill in what is"),
+        ({"train_labels": [0, 1]}, "train_labels must be 3 whole numbers"),
+        ({"train_labels": [0.0, 1.0, 1.0]}, "train_labels must be 3 whole numbers"),
+        ({"train_labels": [0, 0, 2]}, r"class 1 \('1'\) has no row in train_rows"),
+        ({"train_labels": [0, 1, 10**12]}, "train_labels holds the label 1000000000000 among 3 rows"),
+        ({"test_labels": [0, 1, 2]}, "test_labels holds the label 2; with 2 classes labels are 0 … 1"),
+        ({"train_labels": []}, "train_labels must be 3 whole numbers"),
+    ],
+)
+def test_message(changes: dict[str, Any], message: str) -> None:
+    given = {"train_rows": ROWS, "train_labels": LABELS, "test_rows": ROWS, "test_labels": LABELS} | changes
+    with pytest.raises(InputError, match=message):
+        from_table(**given)
+
+
+def test_rows_are_distilled(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(2).repeat(20)
+    rows = torch.randn(40, 5, generator=generator) * 10 + 100
+    rows[:, 2] += 40 * labels
+    dataset = from_table(rows, labels, rows, labels)
+    work = replace(recipe(iterations=3), model=ModelSettings("mlp", width=8, depth=2))
+    store = train_experts(dataset, work.model, work.expert, tmp_path / "experts")
+    run = run_distillation(work, dataset, store, tmp_path / "run")
+    kept = Artefact.load(run.folder.path)
+    found = kept.preprocessing.invert(kept.images).flatten(1)
+    assert found.shape == (2, 5)
+    assert 50 < float(found.min()) < float(found.max()) < 200
+    assert float(found[1, 2] - found[0, 2]) > 10

@@ -1,0 +1,222 @@
+"""A distilled set in use: a data set for loaders, the evaluation's own networks, and its numbers again."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pydistill
+from pydistill import evaluate as evaluate_module
+from pydistill.artefact import Artefact
+from pydistill.cli import main
+from pydistill.data import Normalise
+from pydistill.distilled_set import DistilledSet
+from pydistill.errors import InputError, MismatchError, MissingDependencyError
+from pydistill.experts import train_experts
+from pydistill.nn import ConvNet, flatten
+from pydistill.run import RunResult, run_distillation
+from pydistill.training import accuracy
+from tests.blobs import blobs
+from tests.small_runs import EXPERT, experts, recipe
+
+DATA = blobs()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    folder = tmp_path_factory.mktemp("set")
+    return run_distillation(recipe(iterations=4, evaluate_every=2), DATA, experts(folder / "experts"), folder / "run")
+
+
+@pytest.fixture
+def distilled(finished: RunResult) -> DistilledSet:
+    return pydistill.load(finished.folder.path)
+
+
+def changed(distilled: DistilledSet, **provenance: Any) -> DistilledSet:
+    return DistilledSet(replace(distilled.artefact, provenance=distilled.provenance | provenance))
+
+
+def test_it_is_a_data_set_of_pytorch(distilled: DistilledSet, finished: RunResult) -> None:
+    assert isinstance(distilled, torch.utils.data.Dataset)
+    assert len(distilled) == 4
+    images, labels = next(iter(torch.utils.data.DataLoader(distilled, batch_size=4)))
+    assert torch.equal(images, finished.final.images)
+    assert torch.equal(labels, torch.arange(4))
+    image, label = distilled[2]
+    assert (list(image.shape), int(label)) == ([1, 8, 8], 2)
+    assert distilled.lr == finished.final.lr
+    assert "4 images 1×8×8 of 4 classes of blobs" in repr(distilled)
+
+
+def test_the_two_views(distilled: DistilledSet) -> None:
+    pixels = distilled.viewable()
+    assert 0 <= float(pixels.images.min()) < float(pixels.images.max()) <= 1
+    assert torch.equal(pixels.images, distilled.artefact.viewable())
+    assert torch.equal(pixels.normalised().images, distilled.images)
+    assert "viewable" in repr(pixels)
+    with pytest.raises(InputError, match="view must be normalised or viewable, not 'raw'"):
+        DistilledSet(distilled.artefact, "raw")  # type: ignore[arg-type]
+
+
+def test_the_best_set_of_a_run(finished: RunResult) -> None:
+    best = pydistill.load(finished.folder.path, which="best")
+    assert best.provenance["iteration"] == finished.best_iteration
+    with pytest.raises(InputError, match="which must be final or best, not 'first'"):
+        pydistill.load(finished.folder.path, which="first")  # type: ignore[arg-type]
+
+
+def test_train_gives_the_networks_that_the_evaluation_tested(
+    distilled: DistilledSet, finished: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit, from either view, and as the run's own numbers say."""
+    tested = []
+    monkeypatch.setattr(
+        evaluate_module, "accuracy", lambda model, *rest: tested.append(flatten(model)) or accuracy(model, *rest)
+    )
+    (row,) = distilled.evaluate(dataset=DATA)
+    assert row.accuracies == finished.accuracy_final.accuracies
+    for repeat, parameters in enumerate(tested):
+        network = distilled.viewable().train(repeat=repeat)
+        assert torch.equal(flatten(network), parameters)
+        assert accuracy(network, DATA.test_images, DATA.test_labels) == row.accuracies[repeat]
+    assert len(tested) == 2
+    assert not torch.equal(*tested)
+    assert not torch.equal(flatten(distilled.train(seed=1)), tested[0])
+
+
+def test_train_a_network_by_name_by_factory_and_as_it_is(distilled: DistilledSet) -> None:
+    def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
+        return ConvNet(channels, classes, size, width=4, depth=2)
+
+    named = distilled.train("convnet2-w4", epochs=1)
+    assert torch.equal(flatten(named), flatten(distilled.train(factory, epochs=1)))
+    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
+    before = flatten(own).clone()
+    assert distilled.train(own, epochs=1) is own
+    assert not torch.equal(flatten(own), before)
+    with pytest.raises(InputError, match="there is no network 'convnot'"):
+        distilled.train("convnot")
+
+
+def test_evaluate_other_networks(distilled: DistilledSet) -> None:
+    heard: list[str] = []
+    rows = distilled.evaluate(
+        ["convnet1-w4", "mlp-w8"], 3, DATA, epochs=1, on_network=lambda name, repeat, value: heard.append(name)
+    )
+    assert [(row.model, len(row.accuracies)) for row in rows] == [("convnet1-w4", 3), ("mlp-w8", 3)]
+    assert heard == ["convnet1-w4"] * 3 + ["mlp-w8"] * 3
+    assert [row.model for row in distilled.evaluate("mlp-w8", 1, DATA, epochs=1)] == ["mlp-w8"]
+
+
+def test_the_recipe_s_own_networks_are_evaluated(distilled: DistilledSet) -> None:
+    evaluation = recipe().as_dict()["evaluation"]
+    named = changed(
+        distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["mlp-w8", "mlp-w4"]}}
+    )
+    assert [row.model for row in named.evaluate(dataset=DATA, repeats=1, epochs=1)] == ["mlp-w8", "mlp-w4"]
+    hostile = changed(distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["os:system"]}})
+    with pytest.raises(InputError, match="evaluated with a network of its author's own, os:system"):
+        hostile.evaluate(dataset=DATA)
+
+
+def test_images_in_another_space_are_judged_in_the_set_s(distilled: DistilledSet, finished: RunResult) -> None:
+    """The same data set, normalised with other numbers, gives the run's own accuracies."""
+    other = DATA.with_preprocessing(Normalise(torch.tensor([0.1]), torch.tensor([0.5])))
+    assert not torch.allclose(other.test_images, DATA.test_images)
+    assert torch.allclose(distilled.judged_by(other).test_images, DATA.test_images, atol=1e-5)
+    (row,) = distilled.evaluate(dataset=other)
+    assert row.accuracies == pytest.approx(finished.accuracy_final.accuracies, abs=0.05)
+
+
+def test_other_data_are_refused(distilled: DistilledSet) -> None:
+    with pytest.raises(
+        MismatchError, match=r"distilled from blobs with digest .*, and blobs here has .*; give the place"
+    ):
+        distilled.evaluate(dataset=blobs(seed=1))
+    pytest.importorskip("sklearn")
+    with pytest.raises(MismatchError, match="distilled from blobs with digest"):
+        distilled.evaluate()  # the recipe names the digits, which this set is not made of
+
+
+def test_a_file_never_decides_what_code_runs(distilled: DistilledSet) -> None:
+    """A student named by an import path, or known as somebody's own class, must be given."""
+    named = recipe().as_dict() | {"model": {"name": "os:system"}}
+    for hostile in (changed(distilled, recipe=named), changed(distilled, architecture="os:system")):
+        for use in (hostile.train, lambda hostile=hostile: hostile.evaluate(dataset=DATA)):
+            with pytest.raises(InputError, match=r"a network of its author's own, os:system; name one with model"):
+                use()
+        assert hostile.train("mlp-w8", epochs=1)
+
+
+def test_a_run_with_a_network_of_one_s_own(tmp_path: Path) -> None:
+    """Its set knows the network by name alone, and is used with the network given again."""
+
+    def own(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], classes))
+
+    store = train_experts(DATA, own, EXPERT, tmp_path / "experts")
+    result = run_distillation(recipe(iterations=1), DATA, store, tmp_path / "run", network=own)
+    distilled = pydistill.load(tmp_path / "run")
+    with pytest.raises(InputError, match=r"a network of its author's own, .*own; name one with model"):
+        distilled.train()
+    (row,) = distilled.evaluate(own, dataset=DATA)
+    assert row.accuracies == result.accuracy_final.accuracies
+
+
+def test_what_an_incomplete_set_does_not_tell(distilled: DistilledSet) -> None:
+    bare = changed(distilled, recipe={})
+    with pytest.raises(InputError, match="does not tell its student's network; name one with model"):
+        bare.train()
+    with pytest.raises(InputError, match="does not tell the data that it was distilled from; give dataset"):
+        bare.evaluate("mlp-w8")
+    assert bare.evaluate("mlp-w8", 1, DATA, epochs=1)
+    unknown = changed(distilled, recipe=recipe().as_dict() | {"colour": "blue"})
+    with pytest.raises(InputError, match="the recipe in the distilled set: there is no setting colour"):
+        unknown.train()
+
+
+def test_show(distilled: DistilledSet, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    figure = distilled.show(tmp_path / "set.png")
+    assert [axis.get_title() for axis in figure.axes] == ["before: real images", "after: distilled"]
+    assert (tmp_path / "set.png").read_bytes().startswith(b"\x89PNG")
+    without = DistilledSet(replace(distilled.artefact, initial_images=None))
+    assert [axis.get_title() for axis in without.show().axes] == ["after: distilled"]
+
+
+def test_it_works_with_torch_numpy_and_safetensors_alone(finished: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe is rebuilt without jsonargparse; only a picture asks for more."""
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name.split(".")[0] in {"jsonargparse", "matplotlib", "yaml", "tqdm", "PIL", "sklearn", "torchvision"}:
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    distilled = pydistill.load(finished.folder.path)
+    assert distilled.train(epochs=1)
+    assert distilled.evaluate(repeats=1, epochs=1, dataset=DATA)
+    with pytest.raises(MissingDependencyError, match="pictures need matplotlib"):
+        distilled.show()
+
+
+def test_saved_again_it_is_the_same(distilled: DistilledSet, tmp_path: Path) -> None:
+    distilled.viewable().save(tmp_path / "set.safetensors")
+    assert torch.equal(Artefact.load(tmp_path / "set.safetensors").images, distilled.images)
+
+
+def test_the_command_evaluates_what_python_does(
+    finished: RunResult, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    hostile = changed(pydistill.load(finished.folder.path), architecture="os:system")
+    hostile.save(tmp_path / "set.safetensors")
+    assert main(["evaluate", str(tmp_path / "set.safetensors")]) == 2
+    assert "name one with model (--models)" in capsys.readouterr().err

@@ -1,0 +1,360 @@
+"""Other tools' files: there and back, what they do not tell, and files that are damaged or carry code."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pydistill.artefact import Artefact
+from pydistill.cli import main
+from pydistill.data import Normalise, from_tensors
+from pydistill.distilled_set import DistilledSet
+from pydistill.errors import FormatError, InputError
+from pydistill.exchange import FORMATS, IMPORTED, export_set, import_set, published_normalisation
+from pydistill.exchange.imagefolder import class_folders
+from tests.blobs import blobs
+from tests.small_runs import recipe
+
+
+def made(dataset: str = "cifar10", *, ipc: int = 2, soft: bool = False, zca: bool = False) -> DistilledSet:
+    """A made-up set of three classes, named after a data set whose published statistics are known, or not."""
+    generator = torch.Generator().manual_seed(0)
+    raw, labels = torch.rand(48, 3, 4, 4, generator=generator), torch.arange(48) % 3
+    data = from_tensors(raw, labels, raw, labels, zca=zca)
+    images, classes = data.sample_per_class(ipc, generator)
+    rows = torch.rand(len(images), 3, generator=generator).softmax(1)
+    provenance = {
+        "dataset": {"name": dataset, "digest": data.digest, "classes": ["ant", "bee", "cat"]},
+        "recipe": recipe().as_dict(),
+    }
+    labels = rows if soft else classes
+    return DistilledSet(Artefact(images, labels, classes, 0.0123, data.preprocessing, provenance, images))
+
+
+@pytest.mark.parametrize("form", IMPORTED)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("zca", [False, True])
+def test_there_and_back_as_it_is(form: str, soft: bool, zca: bool, tmp_path: Path) -> None:
+    """Bit for bit, soft labels to rounding (they are logits in between)."""
+    before = made(soft=soft, zca=zca)
+    if form == "dcbench" and soft:
+        with pytest.raises(InputError, match="DC-BENCH has no soft labels and this set has"):
+            export_set(before, form, tmp_path)
+        return
+    done = export_set(before, form, tmp_path, as_is=True)
+    assert not done.converted
+    after = import_set(form, done.folder, lr=before.lr if form == "dcbench" else None, like=before)
+    assert torch.equal(after.images, before.images)
+    if soft:
+        torch.testing.assert_close(after.labels, before.labels, rtol=1e-5, atol=1e-7)
+    else:
+        assert torch.equal(after.labels, before.labels)
+    assert torch.equal(after.classes, before.classes)
+    assert torch.equal(after.viewable().images, before.viewable().images)
+    assert (after.lr, after.class_names, after.recipe.model) == (before.lr, before.class_names, before.recipe.model)
+    assert after.provenance["imported"]["format"] == form
+    after.save(tmp_path / "again.safetensors")
+    assert torch.equal(Artefact.load(tmp_path / "again.safetensors").images, before.images)
+
+
+@pytest.mark.parametrize("form", IMPORTED)
+def test_images_are_converted_to_the_statistics_of_the_readers(form: str, tmp_path: Path) -> None:
+    """Pixels as their code normalises them: (x − mean) / std with the constants in it."""
+    before = made()
+    done = export_set(before, form, tmp_path)
+    images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
+    mean, std = (
+        torch.tensor(numbers)[:, None, None] for numbers in ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.201])
+    )
+    pixels = before.preprocessing.invert(before.images)
+    torch.testing.assert_close(images, (pixels - mean) / std)
+    assert done.converted
+    assert "mean [0.4914, 0.4822, 0.4465]" in done.told()
+    after = import_set(form, done.folder, lr=0.0123, dataset="cifar10", class_names=before.class_names)
+    torch.testing.assert_close(after.viewable().images, before.viewable().images)
+
+
+def test_dc_bench_has_its_own_numbers_for_cifar_100() -> None:
+    theirs, others = (published_normalisation("cifar100", form) for form in ("dcbench", "mtt"))
+    assert theirs is not None
+    assert others is not None
+    assert theirs.mean.tolist() == [0.5071, 0.4866, 0.4409]
+    assert others.mean.tolist() == [0.4914, 0.4822, 0.4465]
+    assert published_normalisation("digits", "mtt") is None
+
+
+@pytest.mark.parametrize(("form", "stays"), [("mtt", True), ("ddranking", True), ("dcbench", False)])
+def test_whitened_images_stay_so_where_readers_whiten(form: str, stays: bool, tmp_path: Path) -> None:
+    before = made(zca=True)
+    done = export_set(before, form, tmp_path)
+    images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
+    assert torch.equal(images, before.images) == stays
+    assert ("whitened" in done.told()) == stays
+
+
+def test_data_whose_published_statistics_are_unknown_stay_as_they_are(tmp_path: Path) -> None:
+    done = export_set(made("my-own"), "mtt", tmp_path)
+    assert not done.converted
+    assert "the set's own statistics: mean [" in done.told()
+
+
+def test_the_files_are_those_that_the_tools_load(tmp_path: Path) -> None:
+    soft, hard = made(soft=True), made()
+    mtt = export_set(hard, "mtt", tmp_path / "mtt").folder
+    assert sorted(path.name for path in mtt.iterdir()) == ["images_best.pt", "labels_best.pt", "lr_best.pt"]
+    assert torch.load(mtt / "labels_best.pt", weights_only=True).tolist() == [0, 0, 1, 1, 2, 2]
+    ranking = export_set(soft, "ddranking", tmp_path / "dd").folder
+    images, labels, lr = (torch.load(ranking / f"{name}.pt", weights_only=True) for name in ("images", "labels", "lr"))
+    assert list(images.shape) == [6, 3, 4, 4]
+    torch.testing.assert_close(labels.softmax(1), soft.labels)
+    assert lr.item() == 0.0123
+    bench = export_set(hard, "dcbench", tmp_path / "bench")
+    assert bench.folder == tmp_path / "bench" / "TM" / "CIFAR10" / "IPC2"
+    assert sorted(path.name for path in bench.files) == ["images_best.pt", "labels_best.pt"]
+
+
+def test_dc_bench_keeps_tiny_imagenet_at_fifty_in_five_parts(tmp_path: Path) -> None:
+    before = made("tiny-imagenet", ipc=10)
+    images = before.images.repeat_interleave(5, 0)
+    classes = before.classes.repeat_interleave(5)
+    many = replace(before.artefact, images=images, labels=classes, classes=classes, initial_images=None)
+    done = export_set(many, "dcbench", tmp_path, as_is=True)
+    assert {path.name for path in done.files} == {
+        f"{stem}_best_{n}.pt" for stem in ("images", "labels") for n in range(5)
+    }
+    assert torch.equal(import_set("dcbench", done.folder, lr=0.1, like=before).images, images)
+
+
+def test_an_image_folder(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    before = made(soft=True)
+    done = export_set(before, "imagefolder", tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ant", "bee", "cat", "distilled.json"]
+    assert len(done.files) == 7
+    pixels = torch.tensor(list(image.open(tmp_path / "bee" / "0001.png").tobytes())).reshape(4, 4, 3).permute(2, 0, 1)
+    assert float((pixels / 255 - before.viewable().images[3]).abs().max()) <= 0.5 / 255 + 1e-6
+    about = json.loads((tmp_path / "distilled.json").read_text())
+    assert about["lr"] == 0.0123
+    assert about["soft_labels"]["bee/0001.png"] == before.labels[3].tolist()
+    with pytest.raises(InputError, match="an image folder holds pixels, so as_is is not to be had"):
+        export_set(before, "imagefolder", tmp_path / "other", as_is=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["ant", "bee"], ["ant", "bee"]),
+        (["bee", "ant"], ["0_bee", "1_ant"]),
+        (["../../etc", "/tmp/x", ".hidden"], ["0_-etc", "1_-tmp-x", "2_-hidden"]),
+        (["a", "a"], ["0_a", "1_a"]),
+        ([str(number) for number in range(12)], [f"{n:02d}_{n}" for n in range(12)]),
+    ],
+)
+def test_class_names_never_lead_out_of_the_folder(names: list[str], expected: list[str]) -> None:
+    assert class_folders(names) == expected
+    assert sorted(expected) == expected
+
+
+def test_a_hostile_data_set_name_never_leads_out_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"name '\.\./\.\.' cannot name DC-BENCH's folder"):
+        export_set(made("../.."), "dcbench", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "images_best.pt").write_text("mine")
+    for form in ("mtt", "ddranking", "imagefolder"):
+        with pytest.raises(InputError, match="already holds something; choose another folder"):
+            export_set(made(), form, tmp_path)
+    assert (tmp_path / "images_best.pt").read_text() == "mine"
+
+
+def save(folder: Path, images: Any = None, labels: Any = None, lr: Any = None) -> Path:
+    """Files as MTT writes them, with some of them replaced."""
+    torch.save(torch.rand(6, 3, 4, 4) if images is None else images, folder / "images_best.pt")
+    torch.save(torch.arange(6) % 3 if labels is None else labels, folder / "labels_best.pt")
+    if lr is not None:
+        torch.save(lr, folder / "lr_best.pt")
+    return folder
+
+
+def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path) -> None:
+    folder = save(tmp_path)
+    with pytest.raises(InputError, match=r"do not tell the learning rate .* and the preprocessing .*; give them"):
+        import_set("mtt", folder)
+    with pytest.raises(InputError, match=r"do not tell the learning rate \(lr, --lr\); give it"):
+        import_set("mtt", folder, dataset="cifar10")
+    with pytest.raises(InputError, match=r"do not tell the preprocessing"):
+        import_set("mtt", folder, lr=0.1, dataset="my-own")
+    found = import_set("mtt", folder, lr=0.1, dataset="cifar10", model="convnet1-w4")
+    assert found.class_names == ("0", "1", "2")
+    assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]  # sorted, as they were not
+    stored = torch.load(folder / "images_best.pt", weights_only=True)
+    assert torch.equal(found.images, stored[torch.tensor([0, 3, 1, 4, 2, 5])])
+    assert found.train(epochs=1)
+
+
+@pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5), torch.tensor([0.5])])
+def test_a_learning_rate_beside_is_read(lr: Any, tmp_path: Path) -> None:
+    assert import_set("mtt", save(tmp_path, lr=lr), dataset="cifar10").lr == 0.5
+    assert import_set("mtt", tmp_path / "images_best.pt", dataset="cifar10", lr=0.25).lr == 0.25
+
+
+def test_an_imported_set_is_judged_on_the_data_set(tmp_path: Path) -> None:
+    """Blobs, exported by somebody who normalised them with numbers of their own."""
+    data, own = blobs(), Normalise(torch.tensor([0.3]), torch.tensor([0.4]))
+    images, classes = data.sample_per_class(6, torch.Generator().manual_seed(0))
+    folder = save(tmp_path, own.apply(data.preprocessing.invert(images)), classes)
+    found = import_set("mtt", folder, lr=0.1, preprocessing=own, dataset=data)
+    assert found.class_names == data.class_names
+    (row,) = found.evaluate("mlp-w16", 1, data, epochs=30)
+    assert row.mean > 0.8
+
+
+@pytest.mark.parametrize(
+    ("soft", "rows", "message"),
+    [
+        (None, torch.full((6, 3), 1 / 3), r"probabilities or logits\? say which by soft"),
+        ("probabilities", torch.full((6, 3), 1.0), "are no probabilities: give soft = logits"),
+    ],
+)
+def test_rows_that_could_be_either_are_asked_about(soft: Any, rows: torch.Tensor, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        import_set("mtt", save(tmp_path, labels=rows), lr=0.1, dataset="cifar10", soft=soft)
+
+
+def test_rows_are_read_as_they_are_said_to_be(tmp_path: Path) -> None:
+    rows = torch.rand(6, 3).softmax(1)
+    folder = save(tmp_path, labels=rows)
+    for soft, expected in (("probabilities", rows), ("logits", rows.softmax(1))):
+        found = import_set("mtt", folder, lr=0.1, dataset="cifar10", soft=soft)  # type: ignore[arg-type]
+        assert torch.equal(found.labels, expected)
+
+
+class Malicious:
+    """A pickle that would make a folder if it were run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+NAN = torch.full((6, 3, 4, 4), torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": [1, 2]}, "images_best.pt does not hold a tensor of plain numbers"),
+        (
+            {"images": torch.ones(6, 3, 4)},
+            r"must hold images \[n, C, H, W\] .*, not float32 \[6, 3, 4\]",
+        ),
+        ({"images": torch.ones(6, 3, 4, 4).int()}, "must hold images"),
+        ({"images": torch.ones(6, 3, 4, 4).to_sparse()}, "cannot be read as plain tensors"),
+        ({"images": NAN}, "holds pixels that are not finite"),
+        ({"labels": torch.arange(5)}, "it holds 5 labels for 6 images"),
+        ({"labels": torch.arange(6) - 1}, "holds class numbers that are not whole or not from 0"),
+        ({"labels": torch.arange(6) + 0.5}, "holds class numbers that are not whole or not from 0"),
+        ({"labels": torch.full((6, 3), torch.inf)}, "holds labels that are not finite"),
+        ({"labels": torch.ones(6, 3).bool()}, "must hold class numbers"),
+        ({"labels": torch.tensor([0, 0, 1, 2, 2, 2])}, "are not equally many of each of 3 classes"),
+        ({"labels": torch.rand(6, 4)}, "are not equally many of each of 4 classes"),
+        ({"lr": -0.5}, "lr_best.pt must hold one learning rate"),
+        ({"lr": torch.ones(2)}, "lr_best.pt must hold one learning rate"),
+    ],
+)
+def test_damaged_files(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = save(tmp_path, **change)
+    with pytest.raises(FormatError, match=message):
+        import_set("mtt", folder, dataset="cifar10", **({} if "lr" in change else {"lr": 0.1}))
+
+
+def test_files_that_are_missing_truncated_or_carry_code(tmp_path: Path) -> None:
+    for form in IMPORTED:
+        with pytest.raises(FormatError, match=r"nowhere.* does not exist"):
+            import_set(form, tmp_path / "nowhere", lr=0.1, dataset="cifar10")
+    folder = save(tmp_path)
+    whole = (folder / "images_best.pt").read_bytes()
+    (folder / "images_best.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FormatError, match="cannot be read as plain tensors"):
+        import_set("mtt", folder, lr=0.1, dataset="cifar10")
+    torch.save(Malicious(tmp_path / "ran"), folder / "images_best.pt")
+    with pytest.raises(FormatError, match="nothing was run"):
+        import_set("mtt", folder, lr=0.1, dataset="cifar10")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"form": "npz"}, "format must be one of mtt, dcbench, ddranking, not 'npz'"),
+        ({"lr": 0.0}, "lr must be a finite number above 0, not 0.0"),
+        ({"class_names": ["a"]}, "the labels are of 3 classes, and 1 class names were given"),
+        ({"dataset": "fashion-mnist"}, "the preprocessing does not fit the images"),
+        ({"model": "convnot"}, "there is no network 'convnot'"),
+    ],
+)
+def test_arguments_that_do_not_fit(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    arguments = {"form": "mtt", "path": save(tmp_path), "lr": 0.1, "dataset": "cifar10"} | change
+    with pytest.raises(InputError, match=message):
+        import_set(**arguments)
+
+
+def test_a_format_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"format must be one of {', '.join(FORMATS)}, not 'npz'"):
+        export_set(made(), "npz", tmp_path)
+
+
+def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jsonargparse")
+    made().save(tmp_path / "set.safetensors")
+    out, file = tmp_path / "out", tmp_path / "again.safetensors"
+    assert main(["export", str(tmp_path / "set.safetensors"), "--format=mtt", f"--out={out}"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(
+        f"6 images in {out} (3 files), normalised with the statistics that readers of the format use"
+    )
+    assert "lr 0.0123" in told
+    assert main(["import", str(out), "--format=mtt", f"--out={file}", "--dataset=cifar10", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["images"] == [6, 3, 4, 4]
+    assert about["lr"] == 0.0123
+    torch.testing.assert_close(Artefact.load(file).viewable(), made().viewable().images)
+    numbers = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2", "--classes", "x", "y", "z"]
+    assert main(["import", str(out), "--format=mtt", f"--out={file}", *numbers]) == 0
+    found = Artefact.load(file)
+    assert found.class_names == ("x", "y", "z")
+    assert found.preprocessing.state()[1]["std"].tolist() == [0.2, 0.2, 0.2]
+    again = ["export", str(file), "--format=imagefolder", f"--out={tmp_path / 'pictures'}", "--json"]
+    capsys.readouterr()
+    assert main(again) == 0
+    assert len(json.loads(capsys.readouterr().out)["files"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "do not tell the preprocessing"),
+        (["--mean", "0.5"], 2, "--mean and --std belong together"),
+        (["--dataset=cifar10", "--zca"], 2, "--zca needs --dataset and --data"),
+        (["--data=/nowhere"], 2, "--data needs --dataset"),
+        (["--like=/nowhere"], 2, "/nowhere holds no distilled set"),
+    ],
+)
+def test_messages_of_the_import(
+    arguments: list[str], status: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("jsonargparse")
+    folder = save(tmp_path, lr=0.1)
+    assert main(["import", str(folder), "--format=mtt", f"--out={tmp_path / 'set.safetensors'}", *arguments]) == status
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "set.safetensors").exists()

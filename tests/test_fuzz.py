@@ -1,0 +1,233 @@
+"""500 damaged and hostile files: the loaders say so in the package's own errors, quickly, and run and touch nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import pydistill
+from pydistill.errors import PydistillError
+from pydistill.exchange import export_set, import_set
+from pydistill.recipe import load_recipe
+from pydistill.run import run_distillation
+from pydistill.runfolder import RunFolder
+from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt, import_mct, import_mtt
+from tests.blobs import blobs
+from tests.corruption import Corruption, corruptions
+from tests.small_runs import EVALUATION, experts, recipe
+
+CASES = 500
+SECONDS = 10  # of this process's CPU time, for one case
+RECIPE = replace(recipe(iterations=2, checkpoint_every=1), evaluation=replace(EVALUATION, repeats=1))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every kind of file that is read."""
+    root = tmp_path_factory.mktemp("fuzz") / "whole"
+    data = blobs()
+    store = experts(root / "experts", data)
+    convexified = store.write_convexified(root / "convexified", waypoints=3)
+    run_distillation(RECIPE, data, store, root / "run")
+    distilled = pydistill.load(root / "run")
+    export_mtt(store, root / "mtt")
+    export_mct(convexified, root / "mct")
+    for form in ("mtt", "ddranking"):
+        export_set(distilled, form, root / f"set-{form}", as_is=True)
+    return root
+
+
+def read_set(root: Path) -> None:
+    """The distilled set of the run: read, looked at, and its recipe."""
+    found = pydistill.load(root / "run")
+    assert len(found.viewable().images) == len(found)
+    assert len([found[0]]) == 1
+
+
+def read_experts(root: Path) -> None:
+    """Every recorded expert, at both ends."""
+    store = TrajectoryStore.open(root / "experts")
+    for position in range(min(len(store), 5)):
+        trajectory = store[position]
+        assert trajectory.point(0).shape == trajectory.point(trajectory.end).shape
+        store.accuracies(position)
+
+
+def read_convexified(root: Path) -> None:
+    """Every convexified expert, between its waypoints."""
+    store = TrajectoryStore.open(root / "convexified")
+    for position in range(min(len(store), 5)):
+        assert store.convexified(position).point(1.5).shape == store[position].point(0).shape
+
+
+def read_mtt_experts(root: Path) -> None:
+    """MTT's experts into a store of their own."""
+    import_mtt(root / "mtt", root / "out", TrajectoryStore.open(root.parent / "whole" / "experts").record)
+
+
+def read_mct_experts(root: Path) -> None:
+    """MCT's experts into a store of their own."""
+    import_mct(root / "mct", root / "out", TrajectoryStore.open(root.parent / "whole" / "experts").record)
+
+
+def read_mtt_set(root: Path) -> None:
+    """A set in MTT's files."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("mtt", root / "set-mtt", lr=0.1, like=like)) == len(like)
+
+
+def read_ddranking_set(root: Path) -> None:
+    """A set in DD-Ranking's files."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("ddranking", root / "set-ddranking", lr=0.1, like=like)) == len(like)
+
+
+def resume(root: Path) -> None:
+    """The run goes on from its checkpoint, which is at its end."""
+    store = TrajectoryStore.open(root.parent / "whole" / "experts")
+    run_distillation(RECIPE, blobs(), store, root / "run", resume=True)
+
+
+def read_metrics(root: Path) -> None:
+    """The run's events."""
+    RunFolder(root / "run").metrics()
+
+
+def read_recipe(root: Path) -> None:
+    """The recipe file of the run."""
+    load_recipe(root / "run" / "recipe.json")
+
+
+TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "artefact": ("run/distilled.safetensors", read_set),
+    "index": ("experts/index.json", read_experts),
+    "convexified index": ("convexified/index.json", read_convexified),
+    "expert": ("experts/expert_0001.safetensors", read_experts),
+    "convexified expert": ("convexified/expert_0000.safetensors", read_convexified),
+    "MTT's experts": ("mtt/replay_buffer_0.pt", read_mtt_experts),
+    "MCT's waypoints": ("mct/waypoint_buffer_ip3_0.pt", read_mct_experts),
+    "MCT's steps": ("mct/step_buffer_ip3_0.pt", read_mct_experts),
+    "MTT's images": ("set-mtt/images_best.pt", read_mtt_set),
+    "DD-Ranking's labels": ("set-ddranking/labels.pt", read_ddranking_set),
+    "checkpoint": ("run/checkpoint.safetensors", resume),
+    "configuration": ("run/config.json", resume),
+    "metrics": ("run/metrics.jsonl", read_metrics),
+    "metrics of a resumed run": ("run/metrics.jsonl", resume),
+    "recipe": ("run/recipe.json", read_recipe),
+}
+
+
+class Watch:
+    """What Python is asked to do while a damaged file is read (sys.addaudithook; hooks stay, so it can be off)."""
+
+    def __init__(self) -> None:
+        self.root: Path | None = None
+        self.seen: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.root is None:
+            return
+        if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"):
+            self.seen.append(f"{event} {arguments}")
+        elif event == "import" and arguments[0] == "fuzz_marker":
+            self.seen.append("the import of a module that a file names")
+        elif event == "open" and isinstance(arguments[0], str):
+            writing = isinstance(arguments[2], int) and arguments[2] & 3
+            if writing and not Path(arguments[0]).resolve().is_relative_to(self.root) and arguments[0] != "/dev/null":
+                self.seen.append(f"{arguments[0]} was opened to be written")
+        elif event in ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate"):
+            path = arguments[0]
+            if isinstance(path, (str, os.PathLike)) and not Path(path).resolve().is_relative_to(self.root):
+                self.seen.append(f"{event} {path}")
+
+
+WATCH = Watch()
+
+
+@contextmanager
+def watched(root: Path) -> Iterator[None]:
+    """Fail if the body runs too long, runs a program, imports what a file names, or writes outside of `root`."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise AssertionError(f"reading took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    WATCH.root, WATCH.seen = root.resolve(), []
+    try:
+        yield
+    finally:
+        WATCH.root = None
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+    assert not WATCH.seen
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch says of tensors that it would not have made
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_files(name: str, whole: Path) -> None:
+    file, read = TARGETS[name]
+    folder = file.split("/")[0]
+    root = whole.parent / "damaged"
+    canary = whole.parent / "executed"
+    original = (whole / file).read_bytes()
+    refused = 0
+
+    @settings(
+        max_examples=-(-CASES // len(TARGETS)),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(corruptions(canary))
+    def check(corrupt: Corruption) -> None:
+        nonlocal refused
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(whole / folder, root / folder)
+        (root / file).write_bytes(corrupt(original))
+        try:
+            with watched(root):
+                read(root)
+        except PydistillError:
+            refused += 1
+        assert not canary.exists()
+
+    with torch.random.fork_rng(devices=[]):
+        check()
+    assert refused > 0
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("read", dict.fromkeys(each for _, each in TARGETS.values()))
+def test_whole_files_are_read(read: Callable[[Path], None], whole: Path) -> None:
+    root = whole.parent / "copy"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(whole, root)
+    with watched(root):
+        read(root)
+
+
+def test_corruptions_differ() -> None:
+    seen: list[int] = []
+
+    @settings(max_examples=40, derandomize=True, database=None, deadline=None)
+    @given(corruptions(Path("nowhere")), st.just(b'{"a": [1, 2], "b": "c"}'))
+    def check(corrupt: Corruption, content: bytes) -> None:
+        seen.append(corrupt(content) != content)
+
+    check()
+    assert sum(seen) > 30

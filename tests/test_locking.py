@@ -1,0 +1,79 @@
+"""One writer of a folder at a time, and no lock that outlives its process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pydistill.errors import InputError
+from pydistill.files import WriteError
+from pydistill.locking import LOCK, only_writer
+from pydistill.runfolder import RunFolder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+sys.modules["torch"] = None  # it is slow to import, and a lock needs none
+import fcntl, os
+descriptor = os.open(Path(sys.argv[1]) / ".lock", os.O_RDWR | os.O_CREAT)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+os.write(descriptor, str(os.getpid()).encode())
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_folder_that_another_process_writes(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        message = rf"is being written by another process \(number {holder.pid}\); wait for it, stop it, or choose"
+        with pytest.raises(InputError, match=message), RunFolder(tmp_path).opened():
+            pass
+    finally:
+        holder.kill()
+        holder.communicate()
+    with RunFolder(tmp_path).opened():  # it died with its process
+        assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
+
+
+def test_the_same_process_is_not_let_in_twice_either(tmp_path: Path) -> None:
+    with only_writer(tmp_path / "new"):
+        with pytest.raises(InputError, match=f"number {os.getpid()}"), only_writer(tmp_path / "new"):
+            pass
+        with only_writer(tmp_path / "other"):
+            pass
+    with only_writer(tmp_path / "new"):
+        pass
+
+
+def test_an_error_inside_gives_the_folder_free(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="inside"), only_writer(tmp_path):
+        raise RuntimeError("inside")
+    with only_writer(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    message = r"cannot lock .*: Function not implemented; choose a folder on another file system"
+    with pytest.raises(WriteError, match=message), only_writer(tmp_path):
+        pass
+
+
+def test_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".checkpoint.safetensors.1234-abcd.tmp"
+    left.write_text("half")
+    other = tmp_path / ".evaluations.json.1234-abcd.tmp"
+    other.write_text("of somebody who may still be writing")
+    with RunFolder(tmp_path).opened():
+        assert not left.exists()
+        assert other.exists()

@@ -1,0 +1,159 @@
+"""What a recipe will cost, against what it then costs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pydistill import data, rehearsal
+from pydistill.cli import main
+from pydistill.data import DataSettings
+from pydistill.errors import InputError, MismatchError
+from pydistill.experts import train_experts
+from pydistill.memory import peak_memory
+from pydistill.plan import Phase, Plan, duration, plan, size, table
+from pydistill.recipe import Recipe, load_recipe, preset_path
+from pydistill.run import run_distillation
+from tests.small_runs import EVALUATION, EXPERT, MODEL, recipe
+
+TURNS = 3
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "BUDGET", 0.1)
+
+
+def demo(method: str = "att") -> Recipe:
+    """The demo's recipe with one expert, two networks an evaluation, and fewer iterations."""
+    changes = ["--expert.count=1", "--distill.iterations=30", "--distill.evaluate_every=15", "--evaluation.repeats=2"]
+    return load_recipe(preset_path(f"demo/digits-{method}"), changes)
+
+
+def small(**distill: object) -> Recipe:
+    return replace(recipe(**distill), data=DataSettings("cifar10"), expert=replace(EXPERT, count=7))
+
+
+def seconds(found: Plan) -> dict[str, float]:
+    return {phase.name: phase.seconds for phase in found.phases}
+
+
+def test_the_demo_takes_what_was_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planned and run in turn, by the processor's clock: what else the machine does has little part in it."""
+    monkeypatch.setattr(rehearsal, "BUDGET", 0.3)
+    work = demo()
+    dataset = data.load(work.data)
+    ratios: dict[str, list[float]] = {"experts": [], "run": [], "all": []}
+    clock = time.process_time
+    for turn in range(TURNS):
+        found = plan(work, clock=clock)
+        began = clock()
+        store = train_experts(dataset, work.model, work.expert, tmp_path / f"experts-{turn}")
+        trained = clock()
+        with peak_memory("cpu") as peak:
+            run_distillation(work, dataset, store, tmp_path / f"run-{turn}")
+        ended = clock()
+        planned = seconds(found)
+        ratios["experts"].append(planned["experts"] / (trained - began))
+        ratios["run"].append((planned["distillation"] + planned["evaluations"]) / (ended - trained))
+        ratios["all"].append(found.seconds / (ended - began))
+    assert 0.75 <= statistics.median(ratios["all"]) <= 1.25, ratios
+    for part in ("experts", "run"):  # no error of one part may hide that of another
+        assert 0.6 <= statistics.median(ratios[part]) <= 1.6, ratios
+    assert 0.75 <= found.memory / peak.resident <= 1.25
+    written = sum(path.stat().st_size for path in (tmp_path / "experts-0").rglob("*.safetensors"))
+    assert written == pytest.approx(found.disk["experts_recorded"], rel=0.02)
+    kept = sum(path.stat().st_size for path in (tmp_path / "run-0").glob("*.safetensors"))
+    assert found.disk["run_folder"] <= kept <= found.disk["run_folder"] + 300_000  # headers and previews
+
+
+def test_experts_that_are_there_are_measured_with(tmp_path: Path) -> None:
+    work = demo("mct")
+    dataset = data.load(work.data)
+    store = train_experts(dataset, work.model, work.expert, tmp_path / "experts")
+    found = plan(work, experts=store)
+    assert list(seconds(found)) == ["convexification", "distillation", "evaluations"]
+    convexified = store.write_convexified(tmp_path / "convexified")
+    written = sum(path.stat().st_size for path in (tmp_path / "convexified").rglob("*.safetensors"))
+    assert written == pytest.approx(found.disk["experts_convexified"], rel=0.02)
+    found = plan(work, experts=convexified)
+    assert list(seconds(found)) == ["distillation", "evaluations"]
+    assert list(found.disk) == ["experts_convexified", "run_folder"]
+    found = plan(demo("att"), experts=store)
+    assert "were gone back on average" in found.phases[0].how
+    assert not any("--experts" in note for note in found.notes)
+    with pytest.raises(MismatchError, match=r"uses recorded trajectories and .*convexified holds convexified ones"):
+        plan(demo("att"), experts=convexified)
+    with pytest.raises(MismatchError, match="architecture is"):
+        plan(replace(work, model=MODEL), experts=store)
+
+
+def test_data_that_are_not_there_are_made_up() -> None:
+    found = plan(small(evaluate_every=3))
+    assert [(phase.name, phase.count) for phase in found.phases] == [
+        ("experts", 7),
+        ("distillation", 8),
+        ("evaluations", 3),
+    ]
+    assert "made up in the shape of cifar10" in found.data
+    assert found.memory > 60_000 * 3 * 32 * 32 * 4  # the recipe's own images, though they were not made
+    assert found.disk["experts_recorded"] == 7 * 7 * found.parameters * 4
+    assert "scaled to 6 epochs of 50,000" in found.phases[0].how
+    assert found.as_dict()["seconds"] == pytest.approx(sum(seconds(found).values()))
+
+
+def test_an_expert_costs_by_its_images_and_epochs() -> None:
+    work = small()
+    longer = replace(work.expert, training=replace(work.expert.training, epochs=60))
+    one, ten = plan(work), plan(replace(work, expert=longer))
+    # twelve times at most noisily: once for each epoch, and a test after each
+    assert 5 < seconds(ten)["experts"] / seconds(one)["experts"] < 20
+    assert ten.disk["experts_recorded"] == pytest.approx(one.disk["experts_recorded"] * 61 / 7)
+
+
+def test_what_a_run_would_refuse_is_refused() -> None:
+    with pytest.raises(InputError, match="but the expert trajectories end at epoch 6"):
+        plan(small(max_start=9))
+    with pytest.raises(InputError, match=r"data\.name=folder needs data\.path"):
+        plan(replace(small(), data=DataSettings("folder")))
+
+
+def test_soft_labels_and_a_long_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "BUDGET", 1e-6)
+    work = small(method="mct", labels="learned", steps=40, experts_per_step=2)
+    found = plan(replace(work, evaluation=replace(EVALUATION, repeats=3)))
+    assert "iterations of 2 student steps; scaled to 40" in found.phases[2].how
+    assert "scaled to 3 networks" in found.phases[3].how
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = ["--data.name=cifar10", "--model.width=4", "--model.depth=1", "--expert.training.epochs=4"]
+    flags += ["--distill.method=mtt", "--distill.steps=3", "--evaluation.training.epochs=3", "--evaluation.repeats=1"]
+    flags += ["--expert.training.batch_size=16", "--expert.training.dsa=null"]
+    assert main(["plan", *flags, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [phase["name"] for phase in told["phases"]] == ["experts", "distillation", "evaluations"]
+    assert told["seconds"] > 0
+    assert told["title"] == "mtt on cifar10, 1 per class"
+    assert main(["plan", *flags, "--experts", str(tmp_path)]) != 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_words_for_numbers() -> None:
+    told = [duration(each) for each in (0.0123, 3.44, 600, 7800, 400_000)]
+    assert told == ["12.3 ms", "3.44 s", "10 min", "2 h 10 min", "4 d 15 h"]
+    assert [size(each) for each in (12_000, 3_400_000, 5_600_000_000)] == ["12 kB", "3.4 MB", "5.6 GB"]
+
+
+def test_the_table_names_the_gpu_where_there_is_one() -> None:
+    phases = (Phase("distillation", "iteration", 0.5, 240, "measured 3 iterations"),)
+    found = Plan("att on x", "mlp()", 8, "H200", 2, "fused", "x as it is", phases, {"run_folder": 10}, 9, 10**9, ())
+    lines = table(found).splitlines()
+    assert "measured on H200, backend fused; data: x as it is" in lines
+    assert lines[4].split() == ["distillation", "500", "ms", "240", "2", "min"]
+    assert "memory of the GPU               1 GB" in lines

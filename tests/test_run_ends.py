@@ -1,0 +1,107 @@
+"""A run that the guard ends: the best set is written, the summary and the exit status say so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pydistill.artefact import Artefact
+from pydistill.commands import distill_shown
+from pydistill.errors import DivergedError, Interrupted
+from pydistill.judge import Judge
+from pydistill.run import RunDivergedError, run_distillation
+from pydistill.runfolder import RunFolder
+from pydistill.trajectories import TrajectoryStore
+from tests.blobs import blobs
+from tests.small_runs import experts, recipe
+
+DATA = blobs()
+# The learning rate leaves the positive numbers within a few iterations, and again after every return.
+DIVERGING: dict[str, Any] = {"method": "mtt", "lr_lr": 1e6, "max_rejections": 2, "iterations": 40, "snapshot_every": 2}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return experts(tmp_path_factory.mktemp("experts"))
+
+
+def ended(store: TrajectoryStore, out: Path, **settings: Any) -> RunDivergedError:
+    with pytest.raises(RunDivergedError) as caught:
+        run_distillation(recipe(**DIVERGING | settings), DATA, store, out, resume=True)
+    return caught.value
+
+
+def test_without_an_evaluation_the_last_good_set_is_written(store: TrajectoryStore, tmp_path: Path) -> None:
+    error = ended(store, tmp_path)
+    assert isinstance(error, DivergedError)
+    told = str(error)
+    assert "3 updates within 1000 iterations had to be rejected" in told
+    assert "lower lr_lr (or take lr_form = log) and run again (the limit is max_rejections = 2)" in told
+    assert "distilled.safetensors is the best set of the run, as after iteration " in told
+    result = error.result
+    assert result.ended_early == told
+    artefact = Artefact.load(tmp_path)
+    assert torch.equal(artefact.images, result.final.images)
+    state, tensors = RunFolder(tmp_path).load_checkpoint()
+    assert torch.equal(artefact.images, tensors["images"])
+    assert torch.equal(artefact.images, tensors["good.images"])
+    assert artefact.lr == float(tensors["good.lr"]) > 0
+    assert state["distiller"]["good"]["iteration"] == int(told.split()[-1])
+    lines = RunFolder(tmp_path).metrics()
+    assert sum(line["event"] == "guard" for line in lines) == 3
+    assert lines[-1]["event"] == "evaluation"
+    assert result.accuracy_final.mean == result.accuracy_best.mean == lines[-1]["mean"]
+
+
+def test_the_set_of_the_best_evaluation_is_written(store: TrajectoryStore, tmp_path: Path) -> None:
+    error = ended(store, tmp_path, evaluate_every=1)
+    best = Artefact.load(tmp_path / "best.safetensors")
+    assert (tmp_path / "distilled.safetensors").read_bytes() == (tmp_path / "best.safetensors").read_bytes()
+    means = {line["iteration"]: line["mean"] for line in RunFolder(tmp_path).metrics() if line["event"] == "evaluation"}
+    assert best.provenance["iteration"] == error.result.best_iteration == int(str(error).split()[-1])
+    assert error.result.accuracy_best.mean == max(means.values())
+
+
+def test_it_has_ended_for_good_until_more_is_allowed(store: TrajectoryStore, tmp_path: Path) -> None:
+    first = ended(store, tmp_path)
+    lines = RunFolder(tmp_path).metrics_path.read_bytes()
+    again = ended(store, tmp_path)
+    assert str(again).split(";")[0] == str(first).split(";")[0]
+    assert RunFolder(tmp_path).metrics_path.read_bytes() == lines
+    ended(store, tmp_path, max_rejections=4)
+    assert sum(line["event"] == "guard" for line in RunFolder(tmp_path).metrics()) == 5
+
+
+def test_ctrl_c_in_its_last_evaluation(store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Judge, "evaluation", lambda judge: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted, match="stopped in the last evaluation of a run that diverged; continue with"):
+        run_distillation(recipe(**DIVERGING), DATA, store, tmp_path)
+    monkeypatch.undo()
+    ended(store, tmp_path)
+    assert Artefact.load(tmp_path).lr > 0
+
+
+def test_the_summary_says_so(store: TrajectoryStore, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(RunDivergedError) as caught:
+        distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=False, quiet=True)
+    lines = RunFolder(tmp_path).metrics()
+    assert sum(line["event"] == "guard" for line in lines) == 3
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["ended_early"] == str(caught.value)
+    assert summary["rejected_updates"] == 3
+    assert (tmp_path / "images.png").stat().st_size > 1000
+
+
+def test_the_logarithm_stays_above_zero_where_plain_does_not(store: TrajectoryStore, tmp_path: Path) -> None:
+    """What the message advises: the same run, its rate translated, ends by itself."""
+    work = recipe(**DIVERGING | {"iterations": 8, "lr_form": "log", "lr_lr": 0.1})
+    result = run_distillation(work, DATA, store, tmp_path)
+    assert result.ended_early is None
+    assert 0 < result.final.lr != 0.1
