@@ -4,7 +4,7 @@
 
 on the line above a fence, with these parts:
 
-    DATA=KIND               make the name in the block's folder: pictures, experts, convexified, run or set
+    DATA=KIND               make the name in the block's folder: pictures (or digits), experts, convexified, run or set
     append "FLAGS"          put FLAGS behind every command that takes a recipe (experts, distill, plan)
     append COMMAND "FLAGS"  put FLAGS behind that command
     as written              do not shrink the commands

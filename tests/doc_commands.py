@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from pydistill.cli import main
 from tests.doc_blocks import ROOT, Told, command_lines
@@ -51,15 +52,16 @@ NOT_RUN = ("benchmarks.",)  # measurements: their flags are checked
 
 
 def make_pictures(folder: Path) -> None:
-    """An image folder of ten classes, two training pictures 3×32×32 and a test picture of each."""
-    pixels = np.random.default_rng(0)
-    for part, count in (("train", 2), ("test", 1)):
-        for label in range(10):
+    """An image folder of ten classes: of each digit two training pictures 3×32×32 and one for the test."""
+    digits = load_digits()
+    for label in range(10):
+        found = digits.images[digits.target == label]
+        for part, pictures in (("train", found[:2]), ("test", found[2:3])):
             place = folder / part / f"class{label}"
             place.mkdir(parents=True)
-            for number in range(count):
-                picture = pixels.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(picture).save(place / f"{number}.png")
+            for number, picture in enumerate(pictures):
+                large = np.kron(picture * 15, np.ones((4, 4))).astype(np.uint8)
+                Image.fromarray(large).convert("RGB").save(place / f"{number}.png")
 
 
 @dataclass
@@ -93,6 +95,7 @@ class Kitchen:
 
 _MAKERS = {
     "pictures": lambda kitchen, kept: make_pictures(kept),
+    "digits": lambda kitchen, kept: make_pictures(kept),
     "experts": Kitchen.experts_of_digits,
     "convexified": Kitchen.convexified,
     "run": Kitchen.run_of_digits,
