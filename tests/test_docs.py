@@ -215,7 +215,9 @@ def test_commands_within_a_sentence_are_there(page: Path) -> None:
     text = re.sub("^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     commands = re.findall(r"`((?:make|pydistill|python -m) [^`…]*)`", " ".join(text.split()))
     for command in commands:
-        check_command(shlex.split(re.split(r"[|\[;]", command)[0]))
+        words = shlex.split(re.split(r"[|\[;]", command)[0])
+        if not words[1].isupper():  # `pydistill COMMAND --help` is about any
+            check_command(words)
 
 
 @pytest.mark.parametrize("method", ["att", "mct", "mtt"])
