@@ -13,7 +13,7 @@ from torch import nn
 
 from pydistill import graphs, steps, training
 from pydistill.data import DsaSettings, from_tensors
-from pydistill.graphs import WARM_CALLS, Replayed, is_plain
+from pydistill.graphs import WARM_CALLS, Replayer, is_plain
 from pydistill.nn import build, flatten, parse
 from pydistill.training import TrainingSettings, accuracy, epochs_of, train
 from tests.blobs import blobs
@@ -29,7 +29,7 @@ class Played:
         self.fails = fails
         monkeypatch.delenv(graphs.SWITCH, raising=False)
         monkeypatch.setattr(graphs, "_captured", self.captured)
-        monkeypatch.setattr(Replayed, "_warm", lambda replayed: self.warm(replayed))
+        monkeypatch.setattr(Replayer, "_warm", lambda replayer: self.warm(replayer))
 
     def captured(self, work: Callable[[], None], device: torch.device) -> Any:
         self.done.append("capture")
@@ -44,9 +44,9 @@ class Played:
 
         return Graph()
 
-    def warm(self, replayed: Replayed) -> None:
+    def warm(self, replayer: Replayer) -> None:
         self.done.append("warm")
-        replayed._work()
+        replayer._work()
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
 
 def test_a_few_direct_calls_then_one_capture_then_replays(played: Played) -> None:
     calls: list[int] = []
-    work = Replayed(lambda: calls.append(1), GPU, capture=True)
+    work = Replayer(lambda: calls.append(1), GPU, capture=True)
     for number in range(1, WARM_CALLS + 4):
         work()
         assert len(calls) == number  # every call does the work once, the capture none
@@ -65,7 +65,7 @@ def test_a_few_direct_calls_then_one_capture_then_replays(played: Played) -> Non
 
 
 def test_forgetting_captures_anew(played: Played) -> None:
-    work = Replayed(lambda: None, GPU, capture=True)
+    work = Replayer(lambda: None, GPU, capture=True)
     for _ in range(WARM_CALLS + 2):
         work()
     work.forget(capture=True)
@@ -86,8 +86,8 @@ def test_where_capturing_fails_it_is_told_once_and_the_work_is_done(
     graphs._tell.cache_clear()
     played = Played(monkeypatch, fails=True)
     calls: list[int] = []
-    work = Replayed(lambda: calls.append(1), GPU, capture=True)
-    other = Replayed(lambda: None, GPU, capture=True)
+    work = Replayer(lambda: calls.append(1), GPU, capture=True)
+    other = Replayer(lambda: None, GPU, capture=True)
     with caplog.at_level(logging.WARNING, "pydistill"):
         for _ in range(WARM_CALLS + 3):
             work()
@@ -107,7 +107,7 @@ def test_what_is_not_captured_runs_directly(why: str, played: Played, monkeypatc
         monkeypatch.setenv(graphs.SWITCH, "0")
     calls: list[int] = []
     device = torch.device("cpu") if why == "cpu" else GPU
-    work = Replayed(lambda: calls.append(1), device, capture=why != "not wanted")
+    work = Replayer(lambda: calls.append(1), device, capture=why != "not wanted")
     for _ in range(WARM_CALLS + 2):
         work()
     assert len(calls) == WARM_CALLS + 2
@@ -119,10 +119,10 @@ class TestTraining:
 
     @pytest.fixture(autouse=True)
     def as_on_a_gpu(self, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-        sgd, begin = training._sgd, Replayed.__init__
+        sgd, begin = training._sgd, Replayer.__init__
         monkeypatch.setattr(training, "_sgd", lambda *given: (sgd(*given)[0], True))
         monkeypatch.setattr(
-            Replayed, "__init__", lambda work, body, device, *, capture: begin(work, body, GPU, capture=capture)
+            Replayer, "__init__", lambda work, body, device, *, capture: begin(work, body, GPU, capture=capture)
         )
 
     def run(self, name: str, epochs: int = 40, on_epoch: Any = None, model: nn.Module | None = None) -> torch.Tensor:
