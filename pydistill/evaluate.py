@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
 from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, name_of, parse
+from pydistill.streams import stream_of
 from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, train
 
 AT_ONCE_ON_A_GPU = 4
@@ -241,7 +241,7 @@ def _in_turns(courses: Sequence[Generator[None, None, None]], device: torch.devi
     Returns:
         How many diverged.
     """
-    streams = [_stream(device, number) for number in range(len(courses))] if device.type == "cuda" else []
+    streams = [stream_of("networks", device, number) for number in range(len(courses))] if device.type == "cuda" else []
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(device))
     diverged = 0
@@ -262,12 +262,6 @@ def _in_turns(courses: Sequence[Generator[None, None, None]], device: torch.devi
         for stream in streams:
             torch.cuda.current_stream(device).wait_stream(stream)
     return diverged
-
-
-@lru_cache(maxsize=64)
-def _stream(device: torch.device, number: int) -> Any:
-    """A GPU's stream for the network of this number, always the same: the engine keeps memory for each stream."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def evaluate_models(

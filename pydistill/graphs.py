@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules import dropout
 
 from pydistill.nn.fused import has_hooks
+from pydistill.streams import stream_of
 
 WARM_CALLS = 3
 SWITCH = "PYDISTILL_CUDA_GRAPHS"
@@ -28,8 +29,13 @@ RANDOM_LAYERS = (
 _log = logging.getLogger("pydistill")
 
 
-class Replayed:
-    """Work that is the same every time, called often.
+def graphs_are_wanted() -> bool:
+    """Whether work may be captured as CUDA graphs: unless `PYDISTILL_CUDA_GRAPHS=0` is in the environment."""
+    return os.environ.get(SWITCH) != "0"
+
+
+class Replayer:
+    """Work that is the same every time, called often; `csrc/engine/replayer.h` does as much for the engine's programs.
 
     On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and
     allocate; the next one captures it as a CUDA graph, which that call and all further ones replay on the current
@@ -38,13 +44,13 @@ class Replayed:
     Args:
         work: reads and writes memory that stays in place, allocates nothing that outlives it, and waits for nothing.
         device: where it works.
-        capture: whether it may be captured; `PYDISTILL_CUDA_GRAPHS=0` in the environment forbids it everywhere.
+        capture: whether it may be captured; see also `graphs_are_wanted`.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device, *, capture: bool) -> None:
         self._work = work
         self._device = device
-        self._captures = capture and device.type == "cuda" and os.environ.get(SWITCH) != "0"
+        self._captures = capture and device.type == "cuda" and graphs_are_wanted()
         self._calls = 0
         self._graph: Any = None
 
@@ -113,15 +119,28 @@ def _captured(work: Callable[[], None], device: torch.device) -> Any:
     # back while it lives.
     torch._C._cuda_clearCublasWorkspaces()
     with torch.cuda.stream(current), capture:
+        _check_pool(graph, device)
         work()
     torch._C._cuda_clearCublasWorkspaces()
     return graph
 
 
-@lru_cache(maxsize=64)
 def _side_stream(stream: Any) -> Any:
-    """A stream for what goes before a capture, always the same beside a stream: each has memory of its own."""
-    return torch.cuda.Stream(stream.device)  # type: ignore[no-untyped-call]
+    """A stream for what goes before a capture, and for the capture itself, beside this one."""
+    return stream_of("graphs", stream.device, stream.cuda_stream)
+
+
+def _check_pool(graph: Any, device: torch.device) -> None:
+    """Raise RuntimeError if what is allocated now does not come from the memory of the graph that is being captured."""
+    if torch.cuda.get_allocator_backend() != "native":  # others know no pools but those of graphs
+        return
+    probe = torch.empty(1, device=device)
+    segments = torch.cuda.memory_snapshot(graph.pool())  # type: ignore[no-untyped-call]
+    if not any(each["address"] <= probe.data_ptr() < each["address"] + each["total_size"] for each in segments):
+        raise RuntimeError(
+            "memory comes from a pool of the caller's (torch.cuda.use_mem_pool), which others take from as well; "
+            f"train outside it, or set {SWITCH}=0"
+        )
 
 
 @lru_cache

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pydistill.data.dsa import DsaDraw, DsaSettings, draw_tables
 from pydistill.data.pictures import Pictures
-from pydistill.graphs import Replayed
+from pydistill.graphs import Replayer
 from pydistill.ops import augment
 from pydistill.passes import Passes
 from pydistill.reference.augment import COLUMNS
@@ -95,7 +95,7 @@ class Steps:
             rows = 1 if dsa.shared else size
             operations = torch.empty(epochs * count, length, dtype=torch.int64, device=device)
             self._augmentation = operations, torch.zeros(epochs * count, rows, width, dtype=dtype, device=device)
-        self._one = Replayed(self._step, device, capture=capture)
+        self._one = Replayer(self._step, device, capture=capture)
 
     def draws(self, generator: torch.Generator) -> list[DsaDraw]:
         """An augmentation for each step of an epoch."""

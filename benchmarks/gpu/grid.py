@@ -29,7 +29,7 @@ import torch
 
 from benchmarks import harness
 from benchmarks.contestants import Setting, bytes_beyond, gradient_of, multiply_adds
-from benchmarks.gpu import ceilings, table
+from benchmarks.gpu import arguments, ceilings, table
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.harness import CannotRun, Worker
 from pydistill.data.dsa import DsaSettings
@@ -274,7 +274,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return "  ".join([*cells, row["note"]]).rstrip()
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(command: Sequence[str] | None) -> argparse.Namespace:
     """The command line; what is wrong with it is told in one sentence, and the exit status is 2."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu.grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -285,11 +285,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
-    given = parser.parse_args(arguments)
-    if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: no NVIDIA GPU is visible")
-    if not given.out.is_dir():
-        parser.error(f"argument OUT_DIR: there is no folder {given.out}")
+    given = parser.parse_args(command)
+    arguments.check(parser, given)
     try:
         harness.check_header(given.out / FILE, COLUMNS)
     except ValueError as error:
@@ -297,9 +294,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(command: Sequence[str] | None = None) -> int:
     """Measure, append, print; 1 if nothing could be timed."""
-    given = parse(arguments)
+    given = parse(command)
     timed = run(given.out, given.problems, given.contestants, given)
     print(table.of_rows(harness.read_rows(given.out / FILE)))
     return 0 if timed else 1

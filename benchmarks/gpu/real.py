@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks import harness
+from benchmarks.gpu import arguments
 from pydistill import data
 from pydistill.data import Dataset, DataSettings, DsaSettings
 from pydistill.distill import Distiller, DistillSettings
@@ -192,7 +193,7 @@ def told(file: Path) -> str:
     return "; ".join(parts) + "." if parts else ""
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(command: Sequence[str] | None) -> argparse.Namespace:
     """The command line; what is wrong with it is told in one sentence, and the exit status is 2."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -204,17 +205,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr-image", type=float, help="learning rate of the pixels, if not the preset's")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
-    given = parser.parse_args(arguments)
-    if given.device == "cuda" and not torch.cuda.is_available():
-        parser.error("argument --device: no NVIDIA GPU is visible")
-    if not given.out.is_dir():
-        parser.error(f"argument OUT_DIR: there is no folder {given.out}")
+    given = parser.parse_args(command)
+    arguments.check(parser, given)
     return given
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(command: Sequence[str] | None = None) -> int:
     """Run; 1 with one sentence if the data or a training stop it."""
-    given = parse(arguments)
+    given = parse(command)
     recipe = tiny(preset()) if given.scale == "tiny" else preset()
     if given.lr_image is not None:
         recipe = replace(recipe, distill=replace(recipe.distill, lr_image=given.lr_image))

@@ -39,7 +39,7 @@ bool allocates_from(c10::MempoolId_t pool) {
   }
   const c10::DataPtr probe = allocator::get()->allocate(1);
   const auto* const address = static_cast<const char*>(probe.get());
-  for (const auto& segment : allocator::snapshot(pool, /*include_traces=*/false).segments) {
+  for (const auto& segment : allocator::snapshot(pool).segments) {
     const auto* const begin = reinterpret_cast<const char*>(segment.address);
     if (begin <= address && address < begin + segment.total_size) {
       return true;

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from pydistill.matching.program import (
 from pydistill.matching.selection import distance_sums
 from pydistill.nn import MLP
 from pydistill.nn.fused import PROGRAMS_KEPT, why_not_fused
+from pydistill.streams import stream_of
 
 STREAMS = PROGRAMS_KEPT
 """Matches that run side by side on a GPU: with more, programs would be made anew each time."""
@@ -141,7 +141,7 @@ def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
     if device.type == "cpu":
         return [match_by_fused(problem) for problem in problems]
     sweeps = [FusedSweep(problem) for problem in problems]
-    streams = _streams(device, min(len(problems), STREAMS))
+    streams = [stream_of("matches", device, number) for number in range(min(len(problems), STREAMS))]
     callers = torch.cuda.current_stream(device)
     for stream in streams:
         stream.wait_stream(callers)
@@ -155,14 +155,3 @@ def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
             callers.wait_stream(stream)
         raise
     return [match_by_sweep(sweep) for sweep in sweeps]
-
-
-@cache
-def _stream(device: torch.device, number: int) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-def _streams(device: torch.device, count: int) -> list[torch.cuda.Stream]:
-    """The first streams of this device for matches side by side: always the same, as students and programs are kept for
-    each stream."""
-    return [_stream(device, number) for number in range(count)]

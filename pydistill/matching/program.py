@@ -8,7 +8,6 @@ are recorded as CUDA graphs and replayed, unless PYDISTILL_CUDA_GRAPHS=0.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pydistill.data.dsa import DsaDraw, draw_tables
+from pydistill.graphs import SWITCH, graphs_are_wanted
 from pydistill.matching.batches import BatchPlan, DrawTable
 from pydistill.nn.fused import Activations, being_recorded, fused_student, kept_programs, network_of, where
 from pydistill.reference.augment import COLUMNS
@@ -187,7 +187,7 @@ class Program:
             tables += [self.adjoint, self.lr_gradient]
             make = torch.classes.pydistill.Program
             self.engine = make(student, tables, self.batches, list(shape.batches_of_step), graphs)
-            self._switched_off = "" if graphs or device.type == "cpu" else "PYDISTILL_CUDA_GRAPHS=0"
+            self._switched_off = "" if graphs or device.type == "cpu" else f"{SWITCH}=0"
 
     def fill(self, arrangement: Arrangement, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> None:
         """Write what both sweeps read: θ_0 … θ_N [N + 1, P] by their address, α [] or [N], and the plan's values."""
@@ -243,7 +243,7 @@ class Program:
 def key_of(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations) -> tuple[Any, ...]:
     """All that a program depends on but the values in its tables."""
     network = network_of(model, shape.largest_images)
-    return network, activations, *where(like), shape, _graphs(), _library_settings(like.device)
+    return network, activations, *where(like), shape, graphs_are_wanted(), _library_settings(like.device)
 
 
 def take_program(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations = "float32") -> Program:
@@ -257,7 +257,7 @@ def take_program(model: nn.Module, like: Tensor, shape: ProgramShape, activation
     kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape, activations))
     if kept is not None:
         return kept
-    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, _graphs())
+    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, graphs_are_wanted())
 
 
 def keep_program(
@@ -267,10 +267,6 @@ def keep_program(
     program.tell_obstacle()
     if not being_recorded(like):
         kept_programs.keep(key_of(model, like, shape, activations), program)
-
-
-def _graphs() -> bool:
-    return os.environ.get("PYDISTILL_CUDA_GRAPHS", "1") != "0"
 
 
 def _library_settings(device: torch.device) -> tuple[Any, ...]:

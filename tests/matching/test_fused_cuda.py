@@ -187,6 +187,24 @@ def test_inside_a_graph_of_the_caller_s_the_steps_become_a_part_of_it(caplog: py
     ]
 
 
+def test_inside_a_pool_of_the_caller_s_nothing_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    """Its gradients are asked for on this thread: in autograd's own, memory would not come from the pool."""
+    case = on_gpu(make_case("convnet2-w4", steps=4))
+    expected = case.run("fused")
+    release_students()
+    pool = torch.cuda.MemPool()
+    with caplog.at_level(logging.WARNING, logger="pydistill"), torch.cuda.use_mem_pool(pool):
+        with torch.no_grad():
+            batches = Batches(case.images, case.labels, case.index)
+            for _ in range(2):
+                found = match(case.model, case.start, case.target, batches, case.lr, backend="fused")
+        assert counts()[1:] == (0, 0)
+    torch.testing.assert_close(found.distances, expected[0].distances)
+    said = [record.message for record in caplog.records]
+    assert len(said) == 1
+    assert "use_mem_pool" in said[0]
+
+
 def test_released_programs_give_their_memory_back() -> None:
     def reserved() -> int:
         gc.collect()

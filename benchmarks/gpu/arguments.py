@@ -1,0 +1,15 @@
+"""What the programs of this folder ask of their arguments."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+
+def check(parser: argparse.ArgumentParser, given: argparse.Namespace) -> None:
+    """Leave with one sentence and exit status 2 unless the device is there, and the folder that results go to."""
+    if given.device == "cuda" and not torch.cuda.is_available():
+        parser.error("argument --device: no NVIDIA GPU is visible")
+    if not given.out.is_dir():
+        parser.error(f"argument OUT_DIR: there is no folder {given.out}")

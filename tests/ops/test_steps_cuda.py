@@ -1,0 +1,58 @@
+"""What only a GPU can prove of the kernels of csrc/kernels/steps.h: csrc/README.md lists it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pydistill.build import build_config
+from tests.ops.steps import KERNELS, SIZES, Tables, check
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible"),
+    pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_indexing_and_tails(kernel: str, size: int, dtype: torch.dtype) -> None:
+    for step in (0, 2):
+        check(kernel, Tables(size, step, dtype, "cuda"))
+
+
+def test_same_bits_on_every_run() -> None:
+    found = []
+    for _ in range(5):
+        t = Tables(1_048_583, 1, torch.float32, "cuda")
+        ops = torch.ops.pydistill
+        ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.lr, t.step, t.address, t.distances)
+        ops.steps_subtract_rows(t.share, t.index, t.lr, t.step, t.gradient)
+        found.append((t.points, t.distances, t.gradient))
+    for each in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(each, found[0], strict=True))
+
+
+def test_is_captured_in_a_graph_and_replayed_on_new_values() -> None:
+    """The counter moves between replays: one graph writes the row of every step."""
+    t = Tables(4097, 0, torch.float64, "cuda")
+    ops = torch.ops.pydistill
+    lr = torch.ones(3, dtype=torch.float64, device="cuda")
+
+    def work() -> None:
+        ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, lr, t.step, t.address, t.distances)
+        t.step.add_(1)
+
+    work()
+    t.step.zero_()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    for number in range(3):
+        t.theta.fill_(number)
+        graph.replay()
+    assert t.step.item() == 3
+    for number in range(3):
+        torch.testing.assert_close(t.points[number + 1], number - t.grad)
