@@ -9,7 +9,8 @@ SHELL := /bin/bash
 .PHONY: setup demo test test-host test-python lint docs cuda-gate benchmark-ops clean
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+# A test starts threads of its own only where it is about them, so several tests run at once.
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
 PYDISTILL_CUDA ?= auto
 PYDISTILL_BUILD ?= 1
 export PYDISTILL_CUDA
