@@ -174,10 +174,11 @@ def test_a_run_without_anything_yet(run: Path) -> None:
 
 
 def test_guard_events_and_the_end_of_a_run(run: Path) -> None:
+    lines = [line for line in RunFolder(run).metrics() if line["event"] == "iteration"]
     with (run / "metrics.jsonl").open("a") as metrics:
         event = {"event": "guard", "iteration": 7, "what": "lr", "reason": "<would be> -1", "knob": "lr_lr"}
         metrics.write(json.dumps(event | {"rejections": 1}) + "\n")
-        metrics.write(json.dumps({"event": "iteration", "iteration": 9, "loss": None, "rejected": "why"}) + "\n")
+        metrics.write(json.dumps(lines[-1] | {"iteration": 9, "loss": None, "rejected": "why"}) + "\n")
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"ended_early": "too many updates", "iterations": 9}))
     found = page(run)
