@@ -37,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
 
 def killed(kind: str, store: TrajectoryStore, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.killed", kind, str(store.path), str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     assert sum(found["killed"].values()) >= 40
