@@ -15,6 +15,10 @@
 #define PYDISTILL_ISA avx2
 #define PYDISTILL_VECTOR_BYTES 32
 #else  // what every machine of the kind has: SSE2 or NEON
+#if defined(__x86_64__)
+// Or the compiler (12) moves numbers through the registers that long double needs, and leaves them unusable.
+#pragma GCC target("no-mmx")
+#endif
 #define PYDISTILL_ISA baseline
 #define PYDISTILL_VECTOR_BYTES 16
 #endif
