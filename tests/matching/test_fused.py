@@ -75,7 +75,7 @@ def compare(case: Case, recipe: bool) -> None:
 def outcome(case: Case, backend: str, recipe: bool) -> dict[str, Tensor]:
     """Chosen step, loss, distances and gradients by name."""
     match, gradients = case.run(backend, recipe=recipe)
-    return {"step": torch.tensor(match.step), "loss": match.loss, "distances": match.distances, **gradients}
+    return {"step": torch.tensor(match.step), "loss": match.loss.detach(), "distances": match.distances, **gradients}
 
 
 def with_last_bits_changed(case: Case) -> Case:
