@@ -30,7 +30,6 @@ class Tables:
         self.theta, self.grad, self.target, self.adjoint = (numbers(size) for _ in range(4))
         self.lr = numbers(STEPS)
         self.points = numbers(STEPS + 1, size)
-        self.address = torch.tensor(self.points.data_ptr(), device=device)
         self.distances = torch.full((STEPS + 1, 2), -77.0, dtype=torch.float64, device=device)
         self.width = -(-size // ROWS)
         self.table, self.gradient = numbers(ROWS, self.width), numbers(ROWS, self.width)
@@ -47,14 +46,14 @@ def check(kernel: str, tables: Tables) -> None:
 
 
 def _take_point(ops: Any, t: Tables) -> None:
-    ops.steps_take_point(t.address, t.step, t.out)
+    ops.steps_take_point(t.points, t.step, t.out)
     assert torch.equal(t.out, t.points[t.number])
 
 
 def _sgd_step(ops: Any, t: Tables) -> None:
     points, distances = t.points.clone(), t.distances.clone()
     points[t.number + 1] = t.theta - t.lr[t.number] * t.grad
-    ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.lr, t.step, t.address, t.distances)
+    ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.lr, t.step, t.points, t.distances)
     torch.testing.assert_close(t.points[t.number + 1], points[t.number + 1])
     gap = (t.points[t.number + 1] - t.target).double()
     distances[t.number + 1] = torch.stack([gap.abs().sum(), gap.square().sum()])
