@@ -158,13 +158,18 @@ class RunFolder:
         if not self.metrics_path.exists():
             return []
         records: list[dict[str, Any]] = []
-        for line in self.metrics_path.read_bytes().splitlines():
+        for line in self.metrics_path.read_bytes().splitlines(keepends=True):
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
-                break  # a line that a killed process was writing; everything after a checkpoint is written again
+                if not line.endswith(b"\n"):
+                    break  # the last, which a killed process was writing; what follows a checkpoint is written again
+                record = None
             if not _is_event(record):
-                raise FormatError(f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run")
+                raise FormatError(
+                    f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run; "
+                    "remove the line, or put the file back"
+                )
             records.append(record)
         return records
 
@@ -174,6 +179,10 @@ class RunFolder:
         Args:
             iteration: the checkpoint's, 0 if there is none.
             size: bytes of the metrics when it was written; None if it does not tell.
+
+        Raises:
+            FormatError: a whole line that the checkpoint counts is no event of a run.
+            WriteError: the file cannot be written.
         """
         if not self.metrics_path.exists():
             write_text(self.metrics_path, "")
@@ -182,6 +191,7 @@ class RunFolder:
                 os.truncate(self.metrics_path, size)
             except OSError as error:
                 raise self._not_written(error) from error
+            self.metrics()  # a damaged line is told now, not when the run has ended
             return
         if size is not None:
             _log.warning("%s lacks lines that the checkpoint counts; the run goes on without them", self.metrics_path)
