@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,11 @@ LATER_SETTINGS = (
     "lr_min",
     "clip_gradient",
     "skip_loss_above",
-    "max_pixel",
     "snapshot_every",
     "rejection_window",
 )
+# Limits that came later too, but are not those of the first runs, which had none.
+LATER_LIMITS = ("max_pixel", "max_lr")
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
@@ -119,9 +121,11 @@ def run_distillation(
     recipe.distill.check()
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
-    config = _config(recipe, store, architecture)
     folder = RunFolder(out)
     with folder.opened():
+        if resume and folder.begun:
+            recipe = _with_its_limits(recipe, folder)
+        config = _config(recipe, store, architecture)
         checkpoint = None
         if folder.continues(config, resume=resume, free=FREE_ON_RESUME):
             checkpoint = folder.load_checkpoint()
@@ -142,6 +146,17 @@ def run_distillation(
         loop = RunLoop(recipe, distiller, judge, folder, observer, began)
         with stopping_cleanly() as stop:
             return loop.finish(stop)
+
+
+def _with_its_limits(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """The recipe that continues a run: limits that it began without are none, unless they are asked for."""
+    begun = folder.config()
+    none: dict[str, Any] = {
+        name: None
+        for name in LATER_LIMITS
+        if begun.get(f"distill.{name}") is None and getattr(recipe.distill, name) == getattr(DistillSettings, name)
+    }
+    return replace(recipe, distill=replace(recipe.distill, **none))
 
 
 def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[str, Any]:

@@ -80,17 +80,23 @@ class RunFolder:
             InputError: the folder holds a run and `resume` is false.
             MismatchError: the run in the folder began with other settings.
         """
-        # A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
-        events = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
-        begun = self.checkpoint_path.exists() or (events and self.config_path.exists())
-        if begun and not resume:
+        if self.begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")
-        if begun:
-            _check_same(self._config(), _flat(_as_json(config)), set(free), self.path)
+        if self.begun:
+            _check_same(self.config(), _flat(_as_json(config)), set(free), self.path)
         return self.checkpoint_path.exists()
 
-    def _config(self) -> dict[str, Any]:
-        """The configuration that the run began with, flat; FormatError if it cannot be read."""
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run in the folder.
+
+        A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
+        """
+        events = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+        return self.checkpoint_path.exists() or (events and self.config_path.exists())
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run began with, by dotted names; FormatError if it cannot be read."""
         try:
             config = read_json(self.config_path)
         except OSError as error:
