@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ FREE_ON_RESUME = (
     "data.download",
     "data.pixels",
     "evaluation.at_once",
+    "trajectories.by_recipe",
 )
 # Settings that came later than the first runs, which did as these settings' defaults do and do not name them.
 LATER_SETTINGS = (
@@ -161,7 +163,16 @@ def _with_its_limits(recipe: Recipe, folder: RunFolder) -> Recipe:
 
 def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[str, Any]:
     """What a run must agree with to be continued."""
-    config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
+    training = json.loads(json.dumps({**asdict(recipe.expert.training), "seed": recipe.expert.seed}))
+    trajectories = {
+        "kind": store.kind,
+        "experts": list(store.experts),
+        "digest": store.digest,
+        "convexification": store.convexification,
+        # What no result depends on, but how to make them again does.
+        "by_recipe": store.record.training == training,
+    }
+    config = recipe.as_dict() | {"trajectories": trajectories, "architecture": architecture}
     if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
         config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
     for name in LATER_SETTINGS:
@@ -208,15 +219,6 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
         store.record.check(expected)
     except MismatchError as error:
         raise MismatchError(f"{error}; give the data and the model that the experts were trained with") from error
-
-
-def _store_identity(store: TrajectoryStore) -> dict[str, Any]:
-    return {
-        "kind": store.kind,
-        "experts": list(store.experts),
-        "digest": store.digest,
-        "convexification": store.convexification,
-    }
 
 
 def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
