@@ -27,7 +27,6 @@ from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epoc
 
 __all__ = ["Observer", "RunDivergedError", "RunResult", "Silent", "run_distillation", "trajectories_for"]
 
-RECIPE_NAME = "recipe.json"
 # What may change between the beginning of a run and its continuation without changing what was computed so far.
 FREE_ON_RESUME = (
     "distill.iterations",
@@ -143,7 +142,7 @@ def run_distillation(
             began -= _load(checkpoint, distiller, judge, folder)
             size = checkpoint[0].get("metrics_bytes")
         folder.write_config(config)
-        write_json(folder.path / RECIPE_NAME, recipe.as_dict())
+        write_json(folder.recipe_path, recipe.as_dict())
         folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)
         loop = RunLoop(recipe, distiller, judge, folder, observer, began)
         with stopping_cleanly() as stop:

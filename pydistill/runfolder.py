@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pydistill.artefact import BEST_NAME, FILE_NAME
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
 from pydistill.folders import refuse_experts
@@ -51,6 +52,11 @@ class RunFolder:
         """The resolved configuration."""
         return self.path / "config.json"
 
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe, which `--config` reads again."""
+        return self.path / "recipe.json"
+
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Write the folder as the only process that does.
@@ -63,9 +69,8 @@ class RunFolder:
             raise InputError(f"{self.path} is a file, and a run needs a folder; choose another one")
         refuse_experts(self.path)
         with only_writer(self.path):
-            written = (self.checkpoint_path, self.metrics_path, self.config_path, self.path / "recipe.json")
-            sets = [self.path / f"{name}.safetensors" for name in ("distilled", "best")]
-            remove_leftovers(self.path, [path.name for path in (*written, *sets)])
+            written = (self.checkpoint_path, self.metrics_path, self.config_path, self.recipe_path)
+            remove_leftovers(self.path, [*(path.name for path in written), FILE_NAME, BEST_NAME])
             yield
 
     def continues(self, config: dict[str, Any], *, resume: bool, free: Iterable[str] = ()) -> bool:

@@ -111,7 +111,7 @@ def test_a_run_ends_with_a_report_that_holds_everything(finished: Path) -> None:
 
 
 def test_the_commands_make_the_run_s_own_experts_again(tmp_path: Path) -> None:
-    """More experts than the recipe's, convexified by another count of waypoints: what they give has the run's digest."""
+    """More experts than the recipe's, convexified by other waypoints: what they give has the run's digest."""
     store = train_experts(DATA, MODEL, replace(EXPERT, count=4), tmp_path / "experts")
     convexified = store.write_convexified(tmp_path / "convexified", waypoints=3)
     run_distillation(recipe(iterations=1, method="mct"), DATA, convexified, tmp_path / "run")
