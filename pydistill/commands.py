@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset
-from pydistill.errors import InputError
+from pydistill.errors import InputError, MissingDependencyError
 from pydistill.evaluate import accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
@@ -23,10 +25,12 @@ from pydistill.recipe import Recipe
 from pydistill.report import write_report
 from pydistill.run import RunDivergedError, RunResult, run_distillation
 from pydistill.runfolder import RunFolder
-from pydistill.show import save_curves, save_images
+from pydistill.show import check_pictures, save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
 
 SUMMARY = "summary.json"
+
+_log = logging.getLogger("pydistill")
 
 
 def train_experts_shown(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool) -> TrajectoryStore:
@@ -53,6 +57,8 @@ def distill_shown(
 ) -> RunResult:
     """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder.
 
+    Pictures and report are no result: what cannot be made of them is told, and the run is what it is without.
+
     Args:
         observers: who else looks on.
 
@@ -60,6 +66,10 @@ def distill_shown(
         PydistillError: as `run_distillation`.
     """
     logs = LogObserver(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
+    try:
+        check_pictures()
+    except MissingDependencyError as error:
+        _log.warning("%s; the run goes on without images.png and curves.png", error)
     folder = RunFolder(out)
     done = (
         int(folder.load_checkpoint()[0]["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
@@ -69,19 +79,38 @@ def distill_shown(
             observer = Together(BarObserver(bar), logs, *observers)
             result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
         except RunDivergedError as error:
-            _write_summary(recipe, error.result)
+            with _only_told(SUMMARY):
+                write_json(out / SUMMARY, run_summary(recipe, error.result))
+            show_run(folder)
             raise
         finally:
             logs.close()
-    _write_summary(recipe, result)
+    write_json(out / SUMMARY, run_summary(recipe, result))
+    show_run(folder)
     return result
 
 
-def _write_summary(recipe: Recipe, result: RunResult) -> None:
-    out = result.folder.path
-    write_json(out / SUMMARY, run_summary(recipe, result))
-    draw_run(result.folder)
-    write_report(out)
+def show_run(folder: RunFolder) -> list[Path]:
+    """Write report.html, images.png and curves.png of a run into its folder; returns those that there are now.
+
+    What cannot be made is told as a warning.
+    """
+    made: list[Path] = []
+    with _only_told("report.html"):
+        made.append(write_report(folder.path))
+    with _only_told("a picture"):
+        made += draw_run(folder)
+    return made
+
+
+@contextmanager
+def _only_told(name: str) -> Iterator[None]:
+    """Let a failure of the body be a warning that this file is not written."""
+    try:
+        yield
+    except Exception as error:  # drawing calls other packages: whatever it is, what was computed is whole
+        told = (str(error) or type(error).__name__).splitlines()[0]
+        _log.warning("%s is not written (%s); the run is whole without", name, told)
 
 
 def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:

@@ -12,14 +12,13 @@ import torch
 
 from pydistill import data
 from pydistill.baselines import random_real
-from pydistill.commands import SUMMARY, distill_shown, draw_run, run_summary, train_experts_shown
+from pydistill.commands import SUMMARY, distill_shown, run_summary, show_run, train_experts_shown
 from pydistill.data import Dataset
 from pydistill.errors import InputError
 from pydistill.evaluate import Evaluation, accuracy_record, evaluate
 from pydistill.files import write_json
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, load_recipe, preset_path
-from pydistill.report import write_report
 from pydistill.training import TrainingSettings
 
 FULL_DATA_TRAINING = TrainingSettings(
@@ -80,9 +79,7 @@ def _demo(recipe: Recipe, out: Path, quiet: bool) -> str:
         "training_images": len(dataset.train_pictures),
     }
     write_json(out / SUMMARY, summary)
-    images, curves = draw_run(result.folder)
-    report = write_report(out)
-    return _table(summary, out, (report, images, curves))
+    return _table(summary, out, show_run(result.folder))
 
 
 def _references(
@@ -121,4 +118,5 @@ def _table(summary: dict[str, Any], out: Path, shown: Sequence[Path]) -> str:
         for name, found in rows
     ]
     told = ", ".join(f"{name} {value:.0f} s" for name, value in summary["seconds"].items())
-    return "\n".join([*lines, "", told, f"to look at: {', '.join(map(str, shown))}", f"everything else: {out}/"])
+    look = [f"to look at: {', '.join(map(str, shown))}"] if shown else []
+    return "\n".join([*lines, "", told, *look, f"everything else: {out}/"])

@@ -65,9 +65,10 @@ class DistillSettings:
             not counted as a rejection; null for no limit.
         max_pixel: how many times the largest |x| of the training images (preprocessed) a pixel may reach; null for no
             limit.
+        max_lr: how many times lr_init α may reach; null for no limit.
         snapshot_every: good iterations (finite, update applied) between the states that a rejected one goes back to.
         max_rejections: how many of the last `rejection_window` iterations may be rejected (something not finite,
-            lr ≤ 0, a pixel beyond max_pixel) before the run ends with the best set so far.
+            lr ≤ 0 or beyond max_lr, a pixel beyond max_pixel) before the run ends with the best set so far.
         rejection_window: iterations over which rejections are counted.
         backend: auto, fused, torch or autograd.
         activations: float32, or bfloat16 for the planes between the student's layers (backend fused alone);
@@ -111,6 +112,7 @@ class DistillSettings:
     checkpoint_every: int = 100
     skip_loss_above: float | None = None
     max_pixel: float | None = 100.0
+    max_lr: float | None = 1000.0
     snapshot_every: int = 10
     max_rejections: int = 10
     rejection_window: int = 1000
@@ -168,7 +170,8 @@ class DistillSettings:
     def guard_limits(self, scale: float) -> GuardLimits:
         """What an update may do; `scale` is the largest |x| of the training images."""
         largest = None if self.max_pixel is None else self.max_pixel * scale
-        return GuardLimits(self.max_rejections, self.rejection_window, largest, self.skip_loss_above)
+        largest_lr = None if self.max_lr is None else self.max_lr * self.lr_init
+        return GuardLimits(self.max_rejections, self.rejection_window, largest, self.skip_loss_above, largest_lr)
 
     def check(self) -> None:
         """Refuse settings outside their limits, before anything is loaded; InputError names the setting."""
@@ -191,7 +194,7 @@ class DistillSettings:
         for name in ("lr_init", "lr_min", "expert_epochs"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise InputError(f"{name} must be a finite number above 0, not {getattr(self, name)}")
-        for name in ("clip_gradient", "skip_loss_above", "max_pixel"):
+        for name in ("clip_gradient", "skip_loss_above", "max_pixel", "max_lr"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} must be a finite number above 0 (or null for no limit), not {value}")

@@ -9,8 +9,10 @@ from typing import Any
 from pydistill.errors import FormatError
 from pydistill.evaluate import Evaluation
 from pydistill.files import read_json, write_json
+from pydistill.locking import only_writer
 
-FILE_NAME = "evaluations.json"
+EVALUATIONS_NAME = "evaluations.json"
+EVALUATIONS_LOCK = ".evaluations.lock"
 _KINDS = {"model": str, "mean": float, "std": float, "runs": list}
 
 
@@ -23,7 +25,7 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     Raises:
         FormatError: the file is damaged.
     """
-    file = run / FILE_NAME
+    file = run / EVALUATIONS_NAME
     if not file.exists():
         return []
     rows = read_json(file)
@@ -37,7 +39,7 @@ def _is_row(row: Any) -> bool:
 
 
 def add_evaluations(run: Path, rows: Sequence[Evaluation], **about: Any) -> None:
-    """Append evaluations to a run's rows.
+    """Append evaluations to a run's rows, one process after the other; the run itself may go on meanwhile.
 
     Args:
         run: the run folder.
@@ -48,4 +50,5 @@ def add_evaluations(run: Path, rows: Sequence[Evaluation], **about: Any) -> None
         FormatError: the file that is there is damaged.
         WriteError: it cannot be written.
     """
-    write_json(run / FILE_NAME, read_evaluations(run) + [row.as_record() | about for row in rows])
+    with only_writer(run, name=EVALUATIONS_LOCK, wait=True):
+        write_json(run / EVALUATIONS_NAME, read_evaluations(run) + [row.as_record() | about for row in rows])

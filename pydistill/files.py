@@ -19,7 +19,7 @@ from pydistill.errors import FormatError, PydistillError
 
 
 class WriteError(PydistillError, OSError):
-    """A file could not be written (full disk, read-only folder); what was there before is untouched."""
+    """A file could not be written (full disk, read-only folder)."""
 
 
 @contextmanager
@@ -30,7 +30,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     half-written file.
 
     Raises:
-        WriteError: the folder cannot be written or the disk is full.
+        WriteError: the folder cannot be written or the disk is full; or the folder of the renamed file cannot be
+            flushed: then the message says that the new file is there.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -41,7 +42,6 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, target)
-            _flush_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
@@ -49,6 +49,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         raise WriteError(
             f"cannot write {target}: {told_with_remedy(error)}; what was there before is unchanged"
+        ) from error
+    try:
+        _flush_folder(target.parent)
+    except OSError as error:
+        raise WriteError(
+            f"{target} is written, but may not last through a loss of power: {told_with_remedy(error)}"
         ) from error
 
 
@@ -79,9 +85,14 @@ def _flush_folder(folder: Path) -> None:
 
 
 def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Copy a file's content to `path`, atomically."""
-    with atomic_path(path) as temporary:
-        shutil.copyfile(source, temporary)
+    """Copy a file's content to `path`, atomically.
+
+    Raises:
+        OSError: the source cannot be opened.
+        WriteError: the copy cannot be written.
+    """
+    with open(source, "rb") as content, atomic_path(path) as temporary, open(temporary, "wb") as copy:
+        shutil.copyfileobj(content, copy)
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

@@ -81,12 +81,14 @@ class GuardLimits:
         window: iterations, at least 1.
         largest_pixel: the largest |x| that a pixel may reach, in the preprocessed space; None for no limit.
         skip_loss_above: the largest matching loss whose update is applied; None for no limit.
+        largest_lr: the largest α; None for no limit.
     """
 
     max_rejections: int
     window: int
     largest_pixel: float | None
     skip_loss_above: float | None
+    largest_lr: float | None = None
 
 
 class Guard:
@@ -127,6 +129,9 @@ class Guard:
         limit, pixel, lr = self.limits.largest_pixel, *numbers[-2:]
         if not reached["lr"] or lr <= 0:
             return Refusal("lr", f"the student's learning rate would become {lr:.3g}")
+        if self.limits.largest_lr is not None and lr > self.limits.largest_lr:
+            allowed = self.limits.largest_lr
+            return Refusal("lr", f"the student's learning rate would reach {lr:.3g} and max_lr allows {allowed:.3g}")
         if not reached["images"]:
             return Refusal("pixels", "the pixels would leave the finite numbers")
         if limit is not None and pixel > limit:

@@ -90,9 +90,13 @@ class Judge:
         self.last = (iteration, evaluation)
         self.folder.append_metrics({"event": "evaluation", "iteration": iteration, **evaluation.as_record()})
         if self.best is None or evaluation.mean > self.best[1].mean:
-            self.best = (iteration, evaluation)
+            self.best = (self._iteration_of_set(), evaluation)
             self.artefact(evaluation).save(self.folder.path / BEST_NAME)
         self.observer.on_evaluation(iteration, evaluation)
+
+    def _iteration_of_set(self) -> int:
+        """After which iteration the set was as it is now: of a run that the guard ended, its last good one."""
+        return self.distiller.iteration if self.distiller.guard.ended is None else self.distiller.good_iteration
 
     def artefact(self, evaluation: Evaluation) -> Artefact:
         """The set as it is now, with where it comes from and what it is worth."""
@@ -101,7 +105,7 @@ class Judge:
             "recipe": self.recipe.as_dict(),
             "dataset": {"name": self.dataset.name, "digest": self.dataset.digest, "classes": self.dataset.class_names},
             "architecture": self.architecture,
-            "iteration": distiller.iteration,
+            "iteration": self._iteration_of_set(),
             "accuracy": evaluation.as_record(),
             "versions": {"pydistill": VERSION, "torch": torch.__version__, "python": platform.python_version()},
         }

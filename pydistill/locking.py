@@ -16,17 +16,22 @@ LOCK = ".lock"
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterator[None]:
     """Be the only process that writes the folder, which is made if there is none.
 
-    The file `.lock` in it is locked by the system (flock), which releases it when the process ends, however it ends;
-    the file itself stays and means nothing.
+    A file in it is locked by the system (flock), which releases it when the process ends, however it ends; the file
+    itself stays and means nothing.
+
+    Args:
+        folder: what is written.
+        name: the file's; another one than `.lock` for what is written beside the folder's writer.
+        wait: until the other process has ended; else it is refused. (Never wait for oneself.)
 
     Raises:
-        InputError: another process (or this one, elsewhere) is writing it.
+        InputError: another process (or this one, elsewhere) is writing it, and `wait` is false.
         WriteError: the folder cannot be made or written, or its file system knows no locks.
     """
-    path = folder / LOCK
+    path = folder / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -34,7 +39,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         raise WriteError(f"cannot write in {folder}: {told_with_remedy(error)}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 raise InputError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,6 @@ from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epoc
 
 __all__ = ["Observer", "RunDivergedError", "RunResult", "Silent", "run_distillation", "trajectories_for"]
 
-RECIPE_NAME = "recipe.json"
 # What may change between the beginning of a run and its continuation without changing what was computed so far.
 FREE_ON_RESUME = (
     "distill.iterations",
@@ -38,6 +39,7 @@ FREE_ON_RESUME = (
     "data.download",
     "data.pixels",
     "evaluation.at_once",
+    "trajectories.by_recipe",
 )
 # Settings that came later than the first runs, which did as these settings' defaults do and do not name them.
 LATER_SETTINGS = (
@@ -47,10 +49,11 @@ LATER_SETTINGS = (
     "lr_min",
     "clip_gradient",
     "skip_loss_above",
-    "max_pixel",
     "snapshot_every",
     "rejection_window",
 )
+# Limits that came later too, but are not those of the first runs, which had none.
+LATER_LIMITS = ("max_pixel", "max_lr")
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
@@ -119,9 +122,11 @@ def run_distillation(
     recipe.distill.check()
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
-    config = _config(recipe, store, architecture)
     folder = RunFolder(out)
     with folder.opened():
+        if resume and folder.begun:
+            recipe = _with_its_limits(recipe, folder)
+        config = _config(recipe, store, architecture)
         checkpoint = None
         if folder.continues(config, resume=resume, free=FREE_ON_RESUME):
             checkpoint = folder.load_checkpoint()
@@ -137,16 +142,36 @@ def run_distillation(
             began -= _load(checkpoint, distiller, judge, folder)
             size = checkpoint[0].get("metrics_bytes")
         folder.write_config(config)
-        write_json(folder.path / RECIPE_NAME, recipe.as_dict())
+        write_json(folder.recipe_path, recipe.as_dict())
         folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)
         loop = RunLoop(recipe, distiller, judge, folder, observer, began)
         with stopping_cleanly() as stop:
             return loop.finish(stop)
 
 
+def _with_its_limits(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """The recipe that continues a run: limits that it began without are none, unless they are asked for."""
+    begun = folder.config()
+    none: dict[str, Any] = {
+        name: None
+        for name in LATER_LIMITS
+        if begun.get(f"distill.{name}") is None and getattr(recipe.distill, name) == getattr(DistillSettings, name)
+    }
+    return replace(recipe, distill=replace(recipe.distill, **none))
+
+
 def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[str, Any]:
     """What a run must agree with to be continued."""
-    config = recipe.as_dict() | {"trajectories": _store_identity(store), "architecture": architecture}
+    training = json.loads(json.dumps({**asdict(recipe.expert.training), "seed": recipe.expert.seed}))
+    trajectories = {
+        "kind": store.kind,
+        "experts": list(store.experts),
+        "digest": store.digest,
+        "convexification": store.convexification,
+        # What no result depends on, but how to make them again does.
+        "by_recipe": store.record.training == training,
+    }
+    config = recipe.as_dict() | {"trajectories": trajectories, "architecture": architecture}
     if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
         config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
     for name in LATER_SETTINGS:
@@ -193,15 +218,6 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
         store.record.check(expected)
     except MismatchError as error:
         raise MismatchError(f"{error}; give the data and the model that the experts were trained with") from error
-
-
-def _store_identity(store: TrajectoryStore) -> dict[str, Any]:
-    return {
-        "kind": store.kind,
-        "experts": list(store.experts),
-        "digest": store.digest,
-        "convexification": store.convexification,
-    }
 
 
 def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pydistill.artefact import BEST_NAME, FILE_NAME
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
 from pydistill.folders import refuse_experts
@@ -51,6 +52,11 @@ class RunFolder:
         """The resolved configuration."""
         return self.path / "config.json"
 
+    @property
+    def recipe_path(self) -> Path:
+        """The resolved recipe, which `--config` reads again."""
+        return self.path / "recipe.json"
+
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Write the folder as the only process that does.
@@ -63,9 +69,8 @@ class RunFolder:
             raise InputError(f"{self.path} is a file, and a run needs a folder; choose another one")
         refuse_experts(self.path)
         with only_writer(self.path):
-            written = (self.checkpoint_path, self.metrics_path, self.config_path, self.path / "recipe.json")
-            sets = [self.path / f"{name}.safetensors" for name in ("distilled", "best")]
-            remove_leftovers(self.path, [path.name for path in (*written, *sets)])
+            written = (self.checkpoint_path, self.metrics_path, self.config_path, self.recipe_path)
+            remove_leftovers(self.path, [*(path.name for path in written), FILE_NAME, BEST_NAME])
             yield
 
     def continues(self, config: dict[str, Any], *, resume: bool, free: Iterable[str] = ()) -> bool:
@@ -80,17 +85,23 @@ class RunFolder:
             InputError: the folder holds a run and `resume` is false.
             MismatchError: the run in the folder began with other settings.
         """
-        # A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
-        events = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
-        begun = self.checkpoint_path.exists() or (events and self.config_path.exists())
-        if begun and not resume:
+        if self.begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")
-        if begun:
-            _check_same(self._config(), _flat(_as_json(config)), set(free), self.path)
+        if self.begun:
+            _check_same(self.config(), _flat(_as_json(config)), set(free), self.path)
         return self.checkpoint_path.exists()
 
-    def _config(self) -> dict[str, Any]:
-        """The configuration that the run began with, flat; FormatError if it cannot be read."""
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run in the folder.
+
+        A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
+        """
+        events = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+        return self.checkpoint_path.exists() or (events and self.config_path.exists())
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run began with, by dotted names; FormatError if it cannot be read."""
         try:
             config = read_json(self.config_path)
         except OSError as error:
@@ -158,13 +169,18 @@ class RunFolder:
         if not self.metrics_path.exists():
             return []
         records: list[dict[str, Any]] = []
-        for line in self.metrics_path.read_bytes().splitlines():
+        for line in self.metrics_path.read_bytes().splitlines(keepends=True):
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
-                break  # a line that a killed process was writing; everything after a checkpoint is written again
+                if not line.endswith(b"\n"):
+                    break  # the last, which a killed process was writing; what follows a checkpoint is written again
+                record = None
             if not _is_event(record):
-                raise FormatError(f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run")
+                raise FormatError(
+                    f"{self.metrics_path} is damaged: line {len(records) + 1} is no event of a run; "
+                    "remove the line, or put the file back"
+                )
             records.append(record)
         return records
 
@@ -174,6 +190,10 @@ class RunFolder:
         Args:
             iteration: the checkpoint's, 0 if there is none.
             size: bytes of the metrics when it was written; None if it does not tell.
+
+        Raises:
+            FormatError: a whole line that the checkpoint counts is no event of a run.
+            WriteError: the file cannot be written.
         """
         if not self.metrics_path.exists():
             write_text(self.metrics_path, "")
@@ -182,6 +202,7 @@ class RunFolder:
                 os.truncate(self.metrics_path, size)
             except OSError as error:
                 raise self._not_written(error) from error
+            self.metrics()  # a damaged line is told now, not when the run has ended
             return
         if size is not None:
             _log.warning("%s lacks lines that the checkpoint counts; the run goes on without them", self.metrics_path)

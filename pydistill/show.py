@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ def _pyplot() -> Any:
 
 def _no_matplotlib() -> MissingDependencyError:
     return MissingDependencyError("pictures need matplotlib; install it with: pip install 'pydistill[cli]'")
+
+
+def check_pictures() -> None:
+    """Refuse what cannot be drawn, before anything is computed.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise _no_matplotlib()
 
 
 def images_figure(artefact: Artefact) -> Any:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 LrForm = Literal["plain", "clamped", "log"]
-LR_FORMS: tuple[str, ...] = get_args(LrForm)
 
 
 @dataclass(frozen=True)

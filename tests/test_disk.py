@@ -18,7 +18,7 @@ import torch
 
 from pydistill import runfolder as runfolder_module
 from pydistill.experts import train_experts
-from pydistill.files import WriteError, atomic_path
+from pydistill.files import WriteError, atomic_path, copy_file, write_text
 from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
@@ -77,7 +77,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(
         disk.left, disk.writes = number, 0
         with pytest.raises(WriteError) as caught:
             run_distillation(WORK, DATA, store, folder.path, resume=True)
-        assert "cannot write" in str(caught.value)
+        assert any(told in str(caught.value) for told in ("cannot write", "is written, but may not last"))
         assert "No space left on device; make room there, or choose a folder elsewhere" in str(caught.value)
         assert not list(folder.path.glob("*.tmp"))
         disk.left = None
@@ -179,6 +179,30 @@ def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WriteError, match=r"cannot write .*file/run"):
         run_distillation(recipe(), DATA, store, tmp_path / "file" / "run")
+
+
+def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is there then, and the message does not say otherwise."""
+
+    def fails(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("pydistill.files._flush_folder", fails)
+    target = tmp_path / "file"
+    target.write_text("before")
+    with pytest.raises(WriteError) as caught:
+        write_text(target, "after")
+    assert str(caught.value) == (
+        f"{target} is written, but may not last through a loss of power: {os.strerror(errno.EIO)}"
+    )
+    assert target.read_text() == "after"
+
+
+def test_a_source_that_cannot_be_read_is_what_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        copy_file(tmp_path / "source", tmp_path / "copy")
+    assert caught.value.filename == str(tmp_path / "source")
+    assert not list(tmp_path.iterdir())
 
 
 def test_atomic_files_are_whole_or_absent(tmp_path: Path) -> None:

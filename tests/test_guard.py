@@ -124,11 +124,12 @@ def test_an_undisturbed_course_does_not_depend_on_the_guard(store: TrajectorySto
     ("settings", "what", "reason", "knob"),
     [
         ({"lr_init": 1e30}, "loss", "the matching loss is not finite", "lr_image or lr_init"),
-        ({"lr_lr": 1e6}, "lr", "the student's learning rate would become", "lr_lr (or take lr_form = log)"),
+        ({"lr_lr": 1e6}, "lr", "the student's learning rate would reach", "lr_lr (or take lr_form = log)"),
+        ({"lr_lr": 1e6, "max_lr": None}, "lr", "the student's learning rate would become -", "lr_lr (or take"),
         ({"lr_image": 1e5, "lr_lr": 0.0}, "pixels", "a pixel would reach", "lr_image (or set clip_gradient)"),
         ({"lr_lr": 1e6, "lr_form": "log"}, "lr", "the student's learning rate would become", "lr_lr (or take"),
     ],
-    ids=["loss", "learning rate", "pixels explode", "logarithm overflows"],
+    ids=["loss", "large learning rate", "negative learning rate", "pixels explode", "logarithm overflows"],
 )
 def test_what_is_refused(settings: dict[str, Any], what: str, reason: str, knob: str, store: TrajectoryStore) -> None:
     found = distiller(store, method="mtt", **settings)
@@ -151,6 +152,16 @@ def test_what_is_refused(settings: dict[str, Any], what: str, reason: str, knob:
     }
     assert reports[-1].rejected == event.reason == reports[-1].as_record()["rejected"]
     assert same(moving(found), before)
+
+
+@pytest.mark.parametrize(("lr", "max_lr", "refused"), [(101, 1000, True), (99, 1000, False), (1e6, None, False)])
+def test_a_learning_rate_that_explodes(lr: float, max_lr: float | None, refused: bool, store: TrajectoryStore) -> None:
+    """From 0.1 at most to a thousand times as much, in one step or several."""
+    found = distiller(store, lr_init=0.1, lr_lr=1.0, momentum=0.0, max_lr=max_lr)
+    gradients = {name: torch.zeros_like(each) for name, each in found.synthetic.learned().items()}
+    gradients["lr"] -= lr
+    reason = f"the student's learning rate would reach {lr:.3g} and max_lr allows 100"
+    assert found._apply(found.synthetic.learned(), gradients) == (Refusal("lr", reason) if refused else None)
 
 
 @pytest.mark.parametrize("leaf", ["images", "lr"])

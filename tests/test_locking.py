@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pydistill import evaluations
 from pydistill.errors import InputError
+from pydistill.evaluate import Evaluation
 from pydistill.files import WriteError
 from pydistill.locking import LOCK, only_writer
 from pydistill.runfolder import RunFolder
@@ -50,6 +56,44 @@ def test_the_same_process_is_not_let_in_twice_either(tmp_path: Path) -> None:
             pass
     with only_writer(tmp_path / "new"):
         pass
+
+
+def test_who_waits_is_let_in_when_the_other_has_ended(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        entered = threading.Event()
+
+        def wait() -> None:
+            with only_writer(tmp_path, wait=True):
+                entered.set()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not entered.wait(0.2)
+    finally:
+        holder.kill()
+        holder.communicate()
+    waiting.join(timeout=60)
+    assert entered.is_set()
+
+
+def test_two_evaluations_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each appends while the other may have read and not yet written."""
+    read = evaluations.read_evaluations
+
+    def slowly(run: Path) -> Any:
+        rows = read(run)
+        time.sleep(0.05)
+        return rows
+
+    monkeypatch.setattr(evaluations, "read_evaluations", slowly)
+    found = [Evaluation(f"network {number}", (0.5,), 1.0) for number in range(6)]
+    with RunFolder(tmp_path).opened(), ThreadPoolExecutor(6) as several:  # while the run is being written
+        for each in [several.submit(evaluations.add_evaluations, tmp_path, [row]) for row in found]:
+            each.result()
+    assert {row["model"] for row in read(tmp_path)} == {row.model for row in found}
 
 
 def test_an_error_inside_gives_the_folder_free(tmp_path: Path) -> None:

@@ -112,6 +112,41 @@ def test_a_run_logs_where_it_can_and_says_once_where_not(
     assert (tmp_path / "distilled.safetensors").exists()
 
 
+def test_a_log_that_nobody_asked_for_and_that_cannot_be_opened(
+    store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package tensorboard that torch cannot import: told once, or, if it was asked for, an error at the beginning."""
+    monkeypatch.setattr("pydistill.logs.settings._installed", lambda name: True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with caplog.at_level(logging.WARNING, logger="pydistill"):
+        distil(store, tmp_path / "default", LogSettings(), iterations=2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "TensorBoard fails (log.tensorboard needs the package tensorboard; install it with: "
+        "pip install 'pydistill[tensorboard]'); the run goes on without it, metrics.jsonl has everything"
+    ]
+    assert (tmp_path / "default" / "distilled.safetensors").exists()
+    with pytest.raises(MissingDependencyError, match=r"log\.tensorboard needs the package tensorboard"):
+        distil(store, tmp_path / "asked", TENSORBOARD)
+    assert RunFolder(tmp_path / "asked").metrics() == []
+
+
+@pytest.mark.parametrize(("inside", "found"), [("events", False), ("__init__.py", True)])
+def test_a_folder_is_no_package(inside: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's wandb/ or tensorboard/ lies where Python looks for packages when a command is run beside it."""
+    name = f"log_of_no_package_{found}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / inside).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: find_spec(name))
+    assert LogSettings().with_tensorboard is found
+    if found:
+        LogSettings(wandb="offline").check()
+    else:
+        with pytest.raises(MissingDependencyError, match=r"log\.wandb needs the package wandb"):
+            LogSettings(wandb="offline").check()
+
+
 def test_a_refused_run_leaves_no_log(store: TrajectoryStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="but the expert trajectories end"):
         distil(store, tmp_path / "run", LogSettings(), max_start=9)

@@ -7,7 +7,9 @@ import json
 import math
 import random
 import re
+import shlex
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,20 @@ from pydistill.commands import distill_shown
 from pydistill.errors import FormatError, InputError, PydistillError
 from pydistill.evaluate import Evaluation
 from pydistill.evaluations import add_evaluations, read_evaluations
+from pydistill.experts import train_experts
 from pydistill.logs import LogSettings
 from pydistill.report import write_report
 from pydistill.report.chart import Band, Chart, Dots, Level, Line
+from pydistill.report.contents import read_run
 from pydistill.report.pictures import data_uri, newest_images
 from pydistill.report.series import means, ranges, sample, spaced
+from pydistill.report.tables import commands
 from pydistill.report.ticks import ticks, told
+from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
+from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
-from tests.small_runs import experts, recipe
+from tests.small_runs import EXPERT, MODEL, experts, recipe
 
 DATA = blobs(channels=3)
 NO_LOGS = LogSettings(tensorboard=False)
@@ -101,6 +108,40 @@ def test_a_run_ends_with_a_report_that_holds_everything(finished: Path) -> None:
     assert "The data were made in Python" in found.text
     assert len(found.of("svg")) == 6
     assert len(found.of("img")) == 2 * 2 * 4
+
+
+def test_the_commands_make_the_run_s_own_experts_again(tmp_path: Path) -> None:
+    """More experts than the recipe's, convexified by other waypoints: what they give has the run's digest."""
+    store = train_experts(DATA, MODEL, replace(EXPERT, count=4), tmp_path / "experts")
+    convexified = store.write_convexified(tmp_path / "convexified", waypoints=3)
+    run_distillation(recipe(iterations=1, method="mct"), DATA, convexified, tmp_path / "run")
+    made, convexify, distil, _ = commands(read_run(tmp_path / "run")).splitlines()
+    assert made.endswith("recipe.json --expert.count 4 --out EXPERTS")
+    assert convexify == (
+        "pydistill convexify EXPERTS --waypoints '[0,3,6]' --smoothing neighbours --fractions path --out CONVEXIFIED"
+    )
+    assert "--experts CONVEXIFIED --out AGAIN" in distil
+    places = {"EXPERTS": str(store.path), "CONVEXIFIED": str(tmp_path / "again")}
+    assert main([places.get(word, word) for word in shlex.split(convexify)][1:]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert TrajectoryStore.open(tmp_path / "again").digest == config["trajectories"]["digest"]
+    assert "very experts" not in page(tmp_path / "run").text
+
+
+def test_experts_that_no_command_makes(tmp_path: Path) -> None:
+    """Imported ones, or a choice: their files and digest are needed."""
+    known = experts(tmp_path / "experts", DATA)
+    imported = TrajectoryStore.create(tmp_path / "imported", replace(known.record, training={"source": "mtt"}))
+    imported.add(0, known[0].snapshots)
+    chosen = TrajectoryStore.create(tmp_path / "chosen", known.record)
+    chosen.add(2, known[2].snapshots)
+    for store in (imported, chosen):
+        run = tmp_path / f"run of {store.path.name}"
+        run_distillation(recipe(iterations=1), DATA, store, run)
+        assert commands(read_run(run)).count("pydistill experts") == 0
+        assert "EXPERTS are the very experts of this run" in page(run).text
+        assert store.digest in page(run).text
+        run_distillation(recipe(iterations=2), DATA, store, run, resume=True)
 
 
 def test_the_file_is_alone(finished: Path) -> None:

@@ -15,9 +15,10 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.distill import Distiller, IterationReport
-from pydistill.errors import FormatError, InputError, Interrupted
+from pydistill.errors import FormatError, InputError, Interrupted, MismatchError
 from pydistill.evaluate import Evaluation
 from pydistill.experts import train_experts
+from pydistill.guard import data_scale
 from pydistill.judge import Judge
 from pydistill.run import Silent, run_distillation
 from pydistill.runfolder import RunFolder
@@ -83,7 +84,8 @@ def test_a_run_that_goes_back_continues_as_if_it_had_not_been_broken_off(
     store: TrajectoryStore, tmp_path: Path
 ) -> None:
     """The good state, what has been counted and which iterations were rejected are part of the checkpoint."""
-    work = recipe(iterations=16, method="mtt", lr_lr=30.0, snapshot_every=2, checkpoint_every=1, max_rejections=100)
+    often: dict[str, Any] = {"snapshot_every": 2, "checkpoint_every": 1, "max_rejections": 100, "max_lr": None}
+    work = recipe(iterations=16, method="mtt", lr_lr=30.0, **often)
     run_distillation(work, DATA, store, tmp_path / "whole")
     events = [line for line in plain_metrics(tmp_path / "whole") if line["event"] == "guard"]
     assert 2 <= len(events) <= 12
@@ -110,6 +112,30 @@ def test_a_checkpoint_from_before_there_was_a_guard(store: TrajectoryStore, tmp_
     whole, old = (Artefact.load(tmp_path / name) for name in ("whole", "old"))
     assert torch.equal(whole.images, old.images)
     assert whole.lr == old.lr
+
+
+def test_a_run_from_before_there_were_limits_goes_on_without(store: TrajectoryStore, tmp_path: Path) -> None:
+    """Its pixels and learning rate may be where a new run's may not go: none of its updates is rejected for that."""
+    far: dict[str, Any] = {"method": "mtt", "lr_image": 3e4, "lr_lr": 0.0}
+    free = far | {"max_pixel": None, "max_lr": None}
+    run_distillation(recipe(iterations=8, **free), DATA, store, tmp_path / "whole")
+    assert float(Artefact.load(tmp_path / "whole").images.abs().max()) > 100 * data_scale(DATA)
+    run_distillation(recipe(iterations=4, **free), DATA, store, tmp_path / "old")
+    file = tmp_path / "old" / "config.json"
+    config = json.loads(file.read_text())
+    for name in ("max_pixel", "max_lr"):
+        assert config["distill"].pop(name) is None  # as runs had it that knew no such limits
+    file.write_text(json.dumps(config))
+    for name in ("max_pixel", "max_lr"):
+        asked = recipe(iterations=8, **far, **{name: 0.5})
+        with pytest.raises(MismatchError, match=rf"began with distill.{name} = None, not 0.5"):
+            run_distillation(asked, DATA, store, tmp_path / "old", resume=True)
+    as_now = recipe(iterations=8, **far)
+    run_distillation(as_now, DATA, store, tmp_path / "old", resume=True)
+    assert not [line for line in plain_metrics(tmp_path / "old") if line["event"] == "guard"]
+    assert torch.equal(Artefact.load(tmp_path / "old").images, Artefact.load(tmp_path / "whole").images)
+    assert json.loads((tmp_path / "old" / "recipe.json").read_text())["distill"]["max_pixel"] is None
+    run_distillation(as_now, DATA, store, tmp_path / "old", resume=True)  # and knows them from now on
 
 
 def test_fewer_iterations_than_done_are_refused_and_nothing_is_rewritten(

@@ -325,6 +325,24 @@ def test_metrics_that_are_something_else(store: TrajectoryStore, tmp_path: Path)
         run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("line", ['{"event": "iterat', "", "\x00\x00"], ids=["torn", "empty", "zeros"])
+def test_a_damaged_line_in_the_middle_of_the_metrics_hides_nothing(line: str, tmp_path: Path) -> None:
+    """Only the last line, without its end, is one that a killed process was writing."""
+    folder = RunFolder(tmp_path)
+    whole = [json.dumps({"event": "guard", "iteration": number}) for number in (1, 2, 3)]
+    folder.metrics_path.write_text("\n".join([*whole, '{"event": "gua']))
+    assert [record["iteration"] for record in folder.metrics()] == [1, 2, 3]
+    damaged = "\n".join([whole[0], line, *whole[1:]]) + "\n"
+    folder.metrics_path.write_text(damaged)
+    message = r"metrics.jsonl is damaged: line 2 is no event of a run; remove the line, or put the file back"
+    for size in (None, len(damaged), 10**6):
+        with pytest.raises(FormatError, match=message):
+            folder.rewind_metrics(3, size)
+        assert folder.metrics_path.read_text() == damaged
+    folder.rewind_metrics(1, len(whole[0]) + 1)
+    assert [record["iteration"] for record in folder.metrics()] == [1]
+
+
 def test_convexified_experts_of_other_waypoints(store: TrajectoryStore, tmp_path: Path) -> None:
     convexified = store.write_convexified(tmp_path / "convexified", waypoints=3)
     with pytest.raises(MismatchError, match=r"convexified with waypoints = \[0, 3, 6\] and this run asks for \[0, 6\]"):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ import torch
 from pydistill.artefact import Artefact
 from pydistill.commands import distill_shown
 from pydistill.errors import DivergedError, Interrupted
+from pydistill.files import WriteError
 from pydistill.judge import Judge
+from pydistill.logs import LogSettings
 from pydistill.run import RunDivergedError, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
@@ -22,6 +27,7 @@ from tests.blobs import blobs
 from tests.small_runs import experts, recipe
 
 DATA = blobs()
+NO_LOGS = LogSettings(tensorboard=False)
 # The learning rate leaves the positive numbers within a few iterations, and again after every return.
 DIVERGING: dict[str, Any] = {"method": "mtt", "lr_lr": 1e6, "max_rejections": 2, "iterations": 40, "snapshot_every": 2}
 
@@ -52,7 +58,10 @@ def test_without_an_evaluation_the_last_good_set_is_written(store: TrajectorySto
     assert torch.equal(artefact.images, tensors["images"])
     assert torch.equal(artefact.images, tensors["good.images"])
     assert artefact.lr == float(tensors["good.lr"]) > 0
-    assert state["distiller"]["good"]["iteration"] == int(told.split()[-1])
+    good = state["distiller"]["good"]["iteration"]
+    assert good == int(told.split()[-1]) < state["distiller"]["iteration"]
+    assert artefact.provenance["iteration"] == result.final.provenance["iteration"] == result.best_iteration == good
+    assert Artefact.load(tmp_path / "best.safetensors").provenance["iteration"] == good
     lines = RunFolder(tmp_path).metrics()
     assert sum(line["event"] == "guard" for line in lines) == 3
     assert lines[-1]["event"] == "evaluation"
@@ -72,7 +81,7 @@ def test_it_has_ended_for_good_until_more_is_allowed(store: TrajectoryStore, tmp
     first = ended(store, tmp_path)
     lines = RunFolder(tmp_path).metrics_path.read_bytes()
     again = ended(store, tmp_path)
-    assert str(again).split(";")[0] == str(first).split(";")[0]
+    assert str(again) == str(first)
     assert RunFolder(tmp_path).metrics_path.read_bytes() == lines
     ended(store, tmp_path, max_rejections=4)
     assert sum(line["event"] == "guard" for line in RunFolder(tmp_path).metrics()) == 5
@@ -97,6 +106,56 @@ def test_the_summary_says_so(store: TrajectoryStore, tmp_path: Path) -> None:
     assert summary["ended_early"] == str(caught.value)
     assert summary["rejected_updates"] == 3
     assert (tmp_path / "images.png").stat().st_size > 1000
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "pydistill"]
+
+
+def test_without_matplotlib_a_run_is_whole(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pictures are told before the first iteration to be missing; summary and report are there."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    distill_shown(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    needed = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
+    assert warnings_of(caplog) == [
+        f"{needed}; the run goes on without images.png and curves.png",
+        f"a picture is not written ({needed}); the run is whole without",
+    ]
+    assert json.loads((tmp_path / "summary.json").read_text())["iterations"] == 2
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("diverging", [False, True])
+def test_what_only_shows_a_run_does_not_fail_it(
+    diverging: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "evaluations.json").write_text("[3]")
+    work = recipe(**DIVERGING) if diverging else recipe(iterations=2)
+    with pytest.raises(RunDivergedError) if diverging else contextlib.nullcontext():
+        distill_shown(DATA, work, store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    assert any(
+        each.startswith("report.html is not written") and "evaluations.json is damaged" in each
+        for each in warnings_of(caplog)
+    )
+    assert (json.loads((tmp_path / "summary.json").read_text())["ended_early"] is not None) == diverging
+
+
+def test_a_summary_that_cannot_be_written_does_not_hide_the_divergence(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(path: Path, value: Any) -> None:
+        raise WriteError(f"cannot write {path}: the disk is full")
+
+    monkeypatch.setattr("pydistill.commands.write_json", full)
+    with pytest.raises(RunDivergedError):
+        distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    assert any(each.startswith("summary.json is not written (cannot write") for each in warnings_of(caplog))
+    with pytest.raises(WriteError):
+        distill_shown(DATA, recipe(iterations=2), store, tmp_path / "whole", resume=False, quiet=True, log=NO_LOGS)
 
 
 def test_the_logarithm_stays_above_zero_where_plain_does_not(store: TrajectoryStore, tmp_path: Path) -> None:

@@ -60,19 +60,19 @@ class LogObserver:
         """Open the logs of a run of which `done` iterations were done before."""
         self._opened = True
         settings = self._settings
-        makers: list[tuple[str, Callable[[], Sink]]] = []
+        makers: list[tuple[str, bool, Callable[[], Sink]]] = []  # name, asked for by name, how it is opened
         if settings.with_tensorboard:
-            makers.append(("TensorBoard", lambda: TensorBoard(self._run, done)))
+            makers.append(("TensorBoard", settings.tensorboard is True, lambda: TensorBoard(self._run, done)))
         mode = settings.wandb
         if mode is not None:
             config = self._recipe.as_dict()
-            makers.append(("wandb", lambda: Wandb(self._run, mode, settings.project, config)))
-        for name, make in makers:
+            makers.append(("wandb", True, lambda: Wandb(self._run, mode, settings.project, config)))
+        for name, asked, make in makers:
             try:
                 self._sinks.append(make())
-            except PydistillError:
-                raise
             except Exception as error:  # as in _each
+                if asked and isinstance(error, PydistillError):
+                    raise
                 _tell(name, error)
 
     def on_iteration(self, report: IterationReport) -> None:

@@ -51,4 +51,6 @@ class LogSettings:
 
 
 def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    """Whether there is a package of this name; a mere folder of the name (a run's, say) is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)

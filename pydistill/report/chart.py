@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from pydistill.report.series import Points
 from pydistill.report.ticks import ticks, told
 
 WIDTH, HEIGHT = 380.0, 236.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 10.0, 10.0, 38.0
-
-Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)

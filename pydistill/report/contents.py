@@ -15,8 +15,6 @@ from pydistill.runfolder import RunFolder
 Record = dict[str, Any]
 GREATEST = 1e100
 
-Points = list[tuple[float, float]]
-
 
 @dataclass(frozen=True)
 class Contents:
@@ -69,8 +67,8 @@ def read_run(path: Path) -> Contents:
     folder = RunFolder(path)
     if not folder.metrics_path.exists():
         raise InputError(f"{path} holds no run: there is no {folder.metrics_path.name} in it")
-    config = _mapping(path / "config.json")
-    recipe = _mapping(path / "recipe.json") or config
+    config = _mapping(folder.config_path)
+    recipe = _mapping(folder.recipe_path) or config
     metrics = folder.metrics()
     for number, line in enumerate(metrics, start=1):
         if not isinstance(line["iteration"], int):
@@ -108,9 +106,9 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def points(records: Sequence[Record], name: str) -> Points:
+def points(records: Sequence[Record], name: str) -> list[tuple[float, float]]:
     """(iteration, value) of the records whose `name` is a finite number, or numbers, of which each is a point."""
-    found: Points = []
+    found: list[tuple[float, float]] = []
     for record in records:
         value = record.get(name)
         values = value if isinstance(value, list) else [value]

@@ -11,7 +11,18 @@ from importlib import resources
 from pydistill.report.contents import Contents, dig
 from pydistill.report.figures import charts
 from pydistill.report.pictures import Shown, data_uri, shown_per_class
-from pydistill.report.tables import commands, comparison, costs, guard, identity, networks, settings, table, tiles
+from pydistill.report.tables import (
+    commands,
+    comparison,
+    costs,
+    guard,
+    identity,
+    needs_its_experts,
+    networks,
+    settings,
+    table,
+    tiles,
+)
 from pydistill.version import VERSION
 
 # Nothing but what the page itself holds may be loaded or run.
@@ -147,5 +158,10 @@ def _again(run: Contents, shown: Shown | None) -> str:
         else "The data were made in Python, so do the run again from there (pydistill.run.run_distillation) with "
         "this recipe; the commands below take the data that the recipe names."
     )
+    if needs_its_experts(run):
+        told += (
+            " EXPERTS are the very experts of this run, which were not made by this recipe: keep their files, whose "
+            "digest is below."
+        )
     same = f'<div class="long">{table(("what", "value"), identity(run, shown))}</div>'
     return f'<h2>Do it again</h2><p class="note">{escape(told)}</p><pre>{escape(commands(run))}</pre>{same}'

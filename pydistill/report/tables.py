@@ -168,17 +168,32 @@ def settings(run: Contents) -> str:
     return "".join(parts)
 
 
+def needs_its_experts(run: Contents) -> bool:
+    """Whether no command makes the experts again: they were imported, trained by other settings, or are a choice."""
+    numbers = dig(run.config, "trajectories", "experts")
+    in_order = not isinstance(numbers, list) or numbers == list(range(len(numbers)))
+    return dig(run.config, "trajectories", "by_recipe") is False or not in_order
+
+
 def commands(run: Contents) -> str:
-    """The command lines that do the run again."""
+    """The command lines that do the run again, from the experts that it was made from."""
     recipe = str(run.path / "recipe.json")
-    return "\n".join(
-        shlex.join(["pydistill", *words])
-        for words in (
-            ["experts", "--config", recipe, "--out", "EXPERTS"],
-            ["distill", "--config", recipe, "--experts", "EXPERTS", "--out", "AGAIN"],
-            ["evaluate", "AGAIN"],
-        )
-    )
+    numbers = dig(run.config, "trajectories", "experts")
+    count = len(numbers) if isinstance(numbers, list) else None
+    lines: list[list[str]] = []
+    store = "EXPERTS"
+    if not needs_its_experts(run):
+        more = [] if count in (None, dig(run.recipe, "expert", "count")) else ["--expert.count", str(count)]
+        lines.append(["experts", "--config", recipe, *more, "--out", store])
+        convexification = dig(run.config, "trajectories", "convexification", default={})
+        if isinstance(convexification, dict) and convexification:
+            told = {name: str(value).replace(" ", "") for name, value in convexification.items()}
+            store = "CONVEXIFIED"
+            asked = [word for name, value in told.items() for word in (f"--{name}", value)]
+            lines.append(["convexify", "EXPERTS", *asked, "--out", store])
+    lines.append(["distill", "--config", recipe, "--experts", store, "--out", "AGAIN"])
+    lines.append(["evaluate", "AGAIN"])
+    return "\n".join(shlex.join(["pydistill", *words]) for words in lines)
 
 
 def identity(run: Contents, shown: Shown | None) -> list[list[str]]:

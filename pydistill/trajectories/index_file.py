@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import WriteError, read_json, told_with_remedy, write_json
+from pydistill.files import read_json, write_json
 from pydistill.trajectories.index import StoreIndex
 
 _INDEX = "index.json"
-_LOCK = ".lock"
 
 
 def write_index(folder: Path, index: StoreIndex) -> None:
@@ -86,16 +82,3 @@ def through_json(index: StoreIndex) -> StoreIndex:
         return StoreIndex.from_json(value, "record")
     except FormatError as error:
         raise InputError(str(error)) from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change the store; the lock dies with its process."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = open(folder / _LOCK, "ab")  # noqa: SIM115 - closed below; the body's own OSErrors must pass
-    except OSError as error:
-        raise WriteError(f"cannot write in {folder}: {told_with_remedy(error)}") from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

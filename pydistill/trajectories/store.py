@@ -16,13 +16,13 @@ from torch import Tensor
 from pydistill.errors import FormatError, InputError
 from pydistill.files import sha256_of
 from pydistill.folders import refuse_run
+from pydistill.locking import only_writer
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.expert_file import DTYPES, FileRows, read_tensor, tensor_sha256, write_tensors
 from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, StoreIndex, file_name
 from pydistill.trajectories.index_file import (
     check_same,
     has_index,
-    locked,
     read_index,
     remove_leftovers,
     through_json,
@@ -90,7 +90,7 @@ class TrajectoryStore:
         # What is compared with an older index must have been through JSON as well.
         index = through_json(StoreIndex(record, kind, dtype, dict(convexification or {})))
         refuse_run(folder)
-        with locked(folder):
+        with only_writer(folder, wait=True):
             remove_leftovers(folder)
             if has_index(folder):
                 found = read_index(folder)
@@ -316,7 +316,7 @@ class TrajectoryStore:
         (rows,) = matrix.values()
         metadata = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "expert": str(number)}
         path = self._path / file_name(number)
-        with locked(self._path):
+        with only_writer(self._path, wait=True):
             # Another process may have added experts since this one last looked.
             index = read_index(self._path)
             if index.experts.pop(number, None):  # absent, not damaged, if killed while it is replaced
