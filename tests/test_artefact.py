@@ -49,6 +49,18 @@ def artefact(zca: bool = False, soft: bool = False, channels: int = 2) -> Artefa
     )
 
 
+PARTS = ("images", "labels", "classes", "initial_images")
+
+
+def save_unchecked(before: Artefact, path: Path, number: int = 1) -> None:
+    """As format 1 was written: nothing is checked, and nothing can be."""
+    about, tensors = before.preprocessing.state()
+    stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
+    stored |= {name: getattr(before, name).clone() for name in PARTS}
+    header = {"format": number, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
+    save_file(stored, path, metadata={KEY: json.dumps(header)})
+
+
 @pytest.mark.parametrize("zca", [False, True])
 @pytest.mark.parametrize("soft", [False, True])
 def test_round_trip(zca: bool, soft: bool, tmp_path: Path) -> None:
@@ -117,15 +129,16 @@ def test_the_preview_is_a_picture(channels: int, tmp_path: Path) -> None:
 def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
     """As versions before 2 wrote them: no checksums, no description of the tensors."""
     before = artefact(zca=True)
-    about, tensors = before.preprocessing.state()
-    stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
-    names = ("images", "labels", "classes", "initial_images")
-    stored |= {name: getattr(before, name).clone() for name in names}
-    header = {"format": 1, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
-    save_file(stored, tmp_path / "old.safetensors", metadata={KEY: json.dumps(header)})
+    save_unchecked(before, tmp_path / "old.safetensors")
     after = Artefact.load(tmp_path / "old.safetensors")
-    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in names)
+    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in PARTS)
     assert (after.lr, after.provenance) == (before.lr, before.provenance)
+
+
+def test_of_the_second_format_none_is_without_checksums(tmp_path: Path) -> None:
+    save_unchecked(artefact(), tmp_path / "set.safetensors", number=2)
+    with pytest.raises(FormatError, match="its header does not have the SHA-256 that was written with it"):
+        Artefact.load(tmp_path / "set.safetensors")
 
 
 def test_there_is_none(tmp_path: Path) -> None:
@@ -188,6 +201,7 @@ NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
     ("change", "message"),
     [
         ({"lr": -1.0}, "its images or its learning rate are not usable numbers"),
+        ({"lr": float("nan")}, "its images or its learning rate are not usable numbers"),
         ({"lr": float("inf")}, "its images or its learning rate are not usable numbers"),
         ({"classes": torch.arange(2)}, "do not agree in number"),
         ({"initial_images": torch.zeros(1, 2, 4, 4)}, "do not agree in number"),
@@ -200,13 +214,27 @@ NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
         ({"provenance": {"dataset": {"classes": [1, 2, 3]}}}, "its classes have no names"),
     ],
 )
-def test_unusable_content(
-    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Artefact, "preview", lambda self: b"")  # there is none of such sets
-    replace(artefact(), **change).save(tmp_path / "distilled.safetensors")
-    with pytest.raises(FormatError, match=message):
+def test_unusable_content(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """It is not written, and where it lies all the same, not read."""
+    unusable = replace(artefact(), **change)
+    with pytest.raises(InputError, match=rf"the distilled set cannot be written to .*: .*{message}"):
+        unusable.save(tmp_path / "distilled.safetensors")
+    assert not list(tmp_path.iterdir())
+    save_unchecked(unusable, tmp_path / "distilled.safetensors")
+    with pytest.raises(FormatError, match=rf"distilled\.safetensors is damaged: .*{message}"):
         Artefact.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}])
+def test_provenance_that_json_does_not_have(value: Any, tmp_path: Path) -> None:
+    unusable = replace(artefact(), provenance=NAMES | {"loss": value})
+    with pytest.raises(InputError, match="header of .* cannot be written as JSON"):
+        unusable.save(tmp_path / "distilled.safetensors")
+
+
+def test_a_set_of_no_known_classes_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be written to .* \('dataset'\)"):
+        replace(artefact(), provenance={}).save(tmp_path / "distilled.safetensors")
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
