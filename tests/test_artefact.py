@@ -228,7 +228,7 @@ def test_unusable_content(change: dict[str, Any], message: str, tmp_path: Path) 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}])
 def test_provenance_that_json_does_not_have(value: Any, tmp_path: Path) -> None:
     unusable = replace(artefact(), provenance=NAMES | {"loss": value})
-    with pytest.raises(InputError, match="header of .* cannot be written as JSON"):
+    with pytest.raises(InputError, match=r"header of .* cannot be written as JSON"):
         unusable.save(tmp_path / "distilled.safetensors")
 
 

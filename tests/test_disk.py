@@ -188,7 +188,7 @@ def test_a_checkpoint_of_the_first_format_may_be_without_checksums(tmp_path: Pat
         if number == 1:
             assert folder.load_checkpoint()[0] == state
         else:
-            with pytest.raises(FormatError, match="does not have the SHA-256 .*; remove it to begin the run anew"):
+            with pytest.raises(FormatError, match=r"does not have the SHA-256 .*; remove it to begin the run anew"):
                 folder.load_checkpoint()
 
 
