@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
+from pydistill.evaluate import EvaluationSettings
 from pydistill.png import png_bytes, tile
 from pydistill.tensorfile import read_tensors, write_tensors
 
@@ -115,7 +116,8 @@ class Artefact:
         if self.initial_images is not None:
             stored["initial_images"] = self.initial_images
         stored[PREVIEW] = torch.from_numpy(np.frombuffer(self.preview(), np.uint8).copy())
-        evaluation = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
+        recorded = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
+        evaluation = recorded or asdict(EvaluationSettings())  # which is what evaluates an imported set
         header = {
             "format": FORMAT,
             "about": ABOUT,

@@ -9,7 +9,7 @@ import os
 import struct
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from pydistill.artefact import KEY, Artefact
 from pydistill.data import from_tensors
 from pydistill.errors import FormatError, InputError
+from pydistill.evaluate import EvaluationSettings
 from pydistill.files import WriteError
 from pydistill.recipe import Recipe
 from tests.small_runs import recipe
@@ -245,24 +246,38 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert Artefact.load(tmp_path / "set.safetensors").lr == 0.0123
 
 
-def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
-    """The example runs in a process in which neither pydistill nor safetensors can be imported."""
-    made = artefact(soft=True)
-    long = Recipe(evaluation=replace(recipe().evaluation, training=replace(recipe().evaluation.training, epochs=400)))
-    made = replace(made, labels=made.classes, lr=0.1, provenance=made.provenance | {"recipe": long.as_dict()})
-    made.save(tmp_path / "set.safetensors")
+def torch_alone(made: Artefact, folder: Path) -> str:
+    """What the example tells, run in a process in which neither pydistill nor safetensors can be imported."""
+    made.save(folder / "set.safetensors")
     for name in ("pydistill", "safetensors"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+        (folder / f"{name}.py").write_text("raise ImportError('not here')")
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), "set.safetensors"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 images of a, b, c: loss 0.0")
+    return done.stdout
+
+
+def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
+    long = Recipe(evaluation=replace(recipe().evaluation, training=replace(recipe().evaluation.training, epochs=400)))
+    made = replace(artefact(), lr=0.1, provenance=NAMES | {"recipe": long.as_dict()})
+    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
     source = EXAMPLE.read_text()
     assert "import pydistill" not in source
     assert "import safetensors" not in source
+
+
+def test_torch_alone_trains_on_an_imported_set_of_soft_labels(tmp_path: Path) -> None:
+    """Of which no evaluation is recorded: the file tells the one that will judge it."""
+    labels = torch.eye(3).repeat_interleave(2, 0)
+    made = replace(artefact(), labels=labels, initial_images=None, lr=0.1, provenance=NAMES | {"recipe": {}})
+    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
+    with safe_open(tmp_path / "set.safetensors", framework="pt") as handle:
+        header = json.loads(handle.metadata()[KEY])
+    assert header["evaluation"] == json.loads(json.dumps(asdict(EvaluationSettings())))
+    assert header["augmentation"] == header["evaluation"]["training"]["dsa"] != {}
