@@ -17,9 +17,10 @@ from pydistill.experts import experts_record
 from pydistill.madeup import MADE_UP, MadeUpExperts, MadeUpRows, made_up_data, shape_of
 from pydistill.matching import choose_backend
 from pydistill.memory import Peak, peak_memory
-from pydistill.nn import Network, architecture_of, flatten
+from pydistill.nn import Network, architecture_of, flatten, parse
 from pydistill.recipe import Recipe
 from pydistill.rehearsal import Clock, Measured, Rehearsal
+from pydistill.run import check_convexification
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore, waypoint_epochs
 
 FLOAT = 4  # bytes
@@ -110,8 +111,10 @@ def plan(
         clock: tells seconds; time.process_time gives the processor's instead of the wall's.
 
     Raises:
-        InputError: what the run itself would refuse: settings outside their limits, data that are not there.
-        MismatchError: experts of another architecture, data set, preprocessing or image size.
+        InputError: what the run itself would refuse: settings outside their limits, data that are not there, networks
+            of the evaluation that cannot take the images.
+        MismatchError: experts of another architecture, data set, preprocessing or image size, or convexified otherwise
+            than the recipe asks for.
     """
     recipe.distill.check()
     network = network or recipe.model
@@ -123,7 +126,11 @@ def plan(
             f"method {recipe.distill.method} uses recorded trajectories and {experts.path} holds convexified ones; "
             "give the others, or set distill.trajectories"
         )
+    if experts is not None and wanted == "convexified":
+        check_convexification(recipe, experts)
     dataset, images, told = _data(recipe, torch.device(device))
+    for name in recipe.evaluation.models:
+        architecture_of(parse(name), dataset.in_channels, dataset.num_classes, dataset.image_size)
     record = _record(recipe, network, dataset, experts)
     rehearsal = Rehearsal(recipe, network, dataset, images, clock)
     count = recipe.expert.count if experts is None else len(experts)

@@ -86,6 +86,9 @@ def test_experts_that_are_there_are_measured_with(tmp_path: Path) -> None:
     found = plan(work, experts=convexified)
     assert list(seconds(found)) == ["distillation", "evaluations"]
     assert list(found.disk) == ["experts_convexified", "run_folder"]
+    asked = replace(work, distill=replace(work.distill, waypoints=3))
+    with pytest.raises(MismatchError, match=r"are convexified with waypoints = .* and this run asks for"):
+        plan(asked, experts=convexified)
     found = plan(demo("att"), experts=store)
     assert "were gone back on average" in found.phases[0].how
     assert not any("--experts" in note for note in found.notes)
@@ -127,6 +130,9 @@ def test_an_expert_costs_its_epochs_its_tests_and_its_writing(monkeypatch: pytes
 def test_what_a_run_would_refuse_is_refused() -> None:
     with pytest.raises(InputError, match="but the expert trajectories end at epoch 6"):
         plan(small(max_start=9))
+    tiny = replace(demo(), evaluation=replace(EVALUATION, models=("convnet7",)))
+    with pytest.raises(InputError, match="convnet7|depth"):
+        plan(tiny)
     with pytest.raises(InputError, match=r"data\.name=folder needs data\.path"):
         plan(replace(small(), data=DataSettings("folder")))
 
