@@ -31,7 +31,7 @@ class Phase:
     """One part of the work.
 
     Attributes:
-        name: experts, convexification, distillation or evaluations.
+        name: experts, convexification, distillation, evaluations or checkpoints.
         unit: what is counted.
         seconds_each: of one.
         count: how many there are.
@@ -193,6 +193,7 @@ def _measured(
         evaluation = rehearsal.evaluation(distiller.images, distiller.synthetic.training_labels)
         phases.append(_phase("evaluations", "evaluation", evaluation, _evaluations(recipe)))
     peaks.append(peak)
+    phases.append(_phase("checkpoints", "checkpoint", rehearsal.checkpoint(distiller), _checkpoints(recipe)))
     return phases, peaks, distiller
 
 
@@ -215,6 +216,15 @@ def _evaluations(recipe: Recipe) -> int:
     """How often a run evaluates: at every `evaluate_every`-th iteration, and at the end."""
     every, iterations = recipe.distill.evaluate_every, recipe.distill.iterations
     return 1 if every == 0 else math.ceil(iterations / every)
+
+
+def _checkpoints(recipe: Recipe) -> int:
+    """How often a run writes one: before and after every evaluation, and at every `checkpoint_every`-th iteration."""
+    settings = recipe.distill
+    last, every = settings.iterations, settings.checkpoint_every
+    between = settings.evaluate_every or last
+    with_evaluation = last // math.lcm(every, between) + (last % every == 0 and last % between != 0)
+    return 2 * _evaluations(recipe) + last // every - with_evaluation
 
 
 def _missing_bytes(dataset: Dataset, images: tuple[int, int]) -> int:
@@ -256,7 +266,7 @@ def _notes(recipe: Recipe, made_up: bool, dataset: Dataset) -> list[str]:
         )
     if recipe.data.zca and dataset.digest == MADE_UP:
         notes.append("fitting the ZCA whitening, once, is not counted")
-    notes.append("starting, reading the data and drawing the pictures are not counted")
+    notes.append("starting, reading the data, writing the sets and drawing the pictures are not counted")
     return notes
 
 
