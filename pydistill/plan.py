@@ -22,6 +22,7 @@ from pydistill.recipe import Recipe
 from pydistill.rehearsal import Clock, Measured, Rehearsal
 from pydistill.run import check_convexification
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore, waypoint_epochs
+from pydistill.words import duration, size
 
 FLOAT = 4  # bytes
 
@@ -291,26 +292,3 @@ def table(found: Plan) -> str:
         lines.append(f"{'memory of the GPU':<26}{size(found.device_memory):>10}")
     lines += ["", *(f"{phase.name}: {phase.how}" for phase in found.phases)]
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two units that say most: 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that fits: 12 kB, 3.4 MB, 5.6 GB (powers of 1000)."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"

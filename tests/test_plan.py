@@ -19,7 +19,7 @@ from pydistill.errors import InputError, MismatchError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import train_experts
 from pydistill.memory import peak_memory
-from pydistill.plan import Phase, Plan, duration, plan, size, table
+from pydistill.plan import Phase, Plan, plan, table
 from pydistill.recipe import Recipe, load_recipe, preset_path
 from pydistill.rehearsal import Rehearsal
 from pydistill.run import run_distillation
@@ -202,12 +202,6 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     assert told["title"] == "mtt on cifar10, 1 per class"
     assert main(["plan", *flags, "--experts", str(tmp_path)]) != 0
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_words_for_numbers() -> None:
-    told = [duration(each) for each in (0.0123, 3.44, 600, 7800, 400_000)]
-    assert told == ["12.3 ms", "3.44 s", "10 min", "2 h 10 min", "4 d 15 h"]
-    assert [size(each) for each in (12_000, 3_400_000, 5_600_000_000)] == ["12 kB", "3.4 MB", "5.6 GB"]
 
 
 def test_the_table_names_the_gpu_where_there_is_one() -> None:
