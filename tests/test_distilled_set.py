@@ -118,7 +118,9 @@ def test_evaluate_other_networks(distilled: DistilledSet) -> None:
     assert [row.model for row in distilled.evaluate("mlp-w8", 1, DATA, epochs=1)] == ["mlp-w8"]
 
 
-def test_the_recipe_s_own_networks_are_evaluated(distilled: DistilledSet) -> None:
+def test_the_recipe_s_own_networks_are_evaluated(
+    distilled: DistilledSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluation = recipe().as_dict()["evaluation"]
     named = changed(
         distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["mlp-w8", "mlp-w4"]}}
@@ -127,6 +129,10 @@ def test_the_recipe_s_own_networks_are_evaluated(distilled: DistilledSet) -> Non
     hostile = changed(distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["os:system"]}})
     with pytest.raises(InputError, match="evaluated with a network of its author's own, os:system"):
         hostile.evaluate(dataset=DATA)
+    hostile.save(tmp_path / "hostile.safetensors")
+    assert main(["evaluate", str(tmp_path / "hostile.safetensors")]) == 2
+    told = "the set was evaluated with a network of its author's own, os:system; name one with model (--models)"
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_images_in_another_space_are_judged_in_the_set_s(distilled: DistilledSet, finished: RunResult) -> None:
