@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
+from pydistill.evaluate import EvaluationSettings
 from pydistill.png import png_bytes, tile
 from pydistill.tensorfile import read_tensors, write_tensors
 
 FORMAT = 2
 READABLE = (1, 2)
+UNCHECKED = (1,)  # written without checksums
 KEY = "pydistill.artefact"
 FILE_NAME = "distilled.safetensors"
 BEST_NAME = "best.safetensors"
@@ -99,15 +101,23 @@ class Artefact:
         """Write the artefact to `path` (a .safetensors file), atomically.
 
         Raises:
+            InputError: it is not what `load` reads: its parts do not agree, or a number is not finite.
             WriteError: the folder cannot be written or the disk is full.
         """
+        try:
+            fault = _fault(self)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(f"the distilled set cannot be written to {path} ({error})") from error
+        if fault is not None:
+            raise InputError(f"the distilled set cannot be written to {path}: {fault}")
         about, tensors = self.preprocessing.state()
         stored = {f"{PREFIX}{name}": value for name, value in tensors.items()}
         stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
         if self.initial_images is not None:
             stored["initial_images"] = self.initial_images
         stored[PREVIEW] = torch.from_numpy(np.frombuffer(self.preview(), np.uint8).copy())
-        evaluation = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
+        recorded = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
+        evaluation = recorded or asdict(EvaluationSettings())  # which is what evaluates an imported set
         header = {
             "format": FORMAT,
             "about": ABOUT,
@@ -136,7 +146,7 @@ class Artefact:
             file = file / FILE_NAME
         if not file.is_file():
             raise InputError(f"{path} holds no distilled set ({file} does not exist)")
-        header, tensors = read_tensors(file, KEY, READABLE, "a distilled set")
+        header, tensors = read_tensors(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
         try:
             about = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
             artefact = cls(
@@ -148,11 +158,11 @@ class Artefact:
                 provenance=dict(header["provenance"]),
                 initial_images=tensors.get("initial_images"),
             )
-            _check(artefact, file)
+            fault = _fault(artefact)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
-            if isinstance(error, FormatError) and str(error).startswith(str(file)):
-                raise
             raise FormatError(f"{file} is damaged or not a distilled set of pydistill's ({error})") from error
+        if fault is not None:
+            raise FormatError(f"{file} is damaged: {fault}")
         return artefact
 
 
@@ -160,30 +170,31 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _check(artefact: Artefact, file: Path) -> None:
-    """Refuse what cannot be a distilled set; FormatError names the file and what is wrong."""
+def _fault(artefact: Artefact) -> str | None:
+    """What makes of it no distilled set, as the end of a sentence; None if it is one."""
     images, labels, classes = artefact.images, artefact.labels, artefact.classes
     count = images.shape[0] if images.ndim == 4 else -1
     agrees = labels.ndim in (1, 2) and classes.ndim == 1 and labels.shape[0] == count == classes.shape[0]
     if not agrees or (artefact.initial_images is not None and artefact.initial_images.shape != images.shape):
-        raise FormatError(f"{file} is damaged: its images, labels and classes do not agree in number")
+        return "its images, labels and classes do not agree in number"
     labels_fit = labels.is_floating_point() if labels.ndim == 2 else labels.dtype == torch.int64
     if not (images.is_floating_point() and classes.dtype == torch.int64 and labels_fit):
-        raise FormatError(f"{file} is damaged: its images, labels or classes are numbers of the wrong kind")
+        return "its images, labels or classes are numbers of the wrong kind"
     tensors = [images, labels] + ([] if artefact.initial_images is None else [artefact.initial_images])
     if not all(bool(torch.isfinite(each).all()) for each in tensors) or not (
         math.isfinite(artefact.lr) and artefact.lr > 0
     ):
-        raise FormatError(f"{file} is damaged: its images or its learning rate are not usable numbers")
+        return "its images or its learning rate are not usable numbers"
     if not all(isinstance(artefact.provenance.get(name, {}), Mapping) for name in ("dataset", "recipe")):
-        raise FormatError(f"{file} is damaged: its provenance is not what pydistill writes")
+        return "its provenance is not what pydistill writes"
     names = artefact.class_names
     if not names or not all(isinstance(name, str) for name in names):
-        raise FormatError(f"{file} is damaged: its classes have no names")
+        return "its classes have no names"
     numbers = [classes] + ([labels] if labels.ndim == 1 else [])
     outside = any(bool(((each < 0) | (each >= len(names))).any()) for each in numbers)
     if count < 1 or outside or (labels.ndim == 2 and labels.shape[1] != len(names)):
-        raise FormatError(f"{file} is damaged: its labels are not of its {len(names)} classes")
-    if not torch.equal(classes, torch.arange(len(names)).repeat_interleave(count // len(names))):
-        raise FormatError(f"{file} is damaged: its images are not sorted by class, equally many of each")
+        return f"its labels are not of its {len(names)} classes"
+    if not torch.equal(classes, torch.arange(len(names), device=classes.device).repeat_interleave(count // len(names))):
+        return "its images are not sorted by class, equally many of each"
     artefact.preprocessing.invert(images[:1])
+    return None

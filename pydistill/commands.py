@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
 from pydistill.judge import Observer
 from pydistill.logs import LogObserver, LogSettings
+from pydistill.memory import highest_resident
 from pydistill.observers import BarObserver, Together
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe
@@ -133,14 +133,9 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
         "ended_early": result.ended_early,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": highest_resident(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
-
-
-def peak_memory() -> int:
-    """Peak resident memory of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def draw_run(folder: RunFolder) -> list[Path]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pydistill import data
 from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
-from pydistill.data import Dataset, DataSettings, Preprocessing
+from pydistill.data import Dataset, Preprocessing
 from pydistill.errors import InputError, MismatchError
 from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
 from pydistill.nn import ModelSettings, Network, parse
@@ -271,12 +271,10 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         if dataset is None:
             if "data" not in self.provenance.get("recipe", {}):
                 raise InputError("the set does not tell the data that it was distilled from; give dataset")
-            # Name and form only: a file from elsewhere decides neither about downloads nor where a cache is written.
+            # A file from elsewhere decides neither about downloads nor where a cache is written.
             recorded = self.recipe.data
             where = recorded.path if path is None else os.fspath(path)
-            dataset = data.load(
-                DataSettings(recorded.name, path=where, image_size=recorded.image_size, zca=recorded.zca), device
-            )
+            dataset = data.load(replace(recorded, path=where, download=False, cache=None), device)
         return self.judged_by(dataset)
 
 

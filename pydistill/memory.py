@@ -34,8 +34,13 @@ def peak_memory(device: torch.device | str) -> Iterator[Peak]:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     yield peak
-    peak.resident = _high_water() if lowered else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak.resident = _high_water() if lowered else highest_resident()
     peak.device = torch.cuda.max_memory_allocated(device) if on_gpu else None
+
+
+def highest_resident() -> int:
+    """Peak resident memory of this process since its beginning, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _lower_the_mark() -> bool:

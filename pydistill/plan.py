@@ -17,10 +17,12 @@ from pydistill.experts import experts_record
 from pydistill.madeup import MADE_UP, MadeUpExperts, MadeUpRows, made_up_data, shape_of
 from pydistill.matching import choose_backend
 from pydistill.memory import Peak, peak_memory
-from pydistill.nn import Network, architecture_of, flatten
+from pydistill.nn import Network, architecture_of, flatten, parse
 from pydistill.recipe import Recipe
 from pydistill.rehearsal import Clock, Measured, Rehearsal
+from pydistill.run import check_convexification
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore, waypoint_epochs
+from pydistill.words import duration, size
 
 FLOAT = 4  # bytes
 
@@ -30,7 +32,7 @@ class Phase:
     """One part of the work.
 
     Attributes:
-        name: experts, convexification, distillation or evaluations.
+        name: experts, convexification, distillation, evaluations or checkpoints.
         unit: what is counted.
         seconds_each: of one.
         count: how many there are.
@@ -110,8 +112,10 @@ def plan(
         clock: tells seconds; time.process_time gives the processor's instead of the wall's.
 
     Raises:
-        InputError: what the run itself would refuse: settings outside their limits, data that are not there.
-        MismatchError: experts of another architecture, data set, preprocessing or image size.
+        InputError: what the run itself would refuse: settings outside their limits, data that are not there, networks
+            of the evaluation that cannot take the images.
+        MismatchError: experts of another architecture, data set, preprocessing or image size, or convexified otherwise
+            than the recipe asks for.
     """
     recipe.distill.check()
     network = network or recipe.model
@@ -123,7 +127,11 @@ def plan(
             f"method {recipe.distill.method} uses recorded trajectories and {experts.path} holds convexified ones; "
             "give the others, or set distill.trajectories"
         )
+    if experts is not None and wanted == "convexified":
+        check_convexification(recipe, experts)
     dataset, images, told = _data(recipe, torch.device(device))
+    for name in recipe.evaluation.models:
+        architecture_of(parse(name), dataset.in_channels, dataset.num_classes, dataset.image_size)
     record = _record(recipe, network, dataset, experts)
     rehearsal = Rehearsal(recipe, network, dataset, images, clock)
     count = recipe.expert.count if experts is None else len(experts)
@@ -186,6 +194,7 @@ def _measured(
         evaluation = rehearsal.evaluation(distiller.images, distiller.synthetic.training_labels)
         phases.append(_phase("evaluations", "evaluation", evaluation, _evaluations(recipe)))
     peaks.append(peak)
+    phases.append(_phase("checkpoints", "checkpoint", rehearsal.checkpoint(distiller), _checkpoints(recipe)))
     return phases, peaks, distiller
 
 
@@ -208,6 +217,15 @@ def _evaluations(recipe: Recipe) -> int:
     """How often a run evaluates: at every `evaluate_every`-th iteration, and at the end."""
     every, iterations = recipe.distill.evaluate_every, recipe.distill.iterations
     return 1 if every == 0 else math.ceil(iterations / every)
+
+
+def _checkpoints(recipe: Recipe) -> int:
+    """How often a run writes one: before and after every evaluation, and at every `checkpoint_every`-th iteration."""
+    settings = recipe.distill
+    last, every = settings.iterations, settings.checkpoint_every
+    between = settings.evaluate_every or last
+    with_evaluation = last // math.lcm(every, between) + (last % every == 0 and last % between != 0)
+    return 2 * _evaluations(recipe) + last // every - with_evaluation
 
 
 def _missing_bytes(dataset: Dataset, images: tuple[int, int]) -> int:
@@ -249,7 +267,7 @@ def _notes(recipe: Recipe, made_up: bool, dataset: Dataset) -> list[str]:
         )
     if recipe.data.zca and dataset.digest == MADE_UP:
         notes.append("fitting the ZCA whitening, once, is not counted")
-    notes.append("starting, reading the data and drawing the pictures are not counted")
+    notes.append("starting, reading the data, writing the sets and drawing the pictures are not counted")
     return notes
 
 
@@ -274,26 +292,3 @@ def table(found: Plan) -> str:
         lines.append(f"{'memory of the GPU':<26}{size(found.device_memory):>10}")
     lines += ["", *(f"{phase.name}: {phase.how}" for phase in found.phases)]
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the two units that say most: 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
-    if seconds < 1:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d {hours % 24} h"
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that fits: 12 kB, 3.4 MB, 5.6 GB (powers of 1000)."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count / 1e3:.3g} kB"

@@ -19,6 +19,7 @@ from pydistill.experts import experts_record
 from pydistill.madeup import convexified_by
 from pydistill.nn import Network, build, flatten
 from pydistill.recipe import Recipe
+from pydistill.runfolder import RunFolder
 from pydistill.training import TrainingSettings, accuracy, train
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore
 
@@ -187,9 +188,25 @@ class Rehearsal:
         return times, chosen
 
     def evaluation(self, images: Tensor, labels: Tensor) -> Measured:
-        """One evaluation of a set of these images: the networks' training, and their tests on all test images."""
+        """One evaluation of a set of these images: the networks' training, and their tests on all test images.
+
+        Networks train side by side in full rounds, and those that are left over in a last one.
+        """
         settings = self.recipe.evaluation
         together = min(settings.repeats, settings.networks_at_once(self.dataset.device))
+        rounds, left = divmod(settings.repeats, together)
+        seconds, epochs = self._round(images, labels, together)
+        seconds *= rounds
+        networks = "1 network" if together == 1 else f"{together} networks side by side"
+        if left:
+            seconds += self._round(images, labels, left)[0]
+            networks += f", then {left}"
+        told = f"{settings.repeats} networks of {settings.training.epochs} epochs"
+        return Measured(seconds, f"measured {networks} for {epochs} epochs; scaled to {told}")
+
+    def _round(self, images: Tensor, labels: Tensor, together: int) -> tuple[float, int]:
+        """Seconds of networks that train side by side, and how many epochs of theirs were measured."""
+        settings = self.recipe.evaluation
         whole = settings.training.epochs
 
         def trained(epochs: int) -> float:
@@ -206,9 +223,16 @@ class Rehearsal:
         each = max(0.0, (longer - short) / (epochs - few)) if epochs > few else longer / epochs
         per_image = self._accuracy(self.dataset.test_pictures, self.dataset.test_labels)
         untested = together * per_image * (self.test_images - len(self.dataset.test_pictures))
-        seconds = (longer + each * (whole - epochs) + untested) * settings.repeats / together
-        networks = "1 network" if together == 1 else f"{together} networks side by side"
-        return Measured(
-            seconds,
-            f"measured {networks} for {epochs} epochs; scaled to {settings.repeats} networks of {whole} epochs",
-        )
+        return longer + each * (whole - epochs) + untested, epochs
+
+    def checkpoint(self, distiller: Distiller) -> Measured:
+        """One checkpoint of a run."""
+        values, tensors = distiller.state()
+        with tempfile.TemporaryDirectory() as path:
+            folder = RunFolder(path)
+            times = []
+            for _ in range(REPEATS):
+                began = self.now()
+                folder.save_checkpoint({"distiller": values}, tensors)
+                times.append(self.now() - began)
+        return Measured(statistics.median(times), f"measured {REPEATS}, in the temporary folder")

@@ -7,16 +7,18 @@ from pathlib import Path
 from pydistill.errors import OutOfMemoryError
 
 _MEMORY = Path("/proc/meminfo")
+_OWN_GROUP = Path("/proc/self/cgroup")
+_GROUPS = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int | None:
-    """Bytes that this machine can still give, or None where it does not tell (it is asked as Linux has it)."""
-    try:
-        lines = _MEMORY.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
+    """Bytes that this process can still be given, or None where the machine does not tell (Linux does).
+
+    They are what the machine has, or what its control groups (version 2: containers, services) are still allowed,
+    whichever is less.
+    """
+    found = [each for each in (_of_the_machine(), _of_the_groups()) if each is not None]
+    return min(found, default=None)
 
 
 def check_room(needed: int, what: str, remedy: str) -> None:
@@ -33,3 +35,39 @@ def check_room(needed: int, what: str, remedy: str) -> None:
     free = available_memory()
     if free is not None and needed > free:
         raise OutOfMemoryError(f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free; {remedy}")
+
+
+def _of_the_machine() -> int | None:
+    try:
+        lines = _MEMORY.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _of_the_groups() -> int | None:
+    """What the tightest of the process's group and those above it is still allowed; None without a limit."""
+    try:
+        lines = _OWN_GROUP.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    own = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    if not own or ".." in Path(own[0]).parts:  # of another namespace, which does not tell
+        return None
+    group = _GROUPS / own[0]
+    within = [group, *(each for each in group.parents if each.is_relative_to(_GROUPS))]
+    return min((left for each in within if (left := _of_the_group(each)) is not None), default=None)
+
+
+def _of_the_group(group: Path) -> int | None:
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        held = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+    except OSError:  # the uppermost has none of them
+        return None
+    if limit == "max":
+        return None
+    cached = int(held.get("inactive_file", 0)) + int(held.get("active_file", 0))  # given back before anyone is killed
+    return max(0, int(limit) - used + cached)

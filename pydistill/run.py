@@ -62,19 +62,25 @@ def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> Tr
     Raises:
         MismatchError: the experts are convexified already, and otherwise than the recipe asks for.
     """
-    settings = recipe.distill
-    if settings.resolved_method().trajectories == "recorded":
+    if recipe.distill.resolved_method().trajectories == "recorded":
         return store  # the distillation itself refuses convexified ones
-    asked: dict[str, Any] = {
-        "waypoints": settings.waypoints,
-        "smoothing": settings.smoothing,
-        "fractions": settings.fractions,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
+    check_convexification(recipe, store)
     if store.kind == "recorded":
-        return store.write_convexified(folder / "convexified", **asked)
-    if settings.waypoints is not None:
-        asked["waypoints"] = list(waypoint_epochs(store.record.epochs, settings.waypoints))
+        return store.write_convexified(folder / "convexified", **_asked(recipe))
+    return store
+
+
+def check_convexification(recipe: Recipe, store: TrajectoryStore) -> None:
+    """Refuse convexified experts for a method that works on such, if they are not those that the recipe asks for.
+
+    Raises:
+        MismatchError: they are convexified otherwise.
+    """
+    asked = _asked(recipe)
+    if store.kind == "recorded":
+        return
+    if recipe.distill.waypoints is not None:
+        asked["waypoints"] = list(waypoint_epochs(store.record.epochs, recipe.distill.waypoints))
     for name, value in asked.items():
         found = store.convexification[name]
         if found != value:
@@ -82,7 +88,12 @@ def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> Tr
                 f"the experts are convexified with {name} = {found} and this run asks for {value}; "
                 f"drop distill.{name}, or convexify the recorded experts again"
             )
-    return store
+
+
+def _asked(recipe: Recipe) -> dict[str, Any]:
+    """How the recipe wants experts convexified; what it leaves open is not in it."""
+    names = ("waypoints", "smoothing", "fractions")
+    return {name: value for name in names if (value := getattr(recipe.distill, name)) is not None}
 
 
 def run_distillation(

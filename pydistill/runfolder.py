@@ -22,7 +22,9 @@ from pydistill.tensorfile import read_tensors, write_tensors
 
 _log = logging.getLogger("pydistill")
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+READABLE_CHECKPOINTS = (1, 2)
+UNCHECKED_CHECKPOINTS = (1,)  # of which early ones have no checksums
 CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
 
@@ -134,7 +136,9 @@ class RunFolder:
         """The state of the last checkpoint; FormatError if the file is damaged or of another format."""
         file = self.checkpoint_path
         try:
-            state, tensors = read_tensors(file, CHECKPOINT_KEY, CHECKPOINT_FORMAT, "a checkpoint")
+            state, tensors = read_tensors(
+                file, CHECKPOINT_KEY, READABLE_CHECKPOINTS, "a checkpoint", unchecked=UNCHECKED_CHECKPOINTS
+            )
         except FormatError as error:
             raise FormatError(f"checkpoint {error}; remove it to begin the run anew") from error
         missing = [name for name in CHECKPOINT_PARTS if name not in state]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pydistill.errors import FormatError
+from pydistill.errors import FormatError, InputError
 from pydistill.files import atomic_path
 
 TENSORS = "tensors"
@@ -38,6 +38,7 @@ def write_tensors(
         meanings: what the tensors are, by name, for readers.
 
     Raises:
+        InputError: the header is not JSON-able: a value of it is not finite, or something else than JSON has.
         WriteError: the folder cannot be written or the disk is full.
     """
     # safetensors refuses tensors that share memory, as hard labels and classes may
@@ -46,17 +47,28 @@ def write_tensors(
         name: _described(value) | ({"meaning": meanings[name]} if meanings and name in meanings else {})
         for name, value in plain.items()
     }
-    text = json.dumps({**header, TENSORS: told}, ensure_ascii=False)
+    try:
+        text = json.dumps({**header, TENSORS: told}, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the header of {path} cannot be written as JSON: {error}") from error
     with atomic_path(path) as temporary:
         save_file(plain, temporary, metadata={key: text, key + CHECKSUM: _sha256(text.encode())})
 
 
 def read_tensors(
-    path: str | os.PathLike[str], key: str, version: int | Collection[int], what: str
+    path: str | os.PathLike[str],
+    key: str,
+    version: int | Collection[int],
+    what: str,
+    *,
+    unchecked: Collection[int] = (),
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors that `write_tensors` wrote; nothing in the file is executed.
 
-    Checksums are verified, where the file has them (those of earlier versions have none).
+    Checksums are verified.
+
+    Args:
+        unchecked: those versions whose files may be without any checksum.
 
     Raises:
         FormatError: the file is damaged, not `what` (for the message), or its header's `format` is not `version`.
@@ -75,7 +87,7 @@ def read_tensors(
             f"{path} has format {found}; this version of pydistill reads {' and '.join(map(str, sorted(versions)))}"
         )
     checksum = metadata.get(key + CHECKSUM)
-    if checksum is None and TENSORS not in header:
+    if checksum is None and TENSORS not in header and found in unchecked:
         return header, tensors
     if checksum != _sha256(metadata[key].encode()):
         raise FormatError(f"{path} is damaged: its header does not have the SHA-256 that was written with it")

@@ -9,7 +9,7 @@ import os
 import struct
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from pydistill.artefact import KEY, Artefact
 from pydistill.data import from_tensors
 from pydistill.errors import FormatError, InputError
+from pydistill.evaluate import EvaluationSettings
 from pydistill.files import WriteError
 from pydistill.recipe import Recipe
 from tests.small_runs import recipe
@@ -47,6 +48,18 @@ def artefact(zca: bool = False, soft: bool = False, channels: int = 2) -> Artefa
         },
         initial_images=images + 1,
     )
+
+
+PARTS = ("images", "labels", "classes", "initial_images")
+
+
+def save_unchecked(before: Artefact, path: Path, number: int = 1) -> None:
+    """As format 1 was written: nothing is checked, and nothing can be."""
+    about, tensors = before.preprocessing.state()
+    stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
+    stored |= {name: getattr(before, name).clone() for name in PARTS}
+    header = {"format": number, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
+    save_file(stored, path, metadata={KEY: json.dumps(header)})
 
 
 @pytest.mark.parametrize("zca", [False, True])
@@ -117,15 +130,16 @@ def test_the_preview_is_a_picture(channels: int, tmp_path: Path) -> None:
 def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
     """As versions before 2 wrote them: no checksums, no description of the tensors."""
     before = artefact(zca=True)
-    about, tensors = before.preprocessing.state()
-    stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
-    names = ("images", "labels", "classes", "initial_images")
-    stored |= {name: getattr(before, name).clone() for name in names}
-    header = {"format": 1, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
-    save_file(stored, tmp_path / "old.safetensors", metadata={KEY: json.dumps(header)})
+    save_unchecked(before, tmp_path / "old.safetensors")
     after = Artefact.load(tmp_path / "old.safetensors")
-    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in names)
+    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in PARTS)
     assert (after.lr, after.provenance) == (before.lr, before.provenance)
+
+
+def test_of_the_second_format_none_is_without_checksums(tmp_path: Path) -> None:
+    save_unchecked(artefact(), tmp_path / "set.safetensors", number=2)
+    with pytest.raises(FormatError, match="its header does not have the SHA-256 that was written with it"):
+        Artefact.load(tmp_path / "set.safetensors")
 
 
 def test_there_is_none(tmp_path: Path) -> None:
@@ -188,6 +202,7 @@ NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
     ("change", "message"),
     [
         ({"lr": -1.0}, "its images or its learning rate are not usable numbers"),
+        ({"lr": float("nan")}, "its images or its learning rate are not usable numbers"),
         ({"lr": float("inf")}, "its images or its learning rate are not usable numbers"),
         ({"classes": torch.arange(2)}, "do not agree in number"),
         ({"initial_images": torch.zeros(1, 2, 4, 4)}, "do not agree in number"),
@@ -200,13 +215,27 @@ NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
         ({"provenance": {"dataset": {"classes": [1, 2, 3]}}}, "its classes have no names"),
     ],
 )
-def test_unusable_content(
-    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Artefact, "preview", lambda self: b"")  # there is none of such sets
-    replace(artefact(), **change).save(tmp_path / "distilled.safetensors")
-    with pytest.raises(FormatError, match=message):
+def test_unusable_content(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """It is not written, and where it lies all the same, not read."""
+    unusable = replace(artefact(), **change)
+    with pytest.raises(InputError, match=rf"the distilled set cannot be written to .*: .*{message}"):
+        unusable.save(tmp_path / "distilled.safetensors")
+    assert not list(tmp_path.iterdir())
+    save_unchecked(unusable, tmp_path / "distilled.safetensors")
+    with pytest.raises(FormatError, match=rf"distilled\.safetensors is damaged: .*{message}"):
         Artefact.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}])
+def test_provenance_that_json_does_not_have(value: Any, tmp_path: Path) -> None:
+    unusable = replace(artefact(), provenance=NAMES | {"loss": value})
+    with pytest.raises(InputError, match=r"header of .* cannot be written as JSON"):
+        unusable.save(tmp_path / "distilled.safetensors")
+
+
+def test_a_set_of_no_known_classes_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be written to .* \('dataset'\)"):
+        replace(artefact(), provenance={}).save(tmp_path / "distilled.safetensors")
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
@@ -217,24 +246,38 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert Artefact.load(tmp_path / "set.safetensors").lr == 0.0123
 
 
-def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
-    """The example runs in a process in which neither pydistill nor safetensors can be imported."""
-    made = artefact(soft=True)
-    long = Recipe(evaluation=replace(recipe().evaluation, training=replace(recipe().evaluation.training, epochs=400)))
-    made = replace(made, labels=made.classes, lr=0.1, provenance=made.provenance | {"recipe": long.as_dict()})
-    made.save(tmp_path / "set.safetensors")
+def torch_alone(made: Artefact, folder: Path) -> str:
+    """What the example tells, run in a process in which neither pydistill nor safetensors can be imported."""
+    made.save(folder / "set.safetensors")
     for name in ("pydistill", "safetensors"):
-        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+        (folder / f"{name}.py").write_text("raise ImportError('not here')")
     done = subprocess.run(
         [sys.executable, str(EXAMPLE), "set.safetensors"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 images of a, b, c: loss 0.0")
+    return done.stdout
+
+
+def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
+    long = Recipe(evaluation=replace(recipe().evaluation, training=replace(recipe().evaluation.training, epochs=400)))
+    made = replace(artefact(), lr=0.1, provenance=NAMES | {"recipe": long.as_dict()})
+    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
     source = EXAMPLE.read_text()
     assert "import pydistill" not in source
     assert "import safetensors" not in source
+
+
+def test_torch_alone_trains_on_an_imported_set_of_soft_labels(tmp_path: Path) -> None:
+    """Of which no evaluation is recorded: the file tells the one that will judge it."""
+    labels = torch.eye(3).repeat_interleave(2, 0)
+    made = replace(artefact(), labels=labels, initial_images=None, lr=0.1, provenance=NAMES | {"recipe": {}})
+    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
+    with safe_open(tmp_path / "set.safetensors", framework="pt") as handle:
+        header = json.loads(handle.metadata()[KEY])
+    assert header["evaluation"] == json.loads(json.dumps(asdict(EvaluationSettings())))
+    assert header["augmentation"] == header["evaluation"]["training"]["dsa"] != {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import json
 import os
 import resource
 import shutil
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pydistill import runfolder as runfolder_module
+from pydistill.errors import FormatError
 from pydistill.experts import train_experts
 from pydistill.files import WriteError, atomic_path, copy_file, write_text
 from pydistill.run import run_distillation
-from pydistill.runfolder import RunFolder
+from pydistill.runfolder import CHECKPOINT_KEY, RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.folder_content import content
@@ -171,8 +174,22 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
             folder.save_checkpoint(state(2), {"images": torch.ones(4000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert folder.load_checkpoint()[0] == {"format": 1, **state(1), "metrics_bytes": 0}
+    assert folder.load_checkpoint()[0] == {"format": 2, **state(1), "metrics_bytes": 0}
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_checkpoint_of_the_first_format_may_be_without_checksums(tmp_path: Path) -> None:
+    """As early versions wrote them; those of today cannot lose theirs."""
+    folder = RunFolder(tmp_path)
+    state = {"format": 1, "distiller": {"iteration": 1}, "judge": {}, "seconds": 0.0, "metrics_bytes": 0}
+    for number in (1, 2):
+        header = {CHECKPOINT_KEY: json.dumps(state | {"format": number})}
+        save_file({"images": torch.ones(4)}, folder.checkpoint_path, metadata=header)
+        if number == 1:
+            assert folder.load_checkpoint()[0] == state
+        else:
+            with pytest.raises(FormatError, match=r"does not have the SHA-256 .*; remove it to begin the run anew"):
+                folder.load_checkpoint()
 
 
 def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) -> None:

@@ -9,21 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import pydistill
 from pydistill import evaluate as evaluate_module
 from pydistill.artefact import Artefact
 from pydistill.cli import main
-from pydistill.data import Normalise
+from pydistill.data import Dataset, DataSettings, Normalise, load
+from pydistill.data.settings import Pixels
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import InputError, MismatchError, MissingDependencyError
+from pydistill.evaluate import Evaluation, evaluate_networks
 from pydistill.experts import train_experts
 from pydistill.nn import ConvNet, flatten
 from pydistill.run import RunResult, run_distillation
 from pydistill.training import accuracy
 from tests.blobs import blobs
-from tests.small_runs import EXPERT, experts, recipe
+from tests.data.files import two_classes, write_folder
+from tests.small_runs import EXPERT, MODEL, experts, recipe
 
 DATA = blobs()
 
@@ -115,7 +118,9 @@ def test_evaluate_other_networks(distilled: DistilledSet) -> None:
     assert [row.model for row in distilled.evaluate("mlp-w8", 1, DATA, epochs=1)] == ["mlp-w8"]
 
 
-def test_the_recipe_s_own_networks_are_evaluated(distilled: DistilledSet) -> None:
+def test_the_recipe_s_own_networks_are_evaluated(
+    distilled: DistilledSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evaluation = recipe().as_dict()["evaluation"]
     named = changed(
         distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["mlp-w8", "mlp-w4"]}}
@@ -124,6 +129,10 @@ def test_the_recipe_s_own_networks_are_evaluated(distilled: DistilledSet) -> Non
     hostile = changed(distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["os:system"]}})
     with pytest.raises(InputError, match="evaluated with a network of its author's own, os:system"):
         hostile.evaluate(dataset=DATA)
+    hostile.save(tmp_path / "hostile.safetensors")
+    assert main(["evaluate", str(tmp_path / "hostile.safetensors")]) == 2
+    told = "the set was evaluated with a network of its author's own, os:system; name one with model (--models)"
+    assert told in " ".join(capsys.readouterr().err.split())
 
 
 def test_images_in_another_space_are_judged_in_the_set_s(distilled: DistilledSet, finished: RunResult) -> None:
@@ -143,6 +152,31 @@ def test_other_data_are_refused(distilled: DistilledSet) -> None:
     pytest.importorskip("sklearn")
     with pytest.raises(MismatchError, match="distilled from blobs with digest"):
         distilled.evaluate()  # the recipe names the digits, which this set is not made of
+
+
+@pytest.mark.parametrize("pixels", ["bytes", "floats"])
+def test_recorded_data_are_read_as_the_run_read_them(
+    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit for bit by the published statistics too, and kept as the recipe says."""
+    pytest.importorskip("PIL")
+    monkeypatch.setenv("PYDISTILL_CACHE", str(tmp_path / "cache"))
+    folder = write_folder(tmp_path / "cifar", two_classes())
+    settings = DataSettings("cifar10", str(folder), statistics="published", pixels=pixels)
+    dataset = load(settings)
+    store = train_experts(dataset, MODEL, EXPERT, tmp_path / "experts")
+    run = run_distillation(replace(recipe(iterations=1), data=settings), dataset, store, tmp_path / "run")
+    judged: list[Dataset] = []
+
+    def kept(images: Tensor, labels: Tensor, lr: float, dataset: Dataset, *rest: Any, **more: Any) -> list[Evaluation]:
+        judged.append(dataset)
+        return evaluate_networks(images, labels, lr, dataset, *rest, **more)
+
+    monkeypatch.setattr("pydistill.distilled_set.evaluate_networks", kept)
+    (row,) = pydistill.load(tmp_path / "run").evaluate()
+    assert torch.equal(judged[0].test_images, dataset.test_images)
+    assert judged[0].test_pictures.are_bytes == (pixels == "bytes")
+    assert row.accuracies == run.accuracy_final.accuracies
 
 
 def test_a_file_never_decides_what_code_runs(distilled: DistilledSet) -> None:

@@ -30,9 +30,14 @@ def test_every_kind_and_shape_comes_back(tmp_path: Path) -> None:
 def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
     """As earlier versions wrote checkpoints."""
     save_file({"images": torch.ones(3)}, tmp_path / "file", metadata={"key": json.dumps(HEADER)})
-    header, found = read_tensors(tmp_path / "file", "key", (1, 2), "a file")
+    header, found = read_tensors(tmp_path / "file", "key", (1, 2), "a file", unchecked=(1,))
     assert header == HEADER
     assert torch.equal(found["images"], torch.ones(3))
+    with pytest.raises(FormatError, match="its header does not have the SHA-256"):
+        read_tensors(tmp_path / "file", "key", (1, 2), "a file")
+    save_file({"images": torch.ones(3)}, tmp_path / "file", metadata={"key": json.dumps(HEADER | {"format": 2})})
+    with pytest.raises(FormatError, match="its header does not have the SHA-256"):
+        read_tensors(tmp_path / "file", "key", (1, 2), "a file", unchecked=(1,))
 
 
 def test_a_checksum_cannot_be_left_out(tmp_path: Path) -> None:
@@ -42,10 +47,10 @@ def test_a_checksum_cannot_be_left_out(tmp_path: Path) -> None:
     for name, value in (("key", json.dumps(HEADER)), ("key.sha256", "")):
         save_file({"images": torch.ones(3)}, tmp_path / "file", metadata=metadata | {name: value})
         with pytest.raises(FormatError, match="its header does not have the SHA-256 that was written with it"):
-            read_tensors(tmp_path / "file", "key", 1, "a file")
+            read_tensors(tmp_path / "file", "key", 1, "a file", unchecked=(1,))
     save_file({"images": torch.ones(3)}, tmp_path / "file", metadata={"key": metadata["key"]})
     with pytest.raises(FormatError, match="its header does not have the SHA-256"):
-        read_tensors(tmp_path / "file", "key", 1, "a file")
+        read_tensors(tmp_path / "file", "key", 1, "a file", unchecked=(1,))
 
 
 def test_another_kind_of_number_with_the_same_bytes_is_told(tmp_path: Path) -> None:

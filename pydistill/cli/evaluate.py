@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydistill.cli import status
 from pydistill.cli.arguments import add_device, add_json, device_of, print_json
-from pydistill.errors import InputError
 
 if TYPE_CHECKING:
     from pydistill.distilled_set import DistilledSet
@@ -42,14 +41,8 @@ def run(values: Any) -> int:
     from pydistill.evaluate import table
 
     distilled = load(values.run, which=values.which)
-    own = list(distilled.recipe.evaluation.models)
-    if not values.models and any(":" in name for name in own):
-        raise InputError(
-            f"the set asks for networks of its author's own ({', '.join(own)}), whose code would run; "
-            "name those that you want with --models"
-        )
     rows = distilled.evaluate(
-        values.models or own or None,
+        values.models or None,
         values.repeats,
         data_path=values.data,
         seed=values.seed,

@@ -13,26 +13,13 @@ from pydistill.files import sha256_of
 from pydistill.recipe import Recipe
 from pydistill.report.contents import Contents, Record, as_list, dig, is_number, points
 from pydistill.report.pictures import Shown
+from pydistill.words import duration, size
 
 
 def percent(record: Any) -> str | None:
     """A record's mean ± standard deviation in percent; None if it has none."""
     mean, std = dig(record, "mean"), dig(record, "std")
     return f"{100 * mean:.1f} ± {100 * std:.1f} %" if is_number(mean) and is_number(std) else None
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 0.042 s, 37 s, 12 min, 5.3 h."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def memory(count: float) -> str:
-    """Bytes as MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def tiles(run: Contents) -> list[tuple[str, str]]:
@@ -71,9 +58,9 @@ def costs(run: Contents, wall_seconds: float | None) -> list[tuple[str, str]]:
     if isinstance(phases, dict):
         found += [(f"phase: {name}", duration(value)) for name, value in phases.items() if is_number(value)]
     if is_number(run.summary.get("peak_memory_bytes")):
-        found.append(("peak memory of the process", memory(run.summary["peak_memory_bytes"])))
+        found.append(("peak memory of the process", size(run.summary["peak_memory_bytes"])))
     if is_number(run.summary.get("peak_device_memory_bytes")):
-        found.append(("peak memory on the GPU", memory(run.summary["peak_device_memory_bytes"])))
+        found.append(("peak memory on the GPU", size(run.summary["peak_device_memory_bytes"])))
     return found
 
 

@@ -1,0 +1,22 @@
+"""Times and amounts of memory in words: the plan and the report have the same."""
+
+from __future__ import annotations
+
+from pydistill import plan
+from pydistill.report import tables
+from pydistill.words import duration, size
+
+
+def test_durations() -> None:
+    told = [duration(each) for each in (0.0123, 0.9996, 3.44, 99.6, 600, 7800, 400_000)]
+    assert told == ["12.3 ms", "1 s", "3.44 s", "99.6 s", "10 min", "2 h 10 min", "4 d 15 h"]
+
+
+def test_sizes() -> None:
+    told = [size(each) for each in (12_000, 3_400_000, 999_900_000, 5_600_000_000, 139_000_000_000)]
+    assert told == ["12 kB", "3.4 MB", "1 GB", "5.6 GB", "139 GB"]
+
+
+def test_there_is_one_wording() -> None:
+    for page in (plan, tables):
+        assert (page.duration, page.size) == (duration, size)
