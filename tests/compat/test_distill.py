@@ -240,12 +240,48 @@ def test_false_is_false(here: Path) -> None:
     assert recipe.distill.dsa is not None
 
 
-def test_buffers_of_others_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (here / BUFFERS / "replay_buffer_0.pt").read_bytes()
-    shutil.rmtree(here / BUFFERS / "pydistill-experts")
+@pytest.mark.parametrize("store", [True, False], ids=["beside experts of ours", "alone"])
+def test_buffers_of_others_are_not_overwritten(store: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither replaced files nor those that another program added."""
+    if store:
+        shutil.copy(here / BUFFERS / "replay_buffer_0.pt", here / BUFFERS / "replay_buffer_2.pt")
+        theirs, flags = here / BUFFERS / "replay_buffer_2.pt", ["--num_experts", "6"]
+    else:
+        for ours in ("pydistill-experts", "pydistill-exported.json"):
+            path = here / BUFFERS / ours
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        theirs, flags = here / BUFFERS / "replay_buffer_0.pt", []
+    before = theirs.read_bytes()
+    assert make_buffers(*flags) == 2
+    assert f"{theirs.name} would be replaced and is of another program" in capsys.readouterr().err
+    assert theirs.read_bytes() == before
+
+
+def test_a_changed_buffer_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / BUFFERS / "replay_buffer_0.pt").write_bytes(b"mine")
     assert make_buffers() == 2
-    assert "already holds buffers that another program wrote" in capsys.readouterr().err
-    assert (here / BUFFERS / "replay_buffer_0.pt").read_bytes() == before
+    assert "or was changed since it was written here" in capsys.readouterr().err
+    assert (here / BUFFERS / "replay_buffer_0.pt").read_bytes() == b"mine"
+
+
+def test_a_buffer_command_that_was_killed_while_it_exports_is_given_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two files: one is new, the other old, and both are ours."""
+    replace, left = Path.replace, [1]
+
+    def stop(self: Path, target: Path) -> Path:
+        if self.suffix == ".pt" and not left:
+            raise KeyboardInterrupt
+        left.clear()
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        assert make_buffers("--num_experts", "4", "--save_interval", "3") == 130
+    assert make_buffers("--num_experts", "4", "--save_interval", "3") == 0
+    found = [torch.load(here / BUFFERS / f"replay_buffer_{number}.pt", weights_only=True) for number in (0, 1)]
+    assert [len(each) for each in found] == [3, 1]
 
 
 def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +295,11 @@ def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     ("flags", "told"),
-    [(["--dsa", "False"], "--dsa False is refused"), (["--decay", "--mom", "0.9"], "--mom and --l2 would begin")],
+    [
+        (["--dsa", "False"], "--dsa False is refused"),
+        (["--decay", "--mom", "0.9"], "--mom and --l2 would begin"),
+        (["--save_interval", "0"], "--num_experts=100 and --save_interval=0 must be at least 1"),
+    ],
 )
 def test_buffer_s_own_flags(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert buffer.main(flags) == 2
