@@ -2,8 +2,8 @@
 
     preprocessing.json    {"kind": "normalise", "mean": […], "std": […], "files": {name: SHA-256}}, or kind "zca"
 
-The order of the images is told by the same file: exports are class-major. It says nothing of other images and labels, so
-one that lies beside files with other digests is as if it were not there.
+The order of the images is told by the same file: exports are class-major. It says nothing of other images and labels,
+so one that lies beside files with other digests is as if it were not there.
 """
 
 from __future__ import annotations

@@ -170,13 +170,68 @@ def test_limits_on_files_and_experts(here: Path) -> None:
     assert sources == [["replay_buffer_0.pt"] * 2, ["replay_buffer_0.pt", "replay_buffer_1.pt"]]
 
 
-def test_newer_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = [*RUN, "--Iteration", "1", "--eval_it", "1"]
-    assert mtt.main(short) == 0
-    index = here / BUFFERS / "pydistill-replay" / "index.json"
-    os.utime(here / BUFFERS / "replay_buffer_1.pt", (index.stat().st_mtime + 5,) * 2)
-    assert mtt.main(short) == 2
-    assert "replay_buffer_1.pt is newer than the experts imported from it; remove" in capsys.readouterr().err
+SHORT = [*RUN, "--Iteration", "1", "--eval_it", "1"]
+
+
+def test_changed_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main(SHORT) == 0
+    buffer_1 = here / BUFFERS / "replay_buffer_1.pt"
+    os.utime(buffer_1, (1e9, 1e9))
+    assert mtt.main(SHORT) == 0, "a copy of the same content"
+    content = bytearray(buffer_1.read_bytes())
+    content[-1000] ^= 1
+    buffer_1.write_bytes(content)
+    assert mtt.main(SHORT) == 2
+    assert "replay_buffer_1.pt has changed since its experts were imported into" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--max_files", "1"], ["--max_experts", "1"], []])
+def test_experts_of_other_files_or_limits_are_refused(
+    flags: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where --experts says where they are; without a flag a buffer is gone."""
+    elsewhere = [*SHORT, "--experts", "elsewhere"]
+    assert mtt.main(elsewhere) == 0
+    if not flags:
+        (here / BUFFERS / "replay_buffer_1.pt").unlink()
+    assert mtt.main([*elsewhere, *flags]) == 2
+    told = capsys.readouterr().err
+    assert "holds the experts imported from all experts of replay_buffer_0.pt, replay_buffer_1.pt, and this" in told
+    assert ("the first 1 experts of" in told) == ("--max_experts" in flags)
+    (here / "elsewhere" / "sources.json").unlink()  # as an import that was stopped leaves it
+    assert mtt.main([*elsewhere, *flags]) == 2
+    assert "holds 3 experts, and the files that this command asks for 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
+def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, flags, damaged = mtt, SHORT, "replay_buffer_1.pt"
+    if published:
+        recorded = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
+        export_mct(recorded.write_convexified(here / "convexified", waypoints=3), here / BUFFERS)
+        script, flags, damaged = mct, [*SHORT, "--num_interpolation", "3"], "step_buffer_ip3_0.pt"
+    assert script.main(flags) == 0
+    with monkeypatch.context() as patch:
+        for module in ("mtt", "mct"):
+            patch.delattr(f"pydistill.trajectories.{module}.load_untrusted")
+        assert script.main(flags) == 0
+        assert script.main([*flags, "--model", "convnet2-w8", "--experts", str(store_of(here, published))]) == 2
+    (here / BUFFERS / damaged).write_bytes(b"changed")
+    assert script.main(flags) == 2
+    if published:
+        (here / BUFFERS / damaged).unlink()
+        assert script.main(flags) == 2
+
+
+def store_of(here: Path, published: bool) -> Path:
+    return here / BUFFERS / ("pydistill-waypoint_ip3" if published else "pydistill-replay")
+
+
+def test_a_damaged_list_of_sources(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main(SHORT) == 0
+    (store_of(here, False) / "sources.json").write_text('{"files": [1]}')
+    assert mtt.main(SHORT) == 1
+    assert "sources.json is damaged; remove" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
