@@ -374,3 +374,26 @@ def test_as_modules(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_debug_shows_the_traceback(here: Path) -> None:
     with pytest.raises(ValueError, match="--texture is refused"):
         mtt.main([*RUN, "--texture", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyError("lost"), 1, "pydistill: error: KeyError: 'lost'; this is not foreseen"),
+        (RuntimeError("can't allocate memory"), 1, "pydistill: error: out of memory"),
+        (BrokenPipeError(), 0, ""),
+        (KeyboardInterrupt(), 130, "pydistill: stopped"),
+    ],
+)
+def test_no_error_shows_a_traceback(
+    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pydistill.compat.distill.distil", fail)
+    assert mtt.main(RUN) == code
+    assert capsys.readouterr().err.startswith(told)
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError, match="lost"):
+            mtt.main([*RUN, "--debug"])
