@@ -30,6 +30,7 @@ from tests.small_runs import EVALUATION, experts, recipe
 
 CASES = 500
 SECONDS = 10  # of this process's CPU time, for one case
+DCBENCH = "set-dcbench/TM/blobs/IPC1"
 RECIPE = replace(recipe(iterations=2, checkpoint_every=1), evaluation=replace(EVALUATION, repeats=1))
 
 
@@ -44,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     distilled = pydistill.load(root / "run")
     export_mtt(store, root / "mtt")
     export_mct(convexified, root / "mct")
-    for form in ("mtt", "ddranking"):
+    for form in ("mtt", "ddranking", "dcbench"):
         export_set(distilled, form, root / f"set-{form}", as_is=True)
     return root
 
@@ -83,15 +84,21 @@ def read_mct_experts(root: Path) -> None:
 
 
 def read_mtt_set(root: Path) -> None:
-    """A set in MTT's files."""
+    """A set in MTT's files, with its learning rate."""
     like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("mtt", root / "set-mtt", lr=0.1, like=like)) == len(like)
+    assert len(import_set("mtt", root / "set-mtt", like=like)) == len(like)
 
 
 def read_ddranking_set(root: Path) -> None:
-    """A set in DD-Ranking's files."""
+    """A set in DD-Ranking's files, with its learning rate."""
     like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("ddranking", root / "set-ddranking", lr=0.1, like=like)) == len(like)
+    assert len(import_set("ddranking", root / "set-ddranking", like=like)) == len(like)
+
+
+def read_dcbench_set(root: Path) -> None:
+    """A set in DC-BENCH's files, which hold no learning rate."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("dcbench", root / DCBENCH, lr=0.1, like=like)) == len(like)
 
 
 def resume(root: Path) -> None:
@@ -120,7 +127,12 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "MCT's waypoints": ("mct/waypoint_buffer_ip3_0.pt", read_mct_experts),
     "MCT's steps": ("mct/step_buffer_ip3_0.pt", read_mct_experts),
     "MTT's images": ("set-mtt/images_best.pt", read_mtt_set),
+    "MTT's learning rate": ("set-mtt/lr_best.pt", read_mtt_set),
     "DD-Ranking's labels": ("set-ddranking/labels.pt", read_ddranking_set),
+    "DD-Ranking's learning rate": ("set-ddranking/lr.pt", read_ddranking_set),
+    "DC-BENCH's images": (f"{DCBENCH}/images_best.pt", read_dcbench_set),
+    "DC-BENCH's labels": (f"{DCBENCH}/labels_best.pt", read_dcbench_set),
+    "what an export tells": ("set-mtt/preprocessing.json", read_mtt_set),
     "checkpoint": ("run/checkpoint.safetensors", resume),
     "configuration": ("run/config.json", resume),
     "metrics": ("run/metrics.jsonl", read_metrics),
