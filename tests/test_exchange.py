@@ -16,8 +16,9 @@ from pydistill.cli import main
 from pydistill.data import Normalise, from_tensors
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import FormatError, InputError
-from pydistill.exchange import FORMATS, IMPORTED, export_set, import_set, published_normalisation
+from pydistill.exchange import FORMATS, IMPORTED, export_set, import_set, readers_normalisation
 from pydistill.exchange.imagefolder import class_folders
+from pydistill.files import WriteError
 from tests.blobs import blobs
 from tests.small_runs import recipe
 
@@ -64,6 +65,81 @@ def test_there_and_back_as_it_is(form: str, soft: bool, zca: bool, tmp_path: Pat
 
 
 @pytest.mark.parametrize("form", IMPORTED)
+@pytest.mark.parametrize("zca", [False, True])
+def test_there_and_back_by_default(form: str, zca: bool, tmp_path: Path) -> None:
+    """cifar10's images are normalised with other numbers in between, and are the same pixels afterwards."""
+    before = made(zca=zca)
+    done = export_set(before, form, tmp_path)
+    assert done.converted == (not zca or form == "dcbench")
+    after = import_set(form, done.folder, lr=before.lr, like=before)
+    torch.testing.assert_close(after.viewable().images, before.viewable().images, rtol=0, atol=2e-6)
+    assert after.preprocessing.kind == ("normalise" if done.converted else "zca")
+
+
+@pytest.mark.parametrize("form", IMPORTED)
+def test_whose_normalisation_it_is_must_be_said_where_nothing_tells(form: str, tmp_path: Path) -> None:
+    before = made()
+    for as_is in (False, True):
+        done = export_set(before, form, tmp_path / str(as_is), as_is=as_is)
+        (done.folder / "preprocessing.json").unlink()
+        with pytest.raises(InputError, match=r"do not tell whether .*; say --as-is \(as_is\) for the first, or --mean"):
+            import_set(form, done.folder, lr=0.1, like=before)
+        how: Any = {"as_is": True} if as_is else {"preprocessing": readers_normalisation("cifar10", form)}
+        after = import_set(form, done.folder, lr=0.1, like=before, **how)
+        torch.testing.assert_close(after.viewable().images, before.viewable().images, rtol=0, atol=2e-6)
+    with pytest.raises(InputError, match=r"as_is \(--as-is\) is about the set that the images come from"):
+        import_set(form, done.folder, lr=0.1, as_is=True)
+
+
+def test_what_an_export_told_is_not_believed_of_other_images(tmp_path: Path) -> None:
+    folder = export_set(made(), "mtt", tmp_path).folder
+    assert import_set("mtt", folder).preprocessing.state()[1]["mean"].tolist() == [0.4914, 0.4822, 0.4465]
+    torch.save(torch.rand(6, 3, 4, 4), folder / "images_best.pt")
+    with pytest.raises(InputError, match="do not tell the preprocessing"):
+        import_set("mtt", folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "none"}, "export the set again, or remove this file"),
+        ({"files": []}, "export the set again, or remove this file"),
+        ({"mean": ["a", "b", "c"]}, "its mean and std are no numbers per channel"),
+        ({"std": [0.1, 0.0, 0.1]}, "its mean and std are no numbers per channel"),
+        ({"std": [0.1]}, "its mean and std are no numbers per channel"),
+        ({"std": None}, "its mean and std are no numbers per channel"),
+    ],
+)
+def test_what_an_export_told_is_damaged(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = export_set(made(), "ddranking", tmp_path).folder / "preprocessing.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(FormatError, match=message):
+        import_set("ddranking", tmp_path)
+
+
+@pytest.mark.parametrize("form", ["mtt", "ddranking"])
+def test_that_images_are_not_whitened_is_assumed_aloud(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MTT's own commands whiten, and its files do not tell."""
+    pytest.importorskip("jsonargparse")
+    folder = export_set(made(), form, tmp_path / "out").folder
+    command = ["import", str(folder), f"--format={form}", f"--out={tmp_path / 'set.safetensors'}", "--dataset=cifar10"]
+    assert main([*command, "--json"]) == 0
+    known = capsys.readouterr()
+    assert json.loads(known.out)["assumed"] is None
+    assert "taken for" not in known.err
+    (folder / "preprocessing.json").unlink()
+    assert main([*command, "--json"]) == 0
+    told = capsys.readouterr()
+    assert "if they were whitened (distilled with --zca), import them with --zca and --data" in told.err
+    assert json.loads(told.out)["assumed"] in told.err
+    sure = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2"]
+    assert main([*command, *sure]) == 0
+    assert "taken for" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", IMPORTED)
 def test_images_are_converted_to_the_statistics_of_the_readers(form: str, tmp_path: Path) -> None:
     """Pixels as their code normalises them: (x − mean) / std with the constants in it."""
     before = made()
@@ -81,12 +157,12 @@ def test_images_are_converted_to_the_statistics_of_the_readers(form: str, tmp_pa
 
 
 def test_dc_bench_has_its_own_numbers_for_cifar_100() -> None:
-    theirs, others = (published_normalisation("cifar100", form) for form in ("dcbench", "mtt"))
+    theirs, others = (readers_normalisation("cifar100", form) for form in ("dcbench", "mtt"))
     assert theirs is not None
     assert others is not None
     assert theirs.mean.tolist() == [0.5071, 0.4866, 0.4409]
     assert others.mean.tolist() == [0.4914, 0.4822, 0.4465]
-    assert published_normalisation("digits", "mtt") is None
+    assert readers_normalisation("digits", "mtt") is None
 
 
 @pytest.mark.parametrize(("form", "stays"), [("mtt", True), ("ddranking", True), ("dcbench", False)])
@@ -107,7 +183,10 @@ def test_data_whose_published_statistics_are_unknown_stay_as_they_are(tmp_path: 
 def test_the_files_are_those_that_the_tools_load(tmp_path: Path) -> None:
     soft, hard = made(soft=True), made()
     mtt = export_set(hard, "mtt", tmp_path / "mtt").folder
-    assert sorted(path.name for path in mtt.iterdir()) == ["images_best.pt", "labels_best.pt", "lr_best.pt"]
+    assert sorted(path.name for path in mtt.iterdir()) == [
+        *("images_best.pt", "labels_best.pt", "lr_best.pt"),
+        "preprocessing.json",  # ours; they do not look at it
+    ]
     assert torch.load(mtt / "labels_best.pt", weights_only=True).tolist() == [0, 0, 1, 1, 2, 2]
     ranking = export_set(soft, "ddranking", tmp_path / "dd").folder
     images, labels, lr = (torch.load(ranking / f"{name}.pt", weights_only=True) for name in ("images", "labels", "lr"))
@@ -116,7 +195,7 @@ def test_the_files_are_those_that_the_tools_load(tmp_path: Path) -> None:
     assert lr.item() == 0.0123
     bench = export_set(hard, "dcbench", tmp_path / "bench")
     assert bench.folder == tmp_path / "bench" / "TM" / "CIFAR10" / "IPC2"
-    assert sorted(path.name for path in bench.files) == ["images_best.pt", "labels_best.pt"]
+    assert sorted(path.name for path in bench.files) == ["images_best.pt", "labels_best.pt", "preprocessing.json"]
 
 
 def test_dc_bench_keeps_tiny_imagenet_at_fifty_in_five_parts(tmp_path: Path) -> None:
@@ -125,7 +204,7 @@ def test_dc_bench_keeps_tiny_imagenet_at_fifty_in_five_parts(tmp_path: Path) -> 
     classes = before.classes.repeat_interleave(5)
     many = replace(before.artefact, images=images, labels=classes, classes=classes, initial_images=None)
     done = export_set(many, "dcbench", tmp_path, as_is=True)
-    assert {path.name for path in done.files} == {
+    assert {path.name for path in done.files if path.suffix == ".pt"} == {
         f"{stem}_best_{n}.pt" for stem in ("images", "labels") for n in range(5)
     }
     assert torch.equal(import_set("dcbench", done.folder, lr=0.1, like=before).images, images)
@@ -230,11 +309,61 @@ def test_rows_that_could_be_either_are_asked_about(soft: Any, rows: torch.Tensor
 
 
 def test_rows_are_read_as_they_are_said_to_be(tmp_path: Path) -> None:
-    rows = torch.rand(6, 3).softmax(1)
+    rows = (torch.rand(6, 3) + 2 * torch.eye(3).repeat_interleave(2, 0)).softmax(1)
     folder = save(tmp_path, labels=rows)
     for soft, expected in (("probabilities", rows), ("logits", rows.softmax(1))):
         found = import_set("mtt", folder, lr=0.1, dataset="cifar10", soft=soft)  # type: ignore[arg-type]
         assert torch.equal(found.labels, expected)
+
+
+def test_images_of_soft_labels_are_sorted_by_them(tmp_path: Path) -> None:
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    rows = 5 * torch.eye(3).repeat_interleave(2, 0) + torch.rand(6, 3)
+    images = torch.rand(6, 3, 4, 4)
+    found = import_set("mtt", save(tmp_path, images[order], rows[order]), lr=0.1, dataset="cifar10")
+    assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]
+    assert found.labels.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+    sources = [int((images == image).flatten(1).all(1).nonzero()) for image in found.images]
+    assert [source // 2 for source in sources] == [0, 0, 1, 1, 2, 2]
+
+
+def test_soft_labels_of_an_erring_teacher_stay_in_order(tmp_path: Path) -> None:
+    rows = 5 * torch.eye(3)[[0, 0, 1, 0, 2, 2]] + torch.rand(6, 3)
+    found = import_set("mtt", save(tmp_path, labels=rows), lr=0.1, dataset="cifar10")
+    assert torch.equal(found.labels, rows.softmax(1))
+    assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_soft_labels_that_contradict_the_order_are_refused(tmp_path: Path) -> None:
+    rows = 5 * torch.eye(3)[[2, 2, 2, 0, 1, 1]] + torch.rand(6, 3)
+    with pytest.raises(FormatError, match="only 0 of 6 agree; sort images and labels by class"):
+        import_set("mtt", save(tmp_path, labels=rows), lr=0.1, dataset="cifar10")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_an_export_that_fails_can_be_repeated(
+    form: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    if there:
+        out.mkdir()
+    replace, count = os.replace, [0]
+
+    def full(*paths: Any) -> None:
+        count[0] += 1
+        if count[0] == 2:
+            raise OSError(28, "No space left on device")
+        replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(WriteError, match="No space left on device"):
+            export_set(made(), form, out)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    done = export_set(made(), form, out)
+    assert all(path.is_file() for path in done.files)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(done.files)
 
 
 class Malicious:
@@ -321,7 +450,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["export", str(tmp_path / "set.safetensors"), "--format=mtt", f"--out={out}"]) == 0
     told = capsys.readouterr().out
     assert told.startswith(
-        f"6 images in {out} (3 files), normalised with the statistics that readers of the format use"
+        f"6 images in {out} (4 files), normalised with the statistics that readers of the format use"
     )
     assert "lr 0.0123" in told
     assert main(["import", str(out), "--format=mtt", f"--out={file}", "--dataset=cifar10", "--json"]) == 0

@@ -19,8 +19,14 @@ from hypothesis import strategies as st
 
 import pydistill
 from pydistill.errors import PydistillError
+from pydistill.evaluate import Evaluation
+from pydistill.evaluations import add_evaluations
 from pydistill.exchange import export_set, import_set
+from pydistill.files import write_json
 from pydistill.recipe import load_recipe
+from pydistill.report.contents import read_run
+from pydistill.report.tables import comparison, costs, networks, tiles
+from pydistill.report.write import state_of
 from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt, import_mct, import_mtt
@@ -30,6 +36,15 @@ from tests.small_runs import EVALUATION, experts, recipe
 
 CASES = 500
 SECONDS = 10  # of this process's CPU time, for one case
+SUMMARY = {
+    "accuracy_distilled": {"mean": 0.5, "std": 0.1, "runs": [0.4, 0.6]},
+    "accuracy_random_real": {"mean": 0.4, "std": 0.1, "runs": [0.3, 0.5]},
+    "seconds": {"distillation": 12.5, "evaluation": 3.0},
+    "peak_memory_bytes": 10**9,
+    "ended_early": "the guard ended it",
+    "iterations": 2,
+}
+DCBENCH = "set-dcbench/TM/blobs/IPC1"
 RECIPE = replace(recipe(iterations=2, checkpoint_every=1), evaluation=replace(EVALUATION, repeats=1))
 
 
@@ -41,11 +56,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = experts(root / "experts", data)
     convexified = store.write_convexified(root / "convexified", waypoints=3)
     run_distillation(RECIPE, data, store, root / "run")
+    write_json(root / "run" / "summary.json", SUMMARY)
+    add_evaluations(root / "run", [Evaluation("mlp", (0.5, 0.75), 1.5)], which="final", iteration=2)
     distilled = pydistill.load(root / "run")
     export_mtt(store, root / "mtt")
     export_mct(convexified, root / "mct")
-    for form in ("mtt", "ddranking"):
+    for form in ("mtt", "ddranking", "dcbench"):
         export_set(distilled, form, root / f"set-{form}", as_is=True)
+    parts = root / "set-parts"
+    parts.mkdir()
+    for number in range(5):
+        torch.save(distilled.images, parts / f"images_best_{number}.pt")
+        torch.save(distilled.labels, parts / f"labels_best_{number}.pt")
     return root
 
 
@@ -83,15 +105,42 @@ def read_mct_experts(root: Path) -> None:
 
 
 def read_mtt_set(root: Path) -> None:
-    """A set in MTT's files."""
+    """A set in MTT's files, with its learning rate."""
     like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("mtt", root / "set-mtt", lr=0.1, like=like)) == len(like)
+    assert len(import_set("mtt", root / "set-mtt", like=like)) == len(like)
 
 
 def read_ddranking_set(root: Path) -> None:
-    """A set in DD-Ranking's files."""
+    """A set in DD-Ranking's files, with its learning rate."""
     like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("ddranking", root / "set-ddranking", lr=0.1, like=like)) == len(like)
+    assert len(import_set("ddranking", root / "set-ddranking", like=like)) == len(like)
+
+
+def read_dcbench_set(root: Path) -> None:
+    """A set in DC-BENCH's files, which hold no learning rate."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("dcbench", root / DCBENCH, lr=0.1, like=like)) == len(like)
+
+
+def read_best(root: Path) -> None:
+    """The set of the run's best evaluation."""
+    assert len(pydistill.load(root / "run", which="best").viewable().images)
+
+
+def read_page(root: Path) -> None:
+    """What the run's report says, but for the charts."""
+    contents = read_run(root / "run")
+    assert networks(contents)
+    assert tiles(contents)
+    assert costs(contents, None)
+    assert state_of(contents)
+    comparison(contents)
+
+
+def read_parts(root: Path) -> None:
+    """A set in DC-BENCH's files of five parts."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("dcbench", root / "set-parts", lr=0.1, like=like)) == 5 * len(like)
 
 
 def resume(root: Path) -> None:
@@ -120,11 +169,21 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "MCT's waypoints": ("mct/waypoint_buffer_ip3_0.pt", read_mct_experts),
     "MCT's steps": ("mct/step_buffer_ip3_0.pt", read_mct_experts),
     "MTT's images": ("set-mtt/images_best.pt", read_mtt_set),
+    "MTT's learning rate": ("set-mtt/lr_best.pt", read_mtt_set),
     "DD-Ranking's labels": ("set-ddranking/labels.pt", read_ddranking_set),
+    "DD-Ranking's learning rate": ("set-ddranking/lr.pt", read_ddranking_set),
+    "DC-BENCH's images": (f"{DCBENCH}/images_best.pt", read_dcbench_set),
+    "DC-BENCH's labels": (f"{DCBENCH}/labels_best.pt", read_dcbench_set),
+    "DC-BENCH's parts of images": ("set-parts/images_best_3.pt", read_parts),
+    "DC-BENCH's parts of labels": ("set-parts/labels_best_1.pt", read_parts),
+    "what an export tells": ("set-mtt/preprocessing.json", read_mtt_set),
     "checkpoint": ("run/checkpoint.safetensors", resume),
     "configuration": ("run/config.json", resume),
     "metrics": ("run/metrics.jsonl", read_metrics),
     "metrics of a resumed run": ("run/metrics.jsonl", resume),
+    "best set": ("run/best.safetensors", read_best),
+    "evaluations": ("run/evaluations.json", read_page),
+    "summary": ("run/summary.json", read_page),
     "recipe": ("run/recipe.json", read_recipe),
 }
 

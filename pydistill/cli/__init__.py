@@ -14,13 +14,13 @@ stdout; progress, warnings and errors go to stderr.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from pydistill.cli import status
-from pydistill.errors import Interrupted, MissingDependencyError, PydistillError
+from pydistill.cli.ending import guarded
+from pydistill.errors import MissingDependencyError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -46,33 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     An error is one line on stderr, with the way to mend it; with --debug it is raised, and shows its traceback.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    given = [each for each in given if each != "--debug"]
-    logging.basicConfig(format="pydistill: %(message)s", level=logging.INFO)
     if os.getcwd() not in sys.path:  # for a network of the user's own, `--model.name mynet:small`
         sys.path.append(os.getcwd())
-    try:
-        done = _run(given)
-        if sys.stdout is not None:  # a shell can start a process without one
-            sys.stdout.flush()
-        return done
-    except BrokenPipeError:  # whoever read the output, `head` say, has had enough
-        _close_stdout()
-        return status.DONE
-    except KeyboardInterrupt:
-        _tell("stopped")
-        return status.INTERRUPTED
-    except Exception as error:
-        if debug:
-            raise
-        from pydistill.cli.failures import told
-
-        sentence, code = told(error)
-        if isinstance(error, OSError) and not isinstance(error, PydistillError):
-            _close_stdout()  # it may be stdout itself that cannot be written, and Python would try again at its end
-        _tell(sentence if isinstance(error, Interrupted) else f"error: {sentence}")
-        return code
+    return guarded(_run, arguments)
 
 
 def _run(given: list[str]) -> int:
@@ -87,14 +63,3 @@ def _run(given: list[str]) -> int:
         return status.DONE if given else status.USAGE
     command, values = found
     return command.run(values)
-
-
-def _tell(sentence: str) -> None:
-    if sys.stderr is not None:
-        print(f"pydistill: {sentence}", file=sys.stderr)
-
-
-def _close_stdout() -> None:
-    """Let what is still to be written to stdout go nowhere."""
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from pydistill.cli import status
@@ -34,6 +35,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--model", type=str | None, default=None, help="the student's network, such as convnet3")
     parser.add_argument("--soft", choices=["logits", "probabilities"], default=None, help="what rows of labels are")
     parser.add_argument("--like", type=str | None, default=None, help="a run or set to take what is unknown from")
+    parser.add_argument("--as-is", action="store_true", help="the images are preprocessed as those of --like")
     add_json(parser)
 
 
@@ -69,12 +71,18 @@ def run(values: Any) -> int:
         model=values.model,
         soft=values.soft,
         like=None if values.like is None else load(values.like),
+        as_is=values.as_is,
     )
     found.save(values.out)
+    assumed = found.provenance["imported"].get("assumed")
     labels = "class numbers" if found.labels.ndim == 1 else "soft labels"
     if values.json:
         about = {"file": values.out, "images": list(found.images.shape), "classes": list(found.class_names)}
-        print_json(about | {"labels": labels, "lr": found.lr, "preprocessing": found.preprocessing.kind})
+        print_json(
+            about | {"labels": labels, "lr": found.lr, "preprocessing": found.preprocessing.kind, "assumed": assumed}
+        )
     else:
         print(f"{found!r}, {labels}, preprocessing {found.preprocessing.kind}: {values.out}")
+    if assumed is not None:
+        print(f"pydistill: {assumed}", file=sys.stderr)
     return status.DONE

@@ -9,6 +9,7 @@ from pydistill import data
 from pydistill.commands import train_experts_shown
 from pydistill.compat.command import device, run_command
 from pydistill.compat.datasets import buffer_folder, data_of
+from pydistill.compat.exported import export_buffers, refuse_foreign
 from pydistill.compat.flags import buffer_parser
 from pydistill.compat.networks import network_of
 from pydistill.data import DsaSettings
@@ -16,7 +17,6 @@ from pydistill.errors import InputError
 from pydistill.experts import ExpertSettings
 from pydistill.recipe import Recipe
 from pydistill.training import TrainingSettings
-from pydistill.trajectories import export_mtt
 
 STORE = "pydistill-experts"
 
@@ -27,7 +27,7 @@ def train(arguments: Sequence[str]) -> None:
     A command that was stopped continues after the last whole expert when it is given again.
 
     Raises:
-        InputError: a flag is wrong, or asks for what is not done here.
+        InputError: a flag is wrong or asks for what is not done here, or a buffer would replace another program's.
         PydistillError: as `train_experts`.
     """
     values = buffer_parser().parse_args(arguments)
@@ -37,6 +37,10 @@ def train(arguments: Sequence[str]) -> None:
         )
     if values.decay and (values.mom or values.l2):
         raise InputError("--mom and --l2 would begin with the lower rate of --decay only; leave them at 0")
+    if values.num_experts < 1 or values.save_interval < 1:
+        raise InputError(
+            f"--num_experts={values.num_experts} and --save_interval={values.save_interval} must be at least 1"
+        )
     none = values.dsa_strategy.lower() in ("", "none")
     training = TrainingSettings(
         epochs=values.train_epochs,
@@ -48,10 +52,9 @@ def train(arguments: Sequence[str]) -> None:
     settings = ExpertSettings(count=values.num_experts, seed=values.seed, training=training)
     recipe = Recipe(data=data_of(values), model=network_of(values.model), expert=settings)
     folder = buffer_folder(values)
-    if (folder / "replay_buffer_0.pt").exists() and not (folder / STORE).is_dir():
-        raise InputError(f"{folder} already holds buffers that another program wrote; choose another --buffer_path")
+    refuse_foreign(folder, (f"replay_buffer_{n}.pt" for n in range(-(-values.num_experts // values.save_interval))))
     store = train_experts_shown(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
-    files = export_mtt(store, folder, experts_per_file=values.save_interval)
+    files = export_buffers(store, folder, values.save_interval)
     print(f"{len(store)} experts in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydistill.compat.command import note
 from pydistill.compat.flags import Script
+from pydistill.compat.sources import imported_before, keep_sources
 from pydistill.data import Dataset
 from pydistill.errors import InputError
 from pydistill.experts import ExpertSettings, experts_record
@@ -22,8 +23,9 @@ from pydistill.trajectories import (
     import_mct,
     import_mtt,
 )
+from pydistill.trajectories.mct import partner
+from pydistill.trajectories.record import ExpertsRecord
 
-INDEX = "index.json"
 RECORDED = "replay_buffer"
 _TAGS = {"path": "", "uniform": "_uni", "decreasing": "_dec", "projected": "_proj"}
 
@@ -86,7 +88,8 @@ def import_experts(
     """The experts of the flags' buffer files, imported once into a store beside them (or `--experts`).
 
     Raises:
-        InputError: there are no buffers, or they are newer than what was imported from them.
+        InputError: there are no buffers, or the store was imported from others, or from these with other limits or
+            before they were changed.
         FormatError: a buffer is damaged, hostile or of another layout.
         MismatchError: the buffers hold another network's experts.
     """
@@ -99,18 +102,34 @@ def import_experts(
         stem = RECORDED
     convexified = stem != RECORDED
     files = buffer_files(folder, stem, values.max_files)
-    layout: ForeignLayout = (describe_mct if convexified else describe_mtt)(files[0])
-    settings = ExpertSettings()
-    settings = replace(settings, training=replace(settings.training, epochs=layout.epochs))
-    record = replace(experts_record(dataset, model, settings), training={"source": script})
+    read = [each for file in files for each in ((file, partner(file)) if convexified else (file,))]
     out = Path(values.experts) if values.experts else folder / _store_name(values, stem)
-    if (out / INDEX).exists():
-        age = (out / INDEX).stat().st_mtime
-        newer = [file for file in files if file.stat().st_mtime > age]
-        if newer:
-            raise InputError(f"{newer[0]} is newer than the experts imported from it; remove {out} to import it again")
-    importer = import_mct if convexified else import_mtt
-    return importer(files, out, record, per_file=values.max_experts)
+    if imported_before(out, read, values.max_experts):
+        store = TrajectoryStore.open(out)
+        wanted = _record(dataset, model, script, store.record.epochs)
+        return TrajectoryStore.create(
+            out, wanted, kind=store.kind, dtype=store.dtype, convexification=store.convexification
+        )
+    layout: ForeignLayout = (describe_mct if convexified else describe_mtt)(files[0])
+    record = _record(dataset, model, script, layout.epochs)
+    done: list[int] = []
+    store = (import_mct if convexified else import_mtt)(
+        files, out, record, per_file=values.max_experts, on_progress=done.append
+    )
+    if len(store) != len(done):
+        raise InputError(
+            f"{out} holds {len(store)} experts, and the files that this command asks for {len(done)}; remove it to "
+            "import again, or choose another folder by --experts"
+        )
+    keep_sources(out, read, values.max_experts)
+    return store
+
+
+def _record(dataset: Dataset, model: ModelSettings, script: Script, epochs: int) -> ExpertsRecord:
+    """What the experts are that these flags ask for."""
+    settings = ExpertSettings()
+    settings = replace(settings, training=replace(settings.training, epochs=epochs))
+    return replace(experts_record(dataset, model, settings), training={"source": script})
 
 
 def _store_name(values: argparse.Namespace, stem: str) -> str:

@@ -10,6 +10,6 @@ from __future__ import annotations
 
 from pydistill.exchange.exporting import FORMATS, Exported, export_set
 from pydistill.exchange.importing import IMPORTED, import_set
-from pydistill.exchange.published import published_normalisation
+from pydistill.exchange.published import readers_normalisation
 
-__all__ = ["FORMATS", "IMPORTED", "Exported", "export_set", "import_set", "published_normalisation"]
+__all__ = ["FORMATS", "IMPORTED", "Exported", "export_set", "import_set", "readers_normalisation"]

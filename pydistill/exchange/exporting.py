@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +15,10 @@ from torch import Tensor
 from pydistill.artefact import Artefact
 from pydistill.data import Normalise, Preprocessing
 from pydistill.distilled_set import DistilledSet
-from pydistill.errors import InputError
-from pydistill.exchange import dcbench, ddranking, imagefolder, mtt
-from pydistill.exchange.published import published_normalisation
+from pydistill.errors import InputError, PydistillError
+from pydistill.exchange import dcbench, ddranking, imagefolder, mtt, told
+from pydistill.exchange.published import readers_normalisation
+from pydistill.files import WriteError, told_with_remedy
 
 FORMATS = ("mtt", "dcbench", "ddranking", "imagefolder")
 _WRITERS = {
@@ -63,7 +68,8 @@ def export_set(
     constants of their own. So that a network trained on the exported images sees test images in the same space, the
     images are converted to these constants, where they are known: x' = (pixels − mean') / std'. Whitened images stay
     whitened in `mtt` and `ddranking`, whose readers fit the same whitening, and become normalised ones in `dcbench`,
-    whose reader has none.
+    whose reader has none. What the images are is written beside them (preprocessing.json), for `import_set`. An export
+    that fails leaves nothing.
 
     Args:
         form: mtt, dcbench, ddranking or imagefolder.
@@ -85,8 +91,35 @@ def export_set(
     if form == "imagefolder" and as_is:
         raise InputError("an image folder holds pixels, so as_is is not to be had; export the set as mtt or ddranking")
     images, preprocessing = _converted(artefact, form, as_is)
-    files = _WRITERS[form](artefact, images.cpu().contiguous(), folder)
+    inside = dcbench.folder_of(artefact) if form == "dcbench" else "set"
+    with _whole(folder, inside) as staging:
+        files = _WRITERS[form](artefact, images.cpu().contiguous(), staging)
+        if preprocessing is not None:
+            files.append(told.write(preprocessing, files, staging))
+    files = [folder / file.relative_to(staging) for file in files]
     return Exported(folder, tuple(files), preprocessing, preprocessing is not artefact.preprocessing)
+
+
+@contextmanager
+def _whole(folder: Path, inside: str) -> Iterator[Path]:
+    """Give a folder `inside` a temporary one beside `folder`; on a clean exit its content is in `folder`, on any error
+    nothing is, so that the export can be repeated."""
+    target = folder.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    staging = temporary / inside
+    try:
+        yield staging
+        if target.exists():  # empty; it may be somebody's current folder, so it stays itself
+            for path in staging.iterdir():
+                path.rename(target / path.name)
+        else:
+            staging.rename(target)
+    except OSError as error:
+        if isinstance(error, PydistillError):
+            raise
+        raise WriteError(f"cannot write {folder}: {told_with_remedy(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Preprocessing | None]:
@@ -94,7 +127,7 @@ def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Prep
     if form == "imagefolder":
         return artefact.viewable(), None
     own = artefact.preprocessing
-    wanted = published_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
+    wanted = readers_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
     if as_is or wanted is None or (own.kind == "zca" and form != "dcbench"):
         return artefact.images, own
     return wanted.apply(own.invert(artefact.images)), wanted

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from pydistill.artefact import Artefact
-from pydistill.data import Dataset, DataSettings, Preprocessing
+from pydistill.data import Dataset, DataSettings, Normalise, Preprocessing
 from pydistill.data.load import NAMES
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import FormatError, InputError
-from pydistill.exchange import dcbench, ddranking, mtt
-from pydistill.exchange.published import published_normalisation
+from pydistill.exchange import dcbench, ddranking, mtt, told
+from pydistill.exchange.published import readers_normalisation
 from pydistill.exchange.tensors import Soft, probabilities
 from pydistill.nn import architecture_of, parse
 from pydistill.version import VERSION
@@ -37,6 +37,7 @@ def import_set(
     model: str | None = None,
     soft: Soft | None = None,
     like: DistilledSet | Artefact | None = None,
+    as_is: bool = False,
 ) -> DistilledSet:
     """Read a distilled set of another tool; nothing in its files is executed.
 
@@ -47,13 +48,15 @@ def import_set(
         path: the folder of the files; for mtt also an images file, with labels beside it.
         lr: the learned learning rate; needed unless a file of it is there, and taken before that.
         dataset: name of the data set that was distilled, or the data set itself.
-        preprocessing: what made the images of pixels in [0, 1]; None: the normalisation that the format's tools give
-            the data set of that name (for whitened images give a `Zca`).
+        preprocessing: what made the images of pixels in [0, 1]; None: what `export_set` wrote beside them, else that of
+            `like`, else the normalisation that the format's tools give the data set of that name (for whitened images
+            give a `Zca`; that this was assumed is told in `provenance["imported"]["assumed"]`).
         class_names: None: those of the data set if it is given itself, else the class numbers.
         model: name of the student's network, such as "convnet3", if it shall be known.
         soft: whether label rows are logits or probabilities; None: logits, unless they could be either.
         like: a distilled set of pydistill's that the images were exported from or go with: data set, preprocessing,
             class names and network are taken from it where they are not given.
+        as_is: the images have the preprocessing of `like`, as after `export_set(…, as_is=True)`.
 
     Raises:
         InputError: no such format, something that the files do not tell was not given, or does not fit.
@@ -65,12 +68,13 @@ def import_set(
     found = _READERS[form](Path(path))
     rate = found.lr if lr is None else lr
     name, digest = _data_named(dataset, origin)
-    made = preprocessing or (origin.preprocessing if origin is not None else published_normalisation(name, form))
+    before = told.read(Path(path) if Path(path).is_dir() else Path(path).parent, found.files)
+    made, assumed = _preprocessing(form, name, preprocessing, before, origin, as_is, str(path))
     unknown = [
         ("the learning rate (lr, --lr)", rate),
         ("the preprocessing (by dataset, --mean and --std, --zca or like)", made),
     ]
-    missing = [told for told, value in unknown if value is None]
+    missing = [what for what, value in unknown if value is None]
     if rate is None or made is None:
         raise InputError(
             f"the files in {path} do not tell {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
@@ -79,7 +83,7 @@ def import_set(
         raise InputError(f"lr must be a finite number above 0, not {rate}")
     labels = found.labels if found.labels.ndim == 1 else probabilities(found.labels, soft, str(path))
     names = _class_names(labels, class_names, dataset, origin)
-    images, labels, classes = _by_class(found.images, labels, len(names), str(path))
+    images, labels, classes = _by_class(found.images, labels, len(names), str(path), sorted_already=before is not None)
     try:
         made.invert(images[:1])
     except InputError as error:
@@ -88,10 +92,61 @@ def import_set(
     provenance: dict[str, Any] = {
         "recipe": recipe,
         "dataset": {"name": name, "digest": digest, "classes": list(names)},
-        "imported": {"format": form, "files": dict(found.files)},
+        "imported": {"format": form, "files": dict(found.files)} | ({} if assumed is None else {"assumed": assumed}),
         "versions": {"pydistill": VERSION, "torch": torch.__version__},
     }
     return DistilledSet(Artefact(images, labels, classes, float(rate), made.to("cpu"), provenance, None))
+
+
+def _preprocessing(
+    form: str,
+    name: str,
+    given: Preprocessing | None,
+    before: told.Told | None,
+    origin: Artefact | None,
+    as_is: bool,
+    where: str,
+) -> tuple[Preprocessing | None, str | None]:
+    """What made the images of pixels, or None where nothing tells; and a sentence if that was assumed.
+
+    Raises:
+        InputError: `as_is` without `like`, or it cannot be known which of two normalisations it was.
+    """
+    if as_is and origin is None:
+        raise InputError("as_is (--as-is) is about the set that the images come from; give it by like (--like)")
+    if given is not None:
+        return given, None
+    own = None if origin is None else origin.preprocessing
+    if as_is:
+        return own, None
+    if before is not None and before.kind == "zca":
+        return (own if own is not None and own.kind == "zca" else None), None
+    if before is not None and before.normalisation is not None:
+        return (own if _same(own, before.normalisation) else before.normalisation), None
+    readers = readers_normalisation(name, form)
+    if own is not None:
+        converts = own.kind != "zca" or form == "dcbench"
+        if converts and readers is not None and not _same(own, readers):
+            raise InputError(
+                f"the files in {where} do not tell whether their images have the preprocessing of the set given by "
+                f"like (--like) or the normalisation that readers of {form} use; say --as-is (as_is) for the first, or "
+                f"--mean {_numbers(readers.mean)} --std {_numbers(readers.std)} (preprocessing) for the second"
+            )
+        return own, None
+    if readers is None or form == "dcbench":
+        return readers, None
+    return readers, (
+        f"the images are taken for normalised with mean {_numbers(readers.mean)} and std {_numbers(readers.std)}, as "
+        f"{name} is without ZCA; if they were whitened (distilled with --zca), import them with --zca and --data"
+    )
+
+
+def _same(own: Preprocessing | None, other: Normalise) -> bool:
+    return isinstance(own, Normalise) and torch.equal(own.mean, other.mean) and torch.equal(own.std, other.std)
+
+
+def _numbers(values: Tensor) -> str:
+    return " ".join(f"{value:g}" for value in values.tolist())
 
 
 def _data_named(dataset: str | Dataset | None, origin: Artefact | None) -> tuple[str, str]:
@@ -121,18 +176,34 @@ def _class_names(
     return names
 
 
-def _by_class(images: Tensor, labels: Tensor, number: int, where: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and labels sorted by class, and the class of each; rows of soft labels are sorted by class already."""
-    per_class = len(images) // number
-    in_order = torch.arange(number).repeat_interleave(per_class)
-    if labels.ndim == 2:
-        if len(in_order) != len(images):
-            raise FormatError(f"the {len(images)} images in {where} are not equally many of each of {number} classes")
+def _by_class(
+    images: Tensor, labels: Tensor, number: int, where: str, *, sorted_already: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images and labels sorted by class, and the class of each.
+
+    The class of a row of soft labels is its largest entry, if that makes equally many of each class. If not (a teacher
+    errs), the images must be sorted by class, and most rows must agree with that.
+    """
+    in_order = torch.arange(number).repeat_interleave(len(images) // number)
+    uneven = f"the {len(images)} images in {where} are not equally many of each of {number} classes"
+    if len(in_order) != len(images):
+        raise FormatError(uneven)
+    if labels.ndim == 2 and sorted_already:
         return images, labels, in_order
-    order = labels.argsort(stable=True)
-    if not torch.equal(labels[order], in_order):
-        raise FormatError(f"the {len(images)} images in {where} are not equally many of each of {number} classes")
-    return images[order], labels[order], in_order
+    classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
+    order = classes.argsort(stable=True)
+    if torch.equal(classes[order], in_order):
+        return images[order], labels[order], in_order
+    if labels.ndim == 1:
+        raise FormatError(uneven)
+    agreeing = int((classes == in_order).sum())
+    if 2 * agreeing < len(images):
+        raise FormatError(
+            f"the soft labels in {where} do not tell the classes of the images: their largest entries are not equally "
+            f"many of each class, and in the order of classes only {agreeing} of {len(images)} agree; sort images and "
+            "labels by class"
+        )
+    return images, labels, in_order
 
 
 def _recipe(

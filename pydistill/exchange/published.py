@@ -15,7 +15,7 @@ DC_BENCH: dict[str, Numbers] = {
 }
 
 
-def published_normalisation(dataset: str, form: str) -> Normalise | None:
+def readers_normalisation(dataset: str, form: str) -> Normalise | None:
     """The normalisation that readers of the format give the data set's test images, or None where it is not known.
 
     Args:

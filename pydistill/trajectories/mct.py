@@ -83,8 +83,8 @@ def _weights(row: Any, tensors: int, what: str) -> Tensor:
     return weights
 
 
-def _partner(file: Path) -> Path:
-    """The step file that belongs to a waypoint file."""
+def partner(file: Path) -> Path:
+    """The step file that belongs to a waypoint file; InputError for a file of another name."""
     if not file.name.startswith("waypoint_buffer"):
         raise InputError(f"paths must name MCT's waypoint_buffer files, and {file.name} is none")
     return file.with_name(file.name.replace("waypoint_buffer", "step_buffer", 1))
@@ -103,11 +103,11 @@ def read_mct(path: str | os.PathLike[str]) -> list[MctExpert]:
         InputError: not the name of a waypoint file.
     """
     file = Path(path)
-    partner = _partner(file)
+    beside = partner(file)
     waypoints = listed(load_untrusted(file), f"{file}")
-    steps = listed(load_untrusted(partner), f"{partner}")
+    steps = listed(load_untrusted(beside), f"{beside}")
     if len(waypoints) != len(steps):
-        raise FormatError(f"{file} holds {len(waypoints)} experts and its partner {partner.name} {len(steps)}")
+        raise FormatError(f"{file} holds {len(waypoints)} experts and its partner {beside.name} {len(steps)}")
     pairs = enumerate(zip(waypoints, steps, strict=True))
     return [MctExpert(points, paces, f"{file}, expert {index}") for index, (points, paces) in pairs]
 
@@ -212,7 +212,7 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
         tag = f"_ip{count}" if count > 2 else _TAGS.get(str(rule), "")
         file = Path(folder) / f"waypoint_buffer{tag}_{len(files)}.pt"
         # Readers look for waypoint files, so the partner goes first: a killed run leaves no half pair to be found.
-        save_torch([steps for _, steps in experts], _partner(file))
+        save_torch([steps for _, steps in experts], partner(file))
         save_torch([points for points, _ in experts], file)
         files.append(file)
     return files

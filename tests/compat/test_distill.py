@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.func import functional_call
 
 from pydistill.artefact import Artefact
 from pydistill.compat import att, buffer, mct, mtt, tesla
+from pydistill.nn import build, layout_of
 from pydistill.recipe import load_recipe
+from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore, export_mct
 from tests.compat.scripts import BUFFERS, RUN, make_buffers
 
@@ -122,6 +126,55 @@ def test_tesla_takes_the_published_steps(here: Path, capsys: pytest.CaptureFixtu
     torch.testing.assert_close(labels.sum(1), torch.ones(4))
 
 
+def published_update(
+    run: Path, store: TrajectoryStore, lr_img: float, lr_lr: float, lr_teacher: float, steps: int
+) -> tuple[torch.Tensor, float]:
+    """Pixels and α after the first iteration of TESLA's code, in fp64.
+
+    It sums the gradients on the way, differentiates direction · gradient again at every step, where it loses the factor
+    2 of the pixels, and differentiates ‖θ₀ − α Σ g − θ*‖² / ‖θ₀ − θ*‖² by α.
+    """
+    line = next(line for line in RunFolder(run).metrics() if line["event"] == "iteration")
+    trajectory = store.recorded(line["expert"])
+    start, target = (trajectory.point(line[name]).double() for name in ("start", "target"))
+    net = build(load_recipe(run / "recipe.json").model, Artefact.load(run).images.shape[1], 4, (8, 8)).double()
+    images = Artefact.load(run).initial_images.double().requires_grad_()  # type: ignore[union-attr]
+    labels = torch.arange(4)
+    alpha = torch.tensor(lr_teacher, dtype=torch.float64, requires_grad=True)
+
+    def gradient(theta: torch.Tensor) -> torch.Tensor:
+        logits = functional_call(net, layout_of(net).split(theta), (images,))
+        return torch.autograd.grad(F.cross_entropy(logits, labels), theta, create_graph=True)[0]
+
+    points, total = [start.clone().requires_grad_()], torch.zeros_like(start)
+    for _ in range(steps):
+        found = gradient(points[-1]).detach()
+        total += found
+        points.append((points[-1].detach() - lr_teacher * found).requires_grad_())
+    scale = (start - target).square().sum()
+    direction = lr_teacher * (target - start) + lr_teacher**2 * total
+    to_images = torch.zeros_like(images)
+    for theta in points[:-1]:
+        to_images += torch.autograd.grad(direction @ gradient(theta) / scale, images)[0]
+    to_alpha = torch.autograd.grad((start - alpha * total - target).square().sum() / scale, alpha)[0]
+    return (images - lr_img * to_images).detach(), lr_teacher - lr_lr * float(to_alpha)
+
+
+def test_tesla_makes_the_published_update(here: Path) -> None:
+    flags = ("--Iteration", "1", "--no_aug", "True", "--lr_img", "2", "--lr_lr", "1e-4", "--syn_steps", "3")
+    assert tesla.main([*RUN, *flags]) == 0
+    run = here / "logged_files/tensors/tesla/run"
+    store = TrajectoryStore.open(here / BUFFERS / "pydistill-replay")
+    images, lr = published_update(run, store, lr_img=2, lr_lr=1e-4, lr_teacher=0.1, steps=3)
+    after = Artefact.load(run)
+    assert after.initial_images is not None
+    moved = images - after.initial_images
+    assert float(moved.abs().max()) > 0.01
+    assert abs(lr - 0.1) > 1e-4
+    torch.testing.assert_close(after.images.double() - after.initial_images, moved, rtol=1e-3, atol=1e-5)
+    assert after.lr - 0.1 == pytest.approx(lr - 0.1, rel=1e-3)
+
+
 @pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
 def test_mct_reads_both_kinds_of_buffers(published: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if published:
@@ -170,13 +223,68 @@ def test_limits_on_files_and_experts(here: Path) -> None:
     assert sources == [["replay_buffer_0.pt"] * 2, ["replay_buffer_0.pt", "replay_buffer_1.pt"]]
 
 
-def test_newer_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = [*RUN, "--Iteration", "1", "--eval_it", "1"]
-    assert mtt.main(short) == 0
-    index = here / BUFFERS / "pydistill-replay" / "index.json"
-    os.utime(here / BUFFERS / "replay_buffer_1.pt", (index.stat().st_mtime + 5,) * 2)
-    assert mtt.main(short) == 2
-    assert "replay_buffer_1.pt is newer than the experts imported from it; remove" in capsys.readouterr().err
+SHORT = [*RUN, "--Iteration", "1", "--eval_it", "1"]
+
+
+def test_changed_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main(SHORT) == 0
+    buffer_1 = here / BUFFERS / "replay_buffer_1.pt"
+    os.utime(buffer_1, (1e9, 1e9))
+    assert mtt.main(SHORT) == 0, "a copy of the same content"
+    content = bytearray(buffer_1.read_bytes())
+    content[-1000] ^= 1
+    buffer_1.write_bytes(content)
+    assert mtt.main(SHORT) == 2
+    assert "replay_buffer_1.pt has changed since its experts were imported into" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--max_files", "1"], ["--max_experts", "1"], []])
+def test_experts_of_other_files_or_limits_are_refused(
+    flags: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where --experts says where they are; without a flag a buffer is gone."""
+    elsewhere = [*SHORT, "--experts", "elsewhere"]
+    assert mtt.main(elsewhere) == 0
+    if not flags:
+        (here / BUFFERS / "replay_buffer_1.pt").unlink()
+    assert mtt.main([*elsewhere, *flags]) == 2
+    told = capsys.readouterr().err
+    assert "holds the experts imported from all experts of replay_buffer_0.pt, replay_buffer_1.pt, and this" in told
+    assert ("the first 1 experts of" in told) == ("--max_experts" in flags)
+    (here / "elsewhere" / "sources.json").unlink()  # as an import that was stopped leaves it
+    assert mtt.main([*elsewhere, *flags]) == 2
+    assert "holds 3 experts, and the files that this command asks for 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
+def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, flags, damaged = mtt, SHORT, "replay_buffer_1.pt"
+    if published:
+        recorded = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
+        export_mct(recorded.write_convexified(here / "convexified", waypoints=3), here / BUFFERS)
+        script, flags, damaged = mct, [*SHORT, "--num_interpolation", "3"], "step_buffer_ip3_0.pt"
+    assert script.main(flags) == 0
+    with monkeypatch.context() as patch:
+        for module in ("mtt", "mct"):
+            patch.delattr(f"pydistill.trajectories.{module}.load_untrusted")
+        assert script.main(flags) == 0
+        assert script.main([*flags, "--model", "convnet2-w8", "--experts", str(store_of(here, published))]) == 2
+    (here / BUFFERS / damaged).write_bytes(b"changed")
+    assert script.main(flags) == 2
+    if published:
+        (here / BUFFERS / damaged).unlink()
+        assert script.main(flags) == 2
+
+
+def store_of(here: Path, published: bool) -> Path:
+    return here / BUFFERS / ("pydistill-waypoint_ip3" if published else "pydistill-replay")
+
+
+def test_a_damaged_list_of_sources(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main(SHORT) == 0
+    (store_of(here, False) / "sources.json").write_text('{"files": [1]}')
+    assert mtt.main(SHORT) == 1
+    assert "sources.json is damaged; remove" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -240,12 +348,48 @@ def test_false_is_false(here: Path) -> None:
     assert recipe.distill.dsa is not None
 
 
-def test_buffers_of_others_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (here / BUFFERS / "replay_buffer_0.pt").read_bytes()
-    shutil.rmtree(here / BUFFERS / "pydistill-experts")
+@pytest.mark.parametrize("store", [True, False], ids=["beside experts of ours", "alone"])
+def test_buffers_of_others_are_not_overwritten(store: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither replaced files nor those that another program added."""
+    if store:
+        shutil.copy(here / BUFFERS / "replay_buffer_0.pt", here / BUFFERS / "replay_buffer_2.pt")
+        theirs, flags = here / BUFFERS / "replay_buffer_2.pt", ["--num_experts", "6"]
+    else:
+        for ours in ("pydistill-experts", "pydistill-exported.json"):
+            path = here / BUFFERS / ours
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        theirs, flags = here / BUFFERS / "replay_buffer_0.pt", []
+    before = theirs.read_bytes()
+    assert make_buffers(*flags) == 2
+    assert f"{theirs.name} would be replaced and is of another program" in capsys.readouterr().err
+    assert theirs.read_bytes() == before
+
+
+def test_a_changed_buffer_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / BUFFERS / "replay_buffer_0.pt").write_bytes(b"mine")
     assert make_buffers() == 2
-    assert "already holds buffers that another program wrote" in capsys.readouterr().err
-    assert (here / BUFFERS / "replay_buffer_0.pt").read_bytes() == before
+    assert "or was changed since it was written here" in capsys.readouterr().err
+    assert (here / BUFFERS / "replay_buffer_0.pt").read_bytes() == b"mine"
+
+
+def test_a_buffer_command_that_was_killed_while_it_exports_is_given_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two files: one is new, the other old, and both are ours."""
+    replace, left = Path.replace, [1]
+
+    def stop(self: Path, target: Path) -> Path:
+        if self.suffix == ".pt" and not left:
+            raise KeyboardInterrupt
+        left.clear()
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        assert make_buffers("--num_experts", "4", "--save_interval", "3") == 130
+    assert make_buffers("--num_experts", "4", "--save_interval", "3") == 0
+    found = [torch.load(here / BUFFERS / f"replay_buffer_{number}.pt", weights_only=True) for number in (0, 1)]
+    assert [len(each) for each in found] == [3, 1]
 
 
 def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +403,11 @@ def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     ("flags", "told"),
-    [(["--dsa", "False"], "--dsa False is refused"), (["--decay", "--mom", "0.9"], "--mom and --l2 would begin")],
+    [
+        (["--dsa", "False"], "--dsa False is refused"),
+        (["--decay", "--mom", "0.9"], "--mom and --l2 would begin"),
+        (["--save_interval", "0"], "--num_experts=100 and --save_interval=0 must be at least 1"),
+    ],
 )
 def test_buffer_s_own_flags(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert buffer.main(flags) == 2
@@ -279,3 +427,26 @@ def test_as_modules(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 def test_debug_shows_the_traceback(here: Path) -> None:
     with pytest.raises(ValueError, match="--texture is refused"):
         mtt.main([*RUN, "--texture", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (KeyError("lost"), 1, "pydistill: error: KeyError: 'lost'; this is not foreseen"),
+        (RuntimeError("can't allocate memory"), 1, "pydistill: error: out of memory"),
+        (BrokenPipeError(), 0, ""),
+        (KeyboardInterrupt(), 130, "pydistill: stopped"),
+    ],
+)
+def test_no_error_shows_a_traceback(
+    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pydistill.compat.distill.distil", fail)
+    assert mtt.main(RUN) == code
+    assert capsys.readouterr().err.startswith(told)
+    if isinstance(error, KeyError):
+        with pytest.raises(KeyError, match="lost"):
+            mtt.main([*RUN, "--debug"])

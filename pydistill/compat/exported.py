@@ -1,0 +1,68 @@
+"""The buffers that `buffer` leaves, told from those of other programs by their digests."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydistill.errors import FormatError, InputError
+from pydistill.files import read_json, sha256_of, write_json
+from pydistill.trajectories import TrajectoryStore, export_mtt
+
+RECORD = "pydistill-exported.json"
+"""SHA-256 of every buffer written here, by file name: one, or two while it is being replaced."""
+STAGING = ".pydistill-exporting"
+
+
+def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
+    """Refuse to go on if one of these files is there and is not as it was written here.
+
+    Raises:
+        InputError: that is so.
+        FormatError: the record of what was written is damaged.
+    """
+    written = _recorded(folder)
+    for name in names:
+        file = folder / name
+        if file.exists() and (name not in written or sha256_of(file) not in written[name]):
+            raise InputError(
+                f"{file} would be replaced and is of another program, or was changed since it was written here; "
+                "choose another --buffer_path, or move it away"
+            )
+
+
+def export_buffers(store: TrajectoryStore, folder: Path, experts_per_file: int) -> list[Path]:
+    """Write the experts as `replay_buffer_N.pt`, replacing those written here before; returns the files.
+
+    Raises:
+        InputError: a file of that name is of another program.
+        FormatError: the record of what was written is damaged.
+        WriteError: the disk is full.
+    """
+    staging = folder / STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staged = export_mtt(store, staging, experts_per_file=experts_per_file)
+        refuse_foreign(folder, [file.name for file in staged])
+        before = _recorded(folder)
+        now = {file.name: [sha256_of(file)] for file in staged}
+        # Both digests are good while files are moved, so that a command killed here can be given again.
+        write_json(folder / RECORD, before | {name: before.get(name, []) + new for name, new in now.items()})
+        files = [file.replace(folder / file.name) for file in staged]
+        write_json(folder / RECORD, before | now)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return files
+
+
+def _recorded(folder: Path) -> dict[str, list[str]]:
+    path = folder / RECORD
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    if not isinstance(found, dict) or not all(
+        isinstance(each, list) and all(isinstance(digest, str) for digest in each) for each in found.values()
+    ):
+        raise FormatError(f"{path} is damaged; remove it, and the buffers beside it if they were written here")
+    return found
