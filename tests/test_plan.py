@@ -7,21 +7,26 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from pydistill import data, rehearsal
 from pydistill.cli import main
 from pydistill.data import DataSettings
 from pydistill.errors import InputError, MismatchError
+from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import train_experts
 from pydistill.memory import peak_memory
-from pydistill.plan import Phase, Plan, duration, plan, size, table
+from pydistill.plan import Phase, Plan, plan, table
 from pydistill.recipe import Recipe, load_recipe, preset_path
 from pydistill.rehearsal import Rehearsal
 from pydistill.run import run_distillation
+from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
-from tests.small_runs import EVALUATION, EXPERT, MODEL, recipe
+from tests.blobs import blobs
+from tests.small_runs import EVALUATION, EXPERT, MODEL, experts, recipe
 
 TURNS = 3
 
@@ -62,7 +67,7 @@ def test_the_demo_takes_what_was_planned(tmp_path: Path, monkeypatch: pytest.Mon
         ended = clock()
         planned = seconds(found)
         ratios["experts"].append(planned["experts"] / (trained - began))
-        ratios["run"].append((planned["distillation"] + planned["evaluations"]) / (ended - trained))
+        ratios["run"].append((found.seconds - planned["experts"]) / (ended - trained))
         ratios["all"].append(found.seconds / (ended - began))
     assert 0.75 <= statistics.median(ratios["all"]) <= 1.25, ratios
     for part in ("experts", "run"):  # no error of one part may hide that of another
@@ -79,13 +84,16 @@ def test_experts_that_are_there_are_measured_with(tmp_path: Path) -> None:
     dataset = data.load(work.data)
     store = train_experts(dataset, work.model, work.expert, tmp_path / "experts")
     found = plan(work, experts=store)
-    assert list(seconds(found)) == ["convexification", "distillation", "evaluations"]
+    assert list(seconds(found)) == ["convexification", "distillation", "evaluations", "checkpoints"]
     convexified = store.write_convexified(tmp_path / "convexified")
     written = sum(path.stat().st_size for path in (tmp_path / "convexified").rglob("*.safetensors"))
     assert written == pytest.approx(found.disk["experts_convexified"], rel=0.02)
     found = plan(work, experts=convexified)
-    assert list(seconds(found)) == ["distillation", "evaluations"]
+    assert list(seconds(found)) == ["distillation", "evaluations", "checkpoints"]
     assert list(found.disk) == ["experts_convexified", "run_folder"]
+    asked = replace(work, distill=replace(work.distill, waypoints=3))
+    with pytest.raises(MismatchError, match=r"are convexified with waypoints = .* and this run asks for"):
+        plan(asked, experts=convexified)
     found = plan(demo("att"), experts=store)
     assert "were gone back on average" in found.phases[0].how
     assert not any("--experts" in note for note in found.notes)
@@ -103,6 +111,7 @@ def test_data_that_are_not_there_are_made_up() -> None:
         ("experts", 7),
         ("distillation", 8),
         ("evaluations", 3),
+        ("checkpoints", 3 + 3),
     ]
     assert "made up in the shape of cifar10" in found.data
     assert found.memory > 60_000 * 3 * 32 * 32 * 4  # the recipe's own images, though they were not made
@@ -124,9 +133,52 @@ def test_an_expert_costs_its_epochs_its_tests_and_its_writing(monkeypatch: pytes
     assert found.disk["experts_recorded"] == 7 * 61 * found.parameters * 4
 
 
+@pytest.mark.parametrize(("at_once", "rounds"), [(1, 5), (2, 3), (3, 2), (4, 2), (5, 1), (8, 1)])
+def test_networks_train_in_rounds(at_once: int, rounds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A round takes 2 s an epoch however many networks are in it, as on a GPU; tests take no time."""
+    now = 0.0
+
+    def trained(images: Any, labels: Any, lr: Any, dataset: Any, network: Any, settings: EvaluationSettings) -> None:
+        nonlocal now
+        now += 2.0 * settings.training.epochs
+
+    monkeypatch.setattr(rehearsal, "evaluate", trained)
+    monkeypatch.setattr(Rehearsal, "_accuracy", lambda self, pictures, labels: 0.0)
+    monkeypatch.setattr(Rehearsal, "now", lambda self: now)
+    protocol = replace(EVALUATION, repeats=5, at_once=at_once, training=replace(EVALUATION.training, epochs=100))
+    dataset = blobs()
+    work = Rehearsal(replace(recipe(), evaluation=protocol), MODEL, dataset, (8, 8), time.perf_counter)
+    assert work.evaluation(dataset.test_images, dataset.test_labels).seconds == pytest.approx(rounds * 2 * 100)
+
+
+@pytest.mark.parametrize(("iterations", "evaluate_every", "checkpoint_every"), [(8, 3, 2), (8, 0, 3), (6, 2, 3)])
+def test_checkpoints_are_counted_and_measured(
+    iterations: int, evaluate_every: int, checkpoint_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as a run writes, each as long as writing one takes."""
+    work = recipe(iterations=iterations, evaluate_every=evaluate_every, checkpoint_every=checkpoint_every)
+    written: list[Path] = []
+    real = RunFolder.save_checkpoint
+
+    def slow(self: RunFolder, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        written.append(self.path)
+        time.sleep(0.05)
+        real(self, state, tensors)
+
+    monkeypatch.setattr(RunFolder, "save_checkpoint", slow)
+    found = plan(replace(work, data=DataSettings("digits"))).phases[-1]
+    written.clear()
+    run_distillation(work, blobs(), experts(tmp_path / "experts"), tmp_path / "run")
+    assert (found.name, found.count) == ("checkpoints", len(written))
+    assert found.seconds_each >= 0.05
+
+
 def test_what_a_run_would_refuse_is_refused() -> None:
     with pytest.raises(InputError, match="but the expert trajectories end at epoch 6"):
         plan(small(max_start=9))
+    tiny = replace(demo(), evaluation=replace(EVALUATION, models=("convnet7",)))
+    with pytest.raises(InputError, match=r"convnet7|depth"):
+        plan(tiny)
     with pytest.raises(InputError, match=r"data\.name=folder needs data\.path"):
         plan(replace(small(), data=DataSettings("folder")))
 
@@ -145,17 +197,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     flags += ["--expert.training.batch_size=16", "--expert.training.dsa=null"]
     assert main(["plan", *flags, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [phase["name"] for phase in told["phases"]] == ["experts", "distillation", "evaluations"]
+    assert [phase["name"] for phase in told["phases"]] == ["experts", "distillation", "evaluations", "checkpoints"]
     assert told["seconds"] > 0
     assert told["title"] == "mtt on cifar10, 1 per class"
     assert main(["plan", *flags, "--experts", str(tmp_path)]) != 0
     assert "Traceback" not in capsys.readouterr().err
-
-
-def test_words_for_numbers() -> None:
-    told = [duration(each) for each in (0.0123, 3.44, 600, 7800, 400_000)]
-    assert told == ["12.3 ms", "3.44 s", "10 min", "2 h 10 min", "4 d 15 h"]
-    assert [size(each) for each in (12_000, 3_400_000, 5_600_000_000)] == ["12 kB", "3.4 MB", "5.6 GB"]
 
 
 def test_the_table_names_the_gpu_where_there_is_one() -> None:
