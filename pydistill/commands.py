@@ -85,7 +85,8 @@ def distill_shown(
             raise
         finally:
             logs.close()
-    write_json(out / SUMMARY, run_summary(recipe, result))
+    before = read_json(out / SUMMARY) if resume and (out / SUMMARY).exists() else {}
+    write_json(out / SUMMARY, _with_what_a_demo_wrote(before, run_summary(recipe, result)))
     show_run(folder)
     return result
 
@@ -136,6 +137,20 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "peak_memory_bytes": highest_resident(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
+
+
+def _with_what_a_demo_wrote(before: Any, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a run that was continued, with what only the demo that began it wrote into the one `before`."""
+    if not isinstance(before, dict):
+        return summary
+    merged = before | summary
+    if "accuracy_distilled" in before:
+        merged["accuracy_distilled"] = summary["accuracy_final"]
+    if isinstance(before.get("seconds"), dict):  # by phase
+        phases = {name: value for name, value in before["seconds"].items() if name != "total"}
+        phases["distillation"] = summary["seconds"]
+        merged["seconds"] = phases | {"total": sum(phases.values())}
+    return merged
 
 
 def draw_run(folder: RunFolder) -> list[Path]:
