@@ -157,15 +157,16 @@ def draw_run(folder: RunFolder) -> list[Path]:
     """Draw images.png and curves.png of a run into its folder.
 
     Raises:
-        InputError: there is no run in the folder.
+        InputError: there is no run in the folder, or one that has no set yet.
     """
     if not folder.metrics_path.exists():
         raise InputError(f"{folder.path} holds no run: there is no {folder.metrics_path.name} in it")
     summary = folder.path / SUMMARY
     references = reference_accuracies(read_json(summary)) if summary.exists() else {}
+    artefact = Artefact.load(folder.path)
     curves, images = folder.path / "curves.png", folder.path / "images.png"
     save_curves(folder.metrics(), curves, references)
-    save_images(Artefact.load(folder.path), images)
+    save_images(artefact, images)
     return [images, curves]
 
 

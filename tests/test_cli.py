@@ -110,6 +110,21 @@ def test_show_draws_again(finished: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (finished / "images.png").exists()
 
 
+def test_a_run_that_is_not_finished_has_no_set_yet(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
+    for name, when, command in (
+        ("distilled", "at its end", ["show", tmp_path]),
+        ("distilled", "at its end", ["evaluate", tmp_path]),
+        ("best", "by its first evaluation", ["export", tmp_path, "--which=best", "--format=mtt", "--out", "x"]),
+    ):
+        assert run(*command) == 2
+        told = capsys.readouterr().err
+        assert f"is not finished and has no {name}.safetensors yet, which is written {when}; pydistill report" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
     common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
     assert run("distill", *common, "--distill.iterations=2") == 0
