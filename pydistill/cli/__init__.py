@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from pydistill.cli import status
 from pydistill.cli.ending import guarded
-from pydistill.errors import MissingDependencyError
+from pydistill.errors import InputError, MissingDependencyError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -46,12 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     An error is one line on stderr, with the way to mend it; with --debug it is raised, and shows its traceback.
     """
-    if os.getcwd() not in sys.path:  # for a network of the user's own, `--model.name mynet:small`
-        sys.path.append(os.getcwd())
     return guarded(_run, arguments)
 
 
 def _run(given: list[str]) -> int:
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the working directory does not exist any more; change to another one (cd)") from error
+    if here not in sys.path:  # for a network of the user's own, `--model.name mynet:small`
+        sys.path.append(here)
     try:
         from pydistill.cli.parser import parse
     except ImportError as error:

@@ -66,6 +66,19 @@ def test_ctrl_c_while_things_are_imported(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "pydistill: stopped\n"
 
 
+def test_a_working_directory_that_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["--help"]) == status.USAGE
+    assert capsys.readouterr().err == (
+        "pydistill: error: the working directory does not exist any more; change to another one (cd)\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("redirected", "code", "message"),
     [(">&-", 0, ""), ("| true", 0, ""), ("> /dev/full", 1, "pydistill: error: the disk is full")],
