@@ -176,6 +176,11 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["show", "/nowhere"], 2, "/nowhere holds no run"),
         (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),
         (["demo", "--method", "magic"], 2, "magic"),
+        (["demo", "--out", ""], 2, "--out must name a folder, not be empty"),
+        (["distill", "--experts", "x", "--out="], 2, "--out must name a folder, not be empty"),
+        (["distill", "--experts=", "--out=y"], 2, "--experts must name a folder, not be empty"),
+        (["report", "x", "--out", ""], 2, "--out must name a file, not be empty"),
+        (["evaluate", ""], 2, "RUN must name a folder or a file, not be empty"),
         (["frobnicate"], 2, "(pydistill --help lists what there is)"),
         (["experts", "--device", "abacus", "--out", "y"], 2, "device 'abacus' is not to be had"),
     ],
@@ -205,6 +210,10 @@ def test_a_run_that_fails_before_its_first_iteration_can_be_begun_again(experts:
     common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
     assert run("distill", *common, "--distill.seed=-1") == 2
     assert run("distill", *common, "--distill.max_start=9") == 2
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    assert run("distill", *common, "--distill.max_start=9") == 2
+    assert (tmp_path / "run").exists()  # it was there before
     assert run("distill", *common) == 0
 
 
