@@ -14,6 +14,7 @@ stdout; progress, warnings and errors go to stderr.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -66,4 +67,11 @@ def _run(given: list[str]) -> int:
     if found is None:
         return status.DONE if given else status.USAGE
     command, values = found
-    return command.run(values)
+    log = logging.getLogger("pydistill")
+    level = log.level
+    if getattr(values, "quiet", False):
+        log.setLevel(logging.WARNING)
+    try:
+        return command.run(values)
+    finally:
+        log.setLevel(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -64,6 +65,21 @@ def test_ctrl_c_while_things_are_imported(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("pydistill.cli.show.run", stop)
     assert main(["show", "x"]) == 130
     assert capsys.readouterr().err == "pydistill: stopped\n"
+
+
+def test_quiet_leaves_warnings_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def tell(values: object) -> int:
+        log = logging.getLogger("pydistill")
+        log.info("matching")
+        log.warning("beware")
+        return status.DONE
+
+    monkeypatch.setattr("pydistill.cli.convexify.run", tell)
+    caplog.set_level(logging.INFO)
+    assert main(["convexify", "x", "--out", "y", "--quiet"]) == 0
+    assert caplog.messages == ["beware"]
+    assert main(["convexify", "x", "--out", "y"]) == 0
+    assert caplog.messages == ["beware", "matching", "beware"]
 
 
 def test_a_working_directory_that_was_deleted(
