@@ -60,6 +60,20 @@ def test_experts_are_kept_by_a_second_run(experts: Path, capsys: pytest.CaptureF
     assert len(before) == 2
 
 
+def test_fewer_experts_than_there_are(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.count=1", "--out", experts, "--quiet") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"2 experts in {experts} (1 asked for, all 2 that are there already are kept); final")
+
+
+def test_experts_of_another_training(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.training.epochs=5", "--out", experts, "--quiet") == 2
+    told = capsys.readouterr().err
+    assert told.count("epochs") == 2
+    assert "training is {'epochs': 4} for the store" in told
+    assert "; choose another folder with --out, or give the data, the model and the training of those" in told
+
+
 def test_convexify_and_mct(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("convexify", experts, "--out", tmp_path / "convex", "--waypoints", 3, "--quiet") == 0
     assert "2 convexified experts" in capsys.readouterr().out

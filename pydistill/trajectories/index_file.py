@@ -65,7 +65,12 @@ def check_same(found: StoreIndex, wanted: StoreIndex, folder: Path) -> None:
                 f"the store at {folder} and this run do not agree: {name} is {mine} there and {theirs} here; "
                 "choose another folder"
             )
-    found.record.check(wanted.record, sides=(f"the store at {folder}", "this run"), training=True)
+    try:
+        found.record.check(wanted.record, sides=(f"the store at {folder}", "this run"), training=True)
+    except MismatchError as error:
+        raise MismatchError(
+            f"{error}; choose another folder with --out, or give the data, the model and the training of those experts"
+        ) from error
 
 
 def through_json(index: StoreIndex) -> StoreIndex:
