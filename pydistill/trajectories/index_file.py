@@ -27,7 +27,8 @@ def read_index(folder: Path) -> StoreIndex:
     """The folder's index.
 
     Raises:
-        FormatError: missing, damaged, or of a newer version.
+        InputError: there is none.
+        FormatError: damaged, or of a newer version.
     """
     path = folder / _INDEX
     try:
@@ -38,6 +39,11 @@ def read_index(folder: Path) -> StoreIndex:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path} holds NaN or infinity, which an index never does") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        told = f"there is no {_INDEX} in it" if folder.is_dir() else "there is no such folder"
+        raise InputError(
+            f"{folder} holds no trajectory store: {told}; give the folder of one, which `pydistill experts` makes"
+        ) from error
     except OSError as error:
         raise FormatError(
             f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error}); "

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent.parent
         (FormatError("a is damaged"), "a is damaged; get the file again from where it came, or make it anew", 1),
         (FormatError("a is damaged; remove it"), "a is damaged; remove it", 1),
         (Interrupted("stopped after 3"), "stopped after 3", 130),
-        (FileNotFoundError(2, "No such file", "/a"), "/a does not exist; check how it is spelt", 1),
+        (FileNotFoundError(2, "No such file", "/a"), "/a does not exist; check how it is spelt", 2),
         (PermissionError(13, "Permission denied", "/a"), "/a may not be opened by you; change its permissions", 1),
         (OSError(28, "No space left on device"), "the disk is full; free some room", 1),
         (MemoryError(), "out of memory; take fewer or smaller images", 1),
