@@ -52,6 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
+        return _command(given)
+    except InputError as error:
+        from pydistill.cli.messages import as_given
+
+        told = as_given(str(error), given)
+        if told == str(error):
+            raise
+        raise InputError(told) from error
+
+
+def _command(given: list[str]) -> int:
+    try:
         here = os.getcwd()
     except FileNotFoundError as error:
         raise InputError("the working directory does not exist any more; change to another one (cd)") from error
