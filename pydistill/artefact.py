@@ -145,7 +145,7 @@ class Artefact:
         if file.is_dir():
             file = file / FILE_NAME
         if not file.is_file():
-            raise InputError(f"{path} holds no distilled set ({file} does not exist)")
+            raise InputError(_absent(path, file))
         header, tensors = read_tensors(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
         try:
             about = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
@@ -164,6 +164,18 @@ class Artefact:
         if fault is not None:
             raise FormatError(f"{file} is damaged: {fault}")
         return artefact
+
+
+def _absent(path: str | os.PathLike[str], file: Path) -> str:
+    """What is told of a set that is not there."""
+    run = file.parent
+    if file.name in (FILE_NAME, BEST_NAME) and (run / "metrics.jsonl").exists():
+        when = "at its end" if file.name == FILE_NAME else "by its first evaluation"
+        return (
+            f"the run in {run} is not finished and has no {file.name} yet, which is written {when}; "
+            f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
+        )
+    return f"{path} holds no distilled set ({file} does not exist)"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

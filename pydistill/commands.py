@@ -85,7 +85,8 @@ def distill_shown(
             raise
         finally:
             logs.close()
-    write_json(out / SUMMARY, run_summary(recipe, result))
+    before = read_json(out / SUMMARY) if resume and (out / SUMMARY).exists() else {}
+    write_json(out / SUMMARY, _with_what_a_demo_wrote(before, run_summary(recipe, result)))
     show_run(folder)
     return result
 
@@ -138,19 +139,34 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     }
 
 
+def _with_what_a_demo_wrote(before: Any, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a run that was continued, with what only the demo that began it wrote into the one `before`."""
+    if not isinstance(before, dict):
+        return summary
+    merged = before | summary
+    if "accuracy_distilled" in before:
+        merged["accuracy_distilled"] = summary["accuracy_final"]
+    if isinstance(before.get("seconds"), dict):  # by phase
+        phases = {name: value for name, value in before["seconds"].items() if name != "total"}
+        phases["distillation"] = summary["seconds"]
+        merged["seconds"] = phases | {"total": sum(phases.values())}
+    return merged
+
+
 def draw_run(folder: RunFolder) -> list[Path]:
     """Draw images.png and curves.png of a run into its folder.
 
     Raises:
-        InputError: there is no run in the folder.
+        InputError: there is no run in the folder, or one that has no set yet.
     """
     if not folder.metrics_path.exists():
         raise InputError(f"{folder.path} holds no run: there is no {folder.metrics_path.name} in it")
     summary = folder.path / SUMMARY
     references = reference_accuracies(read_json(summary)) if summary.exists() else {}
+    artefact = Artefact.load(folder.path)
     curves, images = folder.path / "curves.png", folder.path / "images.png"
     save_curves(folder.metrics(), curves, references)
-    save_images(Artefact.load(folder.path), images)
+    save_images(artefact, images)
     return [images, curves]
 
 

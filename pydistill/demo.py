@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,13 +15,14 @@ from pydistill import data
 from pydistill.baselines import random_real
 from pydistill.commands import SUMMARY, distill_shown, run_summary, show_run, train_experts_shown
 from pydistill.data import Dataset
-from pydistill.errors import InputError
+from pydistill.errors import InputError, Interrupted
 from pydistill.evaluate import Evaluation, accuracy_record, evaluate
 from pydistill.files import write_json
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, load_recipe, preset_path
 from pydistill.training import TrainingSettings
 
+EXPERTS = "experts"
 FULL_DATA_TRAINING = TrainingSettings(
     epochs=30, batch_size=128, lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="halfway"
 )
@@ -31,26 +33,36 @@ def demo_recipe(method: str, seed: int) -> Recipe:
     return load_recipe(preset_path(f"demo/digits-{method}")).with_seed(seed)
 
 
-def demo(method: str, seed: int, out: Path, *, quiet: bool = False) -> str:
+def demo(method: str, seed: int, out: Path, *, quiet: bool = False, resume: bool = False) -> str:
     """Distil one image per digit and write the run into `out`; returns the table of accuracies.
+
+    With `resume`, a demo that was stopped in `out` goes on: whole experts and finished iterations are kept.
 
     It runs on one thread: on images of 8×8 a second one gains nothing, and on a busy machine threads that wait for each
     other take ten times as long.
 
     Raises:
         InputError: the folder is already in use.
+        MismatchError: the demo in it is of another method or seed.
+        Interrupted: Ctrl-C; what is done is kept.
     """
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(out.iterdir()) and not (resume and (out / EXPERTS).is_dir()):
+        if (out / EXPERTS).is_dir():
+            raise InputError(f"{out} holds a demo; continue it with --resume, or choose another folder with --out")
         raise InputError(f"{out} is not empty; choose another folder with --out, or remove it")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _demo(demo_recipe(method, seed), out, quiet)
+        return _demo(demo_recipe(method, seed), out, quiet, resume)
+    except (Interrupted, KeyboardInterrupt) as error:
+        what = str(error).partition(";")[0] or "stopped"
+        again = f"pydistill demo --method {method} --seed {seed} --out {shlex.quote(str(out))} --resume"
+        raise Interrupted(f"{what}; continue with: {again}") from error
     finally:
         torch.set_num_threads(threads)
 
 
-def _demo(recipe: Recipe, out: Path, quiet: bool) -> str:
+def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
     dataset = data.load(recipe.data)
     seconds: dict[str, float] = {}
     began = time.perf_counter()
@@ -61,9 +73,9 @@ def _demo(recipe: Recipe, out: Path, quiet: bool) -> str:
         seconds[name] = now - began
         began = now
 
-    store = train_experts_shown(dataset, recipe, out / "experts", quiet=quiet)
+    store = train_experts_shown(dataset, recipe, out / EXPERTS, quiet=quiet)
     phase("experts")
-    result = distill_shown(dataset, recipe, store, out, resume=False, quiet=quiet)
+    result = distill_shown(dataset, recipe, store, out, resume=resume, quiet=quiet)
     phase("distillation")
     random, rate, full = _references(recipe, dataset, result.final.lr, quiet)
     phase("references")

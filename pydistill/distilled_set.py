@@ -300,5 +300,7 @@ def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSe
     """
     if which not in ("final", "best"):
         raise InputError(f"which must be final or best, not {which!r}")
+    if os.fspath(path) == "":
+        raise InputError("path must name a folder or a file, not be empty")
     file = Path(path)
     return DistilledSet(Artefact.load(file / (BEST_NAME if which == "best" else FILE_NAME) if file.is_dir() else file))

@@ -17,7 +17,7 @@ from pydistill.artefact import BEST_NAME, FILE_NAME
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
 from pydistill.folders import refuse_experts
-from pydistill.locking import only_writer
+from pydistill.locking import LOCK, only_writer
 from pydistill.tensorfile import read_tensors, write_tensors
 
 _log = logging.getLogger("pydistill")
@@ -61,7 +61,7 @@ class RunFolder:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Write the folder as the only process that does.
+        """Write the folder as the only process that does; one that was made for it and stays empty is removed again.
 
         Raises:
             InputError: it is a file, holds experts, or is being written by another process.
@@ -70,10 +70,17 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, and a run needs a folder; choose another one")
         refuse_experts(self.path)
+        new = not self.path.exists()
         with only_writer(self.path):
             written = (self.checkpoint_path, self.metrics_path, self.config_path, self.recipe_path)
             remove_leftovers(self.path, [*(path.name for path in written), FILE_NAME, BEST_NAME])
-            yield
+            try:
+                yield
+            except BaseException:
+                if new and self.path.is_dir() and [path.name for path in self.path.iterdir()] == [LOCK]:
+                    (self.path / LOCK).unlink()
+                    self.path.rmdir()
+                raise
 
     def continues(self, config: dict[str, Any], *, resume: bool, free: Iterable[str] = ()) -> bool:
         """Whether a run with `config` is to be continued from a checkpoint in the folder; nothing is written.

@@ -60,6 +60,20 @@ def test_experts_are_kept_by_a_second_run(experts: Path, capsys: pytest.CaptureF
     assert len(before) == 2
 
 
+def test_fewer_experts_than_there_are(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.count=1", "--out", experts, "--quiet") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"2 experts in {experts} (1 asked for, all 2 that are there already are kept); final")
+
+
+def test_experts_of_another_training(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.training.epochs=5", "--out", experts, "--quiet") == 2
+    told = capsys.readouterr().err
+    assert told.count("epochs") == 2
+    assert "training is {'epochs': 4} for the store" in told
+    assert "; choose another folder with --out, or give the data, the model and the training of those" in told
+
+
 def test_convexify_and_mct(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("convexify", experts, "--out", tmp_path / "convex", "--waypoints", 3, "--quiet") == 0
     assert "2 convexified experts" in capsys.readouterr().out
@@ -110,6 +124,21 @@ def test_show_draws_again(finished: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (finished / "images.png").exists()
 
 
+def test_a_run_that_is_not_finished_has_no_set_yet(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
+    for name, when, command in (
+        ("distilled", "at its end", ["show", tmp_path]),
+        ("distilled", "at its end", ["evaluate", tmp_path]),
+        ("best", "by its first evaluation", ["export", tmp_path, "--which=best", "--format=mtt", "--out", "x"]),
+    ):
+        assert run(*command) == 2
+        told = capsys.readouterr().err
+        assert f"is not finished and has no {name}.safetensors yet, which is written {when}; pydistill report" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
     common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
     assert run("distill", *common, "--distill.iterations=2") == 0
@@ -137,30 +166,36 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "status", "message"),
     [
         (["distill", "--preset", "att/mnist", "--experts", "x", "--out", "y"], 2, "there is no preset 'att/mnist'"),
-        (["distill", "--distill.seed=-1", *WHERE], 2, "seed must be at least 0 and below 2^63, not -1"),
+        (["distill", "--distill.seed=-1", *WHERE], 2, "error: distill.seed must be at least 0 and below 2^63, not -1"),
         (["distill", "--distill.stps=3", "--experts", "x", "--out", "y"], 2, "distill.stps"),
         (["distill", "--distill.steps=many", *WHERE], 2, "distill.steps must be a whole number, not many"),
         (["distill", "--distill.ema=None", *WHERE], 2, "distill.ema must be a number or null, not None"),
         (["distill", "--evaluation.models=foo", *WHERE], 2, "evaluation.models must be a list such as [a, b], not foo"),
-        (["distill", "--distill.dsa.flip=2", *WHERE], 2, "error: flip=2.0 of the augmentation must be in [0, 1]"),
+        (["distill", "--distill.dsa.flip=2", *WHERE], 2, "error: distill.dsa.flip=2.0 of the augmentation must be in"),
         (
             ["experts", "--expert.training.dsa.strategy=colour", "--out", "y"],
             2,
-            "error: strategy='colour' holds 'colour'",
+            "error: expert.training.dsa.strategy='colour' holds 'colour'",
         ),
         (["distill", "--config=/dev/null/x", *WHERE], 2, "/dev/null/x"),
         (["distill", "--distill.backend=gpu", *WHERE], 2, "distill.backend"),
-        (["distill", "--distill.backend=fused", *WHERE], 1, "x holds no trajectory store"),
+        (["distill", "--distill.backend=fused", *WHERE], 2, "x holds no trajectory store"),
         (["experts", "--data.path=/nowhere", "--out", "y"], 2, "data.name=digits comes with scikit-learn"),
         (["experts", "--data.name=cifar10", "--data.path=/nowhere", "--out", "y"], 2, "/nowhere does not exist; give"),
         (["distill", "--distill.steps=0", "--experts", "x", "--out", "y"], 2, "steps must be at least 1, not 0"),
         (["distill", "--out", "y"], 2, "experts"),
-        (["distill", "--experts", "/nowhere", "--out", "y"], 1, "/nowhere"),
-        (["convexify", "/nowhere", "--out", "y"], 1, "/nowhere"),
+        (["distill", "--experts", "/nowhere", "--out", "y"], 2, "there is no such folder; give the"),
+        (["convexify", "/nowhere", "--out", "y"], 2, "/nowhere"),
+        (["import", "--format=mtt", "/nowhere/a.pt", "--out", "y"], 2, "a.pt does not exist; give the path of a file"),
         (["evaluate", "/nowhere"], 2, "/nowhere holds no distilled set"),
         (["show", "/nowhere"], 2, "/nowhere holds no run"),
         (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),
         (["demo", "--method", "magic"], 2, "magic"),
+        (["demo", "--out", ""], 2, "--out must name a folder, not be empty"),
+        (["distill", "--experts", "x", "--out="], 2, "--out must name a folder, not be empty"),
+        (["distill", "--experts=", "--out=y"], 2, "--experts must name a folder, not be empty"),
+        (["report", "x", "--out", ""], 2, "--out must name a file, not be empty"),
+        (["evaluate", ""], 2, "RUN must name a folder or a file, not be empty"),
         (["frobnicate"], 2, "(pydistill --help lists what there is)"),
         (["experts", "--device", "abacus", "--out", "y"], 2, "device 'abacus' is not to be had"),
     ],
@@ -190,6 +225,10 @@ def test_a_run_that_fails_before_its_first_iteration_can_be_begun_again(experts:
     common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
     assert run("distill", *common, "--distill.seed=-1") == 2
     assert run("distill", *common, "--distill.max_start=9") == 2
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    assert run("distill", *common, "--distill.max_start=9") == 2
+    assert (tmp_path / "run").exists()  # it was there before
     assert run("distill", *common) == 0
 
 

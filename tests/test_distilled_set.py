@@ -71,6 +71,8 @@ def test_the_two_views(distilled: DistilledSet) -> None:
 def test_the_best_set_of_a_run(finished: RunResult) -> None:
     best = pydistill.load(finished.folder.path, which="best")
     assert best.provenance["iteration"] == finished.best_iteration
+    with pytest.raises(InputError, match="path must name a folder or a file, not be empty"):
+        pydistill.load("")
     with pytest.raises(InputError, match="which must be final or best, not 'first'"):
         pydistill.load(finished.folder.path, which="first")  # type: ignore[arg-type]
 

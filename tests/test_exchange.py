@@ -409,7 +409,7 @@ def test_damaged_files(change: dict[str, Any], message: str, tmp_path: Path) -> 
 
 def test_files_that_are_missing_truncated_or_carry_code(tmp_path: Path) -> None:
     for form in IMPORTED:
-        with pytest.raises(FormatError, match=r"nowhere.* does not exist"):
+        with pytest.raises(InputError, match=r"nowhere.* does not exist; give the path"):
             import_set(form, tmp_path / "nowhere", lr=0.1, dataset="cifar10")
     folder = save(tmp_path)
     whole = (folder / "images_best.pt").read_bytes()

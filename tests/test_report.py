@@ -204,6 +204,17 @@ def test_a_run_that_ended_shows_the_set_that_it_ended_with(run: Path) -> None:
     assert float(ended.after.std()) > 0.1 > float(going_on.after.std(dim=(0, 2, 3)).max())
 
 
+@pytest.mark.parametrize("going_on", [False, True])
+def test_a_damaged_checkpoint_is_told_and_left_out(going_on: bool, run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if going_on:
+        (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    content = (run / "checkpoint.safetensors").read_bytes()
+    (run / "checkpoint.safetensors").write_bytes(content[: len(content) // 2])
+    found = page(run)
+    assert len(found.of("img")) == 2 * 2 * 4
+    assert caplog.messages == [f"checkpoint {run}/checkpoint.safetensors is damaged; the report is made without it"]
+
+
 def test_a_run_without_anything_yet(run: Path) -> None:
     for name in ("distilled.safetensors", "best.safetensors", "summary.json", "checkpoint.safetensors"):
         (run / name).unlink()

@@ -160,12 +160,20 @@ def test_how_pictures_are_kept_and_how_many_networks_train_at_once_may_change(
     assert run_distillation(other, DATA, store, tmp_path, resume=True).folder.load_checkpoint()
 
 
-def test_several_experts_are_summed_up_and_drawn(store: TrajectoryStore, tmp_path: Path) -> None:
+def test_several_experts_are_summed_up_and_drawn(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     work = recipe(iterations=4, experts_per_step=3)
     result = run_distillation(work, DATA, store, tmp_path)
     steps = [line["step"] for line in result.folder.metrics() if line["event"] == "iteration"]
     assert [len(each) for each in steps] == [3] * 4
     assert run_summary(work, result)["chosen_steps"] == steps
+    line = {"event": "iteration", "step": 1}
+    lines = [{**line, "loss": float(number)} for number in range(40)] + [{**line, "loss": None}] * 5
+    with monkeypatch.context() as patched:
+        patched.setattr(result.folder, "metrics", lambda: lines)
+        summary = run_summary(work, result)
+    assert (summary["loss_first"], summary["loss_last"]) == (0.5, 38.5)  # means over a twentieth of the finite ones
     pytest.importorskip("matplotlib")
     save_curves(result.folder.metrics(), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,17 @@ from pydistill.tensorfile import read_tensors, write_tensors
 
 HEADER = {"format": 1, "note": "ä"}
 KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o007])
+def test_a_file_has_the_umask_s_mode(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_tensors(tmp_path / "file", "key", HEADER, {"images": torch.ones(3)})
+        write_tensors(tmp_path / "file", "key", HEADER, {"images": torch.ones(3)})  # over the first
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
 
 
 def test_every_kind_and_shape_comes_back(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ stdout; progress, warnings and errors go to stderr.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from pydistill.cli import status
 from pydistill.cli.ending import guarded
-from pydistill.errors import MissingDependencyError
+from pydistill.errors import InputError, MissingDependencyError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -46,12 +47,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     An error is one line on stderr, with the way to mend it; with --debug it is raised, and shows its traceback.
     """
-    if os.getcwd() not in sys.path:  # for a network of the user's own, `--model.name mynet:small`
-        sys.path.append(os.getcwd())
     return guarded(_run, arguments)
 
 
 def _run(given: list[str]) -> int:
+    try:
+        return _command(given)
+    except InputError as error:
+        from pydistill.cli.messages import as_given
+
+        told = as_given(str(error), given)
+        if told == str(error):
+            raise
+        raise InputError(told) from error
+
+
+def _command(given: list[str]) -> int:
+    try:
+        here = os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the working directory does not exist any more; change to another one (cd)") from error
+    if here not in sys.path:  # for a network of the user's own, `--model.name mynet:small`
+        sys.path.append(here)
     try:
         from pydistill.cli.parser import parse
     except ImportError as error:
@@ -62,4 +79,11 @@ def _run(given: list[str]) -> int:
     if found is None:
         return status.DONE if given else status.USAGE
     command, values = found
-    return command.run(values)
+    log = logging.getLogger("pydistill")
+    level = log.level
+    if getattr(values, "quiet", False):
+        log.setLevel(logging.WARNING)
+    try:
+        return command.run(values)
+    finally:
+        log.setLevel(level)

@@ -66,7 +66,7 @@ def add_device(parser: Any) -> None:
 
 def add_quiet(parser: Any) -> None:
     """--quiet."""
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
+    parser.add_argument("--quiet", action="store_true", help="show no progress, only warnings and errors")
 
 
 def device_of(device: str) -> str:

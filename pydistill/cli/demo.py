@@ -7,12 +7,14 @@ from typing import Any
 
 from pydistill.cli import status
 from pydistill.cli.arguments import add_json, add_quiet, print_json
+from pydistill.errors import InputError
 
 ABOUT = "Distil scikit-learn's digits into ten images, from experts to pictures."
-USAGE = "[--method att|mct|mtt|tesla] [--seed N] [--out RUN]"
+USAGE = "[--method att|mct|mtt|tesla] [--seed N] [--out RUN [--resume]]"
 EXAMPLES = """
   pydistill demo
   pydistill demo --method tesla --seed 1 --out runs/mine
+  pydistill demo --method tesla --seed 1 --out runs/mine --resume      # after Ctrl-C
 """
 
 
@@ -26,6 +28,7 @@ def add_arguments(parser: Any) -> None:
         default=None,
         help="run folder; default runs/demo-METHOD-SEED, or the next free number of it",
     )
+    parser.add_argument("--resume", action="store_true", help="continue the demo that was stopped in --out")
     add_quiet(parser)
     add_json(parser)
 
@@ -38,8 +41,10 @@ def run(values: Any) -> int:
     from pydistill.training import check_seed
 
     check_seed("--seed", values.seed)
+    if values.resume and not values.out:
+        raise InputError("--resume needs --out: the folder of the demo that was stopped")
     out = Path(values.out) if values.out else _free_folder(Path("runs"), f"demo-{values.method}-{values.seed}")
-    table = demo(values.method, values.seed, out, quiet=values.quiet)
+    table = demo(values.method, values.seed, out, quiet=values.quiet, resume=values.resume)
     if values.json:
         print_json({"folder": out} | read_json(out / SUMMARY))
     else:

@@ -53,7 +53,10 @@ def run(values: Any) -> int:
     if values.json:
         print_json({"folder": values.out, "experts": len(store), "test_accuracies": [each / 100 for each in finals]})
         return status.DONE
-    print(f"{len(store)} experts in {values.out}; final test accuracy {sum(finals) / len(finals):.1f} % on average")
+    asked = recipe.expert.count
+    kept = f" ({asked} asked for, all {len(store)} that are there already are kept)" if len(store) > asked else ""
+    average = sum(finals) / len(finals)
+    print(f"{len(store)} experts in {values.out}{kept}; final test accuracy {average:.1f} % on average")
     return status.DONE
 
 

@@ -31,7 +31,7 @@ def told(error: Exception) -> tuple[str, int]:
         wrong = isinstance(error, (InputError, MismatchError))
         return sentence, status.USAGE if wrong else status.FAILED
     if isinstance(error, OSError):
-        return _of_the_system(error), status.FAILED
+        return _of_the_system(error), status.USAGE if error.errno == errno.ENOENT else status.FAILED
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error):
         return f"{_MEMORY} ({one_line(error):.120})", status.FAILED
     what = f"{type(error).__name__}: {one_line(error):.200}"

@@ -32,6 +32,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {_either(near)}?" if near else ""
 
 
+def as_given(message: str, given: Sequence[str]) -> str:
+    """A message that begins with the name of a setting, with that of the one flag of the command that has its value."""
+    words = re.match(r"[a-z_]+", message)
+    name = words[0] if words else ""
+    flags = []
+    for word, after in zip(given, [*given[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and flag.endswith(f".{name}") and (value if equals else after) in message:
+            flags.append(flag.removeprefix("--"))
+    return flags[0] + message[len(name) :] if len(flags) == 1 else message
+
+
 def said(text: str, parser: Any, given: Sequence[str]) -> str:
     """The message of a parser in a person's words.
 

@@ -50,6 +50,21 @@ def command_parser(name: str) -> Any:
     return parser
 
 
+# The arguments that are files or folders; an empty one would be the current folder.
+PATHS = {"out": "a folder", "run": "a folder or a file", "experts": "a folder", "data": "a folder or a file"}
+
+
+def _check_paths(parser: Any, values: Any) -> None:
+    """InputError for a path that is empty, as of a shell's variable that is not set."""
+    for action in parser._actions:
+        what = PATHS.get(action.dest)
+        if action.dest == "out" and parser.prog.endswith((" import", " report")):
+            what = "a file"
+        if what is not None and values.get(action.dest) == "":
+            name = action.option_strings[-1] if action.option_strings else action.dest.upper()
+            raise InputError(f"{name} must name {what}, not be empty")
+
+
 def parse(given: Sequence[str]) -> tuple[Command, Any] | None:
     """The command that is asked for, and its values; None if help or the version was asked for, and printed.
 
@@ -82,6 +97,7 @@ def parse(given: Sequence[str]) -> tuple[Command, Any] | None:
         raise InputError(
             f"{said(one_line(error), parser, rest)} (pydistill {name} --help lists what there is)"
         ) from error
+    _check_paths(parser, parsed)
     try:
         return command, parser.instantiate(parsed)
     except (TypeError, ValueError) as error:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from torch import Tensor
+
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluations import read_evaluations
 from pydistill.files import read_json
@@ -74,6 +76,14 @@ def read_run(path: Path) -> Contents:
         if not isinstance(line["iteration"], int):
             raise FormatError(f"{folder.metrics_path} is damaged: line {number} counts no iterations")
     return Contents(path, recipe, config, metrics, _mapping(path / "summary.json"), read_evaluations(path))
+
+
+def readable_checkpoint(folder: RunFolder) -> tuple[Record, dict[str, Tensor]] | None:
+    """The run's checkpoint; None if there is none, or it is damaged: what is reported is in other files too."""
+    try:
+        return folder.load_checkpoint() if folder.checkpoint_path.exists() else None
+    except FormatError:
+        return None
 
 
 def _mapping(file: Path) -> Record:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
 from pydistill.png import png_bytes
-from pydistill.report.contents import dig
+from pydistill.report.contents import dig, readable_checkpoint
 from pydistill.runfolder import RunFolder
 
 MOST_IMAGES = 1000
@@ -51,15 +51,16 @@ def newest_images(path: Path, *, saved: bool = False) -> Shown | None:
         saved: the run has ended: its set is shown, whatever the checkpoint is.
 
     Raises:
-        FormatError: a file is damaged.
+        FormatError: a set's file is damaged.
     """
     if saved and (path / FILE_NAME).exists():
         return _of_artefact(Artefact.load(path))
     sets = [Artefact.load(path / name) for name in (FILE_NAME, BEST_NAME) if (path / name).exists()]
     newest = max(sets, key=_iteration, default=None)
     folder = RunFolder(path)
-    if folder.checkpoint_path.exists():
-        state, tensors = folder.load_checkpoint()
+    checkpoint = readable_checkpoint(folder)
+    if checkpoint is not None:
+        state, tensors = checkpoint
         iteration = int(dig(state, "distiller", "iteration", default=0))
         if newest is None or iteration > _iteration(newest):
             return _of_checkpoint(tensors, iteration, newest)

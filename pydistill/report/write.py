@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
 
 from pydistill.files import write_text
-from pydistill.report.contents import Contents, dig, is_number, read_run
+from pydistill.report.contents import Contents, dig, is_number, read_run, readable_checkpoint
 from pydistill.report.page import State, page
 from pydistill.report.pictures import newest_images
 from pydistill.runfolder import RunFolder
+
+_log = logging.getLogger("pydistill")
 
 REPORT_NAME = "report.html"
 QUIET_SECONDS = 120.0
@@ -27,7 +30,7 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
 
     Raises:
         InputError: there is no run in the folder.
-        FormatError: one of the run's files is damaged.
+        FormatError: one of the run's files is damaged, other than its checkpoint, which is told as a warning.
         WriteError: the file cannot be written.
     """
     path = Path(run)
@@ -42,9 +45,12 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
 def _wall_seconds(path: Path) -> float | None:
     """Wall time of the run up to its last checkpoint."""
     folder = RunFolder(path)
-    if not folder.checkpoint_path.exists():
+    checkpoint = readable_checkpoint(folder)
+    if checkpoint is None:
+        if folder.checkpoint_path.exists():
+            _log.warning("checkpoint %s is damaged; the report is made without it", folder.checkpoint_path)
         return None
-    seconds = folder.load_checkpoint()[0]["seconds"]
+    seconds = checkpoint[0]["seconds"]
     return float(seconds) if is_number(seconds) else None
 
 

@@ -41,10 +41,11 @@ def load_untrusted(path: Path) -> Any:
     """The content of a torch-saved file, from which no code is ever run; large tensors stay in the file.
 
     Raises:
-        FormatError: missing, damaged, or more than plain containers and tensors.
+        InputError: there is no such file.
+        FormatError: damaged, or more than plain containers and tensors.
     """
     if not path.is_file():
-        raise FormatError(f"{path} does not exist")
+        raise InputError(f"{path} does not exist; give the path of a file that does")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can fail with nearly any type of error

@@ -27,7 +27,8 @@ def read_index(folder: Path) -> StoreIndex:
     """The folder's index.
 
     Raises:
-        FormatError: missing, damaged, or of a newer version.
+        InputError: there is none.
+        FormatError: damaged, or of a newer version.
     """
     path = folder / _INDEX
     try:
@@ -38,6 +39,11 @@ def read_index(folder: Path) -> StoreIndex:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path} holds NaN or infinity, which an index never does") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        told = f"there is no {_INDEX} in it" if folder.is_dir() else "there is no such folder"
+        raise InputError(
+            f"{folder} holds no trajectory store: {told}; give the folder of one, which `pydistill experts` makes"
+        ) from error
     except OSError as error:
         raise FormatError(
             f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error}); "
@@ -65,7 +71,12 @@ def check_same(found: StoreIndex, wanted: StoreIndex, folder: Path) -> None:
                 f"the store at {folder} and this run do not agree: {name} is {mine} there and {theirs} here; "
                 "choose another folder"
             )
-    found.record.check(wanted.record, sides=(f"the store at {folder}", "this run"), training=True)
+    try:
+        found.record.check(wanted.record, sides=(f"the store at {folder}", "this run"), training=True)
+    except MismatchError as error:
+        raise MismatchError(
+            f"{error}; choose another folder with --out, or give the data, the model and the training of those experts"
+        ) from error
 
 
 def through_json(index: StoreIndex) -> StoreIndex:

@@ -91,6 +91,9 @@ class ExpertsRecord:
             differing.remove("dataset_digest")  # it says nothing more
         if "architecture" in differing and "parameters" in differing:
             differing.remove("parameters")
+        told_by_training = self.training.get("epochs") != expected.training.get("epochs")
+        if "training" in differing and "epochs" in differing and told_by_training:
+            differing.remove("epochs")
         if differing:
             told = [self._difference(name, expected, sides) for name in differing]
             raise MismatchError(f"{sides[0]} and {sides[1]} do not agree: " + "; ".join(told))

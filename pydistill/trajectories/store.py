@@ -52,7 +52,8 @@ class TrajectoryStore:
         """Open an existing store; reads its index only.
 
         Raises:
-            FormatError: there is no store at `path`, or its index is damaged or of a newer version.
+            InputError: there is no store at `path`.
+            FormatError: its index is damaged or of a newer version.
         """
         folder = Path(path)
         return cls(folder, read_index(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parent.parent.parent
         (FormatError("a is damaged"), "a is damaged; get the file again from where it came, or make it anew", 1),
         (FormatError("a is damaged; remove it"), "a is damaged; remove it", 1),
         (Interrupted("stopped after 3"), "stopped after 3", 130),
-        (FileNotFoundError(2, "No such file", "/a"), "/a does not exist; check how it is spelt", 1),
+        (FileNotFoundError(2, "No such file", "/a"), "/a does not exist; check how it is spelt", 2),
         (PermissionError(13, "Permission denied", "/a"), "/a may not be opened by you; change its permissions", 1),
         (OSError(28, "No space left on device"), "the disk is full; free some room", 1),
         (MemoryError(), "out of memory; take fewer or smaller images", 1),
@@ -64,6 +65,34 @@ def test_ctrl_c_while_things_are_imported(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr("pydistill.cli.show.run", stop)
     assert main(["show", "x"]) == 130
     assert capsys.readouterr().err == "pydistill: stopped\n"
+
+
+def test_quiet_leaves_warnings_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def tell(values: object) -> int:
+        log = logging.getLogger("pydistill")
+        log.info("matching")
+        log.warning("beware")
+        return status.DONE
+
+    monkeypatch.setattr("pydistill.cli.convexify.run", tell)
+    caplog.set_level(logging.INFO)
+    assert main(["convexify", "x", "--out", "y", "--quiet"]) == 0
+    assert caplog.messages == ["beware"]
+    assert main(["convexify", "x", "--out", "y"]) == 0
+    assert caplog.messages == ["beware", "matching", "beware"]
+
+
+def test_a_working_directory_that_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["--help"]) == status.USAGE
+    assert capsys.readouterr().err == (
+        "pydistill: error: the working directory does not exist any more; change to another one (cd)\n"
+    )
 
 
 @pytest.mark.parametrize(

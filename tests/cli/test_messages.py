@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pydistill.cli import main
+from pydistill.cli.messages import as_given
 
 WHERE = ["--experts", "x", "--out", "y"]
 
@@ -108,3 +109,19 @@ def test_numbers_in_a_recipe_s_file(tmp_path: Path) -> None:
     file.write_text("distill: {lr_lr: 1e-7, lr_image: 1.5E+2, ema: .5, iterations: 12}\n")
     found = load_recipe(file, ["--distill.steps=3"]).distill
     assert (found.lr_lr, found.lr_image, found.ema, found.iterations, found.steps) == (1e-7, 150.0, 0.5, 12, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (["distill", "--distill.steps", "0"], "distill.steps"),
+        (["distill", "--distill.steps=0"], "distill.steps"),
+        (["distill", "--distill.steps=3"], "steps"),  # the value is of another one
+        (["distill", "--distill.steps=0", "--expert.steps=0"], "steps"),
+        (["distill", "--steps", "0"], "steps"),
+        (["distill", "--config", "x"], "steps"),
+    ],
+)
+def test_a_setting_is_named_as_it_was_given(given: list[str], name: str) -> None:
+    assert as_given("steps must be at least 1, not 0", given) == f"{name} must be at least 1, not 0"
+    assert as_given("Steps must be at least 1, not 0", given) == "Steps must be at least 1, not 0"

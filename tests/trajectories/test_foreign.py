@@ -310,7 +310,7 @@ def test_nothing_to_read(tmp_path):
         import_mtt(tmp_path, tmp_path / "store", record())
     with pytest.raises(InputError, match="holds no file to import; their names look like waypoint_buffer"):
         import_mct([], tmp_path / "store", record())
-    with pytest.raises(FormatError, match=r"missing.pt does not exist"):
+    with pytest.raises(InputError, match=r"missing.pt does not exist; give the path"):
         import_mtt(tmp_path / "missing.pt", tmp_path / "store", record())
 
 
@@ -349,7 +349,6 @@ def _other_epochs(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "words"), [
-    (_no_partner, "step_buffer_ip4_0.pt does not exist"),
     (_other_partner, "holds 2 experts and its partner step_buffer_ip4_0.pt 1"),
     (_fewer_segments, "expert 0 has 4 waypoints and fractions for 2 segments"),
     (_fewer_tensors, "fractions of segment 0 are not one number for each of 4 parameter tensors"),
@@ -361,6 +360,13 @@ def test_mct_files_that_do_not_belong_together(tmp_path, damage, words):
     write_mct(tmp_path / "mct", 4, "_ip4")
     damage(tmp_path / "mct")
     with pytest.raises(FormatError, match=words):
+        import_mct(tmp_path / "mct", tmp_path / "store", record())
+
+
+def test_mct_waypoints_without_their_fractions(tmp_path):
+    write_mct(tmp_path / "mct", 4, "_ip4")
+    _no_partner(tmp_path / "mct")
+    with pytest.raises(InputError, match=r"step_buffer_ip4_0.pt does not exist"):
         import_mct(tmp_path / "mct", tmp_path / "store", record())
 
 

@@ -372,8 +372,10 @@ def test_positions_that_do_not_exist(store, position):
 
 
 def test_a_folder_without_a_store(tmp_path):
-    with pytest.raises(FormatError, match=r"holds no trajectory store: .*index.json cannot be read"):
+    with pytest.raises(InputError, match=r"holds no trajectory store: there is no such folder"):
         TrajectoryStore.open(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"holds no trajectory store: there is no index.json in it"):
+        TrajectoryStore.open(tmp_path)
 
 
 def test_a_store_can_be_sent_to_another_process(store):

@@ -1,0 +1,83 @@
+"""The demo: stopped in each of its phases and continued, and its summary after `distill --resume`."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pydistill import demo
+from pydistill.cli import main
+from pydistill.judge import Judge
+from pydistill.recipe import Recipe, load_recipe, preset_path
+from pydistill.training import TrainingSettings
+from pydistill.trajectories import TrajectoryStore
+
+SMALL = [
+    "--model.width=4",
+    "--model.depth=1",
+    "--expert.count=2",
+    "--expert.training.epochs=4",
+    "--expert.training.batch_size=512",
+    "--distill.iterations=2",
+    "--distill.steps=2",
+    "--distill.expert_epochs=2",
+    "--distill.max_start=2",
+    "--evaluation.repeats=1",
+    "--evaluation.training.epochs=2",
+]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recipe(method: str, seed: int) -> Recipe:
+        return load_recipe(preset_path(f"demo/digits-{method}"), SMALL).with_seed(seed)
+
+    monkeypatch.setattr(demo, "demo_recipe", recipe)
+    monkeypatch.setattr(demo, "FULL_DATA_TRAINING", replace(TrainingSettings(), epochs=1, batch_size=512))
+
+
+def stop(*_: Any, **__: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_a_demo_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my run"
+    command = ["demo", "--seed", "3", "--out", str(out), "--quiet"]
+    places = [
+        (TrajectoryStore, "add", "stopped in expert 1 of 2"),
+        (Judge, "evaluation", "stopped after iteration 2 of 2"),
+        (demo, "random_real", "stopped"),
+    ]
+    for owner, name, told in places:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, stop)
+            assert main([*command, "--resume"]) == 130
+        again = f"pydistill demo --method att --seed 3 --out '{out}' --resume"
+        assert capsys.readouterr().err.endswith(f"pydistill: {told}; continue with: {again}\n")
+    experts = {path: path.stat().st_mtime_ns for path in (out / "experts").glob("expert*")}
+    assert len(experts) == 2
+    assert main(command) == 2
+    assert "holds a demo; continue it with --resume" in capsys.readouterr().err
+    assert main(["demo", "--resume"]) == 2
+    assert "--resume needs --out" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in experts} == experts
+    assert main(["demo", "--method", "tesla", "--seed", "3", "--out", str(out), "--resume"]) == 2
+
+    before = json.loads((out / "summary.json").read_text())
+    longer = ["distill", "--config", str(out / "recipe.json"), "--experts", str(out / "experts"), "--out", str(out)]
+    assert main([*longer, "--distill.iterations=3", "--resume", "--quiet"]) == 0
+    after = json.loads((out / "summary.json").read_text())
+    assert after.keys() == before.keys()
+    assert after["iterations"] == 3
+    assert after["accuracy_random_real"] == before["accuracy_random_real"]
+    assert after["accuracy_distilled"] == after["accuracy_final"]
+    assert after["seconds"].keys() == before["seconds"].keys()
+    assert after["seconds"]["total"] == sum(value for name, value in after["seconds"].items() if name != "total")
