@@ -307,7 +307,8 @@ def evaluate_networks(
         InputError: as `evaluate`, or a network that does not exist or cannot take such images.
     """
     for network in networks:
-        architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
+        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
+        architecture_of(network, *sizes, device=dataset.device)
     rows = []
     for network in networks:
         name = name_of(network)
