@@ -175,6 +175,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         epochs: int | None = None,
         device: torch.device | str = "cpu",
         on_network: Callable[[str, int, float], None] | None = None,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> list[Evaluation]:
         """Train fresh networks on the set and test them on real test images, as the run did.
 
@@ -186,6 +187,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             data_path: where the recorded data set lies now; None: where it lay.
             device: where the data set is read to.
             on_network: called with (name, r, accuracy) after each network.
+            on_evaluation: called with the evaluation of each kind of network when it is whole.
 
         Returns:
             One evaluation per network kind.
@@ -202,7 +204,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         protocol = self._protocol(seed=seed, epochs=epochs, repeats=repeats)
         dataset = self._judge(dataset, data_path, device)
         return evaluate_networks(
-            self.artefact.images, self.labels, self.lr, dataset, networks, protocol, on_network=on_network
+            self.artefact.images,
+            self.labels,
+            self.lr,
+            dataset,
+            networks,
+            protocol,
+            on_network=on_network,
+            on_evaluation=on_evaluation,
         )
 
     def judged_by(self, dataset: Dataset) -> Dataset:

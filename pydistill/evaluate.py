@@ -297,11 +297,13 @@ def evaluate_networks(
     settings: EvaluationSettings,
     *,
     on_network: Callable[[str, int, float], None] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for each network in turn; every one is checked before the first is trained.
 
     Args:
         on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
+        on_evaluation: called with the evaluation of each kind of network when it is whole.
 
     Raises:
         InputError: as `evaluate`, or a network that does not exist or cannot take such images.
@@ -318,6 +320,8 @@ def evaluate_networks(
                 on_network(name, repeat, value)
 
         rows.append(evaluate(images, labels, lr, dataset, network, settings, on_network=report))
+        if on_evaluation is not None:
+            on_evaluation(rows[-1])
     return rows
 
 
