@@ -250,8 +250,10 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """Write the set to a .safetensors file, atomically; `load` reads it.
 
         Raises:
+            InputError: the file's name does not end in .safetensors, or it is a folder.
             WriteError: the folder cannot be written or the disk is full.
         """
+        check_file_name(path)
         self.artefact.save(path)
 
     def _network(self, model: str | Network | None) -> Network:
@@ -285,6 +287,16 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             where = recorded.path if path is None else os.fspath(path)
             dataset = data.load(replace(recorded, path=where, download=False, cache=None), device)
         return self.judged_by(dataset)
+
+
+def check_file_name(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no name of a distilled set's file.
+
+    Raises:
+        InputError: it does not end in .safetensors, or it is a folder.
+    """
+    if Path(path).suffix != ".safetensors" or Path(path).is_dir():
+        raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
 
 
 def _own_network(how: str, named: str) -> InputError:

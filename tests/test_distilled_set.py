@@ -254,3 +254,11 @@ def test_the_command_evaluates_what_python_does(
     hostile.save(tmp_path / "set.safetensors")
     assert main(["evaluate", str(tmp_path / "set.safetensors")]) == 2
     assert "name one with model (--models)" in capsys.readouterr().err
+
+
+def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    for place in (".", tmp_path / "set.pt", tmp_path / "folder.safetensors"):
+        with pytest.raises(InputError, match=r"name ends in \.safetensors, not to "):
+            distilled.save(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]

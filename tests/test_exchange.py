@@ -487,3 +487,13 @@ def test_messages_of_the_import(
     assert main(["import", str(folder), "--format=mtt", f"--out={tmp_path / 'set.safetensors'}", *arguments]) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "set.safetensors").exists()
+
+
+def test_import_writes_over_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_set(made(), "mtt", tmp_path / "out")
+    metrics, other = tmp_path / "metrics.jsonl", tmp_path / "other.safetensors"
+    for file, message in ((metrics, "ends in .safetensors"), (other, "is no whole distilled set; choose another file")):
+        file.write_text("mine")
+        assert main(["import", str(tmp_path / "out"), "--format=mtt", f"--out={file}", "--dataset=cifar10"]) == 2
+        assert message in capsys.readouterr().err
+        assert file.read_text() == "mine"
