@@ -150,7 +150,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             The network, in training mode.
 
         Raises:
-            InputError: no such network, or it cannot take the images, or model must be given (see `student`).
+            InputError: no such network or device, or the network cannot take the images, or model must be given (see
+                `student`).
             DivergedError: the training left the finite numbers.
         """
         return train_network(
@@ -219,8 +220,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
         Raises:
             MismatchError: it is not the data set that the set was distilled from.
-            InputError: its images have other channels or another size.
+            InputError: its images have other channels or another size, or it is no data set.
         """
+        if not isinstance(dataset, Dataset):
+            told = repr(dataset) if isinstance(dataset, str) else f"a {type(dataset).__name__}"
+            raise InputError(f"dataset must be a Dataset, which pydistill.data.load reads, not {told}")
         digest = str(self.provenance["dataset"].get("digest", ""))
         if digest not in ("", dataset.digest):
             raise MismatchError(

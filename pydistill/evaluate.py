@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
+from pydistill.devices import usable_device
 from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
 from pydistill.kinds import check_fields
-from pydistill.nn import Network, architecture_of, build, name_of, parse
+from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
+from pydistill.nn.fits import check_fits
 from pydistill.streams import stream_of
 from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, train
 
@@ -189,14 +191,17 @@ def train_network(
         repeat: r, from 0.
 
     Raises:
-        InputError: images and labels do not fit each other or the network, or lr ≤ 0.
+        InputError: images and labels do not fit each other or the network, lr ≤ 0, or there is no such device.
         DivergedError: the training left the finite numbers.
     """
     seed = _seed(settings, repeat)
-    pictures, labels = _on_device(images, labels, torch.device(device))
+    pictures, labels = _on_device(images, labels, usable_device(device))
     channels, *plane = pictures.shape[1:]
     network = model if isinstance(model, nn.Module) else build(model, channels, num_classes, plane, seed=seed)
     network.to(device)
+    if not isinstance(model, ModelSettings) or ":" in model.name:
+        name = type(model).__name__ if isinstance(model, nn.Module) else name_of(model)
+        check_fits(network, name, channels, num_classes, plane)
     training = replace(settings.training, lr=float(lr))
     train(network, pictures, labels, training, generator=torch.Generator().manual_seed(seed))
     return network

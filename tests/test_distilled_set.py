@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,21 @@ def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path:
         with pytest.raises(InputError, match=r"name ends in \.safetensors, not to "):
             distilled.save(place)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (
+            lambda it: it.evaluate(dataset="cifar10"),
+            r"must be a Dataset, which pydistill\.data\.load reads, not 'cifar10'",
+        ),
+        (lambda it: it.train(device="bla"), "device 'bla' is not to be had"),
+        (lambda it: it.train(device="cuda:99"), "device 'cuda:99' is not to be had"),
+        (lambda it: it.train(nn.Linear(3, 3)), r"network Linear cannot take images \[2, 1, 8, 8\]"),
+        (lambda it: it.train(lambda *_: nn.Flatten()), r"must return logits \[2, 4\] for images \[2, 1, 8, 8\]"),
+    ],
+)
+def test_what_cannot_be_meant(use: Callable[[DistilledSet], Any], message: str, distilled: DistilledSet) -> None:
+    with pytest.raises(InputError, match=message):
+        use(distilled)

@@ -77,13 +77,11 @@ def device_of(device: str) -> str:
     """
     import torch
 
+    from pydistill.devices import usable_device
+
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} is not to be had: {str(error).splitlines()[0]}") from error
-    return device
+    return str(usable_device(device))
 
 
 def load_dataset(recipe: Recipe, device: str) -> Dataset:
