@@ -263,6 +263,20 @@ def save(folder: Path, images: Any = None, labels: Any = None, lr: Any = None) -
     return folder
 
 
+def test_dcbench_s_root_leads_to_the_one_set_below_it(tmp_path: Path) -> None:
+    before = made()
+    done = export_set(before, "dcbench", tmp_path / "root")
+    assert done.folder == tmp_path / "root" / "TM" / "CIFAR10" / "IPC2"
+    there = import_set("dcbench", done.folder, lr=0.1, dataset="cifar10")
+    for folder in (tmp_path / "root", tmp_path / "root" / "TM", done.folder.parent):
+        assert torch.equal(import_set("dcbench", folder, lr=0.1, dataset="cifar10").images, there.images)
+    export_set(made(ipc=1), "dcbench", tmp_path / "root")
+    with pytest.raises(InputError, match=r"several of DC-BENCH's sets; name one of \S*/IPC1, \S*/IPC2$"):
+        import_set("dcbench", tmp_path / "root", lr=0.1, dataset="cifar10")
+    with pytest.raises(FormatError, match=r"images_best\.pt"):
+        import_set("dcbench", tmp_path / "elsewhere", lr=0.1, dataset="cifar10")
+
+
 def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path) -> None:
     folder = save(tmp_path)
     with pytest.raises(InputError, match=r"do not tell the learning rate .* and the preprocessing .*; give them"):

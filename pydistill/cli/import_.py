@@ -23,7 +23,7 @@ def add_arguments(parser: Any) -> None:
     """The files, and what they do not tell."""
     from pydistill.exchange import IMPORTED
 
-    parser.add_argument("files", type=str, help="folder of the files; of mtt also an images file")
+    parser.add_argument("files", type=str, help="folder of the files; of mtt also an images file, of dcbench its root")
     parser.add_argument("--format", choices=list(IMPORTED), required=True, help="who wrote them")
     parser.add_argument("--out", type=str, required=True, help="the distilled set's file, .safetensors")
     parser.add_argument("--lr", type=float | None, default=None, help="the learned learning rate, if no file holds it")

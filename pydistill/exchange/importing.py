@@ -45,7 +45,8 @@ def import_set(
 
     Args:
         form: mtt, dcbench or ddranking.
-        path: the folder of the files; for mtt also an images file, with labels beside it.
+        path: the folder of the files; for mtt also an images file, with labels beside it; for dcbench also a folder
+            such as its root, below which there is one set.
         lr: the learned learning rate; needed unless a file of it is there, and taken before that.
         dataset: name of the data set that was distilled, or the data set itself.
         preprocessing: what made the images of pixels in [0, 1]; None: what `export_set` wrote beside them, else that of
@@ -65,6 +66,8 @@ def import_set(
     if form not in IMPORTED:
         raise InputError(f"format must be one of {', '.join(IMPORTED)}, not {form!r}")
     origin = like.artefact if isinstance(like, DistilledSet) else like
+    if form == "dcbench":
+        path = dcbench.folder_in(Path(path))
     found = _READERS[form](Path(path))
     rate = found.lr if lr is None else lr
     name, digest = _data_named(dataset, origin)
