@@ -283,8 +283,12 @@ def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path) -> None:
         import_set("mtt", folder)
     with pytest.raises(InputError, match=r"do not tell the learning rate \(lr, --lr\); give it"):
         import_set("mtt", folder, dataset="cifar10")
-    with pytest.raises(InputError, match=r"do not tell the preprocessing"):
-        import_set("mtt", folder, lr=0.1, dataset="my-own")
+    with pytest.raises(InputError, match=r"do not tell the preprocessing \(--dataset, where .*, --mean and --std, "):
+        import_set("mtt", folder, lr=0.1)
+    with pytest.raises(
+        InputError, match=r"preprocessing, and no normalisation is known for digits \(--mean .*; give it"
+    ):
+        import_set("mtt", folder, lr=0.1, dataset="digits")
     found = import_set("mtt", folder, lr=0.1, dataset="cifar10", model="convnet1-w4")
     assert found.class_names == ("0", "1", "2")
     assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]  # sorted, as they were not

@@ -73,12 +73,11 @@ def import_set(
     name, digest = _data_named(dataset, origin)
     before = told.read(Path(path) if Path(path).is_dir() else Path(path).parent, found.files)
     made, assumed = _preprocessing(form, name, preprocessing, before, origin, as_is, str(path))
-    unknown = [
-        ("the learning rate (lr, --lr)", rate),
-        ("the preprocessing (by dataset, --mean and --std, --zca or like)", made),
-    ]
-    missing = [what for what, value in unknown if value is None]
     if rate is None or made is None:
+        missing = [
+            *(["the learning rate (lr, --lr)"] if rate is None else []),
+            *([_missing_preprocessing(form, name)] if made is None else []),
+        ]
         raise InputError(
             f"the files in {path} do not tell {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
         )
@@ -142,6 +141,16 @@ def _preprocessing(
         f"the images are taken for normalised with mean {_numbers(readers.mean)} and std {_numbers(readers.std)}, as "
         f"{name} is without ZCA; if they were whitened (distilled with --zca), import them with --zca and --data"
     )
+
+
+def _missing_preprocessing(form: str, name: str) -> str:
+    """What to give where nothing tells the preprocessing, by its names on the command line and in Python."""
+    ways = ["--mean and --std", "--zca with --data, or --like; in Python: preprocessing or like"]
+    if not name:
+        ways.insert(0, "--dataset, where its normalisation is known")
+    elif readers_normalisation(name, form) is None:
+        return f"the preprocessing, and no normalisation is known for {name} ({', '.join(ways)})"
+    return f"the preprocessing ({', '.join(ways)})"
 
 
 def _same(own: Preprocessing | None, other: Normalise) -> bool:
