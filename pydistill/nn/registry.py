@@ -150,8 +150,8 @@ def build(
     factory = _factory(settings)
     plane = plane_of(image_size)
     if isinstance(settings, ModelSettings) and ":" not in settings.name:
-        with torch.device("meta"):
-            parameters = sum(each.numel() for each in factory(in_channels, num_classes, plane).parameters())
+        empty = _without_memory(settings, in_channels, num_classes, plane)
+        parameters = sum(each.numel() for each in empty.parameters())
         remedy = "lower its width or the images' size"
         check_room(4 * parameters, f"the network {name_of(settings)} of {parameters} parameters", remedy)
     if seed is None:
@@ -184,8 +184,7 @@ def architecture_of(
         own = build(settings, in_channels, num_classes, image_size, seed=0).to(device)
         check_fits(own, name, in_channels, num_classes, plane_of(image_size))
         return name
-    with torch.device("meta"):
-        model = _factory(settings)(in_channels, num_classes, plane_of(image_size))
+    model = _without_memory(settings, in_channels, num_classes, plane_of(image_size))
     options = ", ".join(f"{option}={getattr(model, option)}" for option in options_of(settings.name))
     return f"{settings.name}({options})"
 
@@ -225,6 +224,18 @@ def _factory(settings: Network) -> Callable[[int, int, tuple[int, int]], nn.Modu
             f"{', '.join(options)} is set"
         )
     return _checked(_imported(settings.name), settings.name)
+
+
+def _without_memory(settings: ModelSettings, in_channels: int, num_classes: int, plane: tuple[int, int]) -> nn.Module:
+    """The network by settings with parameters that have shapes alone."""
+    factory = _factory(settings)
+    try:
+        with torch.device("meta"):
+            return factory(in_channels, num_classes, plane)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 64 bits
+        if "overflow" not in str(error).lower():
+            raise
+        raise InputError(f"the network {name_of(settings)} is larger than any memory; lower its width") from error
 
 
 def _checked(function: Callable[..., object], name: str) -> Callable[[int, int, tuple[int, int]], nn.Module]:

@@ -87,6 +87,13 @@ def test_build_gives_the_network_meant() -> None:
     assert isinstance(build(parse("resnet18-w4"), 1, 5, 8), ResNet18)
 
 
+@pytest.mark.parametrize("name", ["convnet2-w999999999", "mlp-w99999999999", "resnet18-w9999999999999999999999"])
+def test_a_width_beyond_all_memory(name: str) -> None:
+    for use in (build, architecture_of):
+        with pytest.raises(InputError, match=f"the network {name} is larger than any memory; lower its width"):
+            use(parse(name), 3, 10, 32)
+
+
 def test_a_seed_fixes_the_parameters_and_leaves_the_global_state() -> None:
     settings = parse("convnet2-w8")
     torch.manual_seed(5)
