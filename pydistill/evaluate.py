@@ -331,11 +331,13 @@ def evaluate_networks(
 
 
 def table(rows: Sequence[Evaluation]) -> str:
-    """Evaluations as lines of text: network, mean ± standard deviation in percent, networks, seconds, diverged ones."""
+    """Evaluations as lines of text: network, mean ± standard deviation in percent (of one network the accuracy alone),
+    networks, seconds, diverged ones."""
     width = max([len("network"), *(len(row.model) for row in rows)])
     lines = [f"{'network':<{width}}  {'test accuracy':>15}  networks  seconds"]
     for row in rows:
-        told = f"{row.model:<{width}}  {100 * row.mean:>6.1f} ± {100 * row.std:>4.1f} %  "
+        spread = f" ± {100 * row.std:>4.1f} %" if len(row.accuracies) > 1 else " %"
+        told = f"{row.model:<{width}}  {f'{100 * row.mean:>6.1f}{spread}':<15}  "
         told += f"{len(row.accuracies):>8}  {row.seconds:>7.1f}"
         lines.append(told + (f"  ({row.diverged} diverged)" if row.diverged else ""))
     return "\n".join(lines)
