@@ -202,6 +202,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         else:
             given = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
             networks = [self._network(each) for each in given]
+            if not networks:
+                raise InputError("models must name at least one network, or be left out for the recipe's own")
         protocol = self._protocol(seed=seed, epochs=epochs, repeats=repeats)
         dataset = self._judge(dataset, data_path, device)
         return evaluate_networks(
@@ -242,10 +244,13 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             path: a PNG file to draw it into as well, atomically.
 
         Raises:
+            InputError: the file's name does not end in .png.
             MissingDependencyError: matplotlib is not installed.
         """
         from pydistill.show import images_figure, save_images
 
+        if path is not None and Path(path).suffix.lower() != ".png":
+            raise InputError(f"a picture is written to a file whose name ends in .png, not to {path}")
         if path is not None:
             save_images(self.artefact, Path(path))
         return images_figure(self.artefact)
