@@ -150,7 +150,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             The network, in training mode.
 
         Raises:
-            InputError: no such network, or it cannot take the images, or model must be given (see `student`).
+            InputError: no such network or device, or the network cannot take the images, or model must be given (see
+                `student`).
             DivergedError: the training left the finite numbers.
         """
         return train_network(
@@ -175,6 +176,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         epochs: int | None = None,
         device: torch.device | str = "cpu",
         on_network: Callable[[str, int, float], None] | None = None,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> list[Evaluation]:
         """Train fresh networks on the set and test them on real test images, as the run did.
 
@@ -186,6 +188,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             data_path: where the recorded data set lies now; None: where it lay.
             device: where the data set is read to.
             on_network: called with (name, r, accuracy) after each network.
+            on_evaluation: called with the evaluation of each kind of network when it is whole.
 
         Returns:
             One evaluation per network kind.
@@ -199,10 +202,19 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         else:
             given = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
             networks = [self._network(each) for each in given]
+            if not networks:
+                raise InputError("models must name at least one network, or be left out for the recipe's own")
         protocol = self._protocol(seed=seed, epochs=epochs, repeats=repeats)
         dataset = self._judge(dataset, data_path, device)
         return evaluate_networks(
-            self.artefact.images, self.labels, self.lr, dataset, networks, protocol, on_network=on_network
+            self.artefact.images,
+            self.labels,
+            self.lr,
+            dataset,
+            networks,
+            protocol,
+            on_network=on_network,
+            on_evaluation=on_evaluation,
         )
 
     def judged_by(self, dataset: Dataset) -> Dataset:
@@ -210,8 +222,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
         Raises:
             MismatchError: it is not the data set that the set was distilled from.
-            InputError: its images have other channels or another size.
+            InputError: its images have other channels or another size, or it is no data set.
         """
+        if not isinstance(dataset, Dataset):
+            told = repr(dataset) if isinstance(dataset, str) else f"a {type(dataset).__name__}"
+            raise InputError(f"dataset must be a Dataset, which pydistill.data.load reads, not {told}")
         digest = str(self.provenance["dataset"].get("digest", ""))
         if digest not in ("", dataset.digest):
             raise MismatchError(
@@ -229,10 +244,13 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             path: a PNG file to draw it into as well, atomically.
 
         Raises:
+            InputError: the file's name does not end in .png.
             MissingDependencyError: matplotlib is not installed.
         """
         from pydistill.show import images_figure, save_images
 
+        if path is not None and Path(path).suffix.lower() != ".png":
+            raise InputError(f"a picture is written to a file whose name ends in .png, not to {path}")
         if path is not None:
             save_images(self.artefact, Path(path))
         return images_figure(self.artefact)
@@ -241,8 +259,10 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """Write the set to a .safetensors file, atomically; `load` reads it.
 
         Raises:
+            InputError: the file's name does not end in .safetensors, or it is a folder.
             WriteError: the folder cannot be written or the disk is full.
         """
+        check_file_name(path)
         self.artefact.save(path)
 
     def _network(self, model: str | Network | None) -> Network:
@@ -276,6 +296,16 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             where = recorded.path if path is None else os.fspath(path)
             dataset = data.load(replace(recorded, path=where, download=False, cache=None), device)
         return self.judged_by(dataset)
+
+
+def check_file_name(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no name of a distilled set's file.
+
+    Raises:
+        InputError: it does not end in .safetensors, or it is a folder.
+    """
+    if Path(path).suffix != ".safetensors" or Path(path).is_dir():
+        raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
 
 
 def _own_network(how: str, named: str) -> InputError:

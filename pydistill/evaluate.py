@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
+from pydistill.devices import usable_device
 from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
 from pydistill.kinds import check_fields
-from pydistill.nn import Network, architecture_of, build, name_of, parse
+from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
+from pydistill.nn.fits import check_fits
 from pydistill.streams import stream_of
 from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, train
 
@@ -189,14 +191,17 @@ def train_network(
         repeat: r, from 0.
 
     Raises:
-        InputError: images and labels do not fit each other or the network, or lr ≤ 0.
+        InputError: images and labels do not fit each other or the network, lr ≤ 0, or there is no such device.
         DivergedError: the training left the finite numbers.
     """
     seed = _seed(settings, repeat)
-    pictures, labels = _on_device(images, labels, torch.device(device))
+    pictures, labels = _on_device(images, labels, usable_device(device))
     channels, *plane = pictures.shape[1:]
     network = model if isinstance(model, nn.Module) else build(model, channels, num_classes, plane, seed=seed)
     network.to(device)
+    if not isinstance(model, ModelSettings) or ":" in model.name:
+        name = type(model).__name__ if isinstance(model, nn.Module) else name_of(model)
+        check_fits(network, name, channels, num_classes, plane)
     training = replace(settings.training, lr=float(lr))
     train(network, pictures, labels, training, generator=torch.Generator().manual_seed(seed))
     return network
@@ -297,17 +302,20 @@ def evaluate_networks(
     settings: EvaluationSettings,
     *,
     on_network: Callable[[str, int, float], None] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for each network in turn; every one is checked before the first is trained.
 
     Args:
         on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
+        on_evaluation: called with the evaluation of each kind of network when it is whole.
 
     Raises:
         InputError: as `evaluate`, or a network that does not exist or cannot take such images.
     """
     for network in networks:
-        architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
+        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
+        architecture_of(network, *sizes, device=dataset.device)
     rows = []
     for network in networks:
         name = name_of(network)
@@ -317,15 +325,19 @@ def evaluate_networks(
                 on_network(name, repeat, value)
 
         rows.append(evaluate(images, labels, lr, dataset, network, settings, on_network=report))
+        if on_evaluation is not None:
+            on_evaluation(rows[-1])
     return rows
 
 
 def table(rows: Sequence[Evaluation]) -> str:
-    """Evaluations as lines of text: network, mean ± standard deviation in percent, networks, seconds, diverged ones."""
+    """Evaluations as lines of text: network, mean ± standard deviation in percent (of one network the accuracy alone),
+    networks, seconds, diverged ones."""
     width = max([len("network"), *(len(row.model) for row in rows)])
     lines = [f"{'network':<{width}}  {'test accuracy':>15}  networks  seconds"]
     for row in rows:
-        told = f"{row.model:<{width}}  {100 * row.mean:>6.1f} ± {100 * row.std:>4.1f} %  "
+        spread = f" ± {100 * row.std:>4.1f} %" if len(row.accuracies) > 1 else " %"
+        told = f"{row.model:<{width}}  {f'{100 * row.mean:>6.1f}{spread}':<15}  "
         told += f"{len(row.accuracies):>8}  {row.seconds:>7.1f}"
         lines.append(told + (f"  ({row.diverged} diverged)" if row.diverged else ""))
     return "\n".join(lines)

@@ -58,7 +58,7 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
     _check_no_running_statistics(network)
     layout = layout_of(network)
     return ExpertsRecord(
-        architecture=architecture_of(model, *sizes),
+        architecture=architecture_of(model, *sizes, device=dataset.device),
         parameters=tuple(zip(layout.names, layout.shapes, strict=True)),
         dataset=dataset.name,
         dataset_digest=dataset.digest,

@@ -58,7 +58,8 @@ class Judge:
     ) -> None:
         self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
         self.folder, self.observer = folder, observer
-        self.architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
+        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
+        self.architecture = architecture_of(network, *sizes, device=dataset.device)
         self.best: tuple[int, Evaluation] | None = None
         self.last: tuple[int, Evaluation] | None = None
 

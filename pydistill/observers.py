@@ -8,6 +8,7 @@ from pydistill.evaluate import Evaluation
 from pydistill.iteration import IterationReport
 from pydistill.judge import Observer
 from pydistill.progress import Bar
+from pydistill.words import accuracy_of, networks
 
 
 class BarObserver:
@@ -22,8 +23,9 @@ class BarObserver:
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Say what the set is worth now."""
-        told = f"{100 * evaluation.mean:.1f} ± {100 * evaluation.std:.1f} %"
-        self._bar.say(f"iteration {iteration}: {told} on {len(evaluation.accuracies)} fresh networks")
+        count = len(evaluation.accuracies)
+        told = accuracy_of(evaluation.mean, evaluation.std, count)
+        self._bar.say(f"iteration {iteration}: {told} on {networks(count, 'fresh')}")
 
     def on_images(self, iteration: int, images: Tensor) -> None:
         """Nothing: a bar has no room for pictures."""

@@ -131,7 +131,8 @@ def plan(
         check_convexification(recipe, experts)
     dataset, images, told = _data(recipe, torch.device(device))
     for name in recipe.evaluation.models:
-        architecture_of(parse(name), dataset.in_channels, dataset.num_classes, dataset.image_size)
+        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
+        architecture_of(parse(name), *sizes, device=dataset.device)
     record = _record(recipe, network, dataset, experts)
     rehearsal = Rehearsal(recipe, network, dataset, images, clock)
     count = recipe.expert.count if experts is None else len(experts)

@@ -132,7 +132,8 @@ def run_distillation(
     network = network or recipe.model
     recipe.distill.check()
     _check_experts(store, experts_record(dataset, network, recipe.expert))
-    architecture = architecture_of(network, dataset.in_channels, dataset.num_classes, dataset.image_size)
+    sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
+    architecture = architecture_of(network, *sizes, device=dataset.device)
     folder = RunFolder(out)
     with folder.opened():
         if resume and folder.begun:

@@ -1,4 +1,4 @@
-"""Times and amounts of memory in words."""
+"""Times, amounts of memory and accuracies in words."""
 
 from __future__ import annotations
 
@@ -26,3 +26,13 @@ def size(count: float) -> str:
         if count >= ROUNDED * factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count / 1e3:.3g} kB"
+
+
+def accuracy_of(mean: float, std: float, count: int) -> str:
+    """Mean and spread of accuracies in [0, 1] in percent: 60.0 ± 10.0 %; of one network no spread: 60.0 %."""
+    return f"{100 * mean:.1f} %" if count == 1 else f"{100 * mean:.1f} ± {100 * std:.1f} %"
+
+
+def networks(count: int, kind: str = "") -> str:
+    """How many networks: 1 network, 5 networks, 5 fresh networks."""
+    return f"{count} {kind}{' ' if kind else ''}network{'' if count == 1 else 's'}"

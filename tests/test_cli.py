@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from pydistill import evaluate as evaluate_module
 from pydistill.artefact import Artefact
 from pydistill.build import build_config
 from pydistill.cli import main
+from pydistill.evaluate import Evaluation
+from pydistill.evaluations import read_evaluations
 from pydistill.trajectories import TrajectoryStore
 
 ROOT = Path(__file__).parent.parent
@@ -292,3 +298,42 @@ def test_the_core_works_without_the_optional_packages(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "pydistill.cli", "doctor"], **common)
     assert done.returncode == 1
     assert "the command line needs jsonargparse; install it with: pip install 'pydistill[cli]'" in done.stderr
+
+
+def test_evaluate_shows_its_progress_and_keeps_each_kind_of_network(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
+    monkeypatch.setattr("pydistill.progress.LINE_EVERY_SECONDS", 0.0)
+    common = ["evaluate", run_folder, "--models", "mlp-w4", "mlp-w8", "--repeats", "1", "--epochs", "1"]
+    assert run(*common) == 0
+    told = capsys.readouterr()
+    assert re.findall(r"^networks (./2): network (\S+), test ", told.err, re.MULTILINE) == [
+        ("1/2", "mlp-w4"),
+        ("2/2", "mlp-w8"),
+    ]
+    assert "networks 1/2" not in told.out
+    assert run(*common, "--quiet") == 0
+    assert "networks" not in capsys.readouterr().err
+    assert [row["model"] for row in read_evaluations(run_folder)] == ["mlp-w4", "mlp-w8"] * 2
+
+    real = evaluate_module.evaluate
+
+    def stopped_in_the_second(*given: Any, **more: Any) -> Evaluation:
+        if given[4].width == 8:
+            raise KeyboardInterrupt
+        return real(*given, **more)
+
+    monkeypatch.setattr(evaluate_module, "evaluate", stopped_in_the_second)
+    assert run(*common, "--quiet") == 130
+    assert [row["model"] for row in read_evaluations(run_folder)][4:] == ["mlp-w4"]
+
+
+def test_evaluate_refuses_damaged_evaluations_before_the_work(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
+    (run_folder / "evaluations.json").write_text("[3]")
+    monkeypatch.delattr(evaluate_module, "evaluate")
+    assert run("evaluate", run_folder) == 1
+    assert "evaluations.json is damaged" in capsys.readouterr().err

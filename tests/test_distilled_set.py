@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,41 @@ def test_the_command_evaluates_what_python_does(
     hostile.save(tmp_path / "set.safetensors")
     assert main(["evaluate", str(tmp_path / "set.safetensors")]) == 2
     assert "name one with model (--models)" in capsys.readouterr().err
+
+
+def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    for place in (".", tmp_path / "set.pt", tmp_path / "folder.safetensors"):
+        with pytest.raises(InputError, match=r"name ends in \.safetensors, not to "):
+            distilled.save(place)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (
+            lambda it: it.evaluate(dataset="cifar10"),
+            r"must be a Dataset, which pydistill\.data\.load reads, not 'cifar10'",
+        ),
+        (lambda it: it.evaluate([]), "models must name at least one network, or be left out for the recipe's own"),
+        (lambda it: it.train(device="bla"), "device 'bla' is not to be had"),
+        (lambda it: it.train(device="cuda:99"), "device 'cuda:99' is not to be had"),
+        (lambda it: it.train(nn.Linear(3, 3)), r"network Linear cannot take images \[2, 1, 8, 8\]"),
+        (lambda it: it.train(lambda *_: nn.Flatten()), r"must return logits \[2, 4\] for images \[2, 1, 8, 8\]"),
+    ],
+)
+def test_what_cannot_be_meant(use: Callable[[DistilledSet], Any], message: str, distilled: DistilledSet) -> None:
+    with pytest.raises(InputError, match=message):
+        use(distilled)
+
+
+def test_a_picture_is_a_png_file(distilled: DistilledSet, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("x.jpg", "x", "x.svg"):
+        with pytest.raises(
+            InputError, match=rf"a picture is written to a file whose name ends in \.png, not to .*{name}$"
+        ):
+            distilled.show(tmp_path / name)
+    distilled.show(tmp_path / "x.PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.PNG"]

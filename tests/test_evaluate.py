@@ -264,7 +264,7 @@ def test_table() -> None:
     assert table(rows).splitlines() == [
         "network        test accuracy  networks  seconds",
         "convnet3       60.0 ± 10.0 %         2     12.3",
-        "resnet18-bn    10.0 ±  0.0 %         1    100.0  (1 diverged)",
+        "resnet18-bn    10.0 %                1    100.0  (1 diverged)",
     ]
     assert len(table([]).splitlines()) == 1
 

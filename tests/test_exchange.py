@@ -263,14 +263,32 @@ def save(folder: Path, images: Any = None, labels: Any = None, lr: Any = None) -
     return folder
 
 
+def test_dcbench_s_root_leads_to_the_one_set_below_it(tmp_path: Path) -> None:
+    before = made()
+    done = export_set(before, "dcbench", tmp_path / "root")
+    assert done.folder == tmp_path / "root" / "TM" / "CIFAR10" / "IPC2"
+    there = import_set("dcbench", done.folder, lr=0.1, dataset="cifar10")
+    for folder in (tmp_path / "root", tmp_path / "root" / "TM", done.folder.parent):
+        assert torch.equal(import_set("dcbench", folder, lr=0.1, dataset="cifar10").images, there.images)
+    export_set(made(ipc=1), "dcbench", tmp_path / "root")
+    with pytest.raises(InputError, match=r"several of DC-BENCH's sets; name one of \S*/IPC1, \S*/IPC2$"):
+        import_set("dcbench", tmp_path / "root", lr=0.1, dataset="cifar10")
+    with pytest.raises(FormatError, match=r"images_best\.pt"):
+        import_set("dcbench", tmp_path / "elsewhere", lr=0.1, dataset="cifar10")
+
+
 def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path) -> None:
     folder = save(tmp_path)
     with pytest.raises(InputError, match=r"do not tell the learning rate .* and the preprocessing .*; give them"):
         import_set("mtt", folder)
     with pytest.raises(InputError, match=r"do not tell the learning rate \(lr, --lr\); give it"):
         import_set("mtt", folder, dataset="cifar10")
-    with pytest.raises(InputError, match=r"do not tell the preprocessing"):
-        import_set("mtt", folder, lr=0.1, dataset="my-own")
+    with pytest.raises(InputError, match=r"do not tell the preprocessing \(--dataset, where .*, --mean and --std, "):
+        import_set("mtt", folder, lr=0.1)
+    with pytest.raises(
+        InputError, match=r"preprocessing, and no normalisation is known for digits \(--mean .*; give it"
+    ):
+        import_set("mtt", folder, lr=0.1, dataset="digits")
     found = import_set("mtt", folder, lr=0.1, dataset="cifar10", model="convnet1-w4")
     assert found.class_names == ("0", "1", "2")
     assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]  # sorted, as they were not
@@ -487,3 +505,13 @@ def test_messages_of_the_import(
     assert main(["import", str(folder), "--format=mtt", f"--out={tmp_path / 'set.safetensors'}", *arguments]) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "set.safetensors").exists()
+
+
+def test_import_writes_over_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_set(made(), "mtt", tmp_path / "out")
+    metrics, other = tmp_path / "metrics.jsonl", tmp_path / "other.safetensors"
+    for file, message in ((metrics, "ends in .safetensors"), (other, "is no whole distilled set; choose another file")):
+        file.write_text("mine")
+        assert main(["import", str(tmp_path / "out"), "--format=mtt", f"--out={file}", "--dataset=cifar10"]) == 2
+        assert message in capsys.readouterr().err
+        assert file.read_text() == "mine"

@@ -32,6 +32,15 @@ def points(store: TrajectoryStore, position: int) -> torch.Tensor:
     return torch.stack([trajectory.point(epoch) for epoch in range(int(trajectory.end) + 1)])
 
 
+def test_a_network_that_does_not_fit_is_refused_before_a_folder_is_written(tmp_path: Path) -> None:
+    def own(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, classes + 1))
+
+    with pytest.raises(InputError, match=r"must return logits \[2, 4\] for images \[2, 1, 8, 8\]"):
+        train_experts(DATA, own, SETTINGS, tmp_path / "experts")
+    assert not (tmp_path / "experts").exists()
+
+
 def test_defaults_are_the_published_recipe() -> None:
     training = ExpertSettings().training
     assert (training.epochs, training.batch_size, training.lr) == (50, 256, 0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydistill import plan
 from pydistill.report import tables
-from pydistill.words import duration, size
+from pydistill.words import accuracy_of, duration, networks, size
 
 
 def test_durations() -> None:
@@ -20,3 +20,9 @@ def test_sizes() -> None:
 def test_there_is_one_wording() -> None:
     for page in (plan, tables):
         assert (page.duration, page.size) == (duration, size)
+
+
+def test_one_network_has_no_spread() -> None:
+    assert (accuracy_of(0.149, 0.0, 1), networks(1), networks(1, "fresh")) == ("14.9 %", "1 network", "1 fresh network")
+    assert (accuracy_of(0.6, 0.1, 2), networks(2, "fresh")) == ("60.0 ± 10.0 %", "2 fresh networks")
+    assert tables.percent({"mean": 0.5, "std": 0.0, "runs": [0.5]}) == "50.0 %"

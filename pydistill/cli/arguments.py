@@ -13,6 +13,7 @@ import jsonargparse
 from pydistill.cli.help import GROUPS, hide
 from pydistill.cli.messages import one_line, setting_error
 from pydistill.errors import InputError
+from pydistill.words import accuracy_of, networks
 
 if TYPE_CHECKING:
     from pydistill.data import Dataset
@@ -77,13 +78,11 @@ def device_of(device: str) -> str:
     """
     import torch
 
+    from pydistill.devices import usable_device
+
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} is not to be had: {str(error).splitlines()[0]}") from error
-    return device
+    return str(usable_device(device))
 
 
 def load_dataset(recipe: Recipe, device: str) -> Dataset:
@@ -119,4 +118,5 @@ def _plain(value: Any) -> Any:
 
 def percent(evaluation: Evaluation) -> str:
     """An evaluation in a person's words."""
-    return f"{100 * evaluation.mean:.1f} ± {100 * evaluation.std:.1f} % ({len(evaluation.accuracies)} networks)"
+    count = len(evaluation.accuracies)
+    return f"{accuracy_of(evaluation.mean, evaluation.std, count)} ({networks(count)})"

@@ -59,15 +59,16 @@ def bash(known: dict[str, dict[str, list[str]]]) -> str:
     lines = [
         "# bash completion of pydistill; made by `pydistill completion bash`",
         "_pydistill() {",
-        '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" flags="" values=""',
+        '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" flags="" values="" first=1',
         "    # bash takes = for a word of its own",
         '    if [[ $word == "=" ]]; then word=""; fi',
         '    if [[ $before == "=" ]]; then before="${COMP_WORDS[COMP_CWORD-2]}"; fi',
-        "    if [[ $COMP_CWORD == 1 ]]; then",
-        f'        COMPREPLY=($(compgen -W "{" ".join(known)} --help --version" -- "$word"))',
+        "    while [[ ${COMP_WORDS[first]} == --debug && $first -lt $COMP_CWORD ]]; do ((first++)); done",
+        "    if [[ $COMP_CWORD == $first ]]; then",
+        f'        COMPREPLY=($(compgen -W "{" ".join(known)} --help --version --debug" -- "$word"))',
         "        return",
         "    fi",
-        '    case "${COMP_WORDS[1]}" in',
+        '    case "${COMP_WORDS[first]}" in',
     ]
     for name, flags in known.items():
         lines += [

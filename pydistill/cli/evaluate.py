@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydistill.cli import status
-from pydistill.cli.arguments import add_device, add_json, device_of, print_json
+from pydistill.cli.arguments import add_device, add_json, add_quiet, device_of, print_json
 
 if TYPE_CHECKING:
     from pydistill.distilled_set import DistilledSet
@@ -32,34 +32,44 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--data", type=str | None, default=None, help="where the data lie, if not where they were")
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
+    add_quiet(parser)
     add_json(parser)
 
 
 def run(values: Any) -> int:
-    """Print a table of accuracies, a row per network, and add them to the run's evaluations.json."""
+    """Print a table of accuracies, a row per network; each is in the run's evaluations.json as soon as it is known."""
     from pydistill.distilled_set import load
     from pydistill.evaluate import table
+    from pydistill.evaluations import read_evaluations
+    from pydistill.progress import Bar
 
-    distilled = load(values.run, which=values.which)
-    rows = distilled.evaluate(
-        values.models or None,
-        values.repeats,
-        data_path=values.data,
-        seed=values.seed,
-        epochs=values.epochs,
-        device=device_of(values.device),
-    )
+    run = Path(values.run)
+    distilled = load(run, which=values.which)
+    if run.is_dir():
+        read_evaluations(run)  # a damaged file is refused before the work
+    protocol = distilled.recipe.evaluation
+    kinds = len(values.models or protocol.models) or 1
+    repeats = protocol.repeats if values.repeats is None else values.repeats
+    with Bar("networks", kinds * repeats, quiet=values.quiet) as bar:
+        rows = distilled.evaluate(
+            values.models or None,
+            values.repeats,
+            data_path=values.data,
+            seed=values.seed,
+            epochs=values.epochs,
+            device=device_of(values.device),
+            on_network=lambda name, repeat, accuracy: bar.step(network=name, test=f"{100 * accuracy:.1f}%"),
+            on_evaluation=lambda row: _record(run, distilled, row, values) if run.is_dir() else None,
+        )
     if values.json:
         print_json([row.as_record() for row in rows])
     else:
         print(table(rows))
-    if Path(values.run).is_dir():
-        _record(Path(values.run), distilled, rows, values)
     return status.DONE
 
 
-def _record(run: Path, distilled: DistilledSet, rows: list[Evaluation], values: Any) -> None:
-    """Add the rows to the run's own, for its report; a run folder that cannot be written is told, and is no failure."""
+def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) -> None:
+    """Add the row to the run's own, for its report; a run folder that cannot be written is told, and is no failure."""
     from pydistill.evaluations import add_evaluations
     from pydistill.files import WriteError
 
@@ -71,6 +81,6 @@ def _record(run: Path, distilled: DistilledSet, rows: list[Evaluation], values: 
         "seed": protocol.seed if values.seed is None else values.seed,
     }
     try:
-        add_evaluations(run, rows, **about)
+        add_evaluations(run, [row], **about)
     except WriteError as error:
         logging.getLogger("pydistill").warning("%s; the report will not show this evaluation", error)

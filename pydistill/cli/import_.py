@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
@@ -22,7 +23,7 @@ def add_arguments(parser: Any) -> None:
     """The files, and what they do not tell."""
     from pydistill.exchange import IMPORTED
 
-    parser.add_argument("files", type=str, help="folder of the files; of mtt also an images file")
+    parser.add_argument("files", type=str, help="folder of the files; of mtt also an images file, of dcbench its root")
     parser.add_argument("--format", choices=list(IMPORTED), required=True, help="who wrote them")
     parser.add_argument("--out", type=str, required=True, help="the distilled set's file, .safetensors")
     parser.add_argument("--lr", type=float | None, default=None, help="the learned learning rate, if no file holds it")
@@ -54,6 +55,7 @@ def run(values: Any) -> int:
         raise InputError("--zca needs --dataset and --data, to fit the whitening, and neither --mean nor --std")
     if values.data is not None and values.dataset is None:
         raise InputError("--data needs --dataset: the name of what lies there")
+    _check_out(Path(values.out))
     dataset, preprocessing = values.dataset, None
     if values.data is not None:
         dataset = data.load(DataSettings(values.dataset, path=values.data, zca=values.zca))
@@ -86,3 +88,23 @@ def run(values: Any) -> int:
     if assumed is not None:
         print(f"pydistill: {assumed}", file=sys.stderr)
     return status.DONE
+
+
+def _check_out(out: Path) -> None:
+    """Refuse to write over a file that is no distilled set.
+
+    Raises:
+        InputError: it is one, or its name does not end in .safetensors.
+    """
+    from pydistill.artefact import Artefact
+    from pydistill.distilled_set import check_file_name
+    from pydistill.errors import FormatError
+
+    check_file_name(out)
+    if out.exists():
+        try:
+            Artefact.load(out)
+        except FormatError as error:
+            raise InputError(
+                f"--out {out} is there already and is no whole distilled set; choose another file"
+            ) from error

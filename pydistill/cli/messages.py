@@ -26,10 +26,20 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` with the nearest of the known names, or nothing."""
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean …?` with the nearest of the known names and those about as near, or nothing.
+
+    Args:
+        prefix: what is written before each of them.
+    """
     near = difflib.get_close_matches(word, list(known), 3, cutoff=0.6)
+    best = _likeness(word, near[0]) if near else 0.0
+    near = [f"{prefix}{each}" for each in near if _likeness(word, each) > best - 0.1]
     return f"; did you mean {_either(near)}?" if near else ""
+
+
+def _likeness(word: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, other, word).ratio()
 
 
 def as_given(message: str, given: Sequence[str]) -> str:
@@ -125,7 +135,10 @@ def _unknown(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
     known = _options(parser)
     group, _, setting = flag.removeprefix("--").rpartition(".")
     siblings = [option for option in known if option.startswith(f"--{group}.")]
-    hint = nearest(flag, siblings or known) or nearest(setting, [each.rpartition(".")[2] for each in siblings])
+    if siblings:  # the group that they share makes none of them nearer
+        hint = nearest(setting, [each.rpartition(".")[2] for each in siblings], f"--{group}.")
+    else:
+        hint = nearest(flag, known)
     same = [option for option in known if option.endswith(f".{flag.removeprefix('--')}")]
     if not hint and same:
         hint = f"; did you mean {_either(same[:3])}?"

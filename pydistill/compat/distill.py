@@ -21,6 +21,7 @@ from pydistill.evaluate import evaluate_models, table
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
+from pydistill.words import accuracy_of
 
 
 def main(script: Script, arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +61,8 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, observers=[files]
     )
     best = result.accuracy_best
-    print(f"best accuracy: {100 * best.mean:.1f} ± {100 * best.std:.1f} %, after {result.best_iteration} iterations")
+    told = accuracy_of(best.mean, best.std, len(best.accuracies))
+    print(f"best accuracy: {told}, after {result.best_iteration} iterations")
     if recipe.evaluation.models:
         found = Artefact.load(run.path / BEST_NAME)
         print(table(evaluate_models(found.images, found.labels, found.lr, dataset, recipe.model, recipe.evaluation)))

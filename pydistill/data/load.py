@@ -16,6 +16,7 @@ from pydistill.data.raw import RawData
 from pydistill.data.settings import PIXELS, STATISTICS, DataSettings
 from pydistill.data.statistics import published_normalisation
 from pydistill.data.vision import LAYOUTS, read_vision
+from pydistill.devices import usable_device
 from pydistill.errors import InputError
 
 NAMES = ("digits", *LAYOUTS, "tiny-imagenet", *SUBSETS, "folder", "tensors")
@@ -33,10 +34,11 @@ def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
 
     Raises:
         InputError: the name is unknown, files are missing (the message says which setting to give), or the
-            data are unsound.
+            data are unsound, or there is no such device.
         FormatError: a file is damaged; the message names it.
         MissingDependencyError: an optional package is needed; the message names it.
     """
+    device = usable_device(device)
     cache = cache_folder(settings.cache)
     if settings.pixels not in PIXELS:
         raise InputError(f"data.pixels must be one of {', '.join(PIXELS)}, not {settings.pixels!r}")
@@ -47,7 +49,7 @@ def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
     normalise = published_normalisation(settings.name) if settings.statistics == "published" else None
     raw = read(settings, cache)
     # Whitening is a product with a [D, D] matrix, which is not worth repeating for memory that nobody asked to save.
-    wanted = torch.device(device).type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
+    wanted = device.type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
     as_bytes = wanted if settings.pixels == "auto" else settings.pixels == "bytes"
     return prepare(raw, zca=settings.zca, normalise=normalise, cache=cache, as_bytes=as_bytes).to(device)
 

@@ -48,6 +48,25 @@ def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
     return written
 
 
+def folder_in(path: Path) -> Path:
+    """The folder of the one set at or below a path, which may be DC-BENCH's root; the path itself if there is none.
+
+    Raises:
+        InputError: there are several sets below it.
+    """
+    if _holds_images(path):
+        return path
+    found = [each for form in ("IPC*", "*/IPC*", "TM/*/IPC*") for each in sorted(path.glob(form))]
+    below = [each for each in found if _holds_images(each)]
+    if len(below) > 1:
+        raise InputError(f"{path} holds several of DC-BENCH's sets; name one of {', '.join(map(str, below))}")
+    return below[0] if below else path
+
+
+def _holds_images(path: Path) -> bool:
+    return any((path / f"images_best{suffix}.pt").is_file() for suffix in ("", "_0"))
+
+
 def read(path: Path) -> ForeignSet:
     """Read the files of one set's folder, in one part or five.
 

@@ -45,7 +45,8 @@ def import_set(
 
     Args:
         form: mtt, dcbench or ddranking.
-        path: the folder of the files; for mtt also an images file, with labels beside it.
+        path: the folder of the files; for mtt also an images file, with labels beside it; for dcbench also a folder
+            such as its root, below which there is one set.
         lr: the learned learning rate; needed unless a file of it is there, and taken before that.
         dataset: name of the data set that was distilled, or the data set itself.
         preprocessing: what made the images of pixels in [0, 1]; None: what `export_set` wrote beside them, else that of
@@ -65,17 +66,18 @@ def import_set(
     if form not in IMPORTED:
         raise InputError(f"format must be one of {', '.join(IMPORTED)}, not {form!r}")
     origin = like.artefact if isinstance(like, DistilledSet) else like
+    if form == "dcbench":
+        path = dcbench.folder_in(Path(path))
     found = _READERS[form](Path(path))
     rate = found.lr if lr is None else lr
     name, digest = _data_named(dataset, origin)
     before = told.read(Path(path) if Path(path).is_dir() else Path(path).parent, found.files)
     made, assumed = _preprocessing(form, name, preprocessing, before, origin, as_is, str(path))
-    unknown = [
-        ("the learning rate (lr, --lr)", rate),
-        ("the preprocessing (by dataset, --mean and --std, --zca or like)", made),
-    ]
-    missing = [what for what, value in unknown if value is None]
     if rate is None or made is None:
+        missing = [
+            *(["the learning rate (lr, --lr)"] if rate is None else []),
+            *([_missing_preprocessing(form, name)] if made is None else []),
+        ]
         raise InputError(
             f"the files in {path} do not tell {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
         )
@@ -139,6 +141,16 @@ def _preprocessing(
         f"the images are taken for normalised with mean {_numbers(readers.mean)} and std {_numbers(readers.std)}, as "
         f"{name} is without ZCA; if they were whitened (distilled with --zca), import them with --zca and --data"
     )
+
+
+def _missing_preprocessing(form: str, name: str) -> str:
+    """What to give where nothing tells the preprocessing, by its names on the command line and in Python."""
+    ways = ["--mean and --std", "--zca with --data, or --like; in Python: preprocessing or like"]
+    if not name:
+        ways.insert(0, "--dataset, where its normalisation is known")
+    elif readers_normalisation(name, form) is None:
+        return f"the preprocessing, and no normalisation is known for {name} ({', '.join(ways)})"
+    return f"the preprocessing ({', '.join(ways)})"
 
 
 def _same(own: Preprocessing | None, other: Normalise) -> bool:

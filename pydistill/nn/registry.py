@@ -15,6 +15,7 @@ from torch import nn
 from pydistill.errors import InputError, PydistillError
 from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
+from pydistill.nn.fits import check_fits
 from pydistill.nn.layers import plane_of
 from pydistill.nn.mlp import MLP
 from pydistill.nn.resnet import ResNet18
@@ -149,8 +150,8 @@ def build(
     factory = _factory(settings)
     plane = plane_of(image_size)
     if isinstance(settings, ModelSettings) and ":" not in settings.name:
-        with torch.device("meta"):
-            parameters = sum(each.numel() for each in factory(in_channels, num_classes, plane).parameters())
+        empty = _without_memory(settings, in_channels, num_classes, plane)
+        parameters = sum(each.numel() for each in empty.parameters())
         remedy = "lower its width or the images' size"
         check_room(4 * parameters, f"the network {name_of(settings)} of {parameters} parameters", remedy)
     if seed is None:
@@ -161,22 +162,29 @@ def build(
         return factory(in_channels, num_classes, plane)
 
 
-def architecture_of(settings: Network, in_channels: int, num_classes: int, image_size: int | Sequence[int]) -> str:
+def architecture_of(
+    settings: Network,
+    in_channels: int,
+    num_classes: int,
+    image_size: int | Sequence[int],
+    *,
+    device: torch.device | str = "cpu",
+) -> str:
     """One canonical line that names the network: "convnet(width=128, depth=3, norm=instance, …)".
 
     Every option is spelt out: two settings that mean the same network give the same line. Channels, classes
-    and image size are checked but not part of it: they belong to the data.
+    and image size are checked but not part of it: they belong to the data. A network of the user's own is tried, on
+    `device`.
 
     Raises:
-        InputError: as `build`.
+        InputError: as `build`, or a network of the user's own that does not make logits [B, K] of such images.
     """
-    if not isinstance(settings, ModelSettings):
-        return _callable_name(settings)
-    if ":" in settings.name:
-        _factory(settings)
-        return settings.name
-    with torch.device("meta"):
-        model = _factory(settings)(in_channels, num_classes, plane_of(image_size))
+    if not isinstance(settings, ModelSettings) or ":" in settings.name:
+        name = name_of(settings)
+        own = build(settings, in_channels, num_classes, image_size, seed=0).to(device)
+        check_fits(own, name, in_channels, num_classes, plane_of(image_size))
+        return name
+    model = _without_memory(settings, in_channels, num_classes, plane_of(image_size))
     options = ", ".join(f"{option}={getattr(model, option)}" for option in options_of(settings.name))
     return f"{settings.name}({options})"
 
@@ -216,6 +224,18 @@ def _factory(settings: Network) -> Callable[[int, int, tuple[int, int]], nn.Modu
             f"{', '.join(options)} is set"
         )
     return _checked(_imported(settings.name), settings.name)
+
+
+def _without_memory(settings: ModelSettings, in_channels: int, num_classes: int, plane: tuple[int, int]) -> nn.Module:
+    """The network by settings with parameters that have shapes alone."""
+    factory = _factory(settings)
+    try:
+        with torch.device("meta"):
+            return factory(in_channels, num_classes, plane)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 64 bits
+        if "overflow" not in str(error).lower():
+            raise
+        raise InputError(f"the network {name_of(settings)} is larger than any memory; lower its width") from error
 
 
 def _checked(function: Callable[..., object], name: str) -> Callable[[int, int, tuple[int, int]], nn.Module]:
@@ -275,8 +295,8 @@ def _imported(path: str) -> Callable[..., object]:
         found = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"the network {path!r} cannot be imported: {error}") from error
+    except Exception as error:  # the user's module may fail in any way
+        raise InputError(f"the network {path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(found):
         raise InputError(f"the network {path!r} is not a callable")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pydistill import words
 from pydistill.report.chart import Band, Chart, Dots, Layer, Level, Line
 from pydistill.report.contents import Contents, as_list, dig, is_number, points
 from pydistill.report.series import means, ranges, sample, spaced
@@ -31,9 +32,10 @@ def _accuracy(run: Contents) -> Chart:
     ]
     networks = [(x, 100 * y) for x, y in points(lines, "runs")]
     tips = [
-        f"iteration {line['iteration']:,}: {100 * line['mean']:.1f} ± {100 * line['std']:.1f} % "
-        f"({len(as_list(line.get('runs')))} networks)"
+        f"iteration {line['iteration']:,}: {words.accuracy_of(line['mean'], line['std'], count)} "
+        f"({words.networks(count)})"
         for line in lines
+        for count in (len(as_list(line.get("runs"))),)
     ]
     layers: list[Layer] = [
         Level(100 * run.summary[name]["mean"], colour, told)

@@ -13,13 +13,14 @@ from pydistill.files import sha256_of
 from pydistill.recipe import Recipe
 from pydistill.report.contents import Contents, Record, as_list, dig, is_number, points
 from pydistill.report.pictures import Shown
-from pydistill.words import duration, size
+from pydistill.words import accuracy_of, duration, size
 
 
 def percent(record: Any) -> str | None:
-    """A record's mean ± standard deviation in percent; None if it has none."""
+    """A record's mean ± standard deviation in percent, of one network no deviation; None if it has none."""
     mean, std = dig(record, "mean"), dig(record, "std")
-    return f"{100 * mean:.1f} ± {100 * std:.1f} %" if is_number(mean) and is_number(std) else None
+    count = len(as_list(dig(record, "runs")))
+    return accuracy_of(mean, std, count) if is_number(mean) and is_number(std) else None
 
 
 def tiles(run: Contents) -> list[tuple[str, str]]:

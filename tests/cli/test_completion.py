@@ -33,6 +33,9 @@ def test_the_words(known: dict[str, dict[str, list[str]]]) -> None:
         ("pydistill distill --distill.backend f", ["fused"]),
         ("pydistill distill --preset demo/digits-m", ["demo/digits-mct", "demo/digits-mtt"]),
         ("pydistill completion z", ["zsh"]),
+        ("pydistill --deb", ["--debug"]),
+        ("pydistill --debug dis", ["distill"]),
+        ("pydistill --debug distill --distill.backend f", ["fused"]),
         ("pydistill show fi", ["file"]),
     ],
 )

@@ -23,7 +23,7 @@ WHERE = ["--experts", "x", "--out", "y"]
             "EXPERTS (folder of recorded experts) and --out (folder of the convexified experts) are missing",
         ),
         (["show", "a", "b"], "'b' is one word too many"),
-        (["distill", *WHERE, "--distill.stps=3"], "there is no flag --distill.stps; did you mean --distill.steps"),
+        (["distill", *WHERE, "--distill.stps=3"], "there is no flag --distill.stps; did you mean --distill.steps? ("),
         (["distill", *WHERE, "--steps", "3"], "there is no flag --steps; did you mean --distill.steps"),
         (["distill", *WHERE, "--distill.steps"], "--distill.steps needs a value behind it"),
         (["distill", *WHERE, "--preset"], "--preset needs a value behind it"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,18 @@ def linear(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> n
 
 def not_a_network(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> str:
     return "surprise"
+
+
+def other_logits(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return linear(in_channels, num_classes + 2, image_size)
+
+
+def no_images(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return nn.Linear(3, 3)
+
+
+def pairs(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return nn.MaxPool2d(2, return_indices=True)
 
 
 HERE = f"{__name__}:linear"
@@ -74,6 +87,13 @@ def test_build_gives_the_network_meant() -> None:
     assert isinstance(build(parse("resnet18-w4"), 1, 5, 8), ResNet18)
 
 
+@pytest.mark.parametrize("name", ["convnet2-w999999999", "mlp-w99999999999", "resnet18-w9999999999999999999999"])
+def test_a_width_beyond_all_memory(name: str) -> None:
+    for use in (build, architecture_of):
+        with pytest.raises(InputError, match=f"the network {name} is larger than any memory; lower its width"):
+            use(parse(name), 3, 10, 32)
+
+
 def test_a_seed_fixes_the_parameters_and_leaves_the_global_state() -> None:
     settings = parse("convnet2-w8")
     torch.manual_seed(5)
@@ -107,6 +127,30 @@ def test_a_network_by_import_path() -> None:
 def test_a_bad_import_path_says_why(settings: ModelSettings, message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(settings, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            "other_logits",
+            r"other_logits must return logits \[2, 3\] for images \[2, 2, 4, 4\], .*, not logits \[2, 5\]",
+        ),
+        ("no_images", r"no_images cannot take images \[2, 2, 4, 4\]: RuntimeError: "),
+        ("pairs", r"pairs must return logits \[2, 3\] .*, not a tuple"),
+    ],
+)
+def test_a_network_of_one_s_own_that_does_not_fit_the_data(make: str, message: str) -> None:
+    for network in (ModelSettings(f"{__name__}:{make}"), globals()[make]):
+        with pytest.raises(InputError, match=message):
+            architecture_of(network, 2, 3, 4)
+
+
+def test_a_module_that_fails_as_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unwhole.py").write_text("def make(:")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="'unwhole:make' cannot be imported: SyntaxError"):
+        build(ModelSettings("unwhole:make"), 2, 3, 4)
 
 
 def test_the_canonical_line_spells_every_option_out() -> None:
