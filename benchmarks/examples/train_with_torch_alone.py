@@ -5,24 +5,23 @@ augmentation of the evaluation, which decide how good a network becomes, are in 
 """
 
 import json
-import math
-import operator
-import pathlib
 import sys
+from pathlib import Path
 
 import torch
 
-raw = bytearray(pathlib.Path(sys.argv[1]).read_bytes())
-begin = 8 + int.from_bytes(raw[:8], "little")  # a safetensors file: a length, JSON of that length, the tensors
-entries = json.loads(raw[8:begin])
+raw = bytearray(Path(sys.argv[1]).read_bytes())  # a safetensors file: a length, JSON of that length, the tensors
+entries = json.loads(raw[8 : (begin := 8 + int.from_bytes(raw[:8], "little"))])
 about = json.loads(entries["__metadata__"]["pydistill.artefact"])
-kinds = {"F32": torch.float32, "I64": torch.int64}
-stored = entries["images"], entries["labels"]
-images, labels = (
-    torch.frombuffer(raw[begin:], dtype=kinds[kind], count=math.prod(shape), offset=at).reshape(shape)
-    for kind, shape, (at, _) in map(operator.itemgetter("dtype", "shape", "data_offsets"), stored)
-)
-names = about["provenance"]["dataset"]["classes"]
+
+
+def tensor(name: str) -> torch.Tensor:
+    dtype, shape, (first, end) = (entries[name][key] for key in ("dtype", "shape", "data_offsets"))
+    kind = torch.int64 if dtype == "I64" else torch.float32
+    return torch.frombuffer(raw[begin + first : begin + end], dtype=kind).reshape(shape)
+
+
+images, labels, names = tensor("images"), tensor("labels"), about["provenance"]["dataset"]["classes"]
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(images[0].numel(), len(names)))
 optimiser = torch.optim.SGD(model.parameters(), about["lr"], momentum=0.9)
 for _ in range(about.get("evaluation", {}).get("training", {}).get("epochs", 1000)):
