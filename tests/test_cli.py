@@ -192,7 +192,11 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["distill", "--out", "y"], 2, "experts"),
         (["distill", "--experts", "/nowhere", "--out", "y"], 2, "there is no such folder; give the"),
         (["convexify", "/nowhere", "--out", "y"], 2, "/nowhere"),
-        (["import", "--format=mtt", "/nowhere/a.pt", "--out", "y"], 2, "a.pt does not exist; give the path of a file"),
+        (
+            ["import", "--format=mtt", "/nowhere/a.pt", "--out=y.safetensors"],
+            2,
+            "a.pt does not exist; give the path of a file",
+        ),
         (["evaluate", "/nowhere"], 2, "/nowhere holds no distilled set"),
         (["show", "/nowhere"], 2, "/nowhere holds no run"),
         (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),

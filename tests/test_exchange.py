@@ -273,7 +273,7 @@ def test_dcbench_s_root_leads_to_the_one_set_below_it(tmp_path: Path) -> None:
     export_set(made(ipc=1), "dcbench", tmp_path / "root")
     with pytest.raises(InputError, match=r"several of DC-BENCH's sets; name one of \S*/IPC1, \S*/IPC2$"):
         import_set("dcbench", tmp_path / "root", lr=0.1, dataset="cifar10")
-    with pytest.raises(FormatError, match=r"images_best\.pt"):
+    with pytest.raises(InputError, match=r"images_best\.pt does not exist; give the path of a file that does"):
         import_set("dcbench", tmp_path / "elsewhere", lr=0.1, dataset="cifar10")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -142,16 +143,22 @@ class TestSettings:
     def loaded(self, path: str, device: str = "cpu", **settings: Any) -> Dataset:
         return load(DataSettings("tensors", path, **settings), device)
 
-    def test_bytes_and_floats(self, tmp_path: Any) -> None:
+    def any_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let `load` take devices that this machine does not have."""
+        monkeypatch.setattr(sys.modules["pydistill.data.load"], "usable_device", torch.device)
+
+    def test_bytes_and_floats(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         path = self.arrays(tmp_path)
         assert self.loaded(path, pixels="bytes").train_pictures.are_bytes
         assert not self.loaded(path, pixels="floats").train_pictures.are_bytes
         assert not self.loaded(path).train_pictures.are_bytes
+        self.any_device(monkeypatch)
         assert self.loaded(path, "meta", pixels="bytes").device.type == "meta"
 
     def test_auto_keeps_bytes_on_a_gpu_unless_they_are_whitened(
         self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        self.any_device(monkeypatch)
         monkeypatch.setattr(Dataset, "to", lambda self, device: self)
         path, cache = self.arrays(tmp_path), str(tmp_path)
         assert self.loaded(path, "cuda").train_pictures.are_bytes
