@@ -18,6 +18,7 @@ from pydistill.graphs import Replayer
 from pydistill.ops import augment
 from pydistill.passes import Passes
 from pydistill.reference.augment import COLUMNS
+from pydistill.sgd import Sgd
 
 STEPS_WORTH_A_CAPTURE = 30
 
@@ -33,7 +34,7 @@ class Work:
     def __init__(
         self,
         passes: Passes,
-        optimiser: torch.optim.Optimizer,
+        optimiser: Sgd,
         pictures: Pictures,
         labels: Tensor,
         *,

@@ -18,6 +18,7 @@ from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
 from pydistill.kinds import check_fields, check_generator
 from pydistill.passes import Passes, logits_of, passes_for
+from pydistill.sgd import Sgd
 from pydistill.steps import Epochs, Work, how_many_right
 
 SCHEDULES = ("constant", "halfway", "cosine")
@@ -166,7 +167,7 @@ def _epochs(
     watched = EPOCHS_TOGETHER if on_gpu and on_epoch is None else 1
     seen = 0
     for epoch in range(1, settings.epochs + 1):
-        _set_lr(optimiser, settings.lr_at(epoch))
+        optimiser.set_lr(settings.lr_at(epoch))
         work.loss.zero_()
         epochs.run(generator)
         losses[epoch - 1] = work.loss
@@ -191,30 +192,14 @@ def _epochs(
         raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
 
 
-def _sgd(passes: Passes, settings: TrainingSettings) -> tuple[torch.optim.Optimizer, bool]:
+def _sgd(passes: Passes, settings: TrainingSettings) -> tuple[Sgd, bool]:
     """The optimiser, and whether its step may be captured as a CUDA graph.
 
     It may be in float32: there the learning rate is a number in the GPU's memory, which PyTorch reads in float32 only.
     """
-    devices = {each.device for each in passes.parameters}
     captures = {(each.device.type, each.dtype) for each in passes.parameters} == {("cuda", torch.float32)}
-    lr = torch.tensor(settings.lr, device=devices.pop()) if captures else settings.lr
-    optimiser = torch.optim.SGD(
-        passes.parameters,
-        lr=lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        fused=all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in passes.parameters),
-    )
-    return optimiser, captures
-
-
-def _set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    group = optimiser.param_groups[0]
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(lr)
-    else:
-        group["lr"] = lr
+    sgd = Sgd(passes.parameters, settings.momentum, settings.weight_decay, lr_in_memory=captures)
+    return sgd, captures
 
 
 def _as_replayed(model: nn.Module) -> Hashable | None:

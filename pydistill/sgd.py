@@ -1,0 +1,62 @@
+"""The optimiser of experts and evaluations: PyTorch's SGD by its functional form.
+
+`torch.optim.SGD` loads PyTorch's compiler (`torch._dynamo`, some 900 modules, about two seconds) when it is first made;
+`torch.optim.sgd.sgd`, the arithmetic behind it, does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.sgd import sgd
+
+
+class Sgd:
+    """SGD with momentum, in place, as `torch.optim.SGD`:
+
+        g ← ∂L/∂θ + λ θ,    v ← μ v + g,    θ ← θ − α v
+
+    Args:
+        parameters: θ, on one device; one without a gradient is left alone.
+        momentum: μ.
+        weight_decay: λ.
+        lr_in_memory: α is a number in the device's memory, so that a step captured as a CUDA graph follows `set_lr`.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], momentum: float, weight_decay: float, *, lr_in_memory: bool = False
+    ) -> None:
+        self._parameters = list(parameters)
+        self._momentum, self._weight_decay = momentum, weight_decay
+        # From zero the first step gives v = g, as PyTorch's first does.
+        self._velocities = [torch.zeros_like(each) for each in self._parameters] if momentum else []
+        self._fused = all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in self._parameters)
+        self._lr: float | Tensor = torch.zeros((), device=self._parameters[0].device) if lr_in_memory else 0.0
+
+    def set_lr(self, lr: float) -> None:
+        """Let α be `lr` from the next step on."""
+        if isinstance(self._lr, Tensor):
+            self._lr.fill_(lr)
+        else:
+            self._lr = lr
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the parameters that have a gradient."""
+        moved = [number for number, each in enumerate(self._parameters) if each.grad is not None]
+        parameters = [self._parameters[number] for number in moved]
+        velocities: list[Tensor | None] = [self._velocities[number] if self._momentum else None for number in moved]
+        sgd(
+            parameters,
+            [each.grad for each in parameters if each.grad is not None],
+            velocities,
+            fused=self._fused,
+            momentum=self._momentum,
+            weight_decay=self._weight_decay,
+            lr=self._lr,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )

@@ -1,0 +1,71 @@
+"""The optimiser of experts and evaluations against PyTorch's own class."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from pydistill.sgd import Sgd
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
+def test_it_is_pytorchs_bit_for_bit(dtype: torch.dtype, momentum: float, weight_decay: float) -> None:
+    """Five steps of two rates, one parameter that never has a gradient; signs of zero too."""
+    generator = torch.Generator().manual_seed(0)
+
+    def parameters() -> list[nn.Parameter]:
+        values = torch.randn(3, 33, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        return [nn.Parameter(row.clone()) for row in values]
+
+    ours, theirs = parameters(), parameters()
+    sgd = Sgd(ours, momentum, weight_decay)
+    reference = torch.optim.SGD(theirs, 0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
+    for step in range(5):
+        lr = 0.1 if step < 3 else 0.01
+        sgd.set_lr(lr)
+        reference.param_groups[0]["lr"] = lr
+        for mine, its in zip(ours[:2], theirs[:2], strict=True):
+            gradient = torch.randn(33, generator=generator, dtype=dtype)
+            gradient[::4] = 0.0
+            mine.grad, its.grad = gradient.clone(), gradient.clone()
+        sgd.step()
+        reference.step()
+        for mine, its in zip(ours, theirs, strict=True):
+            assert torch.equal(mine.detach().view(torch.uint8), its.detach().view(torch.uint8))
+    assert torch.equal(ours[2], parameters()[2])
+
+
+def test_a_parameter_whose_first_gradient_comes_late_begins_then() -> None:
+    early, late = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    sgd = Sgd([early, late], momentum=0.5, weight_decay=0.0)
+    sgd.set_lr(0.25)
+    early.grad = torch.ones(2)
+    sgd.step()
+    late.grad = torch.ones(2)
+    sgd.step()
+    assert early.tolist() == [1 - 0.25 - 0.25 * 1.5] * 2
+    assert late.tolist() == [0.75] * 2
+
+
+def test_training_loads_no_compiler() -> None:
+    """PyTorch's own class would: some 900 modules, two seconds of every command."""
+    script = """
+import sys, torch
+from pydistill.nn import ModelSettings, build
+from pydistill.training import TrainingSettings, train
+labels = torch.arange(8) % 2
+for name in ("mlp", "convnet"):
+    model = build(ModelSettings(name, width=4, depth=1), 1, 2, (8, 8), seed=0)
+    for engine in (True, False):
+        train(model, torch.rand(8, 1, 8, 8), labels, TrainingSettings(epochs=1, batch_size=4),
+              generator=torch.Generator().manual_seed(0), engine=engine)
+print(sorted(name for name in sys.modules if name.startswith(("torch._dynamo.", "torch._inductor.", "sympy"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
