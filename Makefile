@@ -11,6 +11,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # A test starts threads of its own only where it is about them, so several tests run at once.
 PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
+# Those that look at the clock on the wall run after them, one by one.
+TESTS ?= tests
 PYDISTILL_CUDA ?= auto
 PYDISTILL_BUILD ?= 1
 export PYDISTILL_CUDA
@@ -62,7 +64,8 @@ test-host: $(VENV)/.dependencies
 	ctest --test-dir build/host --output-on-failure
 
 test-python: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not alone" $(PYTEST_ARGS) $(TESTS)
+	$(BIN)/python -m pytest -m alone $(TESTS) || test $$? -eq 5 # 5: there is none among them
 
 lint: $(VENV)/.dependencies
 	$(BIN)/ruff check .

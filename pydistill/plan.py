@@ -19,7 +19,7 @@ from pydistill.matching import choose_backend
 from pydistill.memory import Peak, peak_memory
 from pydistill.nn import Network, architecture_of, flatten, parse
 from pydistill.recipe import Recipe
-from pydistill.rehearsal import Clock, Measured, Rehearsal
+from pydistill.rehearsal import Clock, Measured, Rehearsal, starting
 from pydistill.run import check_convexification
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore, waypoint_epochs
 from pydistill.words import duration, size
@@ -32,7 +32,7 @@ class Phase:
     """One part of the work.
 
     Attributes:
-        name: experts, convexification, distillation, evaluations or checkpoints.
+        name: starting, experts, convexification, distillation, evaluations, checkpoints or report.
         unit: what is counted.
         seconds_each: of one.
         count: how many there are.
@@ -129,7 +129,9 @@ def plan(
         )
     if experts is not None and wanted == "convexified":
         check_convexification(recipe, experts)
+    began = clock()
     dataset, images, told = _data(recipe, torch.device(device))
+    reading = clock() - began if dataset.digest != MADE_UP else 0.0
     for name in recipe.evaluation.models:
         sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
         architecture_of(parse(name), *sizes, device=dataset.device)
@@ -139,6 +141,7 @@ def plan(
     store = experts if experts is not None and experts.kind == wanted else None
     made_up = MadeUpExperts(record, network, recipe.distill, count) if store is None else store
     phases, peaks, distiller = _measured(rehearsal, experts, made_up)
+    phases.insert(0, _phase("starting", "command", starting(reading), 1))
     missing = _missing_bytes(dataset, images)
     on_gpu = dataset.device.type == "cuda"
     settings = recipe.distill
@@ -196,6 +199,7 @@ def _measured(
         phases.append(_phase("evaluations", "evaluation", evaluation, _evaluations(recipe)))
     peaks.append(peak)
     phases.append(_phase("checkpoints", "checkpoint", rehearsal.checkpoint(distiller), _checkpoints(recipe)))
+    phases.append(_phase("report", "report", rehearsal.report(distiller), 1))
     return phases, peaks, distiller
 
 
@@ -266,9 +270,10 @@ def _notes(recipe: Recipe, made_up: bool, dataset: Dataset) -> list[str]:
             "which student step is nearest is known with real experts only: iterations are measured at the last, "
             "which takes longest; --experts DIR measures at the steps that these choose"
         )
-    if recipe.data.zca and dataset.digest == MADE_UP:
-        notes.append("fitting the ZCA whitening, once, is not counted")
-    notes.append("starting, reading the data, writing the sets and drawing the pictures are not counted")
+    if dataset.digest == MADE_UP:
+        fitted = " and fitting their ZCA whitening" if recipe.data.zca else ""
+        notes.append(f"reading the data{fitted} is not counted, since they are not here")
+    notes.append("starting is counted once; a command for the experts and one for the rest start twice")
     return notes
 
 

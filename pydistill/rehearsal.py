@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -12,10 +15,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pydistill.artefact import FILE_NAME
+from pydistill.commands import show_run
 from pydistill.data import Dataset, Pictures
 from pydistill.distill import Distiller, DistillSettings
-from pydistill.evaluate import evaluate
+from pydistill.evaluate import Evaluation, evaluate
 from pydistill.experts import experts_record
+from pydistill.files import write_json
+from pydistill.iteration import IterationReport, Segment
+from pydistill.judge import Judge, Silent
 from pydistill.madeup import convexified_by
 from pydistill.nn import Network, build, flatten
 from pydistill.recipe import Recipe
@@ -30,6 +38,7 @@ REPEATS = 3
 MOST_ITERATIONS = 25
 HARMLESS_LR = 1e-5  # no network of a measurement may leave the finite numbers, which would be another cost
 STORED_AT_MOST = 64 * 2**20
+MOST_LINES = 20_000
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,14 @@ class Measured:
 
     seconds: float
     how: str
+
+
+def starting(reading: float) -> Measured:
+    """Beginning a command: Python and its modules, by a process that loads them and ends, and `reading` the data."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import pydistill.commands"], check=True, stdin=subprocess.DEVNULL)
+    told = "measured a process that loads the modules, and reading the data"
+    return Measured(time.perf_counter() - began + reading, told)
 
 
 class Rehearsal:
@@ -236,3 +253,26 @@ class Rehearsal:
                 folder.save_checkpoint({"distiller": values}, tensors)
                 times.append(self.now() - began)
         return Measured(statistics.median(times), f"measured {REPEATS}, in the temporary folder")
+
+    def report(self, distiller: Distiller) -> Measured:
+        """Writing the set, the report and the pictures of a run with as many iterations and evaluations."""
+        settings = self.recipe.distill
+        shown = min(settings.iterations, MOST_LINES)
+        with tempfile.TemporaryDirectory() as path:
+            folder = RunFolder(path)
+            folder.write_config(self.recipe.as_dict())
+            write_json(folder.recipe_path, self.recipe.as_dict())
+            judge = Judge(self.recipe, self.network, self.dataset, distiller, folder, Silent())
+            evaluation = Evaluation("made up", (0.5,) * self.recipe.evaluation.repeats, seconds=1.0)
+            segment = Segment(0, 0.0, settings.expert_epochs, 1.0, settings.steps, (1.0,) * (settings.steps + 1))
+            for iteration in range(1, shown + 1):
+                folder.append_metrics(IterationReport(iteration, (segment,), settings.lr_init).as_record())
+                if iteration == 1 or iteration % settings.checkpoint_every == 0:
+                    folder.append_metrics(segment.distances_record(iteration))
+                if settings.evaluate_every > 0 and iteration % settings.evaluate_every == 0:
+                    judge.keep(evaluation)
+            judge.keep(evaluation)
+            began = self.now()
+            judge.artefact(evaluation).save(folder.path / FILE_NAME)
+            show_run(folder)
+            return Measured(self.now() - began, f"measured one of {shown:,} iterations, in the temporary folder")

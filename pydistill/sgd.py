@@ -46,7 +46,7 @@ class Sgd:
     def step(self) -> None:
         """Move the parameters that have a gradient."""
         moved = [number for number, each in enumerate(self._parameters) if each.grad is not None]
-        parameters = [self._parameters[number] for number in moved]
+        parameters: list[Tensor] = [self._parameters[number] for number in moved]
         velocities: list[Tensor | None] = [self._velocities[number] if self._momentum else None for number in moved]
         sgd(
             parameters,

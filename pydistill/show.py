@@ -15,15 +15,13 @@ from pydistill.files import atomic_path
 from pydistill.png import MOST_COLUMNS, tile
 
 
-def _pyplot() -> Any:
+def _figure() -> Any:
+    """matplotlib's Figure, without pyplot: the user's backend stays as it is."""
     try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        from matplotlib import pyplot
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise _no_matplotlib() from error
-    return pyplot
+    return Figure
 
 
 def _no_matplotlib() -> MissingDependencyError:
@@ -46,16 +44,12 @@ def images_figure(artefact: Artefact) -> Any:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # no pyplot: the user's backend stays as it is
-    except ImportError as error:
-        raise _no_matplotlib() from error
     names = artefact.class_names
     shown = [("before: real images", artefact.initial_images), ("after: distilled", artefact.images)]
     pictures = [(title, tile(artefact.viewable(images), len(names))) for title, images in shown if images is not None]
     height, width = pictures[0][1].shape[1:]
     wide = 10.0
-    figure = Figure(figsize=(wide, len(pictures) * (wide * height / width + 0.5)), layout="constrained")
+    figure = _figure()(figsize=(wide, len(pictures) * (wide * height / width + 0.5)), layout="constrained")
     axes = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
     for axis, (title, picture) in zip(axes, pictures, strict=True):
         gray = picture.shape[0] != 3
@@ -72,9 +66,7 @@ def images_figure(artefact: Artefact) -> Any:
 
 def save_images(artefact: Artefact, path: Path) -> None:
     """Draw `images_figure` into one PNG file."""
-    figure = images_figure(artefact)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    _save(images_figure(artefact), path)
 
 
 def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[str, float] | None = None) -> None:
@@ -85,10 +77,10 @@ def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[
         path: where the picture goes.
         references: accuracies in [0, 1] to draw as horizontal lines, by name.
     """
-    pyplot = _pyplot()
     iterations = [line for line in metrics if line["event"] == "iteration" and line["loss"] is not None]
     evaluations = [line for line in metrics if line["event"] == "evaluation"]
-    figure, (accuracy, loss, step) = pyplot.subplots(3, 1, figsize=(9, 10), sharex=True, constrained_layout=True)
+    figure = _figure()(figsize=(9, 10), layout="constrained")
+    accuracy, loss, step = figure.subplots(3, 1, sharex=True)
 
     accuracy.errorbar(
         [line["iteration"] for line in evaluations],
@@ -116,10 +108,9 @@ def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[
     step.set_xlabel("iteration")
     for axis in (accuracy, loss, step):
         axis.grid(alpha=0.3)
-    _save(pyplot, figure, path)
+    _save(figure, path)
 
 
-def _save(pyplot: Any, figure: Any, path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
