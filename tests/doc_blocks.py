@@ -4,12 +4,15 @@
 
 on the line above a fence, with these parts:
 
-    DATA=KIND               make the name in the block's folder: pictures (or digits), experts, convexified, run or set
+    DATA=KIND               make the name in the block's folder: pictures (or digits; hundred has as many classes),
+                            experts, convexified, run or set
     append "FLAGS"          put FLAGS behind every command that takes a recipe (experts, distill, plan)
-    append COMMAND "FLAGS"  put FLAGS behind that command
+    append COMMAND "FLAGS"  put FLAGS behind that command of pydistill's, that module or that program
     as written              do not shrink the commands
     with NAME               run set-up NAME (tests/test_docs.py) first, for a block that is a part of a program
-    not run: REASON         check that the commands exist, and run nothing
+    serves PROGRAM          start PROGRAM, open the page whose address it prints, and stop it
+
+A block of Python that begins with `# NAME.py` is that file for the commands of its page.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ _BLOCK = re.compile(
 )
 _PART = re.compile(
     r"(?P<name>\w+)=(?P<kind>\w+)"
-    r'|append (?:(?P<command>[\w-]+) )?"(?P<flags>[^"]*)"'
+    r'|append (?:(?P<command>[\w.-]+) )?"(?P<flags>[^"]*)"'
     r"|(?P<as_written>as written)"
     r"|with (?P<setup>[\w-]+)"
-    r"|not run: (?P<reason>.+)"
+    r"|serves (?P<server>\w+)"
 )
 
 
@@ -41,7 +44,7 @@ class Told:
     appended: dict[str, str] = field(default_factory=dict)
     as_written: bool = False
     setup: str | None = None
-    not_run: str | None = None
+    server: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def read_comment(text: str) -> Told:
             told.appended[found["command"] or "recipe"] = found["flags"]
         told.as_written |= found["as_written"] is not None
         told.setup = found["setup"] or told.setup
-        told.not_run = found["reason"] or told.not_run
+        told.server = found["server"] or told.server
         position = found.end() + 2
     return told
 
@@ -90,6 +93,12 @@ def blocks(page: Path) -> list[Block]:
         )
         for found in _BLOCK.finditer(text)
     ]
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """The files that a page's blocks of Python are, by name."""
+    named = ((re.match(r"# (\w+\.py)\n", block.source), block) for block in blocks(page) if block.language == "python")
+    return {found[1]: block.source for found, block in named if found}
 
 
 def all_blocks(language: str) -> list[Block]:

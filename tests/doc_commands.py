@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +52,11 @@ FOR_A_SHELL = re.compile(r"[|<>;&$`*]")
 NOT_RUN = ("benchmarks.",)  # measurements: their flags are checked
 
 
-def make_pictures(folder: Path) -> None:
-    """An image folder of ten classes: of each digit two training pictures 3×32×32 and one for the test."""
+def make_pictures(folder: Path, classes: int = 10) -> None:
+    """An image folder: of each class two training pictures 3×32×32 and one for the test, of the digit it ends in."""
     digits = load_digits()
-    for label in range(10):
-        found = digits.images[digits.target == label]
+    for label in range(classes):
+        found = digits.images[digits.target == label % 10]
         for part, pictures in (("train", found[:2]), ("test", found[2:3])):
             place = folder / part / f"class{label}"
             place.mkdir(parents=True)
@@ -96,6 +97,7 @@ class Kitchen:
 _MAKERS = {
     "pictures": lambda kitchen, kept: make_pictures(kept),
     "digits": lambda kitchen, kept: make_pictures(kept),
+    "hundred": lambda kitchen, kept: make_pictures(kept, classes=100),
     "experts": Kitchen.experts_of_digits,
     "convexified": Kitchen.convexified,
     "run": Kitchen.run_of_digits,
@@ -109,15 +111,16 @@ def run_block(source: str, told: Told, kitchen: Kitchen) -> None:
         kitchen.make(kind, Path(name))
     for line in command_lines(source):
         words = shlex.split(line, comments=True)
-        if told.not_run or words[0] in ("make", "pip") or is_measurement(words):
-            if is_ours(words[0]):
-                check_command(words)
+        if words[0] in ("make", "pip") or is_measurement(words):
+            check_command(words)
             continue
         make_inputs(words, told, kitchen)
         if words[0] == "pydistill" and not FOR_A_SHELL.search(line.split("#")[0]):
             assert status_of(shrunk(words[1:], told)) == 0, line
         elif words[:2] == ["python", "-m"] and not FOR_A_SHELL.search(line.split("#")[0]):
-            run_module(words[2], words[3:])
+            run_module(words[2], [*words[3:], *shlex.split(told.appended.get(words[2], ""))])
+        elif words[0] == told.server:
+            open_page([*words, *shlex.split(told.appended.get(words[0], ""))])
         else:
             run_in_a_shell(line)
 
@@ -134,6 +137,8 @@ def shrunk(words: list[str], told: Told) -> list[str]:
     """The command with the flags that make it small, and those that the comment adds."""
     command = words[0]
     added = [] if told.as_written else [*SHRUNK.get(command, [])]
+    if any(re.fullmatch(r"\w+:\w+", word) for word in words):  # a network of one's own, which has no options
+        added = [flag for flag in added if not flag.startswith("--model.")]
     if command in TAKES_A_RECIPE:
         added += shlex.split(told.appended.get("recipe", ""))
     return [*words, *added, *shlex.split(told.appended.get(command, ""))]
@@ -147,7 +152,7 @@ def make_inputs(words: Sequence[str], told: Told, kitchen: Kitchen) -> None:
             continue
         if previous == "--experts" and words[1] in TAKES_A_RECIPE:  # by the recipe of the command that reads them
             recipe = [each for each in words[2:] if each != "--resume"]
-            for flag in ("--experts", "--out"):
+            for flag in ("--experts", "--out", "--log.wandb"):
                 if flag in recipe:
                     del recipe[recipe.index(flag) : recipe.index(flag) + 2]
             assert main(shrunk(["experts", *recipe, "--out", name, "--quiet"], told)) == 0
@@ -176,9 +181,20 @@ def run_in_a_shell(line: str) -> None:
     assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
-def is_ours(program: str) -> bool:
-    """Whether a program is here or comes with python; of others, a block that is not run may speak."""
-    return program in ("make", "pip", "pydistill", "python") or "/" in program or "=" in program
+def open_page(words: Sequence[str]) -> None:
+    """Start a program of this Python's, open the first page that it says it serves, and stop it."""
+    program = [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    server = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert server.stdout is not None
+        addresses = (re.search(r"http://\S+", line) for line in server.stdout)
+        address = next((found[0] for found in addresses if found), None)
+        assert address is not None, f"{shlex.join(words)} ended and served nothing"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert answer.status == 200
+    finally:
+        server.kill()
+        server.communicate()
 
 
 def is_measurement(words: Sequence[str]) -> bool:

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
+from tests.fake_wandb import FakeWandb
 from tests.small_runs import experts, recipe
 
 DATA = blobs()
@@ -169,50 +169,6 @@ def test_what_is_asked_for_and_not_installed(
 def test_a_mode_that_does_not_exist() -> None:
     with pytest.raises(InputError, match=r"log\.wandb must be offline, online or null, not 'yes'"):
         LogSettings(wandb="yes")  # type: ignore[arg-type]
-
-
-class FakeWandb(ModuleType):
-    """As much of wandb as a run calls; keeps what it is told."""
-
-    def __init__(self, *, key: str | None = "key", reachable: bool = True) -> None:
-        super().__init__("wandb")
-        self.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
-        self.key = key
-        self.torn_down = 0
-        self.begun: list[dict[str, Any]] = []
-        self.logged: list[dict[str, Any]] = []
-        self.metrics: list[tuple[str, Any]] = []
-        self.finished = 0
-        self.reachable = reachable
-
-    def Settings(self, **settings: Any) -> dict[str, Any]:
-        return settings
-
-    def Image(self, pixels: Any) -> Any:
-        return pixels
-
-    def init(self, **about: Any) -> FakeWandb:
-        self.begun.append(about)
-        if about["mode"] == "online" and not self.reachable:
-            raise TimeoutError("no answer\nfor long")
-        return self
-
-    def login(self, *, prompt: bool, verify: bool) -> bool:
-        assert not prompt  # nobody is asked,
-        assert not verify  # and nothing is sent
-        return self.key is not None
-
-    def teardown(self) -> None:
-        self.torn_down += 1
-
-    def define_metric(self, name: str, step_metric: str | None = None) -> None:
-        self.metrics.append((name, step_metric))
-
-    def log(self, values: dict[str, Any]) -> None:
-        self.logged.append(values)
-
-    def finish(self) -> None:
-        self.finished += 1
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, **about: Any) -> FakeWandb:
