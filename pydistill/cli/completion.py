@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydistill.cli import COMMANDS, status
 
@@ -31,8 +32,10 @@ def run(values: Any) -> int:
 def words() -> dict[str, dict[str, list[str]]]:
     """Command → flag → the values that it takes (none: a file, a number, or nothing)."""
     from pydistill.cli.parser import command_parser
+    from pydistill.methods import METHODS
     from pydistill.recipe import preset_names
 
+    named = {"--preset": preset_names(), "--distill.method": list(METHODS), "--device": ["auto", "cpu", "cuda"]}
     found: dict[str, dict[str, list[str]]] = {}
     for name in COMMANDS:
         flags: dict[str, list[str]] = {"--help": [], "--debug": []}
@@ -40,7 +43,7 @@ def words() -> dict[str, dict[str, list[str]]]:
             values = _values(action)
             for option in action.option_strings:
                 if option.startswith("--") and not option.endswith(".help"):
-                    flags[option] = preset_names() if option == "--preset" else values
+                    flags[option] = named.get(option, values)
             if not action.option_strings and values and action.help != argparse.SUPPRESS:
                 flags[""] = values  # of a word without a flag
         found[name] = flags
@@ -50,8 +53,19 @@ def words() -> dict[str, dict[str, list[str]]]:
 def _values(action: Any) -> list[str]:
     if action.choices:
         return [str(each) for each in action.choices]
-    shown = action.metavar if isinstance(action.metavar, str) else ""
-    return shown[1:-1].split(",") if shown.startswith("{") and shown.endswith("}") else []
+    return _literals(getattr(action, "_typehint", None))
+
+
+def _literals(hint: Any) -> list[str]:
+    """The words that a type is made of, in the order that it names them."""
+    if hint is bool:
+        return ["true", "false"]
+    if get_origin(hint) is Literal:
+        return [str(value) for value in get_args(hint)]
+    if get_origin(hint) in (Union, UnionType):
+        found = [word for part in get_args(hint) for word in _literals(part)]
+        return [*found, "null"] if found and NoneType in get_args(hint) else found
+    return []
 
 
 def bash(known: dict[str, dict[str, list[str]]]) -> str:
@@ -100,13 +114,14 @@ def zsh(known: dict[str, dict[str, list[str]]]) -> str:
         "#compdef pydistill",
         "# zsh completion of pydistill; made by `pydistill completion zsh`",
         "_pydistill() {",
-        '    local before="${words[CURRENT-1]}"',
+        '    local before="${words[CURRENT-1]}" first=2',
         "    local -a flags values",
-        "    if (( CURRENT == 2 )); then",
-        f"        compadd -- {' '.join(known)} --help --version",
+        "    while (( first < CURRENT )) && [[ ${words[first]} == --debug ]]; do (( first++ )); done",
+        "    if (( CURRENT == first )); then",
+        f"        compadd -- {' '.join(known)} --help --version --debug",
         "        return",
         "    fi",
-        '    case "${words[2]}" in',
+        '    case "${words[first]}" in',
     ]
     for name, flags in known.items():
         lines += [
@@ -137,6 +152,7 @@ def fish(known: dict[str, dict[str, list[str]]]) -> str:
     lines = [
         "# fish completion of pydistill; made by `pydistill completion fish`",
         f"complete -c pydistill -f -n __fish_use_subcommand -a {json.dumps(' '.join(known))}",
+        *(f"complete -c pydistill -f -n __fish_use_subcommand -l {flag}" for flag in ("help", "version", "debug")),
     ]
     for name, flags in known.items():
         condition = f"-n '__fish_seen_subcommand_from {name}'"

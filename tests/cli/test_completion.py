@@ -1,7 +1,8 @@
-"""Completion: what bash offers, and that every script names every flag."""
+"""Completion: what each shell offers, and that every script names every flag."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pydistill.cli import COMMANDS, main
-from pydistill.cli.completion import SHELLS, bash, words
+from pydistill.cli.completion import SHELLS, words
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +25,31 @@ def test_the_words(known: dict[str, dict[str, list[str]]]) -> None:
     assert "--repeats" in known["evaluate"]
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash on this machine")
+# How each shell is asked what it offers for a LINE, of which the last word is begun; the script is in ./script.
+ASK = {
+    "bash": """
+source ./script; COMP_WORDS=(LINE); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _pydistill; printf '%s\\n' "${COMPREPLY[@]}"
+""",
+    # compadd and _files work where a key was pressed; these do here what they would do there.
+    "zsh": """
+compdef() {}
+compadd() { shift; print -rl -- ${(M)@:#${words[CURRENT]}*} }
+_files() { print -rl -- ${words[CURRENT]}*(N) }
+source ./script; words=(LINE); CURRENT=$#words; _pydistill
+""",
+    "fish": "source ./script; complete -C 'LINE'",
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
         ("pydistill dis", ["distill"]),
         ("pydistill distill --distill.back", ["--distill.backend"]),
         ("pydistill distill --distill.backend f", ["fused"]),
+        ("pydistill distill --distill.selection n", ["nearest", "null"]),
+        ("pydistill distill --distill.method t", ["tesla"]),
         ("pydistill distill --preset demo/digits-m", ["demo/digits-mct", "demo/digits-mtt"]),
         ("pydistill completion z", ["zsh"]),
         ("pydistill --deb", ["--debug"]),
@@ -39,16 +58,19 @@ def test_the_words(known: dict[str, dict[str, list[str]]]) -> None:
         ("pydistill show fi", ["file"]),
     ],
 )
-def test_what_bash_offers(
-    line: str, offered: list[str], known: dict[str, dict[str, list[str]]], tmp_path: Path
+def test_what_a_shell_offers(
+    shell: str, line: str, offered: list[str], known: dict[str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell} on this machine")
     (tmp_path / "file").touch()
-    script = f"{bash(known)}COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _pydistill\n"
+    (tmp_path / "script").write_text(SHELLS[shell](known))
+    begin = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
     done = subprocess.run(
-        ["bash", "-c", f'{script}printf "%s\\n" "${{COMPREPLY[@]}}"'],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
+        [shell, *begin, "-c", ASK[shell].replace("LINE", line)],
+        cwd=tmp_path, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == offered
+    assert done.stdout.split() == offered, done.stderr
 
 
 @pytest.mark.parametrize("shell", SHELLS)
