@@ -201,7 +201,7 @@ def train_network(
     network.to(device)
     if not isinstance(model, ModelSettings) or ":" in model.name:
         name = type(model).__name__ if isinstance(model, nn.Module) else name_of(model)
-        check_fits(network, name, channels, num_classes, plane)
+        check_fits(network, name, channels, num_classes, plane, pictures.dtype)
     training = replace(settings.training, lr=float(lr))
     train(network, pictures, labels, training, generator=torch.Generator().manual_seed(seed))
     return network

@@ -278,6 +278,10 @@ def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path:
         (lambda it: it.train(device="bla"), "device 'bla' is not to be had"),
         (lambda it: it.train(device="cuda:99"), "device 'cuda:99' is not to be had"),
         (lambda it: it.train(nn.Linear(3, 3)), r"network Linear cannot take images \[2, 1, 8, 8\]"),
+        (
+            lambda it: it.train(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()),
+            r"of torch.float32: .*; its parameters are torch.float64, so give it as .to\(torch.float32\)",
+        ),
         (lambda it: it.train(lambda *_: nn.Flatten()), r"must return logits \[2, 4\] for images \[2, 1, 8, 8\]"),
     ],
 )

@@ -136,7 +136,7 @@ def test_a_bad_import_path_says_why(settings: ModelSettings, message: str) -> No
             "other_logits",
             r"other_logits must return logits \[2, 3\] for images \[2, 2, 4, 4\], .*, not logits \[2, 5\]",
         ),
-        ("no_images", r"no_images cannot take images \[2, 2, 4, 4\]: RuntimeError: "),
+        ("no_images", r"no_images cannot take images \[2, 2, 4, 4\] of torch.float32: RuntimeError: "),
         ("pairs", r"pairs must return logits \[2, 3\] .*, not a tuple"),
     ],
 )
