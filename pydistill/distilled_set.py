@@ -177,6 +177,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         device: torch.device | str = "cpu",
         on_network: Callable[[str, int, float], None] | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
+        on_epoch: Callable[[], None] | None = None,
     ) -> list[Evaluation]:
         """Train fresh networks on the set and test them on real test images, as the run did.
 
@@ -189,6 +190,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             device: where the data set is read to.
             on_network: called with (name, r, accuracy) after each network.
             on_evaluation: called with the evaluation of each kind of network when it is whole.
+            on_epoch: called after each epoch of each network.
 
         Returns:
             One evaluation per network kind.
@@ -215,6 +217,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             protocol,
             on_network=on_network,
             on_evaluation=on_evaluation,
+            on_epoch=on_epoch,
         )
 
     def judged_by(self, dataset: Dataset) -> Dataset:

@@ -22,7 +22,7 @@ from pydistill.kinds import check_fields
 from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
 from pydistill.nn.fits import check_fits
 from pydistill.streams import stream_of
-from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, train
+from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, epochs_of, seeded_modules, train
 
 AT_ONCE_ON_A_GPU = 4
 
@@ -125,6 +125,7 @@ def evaluate(
     settings: EvaluationSettings,
     *,
     on_network: Callable[[int, float], None] | None = None,
+    on_epoch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Train `settings.repeats` fresh networks on a distilled set and test each on the real test images.
 
@@ -138,6 +139,7 @@ def evaluate(
         model: the network; `settings.models` is not looked at.
         settings: the protocol.
         on_network: called with (r, accuracy) after each network.
+        on_epoch: called after each epoch of each network; of one that diverged, after those that it did.
 
     Raises:
         InputError: the distilled set does not fit the data set, holds numbers that are not finite, or lr ≤ 0.
@@ -162,7 +164,7 @@ def evaluate(
             build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed).to(device)
             for seed in seeds
         ]
-        diverged += _train_all(networks, seeds, pictures, labels, training)
+        diverged += _train_all(networks, seeds, pictures, labels, training, on_epoch or _nothing)
         for repeat, network in enumerate(networks, start=first):
             accuracies.append(accuracy(network, dataset.test_pictures, dataset.test_labels))
             if on_network is not None:
@@ -216,31 +218,43 @@ def _on_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) 
     return pictures, labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
 
 
+def _nothing() -> None:
+    pass
+
+
 def _train_all(
-    networks: Sequence[nn.Module], seeds: Sequence[int], pictures: Pictures, labels: Tensor, settings: TrainingSettings
+    networks: Sequence[nn.Module],
+    seeds: Sequence[int],
+    pictures: Pictures,
+    labels: Tensor,
+    settings: TrainingSettings,
+    on_epoch: Callable[[], None],
 ) -> int:
     """Train each network by the random numbers of its seed; returns how many diverged.
 
     They take turns, an epoch each. Networks that draw random numbers as they train draw PyTorch's global ones, and
     train one after the other.
     """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    if len(networks) == 1 or not all(is_plain(network) for network in networks):
-        diverged = 0
-        for network, generator in zip(networks, generators, strict=True):
-            try:
-                train(network, pictures, labels, settings, generator=generator)
-            except DivergedError:
-                diverged += 1
-        return diverged
     courses = [
-        epochs_of(network, pictures, labels, settings, generator=generator)
-        for network, generator in zip(networks, generators, strict=True)
+        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
+        for network, seed in zip(networks, seeds, strict=True)
     ]
-    return _in_turns(courses, pictures.device)
+    if len(networks) > 1 and all(is_plain(network) for network in networks):
+        return _in_turns(courses, pictures.device, on_epoch)
+    diverged = 0
+    for course, seed in zip(courses, seeds, strict=True):
+        try:
+            with seeded_modules(pictures.device, "training", seed):
+                for _ in course:
+                    on_epoch()
+        except DivergedError:
+            diverged += 1
+    return diverged
 
 
-def _in_turns(courses: Sequence[Generator[None, None, None]], device: torch.device) -> int:
+def _in_turns(
+    courses: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None]
+) -> int:
     """Run the courses to their ends, an epoch each in turns, on a GPU on streams of their own.
 
     Returns:
@@ -257,6 +271,7 @@ def _in_turns(courses: Sequence[Generator[None, None, None]], device: torch.devi
                 with torch.cuda.stream(streams[number]) if streams else nullcontext():
                     try:
                         next(course)
+                        on_epoch()
                     except (StopIteration, DivergedError) as end:
                         diverged += isinstance(end, DivergedError)
                         del running[number]
@@ -303,6 +318,7 @@ def evaluate_networks(
     *,
     on_network: Callable[[str, int, float], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    on_epoch: Callable[[], None] | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for each network in turn; every one is checked before the first is trained.
 
@@ -324,7 +340,7 @@ def evaluate_networks(
             if on_network is not None:
                 on_network(name, repeat, value)
 
-        rows.append(evaluate(images, labels, lr, dataset, network, settings, on_network=report))
+        rows.append(evaluate(images, labels, lr, dataset, network, settings, on_network=report, on_epoch=on_epoch))
         if on_evaluation is not None:
             on_evaluation(rows[-1])
     return rows

@@ -25,6 +25,7 @@ class Bar:
         self._title, self._total, self._done = title, total, done
         self._quiet = quiet
         self._next_line = time.monotonic() + LINE_EVERY_SECONDS
+        self._values: dict[str, str] = {}
         self._bar: Any = None
         self._lines = ExitStack()
         if not quiet and sys.stderr.isatty():
@@ -34,16 +35,23 @@ class Bar:
                 return  # plain lines need nothing
             self._bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True, leave=True)
 
-    def step(self, **values: str) -> None:
-        """One step is done; `values` are shown behind the bar."""
-        self._done += 1
+    def step(self, count: int = 1, **values: str) -> None:
+        """So many steps are done; `values` are shown behind the bar, and where there are none, those before."""
+        self._done += count
+        self._values = values or self._values
         if self._bar is not None:
-            self._bar.set_postfix(values, refresh=False)
-            self._bar.update(1)
+            self._bar.set_postfix(self._values, refresh=False)
+            self._bar.update(count)
         elif not self._quiet and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_SECONDS
-            told = ", ".join(f"{name} {value}" for name, value in values.items())
-            print(f"{self._title} {self._done}/{self._total}: {told}", file=sys.stderr, flush=True)
+            told = ", ".join(f"{name} {value}" for name, value in self._values.items())
+            line = f"{self._title} {self._done}/{self._total}"
+            print(f"{line}: {told}" if told else line, file=sys.stderr, flush=True)
+
+    @property
+    def done(self) -> int:
+        """How many steps are done."""
+        return self._done
 
     def say(self, line: str) -> None:
         """A line above the bar."""

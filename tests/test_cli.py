@@ -309,14 +309,18 @@ def test_evaluate_shows_its_progress_and_keeps_each_kind_of_network(
 ) -> None:
     run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
     monkeypatch.setattr("pydistill.progress.LINE_EVERY_SECONDS", 0.0)
-    common = ["evaluate", run_folder, "--models", "mlp-w4", "mlp-w8", "--repeats", "1", "--epochs", "1"]
+    common = ["evaluate", run_folder, "--models", "mlp-w4", "mlp-w8", "--repeats", "1", "--epochs", "2"]
     assert run(*common) == 0
     told = capsys.readouterr()
-    assert re.findall(r"^networks (./2): network (\S+), test ", told.err, re.MULTILINE) == [
-        ("1/2", "mlp-w4"),
-        ("2/2", "mlp-w8"),
+    assert re.sub(r"test [\d.]+%", "test T", told.err).splitlines() == [
+        "networks' epochs 1/4",
+        "networks' epochs 2/4",
+        "networks' epochs 2/4: network mlp-w4 1/1, test T",
+        "networks' epochs 3/4: network mlp-w4 1/1, test T",
+        "networks' epochs 4/4: network mlp-w4 1/1, test T",
+        "networks' epochs 4/4: network mlp-w8 1/1, test T",
     ]
-    assert "networks 1/2" not in told.out
+    assert "epochs" not in told.out
     assert run(*common, "--quiet") == 0
     assert "networks" not in capsys.readouterr().err
     assert [row["model"] for row in read_evaluations(run_folder)] == ["mlp-w4", "mlp-w8"] * 2

@@ -107,6 +107,27 @@ def test_a_diverged_network_is_counted_and_gives_chance() -> None:
     assert found.accuracies == (0.25, 0.25, 0.25)
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize(("lr", "epochs"), [(0.03, 3 * 15), (1e30, 3)])
+def test_every_epoch_is_told(at_once: int, lr: float, epochs: int) -> None:
+    """Of three networks of 15 epochs; those that leave the finite numbers in the second have one each."""
+    images, labels = distilled()
+    told: list[str] = []
+    found = evaluate(
+        images,
+        labels,
+        lr,
+        DATA,
+        STUDENT,
+        replace(QUICK, at_once=at_once),
+        on_network=lambda repeat, accuracy: told.append("network"),
+        on_epoch=lambda: told.append("epoch"),
+    )
+    assert (told.count("network"), told.count("epoch")) == (3, epochs)
+    assert told[-1] == "network"
+    assert found == replace(evaluate(images, labels, lr, DATA, STUDENT, QUICK), seconds=found.seconds)
+
+
 def test_the_students_own_network_unless_others_are_asked() -> None:
     images, labels = distilled()
     seen: list[tuple[str, int, float]] = []
@@ -152,8 +173,8 @@ def test_networks_side_by_side_take_turns(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(evaluate_module, "epochs_of", noted)
     settings = replace(QUICK, repeats=3, at_once=2, training=replace(QUICK.training, epochs=2))
     evaluate(*distilled(), 0.03, DATA, STUDENT, settings)
-    a, b = (derive_seed("evaluation", 0, repeat) for repeat in (0, 1))
-    assert turns == [a, b, a, b]  # the third is alone, and trained as ever
+    a, b, c = (derive_seed("evaluation", 0, repeat) for repeat in range(3))
+    assert turns == [a, b, a, b, c, c]
 
 
 def test_networks_side_by_side_diverge_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,16 @@ def run(values: Any) -> int:
     protocol = distilled.recipe.evaluation
     kinds = len(values.models or protocol.models) or 1
     repeats = protocol.repeats if values.repeats is None else values.repeats
-    with Bar("networks", kinds * repeats, quiet=values.quiet) as bar:
+    epochs = protocol.training.epochs if values.epochs is None else values.epochs
+    tested = 0
+    with Bar("networks' epochs", kinds * repeats * epochs, quiet=values.quiet) as bar:
+
+        def on_network(name: str, repeat: int, accuracy: float) -> None:
+            nonlocal tested
+            tested += 1
+            left = max(0, tested * epochs - bar.done)  # of one that diverged
+            bar.step(left, network=f"{name} {repeat + 1}/{repeats}", test=f"{100 * accuracy:.1f}%")
+
         rows = distilled.evaluate(
             values.models or None,
             values.repeats,
@@ -58,7 +67,8 @@ def run(values: Any) -> int:
             seed=values.seed,
             epochs=values.epochs,
             device=device_of(values.device),
-            on_network=lambda name, repeat, accuracy: bar.step(network=name, test=f"{100 * accuracy:.1f}%"),
+            on_network=on_network,
+            on_epoch=bar.step,
             on_evaluation=lambda row: _record(run, distilled, row, values) if run.is_dir() else None,
         )
     if values.json:
