@@ -64,8 +64,9 @@ test-host: $(VENV)/.dependencies
 	ctest --test-dir build/host --output-on-failure
 
 test-python: setup
-	$(BIN)/python -m pytest -m "not alone" $(PYTEST_ARGS) $(TESTS)
-	$(BIN)/python -m pytest -m alone $(TESTS) || test $$? -eq 5 # 5: there is none among them
+	@# 5: there is none of these among them.
+	$(BIN)/python -m pytest -m "not alone" $(PYTEST_ARGS) $(TESTS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m alone $(TESTS) || test $$? -eq 5
 
 lint: $(VENV)/.dependencies
 	$(BIN)/ruff check .

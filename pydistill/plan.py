@@ -109,7 +109,8 @@ def plan(
         experts: those that the distillation will use; None: made up, and their training is part of the plan.
         network: a factory instead of the recipe's model, as in `run_distillation`.
         device: where the recipe will run.
-        clock: tells seconds; time.process_time gives the processor's instead of the wall's.
+        clock: tells seconds; time.process_time gives the processor's instead of the wall's, for all but the process
+            that shows what starting takes.
 
     Raises:
         InputError: what the run itself would refuse: settings outside their limits, data that are not there, networks

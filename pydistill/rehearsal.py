@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from pydistill.artefact import FILE_NAME
-from pydistill.commands import show_run
+from pydistill.commands import draw_run
 from pydistill.data import Dataset, Pictures
 from pydistill.distill import Distiller, DistillSettings
+from pydistill.errors import MissingDependencyError
 from pydistill.evaluate import Evaluation, evaluate
 from pydistill.experts import experts_record
 from pydistill.files import write_json
@@ -27,6 +28,7 @@ from pydistill.judge import Judge, Silent
 from pydistill.madeup import convexified_by
 from pydistill.nn import Network, build, flatten
 from pydistill.recipe import Recipe
+from pydistill.report import write_report
 from pydistill.runfolder import RunFolder
 from pydistill.training import TrainingSettings, accuracy, train
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore
@@ -55,10 +57,16 @@ class Measured:
 
 
 def starting(reading: float) -> Measured:
-    """Beginning a command: Python and its modules, by a process that loads them and ends, and `reading` the data."""
+    """Beginning a command: Python and its modules, by a process that loads them and ends, and `reading` the data.
+
+    By the clock on the wall: the process's own time is not this one's.
+    """
     loads = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); import pydistill.commands"
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", loads], check=True, stdin=subprocess.DEVNULL)
+    try:
+        subprocess.run([sys.executable, "-c", loads], check=True, stdin=subprocess.DEVNULL, capture_output=True)
+    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+        return Measured(reading, f"measured reading the data alone, since no other Python could be started ({error})")
     told = "measured a process that loads the modules, and reading the data"
     return Measured(time.perf_counter() - began + reading, told)
 
@@ -275,5 +283,10 @@ class Rehearsal:
             judge.keep(evaluation)
             began = self.now()
             judge.artefact(evaluation).save(folder.path / FILE_NAME)
-            show_run(folder)
-            return Measured(self.now() - began, f"measured one of {shown:,} iterations, in the temporary folder")
+            write_report(folder.path)
+            told = f"measured one of {shown:,} iterations"
+            try:
+                draw_run(folder)
+            except MissingDependencyError:
+                told += ", without pictures, which need matplotlib"
+            return Measured(self.now() - began, f"{told}, in the temporary folder")

@@ -30,7 +30,7 @@ class Sgd:
     ) -> None:
         self._parameters = list(parameters)
         self._momentum, self._weight_decay = momentum, weight_decay
-        # From zero the first step gives v = g, as PyTorch's first does.
+        # From zero the first step gives v = g, as PyTorch's first does (but for the sign of a zero).
         self._velocities = [torch.zeros_like(each) for each in self._parameters] if momentum else []
         self._fused = all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in self._parameters)
         self._lr: float | Tensor = torch.zeros((), device=self._parameters[0].device) if lr_in_memory else 0.0

@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 import urllib.request
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ SHRUNK = {**dict.fromkeys(TAKES_A_RECIPE, SMALL), "evaluate": ["--repeats=1", "-
 # What pages call the things that a command reads; a name behind --out is made by the command itself.
 CALLED = {"DATA": "pictures", "EXPERTS": "experts", "CONVEX": "convexified", "RUN": "run", "SET": "set"}
 FOR_A_SHELL = re.compile(r"[|<>;&$`*]")
+SERVES_WITHIN_SECONDS = 60.0
 NOT_RUN = ("benchmarks.",)  # measurements: their flags are checked
 
 
@@ -185,14 +187,21 @@ def open_page(words: Sequence[str]) -> None:
     """Start a program of this Python's, open the first page that it says it serves, and stop it."""
     program = [str(Path(sys.executable).parent / words[0]), *words[1:]]
     server = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = threading.Timer(SERVES_WITHIN_SECONDS, server.kill)
+    deadline.start()
+    told = []
     try:
         assert server.stdout is not None
-        addresses = (re.search(r"http://\S+", line) for line in server.stdout)
-        address = next((found[0] for found in addresses if found), None)
-        assert address is not None, f"{shlex.join(words)} ended and served nothing"
+        address = None
+        while address is None and (line := server.stdout.readline()):
+            told.append(line)
+            address = next(iter(re.findall(r"http://\S+", line)), None)
+        deadline.cancel()
+        assert address is not None, f"{shlex.join(words)} served nothing in time: {''.join(told)}"
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert answer.status == 200
     finally:
+        deadline.cancel()
         server.kill()
         server.communicate()
 

