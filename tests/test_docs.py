@@ -113,7 +113,7 @@ def test_bash(block: Block, folder: Path, kitchen: Kitchen, monkeypatch: pytest.
 
 
 def stand_in_for_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A package that keeps a run where wandb does, and a program that takes such a run and sends nothing."""
+    """For wandb: a package that keeps a run where wandb does, and a program that takes such a run and sends nothing."""
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb())
     program = folder / "bin" / "wandb"
     program.parent.mkdir()

@@ -198,6 +198,14 @@ def test_wandb_offline(store: TrajectoryStore, tmp_path: Path, monkeypatch: pyte
     assert wandb.begun[1]["id"] == begun["id"]
 
 
+def test_the_real_wandb_offline(store: TrajectoryStore, tmp_path: Path) -> None:
+    """Where it is installed; the tests' own environment has the stand-in alone."""
+    pytest.importorskip("wandb")
+    distil(store, tmp_path / "first", LogSettings(tensorboard=False, wandb="offline"), iterations=3)
+    (kept,) = (tmp_path / "first" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert kept.stat().st_size > 1000
+
+
 def test_wandb_online_that_cannot_be_reached_goes_offline(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
