@@ -13,6 +13,20 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
 
+WORTH_ALL_THREADS = 2**17  # numbers
+
+
+def _fused_pays(parameters: Sequence[Tensor]) -> bool:
+    """Whether PyTorch's fused kernel takes them, and is quicker: on a CPU it starts every thread for any size.
+
+    On a busy machine threads wait for each other for longer than a small network's step takes. Both ways give the same
+    numbers.
+    """
+    kinds = {each.device.type for each in parameters}
+    small = kinds == {"cpu"} and sum(each.numel() for each in parameters) < WORTH_ALL_THREADS
+    return kinds <= {"cpu", "cuda"} and all(each.is_floating_point() for each in parameters) and not small
+
+
 class Sgd:
     """SGD with momentum, in place, as `torch.optim.SGD`:
 
@@ -32,7 +46,7 @@ class Sgd:
         self._momentum, self._weight_decay = momentum, weight_decay
         # From zero the first step gives v = g, as PyTorch's first does (but for the sign of a zero).
         self._velocities = [torch.zeros_like(each) for each in self._parameters] if momentum else []
-        self._fused = all(each.device.type in ("cpu", "cuda") and each.is_floating_point() for each in self._parameters)
+        self._fused = _fused_pays(self._parameters)
         self._lr: float | Tensor = torch.zeros((), device=self._parameters[0].device) if lr_in_memory else 0.0
 
     def set_lr(self, lr: float) -> None:

@@ -27,8 +27,8 @@ constexpr int64_t kSliceBytesOnCpu = 12 << 20;
 // together.
 constexpr int64_t kDesks = 2;
 
-// Multiplications of a forward pass of the whole batch, from which on it is worth more than one desk.
-constexpr int64_t kWorthDesks = 16'000'000;
+// Multiplications of a forward pass of the whole batch, from which on it is worth more than one thread.
+constexpr int64_t kWorthThreads = 16'000'000;
 
 int64_t pooled(int64_t side, Pooling pooling) { return pooling == Pooling::kNone ? side : side / 2; }
 
@@ -211,7 +211,7 @@ void Student::prepare(int64_t batch) {
   slices_.clear();
   batch_ = 0;  // until the views are complete
   const bool own = products_ == Products::kOwn && options_.device().is_cpu();
-  const int64_t desks = own && multiplications_of_an_image() * batch >= kWorthDesks ? kDesks : 1;
+  const int64_t desks = own && multiplications_of_an_image() * batch >= kWorthThreads ? kDesks : 1;
   while (static_cast<int64_t>(desks_.size()) < desks) {
     desks_.push_back(make_desk());
   }
@@ -331,6 +331,12 @@ int64_t Student::multiplications_of_an_image() const {
   return sum;
 }
 
+// Held while a pass over the batch goes on.
+cpu::OnOneThread Student::as_many_threads_as_are_worth_it() const {
+  return cpu::OnOneThread(options_.device().is_cpu() &&
+                          multiplications_of_an_image() * batch_ < kWorthThreads);
+}
+
 // Calls work(slice) for each slice; those of one desk in order.
 template <typename Work>
 void Student::on_slices(const Work& work) {
@@ -439,6 +445,7 @@ const at::Tensor& Student::gradient(const at::Tensor& theta, const at::Tensor& i
 
 const at::Tensor& Student::gradient_of_inputs(const at::Tensor& labels) {
   check_labels(labels, batch_);
+  const cpu::OnOneThread threads = as_many_threads_as_are_worth_it();
   begin(false);
   on_slices([&](Slice& slice) { gradient_of(slice, labels); });
   finish(0, 2);
@@ -475,6 +482,7 @@ void Student::gradient_of(Slice& slice, const at::Tensor& labels) {
 
 const at::Tensor& Student::classify(const at::Tensor& theta, const at::Tensor& images) {
   read(theta, {}, images);
+  const cpu::OnOneThread threads = as_many_threads_as_are_worth_it();
   begin(false);
   on_slices([&](Slice& slice) { forward(slice); });
   unfinished_ = false;
@@ -490,6 +498,7 @@ Student::Adjoint Student::adjoint(const at::Tensor& theta, const at::Tensor& lam
 
 Student::Adjoint Student::adjoint_of_inputs(const at::Tensor& labels, const Wanted& wanted) {
   check_labels(labels, batch_);
+  const cpu::OnOneThread threads = as_many_threads_as_are_worth_it();
   begin(true);
   on_slices([&](Slice& slice) { adjoint_of(slice, labels, wanted); });
   Adjoint found;

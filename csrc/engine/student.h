@@ -26,6 +26,7 @@
 #include <memory>
 #include <vector>
 
+#include "../cpu/one_thread.h"
 #include "architecture.h"
 #include "linear_map.h"
 
@@ -171,6 +172,7 @@ class Student {
   void make_views();
   int64_t bytes_of_an_image() const;
   int64_t multiplications_of_an_image() const;
+  cpu::OnOneThread as_many_threads_as_are_worth_it() const;
   void prepare(int64_t batch);
   void read(const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images);
   void begin(bool with_tangents);
