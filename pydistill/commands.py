@@ -24,11 +24,11 @@ from pydistill.progress import Bar
 from pydistill.recipe import Recipe
 from pydistill.report import write_report
 from pydistill.run import RunDivergedError, RunResult, run_distillation
-from pydistill.runfolder import RunFolder
+from pydistill.runfolder import SUMMARY_NAME, RunFolder
 from pydistill.show import check_pictures, save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
 
-SUMMARY = "summary.json"
+SUMMARY = SUMMARY_NAME
 
 _log = logging.getLogger("pydistill")
 

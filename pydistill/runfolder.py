@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pydistill.artefact import BEST_NAME, FILE_NAME
 from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.evaluations import EVALUATIONS_NAME
 from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
 from pydistill.folders import refuse_experts
 from pydistill.locking import LOCK, only_writer
@@ -27,6 +28,8 @@ READABLE_CHECKPOINTS = (1, 2)
 UNCHECKED_CHECKPOINTS = (1,)  # of which early ones have no checksums
 CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
+SUMMARY_NAME = "summary.json"
+OUTCOMES = (FILE_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME)  # what tells how a run went
 
 
 class RunFolder:
@@ -125,6 +128,26 @@ class RunFolder:
     def write_config(self, config: dict[str, Any]) -> None:
         """Replace the configuration, atomically."""
         write_json(self.config_path, _as_json(config))
+
+    def forget_outcomes(self) -> None:
+        """Remove the sets, the summary and the evaluations of an earlier run, which are none of one that begins anew.
+
+        Raises:
+            WriteError: one of them cannot be removed.
+        """
+        old = [path for path in (self.path / name for name in OUTCOMES) if path.exists()]
+        try:
+            for path in old:
+                path.unlink()
+        except OSError as error:
+            raise WriteError(
+                f"cannot remove {path}, which is of an earlier run in the folder: {told_with_remedy(error)}"
+            ) from error
+        if old:
+            _log.warning(
+                "%s has no checkpoint: the run begins anew, and what an earlier one left is removed (%s)",
+                *(self.path, ", ".join(path.name for path in old)),
+            )
 
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the checkpoint by this state, atomically; it counts the metrics that there are now."""
