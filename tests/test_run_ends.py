@@ -16,9 +16,10 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.commands import distill_shown
+from pydistill.distill import IterationReport
 from pydistill.errors import DivergedError, Interrupted
 from pydistill.files import WriteError
-from pydistill.judge import Judge
+from pydistill.judge import Judge, Silent
 from pydistill.logs import LogSettings
 from pydistill.run import RunDivergedError, run_distillation
 from pydistill.runfolder import RunFolder
@@ -118,7 +119,8 @@ def test_without_matplotlib_a_run_is_whole(
     """Pictures are told before the first iteration to be missing; summary and report are there."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("matplotlib", "matplotlib.figure"):  # of which an earlier test may have imported the second
+        monkeypatch.setitem(sys.modules, name, None)
     distill_shown(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
     needed = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
     assert warnings_of(caplog) == [
@@ -133,10 +135,13 @@ def test_without_matplotlib_a_run_is_whole(
 def test_what_only_shows_a_run_does_not_fail_it(
     diverging: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "evaluations.json").write_text("[3]")
+    class Damaging(Silent):
+        def on_iteration(self, report: IterationReport) -> None:
+            (tmp_path / "evaluations.json").write_text("[3]")
+
     work = recipe(**DIVERGING) if diverging else recipe(iterations=2)
     with pytest.raises(RunDivergedError) if diverging else contextlib.nullcontext():
-        distill_shown(DATA, work, store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+        distill_shown(DATA, work, store, tmp_path, resume=False, quiet=True, log=NO_LOGS, observers=[Damaging()])
     assert any(
         each.startswith("report.html is not written") and "evaluations.json is damaged" in each
         for each in warnings_of(caplog)
