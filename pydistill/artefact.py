@@ -17,7 +17,7 @@ from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.png import png_bytes, tile
-from pydistill.tensorfile import read_tensors, write_tensors
+from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -168,6 +168,16 @@ class Artefact:
         if fault is not None:
             raise FormatError(f"{file} is damaged: {fault}")
         return artefact
+
+
+def saved_provenance(file: Path) -> Mapping[str, Any]:
+    """The provenance of the artefact in the file; its tensors are not read.
+
+    Raises:
+        FormatError: the header is damaged, not an artefact's, or of a later format.
+    """
+    header = read_header(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
+    return _mapping(header.get("provenance"))
 
 
 def _absent(path: str | os.PathLike[str], file: Path) -> str:
