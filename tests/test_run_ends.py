@@ -49,7 +49,8 @@ def test_without_an_evaluation_the_last_good_set_is_written(store: TrajectorySto
     assert isinstance(error, DivergedError)
     told = str(error)
     assert "3 updates within 1000 iterations had to be rejected" in told
-    assert "lower lr_lr (or take lr_form = log) and run again (the limit is max_rejections = 2)" in told
+    assert "lower lr_lr (or take lr_form = log, or raise max_lr) and run again" in told
+    assert "(the limit is max_rejections = 2)" in told
     assert "distilled.safetensors is the best set of the run, as after iteration " in told
     result = error.result
     assert result.ended_early == told
