@@ -19,6 +19,7 @@ from pydistill.commands import distill_shown
 from pydistill.distill import IterationReport
 from pydistill.errors import DivergedError, Interrupted
 from pydistill.files import WriteError
+from pydistill.guard import Guard, Refusal
 from pydistill.judge import Judge, Silent
 from pydistill.logs import LogSettings
 from pydistill.run import RunDivergedError, run_distillation
@@ -148,6 +149,39 @@ def test_what_only_shows_a_run_does_not_fail_it(
         for each in warnings_of(caplog)
     )
     assert (json.loads((tmp_path / "summary.json").read_text())["ended_early"] is not None) == diverging
+
+
+@pytest.mark.parametrize("diverging", [False, True])
+@pytest.mark.parametrize(
+    ("content", "told"), [("{", "summary.json is not readable JSON"), ("[]", "is damaged: it holds no JSON object")]
+)
+def test_a_damaged_summary_is_written_anew(
+    content: str, told: str, diverging: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Damaging(Silent):
+        def on_iteration(self, report: IterationReport) -> None:
+            (tmp_path / "summary.json").write_text(content)
+
+    work = recipe(**DIVERGING) if diverging else recipe(iterations=2)
+    with pytest.raises(RunDivergedError) if diverging else contextlib.nullcontext():
+        distill_shown(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS, observers=[Damaging()])
+    assert any(told in each and "it is written anew" in each for each in warnings_of(caplog))
+    assert (json.loads((tmp_path / "summary.json").read_text())["ended_early"] is not None) == diverging
+
+
+def test_a_run_that_diverges_keeps_what_a_demo_wrote(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill_shown(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"accuracy_random_real": {"mean": 0.25}}))
+    monkeypatch.setattr(Guard, "of_losses", lambda guard, losses: Refusal("loss", "as if"))
+    work = recipe(iterations=3, max_rejections=0)
+    with pytest.raises(RunDivergedError):
+        distill_shown(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
+    summary = json.loads(file.read_text())
+    assert summary["accuracy_random_real"] == {"mean": 0.25}
+    assert "lower lr_image or lr_init" in summary["ended_early"]
 
 
 def test_a_summary_that_cannot_be_written_does_not_hide_the_divergence(
