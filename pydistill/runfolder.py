@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ class RunFolder:
             except BaseException:
                 if new and self.path.is_dir() and [path.name for path in self.path.iterdir()] == [LOCK]:
                     (self.path / LOCK).unlink()
-                    self.path.rmdir()
+                    with suppress(OSError):  # another process may have begun in it since; what failed is told
+                        self.path.rmdir()
                 raise
 
     def continues(self, config: dict[str, Any], *, resume: bool, free: Iterable[str] = ()) -> bool:
