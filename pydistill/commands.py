@@ -71,9 +71,7 @@ def distill_shown(
     except MissingDependencyError as error:
         _log.warning("%s; the run goes on without images.png and curves.png", error)
     folder = RunFolder(out)
-    done = (
-        int(folder.load_checkpoint()[0]["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
-    )
+    done = int(folder.checkpoint_state()["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
         try:
             observer = Together(BarObserver(bar), logs, *observers)
