@@ -121,7 +121,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     return {
         "method": recipe.distill.method,
         "seed": recipe.distill.seed,
-        "iterations": len(iterations),
+        "iterations": max((line["iteration"] for line in iterations), default=0),  # of which lines may be lost
         "rejected_updates": sum(line["event"] == "guard" and line["what"] != "skipped" for line in lines),
         "seconds": result.seconds,
         "accuracy_final": accuracy_record(result.accuracy_final.accuracies),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from pydistill import runfolder
 from pydistill.artefact import Artefact
 from pydistill.commands import distill_shown
 from pydistill.distill import IterationReport
@@ -22,6 +23,8 @@ from pydistill.files import WriteError
 from pydistill.guard import Guard, Refusal
 from pydistill.judge import Judge, Silent
 from pydistill.logs import LogSettings
+from pydistill.report.contents import read_run
+from pydistill.report.write import state_of
 from pydistill.run import RunDivergedError, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
@@ -115,6 +118,19 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "pydistill"]
 
 
+def test_the_report_says_so_where_lines_of_the_metrics_are_lost(store: TrajectoryStore, tmp_path: Path) -> None:
+    def diverges(resume: bool) -> int:
+        with pytest.raises(RunDivergedError):
+            distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=resume, quiet=True, log=NO_LOGS)
+        assert state_of(read_run(tmp_path)).kind == "ended"
+        return int(json.loads((tmp_path / "summary.json").read_text())["iterations"])
+
+    done = diverges(resume=False)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[1:]))
+    assert diverges(resume=True) == done == RunFolder(tmp_path).load_checkpoint()[0]["distiller"]["iteration"]
+
+
 def test_without_matplotlib_a_run_is_whole(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -167,6 +183,28 @@ def test_a_damaged_summary_is_written_anew(
         distill_shown(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS, observers=[Damaging()])
     assert any(told in each and "it is written anew" in each for each in warnings_of(caplog))
     assert (json.loads((tmp_path / "summary.json").read_text())["ended_early"] is not None) == diverging
+
+
+def test_a_run_that_is_continued_reads_its_checkpoint_once(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for its header, which tells how far the bar is; the report is made afterwards."""
+    reads: list[str] = []
+
+    def noted(name: str, read: Any) -> Any:
+        def reading(file: Path, *given: Any, **more: Any) -> Any:
+            reads.append(name)
+            return read(file, *given, **more)
+
+        return reading
+
+    settings = recipe(iterations=2)
+    distill_shown(DATA, settings, store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    for name in ("read_header", "read_tensors"):
+        monkeypatch.setattr(runfolder, name, noted(name, getattr(runfolder, name)))
+    monkeypatch.setattr("pydistill.commands.show_run", lambda folder: reads.append("report"))
+    distill_shown(DATA, settings, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
+    assert reads == ["read_header", "read_tensors", "report"]
 
 
 def test_a_run_that_diverges_keeps_what_a_demo_wrote(
