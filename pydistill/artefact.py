@@ -17,7 +17,7 @@ from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.png import png_bytes, tile
-from pydistill.tensorfile import read_tensors, write_tensors
+from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -28,6 +28,9 @@ BEST_NAME = "best.safetensors"
 PREFIX = "preprocessing."
 PREVIEW = "preview_png"
 PREVIEW_PIXELS = 2**20
+# How far a row of soft labels may be from a sum of 1: an import takes rows that are off by up to 1e-3, of which another
+# order of summing makes at most 1e-4 more; float32's softmax over 1,000 classes is off by less than 1e-6.
+ROW_TOLERANCE = 2e-3
 
 ABOUT = (
     "A distilled training set. Train a fresh network on `images` and `labels` by SGD at learning rate `lr` as "
@@ -56,7 +59,7 @@ class Artefact:
 
     Attributes:
         images: [n, C, H, W] float32, preprocessed (as the networks see them), class-major.
-        labels: class numbers [n] int64, or probabilities [n, K].
+        labels: class numbers [n] int64, or probabilities [n, K], whose rows sum to 1.
         classes: the class each image stands for, [n] int64.
         lr: α, the learned learning rate.
         preprocessing: the normalisation or the ZCA whitening with its inverse.
@@ -101,7 +104,8 @@ class Artefact:
         """Write the artefact to `path` (a .safetensors file), atomically.
 
         Raises:
-            InputError: it is not what `load` reads: its parts do not agree, or a number is not finite.
+            InputError: it is not what `load` reads: its parts do not agree, a number is not finite, or soft labels are
+                no probabilities.
             WriteError: the folder cannot be written or the disk is full.
         """
         try:
@@ -166,6 +170,16 @@ class Artefact:
         return artefact
 
 
+def saved_provenance(file: Path) -> Mapping[str, Any]:
+    """The provenance of the artefact in the file; its tensors are not read.
+
+    Raises:
+        FormatError: the header is damaged, not an artefact's, or of a later format.
+    """
+    header = read_header(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
+    return _mapping(header.get("provenance"))
+
+
 def _absent(path: str | os.PathLike[str], file: Path) -> str:
     """What is told of a set that is not there."""
     run = file.parent
@@ -206,7 +220,15 @@ def _fault(artefact: Artefact) -> str | None:
     outside = any(bool(((each < 0) | (each >= len(names))).any()) for each in numbers)
     if count < 1 or outside or (labels.ndim == 2 and labels.shape[1] != len(names)):
         return f"its labels are not of its {len(names)} classes"
+    if labels.ndim == 2 and not _are_probabilities(labels):
+        return "its soft labels are no probabilities, which are at least 0 and sum to 1 in each row"
     if not torch.equal(classes, torch.arange(len(names), device=classes.device).repeat_interleave(count // len(names))):
         return "its images are not sorted by class, equally many of each"
     artefact.preprocessing.invert(images[:1])
     return None
+
+
+def _are_probabilities(rows: Tensor) -> bool:
+    """Whether each row [n, K] could be class probabilities, up to rounding."""
+    sums = rows.double().sum(dim=1)
+    return bool((rows >= 0).all()) and bool(((sums - 1).abs() <= ROW_TOLERANCE).all())

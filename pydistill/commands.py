@@ -12,7 +12,7 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset
-from pydistill.errors import InputError, MissingDependencyError
+from pydistill.errors import FormatError, InputError, MissingDependencyError
 from pydistill.evaluate import accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
@@ -24,11 +24,11 @@ from pydistill.progress import Bar
 from pydistill.recipe import Recipe
 from pydistill.report import write_report
 from pydistill.run import RunDivergedError, RunResult, run_distillation
-from pydistill.runfolder import RunFolder
+from pydistill.runfolder import SUMMARY_NAME, RunFolder
 from pydistill.show import check_pictures, save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
 
-SUMMARY = "summary.json"
+SUMMARY = SUMMARY_NAME
 
 _log = logging.getLogger("pydistill")
 
@@ -71,22 +71,19 @@ def distill_shown(
     except MissingDependencyError as error:
         _log.warning("%s; the run goes on without images.png and curves.png", error)
     folder = RunFolder(out)
-    done = (
-        int(folder.load_checkpoint()[0]["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
-    )
+    done = int(folder.checkpoint_state()["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
         try:
             observer = Together(BarObserver(bar), logs, *observers)
             result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
         except RunDivergedError as error:
             with _only_told(SUMMARY):
-                write_json(out / SUMMARY, run_summary(recipe, error.result))
+                _write_summary(out / SUMMARY, run_summary(recipe, error.result), resume=resume)
             show_run(folder)
             raise
         finally:
             logs.close()
-    before = read_json(out / SUMMARY) if resume and (out / SUMMARY).exists() else {}
-    write_json(out / SUMMARY, _with_what_a_demo_wrote(before, run_summary(recipe, result)))
+    _write_summary(out / SUMMARY, run_summary(recipe, result), resume=resume)
     show_run(folder)
     return result
 
@@ -124,7 +121,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     return {
         "method": recipe.distill.method,
         "seed": recipe.distill.seed,
-        "iterations": len(iterations),
+        "iterations": max((line["iteration"] for line in iterations), default=0),  # of which lines may be lost
         "rejected_updates": sum(line["event"] == "guard" and line["what"] != "skipped" for line in lines),
         "seconds": result.seconds,
         "accuracy_final": accuracy_record(result.accuracy_final.accuracies),
@@ -139,10 +136,30 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     }
 
 
-def _with_what_a_demo_wrote(before: Any, summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary of a run that was continued, with what only the demo that began it wrote into the one `before`."""
-    if not isinstance(before, dict):
-        return summary
+def _write_summary(file: Path, summary: dict[str, Any], *, resume: bool) -> None:
+    """Write a run's summary; of a run that was continued, with what only the demo that began it wrote into its own."""
+    before = _earlier_summary(file) if resume else {}
+    write_json(file, _with_what_a_demo_wrote(before, summary))
+
+
+def _earlier_summary(file: Path) -> dict[str, Any]:
+    """The summary that is there; none of a damaged one, which is told: the result does not hang on it."""
+    if not file.exists():
+        return {}
+    try:
+        found = read_json(file)
+    except FormatError as error:
+        told = str(error)
+    else:
+        if isinstance(found, dict):
+            return found
+        told = f"{file} is damaged: it holds no JSON object"
+    _log.warning("%s; it is written anew, without what a demo may have written into it", told)
+    return {}
+
+
+def _with_what_a_demo_wrote(before: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary, with what only a demo wrote into the one `before`."""
     merged = before | summary
     if "accuracy_distilled" in before:
         merged["accuracy_distilled"] = summary["accuracy_final"]

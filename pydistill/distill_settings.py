@@ -171,7 +171,9 @@ class DistillSettings:
         """What an update may do; `scale` is the largest |x| of the training images."""
         largest = None if self.max_pixel is None else self.max_pixel * scale
         largest_lr = None if self.max_lr is None else self.max_lr * self.lr_init
-        return GuardLimits(self.max_rejections, self.rejection_window, largest, self.skip_loss_above, largest_lr)
+        return GuardLimits(
+            self.max_rejections, self.rejection_window, largest, self.skip_loss_above, largest_lr, self.lr_form
+        )
 
     def check(self) -> None:
         """Refuse settings outside their limits, before anything is loaded; InputError names the setting."""

@@ -250,13 +250,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             InputError: the file's name does not end in .png.
             MissingDependencyError: matplotlib is not installed.
         """
-        from pydistill.show import images_figure, save_images
+        from pydistill.show import images_figure, save_figure
 
         if path is not None and Path(path).suffix.lower() != ".png":
             raise InputError(f"a picture is written to a file whose name ends in .png, not to {path}")
+        figure = images_figure(self.artefact)
         if path is not None:
-            save_images(self.artefact, Path(path))
-        return images_figure(self.artefact)
+            save_figure(figure, Path(path))
+        return figure
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to a .safetensors file, atomically; `load` reads it.

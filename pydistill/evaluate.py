@@ -6,9 +6,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,8 @@ def evaluate(
         model: the network; `settings.models` is not looked at.
         settings: the protocol.
         on_network: called with (r, accuracy) after each network.
-        on_epoch: called after each epoch of each network; of one that diverged, after those that it did.
+        on_epoch: called after each epoch of each network; of one that diverged, after those that it did. What it
+            raises ends the evaluation and is raised here.
 
     Raises:
         InputError: the distilled set does not fit the data set, holds numbers that are not finite, or lr ≤ 0.
@@ -243,13 +244,22 @@ def _train_all(
         return _in_turns(courses, pictures.device, on_epoch)
     diverged = 0
     for course, seed in zip(courses, seeds, strict=True):
-        try:
-            with seeded_modules(pictures.device, "training", seed):
-                for _ in course:
-                    on_epoch()
-        except DivergedError:
-            diverged += 1
+        with closing(course), seeded_modules(pictures.device, "training", seed):
+            while (then := _next_epoch(course)) == "trained":
+                on_epoch()
+            diverged += then == "diverged"
     return diverged
+
+
+def _next_epoch(course: Generator[None, None, None]) -> Literal["trained", "ended", "diverged"]:
+    """Train for one more epoch, unless the course ends; what a callback raises is thereby never taken for its end."""
+    try:
+        next(course)
+    except StopIteration:
+        return "ended"
+    except DivergedError:
+        return "diverged"
+    return "trained"
 
 
 def _in_turns(
@@ -269,12 +279,12 @@ def _in_turns(
         while running:
             for number, course in list(running.items()):
                 with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                    try:
-                        next(course)
-                        on_epoch()
-                    except (StopIteration, DivergedError) as end:
-                        diverged += isinstance(end, DivergedError)
-                        del running[number]
+                    then = _next_epoch(course)
+                if then == "trained":
+                    on_epoch()
+                else:
+                    diverged += then == "diverged"
+                    del running[number]
     finally:  # whatever happened, nobody frees what a stream still works on
         for number in running:
             with torch.cuda.stream(streams[number]) if streams else nullcontext():

@@ -13,15 +13,16 @@ from torch import Tensor
 
 from pydistill.data import Dataset
 from pydistill.errors import FormatError
+from pydistill.update import LrForm
 
 _log = logging.getLogger("pydistill")
 
 What = Literal["loss", "gradient", "lr", "pixels", "labels", "skipped"]
-# Which settings to turn, by what went wrong.
+# Which settings to turn, by what went wrong; of the learning rate it depends on its form and on the limit.
 KNOBS: dict[What, str] = {
     "loss": "lr_image or lr_init",
     "gradient": "lr_image or lr_init",
-    "lr": "lr_lr (or take lr_form = log)",
+    "lr": "lr_lr",
     "pixels": "lr_image (or set clip_gradient)",
     "labels": "lr_label",
     "skipped": "skip_loss_above",
@@ -37,10 +38,17 @@ class Refusal:
         what: what went wrong: the loss, a gradient, the learning rate, the pixels or the label logits; `skipped` for a
             loss above `skip_loss_above`, which is no divergence.
         reason: the same as part of a sentence, with its numbers.
+        others: what to do instead of turning the knob of `what`.
     """
 
     what: What
     reason: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def knob(self) -> str:
+        """The settings to turn, as part of a sentence."""
+        return KNOBS[self.what] + (f" (or {', or '.join(self.others)})" if self.others else "")
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ class GuardLimits:
         largest_pixel: the largest |x| that a pixel may reach, in the preprocessed space; None for no limit.
         skip_loss_above: the largest matching loss whose update is applied; None for no limit.
         largest_lr: the largest α; None for no limit.
+        lr_form: how α moves, for the advice.
     """
 
     max_rejections: int
@@ -89,6 +98,7 @@ class GuardLimits:
     largest_pixel: float | None
     skip_loss_above: float | None
     largest_lr: float | None = None
+    lr_form: LrForm = "plain"
 
 
 class Guard:
@@ -127,11 +137,12 @@ class Guard:
             if not finite[name]:
                 return Refusal("gradient", f"the gradient of the {name} is not finite")
         limit, pixel, lr = self.limits.largest_pixel, *numbers[-2:]
+        other_form = () if self.limits.lr_form == "log" else ("take lr_form = log",)
         if not reached["lr"] or lr <= 0:
-            return Refusal("lr", f"the student's learning rate would become {lr:.3g}")
+            return Refusal("lr", f"the student's learning rate would become {lr:.3g}", other_form)
         if self.limits.largest_lr is not None and lr > self.limits.largest_lr:
-            allowed = self.limits.largest_lr
-            return Refusal("lr", f"the student's learning rate would reach {lr:.3g} and max_lr allows {allowed:.3g}")
+            reason = f"would reach {lr:.3g} and max_lr allows {self.limits.largest_lr:.3g}"
+            return Refusal("lr", f"the student's learning rate {reason}", (*other_form, "raise max_lr"))
         if not reached["images"]:
             return Refusal("pixels", "the pixels would leave the finite numbers")
         if limit is not None and pixel > limit:
@@ -148,7 +159,7 @@ class Guard:
             refusal: why.
             back_to: the iteration whose state the run has gone back to.
         """
-        knob, limits = KNOBS[refusal.what], self.limits
+        knob, limits = refusal.knob, self.limits
         if refusal.what == "skipped":
             self._skips += 1
             if self._skips == 10 ** (len(str(self._skips)) - 1):  # the 1st, 10th, 100th …

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pydistill.artefact import BEST_NAME, Artefact
+from pydistill.artefact import BEST_NAME, Artefact, saved_provenance
 from pydistill.data import Dataset
 from pydistill.distill import Distiller, IterationReport
+from pydistill.errors import FormatError
 from pydistill.evaluate import Evaluation, evaluate
 from pydistill.nn import Network, architecture_of
 from pydistill.recipe import Recipe
@@ -94,6 +95,28 @@ class Judge:
             self.best = (self._iteration_of_set(), evaluation)
             self.artefact(evaluation).save(self.folder.path / BEST_NAME)
         self.observer.on_evaluation(iteration, evaluation)
+
+    def take_saved_best(self) -> None:
+        """Go on from the best evaluation as the file of its set tells it, where the checkpoint tells of another.
+
+        The file is written before the checkpoint that knows of it. A process that was stopped in between leaves a set
+        that the next one, on a GPU or with other threads, may judge otherwise: it is the one that is there, so its
+        accuracy counts. Where the checkpoint knows of none, the next evaluation replaces the file.
+
+        Raises:
+            FormatError: the file is damaged.
+        """
+        file = self.folder.path / BEST_NAME
+        if self.best is None or not file.exists():
+            return
+        try:
+            provenance = saved_provenance(file)
+            iteration, evaluation = int(provenance["iteration"]), Evaluation.from_record(provenance["accuracy"])
+        except (FormatError, KeyError, TypeError, ValueError) as error:
+            why = f"it lacks {error}" if isinstance(error, KeyError) else error
+            raise FormatError(f"{file} does not tell of which evaluation it is ({why}); remove it to go on") from error
+        if iteration != self.best[0]:
+            self.best = (iteration, evaluation)
 
     def _iteration_of_set(self) -> int:
         """After which iteration the set was as it is now: of a run that the guard ended, its last good one."""

@@ -71,13 +71,30 @@ def check_fields(settings: Any) -> None:
     """InputError for the first field of a settings dataclass whose value is not of its annotated kind.
 
     A whole number may stand for a real one, any sequence for a list or tuple; numbers are never read from texts.
-    Settings within settings have checked themselves when they were made.
+    NumPy's numbers become Python's own in the settings. Settings within settings have checked themselves when they were
+    made.
     """
     hints = get_type_hints(type(settings))
     for field in fields(settings):
         value = getattr(settings, field.name)
         if not fits(value, hints[field.name]):
             raise InputError(f"{field.name} must be {wanted(hints[field.name])}, not {described(value)}")
+        object.__setattr__(settings, field.name, plain(value))  # settings are frozen
+
+
+def plain(value: Any) -> Any:
+    """The value with Python's own numbers in place of others (NumPy's), and lists of any sequence: what JSON has."""
+    if isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence):
+        return tuple(map(plain, value)) if isinstance(value, tuple) else list(map(plain, value))
+    return value
 
 
 def fits(value: object, hint: Any) -> bool:

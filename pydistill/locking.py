@@ -13,6 +13,7 @@ from pydistill.errors import InputError
 from pydistill.files import WriteError, told_with_remedy
 
 LOCK = ".lock"
+ATTEMPTS = 100
 
 
 @contextmanager
@@ -32,21 +33,14 @@ def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterat
         WriteError: the folder cannot be made or written, or its file system knows no locks.
     """
     path = folder / name
+    for _ in range(ATTEMPTS):
+        descriptor = _locked(path, wait=wait)
+        if _lies_there(descriptor, path):
+            break
+        os.close(descriptor)  # whoever held it has removed it with the folder: it keeps nobody out
+    else:
+        raise WriteError(f"cannot lock {path}: it goes as often as it is made; choose a folder on another file system")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise WriteError(f"cannot write in {folder}: {told_with_remedy(error)}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise InputError(
-                    f"{folder} is being written by another process{_named(descriptor)}; "
-                    "wait for it, stop it, or choose another folder"
-                ) from error
-            raise WriteError(f"cannot lock {path}: {error.strerror}; choose a folder on another file system") from error
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -55,6 +49,37 @@ def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterat
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(path: Path, *, wait: bool) -> int:
+    """The file, made if there is none, opened and locked."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise WriteError(f"cannot write in {path.parent}: {told_with_remedy(error)}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise InputError(
+                    f"{path.parent} is being written by another process{_named(descriptor)}; "
+                    "wait for it, stop it, or choose another folder"
+                ) from error
+            raise WriteError(f"cannot lock {path}: {error.strerror}; choose a folder on another file system") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _lies_there(descriptor: int, path: Path) -> bool:
+    """Whether the opened file still is the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _named(descriptor: int) -> str:

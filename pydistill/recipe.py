@@ -15,6 +15,7 @@ from pydistill.distill import DistillSettings
 from pydistill.errors import InputError, MissingDependencyError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings
+from pydistill.kinds import plain
 from pydistill.nn import ModelSettings
 from pydistill.plainyaml import plain_yaml
 from pydistill.settings import settings_from_dict
@@ -53,7 +54,8 @@ class Recipe:
 
     def as_dict(self) -> dict[str, Any]:
         """The recipe as nested JSON-able values."""
-        return asdict(self)
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
 def refused_setting(error: Exception) -> InputError:

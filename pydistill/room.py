@@ -40,17 +40,17 @@ def check_room(needed: int, what: str, remedy: str) -> None:
 def _of_the_machine() -> int | None:
     try:
         lines = _MEMORY.read_text(encoding="ascii").splitlines()
-    except OSError:
+        found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+        return int(found[0]) * 1024 if found else None
+    except (OSError, ValueError, IndexError):  # a form that is not known tells nothing
         return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
 
 
 def _of_the_groups() -> int | None:
     """What the tightest of the process's group and those above it is still allowed; None without a limit."""
     try:
         lines = _OWN_GROUP.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return None
     own = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
     if not own or ".." in Path(own[0]).parts:  # of another namespace, which does not tell
@@ -65,9 +65,9 @@ def _of_the_group(group: Path) -> int | None:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
         held = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
-    except OSError:  # the uppermost has none of them
+        if limit == "max":
+            return None
+        cached = int(held.get("inactive_file", 0)) + int(held.get("active_file", 0))  # given back before a kill
+        return max(0, int(limit) - used + cached)
+    except (OSError, ValueError):  # the uppermost has none of them; a form that is not known tells nothing
         return None
-    if limit == "max":
-        return None
-    cached = int(held.get("inactive_file", 0)) + int(held.get("active_file", 0))  # given back before anyone is killed
-    return max(0, int(limit) - used + cached)

@@ -153,6 +153,8 @@ def run_distillation(
         if checkpoint is not None:
             began -= _load(checkpoint, distiller, judge, folder)
             size = checkpoint[0].get("metrics_bytes")
+        else:
+            folder.forget_outcomes()
         folder.write_config(config)
         write_json(folder.recipe_path, recipe.as_dict())
         folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from pydistill.artefact import BEST_NAME, FILE_NAME
 from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.evaluations import EVALUATIONS_NAME
 from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
 from pydistill.folders import refuse_experts
 from pydistill.locking import LOCK, only_writer
-from pydistill.tensorfile import read_tensors, write_tensors
+from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
 _log = logging.getLogger("pydistill")
 
@@ -26,7 +27,10 @@ CHECKPOINT_FORMAT = 2
 READABLE_CHECKPOINTS = (1, 2)
 UNCHECKED_CHECKPOINTS = (1,)  # of which early ones have no checksums
 CHECKPOINT_KEY = "pydistill.checkpoint"
+CHECKPOINT = (CHECKPOINT_KEY, READABLE_CHECKPOINTS, "a checkpoint")
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
+SUMMARY_NAME = "summary.json"
+OUTCOMES = (FILE_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME)  # what tells how a run went
 
 
 class RunFolder:
@@ -79,7 +83,8 @@ class RunFolder:
             except BaseException:
                 if new and self.path.is_dir() and [path.name for path in self.path.iterdir()] == [LOCK]:
                     (self.path / LOCK).unlink()
-                    self.path.rmdir()
+                    with suppress(OSError):  # another process may have begun in it since; what failed is told
+                        self.path.rmdir()
                 raise
 
     def continues(self, config: dict[str, Any], *, resume: bool, free: Iterable[str] = ()) -> bool:
@@ -126,6 +131,26 @@ class RunFolder:
         """Replace the configuration, atomically."""
         write_json(self.config_path, _as_json(config))
 
+    def forget_outcomes(self) -> None:
+        """Remove the sets, the summary and the evaluations of an earlier run, which are none of one that begins anew.
+
+        Raises:
+            WriteError: one of them cannot be removed.
+        """
+        old = [path for path in (self.path / name for name in OUTCOMES) if path.exists()]
+        try:
+            for path in old:
+                path.unlink()
+        except OSError as error:
+            raise WriteError(
+                f"cannot remove {path}, which is of an earlier run in the folder: {told_with_remedy(error)}"
+            ) from error
+        if old:
+            _log.warning(
+                "%s has no checkpoint: the run begins anew, and what an earlier one left is removed (%s)",
+                *(self.path, ", ".join(path.name for path in old)),
+            )
+
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the checkpoint by this state, atomically; it counts the metrics that there are now."""
         size = 0
@@ -141,13 +166,27 @@ class RunFolder:
 
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The state of the last checkpoint; FormatError if the file is damaged or of another format."""
-        file = self.checkpoint_path
+        with self._told_as_checkpoint():
+            state, tensors = read_tensors(self.checkpoint_path, *CHECKPOINT, unchecked=UNCHECKED_CHECKPOINTS)
+        self._check_state(state)
+        return state, tensors
+
+    def checkpoint_state(self) -> dict[str, Any]:
+        """The state of `load_checkpoint` alone: the tensors are not read, and damage to them is not seen."""
+        with self._told_as_checkpoint():
+            state = read_header(self.checkpoint_path, *CHECKPOINT, unchecked=UNCHECKED_CHECKPOINTS)
+        self._check_state(state)
+        return state
+
+    @contextmanager
+    def _told_as_checkpoint(self) -> Iterator[None]:
         try:
-            state, tensors = read_tensors(
-                file, CHECKPOINT_KEY, READABLE_CHECKPOINTS, "a checkpoint", unchecked=UNCHECKED_CHECKPOINTS
-            )
+            yield
         except FormatError as error:
             raise FormatError(f"checkpoint {error}; remove it to begin the run anew") from error
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        file = self.checkpoint_path
         missing = [name for name in CHECKPOINT_PARTS if name not in state]
         if missing:
             raise FormatError(f"checkpoint {file} is damaged (it lacks {missing[0]}); remove it to begin the run anew")
@@ -159,7 +198,6 @@ class RunFolder:
                 f"checkpoint {file} is damaged (its iteration or its seconds are no numbers); "
                 "remove it to begin the run anew"
             )
-        return state, tensors
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Add one line to the metrics."""

@@ -75,6 +75,7 @@ class RunLoop:
     def finish(self, stop: Stop) -> RunResult:
         """Iterate to the end, or until the guard or Ctrl-C ends it."""
         distiller, settings = self.distiller, self.recipe.distill
+        self.judge.take_saved_best()
         self.observer.on_images(distiller.iteration, distiller.images)
         while distiller.guard.ended is None:
             if self.judge.is_due():  # after an iteration, or left over by a process that was stopped

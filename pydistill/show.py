@@ -66,7 +66,7 @@ def images_figure(artefact: Artefact) -> Any:
 
 def save_images(artefact: Artefact, path: Path) -> None:
     """Draw `images_figure` into one PNG file."""
-    _save(images_figure(artefact), path)
+    save_figure(images_figure(artefact), path)
 
 
 def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[str, float] | None = None) -> None:
@@ -108,9 +108,10 @@ def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[
     step.set_xlabel("iteration")
     for axis in (accuracy, loss, step):
         axis.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Draw a figure into one PNG file, atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")

@@ -73,11 +73,53 @@ def read_tensors(
     Raises:
         FormatError: the file is damaged, not `what` (for the message), or its header's `format` is not `version`.
     """
+    header, tensors, checked = _read(path, key, version, what, unchecked)
+    if not checked:
+        return header, tensors
+    told = header.pop(TENSORS, None)
+    if not isinstance(told, dict) or told.keys() != tensors.keys():
+        raise FormatError(f"{path} is damaged: it does not hold the tensors that its header lists")
+    for name, value in tensors.items():
+        listed = told[name] if isinstance(told[name], dict) else {}
+        if any(listed.get(fact) != found for fact, found in _described(value).items()):
+            raise FormatError(f"{path} is damaged: tensor {name} is not the one that was written")
+    return header, tensors
+
+
+def read_header(
+    path: str | os.PathLike[str],
+    key: str,
+    version: int | Collection[int],
+    what: str,
+    *,
+    unchecked: Collection[int] = (),
+) -> dict[str, Any]:
+    """The header alone, as `read_tensors` gives it; damage to a tensor is not seen.
+
+    Raises:
+        FormatError: as `read_tensors`.
+    """
+    header, _, _ = _read(path, key, version, what, unchecked, tensors_too=False)
+    header.pop(TENSORS, None)
+    return header
+
+
+def _read(
+    path: str | os.PathLike[str],
+    key: str,
+    version: int | Collection[int],
+    what: str,
+    unchecked: Collection[int],
+    *,
+    tensors_too: bool = True,
+) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
+    """The header as it lies in the file, the tensors if they are wanted, and whether they have checksums."""
     try:
         with safe_open(os.fspath(path), framework="pt") as handle:
             metadata = handle.metadata() or {}
             header = json.loads(metadata[key])
-            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+            names = handle.keys() if tensors_too else ()
+            tensors = {name: handle.get_tensor(name).clone() for name in names}
     except (SafetensorError, KeyError, ValueError, RecursionError, RuntimeError, OSError) as error:
         raise FormatError(f"{path} is damaged or not {what} of pydistill's ({error})") from error
     versions = (version,) if isinstance(version, int) else version
@@ -88,17 +130,10 @@ def read_tensors(
         )
     checksum = metadata.get(key + CHECKSUM)
     if checksum is None and TENSORS not in header and found in unchecked:
-        return header, tensors
+        return header, tensors, False
     if checksum != _sha256(metadata[key].encode()):
         raise FormatError(f"{path} is damaged: its header does not have the SHA-256 that was written with it")
-    told = header.pop(TENSORS, None)
-    if not isinstance(told, dict) or told.keys() != tensors.keys():
-        raise FormatError(f"{path} is damaged: it does not hold the tensors that its header lists")
-    for name, value in tensors.items():
-        listed = told[name] if isinstance(told[name], dict) else {}
-        if any(listed.get(fact) != found for fact, found in _described(value).items()):
-            raise FormatError(f"{path} is damaged: tensor {name} is not the one that was written")
-    return header, tensors
+    return header, tensors, True
 
 
 def _described(value: Tensor) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Generator, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,16 +129,20 @@ def epochs_of(
     """`train`, an epoch whenever the next is asked for, so that several networks can train in turns.
 
     Arguments and errors are those of `train`. On a GPU an epoch is queued and hardly waited for. Modules that draw
-    random numbers draw PyTorch's global ones.
+    random numbers draw PyTorch's global ones. The model holds what was learned once the generator has ended or is
+    closed; where the interpreter ends first, it is left as it is.
     """
     _check(model, images, labels)
     pictures = images if isinstance(images, Pictures) else Pictures(images)
     passes = passes_for(model, pictures, labels, settings.batch_size, engine=engine)
     model.train()
+    interpreter_ends = sys.is_finalizing  # held here: by then the module may be gone
     try:
         yield from _epochs(model, passes, pictures, labels, settings, generator, on_epoch)
     finally:
-        passes.to_model()
+        # PyTorch no longer counts references while the interpreter ends: a view made then aborts the process.
+        if not interpreter_ends():
+            passes.to_model()
 
 
 def _epochs(

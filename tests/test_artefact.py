@@ -22,6 +22,7 @@ from pydistill.artefact import KEY, Artefact
 from pydistill.data import from_tensors
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluate import EvaluationSettings
+from pydistill.exchange.tensors import probabilities
 from pydistill.files import WriteError
 from pydistill.recipe import Recipe
 from tests.small_runs import recipe
@@ -38,7 +39,7 @@ def artefact(zca: bool = False, soft: bool = False, channels: int = 2) -> Artefa
     images, classes = data.sample_per_class(2, generator)
     return Artefact(
         images=images,
-        labels=torch.rand(6, 3, generator=generator) if soft else classes,
+        labels=torch.rand(6, 3, generator=generator).softmax(1) if soft else classes,
         classes=classes,
         lr=0.0123,
         preprocessing=data.preprocessing,
@@ -210,6 +211,10 @@ NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
         ({"images": torch.ones(6, 2, 4, 4, dtype=torch.int64)}, "numbers of the wrong kind"),
         ({"labels": torch.tensor([0, 0, 1, 1, 2, 3])}, "its labels are not of its 3 classes"),
         ({"labels": torch.rand(6, 4)}, "its labels are not of its 3 classes"),
+        ({"labels": torch.full((6, 3), -5.0)}, "its soft labels are no probabilities"),
+        ({"labels": torch.tensor([0.6, 0.5, -0.1]).expand(6, 3)}, "its soft labels are no probabilities"),
+        ({"labels": torch.tensor([0.5, 0.3, 0.197]).expand(6, 3)}, "its soft labels are no probabilities"),
+        ({"labels": torch.tensor([0.5, 0.3, 0.203]).expand(6, 3)}, "its soft labels are no probabilities"),
         ({"classes": torch.tensor([0, 1, 2, 0, 1, 2])}, "not sorted by class, equally many of each"),
         ({"provenance": NAMES | {"recipe": []}}, "its provenance is not what pydistill writes"),
         ({"provenance": {"dataset": {"classes": [1, 2, 3]}}}, "its classes have no names"),
@@ -224,6 +229,29 @@ def test_unusable_content(change: dict[str, Any], message: str, tmp_path: Path) 
     save_unchecked(unusable, tmp_path / "distilled.safetensors")
     with pytest.raises(FormatError, match=rf"distilled\.safetensors is damaged: .*{message}"):
         Artefact.load(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("made", ["teacher", "learned", "imported"])
+def test_soft_labels_pass_as_they_are_made(made: str, scale: float, classes: int, tmp_path: Path) -> None:
+    """By a mean of teachers, as learned logits, or by an import, whose rows may be off by almost 1e-3."""
+    logits = scale * torch.randn(5, classes, classes, generator=torch.Generator().manual_seed(0))
+    rows = {
+        "teacher": logits.softmax(2).mean(0),
+        "learned": logits[0].softmax(1),
+        "imported": probabilities(logits[0].softmax(1) * 1.0009, "probabilities", "a file"),
+    }[made]
+    before = replace(
+        artefact(),
+        images=torch.zeros(classes, 2, 4, 4),
+        labels=rows,
+        classes=torch.arange(classes),
+        provenance={"dataset": {"classes": [str(number) for number in range(classes)]}},
+        initial_images=None,
+    )
+    before.save(tmp_path / "set.safetensors")
+    assert torch.equal(Artefact.load(tmp_path / "set.safetensors").labels, before.labels)
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}])

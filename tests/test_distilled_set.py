@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import pydistill
 from pydistill import evaluate as evaluate_module
+from pydistill import show as show_module
 from pydistill.artefact import Artefact
 from pydistill.cli import main
 from pydistill.data import Dataset, DataSettings, Normalise, load
@@ -219,9 +220,20 @@ def test_what_an_incomplete_set_does_not_tell(distilled: DistilledSet) -> None:
         unknown.train()
 
 
-def test_show(distilled: DistilledSet, tmp_path: Path) -> None:
+def test_show(distilled: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One figure, in the file and handed out."""
     pytest.importorskip("matplotlib")
+    made: list[Any] = []
+    draw = show_module.images_figure
+
+    def noted(artefact: Artefact) -> Any:
+        made.append(draw(artefact))
+        return made[-1]
+
+    monkeypatch.setattr(show_module, "images_figure", noted)
     figure = distilled.show(tmp_path / "set.png")
+    assert len(made) == 1
+    assert made[0] is figure
     assert [axis.get_title() for axis in figure.axes] == ["before: real images", "after: distilled"]
     assert (tmp_path / "set.png").read_bytes().startswith(b"\x89PNG")
     without = DistilledSet(replace(distilled.artefact, initial_images=None))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -126,6 +127,42 @@ def test_every_epoch_is_told(at_once: int, lr: float, epochs: int) -> None:
     assert (told.count("network"), told.count("epoch")) == (3, epochs)
     assert told[-1] == "network"
     assert found == replace(evaluate(images, labels, lr, DATA, STUDENT, QUICK), seconds=found.seconds)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("raised", [StopIteration("enough"), DivergedError("as if"), KeyboardInterrupt()])
+def test_what_on_epoch_raises_is_no_end_of_a_training(at_once: int, raised: BaseException) -> None:
+    calls: list[int] = []
+
+    def breaks_off() -> None:
+        calls.append(len(calls))
+        if len(calls) == 4:
+            raise raised
+
+    settings = replace(QUICK, at_once=at_once)
+    with pytest.raises(type(raised)) as caught:
+        evaluate(*distilled(), 0.03, DATA, STUDENT, settings, on_epoch=breaks_off)
+    assert caught.value is raised
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_what_on_epoch_raises_closes_the_training(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    courses: list[Generator[None, None, None]] = []
+    epochs_of = evaluate_module.epochs_of
+
+    def kept(*given: Any, **more: Any) -> Generator[None, None, None]:
+        courses.append(epochs_of(*given, **more))
+        return courses[-1]
+
+    def breaks_off() -> None:
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(evaluate_module, "epochs_of", kept)
+    with pytest.raises(RuntimeError, match="enough"):
+        evaluate(*distilled(), 0.03, DATA, STUDENT, replace(QUICK, at_once=at_once), on_epoch=breaks_off)
+    assert len(courses) == at_once
+    assert inspect.getgeneratorstate(courses[0]) == inspect.GEN_CLOSED
 
 
 def test_the_students_own_network_unless_others_are_asked() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,13 @@ from pydistill.data import DsaSettings
 from pydistill.distill import Distiller, DistillSettings
 from pydistill.errors import InputError
 from pydistill.evaluate import EvaluationSettings
-from pydistill.experts import ExpertSettings
+from pydistill.experts import ExpertSettings, train_experts
 from pydistill.kinds import check_generator, check_tensor, check_whole
 from pydistill.nn import build
+from pydistill.run import run_distillation
 from pydistill.training import TrainingSettings, train
 from tests.blobs import blobs
-from tests.small_runs import EXPERT, MODEL, experts, recipe
+from tests.small_runs import EXPERT, MODEL, assert_same_outcome, experts, recipe
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,35 @@ def test_numbers_of_numpy_and_whole_numbers_for_real_ones_are_taken() -> None:
     settings = DistillSettings(steps=np.int64(3), lr_image=10, lr_lr=np.float32(1e-3), waypoints=(0, 2, 4))  # type: ignore[arg-type]
     settings.check()
     assert replace(settings, dsa=DsaSettings()).steps == 3
+
+
+def test_settings_hold_python_s_own_numbers() -> None:
+    settings = DistillSettings(
+        steps=np.int64(3), lr_lr=np.float32(0.25), waypoints=range(0, 6, 2), max_lr=np.float64(2)
+    )  # type: ignore[arg-type]
+    settings.check()
+    assert settings == DistillSettings(steps=3, lr_lr=0.25, waypoints=[0, 2, 4], max_lr=2.0)
+    kept = [settings.steps, settings.lr_lr, settings.waypoints, settings.max_lr]
+    assert [type(each) for each in kept] == [int, float, list, float]
+    training = TrainingSettings(epochs=np.int64(6), lr=np.float32(0.5), dsa=DsaSettings(crop=np.float32(0.25)))  # type: ignore[arg-type]
+    assert json.dumps(asdict(training)) == json.dumps(
+        asdict(TrainingSettings(epochs=6, lr=0.5, dsa=DsaSettings(crop=0.25)))
+    )
+
+
+def test_a_recipe_of_numpy_s_numbers_is_written_as_one_of_python_s(tmp_path: Path) -> None:
+    own = recipe(iterations=1, lr_image=0.5)
+    numpy_s = replace(
+        recipe(iterations=np.arange(3)[1], lr_image=np.float32(0.5)),
+        expert=replace(EXPERT, count=np.int64(EXPERT.count), training=replace(EXPERT.training, epochs=np.uint8(6))),
+        evaluation=replace(own.evaluation, repeats=np.int64(2), seed=np.int64(0)),
+    )
+    store = train_experts(blobs(), numpy_s.model, numpy_s.expert, tmp_path / "experts")
+    for name, each in (("own", own), ("numpy", numpy_s)):
+        run_distillation(each, blobs(), store, tmp_path / name)
+    for file in ("recipe.json", "config.json"):
+        assert (tmp_path / "own" / file).read_text() == (tmp_path / "numpy" / file).read_text()
+    assert_same_outcome(tmp_path / "own", tmp_path / "numpy")
 
 
 @pytest.mark.parametrize(

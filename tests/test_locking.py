@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -100,6 +101,35 @@ def test_an_error_inside_gives_the_folder_free(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="inside"), only_writer(tmp_path):
         raise RuntimeError("inside")
     with only_writer(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_file_that_is_removed_before_it_is_locked(
+    times: int, wait: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a new run that failed, and took the folder that it had made away again."""
+    flock, folder, removed = fcntl.flock, tmp_path / "new", []
+
+    def late(descriptor: int, operation: int) -> None:
+        if len(removed) < times:
+            removed.append(descriptor)
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with only_writer(folder, wait=wait):
+        assert len(removed) == times
+        assert (folder / LOCK).read_text() == f"{os.getpid()}\n"
+        with pytest.raises(InputError, match=f"number {os.getpid()}"), only_writer(folder):
+            pass
+
+
+def test_a_file_that_is_removed_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda *_: (tmp_path / LOCK).unlink())
+    with pytest.raises(WriteError, match="it goes as often as it is made"), only_writer(tmp_path):
         pass
 
 

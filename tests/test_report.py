@@ -156,7 +156,7 @@ def test_pictures_are_the_pixels(finished: Path) -> None:
 
     from PIL import Image
 
-    shown = newest_images(finished)
+    shown = newest_images(finished, None)
     assert shown is not None
     picture = Image.open(io.BytesIO(base64.b64decode(data_uri(shown.after[3]).split(",")[1])))
     pixels = torch.tensor(list(picture.convert("RGB").tobytes())).view(8, 8, 3).permute(2, 0, 1)
@@ -183,10 +183,10 @@ def test_a_resumed_run_shows_the_checkpoint_s_images_in_the_set_s_colours(run: P
     folder = RunFolder(run)
     state, tensors = folder.load_checkpoint()
     state["distiller"]["iteration"] += 1
-    before = newest_images(run)
+    before = newest_images(run, RunFolder(run).load_checkpoint())
     assert before is not None
     folder.save_checkpoint(state, tensors)
-    after = newest_images(run)
+    after = newest_images(run, RunFolder(run).load_checkpoint())
     assert after is not None
     assert (before.iteration, after.iteration) == (8, 9)
     torch.testing.assert_close(after.after, before.after)
@@ -197,11 +197,30 @@ def test_a_run_that_ended_shows_the_set_that_it_ended_with(run: Path) -> None:
     state, tensors = RunFolder(run).load_checkpoint()
     state["distiller"]["iteration"] += 1
     RunFolder(run).save_checkpoint(state, tensors | {"average": 0 * tensors["average"]})
-    ended, going_on = newest_images(run, saved=True), newest_images(run)
+    ended, going_on = (
+        newest_images(run, RunFolder(run).load_checkpoint(), saved=True),
+        newest_images(run, RunFolder(run).load_checkpoint()),
+    )
     assert ended is not None
     assert going_on is not None
     assert (ended.iteration, going_on.iteration) == (8, 9)
     assert float(ended.after.std()) > 0.1 > float(going_on.after.std(dim=(0, 2, 3)).max())
+
+
+@pytest.mark.parametrize("going_on", [False, True])
+def test_the_checkpoint_is_read_once(going_on: bool, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if going_on:
+        (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text().splitlines()[0] + "\n")
+    reads: list[Path] = []
+    load = RunFolder.load_checkpoint
+
+    def noted(folder: RunFolder) -> Any:
+        reads.append(folder.path)
+        return load(folder)
+
+    monkeypatch.setattr(RunFolder, "load_checkpoint", noted)
+    page(run)
+    assert reads == [run]
 
 
 @pytest.mark.parametrize("going_on", [False, True])

@@ -211,6 +211,53 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def judged(means: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let evaluations find these accuracies, by iteration."""
+
+    def evaluation(judge: Judge) -> Evaluation:
+        return Evaluation("convnet2-w4", (means[judge.distiller.iteration],), 1.0)
+
+    monkeypatch.setattr(Judge, "evaluation", evaluation)
+
+
+@pytest.mark.parametrize("again", [0.4, 0.9, 0.95])
+def test_the_best_set_is_the_one_in_its_file(
+    again: float, store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a process was stopped between it and the checkpoint, and the next judges the same set otherwise."""
+    settings = recipe(iterations=6, evaluate_every=2)
+    save = RunFolder.save_checkpoint
+
+    def broken_off(folder: RunFolder, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        if state["judge"]["last"] is not None and state["judge"]["last"][0] == 4:
+            raise RuntimeError("broken off")
+        save(folder, state, tensors)
+
+    judged({2: 0.5, 4: 0.9}, monkeypatch)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", broken_off)
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(settings, DATA, store, tmp_path)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    assert Artefact.load(tmp_path / "best.safetensors").provenance["iteration"] == 4
+    assert RunFolder(tmp_path).load_checkpoint()[0]["judge"]["best"][0] == 2
+    judged({4: again, 6: 0.6}, monkeypatch)
+    result = run_distillation(settings, DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == (4, max(0.9, again))
+    best = Artefact.load(tmp_path / "best.safetensors").provenance
+    assert (best["iteration"], best["accuracy"]["mean"]) == (4, max(0.9, again))
+    means = [line["mean"] for line in RunFolder(tmp_path).metrics() if line["event"] == "evaluation"]
+    assert means == [0.5, again, 0.6]
+
+
+def test_a_best_set_that_is_damaged(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
+    (tmp_path / "best.safetensors").write_bytes(b"something else")
+    with pytest.raises(FormatError, match=r"best\.safetensors does not tell of which evaluation it is .*; remove it"):
+        run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    (tmp_path / "best.safetensors").unlink()
+    run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, tmp_path, resume=True)
+
+
 def test_ctrl_c_during_an_evaluation_leaves_it_to_the_next_process(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,3 +71,31 @@ def test_a_machine_that_does_not_tell_its_groups(content: str | None, groups: Pa
     (tmp_path / "meminfo").unlink()
     assert available_memory() is None
     check_room(2**60, "all", "take less")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("memory.max", "6G\n"),
+        ("memory.max", ""),
+        ("memory.max", "µ\n"),
+        ("memory.current", "about 5\n"),
+        ("memory.stat", "anon 5 6\n"),
+        ("memory.stat", "active_file many\n"),
+    ],
+)
+def test_a_group_that_tells_in_another_form(file: str, content: str, groups: Path) -> None:
+    """It decides nothing; those above it still do."""
+    group(groups / "a", str(6 * GIB), 2 * GIB)
+    group(groups / "a" / "b", str(GIB), 0)
+    assert available_memory() == GIB
+    (groups / "a" / "b" / file).write_text(content, encoding="utf-8")
+    assert available_memory() == 4 * GIB
+
+
+@pytest.mark.parametrize("content", ["MemAvailable:\n", "MemAvailable: much kB\n", "MemAvailable: µ kB\n"])
+def test_a_machine_that_tells_in_another_form(content: str, groups: Path, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(content, encoding="utf-8")
+    assert available_memory() is None
+    group(groups, str(GIB), 0)
+    assert available_memory() == GIB

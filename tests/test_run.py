@@ -16,17 +16,20 @@ from torch import nn
 
 from pydistill import run as run_module
 from pydistill.artefact import Artefact
-from pydistill.commands import run_summary
+from pydistill.commands import SUMMARY, run_summary
 from pydistill.data import DsaSettings
 from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import FormatError, InputError, MismatchError, OutOfMemoryError
+from pydistill.evaluations import add_evaluations
 from pydistill.experts import train_experts
+from pydistill.files import write_json
 from pydistill.nn import ModelSettings
 from pydistill.run import Silent, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import save_curves
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
+from tests.folder_content import content
 from tests.matching.problems import needs_engine
 from tests.small_runs import EXPERT, assert_same_outcome, experts, recipe
 
@@ -285,11 +288,11 @@ def test_resuming_with_other_settings_names_both_sides(store: TrajectoryStore, t
         run_distillation(recipe(iterations=1, steps=4), DATA, store, tmp_path, resume=True)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None])
-def test_a_damaged_checkpoint(content: bytes | None, store: TrajectoryStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [b"", b"not a checkpoint", None])
+def test_a_damaged_checkpoint(damaged: bytes | None, store: TrajectoryStore, tmp_path: Path) -> None:
     run_distillation(recipe(iterations=3), DATA, store, tmp_path)
     file = tmp_path / "checkpoint.safetensors"
-    file.write_bytes(file.read_bytes()[:-100] if content is None else content)
+    file.write_bytes(file.read_bytes()[:-100] if damaged is None else damaged)
     with pytest.raises(FormatError, match=r"checkpoint .* is damaged .* remove it to begin the run anew"):
         run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
 
@@ -324,6 +327,40 @@ def test_a_checkpoint_with_a_part_that_is_something_else(
     folder.save_checkpoint(state | change, tensors)
     with pytest.raises(FormatError, match=r"checkpoint .* is damaged \(.*\); remove it to begin the run anew"):
         run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_run_begun_anew_keeps_nothing_of_the_earlier_one(
+    resume: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither where its checkpoint was removed, nor where all that makes it a run was."""
+    settings = recipe(iterations=6, evaluate_every=3)
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    run_distillation(settings, DATA, store, whole)
+    result = run_distillation(settings, DATA, store, again)
+    write_json(again / SUMMARY, run_summary(settings, result))
+    add_evaluations(again, [result.accuracy_final], set="final", iteration=6)
+    for name in ("checkpoint.safetensors", *(() if resume else ("metrics.jsonl",))):
+        (again / name).unlink()
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(settings, DATA, store, again, resume=resume, observer=StopAt(2))
+    left = {path.name for path in again.iterdir()}
+    assert left == {".lock", ".evaluations.lock", "config.json", "recipe.json", "metrics.jsonl"}
+    told = (
+        "what an earlier one left is removed (distilled.safetensors, best.safetensors, summary.json, evaluations.json)"
+    )
+    assert told in caplog.text
+    run_distillation(settings, DATA, store, again, resume=True)
+    assert_same_outcome(whole, again)
+
+
+def test_a_run_that_is_refused_removes_nothing_of_an_earlier_one(store: TrajectoryStore, tmp_path: Path) -> None:
+    run_distillation(recipe(iterations=3), DATA, store, tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    before = content(tmp_path)
+    with pytest.raises(MismatchError, match=r"began with distill\.steps = 3, not 4"):
+        run_distillation(recipe(iterations=3, steps=4), DATA, store, tmp_path, resume=True)
+    assert content(tmp_path) == before
 
 
 def test_metrics_that_are_something_else(store: TrajectoryStore, tmp_path: Path) -> None:

@@ -14,12 +14,17 @@ from typing import Any
 import pytest
 import torch
 
+from pydistill import runfolder
 from pydistill.artefact import Artefact
 from pydistill.commands import distill_shown
+from pydistill.distill import IterationReport
 from pydistill.errors import DivergedError, Interrupted
 from pydistill.files import WriteError
-from pydistill.judge import Judge
+from pydistill.guard import Guard, Refusal
+from pydistill.judge import Judge, Silent
 from pydistill.logs import LogSettings
+from pydistill.report.contents import read_run
+from pydistill.report.write import state_of
 from pydistill.run import RunDivergedError, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
@@ -48,7 +53,8 @@ def test_without_an_evaluation_the_last_good_set_is_written(store: TrajectorySto
     assert isinstance(error, DivergedError)
     told = str(error)
     assert "3 updates within 1000 iterations had to be rejected" in told
-    assert "lower lr_lr (or take lr_form = log) and run again (the limit is max_rejections = 2)" in told
+    assert "lower lr_lr (or take lr_form = log, or raise max_lr) and run again" in told
+    assert "(the limit is max_rejections = 2)" in told
     assert "distilled.safetensors is the best set of the run, as after iteration " in told
     result = error.result
     assert result.ended_early == told
@@ -112,13 +118,27 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "pydistill"]
 
 
+def test_the_report_says_so_where_lines_of_the_metrics_are_lost(store: TrajectoryStore, tmp_path: Path) -> None:
+    def diverges(resume: bool) -> int:
+        with pytest.raises(RunDivergedError):
+            distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=resume, quiet=True, log=NO_LOGS)
+        assert state_of(read_run(tmp_path)).kind == "ended"
+        return int(json.loads((tmp_path / "summary.json").read_text())["iterations"])
+
+    done = diverges(resume=False)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[1:]))
+    assert diverges(resume=True) == done == RunFolder(tmp_path).load_checkpoint()[0]["distiller"]["iteration"]
+
+
 def test_without_matplotlib_a_run_is_whole(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Pictures are told before the first iteration to be missing; summary and report are there."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for name in ("matplotlib", "matplotlib.figure"):  # of which an earlier test may have imported the second
+        monkeypatch.setitem(sys.modules, name, None)
     distill_shown(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
     needed = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
     assert warnings_of(caplog) == [
@@ -133,15 +153,73 @@ def test_without_matplotlib_a_run_is_whole(
 def test_what_only_shows_a_run_does_not_fail_it(
     diverging: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "evaluations.json").write_text("[3]")
+    class Damaging(Silent):
+        def on_iteration(self, report: IterationReport) -> None:
+            (tmp_path / "evaluations.json").write_text("[3]")
+
     work = recipe(**DIVERGING) if diverging else recipe(iterations=2)
     with pytest.raises(RunDivergedError) if diverging else contextlib.nullcontext():
-        distill_shown(DATA, work, store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+        distill_shown(DATA, work, store, tmp_path, resume=False, quiet=True, log=NO_LOGS, observers=[Damaging()])
     assert any(
         each.startswith("report.html is not written") and "evaluations.json is damaged" in each
         for each in warnings_of(caplog)
     )
     assert (json.loads((tmp_path / "summary.json").read_text())["ended_early"] is not None) == diverging
+
+
+@pytest.mark.parametrize("diverging", [False, True])
+@pytest.mark.parametrize(
+    ("content", "told"), [("{", "summary.json is not readable JSON"), ("[]", "is damaged: it holds no JSON object")]
+)
+def test_a_damaged_summary_is_written_anew(
+    content: str, told: str, diverging: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Damaging(Silent):
+        def on_iteration(self, report: IterationReport) -> None:
+            (tmp_path / "summary.json").write_text(content)
+
+    work = recipe(**DIVERGING) if diverging else recipe(iterations=2)
+    with pytest.raises(RunDivergedError) if diverging else contextlib.nullcontext():
+        distill_shown(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS, observers=[Damaging()])
+    assert any(told in each and "it is written anew" in each for each in warnings_of(caplog))
+    assert (json.loads((tmp_path / "summary.json").read_text())["ended_early"] is not None) == diverging
+
+
+def test_a_run_that_is_continued_reads_its_checkpoint_once(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for its header, which tells how far the bar is; the report is made afterwards."""
+    reads: list[str] = []
+
+    def noted(name: str, read: Any) -> Any:
+        def reading(file: Path, *given: Any, **more: Any) -> Any:
+            reads.append(name)
+            return read(file, *given, **more)
+
+        return reading
+
+    settings = recipe(iterations=2)
+    distill_shown(DATA, settings, store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    for name in ("read_header", "read_tensors"):
+        monkeypatch.setattr(runfolder, name, noted(name, getattr(runfolder, name)))
+    monkeypatch.setattr("pydistill.commands.show_run", lambda folder: reads.append("report"))
+    distill_shown(DATA, settings, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
+    assert reads == ["read_header", "read_tensors", "report"]
+
+
+def test_a_run_that_diverges_keeps_what_a_demo_wrote(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill_shown(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"accuracy_random_real": {"mean": 0.25}}))
+    monkeypatch.setattr(Guard, "of_losses", lambda guard, losses: Refusal("loss", "as if"))
+    work = recipe(iterations=3, max_rejections=0)
+    with pytest.raises(RunDivergedError):
+        distill_shown(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
+    summary = json.loads(file.read_text())
+    assert summary["accuracy_random_real"] == {"mean": 0.25}
+    assert "lower lr_image or lr_init" in summary["ended_early"]
 
 
 def test_a_summary_that_cannot_be_written_does_not_hide_the_divergence(

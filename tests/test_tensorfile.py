@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pydistill.errors import FormatError
-from pydistill.tensorfile import read_tensors, write_tensors
+from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
 HEADER = {"format": 1, "note": "ä"}
 KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
@@ -79,3 +79,23 @@ def test_headers_that_are_none(header: str, tmp_path: Path) -> None:
     save_file({"images": torch.ones(3)}, tmp_path / "file", metadata={"key": header})
     with pytest.raises(FormatError, match=r"file (is damaged or not a file of|has format)"):
         read_tensors(tmp_path / "file", "key", 1, "a file")
+
+
+def test_the_header_alone(tmp_path: Path) -> None:
+    """It is that of the whole file, checked as there, and no tensor is looked at."""
+    file = tmp_path / "file"
+    write_tensors(file, "key", HEADER, {"images": torch.ones(3)})
+    assert read_header(file, "key", 1, "a file") == read_tensors(file, "key", 1, "a file")[0]
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"\x7f")
+    assert read_header(file, "key", 1, "a file") == HEADER
+    with pytest.raises(FormatError, match="tensor images is not the one that was written"):
+        read_tensors(file, "key", 1, "a file")
+    with pytest.raises(FormatError, match="has format 1; this version of pydistill reads 2"):
+        read_header(file, "key", 2, "a file")
+    file.write_bytes(whole.replace(b'\\"format\\": 1', b'\\"Format\\": 1'))
+    with pytest.raises(FormatError, match="has format None"):
+        read_header(file, "key", 1, "a file")
+    file.write_bytes(whole[:-1])
+    with pytest.raises(FormatError, match="file is damaged or not a file of pydistill's"):
+        read_header(file, "key", 1, "a file")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from torch.nn import functional
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError
 from pydistill.nn import build, flatten, parse
-from pydistill.training import TrainingSettings, accuracy, derive_seed, train
+from pydistill.training import TrainingSettings, accuracy, derive_seed, epochs_of, train
 from tests.blobs import blobs
 
 
@@ -252,3 +255,39 @@ def test_trains_on_the_gpu_what_it_trains_on_the_cpu() -> None:
     reference, there = fresh("convnet2-w4-leaky"), blobs()
     train(reference, there.train_images, there.train_labels, settings, generator=generator())
     torch.testing.assert_close(flatten(model).cpu(), flatten(reference), rtol=1e-2, atol=1e-3)
+
+
+LEFT_SUSPENDED = """
+import torch
+from pydistill.nn import build, parse
+from pydistill.training import TrainingSettings, epochs_of
+
+images, labels = torch.zeros(4, 1, 8, 8), torch.arange(4)
+model, draws = build(parse({name!r}), 1, 4, 8, seed=0), torch.Generator().manual_seed(0)
+course = epochs_of(model, images, labels, TrainingSettings(epochs=2), generator=draws)
+next(course)
+"""
+
+
+@pytest.mark.parametrize("name", ["convnet2-w4", "mlp", "resnet18-w2"])
+def test_a_training_left_suspended_does_not_abort_the_interpreter(name: str) -> None:
+    """By the engine and by PyTorch."""
+    done = subprocess.run(
+        [sys.executable, "-c", LEFT_SUSPENDED.format(name=name)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_training_that_is_closed_leaves_what_was_learned() -> None:
+    data, whole, closed = blobs(), fresh(), fresh()
+    settings = TrainingSettings(epochs=2, batch_size=20, lr=0.1)
+    train(whole, data.train_images, data.train_labels, settings, generator=generator())
+    course = epochs_of(closed, data.train_images, data.train_labels, settings, generator=generator())
+    next(course)
+    next(course)
+    course.close()
+    assert torch.equal(flatten(closed), flatten(whole))

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pydistill import ops
 from pydistill.errors import InputError
+from pydistill.kinds import check_fields
 from pydistill.reference.augment import COLUMNS, END_OF_LIST
 
 _NUMBER = {name: number for number, name in enumerate(COLUMNS)}
@@ -129,6 +130,7 @@ class DsaSettings:
             if not (math.isfinite(value) and low <= value <= high):
                 allowed = f"in [{low}, {high}]" if math.isfinite(high) else f"a number ≥ {low}"
                 raise InputError(f"{name}={value} of the augmentation must be {allowed}")
+        check_fields(self)
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from pydistill.evaluations import read_evaluations
 from pydistill.files import read_json
 from pydistill.runfolder import RunFolder
 
+_log = logging.getLogger("pydistill")
+
 Record = dict[str, Any]
+Checkpoint = tuple[Record, dict[str, Tensor]]
 GREATEST = 1e100
 
 
@@ -78,11 +82,12 @@ def read_run(path: Path) -> Contents:
     return Contents(path, recipe, config, metrics, _mapping(path / "summary.json"), read_evaluations(path))
 
 
-def readable_checkpoint(folder: RunFolder) -> tuple[Record, dict[str, Tensor]] | None:
-    """The run's checkpoint; None if there is none, or it is damaged: what is reported is in other files too."""
+def readable_checkpoint(folder: RunFolder) -> Checkpoint | None:
+    """The run's checkpoint; None if there is none, or a damaged one, which is told: most is in other files too."""
     try:
         return folder.load_checkpoint() if folder.checkpoint_path.exists() else None
     except FormatError:
+        _log.warning("checkpoint %s is damaged; the report is made without it", folder.checkpoint_path)
         return None
 
 

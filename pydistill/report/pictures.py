@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
 from pydistill.png import png_bytes
-from pydistill.report.contents import dig, readable_checkpoint
-from pydistill.runfolder import RunFolder
+from pydistill.report.contents import Checkpoint, dig
 
 MOST_IMAGES = 1000
 MOST_BYTES = 8_000_000
@@ -41,13 +40,14 @@ class Shown:
     artefact: Artefact | None
 
 
-def newest_images(path: Path, *, saved: bool = False) -> Shown | None:
+def newest_images(path: Path, checkpoint: Checkpoint | None, *, saved: bool = False) -> Shown | None:
     """The newest images of a run: of its last set, of its best one or of its checkpoint, whichever is the latest.
 
     Before the first set is saved the preprocessing is not known, and images are shown scaled to their own range.
 
     Args:
         path: the run folder.
+        checkpoint: the run's, if there is one that can be read.
         saved: the run has ended: its set is shown, whatever the checkpoint is.
 
     Raises:
@@ -57,8 +57,6 @@ def newest_images(path: Path, *, saved: bool = False) -> Shown | None:
         return _of_artefact(Artefact.load(path))
     sets = [Artefact.load(path / name) for name in (FILE_NAME, BEST_NAME) if (path / name).exists()]
     newest = max(sets, key=_iteration, default=None)
-    folder = RunFolder(path)
-    checkpoint = readable_checkpoint(folder)
     if checkpoint is not None:
         state, tensors = checkpoint
         iteration = int(dig(state, "distiller", "iteration", default=0))

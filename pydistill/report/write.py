@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from pathlib import Path
 
 from pydistill.files import write_text
-from pydistill.report.contents import Contents, dig, is_number, read_run, readable_checkpoint
+from pydistill.report.contents import Checkpoint, Contents, dig, is_number, read_run, readable_checkpoint
 from pydistill.report.page import State, page
 from pydistill.report.pictures import newest_images
 from pydistill.runfolder import RunFolder
-
-_log = logging.getLogger("pydistill")
 
 REPORT_NAME = "report.html"
 QUIET_SECONDS = 120.0
@@ -37,20 +34,15 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     contents = read_run(path)
     target = path / REPORT_NAME if out is None else Path(out)
     state = state_of(contents)
-    shown = newest_images(path, saved=state.kind != "open")
-    write_text(target, page(contents, shown, _wall_seconds(path), state))
+    checkpoint = readable_checkpoint(RunFolder(path))
+    shown = newest_images(path, checkpoint, saved=state.kind != "open")
+    write_text(target, page(contents, shown, _wall_seconds(checkpoint), state))
     return target
 
 
-def _wall_seconds(path: Path) -> float | None:
+def _wall_seconds(checkpoint: Checkpoint | None) -> float | None:
     """Wall time of the run up to its last checkpoint."""
-    folder = RunFolder(path)
-    checkpoint = readable_checkpoint(folder)
-    if checkpoint is None:
-        if folder.checkpoint_path.exists():
-            _log.warning("checkpoint %s is damaged; the report is made without it", folder.checkpoint_path)
-        return None
-    seconds = checkpoint[0]["seconds"]
+    seconds = None if checkpoint is None else checkpoint[0]["seconds"]
     return float(seconds) if is_number(seconds) else None
 
 
