@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
 
-
 WORTH_ALL_THREADS = 2**17  # numbers
 
 
