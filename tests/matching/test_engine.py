@@ -283,8 +283,8 @@ def test_a_batch_worth_two_desks(batch: int) -> None:
 def test_a_batch_of_little_work_starts_no_second_thread() -> None:
     """On a busy machine the first thread would wait for the second for many times as long as the work takes.
 
-    A process has as many threads as ever ran together: two passes over ten small images leave it with those that it
-    had, one over many begins another.
+    A process has as many threads as ever ran together: passes over ten small images leave it with those that it had,
+    one over many begins another.
     """
     script = """
 import os
@@ -297,14 +297,14 @@ def threads():
 
 model = build(ModelSettings("convnet", width=32, depth=2), 1, 10, (8, 8), seed=0)
 images, labels = torch.randn(400, 1, 8, 8), torch.arange(400) % 10
-student, theta = fused_student(model, list(images.shape), images), flatten(model)
+student, theta = fused_student(model, [10, 1, 8, 8], images), flatten(model)
 before = threads()
 for _ in range(2):
     student.gradient(theta, images[:10], labels[:10])
     student.classify(theta, images[:10])
     student.adjoint(theta, theta, images[:10], labels[:10], True, True, False)
 few, asked = threads(), torch.get_num_threads()
-student.gradient(theta, images, labels)
+fused_student(model, [400, 1, 8, 8], images).gradient(theta, images, labels)
 print(few - before, asked, threads() - before)
 """
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
