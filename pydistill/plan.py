@@ -141,7 +141,7 @@ def plan(
     count = recipe.expert.count if experts is None else len(experts)
     store = experts if experts is not None and experts.kind == wanted else None
     made_up = MadeUpExperts(record, network, recipe.distill, count) if store is None else store
-    phases, peaks, distiller = _measured(rehearsal, experts, made_up)
+    phases, peaks, distiller, folder_bytes = _measured(rehearsal, experts, made_up)
     phases.insert(0, _phase("starting", "command", starting(reading), 1))
     missing = _missing_bytes(dataset, images)
     on_gpu = dataset.device.type == "cuda"
@@ -155,7 +155,7 @@ def plan(
         backend=choose_backend(settings.backend, distiller.student, distiller.images, None, settings.activations)[0],
         data=told,
         phases=tuple(phases),
-        disk=_disk(recipe, record, count, distiller.state()[1], experts),
+        disk=_disk(recipe, record, count, experts) | {"run_folder": folder_bytes},
         memory=max(peak.resident for peak in peaks) + (0 if on_gpu else missing),
         device_memory=max(peak.device or 0 for peak in peaks) + missing if on_gpu else None,
         notes=tuple(_notes(recipe, store is None, dataset)),
@@ -175,8 +175,9 @@ def _record(recipe: Recipe, network: Network, dataset: Dataset, experts: Traject
 
 def _measured(
     rehearsal: Rehearsal, experts: TrajectoryStore | None, store: TrajectoryStore
-) -> tuple[list[Phase], list[Peak], Distiller]:
-    """The parts of the work with their peaks of memory, and the distiller that was measured on `store`."""
+) -> tuple[list[Phase], list[Peak], Distiller, int]:
+    """The parts of the work with their peaks of memory, the distiller that was measured on `store`, and the bytes of
+    the run folder."""
     recipe, record, device = rehearsal.recipe, store.record, rehearsal.dataset.device
     phases: list[Phase] = []
     peaks: list[Peak] = []
@@ -200,8 +201,10 @@ def _measured(
         phases.append(_phase("evaluations", "evaluation", evaluation, _evaluations(recipe)))
     peaks.append(peak)
     phases.append(_phase("checkpoints", "checkpoint", rehearsal.checkpoint(distiller), _checkpoints(recipe)))
-    phases.append(_phase("report", "report", rehearsal.report(distiller), 1))
-    return phases, peaks, distiller
+    report, size = rehearsal.report(distiller)
+    phases.append(_phase("report", "report", report, 1))
+    checkpoint = sum(each.numel() * each.element_size() for each in distiller.state()[1].values())
+    return phases, peaks, distiller, size + checkpoint
 
 
 def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, tuple[int, int], str]:
@@ -241,13 +244,8 @@ def _missing_bytes(dataset: Dataset, images: tuple[int, int]) -> int:
     return max(0, sum(images) - here) * pixels[0].numel() * pixels.element_size()
 
 
-def _disk(
-    recipe: Recipe,
-    record: ExpertsRecord,
-    count: int,
-    state: dict[str, torch.Tensor],
-    experts: TrajectoryStore | None,
-) -> dict[str, int]:
+def _disk(recipe: Recipe, record: ExpertsRecord, count: int, experts: TrajectoryStore | None) -> dict[str, int]:
+    """Bytes of the experts that the recipe needs."""
     total, epochs = record.layout.total, record.epochs
     disk = {}
     if experts is None or experts.kind == "recorded":
@@ -256,11 +254,6 @@ def _disk(
         points = len(waypoint_epochs(epochs, 4 if recipe.distill.waypoints is None else recipe.distill.waypoints))
         fractions = 2 * FLOAT * (epochs + points - 1) * len(record.sizes)
         disk["experts_convexified"] = count * (points * total * FLOAT + fractions)
-    checkpoint = sum(each.numel() * each.element_size() for each in state.values())
-    images = state["images"].numel() * FLOAT
-    side = state["images"][0].numel()
-    whitening = 2 * FLOAT * side * side if recipe.data.zca else 0
-    disk["run_folder"] = checkpoint + 2 * (2 * images + whitening)  # a checkpoint, the last and the best artefact
     return disk
 
 

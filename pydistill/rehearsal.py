@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -263,8 +264,11 @@ class Rehearsal:
                 times.append(self.now() - began)
         return Measured(statistics.median(times), f"measured {REPEATS}, in the temporary folder")
 
-    def report(self, distiller: Distiller) -> Measured:
-        """Writing the set, the report and the pictures of a run with as many iterations and evaluations."""
+    def report(self, distiller: Distiller) -> tuple[Measured, int]:
+        """Writing the set, the report and the pictures of a run with as many iterations and evaluations.
+
+        Also the bytes of that run's folder, its metrics and both sets among them, but no checkpoint.
+        """
         settings = self.recipe.distill
         shown = min(settings.iterations, MOST_LINES)
         with tempfile.TemporaryDirectory() as path:
@@ -273,8 +277,8 @@ class Rehearsal:
             write_json(folder.recipe_path, self.recipe.as_dict())
             judge = Judge(self.recipe, self.network, self.dataset, distiller, folder, Silent())
             evaluation = Evaluation("made up", (0.5,) * self.recipe.evaluation.repeats, seconds=1.0)
-            segment = Segment(0, 0.0, settings.expert_epochs, 1.0, settings.steps, (1.0,) * (settings.steps + 1))
             for iteration in range(1, shown + 1):
+                segment = self._made_up_segment(iteration)
                 folder.append_metrics(IterationReport(iteration, (segment,), settings.lr_init).as_record())
                 if iteration == 1 or iteration % settings.checkpoint_every == 0:
                     folder.append_metrics(segment.distances_record(iteration))
@@ -289,4 +293,14 @@ class Rehearsal:
                 draw_run(folder)
             except MissingDependencyError:
                 told += ", without pictures, which need matplotlib"
-            return Measured(self.now() - began, f"{told}, in the temporary folder")
+            found = Measured(self.now() - began, f"{told}, in the temporary folder")
+            size = sum(file.stat().st_size for file in folder.path.iterdir() if file != folder.metrics_path)
+            return found, size + folder.metrics_path.stat().st_size * settings.iterations // shown
+
+    def _made_up_segment(self, iteration: int) -> Segment:
+        """Numbers that go up and down, as a run's do: pictures of straight lines would be smaller, and sooner drawn."""
+        settings = self.recipe.distill
+        noise = math.sin(12.9898 * iteration**2)
+        loss = math.exp(-3.0 * iteration / settings.iterations) * (1.0 + 0.3 * noise)
+        distances = tuple(1.0 - step / (2 * settings.steps) * (1.0 + 0.1 * noise) for step in range(settings.steps + 1))
+        return Segment(0, 0.0, settings.expert_epochs, loss, settings.steps - int(abs(3.0 * noise)), distances)
