@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import sha256_of
 from pydistill.folders import refuse_run
 from pydistill.locking import only_writer
@@ -355,7 +355,7 @@ class TrajectoryStore:
 
         Raises:
             InputError: this store is convexified already, or a setting is outside its limits.
-            MismatchError: `path` holds other experts, or these under other settings.
+            MismatchError: `path` holds other experts, also beside these, or these under other settings.
             FormatError: an expert here cannot be read.
         """
         if self.kind != "recorded":
@@ -365,6 +365,12 @@ class TrajectoryStore:
         out = TrajectoryStore.create(
             path, self.record, kind="convexified", dtype=dtype or self.dtype, convexification=settings
         )
+        others = [str(number) for number in out.experts if number not in self]
+        if others:  # a reader of the result would take them for experts of this store
+            raise MismatchError(
+                f"the convexified store at {path} holds experts that the one it is to be made of, {self._path}, does "
+                f"not: {', '.join(others)}; remove it to convexify again, or choose another folder"
+            )
         for position, number in enumerate(self.experts):
             source = self._entry(position)
             made_of = out.details(out.experts.index(number)).get("recorded_sha256") if number in out else None
