@@ -183,6 +183,19 @@ def check_record(shapes: Shapes, epochs: int, record: ExpertsRecord, where: str)
         )
 
 
+def check_count(found: int, imported: int, out: str | os.PathLike[str]) -> None:
+    """Refuse a store that holds experts of an earlier import beside those of this one.
+
+    Raises:
+        MismatchError: it holds more than were imported.
+    """
+    if found != imported:
+        raise MismatchError(
+            f"{out} holds {found} experts and the files to import {imported}: the others are of another import; "
+            "remove it to import again, or choose another folder"
+        )
+
+
 def numbered_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], pattern: str) -> list[Path]:
     """The files to read, in the order of the number that ends their names.
 

@@ -16,6 +16,7 @@ from pydistill.errors import FormatError, InputError
 from pydistill.trajectories.foreign import (
     ForeignLayout,
     ListRows,
+    check_count,
     check_record,
     listed,
     load_untrusted,
@@ -138,7 +139,7 @@ def import_mct(
     Raises:
         FormatError: a file is missing, damaged, hostile, or of another layout; experts read before it are
             kept.
-        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts.
+        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts, or more of them.
         InputError: there is no file to read, or files of several kinds, or per_file is below 1.
     """
     if per_file is not None and per_file < 1:
@@ -152,17 +153,20 @@ def import_mct(
     first = next(stream)  # a bad first file leaves no store behind
     settings = {"waypoints": list(first[1].waypoint_epochs), "fractions": rule, "source": "MCT"}
     store = TrajectoryStore.create(out, record, kind="convexified", dtype=dtype, convexification=settings)
+    count = 0
     for number, (details, expert) in enumerate(chain([first], stream)):
         if expert.waypoint_epochs != first[1].waypoint_epochs:
             raise FormatError(
                 f"{details['source']}, expert {details['position']} has its waypoints at epochs "
                 f"{list(expert.waypoint_epochs)} and the first expert at {list(first[1].waypoint_epochs)}"
             )
-        if number not in store or store.details(store.experts.index(number)) != details:
-            trajectory = ConvexifiedTrajectory(expert.waypoints, expert.waypoint_epochs, expert.fractions, record.sizes)
+        trajectory = ConvexifiedTrajectory(expert.waypoints, expert.waypoint_epochs, expert.fractions, record.sizes)
+        if not store.holds(number, trajectory, details):
             store.add_convexified(number, trajectory, details=details)
+        count = number + 1
         if on_progress is not None:
-            on_progress(number + 1)
+            on_progress(count)
+    check_count(len(store), count, out)
     return store
 
 

@@ -14,6 +14,7 @@ from pydistill.errors import FormatError, InputError
 from pydistill.trajectories.foreign import (
     ForeignLayout,
     ListRows,
+    check_count,
     check_record,
     listed,
     load_untrusted,
@@ -65,7 +66,8 @@ def import_mtt(
 
     Args:
         paths: a folder of `replay_buffer_N.pt`, one file, or several in order.
-        out: folder of the store; an interrupted import continues there.
+        out: folder of the store; an interrupted import continues there, and an expert whose numbers in the files
+            are no longer those in the store is imported again.
         record: what the experts are. The files do not say it; shapes and epochs are checked against it.
         dtype: how the store keeps rows: float32, bfloat16 or float64.
         per_file: take at most so many experts of each file, the first ones; None takes all.
@@ -73,7 +75,7 @@ def import_mtt(
 
     Raises:
         FormatError: a file is damaged, hostile, or of another layout; experts read before it are kept.
-        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts.
+        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts, or more of them.
         InputError: there is no file to read, or per_file is below 1.
     """
     if per_file is not None and per_file < 1:
@@ -82,11 +84,14 @@ def import_mtt(
     stream = _checked(files, record, per_file)
     first = next(stream)  # a bad first file leaves no store behind
     store = TrajectoryStore.create(out, record, dtype=dtype)
+    count = 0
     for number, (details, rows) in enumerate(chain([first], stream)):
-        if number not in store or store.details(store.experts.index(number)) != details:
+        if not store.holds(number, rows, details):
             store.add(number, rows, details=details)
+        count = number + 1
         if on_progress is not None:
-            on_progress(number + 1)
+            on_progress(count)
+    check_count(len(store), count, out)
     return store
 
 

@@ -219,6 +219,25 @@ class TrajectoryStore:
         """Whatever else was recorded with the expert at `position`, for example its seed."""
         return dict(self._entry(position).details)
 
+    def holds(self, number: int, expert: Rows | ConvexifiedTrajectory, details: Mapping[str, Any]) -> bool:
+        """Whether expert `number` is there with these details and, as this store keeps them, with these very numbers.
+
+        Every row is read and its hash compared with the index; the store's own file is not read.
+        """
+        entry = self._index.experts.get(number)
+        if entry is None or entry.details != details:
+            return False
+        if isinstance(expert, ConvexifiedTrajectory):
+            rows = expert.waypoints
+            if tensor_sha256(expert.fractions) != entry.fractions_sha256:
+                return False
+        else:
+            rows = expert
+        kept = (rows.row(index).to(DTYPES[self.dtype]) for index in range(rows.shape[0]))
+        return rows.shape[0] == len(entry.rows_sha256) and all(
+            tensor_sha256(row) == sha256 for row, sha256 in zip(kept, entry.rows_sha256, strict=True)
+        )
+
     def verify(self, *, content: bool = True) -> dict[int, str]:
         """What is wrong with the store's files: expert number → one sentence; empty if all is well.
 

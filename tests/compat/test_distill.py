@@ -6,6 +6,7 @@ import os
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from pydistill.compat import att, buffer, mct, mtt, tesla
 from pydistill.nn import build, layout_of
 from pydistill.recipe import load_recipe
 from pydistill.runfolder import RunFolder
-from pydistill.trajectories import TrajectoryStore, export_mct
+from pydistill.trajectories import TrajectoryStore, export_mct, import_mct, import_mtt
 from tests.compat.scripts import BUFFERS, RUN, make_buffers
 
 
@@ -253,7 +254,7 @@ def test_experts_of_other_files_or_limits_are_refused(
     assert ("the first 1 experts of" in told) == ("--max_experts" in flags)
     (here / "elsewhere" / "sources.json").unlink()  # as an import that was stopped leaves it
     assert mtt.main([*elsewhere, *flags]) == 2
-    assert "holds 3 experts, and the files that this command asks for 2" in capsys.readouterr().err
+    assert "holds 3 experts and the files to import 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
@@ -274,6 +275,35 @@ def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.
     if published:
         (here / BUFFERS / damaged).unlink()
         assert script.main(flags) == 2
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
+def test_an_import_that_was_killed_does_not_mix_buffers(
+    published: bool, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one expert, and before it is written down what was imported; then the buffers are replaced."""
+    script, flags, add = mtt, SHORT, "add"
+    if published:
+        recorded = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
+        export_mct(recorded.write_convexified(here / "convexified", waypoints=3), here / BUFFERS)
+        script, flags, add = mct, [*SHORT, "--num_interpolation", "3"], "add_convexified"
+    whole = getattr(TrajectoryStore, add)
+
+    def killed(store: TrajectoryStore, number: int, *rest: Any, **named: Any) -> None:
+        whole(store, number, *rest, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrajectoryStore, add, killed)
+        assert script.main(flags) == 130
+    assert TrajectoryStore.open(store_of(here, published)).experts == (0,)
+    for name in ["step_buffer_ip3_0.pt", "waypoint_buffer_ip3_0.pt"] if published else ["replay_buffer_0.pt"]:
+        file = here / BUFFERS / name
+        torch.save(torch.load(file, weights_only=True)[::-1], file)
+    assert script.main(flags) == 0
+    store = TrajectoryStore.open(store_of(here, published))
+    alone = (import_mct if published else import_mtt)(here / BUFFERS, here / "alone", store.record)
+    assert store.digest == alone.digest
 
 
 def store_of(here: Path, published: bool) -> Path:
