@@ -21,6 +21,7 @@ from pydistill.trajectories.foreign import (
     listed,
     load_untrusted,
     numbered_files,
+    refuse_others,
     save_torch,
 )
 from pydistill.trajectories.record import ExpertsRecord
@@ -190,14 +191,15 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
     Args:
         store: convexified experts with the same waypoint epochs.
-        folder: where to; files of these names there are replaced.
+        folder: where to; files of the names to be written are replaced.
         experts_per_file: at most so many experts in one pair.
 
     Returns:
         The waypoint files written; each one's step file lies beside it.
 
     Raises:
-        InputError: no experts, recorded experts, or experts_per_file below 1.
+        InputError: no experts, recorded experts, or experts_per_file below 1; or the folder holds files of higher
+            numbers, which would be read along.
         WriteError: the disk is full.
     """
     if store.kind != "convexified":
@@ -209,12 +211,13 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
             f"experts_per_file = {experts_per_file} and the number of experts = {len(store)} must be 1 or more"
         )
     rule = store.convexification.get("fractions", "path")
+    count = len(store.convexified(0).waypoint_epochs)
+    stem = "waypoint_buffer" + (f"_ip{count}" if count > 2 else _TAGS.get(str(rule), ""))
+    refuse_others(Path(folder), stem, -(-len(store) // experts_per_file))
     files: list[Path] = []
     for first in range(0, len(store), experts_per_file):
         experts = [_nested(store, i) for i in range(first, min(first + experts_per_file, len(store)))]
-        count = len(experts[0][0])
-        tag = f"_ip{count}" if count > 2 else _TAGS.get(str(rule), "")
-        file = Path(folder) / f"waypoint_buffer{tag}_{len(files)}.pt"
+        file = Path(folder) / f"{stem}_{len(files)}.pt"
         # Readers look for waypoint files, so the partner goes first: a killed run leaves no half pair to be found.
         save_torch([steps for _, steps in experts], partner(file))
         save_torch([points for points, _ in experts], file)

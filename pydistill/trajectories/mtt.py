@@ -19,6 +19,7 @@ from pydistill.trajectories.foreign import (
     listed,
     load_untrusted,
     numbered_files,
+    refuse_others,
     save_torch,
 )
 from pydistill.trajectories.record import ExpertsRecord
@@ -110,14 +111,15 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
     Args:
         store: recorded experts.
-        folder: where to; files of these names there are replaced.
+        folder: where to; files of the names to be written are replaced.
         experts_per_file: at most so many experts in one file; all of them are in memory together.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: no experts, convexified experts, or experts_per_file below 1.
+        InputError: no experts, convexified experts, or experts_per_file below 1; or the folder holds files of higher
+            numbers, which would be read along.
         WriteError: the disk is full.
     """
     if store.kind != "recorded":
@@ -126,6 +128,7 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
         raise InputError(
             f"experts_per_file = {experts_per_file} and the number of experts = {len(store)} must be 1 or more"
         )
+    refuse_others(Path(folder), "replay_buffer", -(-len(store) // experts_per_file))
     files: list[Path] = []
     for first in range(0, len(store), experts_per_file):
         positions = range(first, min(first + experts_per_file, len(store)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
@@ -391,7 +392,7 @@ def test_buffers_of_others_are_not_overwritten(store: bool, here: Path, capsys: 
         theirs, flags = here / BUFFERS / "replay_buffer_0.pt", []
     before = theirs.read_bytes()
     assert make_buffers(*flags) == 2
-    assert f"{theirs.name} would be replaced and is of another program" in capsys.readouterr().err
+    assert f"{theirs.name} would be replaced or removed and is of another program" in capsys.readouterr().err
     assert theirs.read_bytes() == before
 
 
@@ -429,6 +430,40 @@ def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str])
     after = [torch.load(here / BUFFERS / f"replay_buffer_{number}.pt", weights_only=True) for number in (0, 1)]
     assert [len(each) for each in after] == [2, 2]
     assert torch.equal(after[0][1][4][0], before[1][4][0])
+
+
+def test_fewer_buffers_take_the_place_of_more(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the experts of the files that stay would be there twice; also after a kill before they are removed."""
+    assert make_buffers("--save_interval", "1") == 0
+    assert names(here / BUFFERS) == [f"replay_buffer_{number}.pt" for number in range(3)]
+    unlink = Path.unlink
+
+    def stop(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".pt":
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stop)
+        assert make_buffers() == 130
+    assert make_buffers() == 0
+    assert names(here / BUFFERS) == ["replay_buffer_0.pt", "replay_buffer_1.pt"]
+    assert [len(torch.load(here / BUFFERS / f"replay_buffer_{n}.pt", weights_only=True)) for n in (0, 1)] == [2, 1]
+
+
+@pytest.mark.parametrize("about", [[], {"replay_buffer_0.pt": "x"}, {"../mine.pt": []}])
+def test_a_damaged_record_of_exports(about: object, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / BUFFERS / "pydistill-exported.json").write_text(json.dumps(about))
+    assert make_buffers() == 1
+    assert "pydistill-exported.json is damaged; remove it" in capsys.readouterr().err
+
+
+def test_a_changed_buffer_is_not_removed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is no longer written, and would be read along."""
+    (here / BUFFERS / "replay_buffer_1.pt").write_bytes(b"mine")
+    assert make_buffers("--save_interval", "3") == 2
+    assert "replay_buffer_1.pt would be replaced or removed and is of another program" in capsys.readouterr().err
+    assert (here / BUFFERS / "replay_buffer_1.pt").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from pydistill.trajectories import (
 )
 from pydistill.trajectories.foreign import save_torch
 from pydistill.trajectories.mct import partner
+from tests.folder_content import content
 
 from .samples import NAMES, SHAPES, SIZES, TOTAL, record, walk
 
@@ -428,6 +429,22 @@ def test_each_format_takes_its_kind_of_store(mtt, tmp_path):
             export(kept, tmp_path / "out", experts_per_file=0)
     with pytest.raises(InputError, match="the number of experts = 0"):
         export_mtt(TrajectoryStore.create(tmp_path / "empty", record()), tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["mtt", "mct"])
+def test_an_export_is_not_mixed_with_another(form, mtt, tmp_path):
+    store, export, stem = import_mtt(mtt, tmp_path / "store", record()), export_mtt, "replay_buffer"
+    if form == "mct":
+        store, export, stem = store.write_convexified(tmp_path / "convex"), export_mct, "waypoint_buffer_ip4"
+    out = tmp_path / "out"
+    assert len(export(store, out, experts_per_file=1)) == 3
+    before = content(out)
+    with pytest.raises(InputError, match=rf"holds {stem}_2\.pt of another export, .* the 2 to be written; remove them"):
+        export(store, out, experts_per_file=2)
+    assert content(out) == before
+    (out / f"{stem}_2.pt").rename(out / f"{stem}_kept.pt")
+    assert len(export(store, out, experts_per_file=2)) == 2
+    assert len(export(store, out, experts_per_file=2)) == 2
 
 
 def test_a_failed_export_is_one_error_and_leaves_nothing(tmp_path):
