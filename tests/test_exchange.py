@@ -384,6 +384,32 @@ def test_an_export_that_fails_can_be_repeated(
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(done.files)
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("form", ["mtt", "ddranking", "imagefolder"])
+def test_an_export_that_fails_while_it_moves_its_files_can_be_repeated(
+    form: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a folder that is there, the files come one by one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    rename, left = Path.rename, [1]
+
+    def broken(self: Path, target: Path) -> Path:
+        if Path(target).parent == out and not left:
+            raise error
+        left.clear()
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", broken)
+        with pytest.raises((WriteError, KeyboardInterrupt)):
+            export_set(made(), form, out)
+        assert not left
+    assert list(tmp_path.rglob("*")) == [out]
+    done = export_set(made(), form, out)
+    assert {path for path in out.rglob("*") if path.is_file()} == set(done.files)
+
+
 class Malicious:
     """A pickle that would make a folder if it were run."""
 

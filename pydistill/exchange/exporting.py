@@ -110,8 +110,7 @@ def _whole(folder: Path, inside: str) -> Iterator[Path]:
     try:
         yield staging
         if target.exists():  # empty; it may be somebody's current folder, so it stays itself
-            for path in staging.iterdir():
-                path.rename(target / path.name)
+            _move_all(staging, target)
         else:
             staging.rename(target)
     except OSError as error:
@@ -120,6 +119,19 @@ def _whole(folder: Path, inside: str) -> Iterator[Path]:
         raise WriteError(f"cannot write {folder}: {told_with_remedy(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_all(source: Path, target: Path) -> None:
+    """Move what a folder holds into another; on any error all of it is back where it was."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(source.iterdir()):
+            path.rename(target / path.name)
+            moved.append(path)
+    except BaseException:
+        for path in moved:
+            (target / path.name).rename(path)
+        raise
 
 
 def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Preprocessing | None]:
