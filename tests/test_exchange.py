@@ -156,6 +156,22 @@ def test_images_are_converted_to_the_statistics_of_the_readers(form: str, tmp_pa
     torch.testing.assert_close(after.viewable().images, before.viewable().images)
 
 
+@pytest.mark.parametrize("form", IMPORTED)
+def test_images_with_the_statistics_of_the_readers_stay_as_they_are(form: str, tmp_path: Path) -> None:
+    """Bit for bit, as they do once they have been converted and imported."""
+    theirs = readers_normalisation("cifar10", form)
+    assert theirs is not None
+    before = DistilledSet(replace(made().artefact, preprocessing=theirs))
+    done = export_set(before, form, tmp_path / "first")
+    images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
+    assert torch.equal(images, before.images)
+    assert not done.converted
+    assert "the set's own statistics: mean [0.4914, 0.4822, 0.4465]" in done.told()
+    after = import_set(form, done.folder, lr=before.lr, like=before)
+    again = export_set(after, form, tmp_path / "second")
+    assert torch.equal(import_set(form, again.folder, lr=before.lr, like=before).images, before.images)
+
+
 def test_dc_bench_has_its_own_numbers_for_cifar_100() -> None:
     theirs, others = (readers_normalisation("cifar100", form) for form in ("dcbench", "mtt"))
     assert theirs is not None
