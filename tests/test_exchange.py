@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.cli import main
-from pydistill.data import Normalise, from_tensors
+from pydistill.data import Normalise, Zca, from_tensors
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import FormatError, InputError
 from pydistill.exchange import FORMATS, IMPORTED, export_set, import_set, readers_normalisation
@@ -188,6 +189,33 @@ def test_whitened_images_stay_so_where_readers_whiten(form: str, stays: bool, tm
     images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
     assert torch.equal(images, before.images) == stays
     assert ("whitened" in done.told()) == stays
+
+
+@pytest.mark.parametrize("name", ["svhn", "my-own"])
+def test_whitened_images_are_refused_where_a_reader_without_whitening_has_unknown_statistics(
+    name: str, tmp_path: Path
+) -> None:
+    before = made(name, zca=True)
+    told = rf"reader knows no whitening, and its normalisation of {name} is not known; export the whitened set as mtt"
+    with pytest.raises(InputError, match=told):
+        export_set(before, "dcbench", tmp_path)
+    assert not list(tmp_path.iterdir())
+    done = export_set(before, "dcbench", tmp_path, as_is=True)
+    assert torch.equal(torch.load(done.files[0], weights_only=True), before.images)
+    assert export_set(made(name), "dcbench", tmp_path / "other").preprocessing is not None
+
+
+@pytest.mark.parametrize(
+    ("eps", "source", "told"),
+    [
+        (0.1, "digest", r"whitened by the set's own ZCA \(eps 0.1, fitted on training images in \[0, 1\]\)$"),
+        (0.05, "", r"whitened by the set's own ZCA \(eps 0.05\)$"),
+    ],
+)
+def test_what_whitening_it_is_is_told(eps: float, source: str, told: str, tmp_path: Path) -> None:
+    own = Zca.fit(torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), eps, source=source)
+    before = replace(made(zca=True).artefact, preprocessing=own)
+    assert re.match(told, export_set(before, "mtt", tmp_path).told())
 
 
 def test_data_whose_published_statistics_are_unknown_stay_as_they_are(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pydistill.artefact import Artefact
-from pydistill.data import Normalise, Preprocessing
+from pydistill.data import Normalise, Preprocessing, Zca
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import InputError, PydistillError
 from pydistill.exchange import dcbench, ddranking, imagefolder, mtt, told
@@ -50,8 +50,11 @@ class Exported:
         """What the exported images are, in words."""
         if self.preprocessing is None:
             return "8-bit pixels"
+        if isinstance(self.preprocessing, Zca):
+            fitted = ", fitted on training images in [0, 1]" if self.preprocessing.source else ""
+            return f"whitened by the set's own ZCA (eps {self.preprocessing.eps:g}{fitted})"
         if not isinstance(self.preprocessing, Normalise):
-            return "whitened by the set's own ZCA (eps 0.1, fitted on the training images in [0, 1])"
+            return f"preprocessed as the set has it ({self.preprocessing.kind})"
         mean, std = (
             "[" + ", ".join(f"{value:.4g}" for value in numbers.tolist()) + "]"
             for numbers in (self.preprocessing.mean, self.preprocessing.std)
@@ -69,7 +72,7 @@ def export_set(
     constants of their own. So that a network trained on the exported images sees test images in the same space, the
     images are converted to these constants, where they are known: x' = (pixels − mean') / std'. Whitened images stay
     whitened in `mtt` and `ddranking`, whose readers fit the same whitening, and become normalised ones in `dcbench`,
-    whose reader has none. What the images are is written beside them (preprocessing.json), for `import_set`. An export
+    whose reader has none, and are refused there where its constants are not known. What the images are is written beside them (preprocessing.json), for `import_set`. An export
     that fails leaves nothing.
 
     Args:
@@ -78,7 +81,8 @@ def export_set(
         as_is: leave the images as the set has them, bit for bit.
 
     Raises:
-        InputError: no such format, the set does not fit into it, or the folder already holds something.
+        InputError: no such format, the set does not fit into it, or the folder already holds something; whitened images
+            for DC-BENCH of a data set whose normalisation it is not known to have.
         WriteError: the folder cannot be written or the disk is full.
     """
     if form not in FORMATS:
@@ -141,6 +145,11 @@ def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Prep
         return artefact.viewable(), None
     own = artefact.preprocessing
     wanted = readers_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
+    if own.kind == "zca" and form == "dcbench" and wanted is None and not as_is:
+        raise InputError(
+            f"DC-BENCH's reader knows no whitening, and its normalisation of {artefact.provenance['dataset']['name']} "
+            "is not known; export the whitened set as mtt or ddranking, or leave its images as they are (as_is, --as-is)"
+        )
     if as_is or wanted is None or (own.kind == "zca" and form != "dcbench") or _same(own, wanted):
         return artefact.images, own
     return wanted.apply(own.invert(artefact.images)), wanted
