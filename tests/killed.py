@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydistill.data import DsaSettings
 from pydistill.experts import train_experts
@@ -37,10 +38,8 @@ def distil(experts: Path, folder: Path) -> None:
 
 def distil_convexified(experts: Path, folder: Path) -> None:
     """A small distillation by MCT, which convexifies the experts, with soft labels that move and augmentation."""
-    work = recipe(
-        **{"iterations": 8, "evaluate_every": 4, "checkpoint_every": 2, "batch_size": 3, "dsa": DsaSettings()},
-        **{"method": "mct", "waypoints": 3, "labels": "learned"},
-    )
+    settings: dict[str, Any] = {"method": "mct", "waypoints": 3, "labels": "learned", "dsa": DsaSettings()}
+    work = recipe(iterations=8, evaluate_every=4, checkpoint_every=2, batch_size=3, **settings)
     run_distillation(work, DATA, TrajectoryStore.open(experts), folder, resume=True)
 
 

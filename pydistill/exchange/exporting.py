@@ -72,8 +72,8 @@ def export_set(
     constants of their own. So that a network trained on the exported images sees test images in the same space, the
     images are converted to these constants, where they are known: x' = (pixels − mean') / std'. Whitened images stay
     whitened in `mtt` and `ddranking`, whose readers fit the same whitening, and become normalised ones in `dcbench`,
-    whose reader has none, and are refused there where its constants are not known. What the images are is written beside them (preprocessing.json), for `import_set`. An export
-    that fails leaves nothing.
+    whose reader has none; where its constants are not known, they are refused. What the images are is written beside
+    them (preprocessing.json), for `import_set`. An export that fails leaves nothing.
 
     Args:
         form: mtt, dcbench, ddranking or imagefolder.
@@ -148,7 +148,7 @@ def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Prep
     if own.kind == "zca" and form == "dcbench" and wanted is None and not as_is:
         raise InputError(
             f"DC-BENCH's reader knows no whitening, and its normalisation of {artefact.provenance['dataset']['name']} "
-            "is not known; export the whitened set as mtt or ddranking, or leave its images as they are (as_is, --as-is)"
+            "is not known; export the whitened set as mtt or ddranking, or leave its images as they are (--as-is)"
         )
     if as_is or wanted is None or (own.kind == "zca" and form != "dcbench") or _same(own, wanted):
         return artefact.images, own
