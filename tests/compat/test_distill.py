@@ -423,6 +423,24 @@ def test_a_buffer_command_that_was_killed_while_it_exports_is_given_again(
     assert [len(each) for each in found] == [3, 1]
 
 
+@pytest.mark.parametrize("flags", [("--mom", "0.9"), ("--l2", "0.1"), ("--l2", "0.1", "--decay")])
+def test_experts_train_with_momentum_and_weight_decay(flags: tuple[str, ...], here: Path) -> None:
+    """As SGD of PyTorch does with these numbers, which the store keeps."""
+    before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
+    other = ["--num_experts", "1", "--buffer_path", "other"]
+    if "--decay" in flags:
+        assert make_buffers("--num_experts", "1", "--buffer_path", "decayed", "--decay") == 0
+        before = torch.load(here / "decayed/tensors/convnet2-w4/replay_buffer_0.pt", weights_only=True)
+    assert make_buffers(*other, *flags) == 0
+    folder = here / "other/tensors/convnet2-w4"
+    after = torch.load(folder / "replay_buffer_0.pt", weights_only=True)
+    assert torch.equal(after[0][0][0], before[0][0][0])
+    assert not torch.equal(after[0][-1][0], before[0][-1][0])
+    training = TrajectoryStore.open(folder / "pydistill-experts").record.training
+    expected = (0.9, 0.0) if "--mom" in flags else (0.0, 0.1)
+    assert (training["momentum"], training["weight_decay"]) == expected
+
+
 def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
     assert make_buffers("--num_experts", "4") == 0
@@ -470,7 +488,7 @@ def test_a_changed_buffer_is_not_removed(here: Path, capsys: pytest.CaptureFixtu
     ("flags", "told"),
     [
         (["--dsa", "False"], "--dsa False is refused"),
-        (["--decay", "--mom", "0.9"], "--mom and --l2 would begin"),
+        (["--decay", "--mom", "0.9"], "--mom with --decay is refused: buffer.py then forgets its momentum"),
         (["--save_interval", "0"], "--num_experts=100 and --save_interval=0 must be at least 1"),
     ],
 )
