@@ -101,8 +101,13 @@ def test_a_name_that_is_taken_is_refused(here: Path, capsys: pytest.CaptureFixtu
     assert "is there already; give another --name, or --resume" in capsys.readouterr().err
     assert mtt.main([*RUN, "--resume"]) == 2
     assert "--resume needs the run's --name" in capsys.readouterr().err
-    assert mtt.main([*RUN, "--name", "../first"]) == 2
-    assert "must be the name of a folder" in capsys.readouterr().err
+    for name in ("../first", "..", ".", "", "first/", "/"):
+        for flags in ([], ["--resume"]):
+            assert mtt.main([*RUN, "--name", name, *flags]) == 2
+            assert (
+                f"--name must be the name of a folder in logged_files/tensors, not {name!r}" in capsys.readouterr().err
+            )
+    assert [path.name for path in (here / "logged_files").rglob("*")] == ["tensors", "first"]
 
 
 def test_att_leaves_averages_and_pixels(here: Path) -> None:
