@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.runloop import RunDivergedError, RunLoop, RunResult
 from pydistill.stopping import stopping_cleanly
-from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epochs
+from pydistill.trajectories import ExpertsRecord, StartSampler, TrajectoryStore, waypoint_epochs
 
 __all__ = ["Observer", "RunDivergedError", "RunResult", "Silent", "run_distillation", "trajectories_for"]
 
@@ -54,19 +56,24 @@ LATER_SETTINGS = (
 )
 # Limits that came later too, but are not those of the first runs, which had none.
 LATER_LIMITS = ("max_pixel", "max_lr")
+CONVEXIFIED = "convexified"
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
     """The store that the method works on: the given one, or its experts convexified into `folder`/convexified.
 
     Raises:
-        MismatchError: the experts are convexified already, and otherwise than the recipe asks for.
+        InputError: the recipe's starts reach beyond the trajectories; nothing is written then.
+        MismatchError: the experts are convexified already, and otherwise than the recipe asks for; or the folder holds
+            others than those of the store.
     """
     if recipe.distill.resolved_method().trajectories == "recorded":
         return store  # the distillation itself refuses convexified ones
     check_convexification(recipe, store)
     if store.kind == "recorded":
-        return store.write_convexified(folder / "convexified", **_asked(recipe))
+        # The distillation itself checks this too, but only when there are convexified experts.
+        StartSampler(recipe.distill.start_settings()).check_reach(store.end, recipe.distill.expert_epochs)
+        return store.write_convexified(folder / CONVEXIFIED, **_asked(recipe))
     return store
 
 
@@ -143,11 +150,12 @@ def run_distillation(
         if folder.continues(config, resume=resume, free=FREE_ON_RESUME):
             checkpoint = folder.load_checkpoint()
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
-        store = trajectories_for(recipe, store, folder.path)
-        student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
-        student.to(dataset.device)
-        teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
-        distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
+        with _removed_if_refused(folder.path / CONVEXIFIED):
+            store = trajectories_for(recipe, store, folder.path)
+            student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
+            student.to(dataset.device)
+            teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
+            distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
         judge = Judge(recipe, network, dataset, distiller, folder, observer)
         size = None
         if checkpoint is not None:
@@ -161,6 +169,21 @@ def run_distillation(
         loop = RunLoop(recipe, distiller, judge, folder, observer, began)
         with stopping_cleanly() as stop:
             return loop.finish(stop)
+
+
+@contextmanager
+def _removed_if_refused(made: Path) -> Iterator[None]:
+    """Where the body refuses what it was given, the folder `made` that it has made goes: a refused run leaves nothing.
+
+    What was there before stays, and so does what a run that was stopped or fails otherwise can go on from.
+    """
+    there = made.exists()
+    try:
+        yield
+    except (InputError, MismatchError):
+        if not there and made.exists():
+            shutil.rmtree(made)
+        raise
 
 
 def _with_its_limits(recipe: Recipe, folder: RunFolder) -> Recipe:

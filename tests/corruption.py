@@ -64,16 +64,22 @@ def hostile_files(canary: Path) -> list[bytes]:
     return found
 
 
-def corruptions(canary: Path) -> st.SearchStrategy[Corruption]:
-    """Any corruption of a file's bytes."""
+def damages() -> st.SearchStrategy[Corruption]:
+    """What a disk makes of a file's bytes: checksums in it are not made to fit."""
     place = st.floats(0, 1, exclude_max=True)
     flips = st.lists(st.tuples(place, st.integers(0, 7)), min_size=1, max_size=6).map(_flip)
     cut = place.map(lambda at: lambda content: content[: int(at * len(content))])
     swap = st.tuples(place, place, st.integers(1, 64)).map(_swap)
     put = st.tuples(place, st.binary(min_size=1, max_size=16)).map(_put)
+    return st.one_of(flips, cut, swap, put)
+
+
+def corruptions(canary: Path) -> st.SearchStrategy[Corruption]:
+    """Any corruption of a file's bytes."""
     other = st.sampled_from(hostile_files(canary)).map(lambda instead: lambda content: instead)
     values = st.tuples(st.integers(0, 10**6), st.sampled_from(ODD), st.booleans()).map(_odd_value)
-    return st.one_of(values, values, values, flips, cut, swap, put, other)
+    damage = damages()
+    return st.one_of(values, values, values, damage, damage, damage, damage, other)
 
 
 def _flip(places: list[tuple[float, int]]) -> Corruption:

@@ -1,4 +1,4 @@
-"""A process whose children are killed: `python -m tests.killed distillation|experts EXPERTS FOLDER`.
+"""A process whose children are killed: `python -m tests.killed distillation|convexified|experts EXPERTS FOLDER`.
 
 It works once undisturbed, which imports what is slow, starts no threads, and forks a child for each attempt. A child
 works until it is done or is killed, at a random time or at a random moment of its writing; the next one continues what
@@ -16,7 +16,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from pydistill.data import DsaSettings
 from pydistill.experts import train_experts
 from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
@@ -34,9 +36,19 @@ def distil(experts: Path, folder: Path) -> None:
     run_distillation(work, DATA, TrajectoryStore.open(experts), folder, resume=True)
 
 
+def distil_convexified(experts: Path, folder: Path) -> None:
+    """A small distillation by MCT, which convexifies the experts, with soft labels that move and augmentation."""
+    settings: dict[str, Any] = {"method": "mct", "waypoints": 3, "labels": "learned", "dsa": DsaSettings()}
+    work = recipe(iterations=8, evaluate_every=4, checkpoint_every=2, batch_size=3, **settings)
+    run_distillation(work, DATA, TrajectoryStore.open(experts), folder, resume=True)
+
+
 def train(experts: Path, folder: Path) -> None:
     """A few small experts, or those that are missing."""
     train_experts(DATA, MODEL, EXPERT, folder)
+
+
+WORKS = {"distillation": distil, "convexified": distil_convexified, "experts": train}
 
 
 class Death:
@@ -129,7 +141,7 @@ class Mortal:
 
 def main(kind: str, experts: Path, out: Path) -> None:
     """Kill at twenty random times and at twenty random moments of writing, and let every work be finished."""
-    work = distil if kind == "distillation" else train
+    work = WORKS[kind]
     work(experts, out / "whole")  # here, so that what is imported on the way is there for all
     if len(os.listdir("/proc/self/task")) > 1:
         raise SystemExit("the process has threads, which its children would lack")

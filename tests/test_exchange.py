@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.cli import main
-from pydistill.data import Normalise, from_tensors
+from pydistill.data import Normalise, Zca, from_tensors
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import FormatError, InputError
 from pydistill.exchange import FORMATS, IMPORTED, export_set, import_set, readers_normalisation
@@ -156,6 +157,22 @@ def test_images_are_converted_to_the_statistics_of_the_readers(form: str, tmp_pa
     torch.testing.assert_close(after.viewable().images, before.viewable().images)
 
 
+@pytest.mark.parametrize("form", IMPORTED)
+def test_images_with_the_statistics_of_the_readers_stay_as_they_are(form: str, tmp_path: Path) -> None:
+    """Bit for bit, as they do once they have been converted and imported."""
+    theirs = readers_normalisation("cifar10", form)
+    assert theirs is not None
+    before = DistilledSet(replace(made().artefact, preprocessing=theirs))
+    done = export_set(before, form, tmp_path / "first")
+    images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
+    assert torch.equal(images, before.images)
+    assert not done.converted
+    assert "the set's own statistics: mean [0.4914, 0.4822, 0.4465]" in done.told()
+    after = import_set(form, done.folder, lr=before.lr, like=before)
+    again = export_set(after, form, tmp_path / "second")
+    assert torch.equal(import_set(form, again.folder, lr=before.lr, like=before).images, before.images)
+
+
 def test_dc_bench_has_its_own_numbers_for_cifar_100() -> None:
     theirs, others = (readers_normalisation("cifar100", form) for form in ("dcbench", "mtt"))
     assert theirs is not None
@@ -172,6 +189,33 @@ def test_whitened_images_stay_so_where_readers_whiten(form: str, stays: bool, tm
     images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
     assert torch.equal(images, before.images) == stays
     assert ("whitened" in done.told()) == stays
+
+
+@pytest.mark.parametrize("name", ["svhn", "my-own"])
+def test_whitened_images_are_refused_where_a_reader_without_whitening_has_unknown_statistics(
+    name: str, tmp_path: Path
+) -> None:
+    before = made(name, zca=True)
+    told = rf"reader knows no whitening, and its normalisation of {name} is not known; export the whitened set as mtt"
+    with pytest.raises(InputError, match=told):
+        export_set(before, "dcbench", tmp_path)
+    assert not list(tmp_path.iterdir())
+    done = export_set(before, "dcbench", tmp_path, as_is=True)
+    assert torch.equal(torch.load(done.files[0], weights_only=True), before.images)
+    assert export_set(made(name), "dcbench", tmp_path / "other").preprocessing is not None
+
+
+@pytest.mark.parametrize(
+    ("eps", "source", "told"),
+    [
+        (0.1, "digest", r"whitened by the set's own ZCA \(eps 0.1, fitted on training images in \[0, 1\]\)$"),
+        (0.05, "", r"whitened by the set's own ZCA \(eps 0.05\)$"),
+    ],
+)
+def test_what_whitening_it_is_is_told(eps: float, source: str, told: str, tmp_path: Path) -> None:
+    own = Zca.fit(torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), eps, source=source)
+    before = replace(made(zca=True).artefact, preprocessing=own)
+    assert re.match(told, export_set(before, "mtt", tmp_path).told())
 
 
 def test_data_whose_published_statistics_are_unknown_stay_as_they_are(tmp_path: Path) -> None:
@@ -382,6 +426,32 @@ def test_an_export_that_fails_can_be_repeated(
     done = export_set(made(), form, out)
     assert all(path.is_file() for path in done.files)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(done.files)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("form", ["mtt", "ddranking", "imagefolder"])
+def test_an_export_that_fails_while_it_moves_its_files_can_be_repeated(
+    form: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Into a folder that is there, the files come one by one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    rename, left = Path.rename, [1]
+
+    def broken(self: Path, target: Path) -> Path:
+        if Path(target).parent == out and not left:
+            raise error
+        left.clear()
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", broken)
+        with pytest.raises((WriteError, KeyboardInterrupt)):
+            export_set(made(), form, out)
+        assert not left
+    assert list(tmp_path.rglob("*")) == [out]
+    done = export_set(made(), form, out)
+    assert {path for path in out.rglob("*") if path.is_file()} == set(done.files)
 
 
 class Malicious:

@@ -7,10 +7,10 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -31,11 +31,12 @@ from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt, import_mct, import_mtt
 from tests.blobs import blobs
-from tests.corruption import Corruption, corruptions
+from tests.corruption import Corruption, corruptions, damages
 from tests.small_runs import EVALUATION, experts, recipe
 
 CASES = 500
 SECONDS = 10  # of this process's CPU time, for one case
+WAITING = 120  # of the wall's clock, on a machine with other work
 SUMMARY = {
     "accuracy_distilled": {"mean": 0.5, "std": 0.1, "runs": [0.4, 0.6]},
     "accuracy_random_real": {"mean": 0.4, "std": 0.1, "runs": [0.3, 0.5]},
@@ -188,6 +189,59 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
 }
 
 
+Content = tuple[dict[str, torch.Tensor], Any]
+
+
+def content_of_set(root: Path, which: Literal["final", "best"] = "final") -> Content:
+    """A distilled set's tensors, and what else it says."""
+    found = pydistill.load(root / "run", which=which).artefact
+    values, tensors = found.preprocessing.state()
+    tensors = tensors | {name: getattr(found, name) for name in ("images", "labels", "classes", "initial_images")}
+    return tensors, (found.lr, found.provenance, values)
+
+
+def content_of_experts(root: Path) -> Content:
+    """Every snapshot of every recorded expert."""
+    store = TrajectoryStore.open(root / "experts")
+    rows = {f"{i}, {e}": store.recorded(i).point(e) for i in range(len(store)) for e in range(int(store.end) + 1)}
+    return rows, store.experts
+
+
+def content_of_convexified(root: Path) -> Content:
+    """Every waypoint and fraction of every convexified expert."""
+    store = TrajectoryStore.open(root / "convexified")
+    tensors = {}
+    for position in range(len(store)):
+        trajectory = store.convexified(position)
+        rows = [trajectory.waypoints.row(index) for index in range(len(trajectory.waypoint_epochs))]
+        tensors |= {f"{position}, waypoints": torch.stack(rows), f"{position}, fractions": trajectory.fractions}
+    return tensors, [store.convexified(position).waypoint_epochs for position in range(len(store))]
+
+
+def content_of_checkpoint(root: Path) -> Content:
+    """A checkpoint's tensors, and what else it says."""
+    state, tensors = RunFolder(root / "run").load_checkpoint()
+    return tensors, state
+
+
+# What a file of these targets holds, whose numbers have checksums in the file or in the store's index.
+CHECKED: dict[str, Callable[[Path], Content]] = {
+    "artefact": content_of_set,
+    "best set": lambda root: content_of_set(root, "best"),
+    "expert": content_of_experts,
+    "convexified expert": content_of_convexified,
+    "checkpoint": content_of_checkpoint,
+}
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The same names, kinds of numbers, shapes and bits."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
 class Watch:
     """What Python is asked to do while a damaged file is read (sys.addaudithook; hooks stay, so it can be off)."""
 
@@ -217,21 +271,25 @@ WATCH = Watch()
 
 
 @contextmanager
-def watched(root: Path) -> Iterator[None]:
-    """Fail if the body runs too long, runs a program, imports what a file names, or writes outside of `root`."""
+def watched(root: Path, seconds: float = SECONDS, waiting: float = WAITING) -> Iterator[None]:
+    """Fail if the body runs or waits too long, runs a program, imports what a file names, or writes elsewhere."""
 
     def stop(number: int, frame: Any) -> None:
-        raise AssertionError(f"reading took more than {SECONDS} s")
+        told = f"took more than {seconds} s" if number == signal.SIGPROF else f"waited for more than {waiting} s"
+        raise AssertionError(f"reading {told}")
 
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    before = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
     WATCH.root, WATCH.seen = root.resolve(), []
     try:
         yield
     finally:
         WATCH.root = None
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)
     assert not WATCH.seen
 
 
@@ -243,6 +301,8 @@ def test_damaged_files(name: str, whole: Path) -> None:
     root = whole.parent / "damaged"
     canary = whole.parent / "executed"
     original = (whole / file).read_bytes()
+    content = CHECKED.get(name)
+    expected = content(whole)[0] if content is not None else {}
     refused = 0
 
     @settings(
@@ -258,6 +318,10 @@ def test_damaged_files(name: str, whole: Path) -> None:
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(whole / folder, root / folder)
         (root / file).write_bytes(corrupt(original))
+        if content is not None:  # before a resumed run writes its checkpoint again
+            with watched(root), suppress(PydistillError):
+                # What else it says may differ: a header that was changed and signed anew is a whole one.
+                assert_same_tensors(content(root)[0], expected)
         try:
             with watched(root):
                 read(root)
@@ -271,6 +335,38 @@ def test_damaged_files(name: str, whole: Path) -> None:
     shutil.rmtree(root)
 
 
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_damaged_file_with_checksums_is_refused_or_holds_what_it_held(name: str, whole: Path) -> None:
+    """Every number and everything else that it says."""
+    file, content = TARGETS[name][0], CHECKED[name]
+    folder = file.split("/")[0]
+    root = whole.parent / "damaged"
+    original = (whole / file).read_bytes()
+    tensors, told = content(whole)
+    outcomes = []
+
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(damages())
+    def check(damage: Corruption) -> None:
+        damaged = damage(original)
+        (root / file).write_bytes(damaged)
+        try:
+            with watched(root):
+                found = content(root)
+        except PydistillError:
+            outcomes.append("refused")
+        else:
+            assert_same_tensors(found[0], tensors)
+            assert found[1] == told
+            outcomes.append("held")
+
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(whole / folder, root / folder)
+    check()
+    assert outcomes.count("refused") > 20
+    shutil.rmtree(root)
+
+
 @pytest.mark.parametrize("read", dict.fromkeys(each for _, each in TARGETS.values()))
 def test_whole_files_are_read(read: Callable[[Path], None], whole: Path) -> None:
     root = whole.parent / "copy"
@@ -278,6 +374,18 @@ def test_whole_files_are_read(read: Callable[[Path], None], whole: Path) -> None
     shutil.copytree(whole, root)
     with watched(root):
         read(root)
+
+
+def test_what_runs_or_waits_too_long_is_noticed(tmp_path: Path) -> None:
+    def run_for_ever() -> None:
+        while True:  # in Python: a signal's handler waits for what runs in C
+            pass
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AssertionError, match=r"reading waited for more than 0\.2 s"), watched(tmp_path, waiting=0.2):
+        open(tmp_path / "pipe", "rb").close()  # nobody ever writes
+    with pytest.raises(AssertionError, match=r"reading took more than 0\.2 s"), watched(tmp_path, seconds=0.2):
+        run_for_ever()
 
 
 def test_corruptions_differ() -> None:

@@ -54,6 +54,21 @@ def test_a_distillation_killed_at_random_moments(store: TrajectoryStore, tmp_pat
     assert found["killed"]["half a line"] > 0
 
 
+def test_a_distillation_by_mct_killed_at_random_moments(store: TrajectoryStore, tmp_path: Path) -> None:
+    """Also while it convexifies the experts: those in the folder are whole, and no others."""
+    found = killed("convexified", store, tmp_path)
+    whole = TrajectoryStore.open(Path(found["whole"]) / "convexified")
+    assert whole.experts == store.experts
+    for folder in found["parts"]:
+        assert_same_outcome(Path(folder), Path(found["whole"]))
+        parts = TrajectoryStore.open(Path(folder) / "convexified")
+        assert parts.digest == whole.digest
+        assert parts.verify() == {}
+        assert not list(Path(folder).rglob("*.tmp"))
+    assert sum(times for moment, times in found["killed"].items() if "expert_" in moment) > 0
+    assert found["killed"]["half of checkpoint"] > 0
+
+
 def test_experts_killed_at_random_moments(store: TrajectoryStore, tmp_path: Path) -> None:
     found = killed("experts", store, tmp_path)
     whole = TrajectoryStore.open(found["whole"])

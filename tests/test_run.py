@@ -397,6 +397,42 @@ def test_convexified_experts_of_other_waypoints(store: TrajectoryStore, tmp_path
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_start": 6}, "max_start = 6 and length M = 2 reach up to epoch 8"),
+        ({"waypoints": 1}, "waypoints"),
+        ({"ipc": 1000}, "ipc=1000 is above the"),
+    ],
+)
+def test_a_refused_run_leaves_no_convexified_experts(
+    settings: dict[str, Any], message: str, store: TrajectoryStore, tmp_path: Path
+) -> None:
+    """So that it can be given again with other settings."""
+    with pytest.raises(InputError, match=message):
+        run_distillation(recipe(method="mct", **settings), DATA, store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_starts_are_checked_before_experts_are_convexified(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(TrajectoryStore, "write_convexified")
+    with pytest.raises(InputError, match="max_start = 6 and length M = 2 reach up to epoch 8"):
+        run_distillation(recipe(method="mct", max_start=6), DATA, store, tmp_path / "run")
+
+
+def test_a_run_draws_the_experts_of_its_store_only(store: TrajectoryStore, tmp_path: Path) -> None:
+    """Convexified ones that lie in the folder, of which the store knows nothing, are no experts of the run."""
+    store.write_convexified(tmp_path / "run" / "convexified", waypoints=4)
+    fewer = TrajectoryStore.create(tmp_path / "fewer", store.record)
+    fewer.add(1, store.recorded(1).snapshots)
+    before = content(tmp_path / "run" / "convexified")
+    with pytest.raises(MismatchError, match=r"holds experts that .*fewer, does not: 0, 2; remove it to convexify"):
+        run_distillation(recipe(method="mct", waypoints=4), DATA, fewer, tmp_path / "run")
+    assert content(tmp_path / "run" / "convexified") == before
+
+
+@pytest.mark.parametrize(
     ("model", "dataset", "message"),
     [
         (ModelSettings("convnet", width=5, depth=2), DATA, r"architecture is convnet\(width=4.*width=5"),

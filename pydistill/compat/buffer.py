@@ -35,8 +35,11 @@ def train(arguments: Sequence[str]) -> None:
         raise InputError(
             "--dsa False is refused, as buffer.py then augments otherwise; --dsa_strategy none augments nothing"
         )
-    if values.decay and (values.mom or values.l2):
-        raise InputError("--mom and --l2 would begin with the lower rate of --decay only; leave them at 0")
+    if values.decay and values.mom:
+        raise InputError(
+            "--mom with --decay is refused: buffer.py then forgets its momentum at the lower rate, which is not done "
+            "here; leave one of them out"
+        )
     if values.num_experts < 1 or values.save_interval < 1:
         raise InputError(
             f"--num_experts={values.num_experts} and --save_interval={values.save_interval} must be at least 1"
@@ -46,6 +49,8 @@ def train(arguments: Sequence[str]) -> None:
         epochs=values.train_epochs,
         batch_size=values.batch_train,
         lr=values.lr_teacher,
+        momentum=values.mom,
+        weight_decay=values.l2,
         schedule="halfway" if values.decay else "constant",
         dsa=None if none else DsaSettings(strategy=values.dsa_strategy),
     )

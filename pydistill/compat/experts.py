@@ -91,7 +91,7 @@ def import_experts(
         InputError: there are no buffers, or the store was imported from others, or from these with other limits or
             before they were changed.
         FormatError: a buffer is damaged, hostile or of another layout.
-        MismatchError: the buffers hold another network's experts.
+        MismatchError: the buffers hold another network's experts, or the store more than the buffers.
     """
     for name in ("max_files", "max_experts"):
         if getattr(values, name) is not None and getattr(values, name) < 1:
@@ -112,15 +112,7 @@ def import_experts(
         )
     layout: ForeignLayout = (describe_mct if convexified else describe_mtt)(files[0])
     record = _record(dataset, model, script, layout.epochs)
-    done: list[int] = []
-    store = (import_mct if convexified else import_mtt)(
-        files, out, record, per_file=values.max_experts, on_progress=done.append
-    )
-    if len(store) != len(done):
-        raise InputError(
-            f"{out} holds {len(store)} experts, and the files that this command asks for {len(done)}; remove it to "
-            "import again, or choose another folder by --experts"
-        )
+    store = (import_mct if convexified else import_mtt)(files, out, record, per_file=values.max_experts)
     keep_sources(out, read, values.max_experts)
     return store
 

@@ -27,7 +27,8 @@ def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) 
     """logged_files/DATASET/NAME; without a name the script's own, or the next free number of it.
 
     Raises:
-        InputError: a run is to be continued and has no name, or the name is taken and it is not.
+        InputError: a run is to be continued and has no name, or the name is taken and it is not, or it is no name of a
+            folder.
     """
     parent = Path(LOGS) / dataset
     if name is None:
@@ -36,7 +37,7 @@ def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) 
         stem: str = "convexified_v1" if script == "mct" else script
         names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
         return next(parent / free for free in names if not (parent / free).exists())
-    if Path(name).name != name:
+    if Path(name).name != name or name in ("", ".", ".."):  # Path("..").name is ".."
         raise InputError(f"--name must be the name of a folder in {parent}, not {name!r}")
     if (parent / name).exists() and not resume:
         raise InputError(f"{parent / name} is there already; give another --name, or --resume to continue it")

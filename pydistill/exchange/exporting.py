@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pydistill.artefact import Artefact
-from pydistill.data import Normalise, Preprocessing
+from pydistill.data import Normalise, Preprocessing, Zca
 from pydistill.distilled_set import DistilledSet
 from pydistill.errors import InputError, PydistillError
 from pydistill.exchange import dcbench, ddranking, imagefolder, mtt, told
@@ -49,8 +50,11 @@ class Exported:
         """What the exported images are, in words."""
         if self.preprocessing is None:
             return "8-bit pixels"
+        if isinstance(self.preprocessing, Zca):
+            fitted = ", fitted on training images in [0, 1]" if self.preprocessing.source else ""
+            return f"whitened by the set's own ZCA (eps {self.preprocessing.eps:g}{fitted})"
         if not isinstance(self.preprocessing, Normalise):
-            return "whitened by the set's own ZCA (eps 0.1, fitted on the training images in [0, 1])"
+            return f"preprocessed as the set has it ({self.preprocessing.kind})"
         mean, std = (
             "[" + ", ".join(f"{value:.4g}" for value in numbers.tolist()) + "]"
             for numbers in (self.preprocessing.mean, self.preprocessing.std)
@@ -68,8 +72,8 @@ def export_set(
     constants of their own. So that a network trained on the exported images sees test images in the same space, the
     images are converted to these constants, where they are known: x' = (pixels − mean') / std'. Whitened images stay
     whitened in `mtt` and `ddranking`, whose readers fit the same whitening, and become normalised ones in `dcbench`,
-    whose reader has none. What the images are is written beside them (preprocessing.json), for `import_set`. An export
-    that fails leaves nothing.
+    whose reader has none; where its constants are not known, they are refused. What the images are is written beside
+    them (preprocessing.json), for `import_set`. An export that fails leaves nothing.
 
     Args:
         form: mtt, dcbench, ddranking or imagefolder.
@@ -77,7 +81,8 @@ def export_set(
         as_is: leave the images as the set has them, bit for bit.
 
     Raises:
-        InputError: no such format, the set does not fit into it, or the folder already holds something.
+        InputError: no such format, the set does not fit into it, or the folder already holds something; whitened images
+            for DC-BENCH of a data set whose normalisation it is not known to have.
         WriteError: the folder cannot be written or the disk is full.
     """
     if form not in FORMATS:
@@ -110,8 +115,7 @@ def _whole(folder: Path, inside: str) -> Iterator[Path]:
     try:
         yield staging
         if target.exists():  # empty; it may be somebody's current folder, so it stays itself
-            for path in staging.iterdir():
-                path.rename(target / path.name)
+            _move_all(staging, target)
         else:
             staging.rename(target)
     except OSError as error:
@@ -122,12 +126,37 @@ def _whole(folder: Path, inside: str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _move_all(source: Path, target: Path) -> None:
+    """Move what a folder holds into another; on any error all of it is back where it was."""
+    moved: list[Path] = []
+    try:
+        for path in sorted(source.iterdir()):
+            path.rename(target / path.name)
+            moved.append(path)
+    except BaseException:
+        for path in moved:
+            (target / path.name).rename(path)
+        raise
+
+
 def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Preprocessing | None]:
     """The images as the format has them, and what made them of pixels."""
     if form == "imagefolder":
         return artefact.viewable(), None
     own = artefact.preprocessing
     wanted = readers_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
-    if as_is or wanted is None or (own.kind == "zca" and form != "dcbench"):
+    if own.kind == "zca" and form == "dcbench" and wanted is None and not as_is:
+        raise InputError(
+            f"DC-BENCH's reader knows no whitening, and its normalisation of {artefact.provenance['dataset']['name']} "
+            "is not known; export the whitened set as mtt or ddranking, or leave its images as they are (--as-is)"
+        )
+    if as_is or wanted is None or (own.kind == "zca" and form != "dcbench") or _same(own, wanted):
         return artefact.images, own
     return wanted.apply(own.invert(artefact.images)), wanted
+
+
+def _same(own: Preprocessing, wanted: Normalise) -> bool:
+    """Whether the set has the readers' numbers already: its images stay as they are, to the bit."""
+    return isinstance(own, Normalise) and all(
+        torch.equal(mine.cpu(), theirs) for mine, theirs in ((own.mean, wanted.mean), (own.std, wanted.std))
+    )

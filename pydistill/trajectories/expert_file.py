@@ -44,7 +44,8 @@ class FileRows:
     """Rows of a matrix [n, P] in a safetensors file; reading one touches its own bytes and the header.
 
     The file is mapped for the time of one read: nothing is held open, and a store can be sent to another
-    process.
+    process. A row is compared with its hash when it is read for the first time only: what is changed in the file after
+    that, while a run goes on, is not noticed (`TrajectoryStore.verify` reads everything anew).
     """
 
     def __init__(self, path: Path, tensor: str, shape: tuple[int, int], dtype: str, hashes: Sequence[str]) -> None:
@@ -78,7 +79,7 @@ class FileRows:
         """Row `index` as a new tensor [P]; bfloat16 comes back as float32.
 
         Raises:
-            FormatError: the file cannot be read, or the row is not the one that was written.
+            FormatError: the file cannot be read, or the row is not the one that was written when it is first read.
         """
         with _opened(self._path) as file:
             row: Tensor = file.get_slice(self._tensor)[index].clone()

@@ -183,6 +183,35 @@ def check_record(shapes: Shapes, epochs: int, record: ExpertsRecord, where: str)
         )
 
 
+def check_count(found: int, imported: int, out: str | os.PathLike[str]) -> None:
+    """Refuse a store that holds experts of an earlier import beside those of this one.
+
+    Raises:
+        MismatchError: it holds more than were imported.
+    """
+    if found != imported:
+        raise MismatchError(
+            f"{out} holds {found} experts and the files to import {imported}: the others are of another import; "
+            "remove it to import again, or choose another folder"
+        )
+
+
+def refuse_others(folder: Path, stem: str, count: int) -> None:
+    """Refuse to export `STEM_0.pt` … into a folder that holds further files of the name, which stay.
+
+    Raises:
+        InputError: there are any from `count` on: readers would take them for experts of the export.
+    """
+    matches = [re.fullmatch(rf"{re.escape(stem)}_([0-9]+)\.pt", path.name) for path in folder.glob(f"{stem}_*.pt")]
+    others = sorted(int(match[1]) for match in matches if match and int(match[1]) >= count)
+    if others:
+        names = ", ".join(f"{stem}_{number}.pt" for number in others[:4]) + (", …" if len(others) > 4 else "")
+        raise InputError(
+            f"{folder} holds {names} of another export, which its readers would add to the {count} to be written; "
+            "remove them, or choose another folder"
+        )
+
+
 def numbered_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], pattern: str) -> list[Path]:
     """The files to read, in the order of the number that ends their names.
 

@@ -16,10 +16,12 @@ from pydistill.errors import FormatError, InputError
 from pydistill.trajectories.foreign import (
     ForeignLayout,
     ListRows,
+    check_count,
     check_record,
     listed,
     load_untrusted,
     numbered_files,
+    refuse_others,
     save_torch,
 )
 from pydistill.trajectories.record import ExpertsRecord
@@ -138,7 +140,7 @@ def import_mct(
     Raises:
         FormatError: a file is missing, damaged, hostile, or of another layout; experts read before it are
             kept.
-        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts.
+        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts, or more of them.
         InputError: there is no file to read, or files of several kinds, or per_file is below 1.
     """
     if per_file is not None and per_file < 1:
@@ -152,17 +154,20 @@ def import_mct(
     first = next(stream)  # a bad first file leaves no store behind
     settings = {"waypoints": list(first[1].waypoint_epochs), "fractions": rule, "source": "MCT"}
     store = TrajectoryStore.create(out, record, kind="convexified", dtype=dtype, convexification=settings)
+    count = 0
     for number, (details, expert) in enumerate(chain([first], stream)):
         if expert.waypoint_epochs != first[1].waypoint_epochs:
             raise FormatError(
                 f"{details['source']}, expert {details['position']} has its waypoints at epochs "
                 f"{list(expert.waypoint_epochs)} and the first expert at {list(first[1].waypoint_epochs)}"
             )
-        if number not in store or store.details(store.experts.index(number)) != details:
-            trajectory = ConvexifiedTrajectory(expert.waypoints, expert.waypoint_epochs, expert.fractions, record.sizes)
+        trajectory = ConvexifiedTrajectory(expert.waypoints, expert.waypoint_epochs, expert.fractions, record.sizes)
+        if not store.holds(number, trajectory, details):
             store.add_convexified(number, trajectory, details=details)
+        count = number + 1
         if on_progress is not None:
-            on_progress(number + 1)
+            on_progress(count)
+    check_count(len(store), count, out)
     return store
 
 
@@ -186,14 +191,15 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
     Args:
         store: convexified experts with the same waypoint epochs.
-        folder: where to; files of these names there are replaced.
+        folder: where to; files of the names to be written are replaced.
         experts_per_file: at most so many experts in one pair.
 
     Returns:
         The waypoint files written; each one's step file lies beside it.
 
     Raises:
-        InputError: no experts, recorded experts, or experts_per_file below 1.
+        InputError: no experts, recorded experts, or experts_per_file below 1; or the folder holds files of higher
+            numbers, which would be read along.
         WriteError: the disk is full.
     """
     if store.kind != "convexified":
@@ -205,12 +211,13 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
             f"experts_per_file = {experts_per_file} and the number of experts = {len(store)} must be 1 or more"
         )
     rule = store.convexification.get("fractions", "path")
+    count = len(store.convexified(0).waypoint_epochs)
+    stem = "waypoint_buffer" + (f"_ip{count}" if count > 2 else _TAGS.get(str(rule), ""))
+    refuse_others(Path(folder), stem, -(-len(store) // experts_per_file))
     files: list[Path] = []
     for first in range(0, len(store), experts_per_file):
         experts = [_nested(store, i) for i in range(first, min(first + experts_per_file, len(store)))]
-        count = len(experts[0][0])
-        tag = f"_ip{count}" if count > 2 else _TAGS.get(str(rule), "")
-        file = Path(folder) / f"waypoint_buffer{tag}_{len(files)}.pt"
+        file = Path(folder) / f"{stem}_{len(files)}.pt"
         # Readers look for waypoint files, so the partner goes first: a killed run leaves no half pair to be found.
         save_torch([steps for _, steps in experts], partner(file))
         save_torch([points for points, _ in experts], file)

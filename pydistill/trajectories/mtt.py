@@ -14,10 +14,12 @@ from pydistill.errors import FormatError, InputError
 from pydistill.trajectories.foreign import (
     ForeignLayout,
     ListRows,
+    check_count,
     check_record,
     listed,
     load_untrusted,
     numbered_files,
+    refuse_others,
     save_torch,
 )
 from pydistill.trajectories.record import ExpertsRecord
@@ -65,7 +67,8 @@ def import_mtt(
 
     Args:
         paths: a folder of `replay_buffer_N.pt`, one file, or several in order.
-        out: folder of the store; an interrupted import continues there.
+        out: folder of the store; an interrupted import continues there, and an expert whose numbers in the files
+            are no longer those in the store is imported again.
         record: what the experts are. The files do not say it; shapes and epochs are checked against it.
         dtype: how the store keeps rows: float32, bfloat16 or float64.
         per_file: take at most so many experts of each file, the first ones; None takes all.
@@ -73,7 +76,7 @@ def import_mtt(
 
     Raises:
         FormatError: a file is damaged, hostile, or of another layout; experts read before it are kept.
-        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts.
+        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts, or more of them.
         InputError: there is no file to read, or per_file is below 1.
     """
     if per_file is not None and per_file < 1:
@@ -82,11 +85,14 @@ def import_mtt(
     stream = _checked(files, record, per_file)
     first = next(stream)  # a bad first file leaves no store behind
     store = TrajectoryStore.create(out, record, dtype=dtype)
+    count = 0
     for number, (details, rows) in enumerate(chain([first], stream)):
-        if number not in store or store.details(store.experts.index(number)) != details:
+        if not store.holds(number, rows, details):
             store.add(number, rows, details=details)
+        count = number + 1
         if on_progress is not None:
-            on_progress(number + 1)
+            on_progress(count)
+    check_count(len(store), count, out)
     return store
 
 
@@ -105,14 +111,15 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
     Args:
         store: recorded experts.
-        folder: where to; files of these names there are replaced.
+        folder: where to; files of the names to be written are replaced.
         experts_per_file: at most so many experts in one file; all of them are in memory together.
 
     Returns:
         The files written.
 
     Raises:
-        InputError: no experts, convexified experts, or experts_per_file below 1.
+        InputError: no experts, convexified experts, or experts_per_file below 1; or the folder holds files of higher
+            numbers, which would be read along.
         WriteError: the disk is full.
     """
     if store.kind != "recorded":
@@ -121,6 +128,7 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
         raise InputError(
             f"experts_per_file = {experts_per_file} and the number of experts = {len(store)} must be 1 or more"
         )
+    refuse_others(Path(folder), "replay_buffer", -(-len(store) // experts_per_file))
     files: list[Path] = []
     for first in range(0, len(store), experts_per_file):
         positions = range(first, min(first + experts_per_file, len(store)))

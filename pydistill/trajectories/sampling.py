@@ -108,9 +108,14 @@ class StartSampler:
             raise InputError(
                 f"length M = {length} must be a whole number of epochs for experts recorded at whole epochs"
             )
-        self._check_reach(trajectory.end, length)
+        self.check_reach(trajectory.end, length)
 
-    def _check_reach(self, trajectory_end: float, length: float) -> None:
+    def check_reach(self, trajectory_end: float, length: float) -> None:
+        """What `check` refuses of real times: trajectories that are still to be convexified can be checked by their T.
+
+        Raises:
+            InputError: M is not positive; the last start plus M exceeds T.
+        """
         if not (math.isfinite(length) and length > 0):
             raise InputError(f"length M = {length} must be a positive number of epochs")
         if self.latest + length > trajectory_end:
@@ -137,7 +142,7 @@ class StartSampler:
         """
         if iteration < 0:
             raise InputError(f"iteration = {iteration} must be 0 or more")
-        self._check_reach(trajectory_end, length)
+        self.check_reach(trajectory_end, length)
         lower, upper = self.settings.min_start, self.upper(iteration)
         if self.settings.continuous:
             share = float(torch.rand((), generator=generator, dtype=torch.float64))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import sha256_of
 from pydistill.folders import refuse_run
 from pydistill.locking import only_writer
@@ -219,6 +219,25 @@ class TrajectoryStore:
         """Whatever else was recorded with the expert at `position`, for example its seed."""
         return dict(self._entry(position).details)
 
+    def holds(self, number: int, expert: Rows | ConvexifiedTrajectory, details: Mapping[str, Any]) -> bool:
+        """Whether expert `number` is there with these details and, as this store keeps them, with these very numbers.
+
+        Every row is read and its hash compared with the index; the store's own file is not read.
+        """
+        entry = self._index.experts.get(number)
+        if entry is None or entry.details != details:
+            return False
+        if isinstance(expert, ConvexifiedTrajectory):
+            rows = expert.waypoints
+            if tensor_sha256(expert.fractions) != entry.fractions_sha256:
+                return False
+        else:
+            rows = expert
+        kept = (rows.row(index).to(DTYPES[self.dtype]) for index in range(rows.shape[0]))
+        return rows.shape[0] == len(entry.rows_sha256) and all(
+            tensor_sha256(row) == sha256 for row, sha256 in zip(kept, entry.rows_sha256, strict=True)
+        )
+
     def verify(self, *, content: bool = True) -> dict[int, str]:
         """What is wrong with the store's files: expert number → one sentence; empty if all is well.
 
@@ -355,7 +374,7 @@ class TrajectoryStore:
 
         Raises:
             InputError: this store is convexified already, or a setting is outside its limits.
-            MismatchError: `path` holds other experts, or these under other settings.
+            MismatchError: `path` holds other experts, also beside these, or these under other settings.
             FormatError: an expert here cannot be read.
         """
         if self.kind != "recorded":
@@ -365,6 +384,12 @@ class TrajectoryStore:
         out = TrajectoryStore.create(
             path, self.record, kind="convexified", dtype=dtype or self.dtype, convexification=settings
         )
+        others = [str(number) for number in out.experts if number not in self]
+        if others:  # a reader of the result would take them for experts of this store
+            raise MismatchError(
+                f"the convexified store at {path} holds experts that the one it is to be made of, {self._path}, does "
+                f"not: {', '.join(others)}; remove it to convexify again, or choose another folder"
+            )
         for position, number in enumerate(self.experts):
             source = self._entry(position)
             made_of = out.details(out.experts.index(number)).get("recorded_sha256") if number in out else None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +19,7 @@ from pydistill.compat import att, buffer, mct, mtt, tesla
 from pydistill.nn import build, layout_of
 from pydistill.recipe import load_recipe
 from pydistill.runfolder import RunFolder
-from pydistill.trajectories import TrajectoryStore, export_mct
+from pydistill.trajectories import TrajectoryStore, export_mct, import_mct, import_mtt
 from tests.compat.scripts import BUFFERS, RUN, make_buffers
 
 
@@ -99,8 +101,13 @@ def test_a_name_that_is_taken_is_refused(here: Path, capsys: pytest.CaptureFixtu
     assert "is there already; give another --name, or --resume" in capsys.readouterr().err
     assert mtt.main([*RUN, "--resume"]) == 2
     assert "--resume needs the run's --name" in capsys.readouterr().err
-    assert mtt.main([*RUN, "--name", "../first"]) == 2
-    assert "must be the name of a folder" in capsys.readouterr().err
+    for name in ("../first", "..", ".", "", "first/", "/"):
+        for flags in ([], ["--resume"]):
+            assert mtt.main([*RUN, "--name", name, *flags]) == 2
+            assert (
+                f"--name must be the name of a folder in logged_files/tensors, not {name!r}" in capsys.readouterr().err
+            )
+    assert [path.name for path in (here / "logged_files").rglob("*")] == ["tensors", "first"]
 
 
 def test_att_leaves_averages_and_pixels(here: Path) -> None:
@@ -253,7 +260,7 @@ def test_experts_of_other_files_or_limits_are_refused(
     assert ("the first 1 experts of" in told) == ("--max_experts" in flags)
     (here / "elsewhere" / "sources.json").unlink()  # as an import that was stopped leaves it
     assert mtt.main([*elsewhere, *flags]) == 2
-    assert "holds 3 experts, and the files that this command asks for 2" in capsys.readouterr().err
+    assert "holds 3 experts and the files to import 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
@@ -274,6 +281,35 @@ def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.
     if published:
         (here / BUFFERS / damaged).unlink()
         assert script.main(flags) == 2
+
+
+@pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
+def test_an_import_that_was_killed_does_not_mix_buffers(
+    published: bool, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one expert, and before it is written down what was imported; then the buffers are replaced."""
+    script, flags, add = mtt, SHORT, "add"
+    if published:
+        recorded = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
+        export_mct(recorded.write_convexified(here / "convexified", waypoints=3), here / BUFFERS)
+        script, flags, add = mct, [*SHORT, "--num_interpolation", "3"], "add_convexified"
+    whole = getattr(TrajectoryStore, add)
+
+    def killed(store: TrajectoryStore, number: int, *rest: Any, **named: Any) -> None:
+        whole(store, number, *rest, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrajectoryStore, add, killed)
+        assert script.main(flags) == 130
+    assert TrajectoryStore.open(store_of(here, published)).experts == (0,)
+    for name in ["step_buffer_ip3_0.pt", "waypoint_buffer_ip3_0.pt"] if published else ["replay_buffer_0.pt"]:
+        file = here / BUFFERS / name
+        torch.save(torch.load(file, weights_only=True)[::-1], file)
+    assert script.main(flags) == 0
+    store = TrajectoryStore.open(store_of(here, published))
+    alone = (import_mct if published else import_mtt)(here / BUFFERS, here / "alone", store.record)
+    assert store.digest == alone.digest
 
 
 def store_of(here: Path, published: bool) -> Path:
@@ -361,7 +397,7 @@ def test_buffers_of_others_are_not_overwritten(store: bool, here: Path, capsys: 
         theirs, flags = here / BUFFERS / "replay_buffer_0.pt", []
     before = theirs.read_bytes()
     assert make_buffers(*flags) == 2
-    assert f"{theirs.name} would be replaced and is of another program" in capsys.readouterr().err
+    assert f"{theirs.name} would be replaced or removed and is of another program" in capsys.readouterr().err
     assert theirs.read_bytes() == before
 
 
@@ -392,6 +428,24 @@ def test_a_buffer_command_that_was_killed_while_it_exports_is_given_again(
     assert [len(each) for each in found] == [3, 1]
 
 
+@pytest.mark.parametrize("flags", [("--mom", "0.9"), ("--l2", "0.1"), ("--l2", "0.1", "--decay")])
+def test_experts_train_with_momentum_and_weight_decay(flags: tuple[str, ...], here: Path) -> None:
+    """As SGD of PyTorch does with these numbers, which the store keeps."""
+    before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
+    other = ["--num_experts", "1", "--buffer_path", "other"]
+    if "--decay" in flags:
+        assert make_buffers("--num_experts", "1", "--buffer_path", "decayed", "--decay") == 0
+        before = torch.load(here / "decayed/tensors/convnet2-w4/replay_buffer_0.pt", weights_only=True)
+    assert make_buffers(*other, *flags) == 0
+    folder = here / "other/tensors/convnet2-w4"
+    after = torch.load(folder / "replay_buffer_0.pt", weights_only=True)
+    assert torch.equal(after[0][0][0], before[0][0][0])
+    assert not torch.equal(after[0][-1][0], before[0][-1][0])
+    training = TrajectoryStore.open(folder / "pydistill-experts").record.training
+    expected = (0.9, 0.0) if "--mom" in flags else (0.0, 0.1)
+    assert (training["momentum"], training["weight_decay"]) == expected
+
+
 def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
     assert make_buffers("--num_experts", "4") == 0
@@ -401,11 +455,45 @@ def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str])
     assert torch.equal(after[0][1][4][0], before[1][4][0])
 
 
+def test_fewer_buffers_take_the_place_of_more(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the experts of the files that stay would be there twice; also after a kill before they are removed."""
+    assert make_buffers("--save_interval", "1") == 0
+    assert names(here / BUFFERS) == [f"replay_buffer_{number}.pt" for number in range(3)]
+    unlink = Path.unlink
+
+    def stop(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".pt":
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stop)
+        assert make_buffers() == 130
+    assert make_buffers() == 0
+    assert names(here / BUFFERS) == ["replay_buffer_0.pt", "replay_buffer_1.pt"]
+    assert [len(torch.load(here / BUFFERS / f"replay_buffer_{n}.pt", weights_only=True)) for n in (0, 1)] == [2, 1]
+
+
+@pytest.mark.parametrize("about", [[], {"replay_buffer_0.pt": "x"}, {"../mine.pt": []}])
+def test_a_damaged_record_of_exports(about: object, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / BUFFERS / "pydistill-exported.json").write_text(json.dumps(about))
+    assert make_buffers() == 1
+    assert "pydistill-exported.json is damaged; remove it" in capsys.readouterr().err
+
+
+def test_a_changed_buffer_is_not_removed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is no longer written, and would be read along."""
+    (here / BUFFERS / "replay_buffer_1.pt").write_bytes(b"mine")
+    assert make_buffers("--save_interval", "3") == 2
+    assert "replay_buffer_1.pt would be replaced or removed and is of another program" in capsys.readouterr().err
+    assert (here / BUFFERS / "replay_buffer_1.pt").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
         (["--dsa", "False"], "--dsa False is refused"),
-        (["--decay", "--mom", "0.9"], "--mom and --l2 would begin"),
+        (["--decay", "--mom", "0.9"], "--mom with --decay is refused: buffer.py then forgets its momentum"),
         (["--save_interval", "0"], "--num_experts=100 and --save_interval=0 must be at least 1"),
     ],
 )

@@ -27,6 +27,8 @@ from pydistill.trajectories import (
     import_mtt,
 )
 from pydistill.trajectories.foreign import save_torch
+from pydistill.trajectories.mct import partner
+from tests.folder_content import content
 
 from .samples import NAMES, SHAPES, SIZES, TOTAL, record, walk
 
@@ -148,6 +150,41 @@ def test_an_import_continues(mtt, tmp_path):
     (tmp_path / "later.pt").rename(mtt / "replay_buffer_10.pt")
     assert len(import_mtt(mtt, tmp_path / "store", record())) == 3
     assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", ["mtt", "mct"])
+def test_experts_are_imported_again_from_a_file_that_was_replaced(form, dtype, tmp_path):
+    """By one of the same name, number of experts and shapes."""
+    read = import_mtt if form == "mtt" else import_mct
+
+    def write(*seeds):
+        if form == "mtt":
+            torch.save([nested(walk(seed=seed)) for seed in seeds], tmp_path / "replay_buffer_0.pt")
+            return tmp_path / "replay_buffer_0.pt"
+        experts = [mct_nested(walk(seed=seed), 4) for seed in seeds]
+        torch.save([points for points, _ in experts], tmp_path / "waypoint_buffer_ip4_0.pt")
+        torch.save([steps for _, steps in experts], tmp_path / "step_buffer_ip4_0.pt")
+        return tmp_path / "waypoint_buffer_ip4_0.pt"
+
+    read(write(0, 1), tmp_path / "store", record(), dtype=dtype)
+    kept = (tmp_path / "store" / "expert_0001.safetensors").stat().st_mtime_ns
+    again = read(write(5, 1), tmp_path / "store", record(), dtype=dtype)
+    assert again.digest == read(write(5, 1), tmp_path / "new", record(), dtype=dtype).digest
+    assert (tmp_path / "store" / "expert_0001.safetensors").stat().st_mtime_ns == kept
+    with pytest.raises(MismatchError, match="holds 2 experts and the files to import 1: the others are of another imp"):
+        read(write(5), tmp_path / "store", record(), dtype=dtype)
+
+
+def test_changed_fractions_are_imported_again(tmp_path):
+    file = write_mct(tmp_path / "mct", 4, "_ip4")
+    before = import_mct(file, tmp_path / "store", record()).digest
+    steps = torch.load(partner(file), weights_only=True)
+    steps[1][0][1][0] = steps[1][0][1][0] / 2
+    torch.save(steps, partner(file))
+    after = import_mct(file, tmp_path / "store", record())
+    assert after.digest != before
+    assert after.digest == import_mct(file, tmp_path / "new", record()).digest
 
 
 def test_layouts_can_be_asked_for(mtt, tmp_path):
@@ -392,6 +429,22 @@ def test_each_format_takes_its_kind_of_store(mtt, tmp_path):
             export(kept, tmp_path / "out", experts_per_file=0)
     with pytest.raises(InputError, match="the number of experts = 0"):
         export_mtt(TrajectoryStore.create(tmp_path / "empty", record()), tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["mtt", "mct"])
+def test_an_export_is_not_mixed_with_another(form, mtt, tmp_path):
+    store, export, stem = import_mtt(mtt, tmp_path / "store", record()), export_mtt, "replay_buffer"
+    if form == "mct":
+        store, export, stem = store.write_convexified(tmp_path / "convex"), export_mct, "waypoint_buffer_ip4"
+    out = tmp_path / "out"
+    assert len(export(store, out, experts_per_file=1)) == 3
+    before = content(out)
+    with pytest.raises(InputError, match=rf"holds {stem}_2\.pt of another export, .* the 2 to be written; remove them"):
+        export(store, out, experts_per_file=2)
+    assert content(out) == before
+    (out / f"{stem}_2.pt").rename(out / f"{stem}_kept.pt")
+    assert len(export(store, out, experts_per_file=2)) == 2
+    assert len(export(store, out, experts_per_file=2)) == 2
 
 
 def test_a_failed_export_is_one_error_and_leaves_nothing(tmp_path):

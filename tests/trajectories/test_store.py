@@ -99,6 +99,19 @@ def test_convexifying_again_keeps_what_is_there_and_refuses_other_settings(store
         store.write_convexified(tmp_path / "convex", fractions="uniform")
 
 
+def test_a_convexified_store_holds_the_experts_of_its_source_only(store, tmp_path):
+    store.write_convexified(tmp_path / "convex")
+    fewer = TrajectoryStore.create(tmp_path / "fewer", record())
+    fewer.add(1, walk(seed=1))
+    told = r"holds experts that the one it is to be made of, .*fewer, does not: 0, 2; remove it to convexify again"
+    with pytest.raises(MismatchError, match=told):
+        fewer.write_convexified(tmp_path / "convex")
+    assert TrajectoryStore.open(tmp_path / "convex").experts == (0, 1, 2)
+    fewer.add(4, walk(seed=4))
+    with pytest.raises(MismatchError, match="does not: 1, 4; remove"):
+        TrajectoryStore.create(tmp_path / "none", record()).write_convexified(fewer.write_convexified(tmp_path).path)
+
+
 def _peak_kib() -> int:
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
