@@ -31,21 +31,31 @@ def run(values: Any) -> int:
 
 def words() -> dict[str, dict[str, list[str]]]:
     """Command → flag → the values that it takes (none: a file, a number, or nothing)."""
+    from pydistill.cli.help import settings_by_group
     from pydistill.cli.parser import command_parser
+    from pydistill.data.load import NAMES
     from pydistill.methods import METHODS
     from pydistill.recipe import preset_names
 
-    named = {"--preset": preset_names(), "--distill.method": list(METHODS), "--device": ["auto", "cpu", "cuda"]}
+    named = {
+        "--preset": preset_names(),
+        "--data.name": list(NAMES),
+        "--distill.method": list(METHODS),
+        "--device": ["auto", "cpu", "cuda"],
+    }
     found: dict[str, dict[str, list[str]]] = {}
     for name in COMMANDS:
+        parser = command_parser(name)
         flags: dict[str, list[str]] = {"--help": [], "--debug": []}
-        for action in command_parser(name)._actions:
+        for action in parser._actions:
             values = _values(action)
             for option in action.option_strings:
                 if option.startswith("--") and not option.endswith(".help"):
                     flags[option] = named.get(option, values)
             if not action.option_strings and values and action.help != argparse.SUPPRESS:
                 flags[""] = values  # of a word without a flag
+        groups = settings_by_group(parser)
+        flags["--help"] = [*groups, "all", "presets"] if groups else []
         found[name] = flags
     return found
 
