@@ -11,6 +11,7 @@ import torch
 
 from pydistill import data
 from pydistill.data import Dataset
+from pydistill.data.cache import cache_folder
 from pydistill.distill import Distiller
 from pydistill.errors import InputError, MismatchError
 from pydistill.experts import experts_record
@@ -102,7 +103,7 @@ def plan(
     """Measure a few short steps of each part of a recipe, and scale them to the whole.
 
     Data are read where the recipe names them; of a known data set without a path, noise of its shape takes their place.
-    Nothing is written but for a moment into the temporary folder.
+    Nothing is written but for a moment into the temporary folder, and what reading the data leaves in the cache.
 
     Args:
         recipe: the recipe.
@@ -130,9 +131,7 @@ def plan(
         )
     if experts is not None and wanted == "convexified":
         check_convexification(recipe, experts)
-    began = clock()
-    dataset, images, told = _data(recipe, torch.device(device))
-    reading = clock() - began if dataset.digest != MADE_UP else 0.0
+    dataset, images, told, reading = _data(recipe, torch.device(device), clock)
     for name in recipe.evaluation.models:
         sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
         architecture_of(parse(name), *sizes, device=dataset.device)
@@ -207,15 +206,28 @@ def _measured(
     return phases, peaks, distiller, size + checkpoint
 
 
-def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, tuple[int, int], str]:
-    """The data or noise of their shape, how many images the recipe's own are, and which of the two it is."""
+def _data(recipe: Recipe, device: torch.device, clock: Clock) -> tuple[Dataset, tuple[int, int], str, float]:
+    """The data or noise of their shape, how many images the recipe's own are, which of the two it is, and the seconds
+    that a run will read the data."""
     shape = shape_of(recipe.data) if recipe.data.path is None else None
     if shape is not None:
         enough = max(4 * recipe.expert.training.batch_size, shape.classes * recipe.distill.ipc)
         dataset = made_up_data(recipe.data, shape, enough, device)
-        return dataset, (shape.train, shape.test), f"made up in the shape of {recipe.data.name} (no data.path is given)"
+        told = f"made up in the shape of {recipe.data.name} (no data.path is given)"
+        return dataset, (shape.train, shape.test), told, 0.0
+    cache = cache_folder(recipe.data.cache)
+    kept = set(cache.glob("*/*"))
+    dataset, reading = _read(recipe, device, clock)
+    if set(cache.glob("*/*")) != kept:  # what was decoded or fitted now lies where the run will find it
+        del dataset
+        dataset, reading = _read(recipe, device, clock)
+    return dataset, (len(dataset.train_pictures), len(dataset.test_pictures)), f"{recipe.data.name} as it is", reading
+
+
+def _read(recipe: Recipe, device: torch.device, clock: Clock) -> tuple[Dataset, float]:
+    began = clock()
     dataset = data.load(recipe.data, device)
-    return dataset, (len(dataset.train_pictures), len(dataset.test_pictures)), f"{recipe.data.name} as it is"
+    return dataset, clock() - began
 
 
 def _phase(name: str, unit: str, measured: Measured, count: int) -> Phase:

@@ -158,6 +158,25 @@ def test_starting_is_loading_the_modules_and_reading_the_data(starts: None, monk
     assert done.stdout.decode().strip() == pydistill.__file__
 
 
+def test_data_that_are_decoded_for_the_first_time_are_read_as_the_run_will(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, real = Clock(), data.load
+
+    def first_decodes(settings: DataSettings, device: torch.device) -> data.Dataset:
+        found = real(settings, device)
+        entry = tmp_path / "cache" / "data" / "decoded"
+        clock.seconds += 2.0 if entry.exists() else 70.0
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        entry.touch()
+        return found
+
+    monkeypatch.setattr("pydistill.plan.data.load", first_decodes)
+    work = replace(small(), data=DataSettings("digits", cache=str(tmp_path / "cache")))
+    for _ in range(2):
+        assert plan(work, clock=clock).phases[0].seconds_each == 2.0
+
+
 @pytest.mark.parametrize("python", ["", "/nowhere/python", "/bin/false"])
 def test_a_python_that_cannot_be_started_is_told(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", python)
