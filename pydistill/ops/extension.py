@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,17 @@ def load_extension() -> Extension:
     """Load the extension on the first call; later calls give the same answer.
 
     An extension that was never built is no fault: the reference runs instead. One that is there and cannot be used (it
-    does not load, or was compiled for another torch, whose C++ interface differs) is warned about, once.
+    does not load, or was compiled for another torch, whose C++ interface differs, or belongs to an installed package
+    that this one, a source tree, hides) is warned about, once.
     """
-    path = _find()
+    path = _find(PACKAGE)
     if path is None:
+        if (hidden := _hidden()) is not None:
+            return _unusable(
+                f"it is that of the installed package, which the one in {PACKAGE} hides, and that was not built",
+                hidden,
+                "run in another folder, or build it here too (docs/building.md says how)",
+            )
         return Extension(None, "the extension pydistill/_C was not built (docs/building.md says how)", None)
     try:
         config = _load(path)
@@ -56,10 +67,15 @@ def load_extension() -> Extension:
     return Extension(config, None, path)
 
 
-def _find() -> str | None:
-    """The library's file beside this package's own modules, and nowhere else."""
-    package = Path(__file__).resolve().parent.parent
+def _find(package: Path) -> str | None:
+    """The library's file beside the modules of a package."""
     return next((str(path) for suffix in EXTENSION_SUFFIXES if (path := package / f"_C{suffix}").exists()), None)
+
+
+def _hidden() -> str | None:
+    """The library of another copy of this package that Python would find after this one."""
+    copies = (Path(place or ".").resolve() / PACKAGE.name for place in sys.path)
+    return next((path for copy in copies if copy != PACKAGE and (path := _find(copy)) is not None), None)
 
 
 def _load(path: str) -> dict[str, Any]:
@@ -70,7 +86,7 @@ def _load(path: str) -> dict[str, Any]:
     return config
 
 
-def _unusable(why: str, path: str | None) -> Extension:
+def _unusable(why: str, path: str | None, remedy: str = "build it again") -> Extension:
     reason = f"the extension {path} is not used: {why}"
-    warnings.warn(f"pydistill runs on its PyTorch reference: {reason}; build it again", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"pydistill runs on its PyTorch reference: {reason}; {remedy}", RuntimeWarning, stacklevel=2)
     return Extension(None, reason, path)

@@ -22,17 +22,38 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_one_that_was_never_built_is_no_fault(fresh: pytest.MonkeyPatch) -> None:
-    fresh.setattr(extension, "_find", lambda: None)
+    fresh.setattr(extension, "_find", lambda package: None)
     loaded = extension.load_extension()
     assert loaded.device_types == frozenset()
     assert "was not built" in str(loaded.reason)
+
+
+def test_a_source_tree_that_hides_an_installed_one_says_so(
+    fresh: pytest.MonkeyPatch, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """As in the repository's own folder, after `pip install .`."""
+    tree, site = tmp_path / "tree" / "pydistill", tmp_path / "site" / "pydistill"
+    for copy in (tree, site):
+        copy.mkdir(parents=True)
+    fresh.setattr(extension, "PACKAGE", tree)
+    fresh.setattr(sys, "path", [str(tree.parent), str(site.parent)])
+    assert "was not built" in str(extension.load_extension().reason)
+    assert not recwarn.list
+    library = site / f"_C{EXTENSION_SUFFIXES[0]}"
+    library.touch()
+    with pytest.warns(
+        RuntimeWarning, match="which the one in .*tree/pydistill hides.*; run in another folder, or build"
+    ):
+        loaded = extension.load_extension()
+    assert loaded.config is None
+    assert str(library) in str(loaded.reason)
 
 
 def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.MonkeyPatch) -> None:
     def broken(path: str) -> None:
         raise OSError(f"{path}: undefined symbol: _ZN3c10")
 
-    fresh.setattr(extension, "_find", lambda: "/somewhere/_C.so")
+    fresh.setattr(extension, "_find", lambda package: "/somewhere/_C.so")
     fresh.setattr(extension.torch.ops, "load_library", broken)
     with pytest.warns(RuntimeWarning, match=r"/somewhere/_C\.so is not used: .*undefined symbol: _ZN3c10"):
         loaded = extension.load_extension()
@@ -41,7 +62,7 @@ def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.Mon
 
 
 def test_one_of_another_torch_is_not_used(fresh: pytest.MonkeyPatch) -> None:
-    fresh.setattr(extension, "_find", lambda: "/somewhere/_C.so")
+    fresh.setattr(extension, "_find", lambda package: "/somewhere/_C.so")
     fresh.setattr(extension, "_load", lambda path: {"torch_version": "1.2.0", "cuda": True})
     with pytest.warns(RuntimeWarning, match=r"compiled for torch 1\.2 and this is torch"):
         loaded = extension.load_extension()
