@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
