@@ -312,6 +312,43 @@ def test_an_import_that_was_killed_does_not_mix_buffers(
     assert store.digest == alone.digest
 
 
+def test_the_scripts_share_one_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same buffers, whichever imported them; also where an older import names another script."""
+    assert tesla.main(SHORT) == 0
+    store = TrajectoryStore.open(store_of(here, False))
+    assert store.record.training == {"source": "mtt"}, "the files' layout, not the script"
+    index = store_of(here, False) / "index.json"
+    for source in ("mtt", "att"):
+        about = json.loads(index.read_text())
+        about["record"]["training"]["source"] = source
+        index.write_text(json.dumps(about))
+        before = index.read_bytes()
+        for script in (mtt, att, tesla, mct):
+            with monkeypatch.context() as patch:
+                patch.delattr("pydistill.trajectories.mtt.load_untrusted")
+                assert script.main([*SHORT, "--name", f"{script.__name__}-{source}"]) == 0
+        assert index.read_bytes() == before
+
+
+@pytest.mark.parametrize("imported", [True, False], ids=["imported", "stopped"])
+def test_a_store_of_other_experts_is_refused_by_the_flags_that_there_are(
+    imported: bool, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mtt.main(SHORT) == 0
+    if not imported:
+        (store_of(here, False) / "sources.json").unlink()
+    assert att.main([*SHORT, "--zca"]) == 2
+    told = capsys.readouterr().err
+    assert "preprocessing is" in told
+    assert told.endswith(
+        "; choose another folder by --experts, or give the --dataset, --data_path, --zca and --model of those experts\n"
+    )
+    assert mtt.main([*SHORT, "--experts", str(here / BUFFERS / "pydistill-experts")]) == 2
+    told = capsys.readouterr().err
+    assert "choose another folder by --experts, or" in told
+    assert "--out" not in told
+
+
 def store_of(here: Path, published: bool) -> Path:
     return here / BUFFERS / ("pydistill-waypoint_ip3" if published else "pydistill-replay")
 
