@@ -365,6 +365,7 @@ def test_a_damaged_list_of_sources(here: Path, capsys: pytest.CaptureFixture[str
     [
         (["--texture"], "--texture is refused: textures on a larger canvas are not implemented"),
         (["--eval_it", "0"], "--eval_it must be at least 1, not 0"),
+        (["--eval_mode", "ZZ"], "--eval_mode must be one of S, C, M, W, D, A, P, N, not ZZ"),
         (["--model", "LeNet"], "--model LeNet is a network that pydistill does not have"),
         (["--model", "ConvNetXY"], "--model ConvNetXY is none of ConvNet"),
         (["--dataset", "MNIST"], "--dataset must be CIFAR10"),

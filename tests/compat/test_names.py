@@ -41,7 +41,9 @@ def test_pools() -> None:
     assert pool_of("S", "ConvNetBN") == (["ConvNet"], [])
     assert pool_of("C", "ConvNetD4") == (["ConvNetD4", "ConvNet"], [])
     assert pool_of("M", "ConvNet") == (["ConvNet", "AlexNet", "VGG11", "ResNet18"], ["ResNet18_AP"])
-    assert pool_of("anything", "ConvNetD4") == (["ConvNetD4"], [])
+    for mode in ("ZZ", "s", ""):
+        with pytest.raises(InputError, match=f"--eval_mode must be one of S, C, M, W, D, A, P, N, not {mode}$"):
+            pool_of(mode, "ConvNetD4")
     for mode in "WDAPN":
         for name in pool_of(mode, "ConvNet")[0]:
             architecture_of(network_of(name), 3, 10, 32)
