@@ -393,7 +393,47 @@ def test_what_is_not_done_is_refused(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (
+            ["--max_start_epoch", "20"],
+            "--max_start_epoch = 20 and --expert_epochs = 2 reach up to epoch 21, but the expert trajectories end at "
+            "epoch 4; lower --max_start_epoch or --expert_epochs, or train experts for more epochs",
+        ),
+        (["--syn_steps", "0"], "--syn_steps must be at least 1, not 0"),
+        (["--lr_img", "-1"], "--lr_img must be a finite number of at least 0"),
+        (["--batch_syn", "0"], "--batch_syn must be at least 1 (or leave it out for all images), not 0"),
+        (["--batch_train", "0"], "--batch_train must be at least 1, not 0"),
+        (["--epoch_eval_train", "0"], "--epoch_eval_train must be at least 1, not 0"),
+        (["--num_eval", "0"], "--num_eval must be at least 1, not 0"),
+        (["--dsa_strategy", "wave"], "--dsa_strategy='wave' holds 'wave'"),
+        (["--data_path", "nowhere"], "--data_path='nowhere' is no file; --dataset=tensors needs a .npz file"),
+    ],
+)
+def test_messages_name_the_flags(flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main([*RUN, *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"pydistill: error: {told}")
+    assert not (here / "logged_files").exists(), "the same --name can be given again"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--train_epochs", "0"], "--train_epochs must be at least 1, not 0"),
+        (["--mom", "2"], "--mom must be in [0, 1), not 2.0"),
+        (["--lr_teacher", "0.5"], "; choose another --buffer_path, or give the flags of those experts"),
+    ],
+)
+def test_messages_name_the_flags_of_buffer(
+    flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_buffers(*flags) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
         (["--lr_decay"], "--lr_decay is refused"),
+        (["--num_interpolation", "9"], "--num_interpolation = 9 must be 2 to 5 for a trajectory of epochs 0 to 4"),
         (["--noise_start", "0.05"], "--noise_start is refused"),
         (["--optimizer", "Adam"], "--optimizer must be SGD"),
         (["--num_interpolation", "1"], "--num_interpolation must be at least 2"),
