@@ -328,6 +328,8 @@ def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path) -> None:
         import_set("mtt", folder)
     with pytest.raises(InputError, match=r"do not tell the learning rate \(lr, --lr\); give it"):
         import_set("mtt", folder, dataset="cifar10")
+    with pytest.raises(InputError, match=r"learning rate \(lr, --lr\), which like .* does not .* 0\.0123; give it$"):
+        import_set("mtt", folder, like=made("none"))
     with pytest.raises(InputError, match=r"do not tell the preprocessing \(--dataset, where .*, --mean and --std, "):
         import_set("mtt", folder, lr=0.1)
     with pytest.raises(
