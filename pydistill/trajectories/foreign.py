@@ -66,7 +66,9 @@ def save_torch(value: Any, path: Path) -> None:
             with open(temporary, "wb") as handle:  # given a path, torch does not tell what the system said
                 torch.save(value, handle)
         except RuntimeError as error:  # what torch makes of a failed write when it ends the file
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+            if isinstance(error.__context__, OSError):
+                raise OSError(*error.__context__.args) from error
+            raise
 
 
 def listed(value: Any, what: str) -> list[Any]:
