@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,8 @@ def test_what_the_files_do_not_tell_is_asked_for(tmp_path: Path) -> None:
         import_set("mtt", folder)
     with pytest.raises(InputError, match=r"do not tell the learning rate \(lr, --lr\); give it"):
         import_set("mtt", folder, dataset="cifar10")
+    with pytest.raises(InputError, match=r"learning rate \(lr, --lr\), which like .* does not .* 0\.0123; give it$"):
+        import_set("mtt", folder, like=made("none"))
     with pytest.raises(InputError, match=r"do not tell the preprocessing \(--dataset, where .*, --mean and --std, "):
         import_set("mtt", folder, lr=0.1)
     with pytest.raises(
@@ -426,6 +429,34 @@ def test_an_export_that_fails_can_be_repeated(
     done = export_set(made(), form, out)
     assert all(path.is_file() for path in done.files)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(done.files)
+
+
+@pytest.mark.parametrize(
+    ("form", "file"),
+    [
+        ("mtt", "images_best.pt"),
+        ("dcbench", "TM/CIFAR10/IPC2/images_best.pt"),
+        ("ddranking", "images.pt"),
+        ("imagefolder", "ant/0000.png"),
+    ],
+)
+@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
+def test_what_does_not_fit_on_the_disk_is_told_by_the_name_that_was_given(
+    form: str, file: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if there:
+        Path("out").mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        with pytest.raises(WriteError) as caught:
+            export_set(made(), form, "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    told = f"cannot write out/{file}: File too large; make room there, or choose a folder elsewhere; what was there"
+    assert str(caught.value).startswith(told)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -35,7 +35,8 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--classes", type=str, nargs="+", help="the classes' names, in the order of the labels")
     parser.add_argument("--model", type=str | None, default=None, help="the student's network, such as convnet3")
     parser.add_argument("--soft", choices=["logits", "probabilities"], default=None, help="what rows of labels are")
-    parser.add_argument("--like", type=str | None, default=None, help="a run or set to take what is unknown from")
+    like = "a run or set to take what is unknown from, but for --lr, which belongs to the images"
+    parser.add_argument("--like", type=str | None, default=None, help=like)
     parser.add_argument("--as-is", action="store_true", help="the images are preprocessed as those of --like")
     add_json(parser)
 

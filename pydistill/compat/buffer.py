@@ -11,6 +11,7 @@ from pydistill.compat.command import device, run_command
 from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.exported import export_buffers, refuse_foreign
 from pydistill.compat.flags import buffer_parser
+from pydistill.compat.messages import TRAINING
 from pydistill.compat.networks import network_of
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError
@@ -65,7 +66,7 @@ def train(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train experts; returns the exit status."""
-    return run_command(train, arguments)
+    return run_command(train, arguments, TRAINING)
 
 
 if __name__ == "__main__":

@@ -16,24 +16,25 @@ from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
 from pydistill.compat.files import RUN, LegacyFiles, Naming, log_folder
 from pydistill.compat.flags import Script, distill_parser
+from pydistill.compat.messages import DISTILLATION
 from pydistill.compat.recipe import plan_of
 from pydistill.evaluate import evaluate_models, table
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
-from pydistill.trajectories import TrajectoryStore
+from pydistill.trajectories import StartSampler, TrajectoryStore
 from pydistill.words import accuracy_of
 
 
 def main(script: Script, arguments: Sequence[str] | None = None) -> int:
     """Run the distillation that `arguments` (or the command line) ask for; returns the exit status."""
-    return run_command(lambda given: distil(script, given), arguments)
+    return run_command(lambda given: distil(script, given), arguments, DISTILLATION)
 
 
 def distil(script: Script, arguments: Sequence[str]) -> None:
     """Run the distillation that these flags of a published script ask for.
 
     Raises:
-        InputError: a flag is wrong, or asks for what is not done here.
+        InputError: a flag is wrong, or asks for what is not done here or for later epochs than the buffers have.
         MismatchError: the buffers hold experts of another network or image size.
         PydistillError: as `distill_shown`.
     """
@@ -46,6 +47,8 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     dataset = data.load(recipe.data, device())
     store = import_experts(values, script, buffer_folder(values, script), dataset, recipe.model)
     recipe = with_experts(recipe, store, values)
+    # The run checks this too, but only when the folder of its --name is there.
+    StartSampler(recipe.distill.start_settings()).check_reach(store.end, recipe.distill.expert_epochs)
     run = RunFolder(folder / RUN)
     classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
     files = LegacyFiles(

@@ -6,9 +6,11 @@ import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydistill.compat.command import note
 from pydistill.compat.flags import Script
+from pydistill.compat.messages import OTHER_STORE, in_flags
 from pydistill.compat.sources import imported_before, keep_sources
 from pydistill.data import Dataset
 from pydistill.errors import InputError
@@ -87,11 +89,14 @@ def import_experts(
 ) -> TrajectoryStore:
     """The experts of the flags' buffer files, imported once into a store beside them (or `--experts`).
 
+    Files of one layout give the same experts to every script, so whichever of them comes first imports for all.
+
     Raises:
         InputError: there are no buffers, or the store was imported from others, or from these with other limits or
             before they were changed.
         FormatError: a buffer is damaged, hostile or of another layout.
-        MismatchError: the buffers hold another network's experts, or the store more than the buffers.
+        MismatchError: the buffers hold another network's experts, or the store those of other data or more than the
+            buffers.
     """
     for name in ("max_files", "max_experts"):
         if getattr(values, name) is not None and getattr(values, name) < 1:
@@ -106,22 +111,26 @@ def import_experts(
     out = Path(values.experts) if values.experts else folder / _store_name(values, stem)
     if imported_before(out, read, values.max_experts):
         store = TrajectoryStore.open(out)
-        wanted = _record(dataset, model, script, store.record.epochs)
-        return TrajectoryStore.create(
-            out, wanted, kind=store.kind, dtype=store.dtype, convexification=store.convexification
-        )
+        # An older import names the script that made it; which of them it was changes none of its experts.
+        wanted = _record(dataset, model, store.record.training, store.record.epochs)
+        with in_flags(OTHER_STORE):
+            return TrajectoryStore.create(
+                out, wanted, kind=store.kind, dtype=store.dtype, convexification=store.convexification
+            )
     layout: ForeignLayout = (describe_mct if convexified else describe_mtt)(files[0])
-    record = _record(dataset, model, script, layout.epochs)
-    store = (import_mct if convexified else import_mtt)(files, out, record, per_file=values.max_experts)
+    # The files do not tell how the experts were trained: only whose layout they have is known.
+    record = _record(dataset, model, {"source": "mct" if convexified else "mtt"}, layout.epochs)
+    with in_flags(OTHER_STORE):
+        store = (import_mct if convexified else import_mtt)(files, out, record, per_file=values.max_experts)
     keep_sources(out, read, values.max_experts)
     return store
 
 
-def _record(dataset: Dataset, model: ModelSettings, script: Script, epochs: int) -> ExpertsRecord:
+def _record(dataset: Dataset, model: ModelSettings, training: dict[str, Any], epochs: int) -> ExpertsRecord:
     """What the experts are that these flags ask for."""
     settings = ExpertSettings()
     settings = replace(settings, training=replace(settings.training, epochs=epochs))
-    return replace(experts_record(dataset, model, settings), training={"source": script})
+    return replace(experts_record(dataset, model, settings), training=training)
 
 
 def _store_name(values: argparse.Namespace, stem: str) -> str:

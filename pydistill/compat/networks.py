@@ -67,12 +67,17 @@ def network_of(name: str) -> ModelSettings:
 def pool_of(mode: str, model: str) -> tuple[list[str], list[str]]:
     """MTT's names of the networks that `--eval_mode` evaluates on, and those of them that there are none of here.
 
-    Any mode but M, W, D, A, P, N and C means the student's own, for S without its batch norm, as published.
+    S is the student's own, without its batch norm, as published; C that one and ConvNet.
+
+    Raises:
+        InputError: there is no such mode (the published scripts take the student's own then, without a word).
     """
     if mode in _POOLS:
         names = list(_POOLS[mode])
     elif mode == "C":
         names = list(dict.fromkeys([model, "ConvNet"]))
+    elif mode == "S":
+        names = [model.split("BN")[0]]
     else:
-        names = [model.split("BN")[0] if mode == "S" else model]
+        raise InputError(f"--eval_mode must be one of S, C, {', '.join(_POOLS)}, not {mode}")
     return [name for name in names if name not in ABSENT], [name for name in names if name in ABSENT]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pydistill.compat.datasets import data_of
 from pydistill.compat.flags import Script
+from pydistill.compat.messages import EVALUATION, in_flags
 from pydistill.compat.networks import network_of, pool_of
 from pydistill.data import DsaSettings
 from pydistill.distill import DistillSettings
@@ -48,12 +49,9 @@ def plan_of(values: argparse.Namespace, script: Script) -> Plan:
     pool, absent = pool_of(values.eval_mode, values.model)
     model = network_of(values.model)
     names = tuple(dict.fromkeys(name_of(network_of(name)) for name in pool))
-    dsa = _augmentation(values.dsa == "True", values.dsa_strategy)
-    recipe = Recipe(
-        data=data_of(values),
-        model=model,
-        distill=_distill(values, script, None if values.no_aug else dsa),
-        evaluation=EvaluationSettings(
+    with in_flags(EVALUATION):
+        dsa = _augmentation(values.dsa == "True", values.dsa_strategy)
+        evaluation = EvaluationSettings(
             models=() if names == (name_of(model),) else names,
             repeats=values.num_eval,
             seed=values.seed,
@@ -65,7 +63,12 @@ def plan_of(values: argparse.Namespace, script: Script) -> Plan:
                 schedule="halfway",
                 dsa=dsa,
             ),
-        ),
+        )
+    recipe = Recipe(
+        data=data_of(values),
+        model=model,
+        distill=_distill(values, script, None if values.no_aug else dsa),
+        evaluation=evaluation,
     )
     recipe.distill.check()
     return Plan(recipe, tuple(_notes(values, script, absent)))

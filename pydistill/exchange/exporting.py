@@ -16,7 +16,7 @@ from torch import Tensor
 from pydistill.artefact import Artefact
 from pydistill.data import Normalise, Preprocessing, Zca
 from pydistill.distilled_set import DistilledSet
-from pydistill.errors import InputError, PydistillError
+from pydistill.errors import InputError
 from pydistill.exchange import dcbench, ddranking, imagefolder, mtt, told
 from pydistill.exchange.published import readers_normalisation
 from pydistill.files import WriteError, told_with_remedy
@@ -118,9 +118,9 @@ def _whole(folder: Path, inside: str) -> Iterator[Path]:
             _move_all(staging, target)
         else:
             staging.rename(target)
+    except WriteError as error:  # of a file in the temporary folder, which is of no use to who gave `folder`
+        raise WriteError(str(error).replace(str(staging), str(folder))) from error
     except OSError as error:
-        if isinstance(error, PydistillError):
-            raise
         raise WriteError(f"cannot write {folder}: {told_with_remedy(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -56,7 +56,8 @@ def import_set(
         model: name of the student's network, such as "convnet3", if it shall be known.
         soft: whether label rows are logits or probabilities; None: logits, unless they could be either.
         like: a distilled set of pydistill's that the images were exported from or go with: data set, preprocessing,
-            class names and network are taken from it where they are not given.
+            class names and network are taken from it where they are not given; the learning rate, which belongs to
+            the images, is not.
         as_is: the images have the preprocessing of `like`, as after `export_set(…, as_is=True)`.
 
     Raises:
@@ -75,7 +76,7 @@ def import_set(
     made, assumed = _preprocessing(form, name, preprocessing, before, origin, as_is, str(path))
     if rate is None or made is None:
         missing = [
-            *(["the learning rate (lr, --lr)"] if rate is None else []),
+            *([_missing_rate(origin)] if rate is None else []),
             *([_missing_preprocessing(form, name)] if made is None else []),
         ]
         raise InputError(
@@ -140,6 +141,16 @@ def _preprocessing(
     return readers, (
         f"the images are taken for normalised with mean {_numbers(readers.mean)} and std {_numbers(readers.std)}, as "
         f"{name} is without ZCA; if they were whitened (distilled with --zca), import them with --zca and --data"
+    )
+
+
+def _missing_rate(origin: Artefact | None) -> str:
+    """What to give where nothing tells the learning rate, which was learned with the images and fits no others."""
+    if origin is None:
+        return "the learning rate (lr, --lr)"
+    return (
+        "the learning rate (lr, --lr), which like (--like) does not give, as it belongs to the images: if these are "
+        f"those of that set, it is {origin.lr!r}"
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import WriteError, atomic_path
+from pydistill.files import atomic_path
 from pydistill.trajectories.record import ExpertsRecord
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -63,9 +63,12 @@ def save_torch(value: Any, path: Path) -> None:
     """
     with atomic_path(path) as temporary:
         try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # what torch makes of a failed write
-            raise WriteError(f"cannot write {path}: the disk may be full") from error
+            with open(temporary, "wb") as handle:  # given a path, torch does not tell what the system said
+                torch.save(value, handle)
+        except RuntimeError as error:  # what torch makes of a failed write when it ends the file
+            if isinstance(error.__context__, OSError):
+                raise OSError(*error.__context__.args) from error
+            raise
 
 
 def listed(value: Any, what: str) -> list[Any]:

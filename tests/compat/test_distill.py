@@ -312,6 +312,43 @@ def test_an_import_that_was_killed_does_not_mix_buffers(
     assert store.digest == alone.digest
 
 
+def test_the_scripts_share_one_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same buffers, whichever imported them; also where an older import names another script."""
+    assert tesla.main(SHORT) == 0
+    store = TrajectoryStore.open(store_of(here, False))
+    assert store.record.training == {"source": "mtt"}, "the files' layout, not the script"
+    index = store_of(here, False) / "index.json"
+    for source in ("mtt", "att"):
+        about = json.loads(index.read_text())
+        about["record"]["training"]["source"] = source
+        index.write_text(json.dumps(about))
+        before = index.read_bytes()
+        for script in (mtt, att, tesla, mct):
+            with monkeypatch.context() as patch:
+                patch.delattr("pydistill.trajectories.mtt.load_untrusted")
+                assert script.main([*SHORT, "--name", f"{script.__name__}-{source}"]) == 0
+        assert index.read_bytes() == before
+
+
+@pytest.mark.parametrize("imported", [True, False], ids=["imported", "stopped"])
+def test_a_store_of_other_experts_is_refused_by_the_flags_that_there_are(
+    imported: bool, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert mtt.main(SHORT) == 0
+    if not imported:
+        (store_of(here, False) / "sources.json").unlink()
+    assert att.main([*SHORT, "--zca"]) == 2
+    told = capsys.readouterr().err
+    assert "preprocessing is" in told
+    assert told.endswith(
+        "; choose another folder by --experts, or give the --dataset, --data_path, --zca and --model of those experts\n"
+    )
+    assert mtt.main([*SHORT, "--experts", str(here / BUFFERS / "pydistill-experts")]) == 2
+    told = capsys.readouterr().err
+    assert "choose another folder by --experts, or" in told
+    assert "--out" not in told
+
+
 def store_of(here: Path, published: bool) -> Path:
     return here / BUFFERS / ("pydistill-waypoint_ip3" if published else "pydistill-replay")
 
@@ -328,6 +365,7 @@ def test_a_damaged_list_of_sources(here: Path, capsys: pytest.CaptureFixture[str
     [
         (["--texture"], "--texture is refused: textures on a larger canvas are not implemented"),
         (["--eval_it", "0"], "--eval_it must be at least 1, not 0"),
+        (["--eval_mode", "ZZ"], "--eval_mode must be one of S, C, M, W, D, A, P, N, not ZZ"),
         (["--model", "LeNet"], "--model LeNet is a network that pydistill does not have"),
         (["--model", "ConvNetXY"], "--model ConvNetXY is none of ConvNet"),
         (["--dataset", "MNIST"], "--dataset must be CIFAR10"),
@@ -355,7 +393,47 @@ def test_what_is_not_done_is_refused(
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
+        (
+            ["--max_start_epoch", "20"],
+            "--max_start_epoch = 20 and --expert_epochs = 2 reach up to epoch 21, but the expert trajectories end at "
+            "epoch 4; lower --max_start_epoch or --expert_epochs, or train experts for more epochs",
+        ),
+        (["--syn_steps", "0"], "--syn_steps must be at least 1, not 0"),
+        (["--lr_img", "-1"], "--lr_img must be a finite number of at least 0"),
+        (["--batch_syn", "0"], "--batch_syn must be at least 1 (or leave it out for all images), not 0"),
+        (["--batch_train", "0"], "--batch_train must be at least 1, not 0"),
+        (["--epoch_eval_train", "0"], "--epoch_eval_train must be at least 1, not 0"),
+        (["--num_eval", "0"], "--num_eval must be at least 1, not 0"),
+        (["--dsa_strategy", "wave"], "--dsa_strategy='wave' holds 'wave'"),
+        (["--data_path", "nowhere"], "--data_path='nowhere' is no file; --dataset=tensors needs a .npz file"),
+    ],
+)
+def test_messages_name_the_flags(flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mtt.main([*RUN, *flags]) == 2
+    assert capsys.readouterr().err.startswith(f"pydistill: error: {told}")
+    assert not (here / "logged_files").exists(), "the same --name can be given again"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--train_epochs", "0"], "--train_epochs must be at least 1, not 0"),
+        (["--mom", "2"], "--mom must be in [0, 1), not 2.0"),
+        (["--lr_teacher", "0.5"], "; choose another --buffer_path, or give the flags of those experts"),
+    ],
+)
+def test_messages_name_the_flags_of_buffer(
+    flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_buffers(*flags) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
         (["--lr_decay"], "--lr_decay is refused"),
+        (["--num_interpolation", "9"], "--num_interpolation = 9 must be 2 to 5 for a trajectory of epochs 0 to 4"),
         (["--noise_start", "0.05"], "--noise_start is refused"),
         (["--optimizer", "Adam"], "--optimizer must be SGD"),
         (["--num_interpolation", "1"], "--num_interpolation must be at least 2"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from pydistill.compat.datasets import buffer_folder, data_of
-from pydistill.compat.flags import distill_parser
+from pydistill.compat.flags import Script, buffer_parser, distill_parser
+from pydistill.compat.messages import DISTILLATION, EVALUATION, TRAINING
 from pydistill.compat.networks import network_of, pool_of
+from pydistill.distill_settings import DistillSettings
 from pydistill.errors import InputError
 from pydistill.nn import architecture_of
 
@@ -41,7 +44,9 @@ def test_pools() -> None:
     assert pool_of("S", "ConvNetBN") == (["ConvNet"], [])
     assert pool_of("C", "ConvNetD4") == (["ConvNetD4", "ConvNet"], [])
     assert pool_of("M", "ConvNet") == (["ConvNet", "AlexNet", "VGG11", "ResNet18"], ["ResNet18_AP"])
-    assert pool_of("anything", "ConvNetD4") == (["ConvNetD4"], [])
+    for mode in ("ZZ", "s", ""):
+        with pytest.raises(InputError, match=f"--eval_mode must be one of S, C, M, W, D, A, P, N, not {mode}$"):
+            pool_of(mode, "ConvNetD4")
     for mode in "WDAPN":
         for name in pool_of(mode, "ConvNet")[0]:
             architecture_of(network_of(name), 3, 10, 32)
@@ -101,3 +106,18 @@ def test_abbreviations_of_an_existing_command_work() -> None:
 def test_an_unknown_subset_names_those_there_are() -> None:
     with pytest.raises(InputError, match="imagefruit"):
         data_of(distill_parser("mtt").parse_args(["--dataset", "ImageNet", "--subset", "cats"]))
+
+
+def test_every_flag_that_a_message_may_name_is_one() -> None:
+    scripts: list[Script] = ["mtt", "att", "tesla", "mct"]
+    distillation = {flag for script in scripts for flag in distill_parser(script)._option_string_actions}
+    for names, flags in (
+        (DISTILLATION, distillation),
+        (EVALUATION, distillation),
+        (TRAINING, buffer_parser()._option_string_actions),
+    ):
+        told = {word for flag in names.values() for word in flag.split() if word.startswith("--")}
+        assert told <= set(flags)
+        assert len(told) > 3
+    known = {field.name for field in fields(DistillSettings)}
+    assert {name.removeprefix("distill.") for name in DISTILLATION if name.startswith("distill.")} <= known

@@ -447,11 +447,12 @@ def test_an_export_is_not_mixed_with_another(form, mtt, tmp_path):
     assert len(export(store, out, experts_per_file=2)) == 2
 
 
-def test_a_failed_export_is_one_error_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("room", [0, 1, 500, 3000, 20000])
+def test_a_failed_export_is_one_error_and_leaves_nothing(room, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
-        with pytest.raises(WriteError, match=r"cannot write .*replay_buffer_0.pt"):
+        with pytest.raises(WriteError, match=r"cannot write .*replay_buffer_0.pt: File too large; make room there, or"):
             save_torch([torch.zeros(5000)], tmp_path / "replay_buffer_0.pt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
