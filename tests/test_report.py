@@ -318,6 +318,22 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "holds no run: there is no metrics.jsonl in it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["distilled.safetensors", "recipe.json", "page.html", "empty"])
+def test_a_report_is_written_over_nothing_but_a_report(
+    run: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "page.html").write_text("<!doctype html>\n<p>a page of somebody else's</p>")
+    (run / "empty").touch()
+    before = (run / name).read_bytes()
+    assert main(["report", str(run), "--out", str(run / name)]) == 2
+    told = f"{run / name} is there already and is no report of pydistill's; choose another file, or remove it"
+    assert told in capsys.readouterr().err
+    assert (run / name).read_bytes() == before
+    assert main(["report", str(run), "--out", str(run)]) == 2
+    assert "is a folder, and a report is a file; name a file in it" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(run / "report.html")]) == 0
+
+
 def test_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         write_report(tmp_path)
