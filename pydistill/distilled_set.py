@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pydistill import data
 from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
 from pydistill.data import Dataset, Preprocessing
-from pydistill.errors import InputError, MismatchError
+from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
 from pydistill.nn import ModelSettings, Network, parse
 from pydistill.recipe import Recipe, recipe_from_dict
@@ -262,11 +262,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to a .safetensors file, atomically; `load` reads it.
 
+        A distilled set that is there is replaced.
+
         Raises:
-            InputError: the file's name does not end in .safetensors, or it is a folder.
+            InputError: the file's name does not end in .safetensors, or something else than a whole distilled set is
+                there: a folder, a checkpoint, an expert.
             WriteError: the folder cannot be written or the disk is full.
         """
-        check_file_name(path)
+        check_file(path)
         self.artefact.save(path)
 
     def _network(self, model: str | Network | None) -> Network:
@@ -302,14 +305,20 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return self.judged_by(dataset)
 
 
-def check_file_name(path: str | os.PathLike[str]) -> None:
-    """Refuse what is no name of a distilled set's file.
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Refuse where no distilled set can be written, or only over something else.
 
     Raises:
-        InputError: it does not end in .safetensors, or it is a folder.
+        InputError: the name does not end in .safetensors, or something else than a whole distilled set is there.
     """
-    if Path(path).suffix != ".safetensors" or Path(path).is_dir():
+    file = Path(path)
+    if file.suffix != ".safetensors" or file.is_dir():
         raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
+    if file.exists():
+        try:
+            Artefact.load(file)
+        except (FormatError, InputError) as error:
+            raise InputError(f"{path} is there already and is no whole distilled set; choose another file") from error
 
 
 def _own_network(how: str, named: str) -> InputError:

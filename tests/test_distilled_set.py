@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +278,24 @@ def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path:
         with pytest.raises(InputError, match=r"name ends in \.safetensors, not to "):
             distilled.save(place)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
+def test_a_set_is_saved_over_nothing_but_a_set(distilled: DistilledSet, finished: RunResult, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder.path.parent, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "damaged.safetensors").write_bytes(b"x")
+    others = [
+        tmp_path / "run" / "checkpoint.safetensors",
+        tmp_path / "experts" / "expert_0000.safetensors",
+        tmp_path / "damaged.safetensors",
+    ]
+    for file in others:
+        before = file.read_bytes()
+        with pytest.raises(InputError, match=r"is there already and is no whole distilled set; choose another file"):
+            distilled.save(file)
+        assert file.read_bytes() == before
+    best = tmp_path / "run" / "best.safetensors"
+    changed(distilled, iteration=77).save(best)
+    assert pydistill.load(best).provenance["iteration"] == 77
 
 
 @pytest.mark.parametrize(
