@@ -50,7 +50,9 @@ def _refuse_others(target: Path) -> None:
         return
     content = target.read_bytes() if target.is_file() else b""
     if not (content.startswith(BEGINNING.encode()) and MADE_BY.encode() in content):
-        raise InputError(f"{target} is there already and is no report of pydistill's; choose another file, or remove it")
+        raise InputError(
+            f"{target} is there already and is no report of pydistill's; choose another file, or remove it"
+        )
 
 
 def _wall_seconds(checkpoint: Checkpoint | None) -> float | None:
