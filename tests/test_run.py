@@ -42,6 +42,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     return experts(tmp_path_factory.mktemp("experts"))
 
 
+def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path / name)
+    for name in ("distilled.safetensors", "best.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
 class StopAt(Silent):
     """Breaks off after an iteration, as a fault would."""
 
