@@ -178,7 +178,7 @@ def test_several_experts_are_summed_up_and_drawn(
     steps = [line["step"] for line in result.folder.metrics() if line["event"] == "iteration"]
     assert [len(each) for each in steps] == [3] * 4
     assert run_summary(work, result)["chosen_steps"] == steps
-    line = {"event": "iteration", "step": 1}
+    line = {"event": "iteration", "iteration": 4, "step": 1}
     lines = [{**line, "loss": float(number)} for number in range(40)] + [{**line, "loss": None}] * 5
     with monkeypatch.context() as patched:
         patched.setattr(result.folder, "metrics", lambda: lines)
