@@ -131,6 +131,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
         "ended_early": result.ended_early,
+        "threads": result.threads,
         "peak_memory_bytes": highest_resident(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }

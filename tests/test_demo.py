@@ -72,6 +72,8 @@ def test_a_demo_that_was_stopped_goes_on(
     assert main(["demo", "--method", "tesla", "--seed", "3", "--out", str(out), "--resume"]) == 2
 
     before = json.loads((out / "summary.json").read_text())
+    assert before["threads"] == 1
+    assert "OMP_NUM_THREADS=1 pydistill distill" in (out / "report.html").read_text(encoding="utf-8")
     longer = ["distill", "--config", str(out / "recipe.json"), "--experts", str(out / "experts"), "--out", str(out)]
     assert main([*longer, "--distill.iterations=3", "--resume", "--quiet"]) == 0
     after = json.loads((out / "summary.json").read_text())
