@@ -17,6 +17,7 @@ from pydistill.commands import SUMMARY, distill_shown, run_summary, show_run, tr
 from pydistill.data import Dataset
 from pydistill.errors import InputError, Interrupted
 from pydistill.evaluate import Evaluation, accuracy_record, evaluate
+from pydistill.experts import check_disk
 from pydistill.files import write_json
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, load_recipe, preset_path
@@ -44,6 +45,7 @@ def demo(method: str, seed: int, out: Path, *, quiet: bool = False, resume: bool
     Raises:
         InputError: the folder is already in use.
         MismatchError: the demo in it is of another method or seed.
+        WriteError: the disk is full; told before the first epoch if the experts will not fit.
         Interrupted: Ctrl-C; what is done is kept.
     """
     if out.exists() and any(out.iterdir()) and not (resume and (out / EXPERTS).is_dir()):
@@ -73,6 +75,8 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
         seconds[name] = now - began
         began = now
 
+    remedy = "make room there, or choose another folder with --out"
+    check_disk(dataset, recipe.model, recipe.expert, out / EXPERTS, remedy)
     store = train_experts_shown(dataset, recipe, out / EXPERTS, quiet=quiet)
     phase("experts")
     result = distill_shown(dataset, recipe, store, out, resume=resume, quiet=quiet)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,6 +45,21 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stop(*_: Any, **__: Any) -> None:
     signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("command", ["demo", "experts"])
+def test_a_disk_that_cannot_hold_the_experts(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two networks of 698 numbers, five times each."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10_000))
+    settings = ["--preset", "demo/digits-att", *SMALL] if command == "experts" else []
+    assert main([command, *settings, "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    folder = tmp_path / "out" / ("experts" if command == "demo" else "")
+    assert f"2 experts of 4 epochs must have 27.9 kB in {folder}, and 10 kB are free; make room there, " in told
+    assert ("expert.count" in told) == (command == "experts")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_demo_that_was_stopped_goes_on(
