@@ -275,6 +275,8 @@ def test_the_demo_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "file").write_text("mine")
     assert run("demo", "--out", tmp_path) == 2
     assert "is not empty; choose another folder with --out" in capsys.readouterr().err
+    assert run("demo", "--out", tmp_path / "file") == 2
+    assert f"{tmp_path / 'file'} is a file, and a demo needs a folder; choose one with --out" in capsys.readouterr().err
 
 
 def test_importing_the_package_is_light() -> None:

@@ -78,6 +78,8 @@ def test_a_demo_that_was_stopped_goes_on(
             assert main([*command, "--resume"]) == 130
         again = f"pydistill demo --method att --seed 3 --out '{out}' --resume"
         assert capsys.readouterr().err.endswith(f"pydistill: {told}; continue with: {again}\n")
+        assert main([*command, "--resume", "--seed", "1"]) == 2
+        assert "began with --seed 3, not 1; continue it with --seed 3" in capsys.readouterr().err
     experts = {path: path.stat().st_mtime_ns for path in (out / "experts").glob("expert*")}
     assert len(experts) == 2
     assert main(command) == 2
@@ -86,7 +88,12 @@ def test_a_demo_that_was_stopped_goes_on(
     assert "--resume needs --out" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
     assert {path: path.stat().st_mtime_ns for path in experts} == experts
-    assert main(["demo", "--method", "tesla", "--seed", "3", "--out", str(out), "--resume"]) == 2
+    for changes in (["--method", "tesla"], ["--seed", "1"]):
+        assert main([*command, "--resume", *changes]) == 2
+        flag, asked = changes
+        began = {"--method": "att", "--seed": "3"}[flag]
+        told = f"the demo in {out} began with {flag} {began}, not {asked}; continue it with {flag} {began}, or choose"
+        assert told in capsys.readouterr().err
 
     before = json.loads((out / "summary.json").read_text())
     assert before["threads"] == 1
