@@ -92,11 +92,12 @@ def check_disk(
     missing = settings.count - sum(1 for _ in folder.glob("expert_*.safetensors"))
     needed = missing * 4 * sum(record.sizes) * (record.epochs + 1)
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
-    free = shutil.disk_usage(place).free
-    if needed > free:
+    disk = shutil.disk_usage(place)
+    if disk.total and needed > disk.free:  # what has no size at all (/proc) is no disk, and says itself what it lacks
         who = "1 expert" if missing == 1 else f"{missing} experts"
         raise WriteError(
-            f"{who} of {record.epochs} epochs must have {size(needed)} in {folder}, and {size(free)} are free; {remedy}"
+            f"{who} of {record.epochs} epochs must have {size(needed)} in {folder}, and {size(disk.free)} are free; "
+            f"{remedy}"
         )
 
 

@@ -52,7 +52,7 @@ def test_a_disk_that_cannot_hold_the_experts(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two networks of 698 numbers, five times each."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=10_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=10**9, free=10_000))
     settings = ["--preset", "demo/digits-att", *SMALL] if command == "experts" else []
     assert main([command, *settings, "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
