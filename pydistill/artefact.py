@@ -187,10 +187,11 @@ def _absent(path: str | os.PathLike[str], file: Path) -> str:
     if file.name in (FILE_NAME, BEST_NAME) and (run / "metrics.jsonl").exists():
         when = "at its end" if file.name == FILE_NAME else "by its first evaluation"
         best = file.name == FILE_NAME and (run / BEST_NAME).exists()
+        other = "evaluate and export take its best set so far with --which best (load with which='best'), "
         return (
             f"the run in {run} is not finished and has no {file.name} yet, which is written {when}; "
-            + ("evaluate and export take its best set so far with --which best (load with which='best'), " if best else "")
-            + f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
+            f"{other if best else ''}"
+            f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
         )
     if file.name in (FILE_NAME, BEST_NAME) and run.is_dir():
         remedy = other_runs(run) or "give a run's folder, or a set's file"
