@@ -277,6 +277,12 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         run("show", tmp_path, "--debug")
 
 
+def test_the_digits_of_a_run_have_no_place(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", finished, "--data", "nope") == 2
+    told = "digits, which come with scikit-learn and lie nowhere else; leave out data_path='nope' (--data)"
+    assert told in capsys.readouterr().err
+
+
 def test_a_folder_of_runs_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "zero").mkdir()
     for name in ("one", "two", "three"):

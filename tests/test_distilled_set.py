@@ -280,6 +280,21 @@ def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
 
 
+@pytest.mark.parametrize("path", [None, 3, b"run"])
+def test_what_is_no_path_is_refused(path: Any, distilled: DistilledSet) -> None:
+    for use in (pydistill.load, distilled.save):
+        with pytest.raises(InputError, match=r"path must be the path of a file or a folder, not (None|3|a bytes)$"):
+            use(path)
+
+
+@pytest.mark.parametrize(
+    ("repeat", "told"), [(-1, "at least 0, not -1"), (1.5, "a whole number of at least 0, not 1.5")]
+)
+def test_networks_are_numbered_from_zero(repeat: Any, told: str, distilled: DistilledSet) -> None:
+    with pytest.raises(InputError, match=f"repeat must be {told}"):
+        distilled.train(repeat=repeat)
+
+
 def test_a_set_is_saved_over_nothing_but_a_set(distilled: DistilledSet, finished: RunResult, tmp_path: Path) -> None:
     shutil.copytree(finished.folder.path.parent, tmp_path, dirs_exist_ok=True)
     (tmp_path / "damaged.safetensors").write_bytes(b"x")
