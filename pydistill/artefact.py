@@ -16,6 +16,7 @@ from torch import Tensor
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluate import EvaluationSettings
+from pydistill.folders import other_runs
 from pydistill.png import png_bytes, tile
 from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
@@ -185,11 +186,17 @@ def _absent(path: str | os.PathLike[str], file: Path) -> str:
     run = file.parent
     if file.name in (FILE_NAME, BEST_NAME) and (run / "metrics.jsonl").exists():
         when = "at its end" if file.name == FILE_NAME else "by its first evaluation"
+        best = file.name == FILE_NAME and (run / BEST_NAME).exists()
+        other = "evaluate and export take its best set so far with --which best (load with which='best'), "
         return (
             f"the run in {run} is not finished and has no {file.name} yet, which is written {when}; "
+            f"{other if best else ''}"
             f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
         )
-    return f"{path} holds no distilled set ({file} does not exist)"
+    if file.name in (FILE_NAME, BEST_NAME) and run.is_dir():
+        remedy = other_runs(run) or "give a run's folder, or a set's file"
+        return f"{run} holds no distilled set: there is no {file.name} in it; {remedy}"
+    return f"{path} holds no distilled set: there is no such file or folder; give a run's folder, or a set's file"
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

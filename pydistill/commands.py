@@ -12,10 +12,11 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset
-from pydistill.errors import FormatError, InputError, MissingDependencyError
+from pydistill.errors import FormatError, MissingDependencyError
 from pydistill.evaluate import accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
+from pydistill.folders import no_run
 from pydistill.judge import Observer
 from pydistill.logs import LogObserver, LogSettings
 from pydistill.memory import highest_resident
@@ -131,6 +132,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
         "ended_early": result.ended_early,
+        "threads": result.threads,
         "peak_memory_bytes": highest_resident(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
@@ -177,7 +179,7 @@ def draw_run(folder: RunFolder) -> list[Path]:
         InputError: there is no run in the folder, or one that has no set yet.
     """
     if not folder.metrics_path.exists():
-        raise InputError(f"{folder.path} holds no run: there is no {folder.metrics_path.name} in it")
+        raise no_run(folder.path)
     summary = folder.path / SUMMARY
     references = reference_accuracies(read_json(summary)) if summary.exists() else {}
     artefact = Artefact.load(folder.path)

@@ -15,12 +15,16 @@ from pydistill import data
 from pydistill.baselines import random_real
 from pydistill.commands import SUMMARY, distill_shown, run_summary, show_run, train_experts_shown
 from pydistill.data import Dataset
-from pydistill.errors import InputError, Interrupted
+from pydistill.errors import InputError, Interrupted, MismatchError
 from pydistill.evaluate import Evaluation, accuracy_record, evaluate
+from pydistill.experts import check_disk
 from pydistill.files import write_json
+from pydistill.folders import EXPERTS_FILES
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, load_recipe, preset_path
+from pydistill.runfolder import RunFolder
 from pydistill.training import TrainingSettings
+from pydistill.trajectories import TrajectoryStore
 
 EXPERTS = "experts"
 FULL_DATA_TRAINING = TrainingSettings(
@@ -42,14 +46,12 @@ def demo(method: str, seed: int, out: Path, *, quiet: bool = False, resume: bool
     other take ten times as long.
 
     Raises:
-        InputError: the folder is already in use.
+        InputError: the folder is already in use, or is a file.
         MismatchError: the demo in it is of another method or seed.
+        WriteError: the disk is full; told before the first epoch if the experts will not fit.
         Interrupted: Ctrl-C; what is done is kept.
     """
-    if out.exists() and any(out.iterdir()) and not (resume and (out / EXPERTS).is_dir()):
-        if (out / EXPERTS).is_dir():
-            raise InputError(f"{out} holds a demo; continue it with --resume, or choose another folder with --out")
-        raise InputError(f"{out} is not empty; choose another folder with --out, or remove it")
+    _check_folder(out, method, seed, resume)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -60,6 +62,36 @@ def demo(method: str, seed: int, out: Path, *, quiet: bool = False, resume: bool
         raise Interrupted(f"{what}; continue with: {again}") from error
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_folder(out: Path, method: str, seed: int, resume: bool) -> None:
+    """Refuse a folder that is none, or holds something else than a demo of this method and seed to continue."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file, and a demo needs a folder; choose one with --out")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / EXPERTS).is_dir():
+        raise InputError(f"{out} is not empty; choose another folder with --out, or remove it")
+    if not resume:
+        raise InputError(f"{out} holds a demo; continue it with --resume, or choose another folder with --out")
+    asked = {"--method": method, "--seed": seed}
+    for flag, began in _begun_with(out).items():
+        if began != asked[flag]:
+            raise MismatchError(
+                f"the demo in {out} began with {flag} {began}, not {asked[flag]}; continue it with {flag} {began}, or "
+                "choose another folder with --out"
+            )
+
+
+def _begun_with(out: Path) -> dict[str, Any]:
+    """The flags that the demo in the folder began with, as far as there are files that tell."""
+    folder = RunFolder(out)
+    if folder.begun:
+        config = folder.config()
+        return {"--method": config.get("distill.method"), "--seed": config.get("distill.seed")}
+    if any((out / EXPERTS / name).exists() for name in EXPERTS_FILES):
+        return {"--seed": TrajectoryStore.open(out / EXPERTS).record.training.get("seed")}
+    return {}
 
 
 def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
@@ -73,6 +105,8 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
         seconds[name] = now - began
         began = now
 
+    remedy = "make room there, or choose another folder with --out"
+    check_disk(dataset, recipe.model, recipe.expert, out / EXPERTS, remedy)
     store = train_experts_shown(dataset, recipe, out / EXPERTS, quiet=quiet)
     phase("experts")
     result = distill_shown(dataset, recipe, store, out, resume=resume, quiet=quiet)

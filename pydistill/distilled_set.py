@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from pydistill import data
 from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
 from pydistill.data import Dataset, Preprocessing
-from pydistill.errors import InputError, MismatchError
+from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
+from pydistill.kinds import check_path
 from pydistill.nn import ModelSettings, Network, parse
 from pydistill.recipe import Recipe, recipe_from_dict
 
@@ -262,11 +263,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to a .safetensors file, atomically; `load` reads it.
 
+        A distilled set that is there is replaced.
+
         Raises:
-            InputError: the file's name does not end in .safetensors, or it is a folder.
+            InputError: the file's name does not end in .safetensors, or something else than a whole distilled set is
+                there: a folder, a checkpoint, an expert.
             WriteError: the folder cannot be written or the disk is full.
         """
-        check_file_name(path)
+        check_file(path)
         self.artefact.save(path)
 
     def _network(self, model: str | Network | None) -> Network:
@@ -297,19 +301,31 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 raise InputError("the set does not tell the data that it was distilled from; give dataset")
             # A file from elsewhere decides neither about downloads nor where a cache is written.
             recorded = self.recipe.data
+            if path is not None and recorded.name == "digits":
+                raise InputError(
+                    "the set was distilled from digits, which come with scikit-learn and lie nowhere else; "
+                    f"leave out data_path={os.fspath(path)!r} (--data)"
+                )
             where = recorded.path if path is None else os.fspath(path)
             dataset = data.load(replace(recorded, path=where, download=False, cache=None), device)
         return self.judged_by(dataset)
 
 
-def check_file_name(path: str | os.PathLike[str]) -> None:
-    """Refuse what is no name of a distilled set's file.
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Refuse where no distilled set can be written, or only over something else.
 
     Raises:
-        InputError: it does not end in .safetensors, or it is a folder.
+        InputError: the name does not end in .safetensors, or something else than a whole distilled set is there.
     """
-    if Path(path).suffix != ".safetensors" or Path(path).is_dir():
+    check_path("path", path)
+    file = Path(path)
+    if file.suffix != ".safetensors" or file.is_dir():
         raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
+    if file.exists():
+        try:
+            Artefact.load(file)
+        except (FormatError, InputError) as error:
+            raise InputError(f"{path} is there already and is no whole distilled set; choose another file") from error
 
 
 def _own_network(how: str, named: str) -> InputError:
@@ -326,7 +342,7 @@ def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSe
         which: of a run folder: the set of the last iteration ("final"), or the one of the best evaluation ("best").
 
     Raises:
-        InputError: there is no distilled set at `path`.
+        InputError: there is no distilled set at `path`, or it is no path.
         FormatError: the file is damaged, not a distilled set, or of a later format.
 
     Equivalent to:
@@ -334,7 +350,6 @@ def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSe
     """
     if which not in ("final", "best"):
         raise InputError(f"which must be final or best, not {which!r}")
-    if os.fspath(path) == "":
-        raise InputError("path must name a folder or a file, not be empty")
+    check_path("path", path)
     file = Path(path)
     return DistilledSet(Artefact.load(file / (BEST_NAME if which == "best" else FILE_NAME) if file.is_dir() else file))

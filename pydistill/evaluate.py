@@ -18,7 +18,7 @@ from pydistill.data.dsa import DsaSettings
 from pydistill.devices import usable_device
 from pydistill.errors import DivergedError, InputError
 from pydistill.graphs import is_plain
-from pydistill.kinds import check_fields
+from pydistill.kinds import check_fields, check_whole
 from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
 from pydistill.nn.fits import check_fits
 from pydistill.streams import stream_of
@@ -194,9 +194,11 @@ def train_network(
         repeat: r, from 0.
 
     Raises:
-        InputError: images and labels do not fit each other or the network, lr ≤ 0, or there is no such device.
+        InputError: images and labels do not fit each other or the network, lr ≤ 0, repeat < 0, or there is no such
+            device.
         DivergedError: the training left the finite numbers.
     """
+    check_whole("repeat", repeat, 0)
     seed = _seed(settings, repeat)
     pictures, labels = _on_device(images, labels, usable_device(device))
     channels, *plane = pictures.shape[1:]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,10 +14,12 @@ from torch import nn
 from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError, Interrupted
+from pydistill.files import WriteError
 from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
 from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
+from pydistill.words import size
 
 
 def expert_training() -> TrainingSettings:
@@ -69,6 +73,32 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
         training={**asdict(settings.training), "seed": settings.seed},
         epochs=settings.training.epochs,
     )
+
+
+def check_disk(
+    dataset: Dataset, model: Network, settings: ExpertSettings, out: str | os.PathLike[str], remedy: str
+) -> None:
+    """Refuse, before the first epoch, more experts than the disk can hold.
+
+    Args:
+        dataset, model, settings, out: as for `train_experts`; experts that are in `out` already need no more room.
+        remedy: what to do about it, the end of the sentence.
+
+    Raises:
+        WriteError: it cannot hold them.
+    """
+    folder = Path(out)
+    record = experts_record(dataset, model, settings)
+    missing = settings.count - sum(1 for _ in folder.glob("expert_*.safetensors"))
+    needed = missing * 4 * sum(record.sizes) * (record.epochs + 1)
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    disk = shutil.disk_usage(place)
+    if disk.total and needed > disk.free:  # what has no size at all (/proc) is no disk, and says itself what it lacks
+        who = "1 expert" if missing == 1 else f"{missing} experts"
+        raise WriteError(
+            f"{who} of {record.epochs} epochs must have {size(needed)} in {folder}, and {size(disk.free)} are free; "
+            f"{remedy}"
+        )
 
 
 def train_experts(

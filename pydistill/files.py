@@ -65,6 +65,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 # What is told of an error, and what mends it.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
 
 
 def told_with_remedy(error: Exception) -> str:
@@ -75,6 +76,10 @@ def told_with_remedy(error: Exception) -> str:
         return f"{told}; make room there, or choose a folder elsewhere"
     if number in _NO_WRITING or any(os.strerror(each) in told for each in _NO_WRITING):
         return f"{told}; choose a folder that may be written"
+    if number in _NO_FOLDER:
+        return f"{told}; choose another folder, as none can be made there"
+    if number == errno.ENAMETOOLONG:
+        return f"{told}; choose a shorter name"
     return told
 
 

@@ -111,7 +111,9 @@ class Judge:
             return
         try:
             provenance = saved_provenance(file)
-            iteration, evaluation = int(provenance["iteration"]), Evaluation.from_record(provenance["accuracy"])
+            iteration = int(provenance["iteration"])
+            # Early files tell the seconds of the evaluation, later ones do not; nothing is made of those of the best.
+            evaluation = Evaluation.from_record({"seconds": 0.0} | provenance["accuracy"])
         except (FormatError, KeyError, TypeError, ValueError) as error:
             why = f"it lacks {error}" if isinstance(error, KeyError) else error
             raise FormatError(f"{file} does not tell of which evaluation it is ({why}); remove it to go on") from error
@@ -125,12 +127,14 @@ class Judge:
     def artefact(self, evaluation: Evaluation) -> Artefact:
         """The set as it is now, with where it comes from and what it is worth."""
         distiller, synthetic = self.distiller, self.distiller.synthetic
+        # Without the seconds that the evaluation took: a run that is done again writes the same file, byte for byte.
+        accuracy = {name: value for name, value in evaluation.as_record().items() if name != "seconds"}
         provenance = {
             "recipe": self.recipe.as_dict(),
             "dataset": {"name": self.dataset.name, "digest": self.dataset.digest, "classes": self.dataset.class_names},
             "architecture": self.architecture,
             "iteration": self._iteration_of_set(),
-            "accuracy": evaluation.as_record(),
+            "accuracy": accuracy,
             "versions": {"pydistill": VERSION, "torch": torch.__version__, "python": platform.python_version()},
         }
         return Artefact(

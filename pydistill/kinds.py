@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -49,6 +50,14 @@ def check_whole(name: str, value: object, low: int) -> None:
         raise InputError(f"{name} must be a whole number of at least {low}, not {described(value)}")
     if value < low:
         raise InputError(f"{name} must be at least {low}, not {value}")
+
+
+def check_path(name: str, value: object) -> None:
+    """InputError unless `value` is a path that is not empty: a text, or what os.fspath makes one of."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise InputError(f"{name} must be the path of a file or a folder, not {described(value)}")
+    if os.fspath(value) == "":
+        raise InputError(f"{name} must name a folder or a file, not be empty")
 
 
 def check_generator(value: object) -> None:

@@ -162,7 +162,7 @@ def run_distillation(
             began -= _load(checkpoint, distiller, judge, folder)
             size = checkpoint[0].get("metrics_bytes")
         else:
-            folder.forget_outcomes()
+            folder.forget_outcomes(resume=resume)
         folder.write_config(config)
         write_json(folder.recipe_path, recipe.as_dict())
         folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)

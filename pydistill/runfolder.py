@@ -131,8 +131,13 @@ class RunFolder:
         """Replace the configuration, atomically."""
         write_json(self.config_path, _as_json(config))
 
-    def forget_outcomes(self) -> None:
+    def forget_outcomes(self, *, resume: bool) -> None:
         """Remove the sets, the summary and the evaluations of an earlier run, which are none of one that begins anew.
+
+        What goes is told as a warning, the lines of its metrics too, which `rewind_metrics` drops.
+
+        Args:
+            resume: the run was to be continued: who asked for that is told if there is nothing to continue.
 
         Raises:
             WriteError: one of them cannot be removed.
@@ -145,11 +150,17 @@ class RunFolder:
             raise WriteError(
                 f"cannot remove {path}, which is of an earlier run in the folder: {told_with_remedy(error)}"
             ) from error
-        if old:
+        lines = self.metrics_path.read_bytes().count(b"\n") if self.metrics_path.exists() else 0
+        gone = [f"{self.metrics_path.name} of {lines} line{'' if lines == 1 else 's'}"] if lines else []
+        gone += [path.name for path in old]
+        none = f"there is no {self.checkpoint_path.name} in {self.path}{' to resume from' if resume else ''}"
+        if gone:
             _log.warning(
-                "%s has no checkpoint: the run begins anew, and what an earlier one left is removed (%s)",
-                *(self.path, ", ".join(path.name for path in old)),
+                "%s: the run begins anew at iteration 0, and what an earlier one left is removed (%s)",
+                *(none, ", ".join(gone)),
             )
+        elif resume:
+            _log.info("%s: the run begins at iteration 0", none)
 
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the checkpoint by this state, atomically; it counts the metrics that there are now."""
@@ -253,9 +264,9 @@ class RunFolder:
                 raise self._not_written(error) from error
             self.metrics()  # a damaged line is told now, not when the run has ended
             return
-        if size is not None:
-            _log.warning("%s lacks lines that the checkpoint counts; the run goes on without them", self.metrics_path)
         kept = [record for record in self.metrics() if record["iteration"] <= iteration]
+        if size is not None:  # told where the run does go on: damage has been raised
+            _log.warning("%s lacks lines that the checkpoint counts; the run goes on without them", self.metrics_path)
         write_text(self.metrics_path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def _ends_a_line(self, size: int) -> bool:

@@ -38,6 +38,7 @@ class RunResult:
         best_iteration: where that was.
         seconds: wall time of the run, of every process that worked on it up to its last checkpoint.
         ended_early: why the guard ended the run before its last iteration, or None.
+        threads: how many threads PyTorch had in the process that ended the run; None on a GPU.
     """
 
     folder: RunFolder
@@ -47,6 +48,7 @@ class RunResult:
     best_iteration: int
     seconds: float
     ended_early: str | None = None
+    threads: int | None = None
 
 
 class RunDivergedError(DivergedError):
@@ -130,7 +132,8 @@ class RunLoop:
         artefact = self.judge.artefact(evaluation)
         artefact.save(self.folder.path / FILE_NAME)
         best_iteration, best = self.judge.best or (self.distiller.iteration, evaluation)
-        return RunResult(self.folder, artefact, evaluation, best, best_iteration, self._seconds(), ended_early)
+        seconds = self._seconds()
+        return RunResult(self.folder, artefact, evaluation, best, best_iteration, seconds, ended_early, self._threads())
 
     def _result_of_best(self, why: str, stop: Stop) -> RunResult:
         """The result of a run that was ended: the set of the best evaluation, or else the last good one, evaluated."""
@@ -144,7 +147,11 @@ class RunLoop:
             return self._result(evaluation, f"{told} {self.distiller.good_iteration}")
         copy_file(file, self.folder.path / FILE_NAME)
         final = Artefact.load(self.folder.path)
-        return RunResult(self.folder, final, best[1], best[1], best[0], self._seconds(), f"{told} {best[0]}")
+        told = f"{told} {best[0]}"
+        return RunResult(self.folder, final, best[1], best[1], best[0], self._seconds(), told, self._threads())
+
+    def _threads(self) -> int | None:
+        return torch.get_num_threads() if self.distiller.images.device.type == "cpu" else None
 
     def _seconds(self) -> float:
         return time.perf_counter() - self.began

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from pydistill.files import atomic_path
 
 TENSORS = "tensors"
 CHECKSUM = ".sha256"
+METADATA = "__metadata__"  # its name in a safetensors file
 
 
 def write_tensors(
@@ -31,7 +33,8 @@ def write_tensors(
     """Write tensors, and `header` as JSON under `key` of the file's metadata, atomically.
 
     The JSON also holds, under "tensors", dtype, shape and SHA-256 of every tensor (of its bytes in the file: row by
-    row, little-endian), and what it means; the SHA-256 of the JSON itself lies beside it under `key`.sha256.
+    row, little-endian), and what it means; the SHA-256 of the JSON itself lies beside it under `key`.sha256. The same
+    header and tensors give the same file, byte for byte.
 
     Args:
         header: JSON-able values, of which none is called "tensors".
@@ -53,6 +56,20 @@ def write_tensors(
         raise InputError(f"the header of {path} cannot be written as JSON: {error}") from error
     with atomic_path(path) as temporary:
         save_file(plain, temporary, metadata={key: text, key + CHECKSUM: _sha256(text.encode())})
+        _order_metadata(temporary)
+
+
+def _order_metadata(path: Path) -> None:
+    """Sort the texts of a safetensors file's metadata, which safetensors writes in an order of chance."""
+    with open(path, "rb+") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        listed = json.loads(handle.read(length))
+        listed = {METADATA: dict(sorted(listed.pop(METADATA).items()))} | listed
+        told = json.dumps(listed, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(told) > length:
+            raise RuntimeError(f"a header of {length} bytes became one of {len(told)} when it was sorted")
+        handle.seek(8)
+        handle.write(told.ljust(length))  # with spaces, as safetensors aligns the tensors
 
 
 def read_tensors(

@@ -142,7 +142,12 @@ def test_a_run_that_is_not_finished_has_no_set_yet(
         assert run(*command) == 2
         told = capsys.readouterr().err
         assert f"is not finished and has no {name}.safetensors yet, which is written {when}; pydistill report" in told
+        assert "--which best" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    (tmp_path / "best.safetensors").touch()
+    assert run("evaluate", tmp_path) == 2
+    told = "evaluate and export take its best set so far with --which best (load with which='best'), pydistill report"
+    assert told in capsys.readouterr().err
 
 
 def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
@@ -197,8 +202,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
             2,
             "a.pt does not exist; give the path of a file",
         ),
-        (["evaluate", "/nowhere"], 2, "/nowhere holds no distilled set"),
-        (["show", "/nowhere"], 2, "/nowhere holds no run"),
+        (["evaluate", "/nowhere"], 2, "/nowhere holds no distilled set: there is no such file or folder; give"),
+        (["show", "/nowhere"], 2, "/nowhere holds no run: there is no such folder; give a run's folder"),
+        (["evaluate", "/"], 2, "/ holds no distilled set: there is no distilled.safetensors in it; give a run's"),
         (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),
         (["demo", "--method", "magic"], 2, "magic"),
         (["demo", "--out", ""], 2, "--out must name a folder, not be empty"),
@@ -271,10 +277,29 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         run("show", tmp_path, "--debug")
 
 
+def test_the_digits_of_a_run_have_no_place(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", finished, "--data", "nope") == 2
+    told = "digits, which come with scikit-learn and lie nowhere else; leave out data_path='nope' (--data)"
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "zero").mkdir()
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "distilled.safetensors").touch()
+    told = f"in it; give one of the runs in it, {tmp_path / 'one'} or {tmp_path / 'three'}\n"
+    for command in ("evaluate", "show", "report"):
+        assert run(command, tmp_path) == 2
+        assert capsys.readouterr().err.endswith(told)
+
+
 def test_the_demo_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     assert run("demo", "--out", tmp_path) == 2
     assert "is not empty; choose another folder with --out" in capsys.readouterr().err
+    assert run("demo", "--out", tmp_path / "file") == 2
+    assert f"{tmp_path / 'file'} is a file, and a demo needs a folder; choose one with --out" in capsys.readouterr().err
 
 
 def test_importing_the_package_is_light() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +47,21 @@ def stop(*_: Any, **__: Any) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("command", ["demo", "experts"])
+def test_a_disk_that_cannot_hold_the_experts(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two networks of 698 numbers, five times each."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=10**9, free=10_000))
+    settings = ["--preset", "demo/digits-att", *SMALL] if command == "experts" else []
+    assert main([command, *settings, "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    folder = tmp_path / "out" / ("experts" if command == "demo" else "")
+    assert f"2 experts of 4 epochs must have 27.9 kB in {folder}, and 10 kB are free; make room there, " in told
+    assert ("expert.count" in told) == (command == "experts")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_demo_that_was_stopped_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +78,8 @@ def test_a_demo_that_was_stopped_goes_on(
             assert main([*command, "--resume"]) == 130
         again = f"pydistill demo --method att --seed 3 --out '{out}' --resume"
         assert capsys.readouterr().err.endswith(f"pydistill: {told}; continue with: {again}\n")
+        assert main([*command, "--resume", "--seed", "1"]) == 2
+        assert "began with --seed 3, not 1; continue it with --seed 3" in capsys.readouterr().err
     experts = {path: path.stat().st_mtime_ns for path in (out / "experts").glob("expert*")}
     assert len(experts) == 2
     assert main(command) == 2
@@ -69,9 +88,16 @@ def test_a_demo_that_was_stopped_goes_on(
     assert "--resume needs --out" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
     assert {path: path.stat().st_mtime_ns for path in experts} == experts
-    assert main(["demo", "--method", "tesla", "--seed", "3", "--out", str(out), "--resume"]) == 2
+    for changes in (["--method", "tesla"], ["--seed", "1"]):
+        assert main([*command, "--resume", *changes]) == 2
+        flag, asked = changes
+        began = {"--method": "att", "--seed": "3"}[flag]
+        told = f"the demo in {out} began with {flag} {began}, not {asked}; continue it with {flag} {began}, or choose"
+        assert told in capsys.readouterr().err
 
     before = json.loads((out / "summary.json").read_text())
+    assert before["threads"] == 1
+    assert "OMP_NUM_THREADS=1 pydistill distill" in (out / "report.html").read_text(encoding="utf-8")
     longer = ["distill", "--config", str(out / "recipe.json"), "--experts", str(out / "experts"), "--out", str(out)]
     assert main([*longer, "--distill.iterations=3", "--resume", "--quiet"]) == 0
     after = json.loads((out / "summary.json").read_text())

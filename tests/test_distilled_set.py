@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -277,6 +278,39 @@ def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path:
         with pytest.raises(InputError, match=r"name ends in \.safetensors, not to "):
             distilled.save(place)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
+
+
+@pytest.mark.parametrize("path", [None, 3, b"run"])
+def test_what_is_no_path_is_refused(path: Any, distilled: DistilledSet) -> None:
+    for use in (pydistill.load, distilled.save):
+        with pytest.raises(InputError, match=r"path must be the path of a file or a folder, not (None|3|a bytes)$"):
+            use(path)
+
+
+@pytest.mark.parametrize(
+    ("repeat", "told"), [(-1, "at least 0, not -1"), (1.5, "a whole number of at least 0, not 1.5")]
+)
+def test_networks_are_numbered_from_zero(repeat: Any, told: str, distilled: DistilledSet) -> None:
+    with pytest.raises(InputError, match=f"repeat must be {told}"):
+        distilled.train(repeat=repeat)
+
+
+def test_a_set_is_saved_over_nothing_but_a_set(distilled: DistilledSet, finished: RunResult, tmp_path: Path) -> None:
+    shutil.copytree(finished.folder.path.parent, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "damaged.safetensors").write_bytes(b"x")
+    others = [
+        tmp_path / "run" / "checkpoint.safetensors",
+        tmp_path / "experts" / "expert_0000.safetensors",
+        tmp_path / "damaged.safetensors",
+    ]
+    for file in others:
+        before = file.read_bytes()
+        with pytest.raises(InputError, match=r"is there already and is no whole distilled set; choose another file"):
+            distilled.save(file)
+        assert file.read_bytes() == before
+    best = tmp_path / "run" / "best.safetensors"
+    changed(distilled, iteration=77).save(best)
+    assert pydistill.load(best).provenance["iteration"] == 77
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,11 @@ def page(run: Path) -> Page:
     return Page(write_report(run).read_text(encoding="utf-8"))
 
 
+def change_summary(run: Path, **values: Any) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | values))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
@@ -103,6 +108,7 @@ def test_a_run_ends_with_a_report_that_holds_everything(finished: Path) -> None:
         assert title in found.text
     assert "Time per iteration" in found.text
     assert "peak memory of the process" in found.text
+    assert f"threads{torch.get_num_threads()}data set" in found.text
     assert DATA.digest in found.text
     assert "pydistill distill --config" in found.text
     assert "The data were made in Python" in found.text
@@ -316,6 +322,34 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "blobs by ATT" in (tmp_path / "deep" / "page.html").read_text()
     assert main(["report", str(tmp_path / "deep")]) == 2
     assert "holds no run: there is no metrics.jsonl in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["distilled.safetensors", "recipe.json", "page.html", "empty"])
+def test_a_report_is_written_over_nothing_but_a_report(
+    run: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "page.html").write_text("<!doctype html>\n<p>a page of somebody else's</p>")
+    (run / "empty").touch()
+    before = (run / name).read_bytes()
+    assert main(["report", str(run), "--out", str(run / name)]) == 2
+    told = f"{run / name} is there already and is no report of pydistill's; choose another file, or remove it"
+    assert told in capsys.readouterr().err
+    assert (run / name).read_bytes() == before
+    assert main(["report", str(run), "--out", str(run)]) == 2
+    assert "is a folder, and a report is a file; name a file in it" in capsys.readouterr().err
+    assert main(["report", str(run), "--out", str(run / "report.html")]) == 0
+
+
+def test_the_commands_take_as_many_threads_as_the_run_had(run: Path) -> None:
+    threads = torch.get_num_threads()
+    assert json.loads((run / "summary.json").read_text())["threads"] == threads
+    lines = commands(read_run(run)).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(f"OMP_NUM_THREADS={threads} pydistill ") for line in lines)
+    for unknown in (None, True, 0, "2"):
+        change_summary(run, threads=unknown)
+        assert all(line.startswith("pydistill ") for line in commands(read_run(run)).splitlines())
+        assert "OMP_NUM_THREADS" not in page(run).text
 
 
 def test_a_folder_without_a_run(tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     return experts(tmp_path_factory.mktemp("experts"))
 
 
+def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path / name)
+    for name in ("distilled.safetensors", "best.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
 class StopAt(Silent):
     """Breaks off after an iteration, as a fault would."""
 
@@ -171,7 +178,7 @@ def test_several_experts_are_summed_up_and_drawn(
     steps = [line["step"] for line in result.folder.metrics() if line["event"] == "iteration"]
     assert [len(each) for each in steps] == [3] * 4
     assert run_summary(work, result)["chosen_steps"] == steps
-    line = {"event": "iteration", "step": 1}
+    line = {"event": "iteration", "iteration": 4, "step": 1}
     lines = [{**line, "loss": float(number)} for number in range(40)] + [{**line, "loss": None}] * 5
     with monkeypatch.context() as patched:
         patched.setattr(result.folder, "metrics", lambda: lines)
@@ -340,18 +347,28 @@ def test_a_run_begun_anew_keeps_nothing_of_the_earlier_one(
     result = run_distillation(settings, DATA, store, again)
     write_json(again / SUMMARY, run_summary(settings, result))
     add_evaluations(again, [result.accuracy_final], set="final", iteration=6)
+    lines = len(result.folder.metrics())
     for name in ("checkpoint.safetensors", *(() if resume else ("metrics.jsonl",))):
         (again / name).unlink()
     with pytest.raises(RuntimeError, match="broken off"):
         run_distillation(settings, DATA, store, again, resume=resume, observer=StopAt(2))
     left = {path.name for path in again.iterdir()}
     assert left == {".lock", ".evaluations.lock", "config.json", "recipe.json", "metrics.jsonl"}
-    told = (
-        "what an earlier one left is removed (distilled.safetensors, best.safetensors, summary.json, evaluations.json)"
-    )
-    assert told in caplog.text
+    told = f"there is no checkpoint.safetensors in {again}{' to resume from' if resume else ''}: the run begins anew "
+    told += f"at iteration 0, and what an earlier one left is removed ({f'metrics.jsonl of {lines} lines, ' * resume}"
+    told += "distilled.safetensors, best.safetensors, summary.json, evaluations.json)"
+    assert caplog.messages == [told]
     run_distillation(settings, DATA, store, again, resume=True)
     assert_same_outcome(whole, again)
+
+
+def test_who_resumes_what_has_not_begun_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pydistill")
+    told = f"there is no checkpoint.safetensors in {tmp_path} to resume from: the run begins at iteration 0"
+    for resume, messages in ((True, [told]), (False, [])):
+        caplog.clear()
+        RunFolder(tmp_path).forget_outcomes(resume=resume)
+        assert caplog.messages == messages
 
 
 def test_a_run_that_is_refused_removes_nothing_of_an_earlier_one(store: TrajectoryStore, tmp_path: Path) -> None:
@@ -371,7 +388,9 @@ def test_metrics_that_are_something_else(store: TrajectoryStore, tmp_path: Path)
 
 
 @pytest.mark.parametrize("line", ['{"event": "iterat', "", "\x00\x00"], ids=["torn", "empty", "zeros"])
-def test_a_damaged_line_in_the_middle_of_the_metrics_hides_nothing(line: str, tmp_path: Path) -> None:
+def test_a_damaged_line_in_the_middle_of_the_metrics_hides_nothing(
+    line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Only the last line, without its end, is one that a killed process was writing."""
     folder = RunFolder(tmp_path)
     whole = [json.dumps({"event": "guard", "iteration": number}) for number in (1, 2, 3)]
@@ -384,6 +403,7 @@ def test_a_damaged_line_in_the_middle_of_the_metrics_hides_nothing(line: str, tm
         with pytest.raises(FormatError, match=message):
             folder.rewind_metrics(3, size)
         assert folder.metrics_path.read_text() == damaged
+    assert not caplog.messages  # nothing says that the run goes on
     folder.rewind_metrics(1, len(whole[0]) + 1)
     assert [record["iteration"] for record in folder.metrics()] == [1]
 

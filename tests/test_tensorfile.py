@@ -40,6 +40,14 @@ def test_every_kind_and_shape_comes_back(tmp_path: Path) -> None:
     assert all(found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in tensors.items())
 
 
+def test_the_same_is_written_as_the_same_bytes(tmp_path: Path) -> None:
+    header = HEADER | {"text": 'a "quoted" \\ line\n\x01\x7f and €'}
+    for number in range(12):
+        write_tensors(tmp_path / str(number), "key", header, {"images": torch.ones(3), "labels": torch.zeros(2, 2)})
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(12)}) == 1
+    assert read_tensors(tmp_path / "0", "key", 1, "a file")[0] == header
+
+
 def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
     """As earlier versions wrote checkpoints."""
     save_file({"images": torch.ones(3)}, tmp_path / "file", metadata={"key": json.dumps(HEADER)})

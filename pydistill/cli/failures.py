@@ -12,11 +12,12 @@ _REMEDIES = {
     errno.ENOENT: "does not exist; check how it is spelt",
     errno.EACCES: "may not be opened by you; change its permissions or choose another",
     errno.EPERM: "may not be opened by you; change its permissions or choose another",
-    errno.EISDIR: "is a folder, and a file is wanted",
-    errno.ENOTDIR: "lies below a file, and a folder is wanted",
+    errno.EISDIR: "is a folder, and a file is wanted; name a file",
+    errno.ENOTDIR: "lies below a file, and a folder is wanted; choose another place",
     errno.EROFS: "lies on a disk that cannot be written; choose another place",
     errno.ENAMETOOLONG: "is too long a name; choose a shorter one",
 }
+_WRONG_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 _MEMORY = "out of memory; take fewer or smaller images, a smaller network or batch, or another --device"
 
 
@@ -28,14 +29,19 @@ def told(error: Exception) -> tuple[str, int]:
         sentence = one_line(error)
         if isinstance(error, FormatError) and "; " not in sentence:
             sentence += "; get the file again from where it came, or make it anew"
-        wrong = isinstance(error, (InputError, MismatchError))
+        wrong = isinstance(error, (InputError, MismatchError)) or _is_wrong_path(error.__cause__)
         return sentence, status.USAGE if wrong else status.FAILED
     if isinstance(error, OSError):
-        return _of_the_system(error), status.USAGE if error.errno == errno.ENOENT else status.FAILED
+        return _of_the_system(error), status.USAGE if _is_wrong_path(error) else status.FAILED
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error):
         return f"{_MEMORY} ({one_line(error):.120})", status.FAILED
     what = f"{type(error).__name__}: {one_line(error):.200}"
     return f"{what}; this is not foreseen: --debug shows where it happens, please report that", status.FAILED
+
+
+def _is_wrong_path(error: BaseException | None) -> bool:
+    """Whether the system refused a path as it is: there is no such place, or it is of the wrong kind."""
+    return isinstance(error, OSError) and error.errno in _WRONG_PATHS
 
 
 def _of_the_system(error: OSError) -> str:

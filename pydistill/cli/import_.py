@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
@@ -47,7 +46,7 @@ def run(values: Any) -> int:
 
     from pydistill import data
     from pydistill.data import DataSettings, Normalise
-    from pydistill.distilled_set import load
+    from pydistill.distilled_set import check_file, load
     from pydistill.exchange import import_set
 
     if (values.mean is None) != (values.std is None):
@@ -56,7 +55,7 @@ def run(values: Any) -> int:
         raise InputError("--zca needs --dataset and --data, to fit the whitening, and neither --mean nor --std")
     if values.data is not None and values.dataset is None:
         raise InputError("--data needs --dataset: the name of what lies there")
-    _check_out(Path(values.out))
+    check_file(values.out)
     dataset, preprocessing = values.dataset, None
     if values.data is not None:
         dataset = data.load(DataSettings(values.dataset, path=values.data, zca=values.zca))
@@ -89,23 +88,3 @@ def run(values: Any) -> int:
     if assumed is not None:
         print(f"pydistill: {assumed}", file=sys.stderr)
     return status.DONE
-
-
-def _check_out(out: Path) -> None:
-    """Refuse to write over a file that is no distilled set.
-
-    Raises:
-        InputError: it is one, or its name does not end in .safetensors.
-    """
-    from pydistill.artefact import Artefact
-    from pydistill.distilled_set import check_file_name
-    from pydistill.errors import FormatError
-
-    check_file_name(out)
-    if out.exists():
-        try:
-            Artefact.load(out)
-        except FormatError as error:
-            raise InputError(
-                f"--out {out} is there already and is no whole distilled set; choose another file"
-            ) from error

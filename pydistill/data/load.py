@@ -80,7 +80,8 @@ def read(settings: DataSettings, cache: Path) -> RawData:
     if name == "digits":
         if path is not None:
             raise InputError(
-                f"data.name=digits comes with scikit-learn and reads no data.path={path}; name the data it holds"
+                f"data.name=digits comes with scikit-learn and reads no data.path={path}; leave data.path out, or give "
+                "data.name the data set that lies there"
             )
         return read_digits()
     if name == "tensors":

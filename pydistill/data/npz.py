@@ -11,6 +11,7 @@ import numpy as np
 from pydistill.data.raw import RawData, raw_from
 from pydistill.errors import FormatError, InputError
 
+SINGLE = b"\x93NUMPY"  # how a .npy file begins
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -30,11 +31,17 @@ def read_npz(path: Path) -> RawData:
         )
     try:
         with open(path, "rb") as handle:
-            archive = np.load(handle, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
+            if handle.read(len(SINGLE)) == SINGLE:
                 raise FormatError(
                     f"{path} holds a single array; data.name=tensors needs a .npz file with {', '.join(ARRAYS)}"
                 )
+            if not zipfile.is_zipfile(handle):  # np.load would take it for a pickle, and advise to run it
+                raise FormatError(
+                    f"{path} is no readable .npz file, or a part of one; data.name=tensors needs one with "
+                    f"{', '.join(ARRAYS)}, which numpy.savez writes"
+                )
+            handle.seek(0)
+            archive = np.load(handle, allow_pickle=False)
             missing = [name for name in ARRAYS if name not in archive.files]
             if missing:
                 raise InputError(f"{path} lacks {', '.join(missing)}; it must hold {', '.join(ARRAYS)}")
@@ -43,5 +50,7 @@ def read_npz(path: Path) -> RawData:
     except (FormatError, InputError):
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(f"{path} is no readable .npz file of arrays: {error}") from error
+        objects = "it holds Python objects, which are not unpickled; save arrays of numbers"
+        why = objects if "allow_pickle" in str(error) else error
+        raise FormatError(f"{path} is no readable .npz file of arrays: {why}") from error
     return raw_from("tensors", None if names is None else tuple(names), *arrays)

@@ -10,9 +10,10 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError
 from pydistill.evaluations import read_evaluations
 from pydistill.files import read_json
+from pydistill.folders import no_run
 from pydistill.runfolder import RunFolder
 
 _log = logging.getLogger("pydistill")
@@ -72,7 +73,7 @@ def read_run(path: Path) -> Contents:
     """
     folder = RunFolder(path)
     if not folder.metrics_path.exists():
-        raise InputError(f"{path} holds no run: there is no {folder.metrics_path.name} in it")
+        raise no_run(path)
     config = _mapping(folder.config_path)
     recipe = _mapping(folder.recipe_path) or config
     metrics = folder.metrics()

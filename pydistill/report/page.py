@@ -28,6 +28,9 @@ from pydistill.version import VERSION
 # Nothing but what the page itself holds may be loaded or run.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MOST_COLUMNS = 5
+# What tells a report from any other file: the same in every version.
+BEGINNING = "<!doctype html>\n"
+MADE_BY = "<footer>Made by pydistill "
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def page(run: Contents, shown: Shown | None, wall_seconds: float | None, state: 
         f"<h2>Updates that were not applied</h2>{guard(run)}",
         _settings(run),
         _again(run, shown),
-        f"<footer>Made by pydistill {escape(VERSION)} on {datetime.now().astimezone():%d %B %Y, %H:%M}.</footer>",
+        f"{MADE_BY}{escape(VERSION)} on {datetime.now().astimezone():%d %B %Y, %H:%M}.</footer>",
     ]
     style = (resources.files("pydistill") / "report" / "page.css").read_text(encoding="utf-8")
     head = (
@@ -71,7 +74,7 @@ def page(run: Contents, shown: Shown | None, wall_seconds: float | None, state: 
         f"<title>{escape(_title(run, shown))}</title><style>{style}</style>"
     )
     body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>{body}</main></body></html>\n'
+    return f'{BEGINNING}<html lang="en"><head>{head}</head>\n<body><main>{body}</main></body></html>\n'
 
 
 def _title(run: Contents, shown: Shown | None) -> str:

@@ -163,15 +163,24 @@ def needs_its_experts(run: Contents) -> bool:
     return dig(run.config, "trajectories", "by_recipe") is False or not in_order
 
 
+def threads(run: Contents) -> int | None:
+    """How many threads computed the run; None on a GPU, or if it does not tell."""
+    found = run.summary.get("threads")
+    return found if isinstance(found, int) and not isinstance(found, bool) and found >= 1 else None
+
+
 def commands(run: Contents) -> str:
-    """The command lines that do the run again, from the experts that it was made from."""
+    """The command lines that do the run again, from the experts that it was made from, by as many threads.
+
+    The number of threads is always said: the machine that reads the report may have another default.
+    """
     recipe = str(run.path / "recipe.json")
     numbers = dig(run.config, "trajectories", "experts")
-    count = len(numbers) if isinstance(numbers, list) else None
+    number = len(numbers) if isinstance(numbers, list) else None
     lines: list[list[str]] = []
     store = "EXPERTS"
     if not needs_its_experts(run):
-        more = [] if count in (None, dig(run.recipe, "expert", "count")) else ["--expert.count", str(count)]
+        more = [] if number in (None, dig(run.recipe, "expert", "count")) else ["--expert.count", str(number)]
         lines.append(["experts", "--config", recipe, *more, "--out", store])
         convexification = dig(run.config, "trajectories", "convexification", default={})
         if isinstance(convexification, dict) and convexification:
@@ -181,7 +190,9 @@ def commands(run: Contents) -> str:
             lines.append(["convexify", "EXPERTS", *asked, "--out", store])
     lines.append(["distill", "--config", recipe, "--experts", store, "--out", "AGAIN"])
     lines.append(["evaluate", "AGAIN"])
-    return "\n".join(shlex.join(["pydistill", *words]) for words in lines)
+    count = threads(run)
+    before = "" if count is None else f"OMP_NUM_THREADS={count} "
+    return "\n".join(before + shlex.join(["pydistill", *words]) for words in lines)
 
 
 def identity(run: Contents, shown: Shown | None) -> list[list[str]]:
@@ -189,6 +200,8 @@ def identity(run: Contents, shown: Shown | None) -> list[list[str]]:
     provenance = shown.artefact.provenance if shown is not None and shown.artefact is not None else {}
     versions = dig(provenance, "versions", default={})
     rows = [[name, str(value)] for name, value in versions.items()] if isinstance(versions, dict) else []
+    count = threads(run)
+    rows.append(["threads", "" if count is None else str(count)])
     rows.append(["data set", str(dig(provenance, "dataset", "name", default=""))])
     rows.append(["data set's digest", str(dig(provenance, "dataset", "digest", default=""))])
     rows.append(["experts' digest", str(dig(run.config, "trajectories", "digest", default=""))])

@@ -6,9 +6,10 @@ import os
 import time
 from pathlib import Path
 
+from pydistill.errors import InputError
 from pydistill.files import write_text
 from pydistill.report.contents import Checkpoint, Contents, dig, is_number, read_run, readable_checkpoint
-from pydistill.report.page import State, page
+from pydistill.report.page import BEGINNING, MADE_BY, State, page
 from pydistill.report.pictures import newest_images
 from pydistill.runfolder import RunFolder
 
@@ -23,21 +24,35 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
 
     Args:
         run: the run folder.
-        out: the file; by default report.html in the run folder.
+        out: the file; by default report.html in the run folder. A report that is there is replaced.
 
     Raises:
-        InputError: there is no run in the folder.
+        InputError: there is no run in the folder, or something else than a report of pydistill's where it is to go.
         FormatError: one of the run's files is damaged, other than its checkpoint, which is told as a warning.
         WriteError: the file cannot be written.
     """
     path = Path(run)
     contents = read_run(path)
     target = path / REPORT_NAME if out is None else Path(out)
+    _refuse_others(target)
     state = state_of(contents)
     checkpoint = readable_checkpoint(RunFolder(path))
     shown = newest_images(path, checkpoint, saved=state.kind != "open")
     write_text(target, page(contents, shown, _wall_seconds(checkpoint), state))
     return target
+
+
+def _refuse_others(target: Path) -> None:
+    """InputError if there is something at `target` that is no report: a set, a recipe, a page of somebody else's."""
+    if target.is_dir():
+        raise InputError(f"{target} is a folder, and a report is a file; name a file in it, such as {REPORT_NAME}")
+    if not target.exists():
+        return
+    content = target.read_bytes() if target.is_file() else b""
+    if not (content.startswith(BEGINNING.encode()) and MADE_BY.encode() in content):
+        raise InputError(
+            f"{target} is there already and is no report of pydistill's; choose another file, or remove it"
+        )
 
 
 def _wall_seconds(checkpoint: Checkpoint | None) -> float | None:

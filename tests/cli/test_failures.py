@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import torch
 from pydistill.cli import main, status
 from pydistill.cli.failures import told
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
+from pydistill.files import WriteError, write_text
+from pydistill.locking import only_writer
 from pydistill.nn import ModelSettings, build
 from pydistill.room import available_memory, check_room
 
@@ -31,6 +34,8 @@ ROOT = Path(__file__).parent.parent.parent
         (Interrupted("stopped after 3"), "stopped after 3", 130),
         (FileNotFoundError(2, "No such file", "/a"), "/a does not exist; check how it is spelt", 2),
         (PermissionError(13, "Permission denied", "/a"), "/a may not be opened by you; change its permissions", 1),
+        (NotADirectoryError(20, "Not a directory", "/a/b"), "lies below a file, and a folder is wanted; choose", 2),
+        (IsADirectoryError(21, "Is a directory", "/a"), "/a is a folder, and a file is wanted; name a file", 2),
         (OSError(28, "No space left on device"), "the disk is full; free some room", 1),
         (MemoryError(), "out of memory; take fewer or smaller images", 1),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory; take fewer or smaller images", 1),
@@ -43,6 +48,24 @@ def test_an_error_is_a_sentence_and_a_status(error: Exception, message: str, cod
     assert message in sentence
     assert found == code
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda place: place / "file" / "below", "choose another folder, as none can be made there"),
+        (lambda place: place / "file", "choose another folder, as none can be made there"),
+        (lambda place: place / ("x" * 300), "choose a shorter name"),
+    ],
+    ids=["below a file", "a file", "too long"],
+)
+def test_a_folder_that_cannot_be_made(make: Callable[[Path], Path], remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = make(tmp_path)
+    for write in (lambda: only_writer(folder).__enter__(), lambda: write_text(folder / "file", "")):
+        with pytest.raises(WriteError, match=remedy) as error:
+            write()
+        assert told(error.value)[1] == 2
 
 
 def test_an_unforeseen_error_shows_its_traceback_with_debug_only(

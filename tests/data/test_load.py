@@ -242,6 +242,11 @@ def test_arrays_in_an_npz_file(tmp_path: Path) -> None:
     assert named.class_names == ("x", "y", "z")
 
 
+def test_the_digits_lie_nowhere_else(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"reads no data.path=.*; leave data.path out, or give data.name the data set"):
+        read(tmp_path, "digits", tmp_path)
+
+
 def test_unsound_npz_files(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with pytest.raises(InputError, match=r"data.name=tensors needs data.path: a .npz file"):
@@ -254,15 +259,16 @@ def test_unsound_npz_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"lacks train_labels, test_images; it must hold"):
         read(tmp_path, "tensors", path)
     np.savez(path, **{**npz_arrays(), "train_labels": np.array([{}] * 6, dtype=object)})
-    with pytest.raises(FormatError, match=r"is no readable .npz file of arrays: Object arrays cannot be loaded"):
+    with pytest.raises(FormatError, match=r"is no readable .npz file of arrays: it holds Python objects, which are"):
         read(tmp_path, "tensors", path)
     np.savez(path, **npz_arrays())
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(FormatError, match=r"is no readable .npz file"):
         read(tmp_path, "tensors", path)
-    path.write_bytes(b"")
-    with pytest.raises(FormatError, match=r"is no readable .npz file"):
-        read(tmp_path, "tensors", path)
+    for content in (b"", b"x", b"PK\x03\x04", pickle.dumps([1])):
+        path.write_bytes(content)
+        with pytest.raises(FormatError, match=r"is no readable .npz file, or a part of one; .* numpy.savez writes$"):
+            read(tmp_path, "tensors", path)
     with open(path, "wb") as handle:
         np.save(handle, np.zeros(3))
     with pytest.raises(FormatError, match=r"holds a single array"):
