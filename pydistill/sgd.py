@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -52,8 +53,8 @@ class Sgd:
         """Let α be `lr` from the next step on."""
         if isinstance(self._lr, Tensor):
             self._lr.fill_(lr)
-        else:
-            self._lr = lr
+        else:  # beyond the parameters' numbers PyTorch refuses it; training then diverges, and says so
+            self._lr = lr if all(lr <= torch.finfo(each.dtype).max for each in self._parameters) else math.inf
 
     @torch.no_grad()
     def step(self) -> None:
