@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from pydistill.stopping import stopping_cleanly
 from pydistill.trajectories import ExpertsRecord, StartSampler, TrajectoryStore, waypoint_epochs
 
 __all__ = ["Observer", "RunDivergedError", "RunResult", "Silent", "run_distillation", "trajectories_for"]
+
+_log = logging.getLogger("pydistill")
 
 # What may change between the beginning of a run and its continuation without changing what was computed so far.
 FREE_ON_RESUME = (
@@ -97,6 +100,17 @@ def check_convexification(recipe: Recipe, store: TrajectoryStore) -> None:
             )
 
 
+def _say_what_has_no_effect(recipe: Recipe) -> None:
+    """Warn of settings of convexification in a run on recorded experts."""
+    if recipe.distill.resolved_method().trajectories == "recorded" and (asked := _asked(recipe)):
+        names = ", ".join(f"distill.{name}" for name in asked)
+        _log.warning(
+            "%s: of no effect, since %s works on recorded experts, and convexified ones alone have it",
+            names,
+            recipe.distill.method,
+        )
+
+
 def _asked(recipe: Recipe) -> dict[str, Any]:
     """How the recipe wants experts convexified; what it leaves open is not in it."""
     names = ("waypoints", "smoothing", "fractions")
@@ -138,6 +152,7 @@ def run_distillation(
     observer = observer or Silent()
     network = network or recipe.model
     recipe.distill.check()
+    _say_what_has_no_effect(recipe)
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
     architecture = architecture_of(network, *sizes, device=dataset.device)

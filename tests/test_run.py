@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -492,3 +493,15 @@ def test_out_of_memory_names_what_lowers_it(
     monkeypatch.setattr(Distiller, "iterate", too_much)
     with pytest.raises(OutOfMemoryError, match=rf"out of memory .*40000000000000 bytes.*{remedy}"):
         run_distillation(recipe(backend=backend), DATA, store, tmp_path)
+
+
+@pytest.mark.parametrize(("method", "told"), [("att", True), ("mct", False)])
+def test_settings_without_effect_are_told(
+    method: str, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Waypoints are of convexified experts alone."""
+    work = recipe(method=method, waypoints=3, smoothing="none", iterations=1)
+    with caplog.at_level(logging.WARNING, logger="pydistill"):
+        run_distillation(work, blobs(), experts(tmp_path / "experts"), tmp_path / "run")
+    expected = "distill.waypoints, distill.smoothing: of no effect, since att works on recorded experts, and"
+    assert (expected in caplog.text) is told
