@@ -19,8 +19,8 @@ WORTH_ALL_THREADS = 2**17  # numbers
 def _fused_pays(parameters: Sequence[Tensor]) -> bool:
     """Whether PyTorch's fused kernel takes them, and is quicker: on a CPU it starts every thread for any size.
 
-    On a busy machine threads wait for each other for longer than a small network's step takes. Both ways give the same
-    numbers.
+    On a busy machine threads wait for each other for longer than a small network's step takes. The two ways may differ
+    in a number's last bit; which is taken depends on the sizes alone.
     """
     kinds = {each.device.type for each in parameters}
     small = kinds == {"cpu"} and sum(each.numel() for each in parameters) < WORTH_ALL_THREADS
