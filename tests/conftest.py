@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import torch
 
@@ -10,3 +11,6 @@ import torch
 # The processes that tests start inherit it: sums over other numbers of threads differ in their last bits.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A shell starts what runs in its background with Ctrl-C ignored; the tests are about what it does.
+signal.signal(signal.SIGINT, signal.default_int_handler)
