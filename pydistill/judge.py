@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from pydistill.nn import Network, architecture_of
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.version import VERSION
+
+_log = logging.getLogger("pydistill")
 
 
 class Observer(Protocol):
@@ -103,20 +106,22 @@ class Judge:
         that the next one, on a GPU or with other threads, may judge otherwise: it is the one that is there, so its
         accuracy counts. Where the checkpoint knows of none, the next evaluation replaces the file.
 
-        Raises:
-            FormatError: the file is damaged.
+        Where the file is gone or damaged, which is told, the next evaluation is the best and writes it.
         """
-        file = self.folder.path / BEST_NAME
-        if self.best is None or not file.exists():
+        if self.best is None:
             return
+        file = self.folder.path / BEST_NAME
         try:
             provenance = saved_provenance(file)
             iteration = int(provenance["iteration"])
             # Early files tell the seconds of the evaluation, later ones do not; nothing is made of those of the best.
             evaluation = Evaluation.from_record({"seconds": 0.0} | provenance["accuracy"])
-        except (FormatError, KeyError, TypeError, ValueError) as error:
+        except (FormatError, OSError, KeyError, TypeError, ValueError) as error:
             why = f"it lacks {error}" if isinstance(error, KeyError) else error
-            raise FormatError(f"{file} does not tell of which evaluation it is ({why}); remove it to go on") from error
+            told = "the best set so far, after iteration"
+            _log.warning("%s %d, is lost (%s); the next evaluation's takes its place", told, self.best[0], why)
+            self.best = None
+            return
         if iteration != self.best[0]:
             self.best = (iteration, evaluation)
 

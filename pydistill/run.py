@@ -172,15 +172,14 @@ def run_distillation(
             teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
             distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
         judge = Judge(recipe, network, dataset, distiller, folder, observer)
-        size = None
         if checkpoint is not None:
             began -= _load(checkpoint, distiller, judge, folder)
             size = checkpoint[0].get("metrics_bytes")
+            folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)
         else:
-            folder.forget_outcomes(resume=resume)
+            folder.begin_anew(resume=resume)
         folder.write_config(config)
         write_json(folder.recipe_path, recipe.as_dict())
-        folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)
         loop = RunLoop(recipe, distiller, judge, folder, observer, began)
         with stopping_cleanly() as stop:
             return loop.finish(stop)

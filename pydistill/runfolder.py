@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT = (CHECKPOINT_KEY, READABLE_CHECKPOINTS, "a checkpoint")
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
 SUMMARY_NAME = "summary.json"
+METRICS_NAME = "metrics.jsonl"
 OUTCOMES = (FILE_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME)  # what tells how a run went
+OF_A_RUN = (*OUTCOMES, METRICS_NAME, "report.html", "images.png", "curves.png", "tensorboard", "wandb", "wandb.json")
 
 
 class RunFolder:
@@ -51,7 +54,7 @@ class RunFolder:
     @property
     def metrics_path(self) -> Path:
         """One JSON object per line: iterations, evaluations and guard events, in order."""
-        return self.path / "metrics.jsonl"
+        return self.path / METRICS_NAME
 
     @property
     def config_path(self) -> Path:
@@ -96,11 +99,14 @@ class RunFolder:
             free: dotted names of settings that may differ from those the run began with.
 
         Raises:
-            InputError: the folder holds a run and `resume` is false.
+            InputError: the folder holds a run, or the outcome of one, and `resume` is false.
             MismatchError: the run in the folder began with other settings.
         """
         if self.begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")
+        kept = next((name for name in OUTCOMES if (self.path / name).exists()), None)
+        if kept is not None and not resume:
+            raise InputError(f"{self.path} already holds {kept}; choose another folder, or move it elsewhere")
         if self.begun:
             _check_same(self.config(), _flat(_as_json(config)), set(free), self.path)
         return self.checkpoint_path.exists()
@@ -131,36 +137,47 @@ class RunFolder:
         """Replace the configuration, atomically."""
         write_json(self.config_path, _as_json(config))
 
-    def forget_outcomes(self, *, resume: bool) -> None:
-        """Remove the sets, the summary and the evaluations of an earlier run, which are none of one that begins anew.
+    def begin_anew(self, *, resume: bool) -> None:
+        """Make room for a run from iteration 0 in a folder without a checkpoint, and tell what becomes of the old one.
 
-        What goes is told as a warning, the lines of its metrics too, which `rewind_metrics` drops.
+        Sets, with all that belongs to them, are moved into before-1 (2, 3, …) in the folder. Without a set there are
+        but the metrics of a run that was stopped before its first checkpoint, which are dropped.
 
         Args:
             resume: the run was to be continued: who asked for that is told if there is nothing to continue.
 
         Raises:
-            WriteError: one of them cannot be removed.
+            WriteError: something cannot be moved.
         """
-        old = [path for path in (self.path / name for name in OUTCOMES) if path.exists()]
-        try:
-            for path in old:
-                path.unlink()
-        except OSError as error:
-            raise WriteError(
-                f"cannot remove {path}, which is of an earlier run in the folder: {told_with_remedy(error)}"
-            ) from error
-        lines = self.metrics_path.read_bytes().count(b"\n") if self.metrics_path.exists() else 0
-        gone = [f"{self.metrics_path.name} of {lines} line{'' if lines == 1 else 's'}"] if lines else []
-        gone += [path.name for path in old]
         none = f"there is no {self.checkpoint_path.name} in {self.path}{' to resume from' if resume else ''}"
-        if gone:
-            _log.warning(
-                "%s: the run begins anew at iteration 0, and what an earlier one left is removed (%s)",
-                *(none, ", ".join(gone)),
-            )
+        if any((self.path / name).exists() for name in OUTCOMES):
+            aside, names = self._set_aside()
+            told = "the run begins anew at iteration 0, and what an earlier one left is moved to"
+            _log.warning("%s: %s %s (%s)", none, told, aside, ", ".join(names))
+            return
+        lines = self.metrics_path.read_bytes().count(b"\n") if self.metrics_path.exists() else 0
+        if lines:
+            told = f"the run begins anew at iteration 0, without the {lines} line{'' if lines == 1 else 's'}"
+            _log.warning("%s: %s of %s that an earlier one left", none, told, self.metrics_path.name)
         elif resume:
             _log.info("%s: the run begins at iteration 0", none)
+        write_text(self.metrics_path, "")
+
+    def _set_aside(self) -> tuple[Path, list[str]]:
+        """Where everything of the earlier run is now, and the names of its files."""
+        old = [path for path in (self.path / name for name in OF_A_RUN) if path.exists()]
+        aside = next(path for number in count(1) if not (path := self.path / f"before-{number}").exists())
+        path = aside
+        try:
+            aside.mkdir()
+            for path in old:
+                path.replace(aside / path.name)
+        except OSError as error:
+            raise WriteError(
+                f"cannot move {path.name} of an earlier run to {aside}: {told_with_remedy(error)}"
+            ) from error
+        write_text(self.metrics_path, "")
+        return aside, [path.name for path in old]
 
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the checkpoint by this state, atomically; it counts the metrics that there are now."""

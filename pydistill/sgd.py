@@ -16,8 +16,8 @@ from torch.optim.sgd import sgd
 WORTH_ALL_THREADS = 2**17  # numbers
 
 
-def _fused_pays(parameters: Sequence[Tensor]) -> bool:
-    """Whether PyTorch's fused kernel takes them, and is quicker: on a CPU it starts every thread for any size.
+def _takes_fused(parameters: Sequence[Tensor]) -> bool:
+    """Whether PyTorch's fused kernel takes them, and is worth it: on a CPU it starts every thread for any size.
 
     On a busy machine threads wait for each other for longer than a small network's step takes. The two ways may differ
     in a number's last bit; which is taken depends on the sizes alone.
@@ -43,18 +43,23 @@ class Sgd:
         self, parameters: Sequence[nn.Parameter], momentum: float, weight_decay: float, *, lr_in_memory: bool = False
     ) -> None:
         self._parameters = list(parameters)
-        self._momentum, self._weight_decay = momentum, weight_decay
+        self._momentum, self._weight_decay = momentum, self._within_numbers(weight_decay)
         # From zero the first step gives v = g, as PyTorch's first does (but for the sign of a zero).
         self._velocities = [torch.zeros_like(each) for each in self._parameters] if momentum else []
-        self._fused = _fused_pays(self._parameters)
+        self._fused = _takes_fused(self._parameters)
         self._lr: float | Tensor = torch.zeros((), device=self._parameters[0].device) if lr_in_memory else 0.0
 
     def set_lr(self, lr: float) -> None:
         """Let α be `lr` from the next step on."""
+        lr = self._within_numbers(lr)
         if isinstance(self._lr, Tensor):
             self._lr.fill_(lr)
-        else:  # beyond the parameters' numbers PyTorch refuses it; training then diverges, and says so
-            self._lr = lr if all(lr <= torch.finfo(each.dtype).max for each in self._parameters) else math.inf
+        else:
+            self._lr = lr
+
+    def _within_numbers(self, value: float) -> float:
+        """Infinity for what is beyond the parameters' numbers and refused by PyTorch: training diverges so."""
+        return value if all(value <= torch.finfo(each.dtype).max for each in self._parameters) else math.inf
 
     @torch.no_grad()
     def step(self) -> None:

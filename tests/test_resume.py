@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -264,13 +266,25 @@ def test_the_best_set_is_the_one_in_its_file(
     assert means == [0.5, again, 0.6]
 
 
-def test_a_best_set_that_is_damaged(store: TrajectoryStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"something else"), Path.unlink])
+def test_a_best_set_that_is_lost(
+    damage: Callable[[Path], object],
+    store: TrajectoryStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The run goes on, and what it says of its best is true of the file: the best of the evaluations since."""
+    judged({1: 0.9, 2: 0.5, 3: 0.6, 4: 0.4}, monkeypatch)
     run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
-    (tmp_path / "best.safetensors").write_bytes(b"something else")
-    with pytest.raises(FormatError, match=r"best\.safetensors does not tell of which evaluation it is .*; remove it"):
-        run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, tmp_path, resume=True)
-    (tmp_path / "best.safetensors").unlink()
-    run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    damage(tmp_path / "best.safetensors")
+    result = run_distillation(recipe(iterations=4, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == (3, 0.6)
+    assert Artefact.load(tmp_path / "best.safetensors").provenance["iteration"] == 3
+    (told,) = caplog.messages
+    assert re.fullmatch(
+        r"the best set so far, after iteration 1, is lost \(.*\); the next evaluation's takes its place", told
+    )
 
 
 def test_ctrl_c_during_an_evaluation_leaves_it_to_the_next_process(

@@ -9,14 +9,19 @@ import pytest
 import torch
 from torch import nn
 
+from pydistill import sgd as sgd_module
 from pydistill.sgd import Sgd
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-4])
-def test_it_is_pytorchs_to_the_last_bits(dtype: torch.dtype, momentum: float, weight_decay: float) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_it_is_pytorchs_but_for_last_bits(
+    dtype: torch.dtype, momentum: float, weight_decay: float, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five steps of two rates, one parameter that never has a gradient, gradients of both zeros."""
+    monkeypatch.setattr(sgd_module, "WORTH_ALL_THREADS", 99 if fused else 100)
     generator = torch.Generator().manual_seed(0)
 
     def parameters() -> list[nn.Parameter]:
@@ -37,7 +42,8 @@ def test_it_is_pytorchs_to_the_last_bits(dtype: torch.dtype, momentum: float, we
         sgd.step()
         reference.step()
         for mine, its in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(mine, its, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+            bound = 0.0 if fused else 4 * torch.finfo(dtype).eps
+            torch.testing.assert_close(mine, its, rtol=bound, atol=bound)
     assert torch.equal(ours[2], parameters()[2])
 
 
@@ -52,6 +58,17 @@ def test_a_rate_in_memory_is_followed_likewise() -> None:
             sgd.step()
     assert torch.equal(plain, kept)
     assert not torch.equal(plain, torch.ones(3))
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize(("lr", "weight_decay"), [(1e39, 0.0), (0.1, 1e39)])
+def test_numbers_beyond_float32_diverge(lr: float, weight_decay: float, in_memory: bool) -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    sgd = Sgd([parameter], momentum=0.9, weight_decay=weight_decay, lr_in_memory=in_memory)
+    sgd.set_lr(lr)
+    parameter.grad = torch.ones(3)
+    sgd.step()
+    assert not torch.isfinite(parameter).any()
 
 
 def test_a_parameter_whose_first_gradient_comes_late_begins_then() -> None:

@@ -331,10 +331,12 @@ int64_t Student::multiplications_of_an_image() const {
   return sum;
 }
 
-// Held while a pass over the batch goes on.
+// Held while a pass over the batch goes on. Before, since ATen sets the number of threads of every thread
+// that begins its first loop, once in PyTorch's libraries and once in this one.
 cpu::OnOneThread Student::as_many_threads_as_are_worth_it() const {
-  return cpu::OnOneThread(options_.device().is_cpu() &&
-                          multiplications_of_an_image() * batch_ < kWorthThreads);
+  at::internal::lazy_init_num_threads();
+  const bool little = multiplications_of_an_image() * batch_ < kWorthThreads;
+  return cpu::OnOneThread(options_.device().is_cpu() && at::get_num_threads() > 1 && little);
 }
 
 // Calls work(slice) for each slice; those of one desk in order.
