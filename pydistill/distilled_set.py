@@ -191,7 +191,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             device: where the data set is read to.
             on_network: called with (name, r, accuracy) after each network.
             on_evaluation: called with the evaluation of each kind of network when it is whole.
-            on_epoch: called after each epoch of each network.
+            on_epoch: called after each epoch of each network; it must not draw from PyTorch's global generator, as for
+                `evaluate.evaluate`.
 
         Returns:
             One evaluation per network kind.

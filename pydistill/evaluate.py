@@ -140,7 +140,8 @@ def evaluate(
         settings: the protocol.
         on_network: called with (r, accuracy) after each network.
         on_epoch: called after each epoch of each network; of one that diverged, after those that it did. What it
-            raises ends the evaluation and is raised here.
+            raises ends the evaluation and is raised here. It must not draw from PyTorch's global generator:
+            dropout draws from it too, so that other numbers would train the networks, and it is put back afterwards.
 
     Raises:
         InputError: the distilled set does not fit the data set, holds numbers that are not finite, or lr ≤ 0.

@@ -23,6 +23,10 @@ class WriteError(PydistillError, OSError):
     """A file could not be written (full disk, read-only folder)."""
 
 
+class PathError(WriteError):
+    """A file or a folder cannot be made where it was asked for: another place must be named."""
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; on a clean exit it is flushed and renamed to `path`.
@@ -31,16 +35,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     half-written file.
 
     Raises:
+        PathError: the folder cannot be made, or the path is a folder's.
         WriteError: the folder cannot be written or the disk is full; or the folder of the renamed file cannot be
             flushed: then the message says that the new file is there.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    made = False
     try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             temporary.touch()
             mode = stat.S_IMODE(temporary.stat().st_mode)
+            made = True
             yield temporary
             temporary.chmod(mode)  # that of any new file: safetensors makes one for its owner alone
             with open(temporary, "rb+") as handle:
@@ -51,9 +60,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
         if isinstance(error, PydistillError):
             raise
-        raise WriteError(
-            f"cannot write {target}: {told_with_remedy(error)}; what was there before is unchanged"
-        ) from error
+        kind, told = (WriteError, told_with_remedy(error)) if made else not_made(error)
+        raise kind(f"cannot write {target}: {told}; what was there before is unchanged") from error
     try:
         _flush_folder(target.parent)
     except OSError as error:
@@ -65,7 +73,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 # What is told of an error, and what mends it.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM}
-_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST}
+_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR}
+_NO_PLACE = {
+    **dict.fromkeys((*_NO_FOLDER, errno.EEXIST), "choose another folder, as none can be made there"),
+    errno.EISDIR: "name a file",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
 
 
 def told_with_remedy(error: Exception) -> str:
@@ -77,10 +90,15 @@ def told_with_remedy(error: Exception) -> str:
     if number in _NO_WRITING or any(os.strerror(each) in told for each in _NO_WRITING):
         return f"{told}; choose a folder that may be written"
     if number in _NO_FOLDER:
-        return f"{told}; choose another folder, as none can be made there"
-    if number == errno.ENAMETOOLONG:
-        return f"{told}; choose a shorter name"
+        return f"{told}; put back the folder that was there"
     return told
+
+
+def not_made(error: Exception) -> tuple[type[WriteError], str]:
+    """The kind of error, and what is told with the remedy, where a file or its folder could not be made at all."""
+    if isinstance(error, OSError) and error.errno in _NO_PLACE:
+        return PathError, f"{error.strerror}; {_NO_PLACE[error.errno]}"
+    return WriteError, told_with_remedy(error)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pydistill.errors import InputError
-from pydistill.files import WriteError, told_with_remedy
+from pydistill.files import WriteError, not_made, told_with_remedy
 
 LOCK = ".lock"
 ATTEMPTS = 100
@@ -30,7 +30,8 @@ def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterat
 
     Raises:
         InputError: another process (or this one, elsewhere) is writing it, and `wait` is false.
-        WriteError: the folder cannot be made or written, or its file system knows no locks.
+        PathError: the folder cannot be made there.
+        WriteError: the folder cannot be written, or its file system knows no locks.
     """
     path = folder / name
     for _ in range(ATTEMPTS):
@@ -57,7 +58,8 @@ def _locked(path: Path, *, wait: bool) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise WriteError(f"cannot write in {path.parent}: {told_with_remedy(error)}") from error
+        kind, told = not_made(error)
+        raise kind(f"cannot write in {path.parent}: {told}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -66,10 +66,21 @@ def starting(reading: float) -> Measured:
     began = time.perf_counter()
     try:
         subprocess.run([sys.executable, "-c", loads], check=True, stdin=subprocess.DEVNULL, capture_output=True)
-    except (OSError, ValueError, subprocess.CalledProcessError) as error:
+    except (OSError, TypeError, ValueError, subprocess.CalledProcessError) as error:
         return Measured(reading, f"measured reading the data alone, since no other Python could be started ({error})")
     told = "measured a process that loads the modules, and reading the data"
     return Measured(time.perf_counter() - began + reading, told)
+
+
+def _lacking(what: str, make: Callable[[], object]) -> str:
+    """Make what a run goes on without where it cannot be made; what is told of that, or nothing."""
+    try:
+        make()
+    except MissingDependencyError:
+        return f", without {what}, which need matplotlib"
+    except Exception as error:  # as for a run: drawing calls other packages
+        return f", without {what}, which cannot be made here ({(str(error) or type(error).__name__).splitlines()[0]})"
+    return ""
 
 
 class Rehearsal:
@@ -287,12 +298,9 @@ class Rehearsal:
             judge.keep(evaluation)
             began = self.now()
             judge.artefact(evaluation).save(folder.path / FILE_NAME)
-            write_report(folder.path)
             told = f"measured one of {shown:,} iterations"
-            try:
-                draw_run(folder)
-            except MissingDependencyError:
-                told += ", without pictures, which need matplotlib"
+            told += _lacking("report.html", lambda: write_report(folder.path))
+            told += _lacking("pictures", lambda: draw_run(folder))
             found = Measured(self.now() - began, f"{told}, in the temporary folder")
             size = sum(file.stat().st_size for file in folder.path.iterdir() if file != folder.metrics_path)
             return found, size + folder.metrics_path.stat().st_size * settings.iterations // shown

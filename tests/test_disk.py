@@ -10,7 +10,6 @@ import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from pydistill.runfolder import CHECKPOINT_KEY, RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.folder_content import content
+from tests.nobody import as_nobody
 from tests.small_runs import EXPERT, MODEL, assert_same_outcome, experts, recipe
 
 DATA = blobs()
@@ -107,19 +107,6 @@ def test_a_disk_that_is_full_at_any_write_of_experts(tmp_path: Path, monkeypatch
         found = train_experts(DATA, MODEL, EXPERT, folder)
         assert found.digest == whole.digest
         assert not list(folder.glob("*.tmp"))
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Not as the system's administrator, who may write everywhere."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture

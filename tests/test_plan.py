@@ -177,8 +177,8 @@ def test_data_that_are_decoded_for_the_first_time_are_read_as_the_run_will(
         assert plan(work, clock=clock).phases[0].seconds_each == 2.0
 
 
-@pytest.mark.parametrize("python", ["", "/nowhere/python", "/bin/false"])
-def test_a_python_that_cannot_be_started_is_told(python: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("python", ["", None, "/nowhere/python", "/bin/false"])
+def test_a_python_that_cannot_be_started_is_told(python: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", python)
     found = rehearsal.starting(reading=1.0)
     assert found.seconds == 1.0
@@ -205,6 +205,20 @@ def test_the_report_of_as_long_a_run_is_measured(monkeypatch: pytest.MonkeyPatch
     assert found.seconds_each >= 0.3
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "without pictures, which need matplotlib" in plan(small()).phases[-1].how
+
+
+def test_a_report_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run warns of it and is whole without."""
+
+    def broken(*given: object) -> list[Path]:
+        raise ValueError("the font cache is damaged\nand so on")
+
+    monkeypatch.setattr(rehearsal, "draw_run", broken)
+    how = plan(small()).phases[-1].how
+    assert "iterations, without pictures, which cannot be made here (the font cache is damaged), in the" in how
+    monkeypatch.setattr(rehearsal, "write_report", broken)
+    how = plan(small()).phases[-1].how
+    assert "without report.html, which cannot be made here (the font cache is damaged), without pictures" in how
 
 
 def test_experts_that_are_there_are_measured_with(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_run_ends_with_a_report_that_holds_everything(finished: Path) -> None:
         assert title in found.text
     assert "Time per iteration" in found.text
     assert "peak memory of the process" in found.text
-    assert f"threads{torch.get_num_threads()}data set" in found.text
+    assert f"threads at its end{torch.get_num_threads()}data set" in found.text
     assert DATA.digest in found.text
     assert "pydistill distill --config" in found.text
     assert "The data were made in Python" in found.text
@@ -340,12 +340,16 @@ def test_a_report_is_written_over_nothing_but_a_report(
     assert main(["report", str(run), "--out", str(run / "report.html")]) == 0
 
 
-def test_the_commands_take_as_many_threads_as_the_run_had(run: Path) -> None:
+def test_the_commands_take_as_many_threads_as_the_run_ended_with(run: Path) -> None:
     threads = torch.get_num_threads()
     assert json.loads((run / "summary.json").read_text())["threads"] == threads
     lines = commands(read_run(run)).splitlines()
-    assert len(lines) == 3
-    assert all(line.startswith(f"OMP_NUM_THREADS={threads} pydistill ") for line in lines)
+    begin = f"OMP_NUM_THREADS={threads} pydistill"
+    assert [line.split(" --")[0] for line in lines] == [
+        "pydistill experts",
+        f"{begin} distill",
+        f"{begin} evaluate AGAIN",
+    ]
     for unknown in (None, True, 0, "2"):
         change_summary(run, threads=unknown)
         assert all(line.startswith("pydistill ") for line in commands(read_run(run)).splitlines())

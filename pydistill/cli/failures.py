@@ -7,6 +7,7 @@ import errno
 from pydistill.cli import status
 from pydistill.cli.messages import one_line
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
+from pydistill.files import PathError
 
 _REMEDIES = {
     errno.ENOENT: "does not exist; check how it is spelt",
@@ -29,19 +30,14 @@ def told(error: Exception) -> tuple[str, int]:
         sentence = one_line(error)
         if isinstance(error, FormatError) and "; " not in sentence:
             sentence += "; get the file again from where it came, or make it anew"
-        wrong = isinstance(error, (InputError, MismatchError)) or _is_wrong_path(error.__cause__)
+        wrong = isinstance(error, (InputError, MismatchError, PathError))
         return sentence, status.USAGE if wrong else status.FAILED
     if isinstance(error, OSError):
-        return _of_the_system(error), status.USAGE if _is_wrong_path(error) else status.FAILED
+        return _of_the_system(error), status.USAGE if error.errno in _WRONG_PATHS else status.FAILED
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error):
         return f"{_MEMORY} ({one_line(error):.120})", status.FAILED
     what = f"{type(error).__name__}: {one_line(error):.200}"
     return f"{what}; this is not foreseen: --debug shows where it happens, please report that", status.FAILED
-
-
-def _is_wrong_path(error: BaseException | None) -> bool:
-    """Whether the system refused a path as it is: there is no such place, or it is of the wrong kind."""
-    return isinstance(error, OSError) and error.errno in _WRONG_PATHS
 
 
 def _of_the_system(error: OSError) -> str:

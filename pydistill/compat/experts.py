@@ -15,6 +15,7 @@ from pydistill.compat.sources import imported_before, keep_sources
 from pydistill.data import Dataset
 from pydistill.errors import InputError
 from pydistill.experts import ExpertSettings, experts_record
+from pydistill.folders import EXPERTS_FILES
 from pydistill.nn import ModelSettings
 from pydistill.trajectories import (
     ForeignLayout,
@@ -111,7 +112,6 @@ def import_experts(
     out = Path(values.experts) if values.experts else folder / _store_name(values, stem)
     if imported_before(out, read, values.max_experts):
         store = TrajectoryStore.open(out)
-        # An older import names the script that made it; which of them it was changes none of its experts.
         wanted = _record(dataset, model, store.record.training, store.record.epochs)
         with in_flags(OTHER_STORE):
             return TrajectoryStore.create(
@@ -119,11 +119,23 @@ def import_experts(
             )
     layout: ForeignLayout = (describe_mct if convexified else describe_mtt)(files[0])
     # The files do not tell how the experts were trained: only whose layout they have is known.
-    record = _record(dataset, model, {"source": "mct" if convexified else "mtt"}, layout.epochs)
+    training = _begun(out) or {"source": "mct" if convexified else "mtt"}
+    record = _record(dataset, model, training, layout.epochs)
     with in_flags(OTHER_STORE):
         store = (import_mct if convexified else import_mtt)(files, out, record, per_file=values.max_experts)
     keep_sources(out, read, values.max_experts)
     return store
+
+
+def _begun(out: Path) -> dict[str, Any] | None:
+    """What an import that was stopped in `out` says of its experts' training; None if none has begun there.
+
+    An older one names the script that made it; which of them it was changes none of its experts.
+    """
+    if not any((out / name).exists() for name in EXPERTS_FILES):
+        return None
+    training = TrajectoryStore.open(out).record.training
+    return training if training.keys() == {"source"} else None  # experts that were trained there are no import
 
 
 def _record(dataset: Dataset, model: ModelSettings, training: dict[str, Any], epochs: int) -> ExpertsRecord:

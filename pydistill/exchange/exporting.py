@@ -119,7 +119,7 @@ def _whole(folder: Path, inside: str) -> Iterator[Path]:
         else:
             staging.rename(target)
     except WriteError as error:  # of a file in the temporary folder, which is of no use to who gave `folder`
-        raise WriteError(str(error).replace(str(staging), str(folder))) from error
+        raise type(error)(str(error).replace(str(staging), str(folder))) from error
     except OSError as error:
         raise WriteError(f"cannot write {folder}: {told_with_remedy(error)}") from error
     finally:

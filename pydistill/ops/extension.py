@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -68,13 +69,24 @@ def load_extension() -> Extension:
 
 def _find(package: Path) -> str | None:
     """The library's file beside the modules of a package."""
-    return next((str(path) for suffix in EXTENSION_SUFFIXES if (path := package / f"_C{suffix}").exists()), None)
+    return next((str(path) for suffix in EXTENSION_SUFFIXES if os.path.exists(path := package / f"_C{suffix}")), None)
 
 
 def _hidden() -> str | None:
     """The library of another copy of this package that Python would find after this one."""
-    copies = (Path(place or ".").resolve() / PACKAGE.name for place in sys.path)
-    return next((path for copy in copies if copy != PACKAGE and (path := _find(copy)) is not None), None)
+    copies = [_copy_in(place) for place in sys.path]
+    if PACKAGE not in copies:
+        return None
+    after = (copy for copy in copies[copies.index(PACKAGE) :] if copy not in (None, PACKAGE))
+    return next((path for copy in after if copy is not None and (path := _find(copy)) is not None), None)
+
+
+def _copy_in(place: str) -> Path | None:
+    """Where a copy of this package lies in a folder of `sys.path`, if one does; None if the folder is passed over."""
+    try:
+        return (Path(place or ".") / PACKAGE.name).resolve()
+    except (OSError, RuntimeError, ValueError):  # the current folder is deleted, links in a circle: as Python's import
+        return None
 
 
 def _load(path: str) -> dict[str, Any]:

@@ -164,15 +164,17 @@ def needs_its_experts(run: Contents) -> bool:
 
 
 def threads(run: Contents) -> int | None:
-    """How many threads computed the run; None on a GPU, or if it does not tell."""
+    """How many threads the process had that ended the run; None on a GPU, or if it does not tell."""
     found = run.summary.get("threads")
     return found if isinstance(found, int) and not isinstance(found, bool) and found >= 1 else None
 
 
 def commands(run: Contents) -> str:
-    """The command lines that do the run again, from the experts that it was made from, by as many threads.
+    """The command lines that do the run again, from the experts that it was made from.
 
-    The number of threads is always said: the machine that reads the report may have another default.
+    Where the run tells with how many threads it ended, its distillation and evaluation are asked for by as many, since
+    the machine that reads the report may have another default; one of fewer cores takes no more than these. Nobody
+    wrote down how many trained the experts.
     """
     recipe = str(run.path / "recipe.json")
     numbers = dig(run.config, "trajectories", "experts")
@@ -192,7 +194,8 @@ def commands(run: Contents) -> str:
     lines.append(["evaluate", "AGAIN"])
     count = threads(run)
     before = "" if count is None else f"OMP_NUM_THREADS={count} "
-    return "\n".join(before + shlex.join(["pydistill", *words]) for words in lines)
+    known = ("distill", "evaluate")
+    return "\n".join((before if words[0] in known else "") + shlex.join(["pydistill", *words]) for words in lines)
 
 
 def identity(run: Contents, shown: Shown | None) -> list[list[str]]:
@@ -201,7 +204,7 @@ def identity(run: Contents, shown: Shown | None) -> list[list[str]]:
     versions = dig(provenance, "versions", default={})
     rows = [[name, str(value)] for name, value in versions.items()] if isinstance(versions, dict) else []
     count = threads(run)
-    rows.append(["threads", "" if count is None else str(count)])
+    rows.append(["threads at its end", "" if count is None else str(count)])
     rows.append(["data set", str(dig(provenance, "dataset", "name", default=""))])
     rows.append(["data set's digest", str(dig(provenance, "dataset", "digest", default=""))])
     rows.append(["experts' digest", str(dig(run.config, "trajectories", "digest", default=""))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def read_index(folder: Path) -> StoreIndex:
     """The folder's index.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or the path is too long.
         FormatError: damaged, or of a newer version.
     """
     path = folder / _INDEX
@@ -45,7 +46,8 @@ def read_index(folder: Path) -> StoreIndex:
             f"{folder} holds no trajectory store: {told}; give the folder of one, which `pydistill experts` makes"
         ) from error
     except OSError as error:
-        raise FormatError(
+        kind = InputError if error.errno == errno.ENAMETOOLONG else FormatError
+        raise kind(
             f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error}); "
             "`pydistill experts` makes one"
         ) from error

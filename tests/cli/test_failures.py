@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,10 +16,11 @@ import torch
 from pydistill.cli import main, status
 from pydistill.cli.failures import told
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
-from pydistill.files import WriteError, write_text
+from pydistill.files import PathError, WriteError, write_text
 from pydistill.locking import only_writer
 from pydistill.nn import ModelSettings, build
 from pydistill.room import available_memory, check_room
+from pydistill.runfolder import RunFolder
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -63,9 +65,37 @@ def test_a_folder_that_cannot_be_made(make: Callable[[Path], Path], remedy: str,
     (tmp_path / "file").touch()
     folder = make(tmp_path)
     for write in (lambda: only_writer(folder).__enter__(), lambda: write_text(folder / "file", "")):
-        with pytest.raises(WriteError, match=remedy) as error:
+        with pytest.raises(PathError, match=remedy) as error:
             write()
         assert told(error.value)[1] == 2
+
+
+def test_a_file_that_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(PathError, match=r"Is a directory; name a file; what was there before is unchanged") as error:
+        write_text(tmp_path, "")
+    assert told(error.value)[1] == 2
+
+
+@pytest.mark.parametrize("into", [None, "a file"], ids=["gone", "a file"])
+def test_a_folder_that_goes_while_a_run_writes_is_no_wrong_usage(into: str | None, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.append_metrics({"event": "iteration"})
+    shutil.rmtree(folder.path)
+    if into is not None:
+        folder.path.write_text(into)
+    with pytest.raises(WriteError) as error:
+        folder.append_metrics({"event": "iteration"})
+    sentence, code = told(error.value)
+    assert "directory; put back the folder that was there, and continue with --resume" in sentence
+    assert "can be made" not in sentence
+    assert code == 1
+
+
+def test_a_run_without_its_configuration_is_damaged(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"whose config\.json cannot be read") as error:
+        RunFolder(tmp_path).config()
+    assert told(error.value)[1] == 1
 
 
 def test_an_unforeseen_error_shows_its_traceback_with_debug_only(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from pydistill.ops import extension
 from pydistill.ops.extension import load_extension
+from tests.nobody import as_nobody
 
 
 @pytest.fixture
@@ -47,6 +50,47 @@ def test_a_source_tree_that_hides_an_installed_one_says_so(
         loaded = extension.load_extension()
     assert loaded.config is None
     assert str(library) in str(loaded.reason)
+
+
+def test_only_what_comes_later_is_hidden(fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tree, other = tmp_path / "tree" / "pydistill", tmp_path / "other" / "pydistill"
+    for copy in (tree, other):
+        copy.mkdir(parents=True)
+    (other / f"_C{EXTENSION_SUFFIXES[0]}").touch()
+    fresh.setattr(extension, "PACKAGE", tree)
+    for places in ([other.parent, tree.parent], [other.parent]):  # an editable install is in no folder of sys.path
+        fresh.setattr(sys, "path", [str(place) for place in places])
+        assert extension._hidden() is None
+    fresh.setattr(sys, "path", [str(tree.parent), str(tree.parent), str(other.parent)])
+    assert extension._hidden() is not None
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that anybody can look into, as pytest's are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def test_folders_that_cannot_be_looked_into_are_passed_over(fresh: pytest.MonkeyPatch, open_folder: Path) -> None:
+    """As Python's own import does it."""
+    tree, closed = open_folder / "tree" / "pydistill", open_folder / "closed"
+    tree.mkdir(parents=True)
+    (closed / "pydistill").mkdir(parents=True)
+    circle, gone = open_folder / "circle", open_folder / "gone"
+    circle.symlink_to(circle)
+    gone.mkdir()
+    fresh.setattr(extension, "PACKAGE", tree)
+    fresh.setattr(sys, "path", [str(tree.parent), str(closed), str(circle), "\0", ""])
+    fresh.chdir(gone)
+    gone.rmdir()
+    closed.chmod(0)
+    try:
+        with as_nobody():
+            assert extension._hidden() is None
+    finally:
+        closed.chmod(0o755)
 
 
 def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.MonkeyPatch) -> None:

@@ -387,6 +387,8 @@ def test_positions_that_do_not_exist(store, position):
 def test_a_folder_without_a_store(tmp_path):
     with pytest.raises(InputError, match=r"holds no trajectory store: there is no such folder"):
         TrajectoryStore.open(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"holds no trajectory store: .*File name too long"):
+        TrajectoryStore.open(tmp_path / ("x" * 300))
     with pytest.raises(InputError, match=r"holds no trajectory store: there is no index.json in it"):
         TrajectoryStore.open(tmp_path)
 
