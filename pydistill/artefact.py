@@ -16,7 +16,7 @@ from torch import Tensor
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluate import EvaluationSettings
-from pydistill.folders import other_runs
+from pydistill.folders import BEST_NAME, METRICS_NAME, SET_NAME, SUMMARY_NAME, other_runs
 from pydistill.png import png_bytes, tile
 from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
@@ -24,8 +24,6 @@ FORMAT = 2
 READABLE = (1, 2)
 UNCHECKED = (1,)  # written without checksums
 KEY = "pydistill.artefact"
-FILE_NAME = "distilled.safetensors"
-BEST_NAME = "best.safetensors"
 PREFIX = "preprocessing."
 PREVIEW = "preview_png"
 PREVIEW_PIXELS = 2**20
@@ -148,7 +146,7 @@ class Artefact:
         """
         file = Path(path)
         if file.is_dir():
-            file = file / FILE_NAME
+            file = file / SET_NAME
         if not file.is_file():
             raise InputError(_absent(path, file))
         header, tensors = read_tensors(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
@@ -184,16 +182,18 @@ def saved_provenance(file: Path) -> Mapping[str, Any]:
 def _absent(path: str | os.PathLike[str], file: Path) -> str:
     """What is told of a set that is not there."""
     run = file.parent
-    if file.name in (FILE_NAME, BEST_NAME) and (run / "metrics.jsonl").exists():
-        when = "at its end" if file.name == FILE_NAME else "by its first evaluation"
-        best = file.name == FILE_NAME and (run / BEST_NAME).exists()
+    if file.name == BEST_NAME and (run / SUMMARY_NAME).exists():
+        return f"{file} is gone, the best set of the run in {run}; its last one is {run / SET_NAME}"
+    if file.name in (SET_NAME, BEST_NAME) and (run / METRICS_NAME).exists():
+        when = "at its end" if file.name == SET_NAME else "by its first evaluation"
+        best = file.name == SET_NAME and (run / BEST_NAME).exists()
         other = "evaluate and export take its best set so far with --which best (load with which='best'), "
         return (
             f"the run in {run} is not finished and has no {file.name} yet, which is written {when}; "
             f"{other if best else ''}"
             f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
         )
-    if file.name in (FILE_NAME, BEST_NAME) and run.is_dir():
+    if file.name in (SET_NAME, BEST_NAME) and run.is_dir():
         remedy = other_runs(run) or "give a run's folder, or a set's file"
         return f"{run} holds no distilled set: there is no {file.name} in it; {remedy}"
     return f"{path} holds no distilled set: there is no such file or folder; give a run's folder, or a set's file"

@@ -16,7 +16,7 @@ from pydistill.errors import FormatError, MissingDependencyError
 from pydistill.evaluate import accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
-from pydistill.folders import no_run
+from pydistill.folders import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SUMMARY_NAME, no_run
 from pydistill.judge import Observer
 from pydistill.logs import LogObserver, LogSettings
 from pydistill.memory import highest_resident
@@ -25,11 +25,9 @@ from pydistill.progress import Bar
 from pydistill.recipe import Recipe
 from pydistill.report import write_report
 from pydistill.run import RunDivergedError, RunResult, run_distillation
-from pydistill.runfolder import SUMMARY_NAME, RunFolder
+from pydistill.runfolder import RunFolder
 from pydistill.show import check_pictures, save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
-
-SUMMARY = SUMMARY_NAME
 
 _log = logging.getLogger("pydistill")
 
@@ -78,13 +76,13 @@ def distill_shown(
             observer = Together(BarObserver(bar), logs, *observers)
             result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
         except RunDivergedError as error:
-            with _only_told(SUMMARY):
-                _write_summary(out / SUMMARY, run_summary(recipe, error.result), resume=resume)
+            with _only_told(SUMMARY_NAME):
+                _write_summary(out / SUMMARY_NAME, run_summary(recipe, error.result), resume=resume)
             show_run(folder)
             raise
         finally:
             logs.close()
-    _write_summary(out / SUMMARY, run_summary(recipe, result), resume=resume)
+    _write_summary(out / SUMMARY_NAME, run_summary(recipe, result), resume=resume)
     show_run(folder)
     return result
 
@@ -95,7 +93,7 @@ def show_run(folder: RunFolder) -> list[Path]:
     What cannot be made is told as a warning.
     """
     made: list[Path] = []
-    with _only_told("report.html"):
+    with _only_told(REPORT_NAME):
         made.append(write_report(folder.path))
     with _only_told("a picture"):
         made += draw_run(folder)
@@ -180,10 +178,10 @@ def draw_run(folder: RunFolder) -> list[Path]:
     """
     if not folder.metrics_path.exists():
         raise no_run(folder.path)
-    summary = folder.path / SUMMARY
+    summary = folder.path / SUMMARY_NAME
     references = reference_accuracies(read_json(summary)) if summary.exists() else {}
     artefact = Artefact.load(folder.path)
-    curves, images = folder.path / "curves.png", folder.path / "images.png"
+    curves, images = folder.path / CURVES_NAME, folder.path / IMAGES_NAME
     save_curves(folder.metrics(), curves, references)
     save_images(artefact, images)
     return [images, curves]

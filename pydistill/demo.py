@@ -13,13 +13,13 @@ import torch
 
 from pydistill import data
 from pydistill.baselines import random_real
-from pydistill.commands import SUMMARY, distill_shown, run_summary, show_run, train_experts_shown
+from pydistill.commands import distill_shown, run_summary, show_run, train_experts_shown
 from pydistill.data import Dataset
 from pydistill.errors import InputError, Interrupted, MismatchError
 from pydistill.evaluate import Evaluation, accuracy_record, evaluate
 from pydistill.experts import check_disk
 from pydistill.files import write_json
-from pydistill.folders import EXPERTS_FILES
+from pydistill.folders import SUMMARY_NAME, holds_experts
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe, load_recipe, preset_path
 from pydistill.runfolder import RunFolder
@@ -89,7 +89,7 @@ def _begun_with(out: Path) -> dict[str, Any]:
     if folder.begun:
         config = folder.config()
         return {"--method": config.get("distill.method"), "--seed": config.get("distill.seed")}
-    if any((out / EXPERTS / name).exists() for name in EXPERTS_FILES):
+    if holds_experts(out / EXPERTS):
         return {"--seed": TrajectoryStore.open(out / EXPERTS).record.training.get("seed")}
     return {}
 
@@ -124,7 +124,7 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
         "images": len(result.final.images),
         "training_images": len(dataset.train_pictures),
     }
-    write_json(out / SUMMARY, summary)
+    write_json(out / SUMMARY_NAME, summary)
     return _table(summary, out, show_run(result.folder))
 
 

@@ -13,10 +13,11 @@ import torch.utils.data
 from torch import Tensor, nn
 
 from pydistill import data
-from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
+from pydistill.artefact import Artefact
 from pydistill.data import Dataset, Preprocessing
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
+from pydistill.folders import BEST_NAME, SET_NAME
 from pydistill.kinds import check_path
 from pydistill.nn import ModelSettings, Network, parse
 from pydistill.recipe import Recipe, recipe_from_dict
@@ -353,4 +354,4 @@ def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSe
         raise InputError(f"which must be final or best, not {which!r}")
     check_path("path", path)
     file = Path(path)
-    return DistilledSet(Artefact.load(file / (BEST_NAME if which == "best" else FILE_NAME) if file.is_dir() else file))
+    return DistilledSet(Artefact.load(file / (BEST_NAME if which == "best" else SET_NAME) if file.is_dir() else file))

@@ -1,4 +1,4 @@
-"""What a folder holds: experts and a run are never written into one another."""
+"""What a folder holds, by the names of its files: experts and a run are never written into one another."""
 
 from __future__ import annotations
 
@@ -6,17 +6,43 @@ from pathlib import Path
 
 from pydistill.errors import InputError
 
-RUN_FILES = ("metrics.jsonl", "checkpoint.safetensors", "distilled.safetensors")
-EXPERTS_FILES = ("index.json",)
+CONFIG_NAME = "config.json"
+RECIPE_NAME = "recipe.json"
+METRICS_NAME = "metrics.jsonl"
+CHECKPOINT_NAME = "checkpoint.safetensors"
+SET_NAME = "distilled.safetensors"
+BEST_NAME = "best.safetensors"
+SUMMARY_NAME = "summary.json"
+EVALUATIONS_NAME = "evaluations.json"
+REPORT_NAME = "report.html"
+IMAGES_NAME = "images.png"
+CURVES_NAME = "curves.png"
+TENSORBOARD_NAME = "tensorboard"
+WANDB_NAME = "wandb"
+WANDB_ID_NAME = "wandb.json"
+
+SETTINGS = (CONFIG_NAME, RECIPE_NAME)  # written again, or compared, when a run is continued
+LOGS = (TENSORBOARD_NAME, WANDB_NAME, WANDB_ID_NAME)  # begun before anything has been computed
+OUTCOMES = (SET_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
+RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # by which a folder is known as a run's
+INDEX_NAME = "index.json"  # of experts
+
+
+def holds_experts(folder: Path) -> bool:
+    """Whether experts lie in the folder."""
+    return (folder / INDEX_NAME).exists()
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run lies in the folder."""
+    return any((folder / name).exists() for name in RUN_FILES)
 
 
 def other_runs(folder: Path) -> str:
     """What to give instead of a folder that is no run's: the runs in it, two of them by name; or nothing."""
     if not folder.is_dir():
         return ""
-    runs = [
-        each for each in sorted(folder.iterdir()) if each.is_dir() and any((each / name).exists() for name in RUN_FILES)
-    ]
+    runs = [each for each in sorted(folder.iterdir()) if each.is_dir() and holds_run(each)]
     if not runs:
         return ""
     return f"give {'the run' if len(runs) == 1 else 'one of the runs'} in it, {' or '.join(map(str, runs[:2]))}"
@@ -32,11 +58,11 @@ def no_run(folder: Path) -> InputError:
 
 def refuse_experts(folder: Path) -> None:
     """InputError if the folder, in which a run is wanted, holds experts."""
-    if any((folder / name).exists() for name in EXPERTS_FILES):
+    if holds_experts(folder):
         raise InputError(f"{folder} holds experts; choose another folder for the run (experts are given by --experts)")
 
 
 def refuse_run(folder: Path) -> None:
     """InputError if the folder, in which experts are wanted, holds a run."""
-    if any((folder / name).exists() for name in RUN_FILES):
+    if holds_run(folder):
         raise InputError(f"{folder} holds a run; choose another folder for the experts")

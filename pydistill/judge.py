@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pydistill.artefact import BEST_NAME, Artefact, saved_provenance
+from pydistill.artefact import Artefact, saved_provenance
 from pydistill.data import Dataset
 from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import FormatError
 from pydistill.evaluate import Evaluation, evaluate
+from pydistill.files import copy_file
+from pydistill.folders import BEST_NAME, SET_NAME
 from pydistill.nn import Network, architecture_of
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
@@ -106,24 +110,49 @@ class Judge:
         that the next one, on a GPU or with other threads, may judge otherwise: it is the one that is there, so its
         accuracy counts. Where the checkpoint knows of none, the next evaluation replaces the file.
 
-        Where the file is gone or damaged, which is told, the next evaluation is the best and writes it.
+        A file that is gone is written again, if its set is that of now or of the run's end. Otherwise, which is told,
+        the next evaluation is the best; a run that has ended keeps the accuracy without the set.
+
+        Raises:
+            FormatError: the file is damaged, or of a later format.
+            OSError: it cannot be read.
         """
         if self.best is None:
             return
         file = self.folder.path / BEST_NAME
+        if not os.path.lexists(file) and not self._best_written_again(file, *self.best):
+            self._go_on_without_best(self.best[0])
+            return
         try:
             provenance = saved_provenance(file)
             iteration = int(provenance["iteration"])
             # Early files tell the seconds of the evaluation, later ones do not; nothing is made of those of the best.
             evaluation = Evaluation.from_record({"seconds": 0.0} | provenance["accuracy"])
-        except (FormatError, OSError, KeyError, TypeError, ValueError) as error:
-            why = f"it lacks {error}" if isinstance(error, KeyError) else error
-            told = "the best set so far, after iteration"
-            _log.warning("%s %d, is lost (%s); the next evaluation's takes its place", told, self.best[0], why)
-            self.best = None
-            return
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"{file} is damaged (it lacks {error})" if isinstance(error, KeyError) else str(error)
+            raise FormatError(f"{told}; put it back, or remove it to continue the run without it") from error
         if iteration != self.best[0]:
             self.best = (iteration, evaluation)
+
+    def _best_written_again(self, file: Path, iteration: int, evaluation: Evaluation) -> bool:
+        """Write the lost file of the best set, if that set is at hand; whether it is."""
+        last = self.folder.path / SET_NAME
+        if iteration == self._iteration_of_set():
+            self.artefact(evaluation).save(file)
+        elif last.exists() and saved_provenance(last).get("iteration") == iteration:
+            copy_file(last, file)
+        else:
+            return False
+        _log.warning("%s was gone, and is written again: the best set is at hand", file)
+        return True
+
+    def _go_on_without_best(self, iteration: int) -> None:
+        gone = f"{self.folder.path / BEST_NAME} is gone, the best set so far, after iteration {iteration}"
+        if self.distiller.iteration >= self.recipe.distill.iterations and self.evaluation_now() is not None:
+            _log.warning("%s; the run has ended, and its accuracy is all that is left of it", gone)
+            return
+        _log.warning("%s; the next evaluation's takes its place", gone)
+        self.best = None
 
     def _iteration_of_set(self) -> int:
         """After which iteration the set was as it is now: of a run that the guard ended, its last good one."""

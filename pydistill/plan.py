@@ -241,12 +241,14 @@ def _evaluations(recipe: Recipe) -> int:
 
 
 def _checkpoints(recipe: Recipe) -> int:
-    """How often a run writes one: before and after every evaluation, and at every `checkpoint_every`-th iteration."""
+    """How often a run writes one: before and after every evaluation, at the first and at every `checkpoint_every`-th
+    iteration."""
     settings = recipe.distill
     last, every = settings.iterations, settings.checkpoint_every
     between = settings.evaluate_every or last
     with_evaluation = last // math.lcm(every, between) + (last % every == 0 and last % between != 0)
-    return 2 * _evaluations(recipe) + last // every - with_evaluation
+    first = min(last, every, between) > 1  # else it has been counted
+    return 2 * _evaluations(recipe) + last // every - with_evaluation + first
 
 
 def _missing_bytes(dataset: Dataset, images: tuple[int, int]) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pydistill.artefact import FILE_NAME
 from pydistill.commands import draw_run
 from pydistill.data import Dataset, Pictures
 from pydistill.distill import Distiller, DistillSettings
@@ -24,6 +23,7 @@ from pydistill.errors import MissingDependencyError
 from pydistill.evaluate import Evaluation, evaluate
 from pydistill.experts import experts_record
 from pydistill.files import write_json
+from pydistill.folders import REPORT_NAME, SET_NAME
 from pydistill.iteration import IterationReport, Segment
 from pydistill.judge import Judge, Silent
 from pydistill.madeup import convexified_by
@@ -268,6 +268,7 @@ class Rehearsal:
         values, tensors = distiller.state()
         with tempfile.TemporaryDirectory() as path:
             folder = RunFolder(path)
+            folder.begin_anew(resume=False)
             times = []
             for _ in range(REPEATS):
                 began = self.now()
@@ -297,9 +298,9 @@ class Rehearsal:
                     judge.keep(evaluation)
             judge.keep(evaluation)
             began = self.now()
-            judge.artefact(evaluation).save(folder.path / FILE_NAME)
+            judge.artefact(evaluation).save(folder.path / SET_NAME)
             told = f"measured one of {shown:,} iterations"
-            told += _lacking("report.html", lambda: write_report(folder.path))
+            told += _lacking(REPORT_NAME, lambda: write_report(folder.path))
             told += _lacking("pictures", lambda: draw_run(folder))
             found = Measured(self.now() - began, f"{told}, in the temporary folder")
             size = sum(file.stat().st_size for file in folder.path.iterdir() if file != folder.metrics_path)

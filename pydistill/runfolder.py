@@ -14,11 +14,21 @@ from typing import Any
 
 from torch import Tensor
 
-from pydistill.artefact import BEST_NAME, FILE_NAME
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.evaluations import EVALUATIONS_NAME
+from pydistill.evaluations import EVALUATIONS_LOCK
 from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
-from pydistill.folders import refuse_experts
+from pydistill.folders import (
+    BEST_NAME,
+    CHECKPOINT_NAME,
+    CONFIG_NAME,
+    LOGS,
+    METRICS_NAME,
+    OUTCOMES,
+    RECIPE_NAME,
+    SET_NAME,
+    SETTINGS,
+    refuse_experts,
+)
 from pydistill.locking import LOCK, only_writer
 from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
@@ -30,10 +40,6 @@ UNCHECKED_CHECKPOINTS = (1,)  # of which early ones have no checksums
 CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT = (CHECKPOINT_KEY, READABLE_CHECKPOINTS, "a checkpoint")
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
-SUMMARY_NAME = "summary.json"
-METRICS_NAME = "metrics.jsonl"
-OUTCOMES = (FILE_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME)  # what tells how a run went
-OF_A_RUN = (*OUTCOMES, METRICS_NAME, "report.html", "images.png", "curves.png", "tensorboard", "wandb", "wandb.json")
 
 
 class RunFolder:
@@ -49,7 +55,7 @@ class RunFolder:
     @property
     def checkpoint_path(self) -> Path:
         """Where the state of the last whole checkpoint lies."""
-        return self.path / "checkpoint.safetensors"
+        return self.path / CHECKPOINT_NAME
 
     @property
     def metrics_path(self) -> Path:
@@ -59,12 +65,12 @@ class RunFolder:
     @property
     def config_path(self) -> Path:
         """The resolved configuration."""
-        return self.path / "config.json"
+        return self.path / CONFIG_NAME
 
     @property
     def recipe_path(self) -> Path:
         """The resolved recipe, which `--config` reads again."""
-        return self.path / "recipe.json"
+        return self.path / RECIPE_NAME
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -79,8 +85,7 @@ class RunFolder:
         refuse_experts(self.path)
         new = not self.path.exists()
         with only_writer(self.path):
-            written = (self.checkpoint_path, self.metrics_path, self.config_path, self.recipe_path)
-            remove_leftovers(self.path, [*(path.name for path in written), FILE_NAME, BEST_NAME])
+            remove_leftovers(self.path, (*SETTINGS, METRICS_NAME, CHECKPOINT_NAME, SET_NAME, BEST_NAME))
             try:
                 yield
             except BaseException:
@@ -104,9 +109,8 @@ class RunFolder:
         """
         if self.begun and not resume:
             raise InputError(f"{self.path} already holds a run; continue it with --resume or choose another folder")
-        kept = next((name for name in OUTCOMES if (self.path / name).exists()), None)
-        if kept is not None and not resume:
-            raise InputError(f"{self.path} already holds {kept}; choose another folder, or move it elsewhere")
+        if not resume and (left := self._left()):
+            raise InputError(f"{self.path} already holds {left[0]}; choose another folder, or move it elsewhere")
         if self.begun:
             _check_same(self.config(), _flat(_as_json(config)), set(free), self.path)
         return self.checkpoint_path.exists()
@@ -117,8 +121,15 @@ class RunFolder:
 
         A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
         """
-        events = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
-        return self.checkpoint_path.exists() or (events and self.config_path.exists())
+        return self.checkpoint_path.exists() or (self._has_events() and self.config_path.exists())
+
+    def _has_events(self) -> bool:
+        return self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+
+    def _left(self) -> list[str]:
+        """What there is in the folder that tells how a run went, by name."""
+        found = [name for name in OUTCOMES if os.path.lexists(self.path / name)]
+        return [METRICS_NAME, *found] if self._has_events() else found
 
     def config(self) -> dict[str, Any]:
         """The configuration that the run began with, by dotted names; FormatError if it cannot be read."""
@@ -140,8 +151,9 @@ class RunFolder:
     def begin_anew(self, *, resume: bool) -> None:
         """Make room for a run from iteration 0 in a folder without a checkpoint, and tell what becomes of the old one.
 
-        Sets, with all that belongs to them, are moved into before-1 (2, 3, …) in the folder. Without a set there are
-        but the metrics of a run that was stopped before its first checkpoint, which are dropped.
+        All that there is of an earlier run is moved into before-1 (2, 3, …) in the folder. But lines of a first
+        iteration alone, behind which there always is a checkpoint, are dropped: a process that was stopped in between
+        wrote them, and they are written again.
 
         Args:
             resume: the run was to be continued: who asked for that is told if there is nothing to continue.
@@ -149,46 +161,55 @@ class RunFolder:
         Raises:
             WriteError: something cannot be moved.
         """
-        none = f"there is no {self.checkpoint_path.name} in {self.path}{' to resume from' if resume else ''}"
-        if any((self.path / name).exists() for name in OUTCOMES):
+        none = f"there is no {CHECKPOINT_NAME} in {self.path}{' to resume from' if resume else ''}"
+        left = self._left()
+        if left == [METRICS_NAME] and self._stopped_at_once():
+            _log.warning("%s: the run begins anew at iteration 0", none)
+        elif left:
             aside, names = self._set_aside()
             told = "the run begins anew at iteration 0, and what an earlier one left is moved to"
             _log.warning("%s: %s %s (%s)", none, told, aside, ", ".join(names))
-            return
-        lines = self.metrics_path.read_bytes().count(b"\n") if self.metrics_path.exists() else 0
-        if lines:
-            told = f"the run begins anew at iteration 0, without the {lines} line{'' if lines == 1 else 's'}"
-            _log.warning("%s: %s of %s that an earlier one left", none, told, self.metrics_path.name)
         elif resume:
             _log.info("%s: the run begins at iteration 0", none)
         write_text(self.metrics_path, "")
 
-    def _set_aside(self) -> tuple[Path, list[str]]:
-        """Where everything of the earlier run is now, and the names of its files."""
-        old = [path for path in (self.path / name for name in OF_A_RUN) if path.exists()]
-        aside = next(path for number in count(1) if not (path := self.path / f"before-{number}").exists())
-        path = aside
+    def _stopped_at_once(self) -> bool:
+        """Whether the metrics are those of a run that was stopped within its first iteration."""
         try:
-            aside.mkdir()
-            for path in old:
-                path.replace(aside / path.name)
-        except OSError as error:
-            raise WriteError(
-                f"cannot move {path.name} of an earlier run to {aside}: {told_with_remedy(error)}"
-            ) from error
-        write_text(self.metrics_path, "")
-        return aside, [path.name for path in old]
+            return all(record["iteration"] <= 1 for record in self.metrics())
+        except FormatError:
+            return False
+
+    def _set_aside(self) -> tuple[Path, list[str]]:
+        """Move the earlier run into a folder of its own; returns it and the names of what is there now.
+
+        What makes it known as a run goes last: where this is broken off, the next attempt moves the rest.
+        """
+        names = [name for name in (*SETTINGS, *LOGS, METRICS_NAME, *OUTCOMES) if os.path.lexists(self.path / name)]
+        places = (self.path / f"before-{number}" for number in count(1))
+        aside = next(place for place in places if not os.path.lexists(place))
+        with only_writer(self.path, name=EVALUATIONS_LOCK, wait=True):
+            try:
+                aside.mkdir()
+                for name in names:
+                    (self.path / name).replace(aside / name)
+            except OSError as error:
+                told = f"cannot move {', '.join(names)} of an earlier run to {aside}: {told_with_remedy(error)}"
+                raise WriteError(f"{told}; what has not been moved is where it was") from error
+        return aside, names
 
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Replace the checkpoint by this state, atomically; it counts the metrics that there are now."""
-        size = 0
-        if self.metrics_path.exists():  # what the checkpoint has counted must not be younger than it on the disk
-            try:
-                with open(self.metrics_path, "rb+") as handle:
-                    os.fsync(handle.fileno())
-                    size = os.fstat(handle.fileno()).st_size
-            except OSError as error:
-                raise self._not_written(error) from error
+        """Replace the checkpoint by this state, atomically; it counts the metrics that there are now.
+
+        Raises:
+            WriteError: it cannot be written, or the folder or its metrics are gone.
+        """
+        try:
+            with open(self.metrics_path, "rb+") as handle:
+                os.fsync(handle.fileno())  # what the checkpoint has counted must not be younger than it on the disk
+                size = os.fstat(handle.fileno()).st_size
+        except OSError as error:
+            raise self._not_written(error) from error
         header = {"format": CHECKPOINT_FORMAT, **state, "metrics_bytes": size}
         write_tensors(self.checkpoint_path, CHECKPOINT_KEY, header, tensors)
 

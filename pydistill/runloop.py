@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
+from pydistill.artefact import Artefact
 from pydistill.distill import Distiller
 from pydistill.errors import DivergedError, Interrupted, OutOfMemoryError
 from pydistill.evaluate import Evaluation
 from pydistill.files import copy_file
+from pydistill.folders import BEST_NAME, SET_NAME
 from pydistill.judge import Judge, Observer
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
@@ -94,6 +95,7 @@ class RunLoop:
             if (
                 self.judge.is_due()
                 or distiller.guard.ended is not None
+                or distiller.iteration == 1
                 or distiller.iteration % settings.checkpoint_every == 0
             ):
                 self._checkpoint()
@@ -130,7 +132,7 @@ class RunLoop:
     def _result(self, evaluation: Evaluation, ended_early: str | None) -> RunResult:
         """The result of the set as it is now and its evaluation."""
         artefact = self.judge.artefact(evaluation)
-        artefact.save(self.folder.path / FILE_NAME)
+        artefact.save(self.folder.path / SET_NAME)
         best_iteration, best = self.judge.best or (self.distiller.iteration, evaluation)
         seconds = self._seconds()
         return RunResult(self.folder, artefact, evaluation, best, best_iteration, seconds, ended_early, self._threads())
@@ -138,14 +140,14 @@ class RunLoop:
     def _result_of_best(self, why: str, stop: Stop) -> RunResult:
         """The result of a run that was ended: the set of the best evaluation, or else the last good one, evaluated."""
         best, file = self.judge.best, self.folder.path / BEST_NAME
-        told = f"{why}; {FILE_NAME} is the best set of the run, as after iteration"
+        told = f"{why}; {SET_NAME} is the best set of the run, as after iteration"
         if best is None or not file.exists():
             self._judge(stop)
             evaluation = self.judge.evaluation_now()
             if evaluation is None:
                 raise Interrupted("stopped in the last evaluation of a run that diverged; continue with --resume")
             return self._result(evaluation, f"{told} {self.distiller.good_iteration}")
-        copy_file(file, self.folder.path / FILE_NAME)
+        copy_file(file, self.folder.path / SET_NAME)
         final = Artefact.load(self.folder.path)
         told = f"{told} {best[0]}"
         return RunResult(self.folder, final, best[1], best[1], best[0], self._seconds(), told, self._threads())

@@ -67,7 +67,7 @@ class Death:
             os.write(self.pipe, f"{name}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
         if self.left is None:
-            os.write(self.pipe, b"counted\n")
+            os.write(self.pipe, f"{name}\n".encode())
         else:
             self.left -= 1
 
@@ -101,7 +101,9 @@ class Mortal:
         self.work = work
         self.killed: Counter[str] = Counter()
 
-    def attempt(self, folder: Path, *, seconds: float | None = None, moment: int | None = None) -> tuple[bool, int]:
+    def attempt(
+        self, folder: Path, *, seconds: float | None = None, moment: int | None = None
+    ) -> tuple[bool, list[str]]:
         """Work on the folder in a child.
 
         Args:
@@ -109,7 +111,7 @@ class Mortal:
             moment: kill it at this moment of its writing.
 
         Returns:
-            Whether it finished, and how many moments were counted.
+            Whether it finished, and the moments that there were, or the one that it was killed at.
         """
         reading, writing = os.pipe()
         pid = os.fork()
@@ -136,11 +138,12 @@ class Mortal:
             self.killed[told[-1] if told else "some time"] += 1
         elif status != 0:
             raise SystemExit("a child failed")
-        return status == 0, len(told)
+        return status == 0, told
 
 
 def main(kind: str, experts: Path, out: Path) -> None:
-    """Kill at twenty random times and at twenty random moments of writing, and let every work be finished."""
+    """Kill at twenty random times, at a moment of writing of every kind and at twenty such moments or more, and let
+    every work be finished."""
     work = WORKS[kind]
     work(experts, out / "whole")  # here, so that what is imported on the way is there for all
     if len(os.listdir("/proc/self/task")) > 1:
@@ -153,14 +156,20 @@ def main(kind: str, experts: Path, out: Path) -> None:
     for by_time in (True, False):
         chance = random.Random(1)  # a new one: how many draws the times take is left to chance
         wanted = sum(mortal.killed.values()) + KILLS
-        while sum(mortal.killed.values()) < wanted:
+        kinds = [] if by_time else sorted(set(moments))
+        while kinds or sum(mortal.killed.values()) < wanted:
             folder = out / f"parts-{len(finished)}"
             done = False
+            if kinds:
+                name = kinds.pop()
+                done, _ = mortal.attempt(
+                    folder, moment=chance.choice([i for i, at in enumerate(moments) if at == name])
+                )
             while not done and sum(mortal.killed.values()) < wanted:
                 if by_time:
                     done, _ = mortal.attempt(folder, seconds=chance.uniform(0.0, 1.0) * long)
                 else:
-                    done, _ = mortal.attempt(folder, moment=chance.randrange(moments))
+                    done, _ = mortal.attempt(folder, moment=chance.randrange(len(moments)))
             if not done:
                 mortal.attempt(folder)
             finished.append(str(folder))

@@ -153,6 +153,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     def state(iteration: int) -> dict[str, Any]:
         return {"distiller": {"iteration": iteration}, "judge": {}, "seconds": 0.0}
 
+    folder.begin_anew(resume=False)
     folder.save_checkpoint(state(1), {"images": torch.ones(4)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
@@ -162,7 +163,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert folder.load_checkpoint()[0] == {"format": 2, **state(1), "metrics_bytes": 0}
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "metrics.jsonl"}
 
 
 def test_a_checkpoint_of_the_first_format_may_be_without_checksums(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import logging
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,11 @@ from torch import nn
 
 from pydistill import run as run_module
 from pydistill.artefact import Artefact
-from pydistill.commands import SUMMARY, run_summary, show_run
+from pydistill.commands import run_summary
 from pydistill.data import DsaSettings
 from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import FormatError, InputError, MismatchError, OutOfMemoryError
-from pydistill.evaluations import add_evaluations
 from pydistill.experts import train_experts
-from pydistill.files import write_json
 from pydistill.nn import ModelSettings
 from pydistill.run import Silent, run_distillation
 from pydistill.runfolder import RunFolder
@@ -336,76 +333,6 @@ def test_a_checkpoint_with_a_part_that_is_something_else(
     folder.save_checkpoint(state | change, tensors)
     with pytest.raises(FormatError, match=r"checkpoint .* is damaged \(.*\); remove it to begin the run anew"):
         run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
-
-
-@pytest.mark.parametrize("metrics", ["whole", "damaged", "gone"])
-def test_a_run_begun_anew_sets_the_earlier_one_aside(
-    metrics: str, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """All of it, so that nothing in the folder tells of another run, and nothing is lost."""
-    settings = recipe(iterations=6, evaluate_every=3)
-    whole, again = tmp_path / "whole", tmp_path / "again"
-    run_distillation(settings, DATA, store, whole)
-    result = run_distillation(settings, DATA, store, again)
-    write_json(again / SUMMARY, run_summary(settings, result))
-    add_evaluations(again, [result.accuracy_final], set="final", iteration=6)
-    show_run(result.folder)
-    if metrics == "damaged":
-        result.folder.metrics_path.write_text('{"event": "iterat\n' * 3)
-    (again / "checkpoint.safetensors").unlink()
-    names = ["distilled.safetensors", "best.safetensors", SUMMARY, "evaluations.json", "metrics.jsonl"]
-    names += ["report.html", "images.png", "curves.png"]
-    if metrics == "gone":
-        (again / "metrics.jsonl").unlink()
-        names.remove("metrics.jsonl")
-    before = {name: (again / name).read_bytes() for name in names}
-    for resume in (False, True):
-        caplog.clear()
-        refusal = pytest.raises(InputError, match="already holds") if not resume else nullcontext()
-        with refusal, pytest.raises(RuntimeError, match="broken off") if resume else nullcontext():
-            run_distillation(settings, DATA, store, again, resume=resume, observer=StopAt(2))
-    left = {path.name for path in again.iterdir()}
-    assert left == {".lock", ".evaluations.lock", "config.json", "recipe.json", "metrics.jsonl", "before-1"}
-    assert {path.name: path.read_bytes() for path in (again / "before-1").iterdir()} == before
-    told = f"there is no checkpoint.safetensors in {again} to resume from: the run begins anew at iteration 0, and "
-    assert caplog.messages == [f"{told}what an earlier one left is moved to {again / 'before-1'} ({', '.join(names)})"]
-    run_distillation(settings, DATA, store, again, resume=True)
-    assert_same_outcome(whole, again)
-
-
-def test_a_set_in_the_folder_is_not_written_over(store: TrajectoryStore, tmp_path: Path) -> None:
-    """As one that was imported or copied there."""
-    run_distillation(recipe(iterations=1), DATA, store, tmp_path / "run")
-    (tmp_path / "new").mkdir()
-    kept = (tmp_path / "run" / "distilled.safetensors").rename(tmp_path / "new" / "distilled.safetensors")
-    before = kept.read_bytes()
-    with pytest.raises(InputError, match=r"already holds distilled\.safetensors; choose another folder, or move"):
-        run_distillation(recipe(iterations=1), DATA, store, tmp_path / "new")
-    assert kept.read_bytes() == before
-
-
-def test_who_resumes_what_has_not_begun_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="pydistill")
-    told = f"there is no checkpoint.safetensors in {tmp_path} to resume from: the run begins at iteration 0"
-    for resume, messages in ((True, [told]), (False, [])):
-        caplog.clear()
-        RunFolder(tmp_path).begin_anew(resume=resume)
-        assert caplog.messages == messages
-    RunFolder(tmp_path).metrics_path.write_text("{}\n" * 2)
-    caplog.clear()
-    RunFolder(tmp_path).begin_anew(resume=True)
-    (message,) = caplog.messages
-    assert message.endswith("begins anew at iteration 0, without the 2 lines of metrics.jsonl that an earlier one left")
-    assert RunFolder(tmp_path).metrics() == []
-
-
-def test_a_run_that_is_refused_removes_nothing_of_an_earlier_one(store: TrajectoryStore, tmp_path: Path) -> None:
-    run_distillation(recipe(iterations=3), DATA, store, tmp_path)
-    (tmp_path / "checkpoint.safetensors").unlink()
-    before = content(tmp_path)
-    with pytest.raises(MismatchError, match=r"began with distill\.steps = 3, not 4"):
-        run_distillation(recipe(iterations=3, steps=4), DATA, store, tmp_path, resume=True)
-    assert content(tmp_path) == before
 
 
 def test_metrics_that_are_something_else(store: TrajectoryStore, tmp_path: Path) -> None:

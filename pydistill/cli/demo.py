@@ -35,9 +35,9 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Run it and print the table that it ends in."""
-    from pydistill.commands import SUMMARY
     from pydistill.demo import demo
     from pydistill.files import read_json
+    from pydistill.folders import SUMMARY_NAME
     from pydistill.training import check_seed
 
     check_seed("--seed", values.seed)
@@ -46,7 +46,7 @@ def run(values: Any) -> int:
     out = Path(values.out) if values.out else _free_folder(Path("runs"), f"demo-{values.method}-{values.seed}")
     table = demo(values.method, values.seed, out, quiet=values.quiet, resume=values.resume)
     if values.json:
-        print_json({"folder": out} | read_json(out / SUMMARY))
+        print_json({"folder": out} | read_json(out / SUMMARY_NAME))
     else:
         print(table)
     return status.DONE

@@ -50,8 +50,9 @@ def _add_log(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Distil, evaluate, and tell the outcome."""
-    from pydistill.commands import SUMMARY, distill_shown
+    from pydistill.commands import distill_shown
     from pydistill.files import read_json
+    from pydistill.folders import SUMMARY_NAME
     from pydistill.logs import LogSettings
     from pydistill.nn import architecture_of, parse
     from pydistill.room import check_room
@@ -76,7 +77,7 @@ def run(values: Any) -> int:
         log=LogSettings(**vars(values.log)),
     )
     if values.json:
-        print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY))
+        print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY_NAME))
         return status.DONE
     final, best = result.accuracy_final, result.accuracy_best
     print(f"final accuracy: {percent(final)}, after {recipe.distill.iterations} iterations")

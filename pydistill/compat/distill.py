@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from pydistill import data
-from pydistill.artefact import BEST_NAME, Artefact
+from pydistill.artefact import Artefact
 from pydistill.commands import distill_shown
 from pydistill.compat.command import device, note, run_command
 from pydistill.compat.datasets import buffer_folder
@@ -19,6 +19,7 @@ from pydistill.compat.flags import Script, distill_parser
 from pydistill.compat.messages import DISTILLATION
 from pydistill.compat.recipe import plan_of
 from pydistill.evaluate import evaluate_models, table
+from pydistill.folders import BEST_NAME
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import StartSampler, TrajectoryStore

@@ -15,7 +15,7 @@ from pydistill.compat.sources import imported_before, keep_sources
 from pydistill.data import Dataset
 from pydistill.errors import InputError
 from pydistill.experts import ExpertSettings, experts_record
-from pydistill.folders import EXPERTS_FILES
+from pydistill.folders import holds_experts
 from pydistill.nn import ModelSettings
 from pydistill.trajectories import (
     ForeignLayout,
@@ -132,7 +132,7 @@ def _begun(out: Path) -> dict[str, Any] | None:
 
     An older one names the script that made it; which of them it was changes none of its experts.
     """
-    if not any((out / name).exists() for name in EXPERTS_FILES):
+    if not holds_experts(out):
         return None
     training = TrajectoryStore.open(out).record.training
     return training if training.keys() == {"source"} else None  # experts that were trained there are no import

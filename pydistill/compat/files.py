@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pydistill.artefact import BEST_NAME, Artefact
+from pydistill.artefact import Artefact
 from pydistill.compat.flags import Script
 from pydistill.data import Preprocessing
 from pydistill.distill import IterationReport
 from pydistill.errors import InputError
 from pydistill.evaluate import Evaluation
+from pydistill.folders import BEST_NAME
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories.foreign import save_torch
 

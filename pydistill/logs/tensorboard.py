@@ -10,8 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pydistill.errors import MissingDependencyError
-
-FOLDER = "tensorboard"
+from pydistill.folders import TENSORBOARD_NAME
 
 
 class TensorBoard:
@@ -38,9 +37,8 @@ class TensorBoard:
             raise MissingDependencyError(
                 "log.tensorboard needs the package tensorboard; install it with: pip install 'pydistill[tensorboard]'"
             ) from error
-        _wait_for_a_later_name(run / FOLDER)
-        purge = {"purge_step": done + 1} if done else {}
-        self._writer: Any = SummaryWriter(str(run / FOLDER), flush_secs=10, **purge)
+        _wait_for_a_later_name(run / TENSORBOARD_NAME)
+        self._writer: Any = SummaryWriter(str(run / TENSORBOARD_NAME), flush_secs=10, purge_step=done + 1)
 
     def numbers(self, iteration: int, values: dict[str, float]) -> None:
         """A scalar per number."""

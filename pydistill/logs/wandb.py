@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pydistill.errors import InputError, MissingDependencyError
 from pydistill.files import read_json, write_json
+from pydistill.folders import WANDB_ID_NAME
 from pydistill.logs.settings import WandbMode
 
-ID_NAME = "wandb.json"
 ONLINE_TIMEOUT = 20.0
 
 _log = logging.getLogger("pydistill")
@@ -52,7 +52,7 @@ class Wandb:
             raise InputError(
                 "log.wandb = online needs a key: run `wandb login` once, or choose --log.wandb offline and sync later"
             )
-        known = run / ID_NAME
+        known = run / WANDB_ID_NAME
         run_id = str(read_json(known)["id"]) if known.exists() else secrets.token_hex(4)
         write_json(known, {"id": run_id})
         about = {"project": project, "name": run.resolve().name, "id": run_id, "dir": str(run), "config": config}

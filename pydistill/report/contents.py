@@ -13,7 +13,7 @@ from torch import Tensor
 from pydistill.errors import FormatError
 from pydistill.evaluations import read_evaluations
 from pydistill.files import read_json
-from pydistill.folders import no_run
+from pydistill.folders import SUMMARY_NAME, no_run
 from pydistill.runfolder import RunFolder
 
 _log = logging.getLogger("pydistill")
@@ -80,7 +80,7 @@ def read_run(path: Path) -> Contents:
     for number, line in enumerate(metrics, start=1):
         if not isinstance(line["iteration"], int):
             raise FormatError(f"{folder.metrics_path} is damaged: line {number} counts no iterations")
-    return Contents(path, recipe, config, metrics, _mapping(path / "summary.json"), read_evaluations(path))
+    return Contents(path, recipe, config, metrics, _mapping(path / SUMMARY_NAME), read_evaluations(path))
 
 
 def readable_checkpoint(folder: RunFolder) -> Checkpoint | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pydistill.artefact import BEST_NAME, FILE_NAME, Artefact
+from pydistill.artefact import Artefact
+from pydistill.folders import BEST_NAME, SET_NAME
 from pydistill.png import png_bytes
 from pydistill.report.contents import Checkpoint, dig
 
@@ -53,9 +54,9 @@ def newest_images(path: Path, checkpoint: Checkpoint | None, *, saved: bool = Fa
     Raises:
         FormatError: a set's file is damaged.
     """
-    if saved and (path / FILE_NAME).exists():
+    if saved and (path / SET_NAME).exists():
         return _of_artefact(Artefact.load(path))
-    sets = [Artefact.load(path / name) for name in (FILE_NAME, BEST_NAME) if (path / name).exists()]
+    sets = [Artefact.load(path / name) for name in (SET_NAME, BEST_NAME) if (path / name).exists()]
     newest = max(sets, key=_iteration, default=None)
     if checkpoint is not None:
         state, tensors = checkpoint

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from pydistill.artefact import FILE_NAME
 from pydistill.files import sha256_of
+from pydistill.folders import RECIPE_NAME, SET_NAME
 from pydistill.recipe import Recipe
 from pydistill.report.contents import Contents, Record, as_list, dig, is_number, points
 from pydistill.report.pictures import Shown
@@ -176,7 +176,7 @@ def commands(run: Contents) -> str:
     the machine that reads the report may have another default; one of fewer cores takes no more than these. Nobody
     wrote down how many trained the experts.
     """
-    recipe = str(run.path / "recipe.json")
+    recipe = str(run.path / RECIPE_NAME)
     numbers = dig(run.config, "trajectories", "experts")
     number = len(numbers) if isinstance(numbers, list) else None
     lines: list[list[str]] = []
@@ -209,6 +209,6 @@ def identity(run: Contents, shown: Shown | None) -> list[list[str]]:
     rows.append(["data set's digest", str(dig(provenance, "dataset", "digest", default=""))])
     rows.append(["experts' digest", str(dig(run.config, "trajectories", "digest", default=""))])
     rows.append(["architecture", str(dig(run.config, "architecture", default=""))])
-    file = run.path / FILE_NAME
-    rows.append([f"SHA-256 of {FILE_NAME}", sha256_of(file) if file.exists() else ""])
+    file = run.path / SET_NAME
+    rows.append([f"SHA-256 of {SET_NAME}", sha256_of(file) if file.exists() else ""])
     return [row for row in rows if row[1]]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pydistill.errors import InputError
 from pydistill.files import write_text
+from pydistill.folders import REPORT_NAME
 from pydistill.report.contents import Checkpoint, Contents, dig, is_number, read_run, readable_checkpoint
 from pydistill.report.page import BEGINNING, MADE_BY, State, page
 from pydistill.report.pictures import newest_images
 from pydistill.runfolder import RunFolder
 
-REPORT_NAME = "report.html"
 QUIET_SECONDS = 120.0
 
 

@@ -9,19 +9,13 @@ from typing import Any
 
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import read_json, write_json
+from pydistill.folders import INDEX_NAME
 from pydistill.trajectories.index import StoreIndex
-
-_INDEX = "index.json"
 
 
 def write_index(folder: Path, index: StoreIndex) -> None:
     """Replace the folder's index, atomically."""
-    write_json(folder / _INDEX, index.to_json())
-
-
-def has_index(folder: Path) -> bool:
-    """Is there a store in the folder, readable or not?"""
-    return (folder / _INDEX).exists()
+    write_json(folder / INDEX_NAME, index.to_json())
 
 
 def read_index(folder: Path) -> StoreIndex:
@@ -31,7 +25,7 @@ def read_index(folder: Path) -> StoreIndex:
         InputError: there is none, or the path is too long.
         FormatError: damaged, or of a newer version.
     """
-    path = folder / _INDEX
+    path = folder / INDEX_NAME
     try:
         value = read_json(path)
         json.dumps(value, allow_nan=False)
@@ -41,7 +35,7 @@ def read_index(folder: Path) -> StoreIndex:
             raise
         raise FormatError(f"{path} holds NaN or infinity, which an index never does") from error
     except (FileNotFoundError, NotADirectoryError) as error:
-        told = f"there is no {_INDEX} in it" if folder.is_dir() else "there is no such folder"
+        told = f"there is no {INDEX_NAME} in it" if folder.is_dir() else "there is no such folder"
         raise InputError(
             f"{folder} holds no trajectory store: {told}; give the folder of one, which `pydistill experts` makes"
         ) from error
@@ -55,7 +49,7 @@ def read_index(folder: Path) -> StoreIndex:
 
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed writers left under temporary names; call it while the folder is locked."""
-    for pattern in (".expert_*.safetensors.*.tmp", f".{_INDEX}.*.tmp"):
+    for pattern in (".expert_*.safetensors.*.tmp", f".{INDEX_NAME}.*.tmp"):
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import sha256_of
-from pydistill.folders import refuse_run
+from pydistill.folders import holds_experts, refuse_run
 from pydistill.locking import only_writer
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.expert_file import DTYPES, FileRows, read_tensor, tensor_sha256, write_tensors
 from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, StoreIndex, file_name
 from pydistill.trajectories.index_file import (
     check_same,
-    has_index,
     read_index,
     remove_leftovers,
     through_json,
@@ -93,7 +92,7 @@ class TrajectoryStore:
         refuse_run(folder)
         with only_writer(folder, wait=True):
             remove_leftovers(folder)
-            if has_index(folder):
+            if holds_experts(folder):
                 found = read_index(folder)
                 check_same(found, index, folder)
                 index = found

@@ -84,12 +84,17 @@ def test_a_folder_that_goes_while_a_run_writes_is_no_wrong_usage(into: str | Non
     shutil.rmtree(folder.path)
     if into is not None:
         folder.path.write_text(into)
-    with pytest.raises(WriteError) as error:
-        folder.append_metrics({"event": "iteration"})
-    sentence, code = told(error.value)
-    assert "directory; put back the folder that was there, and continue with --resume" in sentence
-    assert "can be made" not in sentence
-    assert code == 1
+    for write in (
+        lambda: folder.append_metrics({"event": "iteration"}),
+        lambda: folder.save_checkpoint({}, {"images": torch.ones(1)}),
+    ):
+        with pytest.raises(WriteError) as error:
+            write()
+        sentence, code = told(error.value)
+        assert "directory; put back the folder that was there, and continue with --resume" in sentence
+        assert "can be made" not in sentence
+        assert code == 1
+    assert not folder.path.is_dir()
 
 
 def test_a_run_without_its_configuration_is_damaged(tmp_path: Path) -> None:

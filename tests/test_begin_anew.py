@@ -1,0 +1,200 @@
+"""A run that begins where an earlier one was: whatever that one left is refused, or moved aside whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pydistill.commands import run_summary, show_run
+from pydistill.errors import InputError, MismatchError
+from pydistill.evaluations import add_evaluations
+from pydistill.files import WriteError, write_json
+from pydistill.folders import CHECKPOINT_NAME, LOGS, METRICS_NAME, OUTCOMES, SETTINGS
+from pydistill.iteration import IterationReport
+from pydistill.run import Silent, run_distillation
+from pydistill.runfolder import RunFolder
+from pydistill.trajectories import TrajectoryStore
+from tests.blobs import blobs
+from tests.folder_content import content
+from tests.small_runs import assert_same_outcome, experts, recipe
+
+DATA = blobs()
+SIX = recipe(iterations=6, evaluate_every=3)
+LOCKS = {".lock", ".evaluations.lock"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return experts(tmp_path_factory.mktemp("experts"))
+
+
+class BreakAt(Silent):
+    """Breaks off after an iteration, as a fault would."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_iteration(self, report: IterationReport) -> None:
+        if report.iteration == self.iteration:
+            raise RuntimeError("broken off")
+
+
+@pytest.fixture
+def finished(store: TrajectoryStore, tmp_path: Path) -> Path:
+    """A run with all that a run can leave, but its checkpoint."""
+    run = tmp_path / "finished"
+    result = run_distillation(SIX, DATA, store, run)
+    write_json(run / "summary.json", run_summary(SIX, result))
+    add_evaluations(run, [result.accuracy_final], set="final", iteration=6)
+    show_run(result.folder)
+    for name in ("tensorboard", "wandb"):
+        (run / name).mkdir()
+        (run / name / "events").write_text("as a log writes them")
+    (run / "wandb.json").write_text('{"id": "abc"}')
+    (run / CHECKPOINT_NAME).unlink()
+    return run
+
+
+def files(folder: Path, *, aside: bool) -> dict[str, bytes]:
+    """What a run left, by name: what lies in before-1, 2, … or all but that."""
+    found = {}
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and parts[0].startswith("before-") == aside and path.name not in LOCKS:
+            found["/".join(parts[1:] if aside else parts)] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("metrics", ["whole", "damaged", "gone"])
+def test_the_earlier_run_is_set_aside_whole(
+    metrics: str, store: TrajectoryStore, finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that nothing in the folder tells of another run, and nothing is lost."""
+    if metrics == "damaged":
+        (finished / METRICS_NAME).write_text('{"event": "iterat\n' * 3)
+    elif metrics == "gone":
+        (finished / METRICS_NAME).unlink()
+    before = files(finished, aside=False)
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(SIX, DATA, store, finished, resume=True, observer=BreakAt(1))
+    assert files(finished, aside=True) == before
+    assert files(finished, aside=False).keys() == {*SETTINGS, METRICS_NAME}
+    names = [name for name in (*SETTINGS, *LOGS, METRICS_NAME, *OUTCOMES) if metrics != "gone" or name != METRICS_NAME]
+    told = f"there is no checkpoint.safetensors in {finished} to resume from: the run begins anew at iteration 0, and "
+    told += f"what an earlier one left is moved to {finished / 'before-1'} ({', '.join(names)})"
+    assert caplog.messages == [told]
+    run_distillation(SIX, DATA, store, finished, resume=True)
+    run_distillation(SIX, DATA, store, tmp_path / "whole")
+    assert_same_outcome(tmp_path / "whole", finished)
+    assert not (finished / "before-2").exists()
+
+
+def test_a_run_without_a_set_is_set_aside_too(
+    store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one whose damaged checkpoint was removed before its first evaluation."""
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(SIX, DATA, store, tmp_path, observer=BreakAt(2))
+    (tmp_path / CHECKPOINT_NAME).unlink()
+    before = (tmp_path / METRICS_NAME).read_bytes()
+    run_distillation(SIX, DATA, store, tmp_path, resume=True)
+    assert (tmp_path / "before-1" / METRICS_NAME).read_bytes() == before
+    assert "moved to" in caplog.text
+
+
+def test_a_run_that_was_stopped_in_its_first_iteration_leaves_nothing(
+    store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the checkpoint behind that: its lines are written again."""
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(SIX, DATA, store, tmp_path / "run", observer=BreakAt(1))
+    assert (tmp_path / "run" / METRICS_NAME).stat().st_size > 0
+    assert not (tmp_path / "run" / CHECKPOINT_NAME).exists()
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume"):
+        run_distillation(SIX, DATA, store, tmp_path / "run")
+    run_distillation(SIX, DATA, store, tmp_path / "run", resume=True)
+    run_distillation(SIX, DATA, store, tmp_path / "whole")
+    assert_same_outcome(tmp_path / "whole", tmp_path / "run")
+    assert not (tmp_path / "run" / "before-1").exists()
+    folder = tmp_path / "run"
+    assert caplog.messages == [
+        f"there is no checkpoint.safetensors in {folder} to resume from: the run begins anew at iteration 0"
+    ]
+
+
+def test_a_move_that_breaks_off_anywhere_loses_nothing(
+    store: TrajectoryStore, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files(finished, aside=False)
+    rename = Path.replace
+    left = 0
+
+    def broken(path: Path, target: Path) -> Path:
+        nonlocal left
+        if left == 0:
+            raise OSError(5, os.strerror(5))
+        left -= 1
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    for moves in (0, 1, 2, 3, 2):  # so that every kind of file is once the last one moved, or the first one left
+        left = moves
+        with pytest.raises(
+            WriteError, match=r"of an earlier run to .*: Input/output error; what has not been moved is"
+        ):
+            run_distillation(SIX, DATA, store, finished, resume=True)
+        assert files(finished, aside=True) | files(finished, aside=False) == before
+        with pytest.raises(InputError, match="already holds"):
+            run_distillation(SIX, DATA, store, finished)
+    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(SIX, DATA, store, finished, resume=True, observer=BreakAt(1))
+    assert files(finished, aside=True) == before
+
+
+def test_a_folder_for_it_that_cannot_be_made(store: TrajectoryStore, finished: Path) -> None:
+    (finished / "before-1").symlink_to(finished / "nowhere")  # is there, though it leads nowhere
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(SIX, DATA, store, finished, resume=True, observer=BreakAt(1))
+    assert (finished / "before-2" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", [METRICS_NAME, *OUTCOMES])
+def test_what_is_in_the_folder_is_not_written_over(name: str, store: TrajectoryStore, tmp_path: Path) -> None:
+    """As a set that was imported or copied there, or a picture of somebody's own."""
+    (tmp_path / name).write_text("something")
+    before = content(tmp_path)
+    with pytest.raises(InputError, match=f"already holds {name}; choose another folder, or move it elsewhere"):
+        run_distillation(recipe(iterations=1), DATA, store, tmp_path)
+    assert content(tmp_path) == before
+
+
+def test_a_run_that_failed_at_once_is_no_run(store: TrajectoryStore, tmp_path: Path) -> None:
+    """Another one, of other settings, may be tried in its folder."""
+
+    class Failing(Silent):
+        def on_images(self, iteration: int, images: Any) -> None:
+            raise RuntimeError("too little memory, say")
+
+    with pytest.raises(RuntimeError, match="too little"):
+        run_distillation(recipe(iterations=2), DATA, store, tmp_path, observer=Failing())
+    run_distillation(recipe(iterations=1, steps=2), DATA, store, tmp_path)
+
+
+def test_who_resumes_what_has_not_begun_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="pydistill")
+    told = f"there is no checkpoint.safetensors in {tmp_path} to resume from: the run begins at iteration 0"
+    for resume, messages in ((True, [told]), (False, [])):
+        caplog.clear()
+        RunFolder(tmp_path).begin_anew(resume=resume)
+        assert caplog.messages == messages
+
+
+def test_a_run_that_is_refused_removes_nothing_of_an_earlier_one(store: TrajectoryStore, finished: Path) -> None:
+    before = content(finished)
+    with pytest.raises(MismatchError, match=r"began with distill\.steps = 3, not 4"):
+        run_distillation(recipe(iterations=6, evaluate_every=3, steps=4), DATA, store, finished, resume=True)
+    assert content(finished) == before

@@ -1,0 +1,174 @@
+"""The best set of a continued run: what is said of it is true of its file, and no intact set is written over."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pydistill import artefact
+from pydistill.artefact import Artefact
+from pydistill.distill import Distiller
+from pydistill.errors import FormatError, InputError
+from pydistill.evaluate import Evaluation
+from pydistill.judge import Judge
+from pydistill.run import RunDivergedError, run_distillation
+from pydistill.runfolder import RunFolder
+from pydistill.trajectories import TrajectoryStore
+from tests.blobs import blobs
+from tests.small_runs import experts, recipe
+
+DATA = blobs()
+BEST = "best.safetensors"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return experts(tmp_path_factory.mktemp("experts"))
+
+
+def judged(means: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let evaluations find these accuracies, by iteration."""
+
+    def evaluation(judge: Judge) -> Evaluation:
+        return Evaluation("convnet2-w4", (means[judge.distiller.iteration],), 1.0)
+
+    monkeypatch.setattr(Judge, "evaluation", evaluation)
+
+
+def best_of(run: Path) -> tuple[int, float]:
+    """After which iteration the best set is, and its accuracy, by its file."""
+    provenance = Artefact.load(run / BEST).provenance
+    return provenance["iteration"], provenance["accuracy"]["mean"]
+
+
+@pytest.mark.parametrize("again", [0.4, 0.9, 0.95])
+def test_the_best_set_is_the_one_in_its_file(
+    again: float, store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a process was stopped between it and the checkpoint, and the next judges the same set otherwise."""
+    settings = recipe(iterations=6, evaluate_every=2)
+    save = RunFolder.save_checkpoint
+
+    def broken_off(folder: RunFolder, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        if state["judge"]["last"] is not None and state["judge"]["last"][0] == 4:
+            raise RuntimeError("broken off")
+        save(folder, state, tensors)
+
+    judged({2: 0.5, 4: 0.9}, monkeypatch)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", broken_off)
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(settings, DATA, store, tmp_path)
+    monkeypatch.setattr(RunFolder, "save_checkpoint", save)
+    assert Artefact.load(tmp_path / "best.safetensors").provenance["iteration"] == 4
+    assert RunFolder(tmp_path).load_checkpoint()[0]["judge"]["best"][0] == 2
+    judged({4: again, 6: 0.6}, monkeypatch)
+    result = run_distillation(settings, DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == (4, max(0.9, again))
+    best = Artefact.load(tmp_path / "best.safetensors").provenance
+    assert (best["iteration"], best["accuracy"]["mean"]) == (4, max(0.9, again))
+    means = [line["mean"] for line in RunFolder(tmp_path).metrics() if line["event"] == "evaluation"]
+    assert means == [0.5, again, 0.6]
+
+
+def test_without_its_file_the_next_evaluation_is_the_best(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged({1: 0.9, 2: 0.5, 3: 0.6, 4: 0.4}, monkeypatch)
+    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
+    (tmp_path / BEST).unlink()
+    result = run_distillation(recipe(iterations=4, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == best_of(tmp_path) == (3, 0.6)
+    gone = f"{tmp_path / BEST} is gone, the best set so far, after iteration 1"
+    assert caplog.messages == [f"{gone}; the next evaluation's takes its place"]
+
+
+def test_a_run_that_has_ended_keeps_the_accuracy_of_a_set_that_is_gone(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    judged({1: 0.9, 2: 0.5}, monkeypatch)
+    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
+    (tmp_path / BEST).unlink()
+    result = run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean, result.accuracy_final.mean) == (1, 0.9, 0.5)
+    assert not (tmp_path / BEST).exists()
+    (told,) = caplog.messages
+    assert told.endswith("after iteration 1; the run has ended, and its accuracy is all that is left of it")
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(InputError, match=r"best\.safetensors is gone, the best set of the run"):
+        Artefact.load(tmp_path / BEST)
+
+
+def test_a_best_set_that_is_that_of_now_is_written_again(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged({1: 0.5, 2: 0.9, 3: 0.6}, monkeypatch)
+    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
+    before = (tmp_path / BEST).read_bytes()
+    (tmp_path / BEST).unlink()
+    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    assert (tmp_path / BEST).read_bytes() == before
+    (tmp_path / BEST).unlink()
+    result = run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == best_of(tmp_path) == (2, 0.9)
+
+
+def test_the_set_that_the_guard_ended_a_run_with_is_not_lost(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the best one: a copy of a file that is gone since."""
+    judged({1: 0.3, 2: 0.9, 3: 0.3, 4: 0.3}, monkeypatch)
+    match = Distiller._match
+
+    def broken(distiller: Distiller, draws: Any, first: int) -> Any:
+        outcomes = match(distiller, draws, first)
+        lost = float("nan") if distiller.iteration >= 2 else 1.0
+        return [replace(each, loss=each.loss * lost) for each in outcomes]
+
+    monkeypatch.setattr(Distiller, "_match", broken)
+    work = recipe(iterations=8, evaluate_every=1, snapshot_every=1, max_rejections=1)
+    with pytest.raises(RunDivergedError) as ended:
+        run_distillation(work, DATA, store, tmp_path)
+    before = (tmp_path / BEST).read_bytes()
+    (tmp_path / BEST).unlink()
+    with pytest.raises(RunDivergedError) as again:
+        run_distillation(work, DATA, store, tmp_path, resume=True)
+    assert str(again.value) == str(ended.value)
+    assert again.value.result.best_iteration == 2
+    assert (tmp_path / "distilled.safetensors").read_bytes() == (tmp_path / BEST).read_bytes() == before
+    assert caplog.messages[-1] == f"{tmp_path / BEST} was gone, and is written again: the best set is at hand"
+
+
+@pytest.mark.parametrize("what", ["damaged", "of a later format", "cannot be read"])
+def test_a_set_that_cannot_be_read_is_not_written_over(
+    what: str, store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged({1: 0.9, 2: 0.5, 3: 0.6}, monkeypatch)
+    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
+    file = tmp_path / BEST
+    kind: type[Exception] = FormatError
+    told = r"best\.safetensors .*; put it back, or remove it to continue the run without it"
+    if what == "damaged":
+        file.write_bytes(b"something else")
+    elif what == "of a later format":
+        later = Artefact.load(file)
+        monkeypatch.setattr(artefact, "FORMAT", 99)
+        later.save(file)
+        monkeypatch.undo()
+        judged({1: 0.9, 2: 0.5, 3: 0.6}, monkeypatch)
+    else:
+
+        def failing(path: Path) -> Any:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+        monkeypatch.setattr("pydistill.judge.saved_provenance", failing)
+        kind, told = OSError, os.strerror(errno.EIO)
+    before = file.read_bytes()
+    with pytest.raises(kind, match=told):
+        run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, tmp_path, resume=True)
+    assert file.read_bytes() == before
