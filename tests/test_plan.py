@@ -254,7 +254,7 @@ def test_data_that_are_not_there_are_made_up() -> None:
         ("experts", 7),
         ("distillation", 8),
         ("evaluations", 3),
-        ("checkpoints", 3 + 3),
+        ("checkpoints", 1 + 3 + 3),
         ("report", 1),
     ]
     assert "made up in the shape of cifar10" in found.data
