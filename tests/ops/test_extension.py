@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
@@ -63,14 +61,6 @@ def test_only_what_comes_later_is_hidden(fresh: pytest.MonkeyPatch, tmp_path: Pa
         assert extension._hidden() is None
     fresh.setattr(sys, "path", [str(tree.parent), str(tree.parent), str(other.parent)])
     assert extension._hidden() is not None
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A temporary folder that anybody can look into, as pytest's are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
 
 
 def test_folders_that_cannot_be_looked_into_are_passed_over(fresh: pytest.MonkeyPatch, open_folder: Path) -> None:
