@@ -64,13 +64,18 @@ test-host: $(VENV)/.dependencies
 	ctest --test-dir build/host --output-on-failure
 
 test-python: setup
-	@# 5: there is none of these among them; there must be some of one kind.
+	@# pytest's status 5: there are none of this kind among them; there must be some of one kind.
 	found=0; \
-	for which in '-m "not alone" $(PYTEST_ARGS)' '-m alone'; do \
-	    status=0; eval "$(BIN)/python -m pytest $$which $(TESTS)" || status=$$?; \
-	    if [ $$status = 0 ]; then found=1; elif [ $$status != 5 ]; then exit $$status; fi; \
-	done; \
-	[ $$found = 1 ]
+	run() { \
+	    local status=0; \
+	    $(BIN)/python -m pytest "$$@" $(TESTS) || status=$$?; \
+	    case $$status in 0) found=1;; 5) ;; *) exit $$status;; esac; \
+	}; \
+	run -m "not alone" $(PYTEST_ARGS); \
+	run -m alone; \
+	if [ $$found = 0 ]; then \
+	    echo "test-python: no test was found; TESTS says where they are, PYTEST_ARGS how they run" >&2; exit 5; \
+	fi
 
 lint: $(VENV)/.dependencies
 	$(BIN)/ruff check .

@@ -28,6 +28,7 @@ from pydistill.run import RunDivergedError, RunResult, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import check_pictures, save_curves, save_images
 from pydistill.trajectories import TrajectoryStore
+from pydistill.words import first_line
 
 _log = logging.getLogger("pydistill")
 
@@ -106,8 +107,7 @@ def _only_told(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # drawing calls other packages: whatever it is, what was computed is whole
-        told = (str(error) or type(error).__name__).splitlines()[0]
-        _log.warning("%s is not written (%s); the run is whole without", name, told)
+        _log.warning("%s is not written (%s); the run is whole without", name, first_line(error))
 
 
 def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import torch
 
 from pydistill.errors import InputError
+from pydistill.words import first_line
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -24,6 +25,6 @@ def usable_device(device: torch.device | str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        why = first_line(error).split(". ")[0].rstrip(".")
         raise InputError(f"device {str(device)!r} is not to be had: {why}; take cpu") from error
     return found

@@ -22,6 +22,7 @@ from pydistill.nn import flatten
 from pydistill.synthetic import ImageAverage, SyntheticSet, initial_set
 from pydistill.training import seeded_modules
 from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
+from pydistill.words import first_line
 
 __all__ = ["DistillSettings", "Distiller", "IterationReport", "Segment"]
 
@@ -300,7 +301,7 @@ class Distiller:
         try:
             self.generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError) as error:
-            raise FormatError(f"the state of the random numbers is damaged ({str(error).splitlines()[0]})") from error
+            raise FormatError(f"the state of the random numbers is damaged ({first_line(error)})") from error
         self.initial_images = shaped("initial_images", self.initial_images)
         self.synthetic.classes = shaped("classes", self.synthetic.classes)
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:

@@ -14,6 +14,7 @@ from torch.nn.modules import dropout
 
 from pydistill.nn.fused import has_hooks
 from pydistill.streams import stream_of
+from pydistill.words import first_line
 
 WARM_CALLS = 3
 SWITCH = "PYDISTILL_CUDA_GRAPHS"
@@ -91,8 +92,7 @@ class Replayer:
             self._graph = _captured(self._work, self._device)
         except RuntimeError as error:
             self._captures = False
-            cause = error.__context__ or error  # ending a capture that failed fails as well
-            _tell((str(cause).strip() or type(cause).__name__).splitlines()[0])
+            _tell(first_line(error.__context__ or error))  # ending a capture that failed fails as well
 
 
 def is_plain(model: nn.Module) -> bool:

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from pydistill.commands import draw_run
 from pydistill.data import Dataset, Pictures
 from pydistill.distill import Distiller, DistillSettings
-from pydistill.errors import MissingDependencyError
 from pydistill.evaluate import Evaluation, evaluate
 from pydistill.experts import experts_record
 from pydistill.files import write_json
@@ -33,6 +32,7 @@ from pydistill.report import write_report
 from pydistill.runfolder import RunFolder
 from pydistill.training import TrainingSettings, accuracy, train
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore
+from pydistill.words import first_line
 
 Clock = Callable[[], float]
 
@@ -76,10 +76,8 @@ def _lacking(what: str, make: Callable[[], object]) -> str:
     """Make what a run goes on without where it cannot be made; what is told of that, or nothing."""
     try:
         make()
-    except MissingDependencyError:
-        return f", without {what}, which need matplotlib"
-    except Exception as error:  # as for a run: drawing calls other packages
-        return f", without {what}, which cannot be made here ({(str(error) or type(error).__name__).splitlines()[0]})"
+    except Exception as error:  # as for a run: drawing calls other packages, or misses them
+        return f", without {what}, which cannot be made here ({first_line(error)})"
     return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class Sgd:
         parameters: θ, on one device; one without a gradient is left alone.
         momentum: μ.
         weight_decay: λ.
-        lr_in_memory: α is a number in the device's memory, so that a step captured as a CUDA graph follows `set_lr`.
+        lr_in_memory: α is a number in the device's memory, so that a step captured as a CUDA graph follows `set_lr`; of
+            the parameters' dtype, and at least float32, which is all that PyTorch's kernel for GPUs reads.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Sgd:
         # From zero the first step gives v = g, as PyTorch's first does (but for the sign of a zero).
         self._velocities = [torch.zeros_like(each) for each in self._parameters] if momentum else []
         self._fused = _takes_fused(self._parameters)
-        self._lr: float | Tensor = torch.zeros((), device=self._parameters[0].device) if lr_in_memory else 0.0
+        self._lr: float | Tensor = self._zero() if lr_in_memory else 0.0
 
     def set_lr(self, lr: float) -> None:
         """Let α be `lr` from the next step on."""
@@ -56,6 +58,11 @@ class Sgd:
             self._lr.fill_(lr)
         else:
             self._lr = lr
+
+    def _zero(self) -> Tensor:
+        """α in memory, until it is set."""
+        dtype = reduce(torch.promote_types, (each.dtype for each in self._parameters), torch.float32)
+        return torch.zeros((), dtype=dtype, device=self._parameters[0].device)
 
     def _within_numbers(self, value: float) -> float:
         """Infinity for what is beyond the parameters' numbers and refused by PyTorch: training diverges so."""

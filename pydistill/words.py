@@ -1,4 +1,4 @@
-"""Times, amounts of memory and accuracies in words."""
+"""Times, amounts of memory, accuracies and errors in words."""
 
 from __future__ import annotations
 
@@ -36,3 +36,9 @@ def accuracy_of(mean: float, std: float, count: int) -> str:
 def networks(count: int, kind: str = "") -> str:
     """How many networks: 1 network, 5 networks, 5 fresh networks."""
     return f"{count} {kind}{' ' if kind else ''}network{'' if count == 1 else 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank; of an error without a text, its type's name."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip() if lines else type(error).__name__

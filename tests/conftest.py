@@ -1,10 +1,14 @@
-"""Settings shared by all tests."""
+"""Settings and fixtures shared by all tests."""
 
 from __future__ import annotations
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
 
 # The tests' problems are tiny: a second thread costs more than it does, and everything waits when the cores are busy.
@@ -14,3 +18,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # A shell starts what runs in its background with Ctrl-C ignored; the tests are about what it does.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A temporary folder that anybody can look into, as pytest's are not: for what is tried `as_nobody`."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)

@@ -8,8 +8,6 @@ import json
 import os
 import resource
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +105,6 @@ def test_a_disk_that_is_full_at_any_write_of_experts(tmp_path: Path, monkeypatch
         found = train_experts(DATA, MODEL, EXPERT, folder)
         assert found.digest == whole.digest
         assert not list(folder.glob("*.tmp"))
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A temporary folder that anybody can look into."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Path) -> None:

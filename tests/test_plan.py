@@ -20,7 +20,7 @@ from pydistill import data, rehearsal
 from pydistill.cli import main
 from pydistill.commands import draw_run, show_run
 from pydistill.data import DataSettings
-from pydistill.errors import InputError, MismatchError
+from pydistill.errors import InputError, MismatchError, MissingDependencyError
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import train_experts
 from pydistill.memory import peak_memory
@@ -204,21 +204,26 @@ def test_the_report_of_as_long_a_run_is_measured(monkeypatch: pytest.MonkeyPatch
     assert (found.name, found.count) == ("report", 1)
     assert found.seconds_each >= 0.3
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert "without pictures, which need matplotlib" in plan(small()).phases[-1].how
+    how = plan(small()).phases[-1].how
+    assert "iterations, without pictures, which cannot be made here (pictures need matplotlib; install it with: " in how
 
 
 def test_a_report_that_cannot_be_made_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run warns of it and is whole without."""
 
     def broken(*given: object) -> list[Path]:
-        raise ValueError("the font cache is damaged\nand so on")
+        raise ValueError("\nthe font cache is damaged\nand so on")
+
+    def lacking(*given: object) -> Path:
+        raise MissingDependencyError("reports need a package; install it")
 
     monkeypatch.setattr(rehearsal, "draw_run", broken)
     how = plan(small()).phases[-1].how
     assert "iterations, without pictures, which cannot be made here (the font cache is damaged), in the" in how
-    monkeypatch.setattr(rehearsal, "write_report", broken)
-    how = plan(small()).phases[-1].how
-    assert "without report.html, which cannot be made here (the font cache is damaged), without pictures" in how
+    for failing, told in ((broken, "the font cache is damaged"), (lacking, "reports need a package; install it")):
+        monkeypatch.setattr(rehearsal, "write_report", failing)
+        how = plan(small()).phases[-1].how
+        assert f"iterations, without report.html, which cannot be made here ({told}), without pictures" in how
 
 
 def test_experts_that_are_there_are_measured_with(tmp_path: Path) -> None:

@@ -61,14 +61,38 @@ def test_a_rate_in_memory_is_followed_likewise() -> None:
 
 
 @pytest.mark.parametrize("in_memory", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("lr", "weight_decay"), [(1e39, 0.0), (0.1, 1e39)])
-def test_numbers_beyond_float32_diverge(lr: float, weight_decay: float, in_memory: bool) -> None:
-    parameter = nn.Parameter(torch.ones(3))
+def test_numbers_beyond_float32_diverge_there_alone(
+    lr: float, weight_decay: float, dtype: torch.dtype, fused: bool, in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sgd_module, "WORTH_ALL_THREADS", 3 if fused else 4)
+    parameter = nn.Parameter(torch.ones(3, dtype=dtype))
     sgd = Sgd([parameter], momentum=0.9, weight_decay=weight_decay, lr_in_memory=in_memory)
     sgd.set_lr(lr)
-    parameter.grad = torch.ones(3)
+    parameter.grad = torch.ones(3, dtype=dtype)
     sgd.step()
-    assert not torch.isfinite(parameter).any()
+    if dtype == torch.float32:
+        assert not torch.isfinite(parameter).any()
+    else:
+        assert parameter.tolist() == pytest.approx([1 - lr * (1 + weight_decay)] * 3, rel=1e-15)
+
+
+@pytest.mark.parametrize("dtypes", [[torch.float64], [torch.float32, torch.float64], [torch.float16], [torch.bfloat16]])
+def test_a_rate_in_memory_is_rounded_no_further_than_the_parameters(dtypes: list[torch.dtype]) -> None:
+    """And with shorter ones no further than float32."""
+    parameters = [nn.Parameter(torch.zeros(1, dtype=dtype)) for dtype in dtypes]
+    steps = []
+    for in_memory in (False, True):
+        moved = [nn.Parameter(each.clone()) for each in parameters]
+        sgd = Sgd(moved, momentum=0.0, weight_decay=0.0, lr_in_memory=in_memory)
+        sgd.set_lr(0.1)
+        for each in moved:
+            each.grad = torch.full_like(each, 7.0)
+        sgd.step()
+        steps.append([each.item() for each in moved])
+    assert steps[0] == steps[1]
 
 
 def test_a_parameter_whose_first_gradient_comes_late_begins_then() -> None:

@@ -1,10 +1,12 @@
-"""Times and amounts of memory in words: the plan and the report have the same."""
+"""Times, amounts of memory and errors in words: the plan and the report have the same."""
 
 from __future__ import annotations
 
+import pytest
+
 from pydistill import plan
 from pydistill.report import tables
-from pydistill.words import accuracy_of, duration, networks, size
+from pydistill.words import accuracy_of, duration, first_line, networks, size
 
 
 def test_durations() -> None:
@@ -26,3 +28,16 @@ def test_one_network_has_no_spread() -> None:
     assert (accuracy_of(0.149, 0.0, 1), networks(1), networks(1, "fresh")) == ("14.9 %", "1 network", "1 fresh network")
     assert (accuracy_of(0.6, 0.1, 2), networks(2, "fresh")) == ("60.0 ± 10.0 %", "2 fresh networks")
     assert tables.percent({"mean": 0.5, "std": 0.0, "runs": [0.5]}) == "50.0 %"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("the one\nthe other"), "the one"),
+        (ValueError("\n \n  the one \nthe other\n"), "the one"),
+        (ValueError(" \n"), "ValueError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)
+def test_an_error_is_told_in_one_line(error: BaseException, told: str) -> None:
+    assert first_line(error) == told

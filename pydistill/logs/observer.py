@@ -19,6 +19,7 @@ from pydistill.logs.tensorboard import TensorBoard
 from pydistill.logs.wandb import Wandb
 from pydistill.png import tile
 from pydistill.recipe import Recipe
+from pydistill.words import first_line
 
 MOST_POINTS = 10_000
 PICTURES_GROW = 1.25
@@ -117,5 +118,5 @@ class LogObserver:
 
 
 def _tell(name: str, error: Exception) -> None:
-    told = (str(error) or type(error).__name__).splitlines()[0]
+    told = first_line(error)
     _log.warning("%s fails (%s); the run goes on without it, metrics.jsonl has everything", name, told)

@@ -14,6 +14,7 @@ from pydistill.errors import InputError, MissingDependencyError
 from pydistill.files import read_json, write_json
 from pydistill.folders import WANDB_ID_NAME
 from pydistill.logs.settings import WandbMode
+from pydistill.words import first_line
 
 ONLINE_TIMEOUT = 20.0
 
@@ -66,7 +67,7 @@ class Wandb:
             try:
                 return self._wandb.init(mode="online", resume="allow", settings=settings, **about)
             except Exception as error:  # a network's failures are of many kinds, and none may end a run
-                told = (str(error) or type(error).__name__).splitlines()[0]
+                told = first_line(error)
                 _log.warning("wandb cannot be reached (%s); this run is logged offline, `wandb sync` sends it", told)
                 self._wandb.teardown()  # else the run's id is taken by the attempt
         return self._wandb.init(mode="offline", settings=settings, **about)

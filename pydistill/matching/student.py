@@ -13,6 +13,7 @@ from torch.func import functional_call
 from pydistill.errors import InputError
 from pydistill.matching.loss import student_loss
 from pydistill.nn.flat import ParameterLayout, layout_of
+from pydistill.words import first_line
 
 
 class Student:
@@ -49,8 +50,7 @@ class Student:
             if "can't allocate memory" in str(error):
                 raise
             raise InputError(
-                f"{type(self.model).__name__} cannot run on images of shape {list(images.shape)}: "
-                f"{str(error).splitlines()[0]}"
+                f"{type(self.model).__name__} cannot run on images of shape {list(images.shape)}: {first_line(error)}"
             ) from error
         _check_logits(logits, labels)
         return student_loss(logits, labels)

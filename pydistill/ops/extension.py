@@ -73,12 +73,16 @@ def _find(package: Path) -> str | None:
 
 
 def _hidden() -> str | None:
-    """The library of another copy of this package that Python would find after this one."""
-    copies = [_copy_in(place) for place in sys.path]
+    """The library of another copy of this package that Python would find after this one.
+
+    Of `sys.path`, Python's import passes over what is no str.
+    """
+    places = (place for place in sys.path if isinstance(place, str))
+    copies = [copy for place in places if (copy := _copy_in(place)) is not None]
     if PACKAGE not in copies:
         return None
-    after = (copy for copy in copies[copies.index(PACKAGE) :] if copy not in (None, PACKAGE))
-    return next((path for copy in after if copy is not None and (path := _find(copy)) is not None), None)
+    after = (copy for copy in copies[copies.index(PACKAGE) :] if copy != PACKAGE)
+    return next((path for copy in after if (path := _find(copy)) is not None), None)
 
 
 def _copy_in(place: str) -> Path | None:

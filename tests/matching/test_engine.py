@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -26,6 +27,7 @@ pytestmark = needs_engine
 BOUND = 1e-10
 SLICE_BYTES = [0, 1, 1 << 12, 1 << 14, 1 << 16, 1 << 18]  # 0: as the engine chooses; 1: one image at a time
 PRODUCTS = ["own", "aten"]  # the second is what a GPU runs
+LIBTORCH_CPU = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 
 
 def convnet(
@@ -306,13 +308,48 @@ for _ in range(2):
     student.gradient(theta, images[:10], labels[:10])
     student.classify(theta, images[:10])
     student.adjoint(theta, theta, images[:10], labels[:10], True, True, False)
-few, asked = threads(), torch.get_num_threads()
+few, taken = threads(), torch.get_num_threads()
 fused_student(model, [400, 1, 8, 8], images).gradient(theta, images, labels)
-print(few - before, asked, threads() - before)
+print(few - before, taken, threads() - before)
 """
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    told = script.replace("ASKED", str(asked))
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, env=environment, check=True)
-    few, asked, many = (int(word) for word in done.stdout.split())
+    few, taken, many = (int(word) for word in _printed(script.replace("ASKED", str(asked))).split())
+    if not asked and taken == 1:
+        pytest.skip("of its own accord PyTorch takes one thread here, as of two threads of one core")
+    assert taken == (asked or 2)
     assert few == 0
-    assert many == asked - 1  # where PyTorch takes as many: of two threads of one core it takes one
+    assert many == taken - 1
+
+
+@pytest.mark.parametrize("asked", [0, 2, 3])
+def test_a_batch_of_little_work_leaves_mkl_its_threads(asked: int) -> None:
+    """MKL, inside PyTorch, has a number of its own as soon as torch.set_num_threads was called."""
+    if not (LIBTORCH_CPU.exists() and hasattr(ctypes.CDLL(str(LIBTORCH_CPU)), "MKL_Get_Max_Threads")):
+        pytest.skip("this PyTorch has no MKL in its libtorch_cpu.so")
+    script = """
+import ctypes
+import torch
+from pydistill.nn import ModelSettings, build
+from pydistill.training import TrainingSettings, train
+
+if ASKED:
+    torch.set_num_threads(ASKED)
+threads = ctypes.CDLL(LIBTORCH_CPU).MKL_Get_Max_Threads
+before = threads()
+model = build(ModelSettings("convnet", width=32, depth=2), 1, 10, (8, 8), seed=0)
+images, labels = torch.randn(10, 1, 8, 8), torch.arange(10)
+train(model, images, labels, TrainingSettings(epochs=2, batch_size=10), generator=torch.Generator(), engine=True)
+print(before, threads())
+"""
+    told = script.replace("ASKED", str(asked)).replace("LIBTORCH_CPU", repr(str(LIBTORCH_CPU)))
+    before, after = (int(word) for word in _printed(told).split())
+    if before == 1:
+        pytest.skip("MKL takes one thread of its own accord here")
+    assert after == before
+
+
+def _printed(script: str) -> str:
+    """What a Python of its own prints, to which OpenMP gives two threads."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    ).stdout

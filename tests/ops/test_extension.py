@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,14 +64,6 @@ def test_only_what_comes_later_is_hidden(fresh: pytest.MonkeyPatch, tmp_path: Pa
     assert extension._hidden() is not None
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A temporary folder that anybody can look into, as pytest's are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)
-        yield Path(folder)
-
-
 def test_folders_that_cannot_be_looked_into_are_passed_over(fresh: pytest.MonkeyPatch, open_folder: Path) -> None:
     """As Python's own import does it."""
     tree, closed = open_folder / "tree" / "pydistill", open_folder / "closed"
@@ -91,6 +82,21 @@ def test_folders_that_cannot_be_looked_into_are_passed_over(fresh: pytest.Monkey
             assert extension._hidden() is None
     finally:
         closed.chmod(0o755)
+
+
+@pytest.mark.parametrize("place", [b"", b".", None, 0, 3, Path()])
+def test_what_is_no_str_is_passed_over(place: Any, fresh: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As Python's own import does it, also where the current folder has a copy."""
+    tree, other = tmp_path / "tree" / "pydistill", tmp_path / "other" / "pydistill"
+    for copy in (tree, other):
+        copy.mkdir(parents=True)
+    (other / f"_C{EXTENSION_SUFFIXES[0]}").touch()
+    fresh.setattr(extension, "PACKAGE", tree)
+    fresh.chdir(other.parent)
+    fresh.setattr(sys, "path", [place, str(tree.parent), place])
+    assert extension._hidden() is None
+    fresh.setattr(sys, "path", [place, str(tree.parent), place, ""])
+    assert extension._hidden() is not None
 
 
 def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.MonkeyPatch) -> None:
