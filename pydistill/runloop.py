@@ -19,6 +19,7 @@ from pydistill.judge import Judge, Observer
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
 from pydistill.stopping import Stop
+from pydistill.words import first_line
 
 EVALUATION_MEMORY = (
     "an evaluation",
@@ -176,7 +177,6 @@ def _memory_told(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        told = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in told:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise OutOfMemoryError(f"out of memory in {what}: {told.splitlines()[0]}; {remedy}") from error
+        raise OutOfMemoryError(f"out of memory in {what}: {first_line(error)}; {remedy}") from error
