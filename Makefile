@@ -64,7 +64,7 @@ test-host: $(VENV)/.dependencies
 	ctest --test-dir build/host --output-on-failure
 
 test-python: setup
-	@# pytest's status 5: there are none of this kind among them; there must be some of one kind.
+	@# pytest's status 5: there are none of this kind among them; there must be some of one kind. Clocks want one process.
 	found=0; \
 	run() { \
 	    local status=0; \
@@ -72,7 +72,7 @@ test-python: setup
 	    case $$status in 0) found=1;; 5) ;; *) exit $$status;; esac; \
 	}; \
 	run -m "not alone" $(PYTEST_ARGS); \
-	run -m alone; \
+	run -m alone $(PYTEST_ARGS) --numprocesses 0; \
 	if [ $$found = 0 ]; then \
 	    echo "test-python: no test was found; TESTS says where they are, PYTEST_ARGS how they run" >&2; exit 5; \
 	fi

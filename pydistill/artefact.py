@@ -16,9 +16,9 @@ from torch import Tensor
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluate import EvaluationSettings
-from pydistill.folders import BEST_NAME, METRICS_NAME, SET_NAME, SUMMARY_NAME, other_runs
+from pydistill.folders import BEST_NAME, METRICS_NAME, SET_NAME, other_runs
 from pydistill.png import png_bytes, tile
-from pydistill.tensorfile import read_header, read_tensors, write_tensors
+from pydistill.tensorfile import read_tensors, write_tensors
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -169,20 +169,10 @@ class Artefact:
         return artefact
 
 
-def saved_provenance(file: Path) -> Mapping[str, Any]:
-    """The provenance of the artefact in the file; its tensors are not read.
-
-    Raises:
-        FormatError: the header is damaged, not an artefact's, or of a later format.
-    """
-    header = read_header(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
-    return _mapping(header.get("provenance"))
-
-
 def _absent(path: str | os.PathLike[str], file: Path) -> str:
     """What is told of a set that is not there."""
     run = file.parent
-    if file.name == BEST_NAME and (run / SUMMARY_NAME).exists():
+    if file.name == BEST_NAME and (run / METRICS_NAME).exists() and (run / SET_NAME).exists():
         return f"{file} is gone, the best set of the run in {run}; its last one is {run / SET_NAME}"
     if file.name in (SET_NAME, BEST_NAME) and (run / METRICS_NAME).exists():
         when = "at its end" if file.name == SET_NAME else "by its first evaluation"

@@ -69,7 +69,7 @@ def distill_shown(
     try:
         check_pictures()
     except MissingDependencyError as error:
-        _log.warning("%s; the run goes on without images.png and curves.png", error)
+        _log.warning("%s; the run goes on without %s and %s", error, IMAGES_NAME, CURVES_NAME)
     folder = RunFolder(out)
     done = int(folder.checkpoint_state()["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:

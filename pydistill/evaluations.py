@@ -9,10 +9,9 @@ from typing import Any
 from pydistill.errors import FormatError
 from pydistill.evaluate import Evaluation
 from pydistill.files import read_json, write_json
-from pydistill.folders import EVALUATIONS_NAME
+from pydistill.folders import EVALUATIONS_LOCK, EVALUATIONS_NAME
 from pydistill.locking import only_writer
 
-EVALUATIONS_LOCK = ".evaluations.lock"
 _KINDS = {"model": str, "mean": float, "std": float, "runs": list}
 
 

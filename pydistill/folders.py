@@ -20,8 +20,11 @@ CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
 WANDB_NAME = "wandb"
 WANDB_ID_NAME = "wandb.json"
+CONVEXIFIED_NAME = "convexified"
+LOCK = ".lock"
+EVALUATIONS_LOCK = ".evaluations.lock"
 
-SETTINGS = (CONFIG_NAME, RECIPE_NAME)  # written again, or compared, when a run is continued
+SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or written again when a run is continued
 LOGS = (TENSORBOARD_NAME, WANDB_NAME, WANDB_ID_NAME)  # begun before anything has been computed
 OUTCOMES = (SET_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
 RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # by which a folder is known as a run's

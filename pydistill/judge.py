@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pydistill.artefact import Artefact, saved_provenance
+from pydistill.artefact import Artefact
 from pydistill.data import Dataset
 from pydistill.distill import Distiller, IterationReport
-from pydistill.errors import FormatError
+from pydistill.errors import FormatError, InputError
 from pydistill.evaluate import Evaluation, evaluate
 from pydistill.files import copy_file
 from pydistill.folders import BEST_NAME, SET_NAME
@@ -104,50 +104,64 @@ class Judge:
         self.observer.on_evaluation(iteration, evaluation)
 
     def take_saved_best(self) -> None:
-        """Go on from the best evaluation as the file of its set tells it, where the checkpoint tells of another.
+        """Go on from the best evaluation as the file of its set tells it, in a run that is continued.
 
         The file is written before the checkpoint that knows of it. A process that was stopped in between leaves a set
         that the next one, on a GPU or with other threads, may judge otherwise: it is the one that is there, so its
-        accuracy counts. Where the checkpoint knows of none, the next evaluation replaces the file.
+        accuracy counts.
 
-        A file that is gone is written again, if its set is that of now or of the run's end. Otherwise, which is told,
-        the next evaluation is the best; a run that has ended keeps the accuracy without the set.
+        A file that is gone is written again if its set is at hand: as that of now, or as that of the run's end.
+        Otherwise, which is told, the next evaluation is the best; a run that has ended keeps the accuracy alone.
 
         Raises:
-            FormatError: the file is damaged, or of a later format.
-            OSError: it cannot be read.
+            FormatError: the file is damaged, cannot be read, is of a later format, or of a later iteration than the
+                checkpoint.
         """
-        if self.best is None:
-            return
         file = self.folder.path / BEST_NAME
-        if not os.path.lexists(file) and not self._best_written_again(file, *self.best):
-            self._go_on_without_best(self.best[0])
-            return
+        if os.path.lexists(file) or (self.best is not None and self._best_written_again(file, *self.best)):
+            self.best = self._told_by(file)
+        elif self.best is not None:
+            self._go_on_without_best(file, self.best[0])
+
+    def _told_by(self, file: Path) -> tuple[int, Evaluation]:
+        """After which iteration the set in the file is, and its evaluation."""
+        now = self.distiller.iteration
         try:
-            provenance = saved_provenance(file)
+            if not file.is_file():
+                raise FormatError(f"{file} is no file")
+            provenance = Artefact.load(file).provenance
             iteration = int(provenance["iteration"])
+            if iteration > now:
+                raise FormatError(f"{file} is a set after iteration {iteration}, and the checkpoint one after {now}")
             # Early files tell the seconds of the evaluation, later ones do not; nothing is made of those of the best.
-            evaluation = Evaluation.from_record({"seconds": 0.0} | provenance["accuracy"])
+            return iteration, Evaluation.from_record({"seconds": 0.0} | provenance["accuracy"])
         except (KeyError, TypeError, ValueError) as error:
-            told = f"{file} is damaged (it lacks {error})" if isinstance(error, KeyError) else str(error)
-            raise FormatError(f"{told}; put it back, or remove it to continue the run without it") from error
-        if iteration != self.best[0]:
-            self.best = (iteration, evaluation)
+            told = str(error) if isinstance(error, FormatError) else f"{file} is damaged: it does not tell its accuracy"
+            raise FormatError(f"{told}; put the run's own back, or move it elsewhere to go on without it") from error
 
     def _best_written_again(self, file: Path, iteration: int, evaluation: Evaluation) -> bool:
         """Write the lost file of the best set, if that set is at hand; whether it is."""
-        last = self.folder.path / SET_NAME
         if iteration == self._iteration_of_set():
             self.artefact(evaluation).save(file)
-        elif last.exists() and saved_provenance(last).get("iteration") == iteration:
-            copy_file(last, file)
-        else:
+        elif not self._is_set_of_the_end(iteration):
             return False
-        _log.warning("%s was gone, and is written again: the best set is at hand", file)
+        else:
+            copy_file(self.folder.path / SET_NAME, file)
+        _log.warning("%s was gone, and is written again: its set is at hand", file)
         return True
 
-    def _go_on_without_best(self, iteration: int) -> None:
-        gone = f"{self.folder.path / BEST_NAME} is gone, the best set so far, after iteration {iteration}"
+    def _is_set_of_the_end(self, iteration: int) -> bool:
+        """Whether the run's end wrote the set of this iteration, and it is whole."""
+        try:
+            return Artefact.load(self.folder.path / SET_NAME).provenance.get("iteration") == iteration
+        except InputError:
+            return False  # the run has not ended
+        except FormatError as error:
+            _log.warning("%s", error)
+            return False
+
+    def _go_on_without_best(self, file: Path, iteration: int) -> None:
+        gone = f"{file} is gone, the best set so far, after iteration {iteration}"
         if self.distiller.iteration >= self.recipe.distill.iterations and self.evaluation_now() is not None:
             _log.warning("%s; the run has ended, and its accuracy is all that is left of it", gone)
             return

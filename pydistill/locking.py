@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydistill.errors import InputError
 from pydistill.files import WriteError, not_made, told_with_remedy
+from pydistill.folders import LOCK
 
-LOCK = ".lock"
 ATTEMPTS = 100
 
 

@@ -20,6 +20,7 @@ from pydistill.distill_settings import DistillSettings
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.experts import experts_record
 from pydistill.files import write_json
+from pydistill.folders import CONVEXIFIED_NAME
 from pydistill.judge import Judge, Observer, Silent
 from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipe import Recipe
@@ -59,7 +60,6 @@ LATER_SETTINGS = (
 )
 # Limits that came later too, but are not those of the first runs, which had none.
 LATER_LIMITS = ("max_pixel", "max_lr")
-CONVEXIFIED = "convexified"
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
@@ -76,7 +76,7 @@ def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> Tr
     if store.kind == "recorded":
         # The distillation itself checks this too, but only when there are convexified experts.
         StartSampler(recipe.distill.start_settings()).check_reach(store.end, recipe.distill.expert_epochs)
-        return store.write_convexified(folder / CONVEXIFIED, **_asked(recipe))
+        return store.write_convexified(folder / CONVEXIFIED_NAME, **_asked(recipe))
     return store
 
 
@@ -142,6 +142,7 @@ def run_distillation(
         MismatchError: experts of another architecture, data set, preprocessing or image size; a run of other settings.
         InputError: settings outside their limits; a run already in the folder and `resume` false; fewer iterations than
             the run has done; a folder of experts, or one that another process is writing. Nothing is written then.
+        FormatError: the checkpoint, the metrics or the best set of the run to continue is damaged.
         RunDivergedError: too many updates had to be rejected. distilled.safetensors then is the set of the best
             evaluation, or, if there has been none, the last good set, evaluated.
         OutOfMemoryError: a student step does not fit into memory.
@@ -165,7 +166,7 @@ def run_distillation(
         if folder.continues(config, resume=resume, free=FREE_ON_RESUME):
             checkpoint = folder.load_checkpoint()
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
-        with _removed_if_refused(folder.path / CONVEXIFIED):
+        with _removed_if_refused(folder.path / CONVEXIFIED_NAME):
             store = trajectories_for(recipe, store, folder.path)
             student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
             student.to(dataset.device)
@@ -174,6 +175,7 @@ def run_distillation(
         judge = Judge(recipe, network, dataset, distiller, folder, observer)
         if checkpoint is not None:
             began -= _load(checkpoint, distiller, judge, folder)
+            judge.take_saved_best()
             size = checkpoint[0].get("metrics_bytes")
             folder.rewind_metrics(distiller.iteration, size if isinstance(size, int) and size >= 0 else None)
         else:

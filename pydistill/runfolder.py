@@ -15,12 +15,13 @@ from typing import Any
 from torch import Tensor
 
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.evaluations import EVALUATIONS_LOCK
 from pydistill.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
 from pydistill.folders import (
     BEST_NAME,
     CHECKPOINT_NAME,
     CONFIG_NAME,
+    EVALUATIONS_LOCK,
+    LOCK,
     LOGS,
     METRICS_NAME,
     OUTCOMES,
@@ -29,7 +30,7 @@ from pydistill.folders import (
     SETTINGS,
     refuse_experts,
 )
-from pydistill.locking import LOCK, only_writer
+from pydistill.locking import only_writer
 from pydistill.tensorfile import read_header, read_tensors, write_tensors
 
 _log = logging.getLogger("pydistill")
@@ -40,6 +41,7 @@ UNCHECKED_CHECKPOINTS = (1,)  # of which early ones have no checksums
 CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT = (CHECKPOINT_KEY, READABLE_CHECKPOINTS, "a checkpoint")
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
+MOVING = ".before.tmp"  # what an earlier run left, while it is moved to before-1 (2, 3, …)
 
 
 class RunFolder:
@@ -121,15 +123,13 @@ class RunFolder:
 
         A folder without a single event is that of a run that failed before its first iteration: nothing is lost.
         """
-        return self.checkpoint_path.exists() or (self._has_events() and self.config_path.exists())
-
-    def _has_events(self) -> bool:
-        return self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+        return self.checkpoint_path.exists() or (self.config_path.exists() and bool(self._left()))
 
     def _left(self) -> list[str]:
         """What there is in the folder that tells how a run went, by name."""
-        found = [name for name in OUTCOMES if os.path.lexists(self.path / name)]
-        return [METRICS_NAME, *found] if self._has_events() else found
+        events = self.metrics_path.exists() and self.metrics_path.stat().st_size > 0
+        found = [METRICS_NAME] if events else []
+        return found + [name for name in (*OUTCOMES, MOVING) if os.path.lexists(self.path / name)]
 
     def config(self) -> dict[str, Any]:
         """The configuration that the run began with, by dotted names; FormatError if it cannot be read."""
@@ -183,29 +183,33 @@ class RunFolder:
     def _set_aside(self) -> tuple[Path, list[str]]:
         """Move the earlier run into a folder of its own; returns it and the names of what is there now.
 
-        What makes it known as a run goes last: where this is broken off, the next attempt moves the rest.
+        The folder gets its name at the end: where this is broken off, the next attempt goes on with it. The settings,
+        which that one compares, are moved last.
         """
-        names = [name for name in (*SETTINGS, *LOGS, METRICS_NAME, *OUTCOMES) if os.path.lexists(self.path / name)]
-        places = (self.path / f"before-{number}" for number in count(1))
-        aside = next(place for place in places if not os.path.lexists(place))
+        names = (*LOGS, *OUTCOMES, METRICS_NAME, *SETTINGS)
+        moving = self.path / MOVING
         with only_writer(self.path, name=EVALUATIONS_LOCK, wait=True):
             try:
-                aside.mkdir()
+                moving.mkdir(exist_ok=True)
                 for name in names:
-                    (self.path / name).replace(aside / name)
+                    if os.path.lexists(self.path / name):
+                        (self.path / name).replace(moving / name)
+                places = (self.path / f"before-{number}" for number in count(1))
+                aside = next(place for place in places if not os.path.lexists(place))
+                moving.replace(aside)
             except OSError as error:
-                told = f"cannot move {', '.join(names)} of an earlier run to {aside}: {told_with_remedy(error)}"
-                raise WriteError(f"{told}; what has not been moved is where it was") from error
-        return aside, names
+                told = f"cannot move what an earlier run left in {self.path} out of the way: {told_with_remedy(error)}"
+                raise WriteError(f"{told}; nothing is lost, and --resume goes on with it") from error
+        return aside, [name for name in names if os.path.lexists(aside / name)]
 
     def save_checkpoint(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Replace the checkpoint by this state, atomically; it counts the metrics that there are now.
 
         Raises:
-            WriteError: it cannot be written, or the folder or its metrics are gone.
+            WriteError: it cannot be written, or the folder is gone.
         """
         try:
-            with open(self.metrics_path, "rb+") as handle:
+            with open(self.metrics_path, "ab") as handle:
                 os.fsync(handle.fileno())  # what the checkpoint has counted must not be younger than it on the disk
                 size = os.fstat(handle.fileno()).st_size
         except OSError as error:

@@ -79,7 +79,6 @@ class RunLoop:
     def finish(self, stop: Stop) -> RunResult:
         """Iterate to the end, or until the guard or Ctrl-C ends it."""
         distiller, settings = self.distiller, self.recipe.distill
-        self.judge.take_saved_best()
         self.observer.on_images(distiller.iteration, distiller.images)
         while distiller.guard.ended is None:
             if self.judge.is_due():  # after an iteration, or left over by a process that was stopped
@@ -148,8 +147,8 @@ class RunLoop:
             if evaluation is None:
                 raise Interrupted("stopped in the last evaluation of a run that diverged; continue with --resume")
             return self._result(evaluation, f"{told} {self.distiller.good_iteration}")
+        final = Artefact.load(file)
         copy_file(file, self.folder.path / SET_NAME)
-        final = Artefact.load(self.folder.path)
         told = f"{told} {best[0]}"
         return RunResult(self.folder, final, best[1], best[1], best[0], self._seconds(), told, self._threads())
 

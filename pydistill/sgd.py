@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +36,11 @@ class Sgd:
         parameters: θ, on one device; one without a gradient is left alone.
         momentum: μ.
         weight_decay: λ.
-        lr_in_memory: α is a number in the device's memory, so that a step captured as a CUDA graph follows `set_lr`; of
-            the parameters' dtype, and at least float32, which is all that PyTorch's kernel for GPUs reads.
+        lr_in_memory: α is a number in the device's memory, so that a step captured as a CUDA graph follows `set_lr`;
+            for parameters in float32 only, as which PyTorch's kernel for GPUs reads it.
+
+    Raises:
+        ValueError: `lr_in_memory`, and the parameters are of another dtype.
     """
 
     def __init__(
@@ -49,7 +51,11 @@ class Sgd:
         # From zero the first step gives v = g, as PyTorch's first does (but for the sign of a zero).
         self._velocities = [torch.zeros_like(each) for each in self._parameters] if momentum else []
         self._fused = _takes_fused(self._parameters)
-        self._lr: float | Tensor = self._zero() if lr_in_memory else 0.0
+        self._lr: float | Tensor = 0.0
+        if lr_in_memory:
+            if any(each.dtype != torch.float32 for each in self._parameters):
+                raise ValueError("a learning rate in memory needs parameters in float32; use lr_in_memory=False")
+            self._lr = torch.zeros((), device=self._parameters[0].device)
 
     def set_lr(self, lr: float) -> None:
         """Let α be `lr` from the next step on."""
@@ -58,11 +64,6 @@ class Sgd:
             self._lr.fill_(lr)
         else:
             self._lr = lr
-
-    def _zero(self) -> Tensor:
-        """α in memory, until it is set."""
-        dtype = reduce(torch.promote_types, (each.dtype for each in self._parameters), torch.float32)
-        return torch.zeros((), dtype=dtype, device=self._parameters[0].device)
 
     def _within_numbers(self, value: float) -> float:
         """Infinity for what is beyond the parameters' numbers and refused by PyTorch: training diverges so."""

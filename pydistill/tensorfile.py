@@ -132,6 +132,10 @@ def _read(
 ) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
     """The header as it lies in the file, the tensors if they are wanted, and whether they have checksums."""
     try:
+        open(path, "rb").close()  # safetensors tells of no file whatever hinders it
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read ({error.strerror})") from error
+    try:
         with safe_open(os.fspath(path), framework="pt") as handle:
             metadata = handle.metadata() or {}
             header = json.loads(metadata[key])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from pydistill.commands import run_summary, show_run
 from pydistill.errors import InputError, MismatchError
 from pydistill.evaluations import add_evaluations
 from pydistill.files import WriteError, write_json
-from pydistill.folders import CHECKPOINT_NAME, LOGS, METRICS_NAME, OUTCOMES, SETTINGS
+from pydistill.folders import CHECKPOINT_NAME, EVALUATIONS_LOCK, LOCK, LOGS, METRICS_NAME, OUTCOMES, SETTINGS
 from pydistill.iteration import IterationReport
+from pydistill.locking import only_writer
 from pydistill.run import Silent, run_distillation
-from pydistill.runfolder import RunFolder
+from pydistill.runfolder import MOVING, RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.folder_content import content
@@ -23,7 +26,7 @@ from tests.small_runs import assert_same_outcome, experts, recipe
 
 DATA = blobs()
 SIX = recipe(iterations=6, evaluate_every=3)
-LOCKS = {".lock", ".evaluations.lock"}
+LOCKS = {LOCK, EVALUATIONS_LOCK}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +85,7 @@ def test_the_earlier_run_is_set_aside_whole(
         run_distillation(SIX, DATA, store, finished, resume=True, observer=BreakAt(1))
     assert files(finished, aside=True) == before
     assert files(finished, aside=False).keys() == {*SETTINGS, METRICS_NAME}
-    names = [name for name in (*SETTINGS, *LOGS, METRICS_NAME, *OUTCOMES) if metrics != "gone" or name != METRICS_NAME]
+    names = [name for name in (*LOGS, *OUTCOMES, METRICS_NAME, *SETTINGS) if metrics != "gone" or name != METRICS_NAME]
     told = f"there is no checkpoint.safetensors in {finished} to resume from: the run begins anew at iteration 0, and "
     told += f"what an earlier one left is moved to {finished / 'before-1'} ({', '.join(names)})"
     assert caplog.messages == [told]
@@ -125,41 +128,71 @@ def test_a_run_that_was_stopped_in_its_first_iteration_leaves_nothing(
     ]
 
 
-def test_a_move_that_breaks_off_anywhere_loses_nothing(
+def test_damaged_metrics_alone_are_set_aside(store: TrajectoryStore, tmp_path: Path) -> None:
+    (tmp_path / METRICS_NAME).write_text('{"event": "iterat\n' * 3)
+    run_distillation(recipe(iterations=1), DATA, store, tmp_path, resume=True)
+    assert (tmp_path / "before-1" / METRICS_NAME).read_text() == '{"event": "iterat\n' * 3
+
+
+def test_a_move_that_breaks_off_anywhere_goes_on(
     store: TrajectoryStore, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The earlier run stays whole: in one folder in the end, and until then its settings are compared."""
     before = files(finished, aside=False)
     rename = Path.replace
     left = 0
 
     def broken(path: Path, target: Path) -> Path:
         nonlocal left
-        if left == 0:
-            raise OSError(5, os.strerror(5))
-        left -= 1
+        if path.parent == finished:  # but not within atomic_path
+            if left == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            left -= 1
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", broken)
-    for moves in (0, 1, 2, 3, 2):  # so that every kind of file is once the last one moved, or the first one left
+    parts = (0, 1, 2, 3, 2, 3)
+    assert sum(parts) == len([*LOGS, *OUTCOMES, METRICS_NAME])  # so that the settings and the new name are left
+    for moves in parts:
         left = moves
-        with pytest.raises(
-            WriteError, match=r"of an earlier run to .*: Input/output error; what has not been moved is"
-        ):
+        with pytest.raises(WriteError, match=r"Input/output error; nothing is lost, and --resume goes on with it"):
             run_distillation(SIX, DATA, store, finished, resume=True)
-        assert files(finished, aside=True) | files(finished, aside=False) == before
-        with pytest.raises(InputError, match="already holds"):
+        found = files(finished, aside=False)
+        assert {name.removeprefix(f"{MOVING}/"): content for name, content in found.items()} == before
+        with pytest.raises(InputError, match="already holds a run"):
             run_distillation(SIX, DATA, store, finished)
+        with pytest.raises(MismatchError, match=r"began with distill\.steps = 3, not 4"):
+            run_distillation(recipe(iterations=6, evaluate_every=3, steps=4), DATA, store, finished, resume=True)
+    left = 2
+    with pytest.raises(WriteError, match="Input/output error"):  # only the new name is left
+        run_distillation(SIX, DATA, store, finished, resume=True)
     monkeypatch.undo()
+    with pytest.raises(InputError, match=r"already holds \.before\.tmp"):
+        run_distillation(SIX, DATA, store, finished)
     with pytest.raises(RuntimeError, match="broken off"):
         run_distillation(SIX, DATA, store, finished, resume=True, observer=BreakAt(1))
     assert files(finished, aside=True) == before
+    assert [path.name for path in finished.iterdir() if path.is_dir()] == ["before-1"]
 
 
-def test_a_folder_for_it_that_cannot_be_made(store: TrajectoryStore, finished: Path) -> None:
+def test_a_name_that_is_taken_is_passed_over(store: TrajectoryStore, finished: Path) -> None:
     (finished / "before-1").symlink_to(finished / "nowhere")  # is there, though it leads nowhere
     with pytest.raises(RuntimeError, match="broken off"):
         run_distillation(SIX, DATA, store, finished, resume=True, observer=BreakAt(1))
     assert (finished / "before-2" / "best.safetensors").exists()
+
+
+def test_who_is_writing_evaluations_is_waited_for(finished: Path) -> None:
+    (finished / "evaluations.json").unlink()
+    anew = threading.Thread(target=lambda: RunFolder(finished).begin_anew(resume=True))
+    with only_writer(finished, name=EVALUATIONS_LOCK):
+        anew.start()
+        anew.join(0.3)
+        assert anew.is_alive()
+        assert not (finished / MOVING).exists()
+        (finished / "evaluations.json").write_text("[]")
+    anew.join()
+    assert (finished / "before-1" / "evaluations.json").read_text() == "[]"
 
 
 @pytest.mark.parametrize("name", [METRICS_NAME, *OUTCOMES])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pydistill.run import RunDivergedError, run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
+from tests.nobody import as_nobody
 from tests.small_runs import experts, recipe
 
 DATA = blobs()
@@ -99,7 +100,6 @@ def test_a_run_that_has_ended_keeps_the_accuracy_of_a_set_that_is_gone(
     assert not (tmp_path / BEST).exists()
     (told,) = caplog.messages
     assert told.endswith("after iteration 1; the run has ended, and its accuracy is all that is left of it")
-    (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(InputError, match=r"best\.safetensors is gone, the best set of the run"):
         Artefact.load(tmp_path / BEST)
 
@@ -141,34 +141,120 @@ def test_the_set_that_the_guard_ended_a_run_with_is_not_lost(
     assert str(again.value) == str(ended.value)
     assert again.value.result.best_iteration == 2
     assert (tmp_path / "distilled.safetensors").read_bytes() == (tmp_path / BEST).read_bytes() == before
-    assert caplog.messages[-1] == f"{tmp_path / BEST} was gone, and is written again: the best set is at hand"
+    assert caplog.messages[-1] == f"{tmp_path / BEST} was gone, and is written again: its set is at hand"
 
 
-@pytest.mark.parametrize("what", ["damaged", "of a later format", "cannot be read"])
-def test_a_set_that_cannot_be_read_is_not_written_over(
-    what: str, store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def interrupted(store: TrajectoryStore, open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run after its second iteration, whose best set is that of the first."""
     judged({1: 0.9, 2: 0.5, 3: 0.6}, monkeypatch)
-    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
-    file = tmp_path / BEST
-    kind: type[Exception] = FormatError
-    told = r"best\.safetensors .*; put it back, or remove it to continue the run without it"
-    if what == "damaged":
-        file.write_bytes(b"something else")
-    elif what == "of a later format":
-        later = Artefact.load(file)
-        monkeypatch.setattr(artefact, "FORMAT", 99)
-        later.save(file)
-        monkeypatch.undo()
-        judged({1: 0.9, 2: 0.5, 3: 0.6}, monkeypatch)
-    else:
+    run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, open_folder / "run")
+    return open_folder / "run"
 
-        def failing(path: Path) -> Any:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-        monkeypatch.setattr("pydistill.judge.saved_provenance", failing)
-        kind, told = OSError, os.strerror(errno.EIO)
-    before = file.read_bytes()
-    with pytest.raises(kind, match=told):
-        run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, tmp_path, resume=True)
-    assert file.read_bytes() == before
+def refused(store: TrajectoryStore, run: Path, told: str) -> None:
+    """Going on is refused with these words, and nothing is written."""
+    before = {path.name: path.lstat().st_mtime_ns for path in run.iterdir() if path.name != ".lock"}
+    with pytest.raises(FormatError) as error:
+        run_distillation(recipe(iterations=3, evaluate_every=1), DATA, store, run, resume=True)
+    remedy = "put the run's own back, or move it elsewhere to go on without it"
+    assert re.fullmatch(f"{re.escape(str(run / BEST))} {told}; {remedy}", str(error.value))
+    assert {path.name: path.lstat().st_mtime_ns for path in run.iterdir() if path.name != ".lock"} == before
+
+
+def test_a_damaged_set_is_refused(store: TrajectoryStore, interrupted: Path) -> None:
+    """Wherever it is damaged."""
+    whole = (interrupted / BEST).read_bytes()
+    for damaged in (b"something else", whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        (interrupted / BEST).write_bytes(damaged)
+        refused(store, interrupted, "is damaged.*")
+
+
+def test_a_set_of_a_later_format_is_refused(
+    store: TrajectoryStore, interrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = Artefact.load(interrupted / BEST)
+    with monkeypatch.context() as version:
+        version.setattr(artefact, "FORMAT", 99)
+        later.save(interrupted / BEST)
+    refused(store, interrupted, "has format 99; this version of pydistill reads 1 and 2")
+
+
+def test_a_set_that_may_not_be_read_is_refused(store: TrajectoryStore, interrupted: Path) -> None:
+    for path in (interrupted, *interrupted.iterdir()):
+        os.chown(path, 65534, 65534) if os.geteuid() == 0 else None
+    (interrupted / BEST).chmod(0)
+    with as_nobody():
+        refused(store, interrupted, r"cannot be read \(Permission denied\)")
+
+
+def test_what_is_no_file_is_refused(store: TrajectoryStore, interrupted: Path) -> None:
+    (interrupted / BEST).unlink()
+    (interrupted / BEST).symlink_to(interrupted / "nowhere")
+    refused(store, interrupted, "is no file")
+
+
+def test_a_set_of_a_later_iteration_is_refused(store: TrajectoryStore, interrupted: Path, tmp_path: Path) -> None:
+    """As of a longer run in another folder."""
+    work = recipe(iterations=3, evaluate_every=0)
+    run_distillation(work, DATA, store, tmp_path)
+    (tmp_path / "distilled.safetensors").replace(interrupted / BEST)
+    refused(store, interrupted, "is a set after iteration 3, and the checkpoint one after 2")
+
+
+def test_a_set_that_was_put_back_counts_again(
+    store: TrajectoryStore, interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in a run whose checkpoint no longer knows of it."""
+    (interrupted / BEST).replace(tmp_path / "elsewhere")
+    keep = Judge.keep
+
+    def broken_off(judge: Judge, evaluation: Evaluation) -> None:
+        raise RuntimeError("broken off")
+
+    monkeypatch.setattr(Judge, "keep", broken_off)
+    work = recipe(iterations=3, evaluate_every=1)
+    with pytest.raises(RuntimeError, match="broken off"):
+        run_distillation(work, DATA, store, interrupted, resume=True)
+    monkeypatch.setattr(Judge, "keep", keep)
+    assert RunFolder(interrupted).load_checkpoint()[0]["judge"]["best"] is None
+    (tmp_path / "elsewhere").replace(interrupted / BEST)
+    result = run_distillation(work, DATA, store, interrupted, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == best_of(interrupted) == (1, 0.9)
+
+
+def test_an_evaluation_that_is_still_due_is_done_without_the_lost_set(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that was stopped behind its last iteration, in its last evaluation."""
+    judged({2: 0.9}, monkeypatch)
+    work = recipe(iterations=4, evaluate_every=2)
+    with pytest.raises(KeyError):
+        run_distillation(work, DATA, store, tmp_path)
+    (tmp_path / BEST).unlink()
+    judged({4: 0.5}, monkeypatch)
+    result = run_distillation(work, DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == best_of(tmp_path) == (4, 0.5)
+
+
+@pytest.mark.parametrize("place", ["header", "tensors"])
+def test_a_damaged_set_of_the_end_is_not_taken_for_the_best(
+    place: str,
+    store: TrajectoryStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is told, and written anew at the run's end."""
+    judged({2: 0.9, 3: 0.5, 4: 0.6}, monkeypatch)
+    run_distillation(recipe(iterations=2, evaluate_every=0), DATA, store, tmp_path)
+    run_distillation(recipe(iterations=3, evaluate_every=0, checkpoint_every=1), DATA, store, tmp_path, resume=True)
+    last = tmp_path / "distilled.safetensors"
+    content = last.read_bytes()
+    last.write_bytes(b"x" + content[1:] if place == "header" else content[:-1] + bytes([content[-1] ^ 1]))
+    (tmp_path / BEST).unlink()
+    result = run_distillation(recipe(iterations=4, evaluate_every=0), DATA, store, tmp_path, resume=True)
+    assert (result.best_iteration, result.accuracy_best.mean) == best_of(tmp_path) == (4, 0.6)
+    assert f"{last} is damaged" in caplog.messages[0]
+    assert "is gone, the best set so far, after iteration 2; the next" in caplog.messages[1]
+    assert Artefact.load(last).provenance["iteration"] == 4

@@ -21,7 +21,7 @@ from pydistill.trajectories.foreign import save_torch
 
 ALWAYS_EVERY = 1000
 RUN = "run"
-LOGS = "logged_files"
+LOG_FOLDERS = "logged_files"
 
 
 def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) -> Path:
@@ -31,7 +31,7 @@ def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) 
         InputError: a run is to be continued and has no name, or the name is taken and it is not, or it is no name of a
             folder.
     """
-    parent = Path(LOGS) / dataset
+    parent = Path(LOG_FOLDERS) / dataset
     if name is None:
         if resume:
             raise InputError(f"--resume needs the run's --name, the folder in {parent}")

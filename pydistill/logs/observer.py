@@ -67,7 +67,7 @@ class LogObserver:
         mode = settings.wandb
         if mode is not None:
             config = self._recipe.as_dict()
-            makers.append(("wandb", True, lambda: Wandb(self._run, mode, settings.project, config)))
+            makers.append(("wandb", True, lambda: Wandb(self._run, mode, settings.project, config, done)))
         for name, asked, make in makers:
             try:
                 self._sinks.append(make())

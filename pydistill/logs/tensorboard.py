@@ -38,7 +38,8 @@ class TensorBoard:
                 "log.tensorboard needs the package tensorboard; install it with: pip install 'pydistill[tensorboard]'"
             ) from error
         _wait_for_a_later_name(run / TENSORBOARD_NAME)
-        self._writer: Any = SummaryWriter(str(run / TENSORBOARD_NAME), flush_secs=10, purge_step=done + 1)
+        purged = done + 1 if done else 0
+        self._writer: Any = SummaryWriter(str(run / TENSORBOARD_NAME), flush_secs=10, purge_step=purged)
 
     def numbers(self, iteration: int, values: dict[str, float]) -> None:
         """A scalar per number."""

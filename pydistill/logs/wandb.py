@@ -32,6 +32,7 @@ class Wandb:
         mode: offline or online.
         project: the project's name.
         config: what wandb shows as the run's configuration.
+        done: iterations done before; without any, an id that is there is another run's.
 
     Raises:
         MissingDependencyError: the package wandb is not installed.
@@ -40,7 +41,7 @@ class Wandb:
 
     name = "wandb"
 
-    def __init__(self, run: Path, mode: WandbMode, project: str, config: dict[str, Any]) -> None:
+    def __init__(self, run: Path, mode: WandbMode, project: str, config: dict[str, Any], done: int) -> None:
         try:
             self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
@@ -54,7 +55,7 @@ class Wandb:
                 "log.wandb = online needs a key: run `wandb login` once, or choose --log.wandb offline and sync later"
             )
         known = run / WANDB_ID_NAME
-        run_id = str(read_json(known)["id"]) if known.exists() else secrets.token_hex(4)
+        run_id = str(read_json(known)["id"]) if done and known.exists() else secrets.token_hex(4)
         write_json(known, {"id": run_id})
         about = {"project": project, "name": run.resolve().name, "id": run_id, "dir": str(run), "config": config}
         self._run = self._begin(mode, about)
