@@ -105,6 +105,7 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
         seconds[name] = now - began
         began = now
 
+    continued = holds_experts(out / EXPERTS)
     remedy = "make room there, or choose another folder with --out"
     check_disk(dataset, recipe.model, recipe.expert, out / EXPERTS, remedy)
     store = train_experts_shown(dataset, recipe, out / EXPERTS, quiet=quiet)
@@ -113,10 +114,14 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
     phase("distillation")
     random, rate, full = _references(recipe, dataset, result.final.lr, quiet)
     phase("references")
+    if continued:  # what earlier processes did is known of the distillation alone
+        seconds = {"distillation": result.seconds, "references": seconds["references"]}
+    else:
+        seconds["total"] = sum(seconds.values())
     experts = [store.accuracies(position)["test"][-1] for position in range(len(store))]
 
     summary = run_summary(recipe, result) | {
-        "seconds": {**seconds, "total": sum(seconds.values())},
+        "seconds": seconds,
         "accuracy_distilled": accuracy_record(result.accuracy_final.accuracies),
         "accuracy_random_real": accuracy_record(random.accuracies) | {"lr": rate},
         "accuracy_full_data": accuracy_record(full.accuracies),

@@ -53,6 +53,8 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._config: dict[str, Any] | None = None
+        self._told_of_copy = False
 
     @property
     def checkpoint_path(self) -> Path:
@@ -132,21 +134,31 @@ class RunFolder:
         return found + [name for name in (*OUTCOMES, MOVING) if os.path.lexists(self.path / name)]
 
     def config(self) -> dict[str, Any]:
-        """The configuration that the run began with, by dotted names; FormatError if it cannot be read."""
+        """The configuration that the run began with, by dotted names; the checkpoint's copy if the file is lost.
+
+        Raises:
+            FormatError: neither can be read.
+        """
         try:
             config = read_json(self.config_path)
-        except OSError as error:
-            raise FormatError(
-                f"{self.path} holds a run whose {self.config_path.name} cannot be read ({error.strerror}); "
-                "put it back, or choose another folder"
-            ) from error
-        if not isinstance(config, dict):
-            raise FormatError(f"{self.config_path} is damaged: it is no configuration; choose another folder")
+            if not isinstance(config, dict):
+                raise FormatError(f"{self.config_path} is damaged: it is no configuration")
+        except (OSError, FormatError) as error:
+            told = (
+                str(error) if isinstance(error, FormatError) else f"{self.config_path} cannot be read: {error.strerror}"
+            )
+            config = self.checkpoint_state().get("config") if self.checkpoint_path.exists() else None
+            if not isinstance(config, dict):
+                raise FormatError(f"{told}; put it back, or choose another folder") from error
+            if not self._told_of_copy:
+                _log.warning("%s; the checkpoint's copy is taken", told)
+            self._told_of_copy = True
         return _flat(config)
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Replace the configuration, atomically."""
-        write_json(self.config_path, _as_json(config))
+        """Replace the configuration, atomically; checkpoints from now on hold a copy of it."""
+        self._config = _as_json(config)
+        write_json(self.config_path, self._config)
 
     def begin_anew(self, *, resume: bool) -> None:
         """Make room for a run from iteration 0 in a folder without a checkpoint, and tell what becomes of the old one.
@@ -214,7 +226,7 @@ class RunFolder:
                 size = os.fstat(handle.fileno()).st_size
         except OSError as error:
             raise self._not_written(error) from error
-        header = {"format": CHECKPOINT_FORMAT, **state, "metrics_bytes": size}
+        header = {"format": CHECKPOINT_FORMAT, "config": self._config, **state, "metrics_bytes": size}
         write_tensors(self.checkpoint_path, CHECKPOINT_KEY, header, tensors)
 
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -304,8 +316,9 @@ class RunFolder:
                 os.truncate(self.metrics_path, size)
             except OSError as error:
                 raise self._not_written(error) from error
-            self.metrics()  # a damaged line is told now, not when the run has ended
-            return
+            # A damaged line is told now, not when the run has ended.
+            if all(record["iteration"] <= iteration for record in self.metrics()):
+                return
         kept = [record for record in self.metrics() if record["iteration"] <= iteration]
         if size is not None:  # told where the run does go on: damage has been raised
             _log.warning("%s lacks lines that the checkpoint counts; the run goes on without them", self.metrics_path)

@@ -105,5 +105,9 @@ def test_a_demo_that_was_stopped_goes_on(
     assert after["iterations"] == 3
     assert after["accuracy_random_real"] == before["accuracy_random_real"]
     assert after["accuracy_distilled"] == after["accuracy_final"]
-    assert after["seconds"].keys() == before["seconds"].keys()
-    assert after["seconds"]["total"] == sum(value for name, value in after["seconds"].items() if name != "total")
+    assert after["seconds"].keys() == before["seconds"].keys() == {"distillation", "references"}
+    before["seconds"] = {"experts": 1.0, "distillation": 2.0, "references": 4.0, "total": 7.0}  # of one not stopped
+    (out / "summary.json").write_text(json.dumps(before))
+    assert main([*longer, "--distill.iterations=3", "--resume", "--quiet"]) == 0
+    phases = json.loads((out / "summary.json").read_text())["seconds"]
+    assert phases == before["seconds"] | {"distillation": phases["distillation"], "total": phases["distillation"] + 5.0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from pydistill.artefact import Artefact
+from pydistill.commands import run_summary
 from pydistill.distill import Distiller, IterationReport
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError
 from pydistill.evaluate import Evaluation
@@ -212,14 +214,55 @@ def test_a_run_without_its_metrics_is_not_begun_anew(store: TrajectoryStore, tmp
         run_distillation(recipe(iterations=3), DATA, store, tmp_path)
 
 
-@pytest.mark.parametrize("content", [None, b"[]"])
-def test_a_run_without_its_configuration(content: bytes | None, store: TrajectoryStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b"[]", b"{"])
+def test_a_run_without_its_configuration_goes_on_by_the_copy_in_its_checkpoint(
+    content: bytes | None, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = run_distillation(recipe(iterations=3), DATA, store, tmp_path).folder
-    folder.config_path.unlink()
-    if content is not None:
-        folder.config_path.write_bytes(content)
-    with pytest.raises(FormatError, match=r"config.json (cannot be read|is damaged)"):
-        run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
+
+    def lose() -> None:
+        folder.config_path.unlink()
+        if content is not None:
+            folder.config_path.write_bytes(content)
+
+    lose()
+    with pytest.raises(MismatchError, match=r"began with distill\.steps = 3, not 4"):
+        run_distillation(recipe(iterations=4, steps=4), DATA, store, tmp_path, resume=True)
+    caplog.clear()
+    run_distillation(recipe(iterations=4), DATA, store, tmp_path, resume=True)
+    (told,) = caplog.messages
+    assert re.search(r"config\.json (cannot be|is damaged|is not readable).*; the checkpoint's copy is taken$", told)
+    assert folder.config()["distill.iterations"] == 4
+    state, tensors = folder.load_checkpoint()
+    del state["config"]  # as early versions wrote it
+    RunFolder(tmp_path).save_checkpoint(state, tensors)
+    lose()
+    with pytest.raises(FormatError, match=r"config\.json .*; put it back, or choose another folder"):
+        run_distillation(recipe(iterations=5), DATA, store, tmp_path, resume=True)
+
+
+def test_a_line_that_was_removed_as_told_is_not_made_up_by_one_behind_the_checkpoint(
+    store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where another line ends at the very place where the checkpoint's last one did."""
+    folder = run_distillation(recipe(iterations=8, checkpoint_every=4), DATA, store, tmp_path / "run").folder
+    line = json.dumps({"event": "iteration", "iteration": 1, "loss": 0.5, "step": 3, "lr": 0.1})
+    lines = [line.replace('"iteration": 1', f'"iteration": {number}') for number in (1, 2, 3, 4, 5, 6)]
+    size = len("\n".join(lines[:4])) + 1
+    folder.metrics_path.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    folder.rewind_metrics(4, size)
+    assert [record["iteration"] for record in folder.metrics()] == [1, 3, 4]
+    assert "lacks lines that the checkpoint counts" in caplog.text
+
+
+def test_the_summary_tells_how_many_iterations_its_metrics_lack(store: TrajectoryStore, tmp_path: Path) -> None:
+    work = recipe(iterations=6)
+    result = run_distillation(work, DATA, store, tmp_path)
+    assert run_summary(work, result)["iterations_without_metrics"] == 0
+    lines = result.folder.metrics_path.read_text().splitlines(keepends=True)
+    result.folder.metrics_path.write_text("".join(lines[3:]))  # without iterations 1 and 2
+    summary = run_summary(work, run_distillation(work, DATA, store, tmp_path, resume=True))
+    assert (summary["iterations"], summary["iterations_without_metrics"]) == (6, 2)
 
 
 def interrupt() -> None:

@@ -98,7 +98,7 @@ def test_a_folder_that_goes_while_a_run_writes_is_no_wrong_usage(into: str | Non
 
 
 def test_a_run_without_its_configuration_is_damaged(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"whose config\.json cannot be read") as error:
+    with pytest.raises(FormatError, match=r"config\.json cannot be read") as error:
         RunFolder(tmp_path).config()
     assert told(error.value)[1] == 1
 
