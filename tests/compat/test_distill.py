@@ -283,6 +283,16 @@ def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.
         assert script.main(flags) == 2
 
 
+def test_an_imported_expert_that_is_gone_is_imported_again(here: Path) -> None:
+    assert mtt.main(SHORT) == 0
+    digest = TrajectoryStore.open(store_of(here, False)).digest
+    (store_of(here, False) / "expert_0001.safetensors").unlink()
+    assert mtt.main([*SHORT, "--name", "again"]) == 0
+    again = TrajectoryStore.open(store_of(here, False))
+    assert again.digest == digest
+    assert again.verify() == {}
+
+
 @pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
 def test_an_import_that_was_killed_does_not_mix_buffers(
     published: bool, here: Path, monkeypatch: pytest.MonkeyPatch
