@@ -59,6 +59,8 @@ def test_it_is_a_data_set_of_pytorch(distilled: DistilledSet, finished: RunResul
     assert (list(image.shape), int(label)) == ([1, 8, 8], 2)
     assert distilled.lr == finished.final.lr
     assert "4 images 1×8×8 of 4 classes of blobs" in repr(distilled)
+    one = replace(distilled.artefact, images=images[:1], labels=labels[:1], classes=labels[:1])
+    assert "(1 image 1×8×8 of 4 classes" in repr(DistilledSet(one))
 
 
 def test_the_two_views(distilled: DistilledSet) -> None:

@@ -551,6 +551,14 @@ def test_experts_train_with_momentum_and_weight_decay(flags: tuple[str, ...], he
     assert (training["momentum"], training["weight_decay"]) == expected
 
 
+def test_one_expert_in_a_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make_buffers("--num_experts", "1") == 0
+    assert capsys.readouterr().out.startswith("1 expert in buffers")
+
+
 def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
     assert make_buffers("--num_experts", "4") == 0
