@@ -17,13 +17,15 @@ from pydistill.artefact import Artefact
 from pydistill.data import Dataset, Preprocessing
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
-from pydistill.folders import BEST_NAME, SET_NAME
+from pydistill.folders import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
 from pydistill.kinds import check_path
 from pydistill.nn import ModelSettings, Network, parse
 from pydistill.recipe import Recipe, recipe_from_dict
+from pydistill.words import counted
 
 View = Literal["normalised", "viewable"]
 Which = Literal["final", "best"]
+RUN_ONLY = (METRICS_NAME, CHECKPOINT_NAME)
 
 
 class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -54,8 +56,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def __repr__(self) -> str:
         shape = "×".join(map(str, self.images.shape[1:]))
         return (
-            f"DistilledSet({len(self)} images {shape} of {len(self.class_names)} classes of {self.dataset_name}, "
-            f"lr={self.lr:.4g}, {self.view})"
+            f"DistilledSet({counted(len(self), 'image')} {shape} of {len(self.class_names)} classes of "
+            f"{self.dataset_name}, lr={self.lr:.4g}, {self.view})"
         )
 
     @property
@@ -265,11 +267,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to a .safetensors file, atomically; `load` reads it.
 
-        A distilled set that is there is replaced.
+        A distilled set that is there is replaced, but none of a run's own.
 
         Raises:
             InputError: the file's name does not end in .safetensors, or something else than a whole distilled set is
-                there: a folder, a checkpoint, an expert.
+                there: a folder, a checkpoint, an expert; or it names the final or the best set of a run.
             WriteError: the folder cannot be written or the disk is full.
         """
         check_file(path)
@@ -317,12 +319,16 @@ def check_file(path: str | os.PathLike[str]) -> None:
     """Refuse where no distilled set can be written, or only over something else.
 
     Raises:
-        InputError: the name does not end in .safetensors, or something else than a whole distilled set is there.
+        InputError: the name does not end in .safetensors, or something else than a whole distilled set is there, or it
+            names the final or the best set of a run, there already or not.
     """
     check_path("path", path)
     file = Path(path)
     if file.suffix != ".safetensors" or file.is_dir():
         raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
+    # by what a run alone has: a set of this name may lie in any folder
+    if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in RUN_ONLY):
+        raise InputError(f"{path} is a run's own set; choose another file (--out)")
     if file.exists():
         try:
             Artefact.load(file)

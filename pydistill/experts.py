@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError, Interrupted
 from pydistill.files import WriteError
+from pydistill.folders import holds_experts
 from pydistill.kinds import check_fields
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
 from pydistill.training import TrainingSettings, accuracy, check_seed, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
-from pydistill.words import size
+from pydistill.trajectories.index import file_name
+from pydistill.words import counted, size
+
+_log = logging.getLogger("pydistill")
 
 
 def expert_training() -> TrainingSettings:
@@ -81,23 +86,24 @@ def check_disk(
     """Refuse, before the first epoch, more experts than the disk can hold.
 
     Args:
-        dataset, model, settings, out: as for `train_experts`; experts that are in `out` already need no more room.
+        dataset, model, settings, out: as for `train_experts`; experts that are whole in `out` need no more room.
         remedy: what to do about it, the end of the sentence.
 
     Raises:
         WriteError: it cannot hold them.
+        FormatError: the index of the experts in `out` is damaged.
     """
     folder = Path(out)
     record = experts_record(dataset, model, settings)
-    missing = settings.count - sum(1 for _ in folder.glob("expert_*.safetensors"))
+    store = TrajectoryStore.open(folder) if holds_experts(folder) else None
+    missing = settings.count if store is None else len(_to_train(store, settings.count, store.verify(content=False)))
     needed = missing * 4 * sum(record.sizes) * (record.epochs + 1)
     place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
     disk = shutil.disk_usage(place)
     if disk.total and needed > disk.free:  # what has no size at all (/proc) is no disk, and says itself what it lacks
-        who = "1 expert" if missing == 1 else f"{missing} experts"
         raise WriteError(
-            f"{who} of {record.epochs} epochs must have {size(needed)} in {folder}, and {size(disk.free)} are free; "
-            f"{remedy}"
+            f"{counted(missing, 'expert')} of {counted(record.epochs, 'epoch')} must have {size(needed)} in {folder}, "
+            f"and {size(disk.free)} are free; {remedy}"
         )
 
 
@@ -110,6 +116,9 @@ def train_experts(
     on_progress: Callable[[int, int, float, float, float], None] | None = None,
 ) -> TrajectoryStore:
     """Train experts 0 … count − 1 into the store at `out`; those already there stay as they are.
+
+    An expert whose file is gone, or has another size or header than the index says, is trained again, whatever its
+    number, and a warning tells it; hashes are not compared here (`TrajectoryStore.verify` does).
 
     An expert is written when it is whole, so a run killed at any moment continues after the last whole expert; on the
     CPU the outcome is bit for bit that of a run which was not killed. Each is kept with its accuracy per epoch:
@@ -124,7 +133,8 @@ def train_experts(
         on_progress: called with (expert, epoch, loss, train accuracy, test accuracy) after epoch 1 … epochs.
 
     Raises:
-        InputError: the network does not fit the data, or keeps running statistics.
+        InputError: the network does not fit the data, or keeps running statistics; or `out` holds files of experts
+            without their index.
         MismatchError: `out` holds experts of another network, data set or training; both sides are named.
         DivergedError: an expert left the finite numbers; the experts before it are kept.
         Interrupted: Ctrl-C; the experts that are whole are kept.
@@ -132,16 +142,38 @@ def train_experts(
     Source: Cazenavette et al., "Dataset distillation by matching training trajectories", CVPR 2022.
     """
     store = TrajectoryStore.create(out, experts_record(dataset, model, settings))
-    for expert in range(settings.count):
-        if expert not in store:
-            try:
-                _train_expert(store, expert, dataset, model, settings, on_progress)
-            except KeyboardInterrupt as error:
-                raise Interrupted(
-                    f"stopped in expert {expert + 1} of {settings.count}; the {len(store)} whole ones are kept, "
-                    "the same command trains the others"
-                ) from error
+    broken = set(store.verify(content=False))
+    if broken:
+        _log.warning("%s", _told_again(store, sorted(broken)))
+    wanted = _to_train(store, settings.count, broken)
+    for expert in wanted:
+        if expert in store and expert not in broken:  # another process has added it
+            continue
+        try:
+            _train_expert(store, expert, dataset, model, settings, on_progress)
+        except KeyboardInterrupt as error:
+            whole = len(store) - len(broken)
+            kept = "the whole one is kept" if whole == 1 else f"the {whole} whole ones are kept"
+            told = f"{kept}, the same command trains the others"
+            if not whole:
+                told = "none is whole yet, the same command trains them"
+            among = max(settings.count, wanted[-1] + 1)
+            raise Interrupted(f"stopped in expert {expert + 1} of {among}; {told}") from error
+        broken.discard(expert)
     return store
+
+
+def _to_train(store: TrajectoryStore, count: int, broken: Collection[int]) -> list[int]:
+    """The experts below `count` that are not there, and the broken ones of any number, as readers want them all."""
+    return sorted({number for number in range(count) if number not in store} | {*broken})
+
+
+def _told_again(store: TrajectoryStore, broken: list[int]) -> str:
+    """That these experts are trained again, three of their files by name."""
+    files = ", ".join(file_name(number) for number in broken[:3]) + (", …" if len(broken) > 3 else "")
+    if len(broken) == 1:
+        return f"{store.path / files} is missing or damaged, and its expert is trained again"
+    return f"{len(broken)} files in {store.path} are missing or damaged ({files}), and their experts are trained again"
 
 
 def _train_expert(

@@ -35,7 +35,12 @@ def accuracy_of(mean: float, std: float, count: int) -> str:
 
 def networks(count: int, kind: str = "") -> str:
     """How many networks: 1 network, 5 networks, 5 fresh networks."""
-    return f"{count} {kind}{' ' if kind else ''}network{'' if count == 1 else 's'}"
+    return counted(count, f"{kind} network" if kind else "network")
+
+
+def counted(count: int, what: str) -> str:
+    """How many of what is named in the singular, a word that takes an s: 1 expert, 2 experts."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:

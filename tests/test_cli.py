@@ -66,6 +66,25 @@ def test_experts_are_kept_by_a_second_run(experts: Path, capsys: pytest.CaptureF
     assert len(before) == 2
 
 
+def test_one_expert_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.count=1", "--out", tmp_path, "--quiet") == 0
+    assert re.fullmatch(rf"1 expert in {tmp_path}; final test accuracy [0-9.]+ %\n", capsys.readouterr().out)
+
+
+def test_an_expert_that_is_gone_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("experts", *SMALL, "--out", tmp_path, "--quiet") == 0
+    digest = TrajectoryStore.open(tmp_path).digest
+    file = tmp_path / "expert_0001.safetensors"
+    file.unlink()
+    capsys.readouterr()
+    assert run("experts", *SMALL, "--out", tmp_path, "--quiet") == 0
+    assert capsys.readouterr().out.startswith(f"2 experts in {tmp_path}; ")
+    assert caplog.messages == [f"{file} is missing or damaged, and its expert is trained again"]
+    assert TrajectoryStore.open(tmp_path).digest == digest
+
+
 def test_fewer_experts_than_there_are(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("experts", *SMALL, "--expert.count=1", "--out", experts, "--quiet") == 0
     told = capsys.readouterr().out

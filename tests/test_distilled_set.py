@@ -59,6 +59,8 @@ def test_it_is_a_data_set_of_pytorch(distilled: DistilledSet, finished: RunResul
     assert (list(image.shape), int(label)) == ([1, 8, 8], 2)
     assert distilled.lr == finished.final.lr
     assert "4 images 1×8×8 of 4 classes of blobs" in repr(distilled)
+    one = replace(distilled.artefact, images=images[:1], labels=labels[:1], classes=labels[:1])
+    assert "(1 image 1×8×8 of 4 classes" in repr(DistilledSet(one))
 
 
 def test_the_two_views(distilled: DistilledSet) -> None:
@@ -308,9 +310,32 @@ def test_a_set_is_saved_over_nothing_but_a_set(distilled: DistilledSet, finished
         with pytest.raises(InputError, match=r"is there already and is no whole distilled set; choose another file"):
             distilled.save(file)
         assert file.read_bytes() == before
-    best = tmp_path / "run" / "best.safetensors"
-    changed(distilled, iteration=77).save(best)
-    assert pydistill.load(best).provenance["iteration"] == 77
+    # the name alone makes no run's set of it
+    for mine in (
+        tmp_path / "best.safetensors",
+        tmp_path / "distilled.safetensors",
+        tmp_path / "run" / "mine.safetensors",
+    ):
+        distilled.save(mine)
+        changed(distilled, iteration=77).save(mine)
+        assert pydistill.load(mine).provenance["iteration"] == 77
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", ["distilled.safetensors", "best.safetensors"])
+@pytest.mark.parametrize("gone", ["metrics.jsonl", "checkpoint.safetensors"])
+def test_a_run_s_own_sets_are_not_written_over(
+    gone: str, name: str, there: bool, distilled: DistilledSet, finished: RunResult, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished.folder.path, run)
+    (run / gone).unlink()
+    if not there:
+        (run / name).unlink()
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    with pytest.raises(InputError, match=rf"{name} is a run's own set; choose another file \(--out\)$"):
+        changed(distilled, iteration=77).save(run / name)
+    assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from pydistill.artefact import Artefact
 from pydistill.cli import main
 from pydistill.data import Normalise, Zca, from_tensors
-from pydistill.distilled_set import DistilledSet
+from pydistill.distilled_set import DistilledSet, load
 from pydistill.errors import FormatError, InputError
 from pydistill.exchange import FORMATS, IMPORTED, export_set, import_set, readers_normalisation
 from pydistill.exchange.imagefolder import class_folders
@@ -606,6 +606,35 @@ def test_messages_of_the_import(
     assert main(["import", str(folder), "--format=mtt", f"--out={tmp_path / 'set.safetensors'}", *arguments]) == status
     assert message in capsys.readouterr().err
     assert not (tmp_path / "set.safetensors").exists()
+
+
+def test_import_writes_over_no_set_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jsonargparse")
+    export_set(made(), "mtt", tmp_path / "out")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").touch()
+    file = tmp_path / "run" / "distilled.safetensors"
+    assert main(["import", str(tmp_path / "out"), "--format=mtt", f"--out={file}", "--dataset=cifar10"]) == 2
+    assert f"{file} is a run's own set; choose another file" in capsys.readouterr().err
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("nonsense", ""), ("cifar1O", "; did you mean cifar10 or cifar100?"), ("cifar10", None)]
+)
+def test_a_data_set_s_unknown_name_is_told(
+    name: str, hint: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("jsonargparse")
+    export_set(made(), "mtt", tmp_path / "out")
+    command = ["import", str(tmp_path / "out"), "--format=mtt", f"--dataset={name}"]
+    assert main([*command, f"--out={tmp_path / 'set.safetensors'}"]) == 0
+    told = f"pydistill: {name} is no data set that pydistill knows, and is kept as the name of data of your own{hint}\n"
+    assert capsys.readouterr().err == ("" if hint is None else told)
+    assert load(tmp_path / "set.safetensors").dataset_name == name
+    # the set that it is like has the name already
+    assert main([*command, f"--out={tmp_path / 'b.safetensors'}", f"--like={tmp_path / 'set.safetensors'}"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_import_writes_over_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from pydistill.data.dsa import DsaSettings
-from pydistill.errors import DivergedError, InputError, MismatchError
-from pydistill.experts import ExpertSettings, experts_record, train_experts
+from pydistill.errors import DivergedError, InputError, Interrupted, MismatchError
+from pydistill.experts import ExpertSettings, check_disk, experts_record, train_experts
+from pydistill.files import WriteError
 from pydistill.nn import ConvNet, build, flatten, parse, unflatten
 from pydistill.training import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import TrajectoryStore
@@ -144,6 +147,90 @@ def test_more_experts_are_added_to_those_there(tmp_path: Path) -> None:
     assert trained == {1, 2}
     assert len(store) == 3
     assert len(train_experts(DATA, STUDENT, replace(SETTINGS, count=1), tmp_path)) == 3
+
+
+def _remove(file: Path) -> None:
+    file.unlink()
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _garble_the_header(file: Path) -> None:
+    file.write_bytes(b"x" * 12 + file.read_bytes()[12:])
+
+
+@pytest.mark.parametrize("damage", [_remove, _cut, _empty, _garble_the_header])
+@pytest.mark.parametrize("count", [1, 3])
+def test_an_expert_whose_file_is_gone_or_damaged_is_trained_again(
+    count: int, damage: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = train_experts(DATA, STUDENT, SETTINGS, tmp_path).digest
+    damage(tmp_path / "expert_0001.safetensors")
+    others = [tmp_path / f"expert_000{number}.safetensors" for number in (0, 2)]
+    before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in others]
+    trained: set[int] = set()
+    wanted = replace(SETTINGS, count=count)
+    store = train_experts(DATA, STUDENT, wanted, tmp_path, on_progress=lambda expert, *_: trained.add(expert))
+    assert trained == {1}
+    told = f"{tmp_path / 'expert_0001.safetensors'} is missing or damaged, and its expert is trained again"
+    assert caplog.messages == [told]
+    assert before == [(file.stat().st_ino, file.stat().st_mtime_ns) for file in others]
+    assert store.digest == TrajectoryStore.open(tmp_path).digest == digest
+    assert store.verify() == {}
+
+
+def test_several_files_that_are_gone_are_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    digest = train_experts(DATA, STUDENT, SETTINGS, tmp_path).digest
+    for number in range(3):
+        _remove(tmp_path / f"expert_000{number}.safetensors")
+    assert train_experts(DATA, STUDENT, SETTINGS, tmp_path).digest == digest
+    assert caplog.messages == [
+        f"3 files in {tmp_path} are missing or damaged (expert_0000.safetensors, expert_0001.safetensors, "
+        "expert_0002.safetensors), and their experts are trained again"
+    ]
+
+
+def test_ctrl_c_while_a_damaged_expert_is_trained_again(tmp_path: Path) -> None:
+    digest = train_experts(DATA, STUDENT, SETTINGS, tmp_path).digest
+    _cut(tmp_path / "expert_0002.safetensors")
+
+    def interrupt(*_: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match=r"stopped in expert 3 of 3; the 2 whole ones are kept, the same command"):
+        train_experts(DATA, STUDENT, replace(SETTINGS, count=1), tmp_path, on_progress=interrupt)
+    assert set(TrajectoryStore.open(tmp_path).verify()) == {2}
+    assert train_experts(DATA, STUDENT, SETTINGS, tmp_path).digest == digest
+    with pytest.raises(Interrupted, match=r"stopped in expert 1 of 3; none is whole yet, the same command trains them"):
+        train_experts(DATA, STUDENT, SETTINGS, tmp_path / "new", on_progress=interrupt)
+
+
+def test_a_damaged_expert_needs_its_room_on_the_disk_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_experts(DATA, STUDENT, SETTINGS, tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=10**9, free=1))
+    check_disk(DATA, STUDENT, SETTINGS, tmp_path, "make room")
+    _cut(tmp_path / "expert_0002.safetensors")
+    with pytest.raises(WriteError, match=r"^1 expert of 3 epochs must have .*; make room$"):
+        check_disk(DATA, STUDENT, SETTINGS, tmp_path, "make room")
+
+
+def test_experts_without_their_index_are_not_written_over(tmp_path: Path) -> None:
+    train_experts(DATA, STUDENT, SETTINGS, tmp_path)
+    index = (tmp_path / "index.json").read_text()
+    (tmp_path / "index.json").unlink()
+    before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.glob("expert_*")}
+    with pytest.raises(InputError, match=r"gone; put it back, choose another folder, or move these files elsewhere$"):
+        train_experts(DATA, STUDENT, replace(SETTINGS, count=1), tmp_path)
+    assert not (tmp_path / "index.json").exists()
+    assert before == {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in tmp_path.glob("expert_*")}
+    (tmp_path / "index.json").write_text(index)
+    assert len(train_experts(DATA, STUDENT, SETTINGS, tmp_path)) == 3
 
 
 def test_other_experts_in_the_folder_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from pydistill import plan
 from pydistill.report import tables
-from pydistill.words import accuracy_of, duration, first_line, networks, size
+from pydistill.words import accuracy_of, counted, duration, first_line, networks, size
 
 
 def test_durations() -> None:
@@ -22,6 +22,11 @@ def test_sizes() -> None:
 def test_there_is_one_wording() -> None:
     for page in (plan, tables):
         assert (page.duration, page.size) == (duration, size)
+
+
+def test_counts_have_their_number() -> None:
+    assert [counted(count, "expert") for count in (0, 1, 2)] == ["0 experts", "1 expert", "2 experts"]
+    assert [networks(count, "fresh") for count in (1, 5)] == ["1 fresh network", "5 fresh networks"]
 
 
 def test_one_network_has_no_spread() -> None:

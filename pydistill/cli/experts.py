@@ -36,9 +36,10 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Train what is missing in the folder."""
+    """Train what is missing or broken in the folder."""
     from pydistill.commands import train_experts_shown
     from pydistill.experts import check_disk
+    from pydistill.words import counted
 
     recipe = recipe_of(values)
     dataset = load_dataset(recipe, values.device)
@@ -52,5 +53,6 @@ def run(values: Any) -> int:
     asked = recipe.expert.count
     kept = f" ({asked} asked for, all {len(store)} that are there already are kept)" if len(store) > asked else ""
     average = sum(finals) / len(finals)
-    print(f"{len(store)} experts in {values.out}{kept}; final test accuracy {average:.1f} % on average")
+    mean = " on average" if len(finals) > 1 else ""
+    print(f"{counted(len(store), 'expert')} in {values.out}{kept}; final test accuracy {average:.1f} %{mean}")
     return status.DONE

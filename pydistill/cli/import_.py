@@ -45,7 +45,9 @@ def run(values: Any) -> int:
     import torch
 
     from pydistill import data
+    from pydistill.cli.messages import nearest
     from pydistill.data import DataSettings, Normalise
+    from pydistill.data.load import NAMES
     from pydistill.distilled_set import check_file, load
     from pydistill.exchange import import_set
 
@@ -63,6 +65,7 @@ def run(values: Any) -> int:
     if values.mean is not None:
         mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (values.mean, values.std))
         preprocessing = Normalise(mean, std)
+    like = None if values.like is None else load(values.like)
     found = import_set(
         values.format,
         values.files,
@@ -72,10 +75,12 @@ def run(values: Any) -> int:
         class_names=values.classes,
         model=values.model,
         soft=values.soft,
-        like=None if values.like is None else load(values.like),
+        like=like,
         as_is=values.as_is,
     )
     found.save(values.out)
+    known = {*NAMES, *(() if like is None else (like.dataset_name,))}
+    own = values.dataset is not None and values.dataset not in known
     assumed = found.provenance["imported"].get("assumed")
     labels = "class numbers" if found.labels.ndim == 1 else "soft labels"
     if values.json:
@@ -85,6 +90,9 @@ def run(values: Any) -> int:
         )
     else:
         print(f"{found!r}, {labels}, preprocessing {found.preprocessing.kind}: {values.out}")
+    if own:
+        told = f"{values.dataset} is no data set that pydistill knows, and is kept as the name of data of your own"
+        print(f"pydistill: {told}{nearest(values.dataset, known)}", file=sys.stderr)
     if assumed is not None:
         print(f"pydistill: {assumed}", file=sys.stderr)
     return status.DONE

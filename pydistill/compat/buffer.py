@@ -18,6 +18,7 @@ from pydistill.errors import InputError
 from pydistill.experts import ExpertSettings
 from pydistill.recipe import Recipe
 from pydistill.training import TrainingSettings
+from pydistill.words import counted
 
 STORE = "pydistill-experts"
 
@@ -61,7 +62,7 @@ def train(arguments: Sequence[str]) -> None:
     refuse_foreign(folder, (f"replay_buffer_{n}.pt" for n in range(-(-values.num_experts // values.save_interval))))
     store = train_experts_shown(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
     files = export_buffers(store, folder, values.save_interval)
-    print(f"{len(store)} experts in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
+    print(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -90,7 +90,8 @@ def import_experts(
 ) -> TrajectoryStore:
     """The experts of the flags' buffer files, imported once into a store beside them (or `--experts`).
 
-    Files of one layout give the same experts to every script, so whichever of them comes first imports for all.
+    Files of one layout give the same experts to every script, so whichever of them comes first imports for all. Experts
+    whose files in the store are gone since, or have another size or header, are imported again.
 
     Raises:
         InputError: there are no buffers, or the store was imported from others, or from these with other limits or
@@ -110,8 +111,9 @@ def import_experts(
     files = buffer_files(folder, stem, values.max_files)
     read = [each for file in files for each in ((file, partner(file)) if convexified else (file,))]
     out = Path(values.experts) if values.experts else folder / _store_name(values, stem)
-    if imported_before(out, read, values.max_experts):
-        store = TrajectoryStore.open(out)
+    if imported_before(out, read, values.max_experts) and not (store := TrajectoryStore.open(out)).verify(
+        content=False
+    ):
         wanted = _record(dataset, model, store.record.training, store.record.epochs)
         with in_flags(OTHER_STORE):
             return TrajectoryStore.create(

@@ -54,5 +54,7 @@ def _state(file: Path) -> dict[str, Any]:
 
 
 def _told(names: Sequence[str], per_file: Any) -> str:
-    which = "all experts" if per_file is None else f"the first {per_file} experts"
+    which = (
+        "all experts" if per_file is None else "the first expert" if per_file == 1 else f"the first {per_file} experts"
+    )
     return f"{which} of {', '.join(names)}"

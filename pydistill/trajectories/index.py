@@ -15,8 +15,13 @@ from pydistill.trajectories.record import ExpertsRecord
 FORMAT = "pydistill-trajectories"
 VERSION = 1
 KINDS = ("recorded", "convexified")
+EXPERT_FILES = "expert_*.safetensors"  # as a pattern of a shell's
 _FILE_NAME = re.compile(r"expert_[0-9]{4,9}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class VersionError(FormatError):
+    """An index of a version that this pydistill does not read."""
 
 
 def file_name(number: int) -> str:
@@ -96,7 +101,7 @@ class StoreIndex:
         if not isinstance(value, Mapping) or value.get("format") != FORMAT:
             raise FormatError(f"{where} is not the index of a trajectory store")
         if value.get("version") != VERSION:
-            raise FormatError(
+            raise VersionError(
                 f"{where} is of version {value.get('version')!r} and this pydistill reads version {VERSION}; "
                 "use a newer pydistill"
             )

@@ -10,7 +10,7 @@ from typing import Any
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import read_json, write_json
 from pydistill.folders import INDEX_NAME
-from pydistill.trajectories.index import StoreIndex
+from pydistill.trajectories.index import EXPERT_FILES, StoreIndex, VersionError
 
 
 def write_index(folder: Path, index: StoreIndex) -> None:
@@ -26,14 +26,17 @@ def read_index(folder: Path) -> StoreIndex:
         FormatError: damaged, or of a newer version.
     """
     path = folder / INDEX_NAME
+    remedy = f"put an intact {INDEX_NAME} back, or choose another folder"
     try:
         value = read_json(path)
         json.dumps(value, allow_nan=False)
         return StoreIndex.from_json(value, str(path))
+    except VersionError:
+        raise
+    except FormatError as error:
+        raise FormatError(f"{error}; {remedy}") from error
     except ValueError as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{path} holds NaN or infinity, which an index never does") from error
+        raise FormatError(f"{path} holds NaN or infinity, which an index never does; {remedy}") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         told = f"there is no {INDEX_NAME} in it" if folder.is_dir() else "there is no such folder"
         raise InputError(
@@ -47,9 +50,18 @@ def read_index(folder: Path) -> StoreIndex:
         ) from error
 
 
+def refuse_lost_index(folder: Path) -> None:
+    """InputError if experts' files lie in a folder without an index: new experts would take their places."""
+    if next(folder.glob(EXPERT_FILES), None) is not None:
+        raise InputError(
+            f"{folder} holds files of experts, and the {INDEX_NAME} that belongs to them is gone; put it back, choose "
+            "another folder, or move these files elsewhere"
+        )
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed writers left under temporary names; call it while the folder is locked."""
-    for pattern in (".expert_*.safetensors.*.tmp", f".{INDEX_NAME}.*.tmp"):
+    for pattern in (f".{EXPERT_FILES}.*.tmp", f".{INDEX_NAME}.*.tmp"):
         for path in folder.glob(pattern):
             path.unlink()
 

@@ -23,6 +23,7 @@ from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, St
 from pydistill.trajectories.index_file import (
     check_same,
     read_index,
+    refuse_lost_index,
     remove_leftovers,
     through_json,
     write_index,
@@ -80,7 +81,8 @@ class TrajectoryStore:
         Raises:
             MismatchError: there is a store of other experts; the differing fields are named with both sides.
             FormatError: there is a store that cannot be read.
-            InputError: kind or dtype is none of those, or the folder holds a run.
+            InputError: kind or dtype is none of those, or the folder holds a run, or files of experts without an
+                index.
         """
         if kind not in KINDS:
             raise InputError(f"kind = {kind!r} must be one of {', '.join(KINDS)}")
@@ -97,6 +99,7 @@ class TrajectoryStore:
                 check_same(found, index, folder)
                 index = found
             else:
+                refuse_lost_index(folder)
                 write_index(folder, index)
         return cls(folder, index)
 
@@ -221,10 +224,10 @@ class TrajectoryStore:
     def holds(self, number: int, expert: Rows | ConvexifiedTrajectory, details: Mapping[str, Any]) -> bool:
         """Whether expert `number` is there with these details and, as this store keeps them, with these very numbers.
 
-        Every row is read and its hash compared with the index; the store's own file is not read.
+        Every row is read and its hash compared with the index; of the store's own file, the size and header alone are.
         """
         entry = self._index.experts.get(number)
-        if entry is None or entry.details != details:
+        if entry is None or entry.details != details or self._fault(number, content=False) is not None:
             return False
         if isinstance(expert, ConvexifiedTrajectory):
             rows = expert.waypoints
@@ -243,16 +246,19 @@ class TrajectoryStore:
         Args:
             content: read every byte and compare hashes; else look at sizes and headers only (fast).
         """
-        problems = {}
-        for position, number in enumerate(self.experts):
-            try:
-                self[position]
-                path, entry = self._path / file_name(number), self._entry(position)
-                if content and sha256_of(path) != entry.sha256:
-                    raise FormatError(f"{path} is damaged: its hash is not the one in the index")
-            except FormatError as error:
-                problems[number] = str(error)
-        return problems
+        faults = {number: self._fault(number, content=content) for number in self.experts}
+        return {number: fault for number, fault in faults.items() if fault is not None}
+
+    def _fault(self, number: int, *, content: bool) -> str | None:
+        """What is wrong with expert `number`'s file, as `verify` tells it."""
+        try:
+            self[self.experts.index(number)]
+            path = self._path / file_name(number)
+            if content and sha256_of(path) != self._index.experts[number].sha256:
+                raise FormatError(f"{path} is damaged: its hash is not the one in the index")
+        except FormatError as error:
+            return str(error)
+        return None
 
     def add(
         self,
@@ -363,7 +369,7 @@ class TrajectoryStore:
         dtype: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> TrajectoryStore:
-        """Convexify every expert into another store; what was made there of the same expert is kept.
+        """Convexify every expert into another store; what was made there of the same expert is kept, if it is whole.
 
         Args:
             path: folder of the convexified store.
@@ -389,9 +395,11 @@ class TrajectoryStore:
                 f"the convexified store at {path} holds experts that the one it is to be made of, {self._path}, does "
                 f"not: {', '.join(others)}; remove it to convexify again, or choose another folder"
             )
+        broken = out.verify(content=False)
         for position, number in enumerate(self.experts):
             source = self._entry(position)
-            made_of = out.details(out.experts.index(number)).get("recorded_sha256") if number in out else None
+            kept = number in out and number not in broken
+            made_of = out.details(out.experts.index(number)).get("recorded_sha256") if kept else None
             if made_of != source.sha256:
                 convex = convexify(
                     self._rows(source),

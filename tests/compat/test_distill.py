@@ -257,7 +257,7 @@ def test_experts_of_other_files_or_limits_are_refused(
     assert mtt.main([*elsewhere, *flags]) == 2
     told = capsys.readouterr().err
     assert "holds the experts imported from all experts of replay_buffer_0.pt, replay_buffer_1.pt, and this" in told
-    assert ("the first 1 experts of" in told) == ("--max_experts" in flags)
+    assert ("the first expert of" in told) == ("--max_experts" in flags)
     (here / "elsewhere" / "sources.json").unlink()  # as an import that was stopped leaves it
     assert mtt.main([*elsewhere, *flags]) == 2
     assert "holds 3 experts and the files to import 2" in capsys.readouterr().err
@@ -281,6 +281,16 @@ def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.
     if published:
         (here / BUFFERS / damaged).unlink()
         assert script.main(flags) == 2
+
+
+def test_an_imported_expert_that_is_gone_is_imported_again(here: Path) -> None:
+    assert mtt.main(SHORT) == 0
+    digest = TrajectoryStore.open(store_of(here, False)).digest
+    (store_of(here, False) / "expert_0001.safetensors").unlink()
+    assert mtt.main([*SHORT, "--name", "again"]) == 0
+    again = TrajectoryStore.open(store_of(here, False))
+    assert again.digest == digest
+    assert again.verify() == {}
 
 
 @pytest.mark.parametrize("published", [True, False], ids=["waypoint files", "replay buffers"])
@@ -539,6 +549,14 @@ def test_experts_train_with_momentum_and_weight_decay(flags: tuple[str, ...], he
     training = TrajectoryStore.open(folder / "pydistill-experts").record.training
     expected = (0.9, 0.0) if "--mom" in flags else (0.0, 0.1)
     assert (training["momentum"], training["weight_decay"]) == expected
+
+
+def test_one_expert_in_a_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make_buffers("--num_experts", "1") == 0
+    assert capsys.readouterr().out.startswith("1 expert in buffers")
 
 
 def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

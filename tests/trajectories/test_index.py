@@ -83,6 +83,18 @@ def test_a_damaged_index_says_where(folder, tmp_path, path, new, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"format": "pydistill-trajectories", "version": 1, "x": NaN}'])
+def test_a_damaged_index_says_what_to_do(folder, tmp_path, text):
+    with pytest.raises(FormatError, match=r"; put an intact index\.json back, or choose another folder$"):
+        TrajectoryStore.open(with_index(folder, text, tmp_path))
+
+
+def test_an_index_of_a_newer_version_is_not_damaged(folder, tmp_path):
+    index = json.loads((folder / "index.json").read_text())
+    with pytest.raises(FormatError, match=r"reads version 1; use a newer pydistill$"):
+        TrajectoryStore.open(with_index(folder, index | {"version": 2}, tmp_path))
+
+
 @pytest.mark.parametrize("epochs", [[0, 10, 5], [0], [1, 10], [0, 9], [0, 0, 10], "0 10", [0, 4.5, 10], None])
 def test_damaged_waypoint_epochs(folder, tmp_path, epochs):
     index = json.loads((folder / "index.json").read_text())

@@ -19,6 +19,7 @@ import torch
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.files import WriteError
 from pydistill.trajectories import TrajectoryStore, convexify
+from pydistill.trajectories.trajectory import TensorRows
 
 from .samples import SIZES, record, walk
 
@@ -97,6 +98,24 @@ def test_convexifying_again_keeps_what_is_there_and_refuses_other_settings(store
     assert progress == [(1, 3), (2, 3), (3, 3)]
     with pytest.raises(MismatchError, match=r"convexification is .*'path'.* there and .*'uniform'.* here"):
         store.write_convexified(tmp_path / "convex", fractions="uniform")
+
+
+def test_a_convexified_expert_that_is_gone_is_made_again(store, tmp_path):
+    out = store.write_convexified(tmp_path / "convex", waypoints=3)
+    digest = out.digest
+    (out.path / "expert_0001.safetensors").unlink()
+    again = store.write_convexified(tmp_path / "convex", waypoints=3)
+    assert again.digest == digest
+    assert again.verify() == {}
+
+
+def test_a_store_does_not_hold_an_expert_whose_file_is_gone(store):
+    number = store.experts[0]
+    rows, details = store.recorded(0).snapshots, store.details(0)
+    kept = torch.stack([rows.row(index) for index in range(rows.shape[0])])
+    assert store.holds(number, TensorRows(kept), details)
+    (store.path / f"expert_{number:04d}.safetensors").unlink()
+    assert not store.holds(number, TensorRows(kept), details)
 
 
 def test_a_convexified_store_holds_the_experts_of_its_source_only(store, tmp_path):
