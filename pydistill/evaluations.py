@@ -27,7 +27,10 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     file = run / EVALUATIONS_NAME
     if not file.exists():
         return []
-    rows = read_json(file)
+    try:
+        rows = read_json(file)
+    except FormatError:
+        rows = None
     if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
         raise FormatError(f"{file} is damaged: it is no list of evaluations; remove it and evaluate again")
     return rows

@@ -56,7 +56,8 @@ def no_run(folder: Path) -> InputError:
     if not folder.exists():
         return InputError(f"{folder} holds no run: there is no such folder; give a run's folder")
     remedy = other_runs(folder) or "give a run's folder"
-    return InputError(f"{folder} holds no run: there is no {RUN_FILES[0]} in it; {remedy}")
+    missing = ", ".join(name for name in RUN_FILES if not (folder / name).exists())
+    return InputError(f"{folder} holds no run: there is no {' or '.join(missing.rsplit(', ', 1))} in it; {remedy}")
 
 
 def refuse_experts(folder: Path) -> None:

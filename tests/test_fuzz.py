@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import pydistill
 from pydistill.errors import PydistillError
 from pydistill.evaluate import Evaluation
-from pydistill.evaluations import add_evaluations
+from pydistill.evaluations import add_evaluations, read_evaluations
 from pydistill.exchange import export_set, import_set
 from pydistill.files import write_json
 from pydistill.recipe import load_recipe
@@ -138,6 +138,12 @@ def read_page(root: Path) -> None:
     comparison(contents)
 
 
+def read_rows(root: Path) -> None:
+    """What was evaluated of the run, for the report, which leaves damaged rows out, and for another evaluation."""
+    read_page(root)
+    read_evaluations(root / "run")
+
+
 def read_parts(root: Path) -> None:
     """A set in DC-BENCH's files of five parts."""
     like = pydistill.load(root.parent / "whole" / "run")
@@ -183,11 +189,11 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "metrics": ("run/metrics.jsonl", read_metrics),
     "metrics of a resumed run": ("run/metrics.jsonl", resume),
     "best set": ("run/best.safetensors", read_best),
-    "evaluations": ("run/evaluations.json", read_page),
+    "evaluations": ("run/evaluations.json", read_rows),
     "summary": ("run/summary.json", read_page),
     "recipe": ("run/recipe.json", read_recipe),
 }
-
+LEFT_OUT = ("summary",)  # damage is a warning, and the report is made without it
 
 Content = tuple[dict[str, torch.Tensor], Any]
 
@@ -331,7 +337,7 @@ def test_damaged_files(name: str, whole: Path) -> None:
 
     with torch.random.fork_rng(devices=[]):
         check()
-    assert refused > 0
+    assert (refused > 0) == (name not in LEFT_OUT)
     shutil.rmtree(root)
 
 

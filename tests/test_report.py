@@ -19,7 +19,7 @@ import torch
 
 from pydistill.cli import main
 from pydistill.commands import distill_shown
-from pydistill.errors import FormatError, InputError, PydistillError
+from pydistill.errors import InputError, PydistillError
 from pydistill.evaluate import Evaluation
 from pydistill.evaluations import add_evaluations, read_evaluations
 from pydistill.experts import train_experts
@@ -162,7 +162,7 @@ def test_pictures_are_the_pixels(finished: Path) -> None:
 
     from PIL import Image
 
-    shown = newest_images(finished, None)
+    shown = newest_images(read_run(finished))
     assert shown is not None
     picture = Image.open(io.BytesIO(base64.b64decode(data_uri(shown.after[3]).split(",")[1])))
     pixels = torch.tensor(list(picture.convert("RGB").tobytes())).view(8, 8, 3).permute(2, 0, 1)
@@ -173,6 +173,9 @@ def test_pictures_are_the_pixels(finished: Path) -> None:
 
 def test_a_run_that_goes_on(run: Path) -> None:
     """Before the first evaluation: no set, no summary, half a line of metrics."""
+    state, tensors = RunFolder(run).load_checkpoint()
+    state["distiller"]["iteration"], state["judge"] = 3, {"best": None, "last": None}
+    RunFolder(run).save_checkpoint(state, tensors)
     for name in ("distilled.safetensors", "best.safetensors", "summary.json"):
         (run / name).unlink()
     lines = (run / "metrics.jsonl").read_text().splitlines()
@@ -189,10 +192,10 @@ def test_a_resumed_run_shows_the_checkpoint_s_images_in_the_set_s_colours(run: P
     folder = RunFolder(run)
     state, tensors = folder.load_checkpoint()
     state["distiller"]["iteration"] += 1
-    before = newest_images(run, RunFolder(run).load_checkpoint())
+    before = newest_images(read_run(run))
     assert before is not None
     folder.save_checkpoint(state, tensors)
-    after = newest_images(run, RunFolder(run).load_checkpoint())
+    after = newest_images(read_run(run))
     assert after is not None
     assert (before.iteration, after.iteration) == (8, 9)
     torch.testing.assert_close(after.after, before.after)
@@ -203,10 +206,7 @@ def test_a_run_that_ended_shows_the_set_that_it_ended_with(run: Path) -> None:
     state, tensors = RunFolder(run).load_checkpoint()
     state["distiller"]["iteration"] += 1
     RunFolder(run).save_checkpoint(state, tensors | {"average": 0 * tensors["average"]})
-    ended, going_on = (
-        newest_images(run, RunFolder(run).load_checkpoint(), saved=True),
-        newest_images(run, RunFolder(run).load_checkpoint()),
-    )
+    ended, going_on = newest_images(read_run(run), saved=True), newest_images(read_run(run))
     assert ended is not None
     assert going_on is not None
     assert (ended.iteration, going_on.iteration) == (8, 9)
@@ -276,9 +276,9 @@ def test_networks_of_evaluations_json_are_in_the_table(run: Path) -> None:
     assert "25.0 %" in found.text
     assert "25.0 ±" not in found.text
     assert "<b>" in found.text
-    (run / "evaluations.json").write_text("[3]")
-    with pytest.raises(FormatError, match=r"evaluations.json is damaged: it is no list of evaluations; remove it"):
-        page(run)
+    assert "the run itself, at its end (8)" in found.text
+    assert "pydistill evaluate, best set (4)" in found.text
+    assert "repeats the run's own test" in found.text
 
 
 def test_experts_per_step_draws_every_segment(run: Path) -> None:
@@ -321,7 +321,8 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert json.loads(capsys.readouterr().out) == {"report": str(tmp_path / "deep" / "page.html")}
     assert "blobs by ATT" in (tmp_path / "deep" / "page.html").read_text()
     assert main(["report", str(tmp_path / "deep")]) == 2
-    assert "holds no run: there is no metrics.jsonl in it" in capsys.readouterr().err
+    names = "metrics.jsonl, checkpoint.safetensors or distilled.safetensors"
+    assert f"holds no run: there is no {names} in it; give a run's folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["distilled.safetensors", "recipe.json", "page.html", "empty"])

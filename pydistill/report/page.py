@@ -8,6 +8,7 @@ from datetime import datetime
 from html import escape
 from importlib import resources
 
+from pydistill.folders import METRICS_NAME
 from pydistill.report.contents import Contents, dig
 from pydistill.report.figures import charts
 from pydistill.report.pictures import Shown, data_uri, shown_per_class
@@ -82,13 +83,20 @@ def _title(run: Contents, shown: Shown | None) -> str:
     name = dig(run.recipe, "data", "name", default="")
     name = name if artefact is None else dig(artefact.provenance, "dataset", "name", default=name)
     method = str(dig(run.recipe, "distill", "method", default="")).upper()
+    if not method:  # nothing tells the recipe
+        return f"A distillation of {name}" if name else "A distillation"
     ipc = dig(run.recipe, "distill", "ipc", default=0)
     return f"{name} by {method}, {ipc} image{'' if ipc == 1 else 's'} per class"
 
 
 def _header(run: Contents, shown: Shown | None, state: State) -> str:
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles(run))
-    why = f"<p>{escape(state.why)}</p>" if state.why else ""
+    lost = (
+        f"{METRICS_NAME} lacks {run.lost:,} of {run.done:,} iterations: curves and times are of what is there."
+        if run.lost
+        else ""
+    )
+    why = "".join(f"<p>{escape(each)}</p>" for each in (state.why, lost) if each)
     return (
         f"<header><h1>{escape(_title(run, shown))}</h1>"
         f'<p><span class="state {state.kind}">{escape(state.words)}</span> <code>{escape(str(run.path))}</code></p>'

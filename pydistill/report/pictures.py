@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pydistill.artefact import Artefact
-from pydistill.folders import BEST_NAME, SET_NAME
+from pydistill.folders import SET_NAME
 from pydistill.png import png_bytes
-from pydistill.report.contents import Checkpoint, dig
+from pydistill.report.contents import Contents, dig, iteration_of
 
 MOST_IMAGES = 1000
 MOST_BYTES = 8_000_000
@@ -41,38 +40,29 @@ class Shown:
     artefact: Artefact | None
 
 
-def newest_images(path: Path, checkpoint: Checkpoint | None, *, saved: bool = False) -> Shown | None:
+def newest_images(run: Contents, *, saved: bool = False) -> Shown | None:
     """The newest images of a run: of its last set, of its best one or of its checkpoint, whichever is the latest.
 
     Before the first set is saved the preprocessing is not known, and images are shown scaled to their own range.
 
     Args:
-        path: the run folder.
-        checkpoint: the run's, if there is one that can be read.
+        run: the run folder.
         saved: the run has ended: its set is shown, whatever the checkpoint is.
-
-    Raises:
-        FormatError: a set's file is damaged.
     """
-    if saved and (path / SET_NAME).exists():
-        return _of_artefact(Artefact.load(path))
-    sets = [Artefact.load(path / name) for name in (SET_NAME, BEST_NAME) if (path / name).exists()]
-    newest = max(sets, key=_iteration, default=None)
-    if checkpoint is not None:
-        state, tensors = checkpoint
+    if saved and SET_NAME in run.sets:
+        return _of_artefact(run.sets[SET_NAME])
+    newest = max(run.sets.values(), key=iteration_of, default=None)
+    if run.checkpoint is not None:
+        state, tensors = run.checkpoint
         iteration = int(dig(state, "distiller", "iteration", default=0))
-        if newest is None or iteration > _iteration(newest):
+        if newest is None or iteration > iteration_of(newest):
             return _of_checkpoint(tensors, iteration, newest)
     return None if newest is None else _of_artefact(newest)
 
 
 def _of_artefact(newest: Artefact) -> Shown:
     before = None if newest.initial_images is None else newest.viewable(newest.initial_images)
-    return Shown(before, newest.viewable(), newest.classes, _names(newest), _iteration(newest), "", newest)
-
-
-def _iteration(artefact: Artefact) -> int:
-    return int(dig(artefact.provenance, "iteration", default=0))
+    return Shown(before, newest.viewable(), newest.classes, _names(newest), iteration_of(newest), "", newest)
 
 
 def _names(artefact: Artefact) -> list[str]:

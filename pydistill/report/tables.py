@@ -9,9 +9,9 @@ from html import escape
 from typing import Any
 
 from pydistill.files import sha256_of
-from pydistill.folders import RECIPE_NAME, SET_NAME
+from pydistill.folders import METRICS_NAME, RECIPE_NAME, SET_NAME
 from pydistill.recipe import Recipe
-from pydistill.report.contents import Contents, Record, as_list, dig, is_number, points
+from pydistill.report.contents import Contents, Record, as_list, dig, is_number, points, whole
 from pydistill.report.pictures import Shown
 from pydistill.words import accuracy_of, duration, size
 
@@ -25,17 +25,20 @@ def percent(record: Any) -> str | None:
 
 def tiles(run: Contents) -> list[tuple[str, str]]:
     """The outcome in a few numbers: what, and how much."""
-    evaluations = [line for line in run.events("evaluation") if percent(line)]
     found: list[tuple[str, str | None]] = []
-    if evaluations:
-        best = max(evaluations, key=lambda line: line["mean"])
-        last = evaluations[-1]
+    if (last := run.last) is not None:
         found.append(("final accuracy" if run.finished else f"accuracy at {last['iteration']:,}", percent(last)))
+    if (best := run.best) is not None:
         found.append((f"best accuracy, at {best['iteration']:,}", percent(best)))
-    found.append(("iterations", f"{run.done:,} of {run.asked:,}"))
+    found.append(("iterations", iterations(run)))
     rates = points(run.events("iteration"), "lr")
     found.append(("learned α", f"{rates[-1][1]:.4g}" if rates else None))
     return [(name, value) for name, value in found if value is not None]
+
+
+def iterations(run: Contents) -> str:
+    """How many iterations are done, of how many if that is known."""
+    return f"{run.done:,} of {run.asked:,}" if run.asked else f"{run.done:,}"
 
 
 def costs(run: Contents, wall_seconds: float | None) -> list[tuple[str, str]]:
@@ -75,27 +78,31 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def networks(run: Contents) -> str:
     """Accuracy of fresh networks, per architecture: the newest evaluation of each, of each set."""
     rows: dict[tuple[str, ...], Record] = {}
-    for line in run.events("evaluation")[-1:]:
-        own: Record = line | {"which": "the run's own"}
-        rows[("own",)] = own
+    if (last := run.last) is not None:
+        rows[("own",)] = last | {"by": "the run itself, at its end" if run.finished else "the run itself"}
     for row in run.evaluations:
-        rows[str(row.get("which")), row["model"], str(row.get("iteration"))] = row
+        by = f"pydistill evaluate, {row['which']} set" if "which" in row else "pydistill evaluate"
+        rows[str(row.get("which")), row["model"], str(row.get("iteration"))] = row | {"by": by}
     told = [
         [
             str(row.get("model", "")),
             percent(row) or "",
             str(len(as_list(row.get("runs")))) + (f" ({row['diverged']} diverged)" if row.get("diverged") else ""),
-            f"{row.get('which', '')}, {row.get('iteration', '')}",
+            f"{row['by']} ({whole(row.get('iteration')):,})",
             duration(row["seconds"]) if is_number(row.get("seconds")) else "",
         ]
         for row in rows.values()
     ]
     if not told:
         return '<p class="note">No network has been tested yet.</p>'
-    heads = ("network", "test accuracy", "networks", "set, iteration", "time")
+    heads = ("network", "test accuracy", "networks", "tested by, iteration", "time")
     more = shlex.join(["pydistill", "evaluate", str(run.path), "--models", "convnet3", "alexnet", "vgg11", "resnet18"])
-    note = "" if run.evaluations else f'<p class="note">Add other networks with <code>{escape(more)}</code></p>'
-    return table(heads, told) + note
+    told_of_rows = (
+        "pydistill evaluate with the run's own network, set, epochs and seed repeats the run's own test."
+        if run.evaluations
+        else f"Add other networks with <code>{escape(more)}</code>"
+    )
+    return f'{table(heads, told)}<p class="note">{told_of_rows}</p>'
 
 
 def comparison(run: Contents) -> list[list[str]]:
@@ -124,6 +131,8 @@ def guard(run: Contents) -> str:
             for line in run.events("iteration")
             if line.get("rejected")
         ]  # fmt: skip
+    if not rows and run.lost:
+        return f'<p class="note">None in what is there of {METRICS_NAME}.</p>'
     if not rows:
         return '<p class="note">Nothing: every update was finite and was applied.</p>'
     told = f'<p class="note">{len(rows)} updates were not applied'
@@ -210,5 +219,5 @@ def identity(run: Contents, shown: Shown | None) -> list[list[str]]:
     rows.append(["experts' digest", str(dig(run.config, "trajectories", "digest", default=""))])
     rows.append(["architecture", str(dig(run.config, "architecture", default=""))])
     file = run.path / SET_NAME
-    rows.append([f"SHA-256 of {SET_NAME}", sha256_of(file) if file.exists() else ""])
+    rows.append([f"SHA-256 of {SET_NAME}", sha256_of(file) if SET_NAME in run.sets else ""])
     return [row for row in rows if row[1]]

@@ -9,9 +9,10 @@ from pathlib import Path
 from pydistill.errors import InputError
 from pydistill.files import write_text
 from pydistill.folders import REPORT_NAME
-from pydistill.report.contents import Checkpoint, Contents, dig, is_number, read_run, readable_checkpoint
+from pydistill.report.contents import Contents, dig, is_number, read_run
 from pydistill.report.page import BEGINNING, MADE_BY, State, page
 from pydistill.report.pictures import newest_images
+from pydistill.report.tables import iterations
 from pydistill.runfolder import RunFolder
 
 QUIET_SECONDS = 120.0
@@ -28,7 +29,7 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
 
     Raises:
         InputError: there is no run in the folder, or something else than a report of pydistill's where it is to go.
-        FormatError: one of the run's files is damaged, other than its checkpoint, which is told as a warning.
+        FormatError: the run's metrics are damaged; any other damaged file is left out, with a warning.
         WriteError: the file cannot be written.
     """
     path = Path(run)
@@ -36,9 +37,8 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     target = path / REPORT_NAME if out is None else Path(out)
     _refuse_others(target)
     state = state_of(contents)
-    checkpoint = readable_checkpoint(RunFolder(path))
-    shown = newest_images(path, checkpoint, saved=state.kind != "open")
-    write_text(target, page(contents, shown, _wall_seconds(checkpoint), state))
+    shown = newest_images(contents, saved=state.kind != "open")
+    write_text(target, page(contents, shown, _wall_seconds(contents), state))
     return target
 
 
@@ -55,21 +55,23 @@ def _refuse_others(target: Path) -> None:
         )
 
 
-def _wall_seconds(checkpoint: Checkpoint | None) -> float | None:
+def _wall_seconds(run: Contents) -> float | None:
     """Wall time of the run up to its last checkpoint."""
-    seconds = None if checkpoint is None else checkpoint[0]["seconds"]
+    seconds = None if run.checkpoint is None else run.checkpoint[0]["seconds"]
     return float(seconds) if is_number(seconds) else None
 
 
 def state_of(run: Contents) -> State:
     """Whether the run is finished, goes on, or was stopped."""
     ended = dig(run.summary, "ended_early")
-    if isinstance(ended, str) and dig(run.summary, "iterations") == run.done:  # not resumed since
+    if isinstance(ended, str) and run.summarised:  # not resumed since
         return State("ended", "ended early", ended)
     if run.finished:
         return State("done", "finished")
-    quiet = time.time() - RunFolder(run.path).metrics_path.stat().st_mtime
-    told = f"in progress: iteration {run.done:,} of {run.asked:,}"
+    folder = RunFolder(run.path)
+    files = [file for file in (folder.metrics_path, folder.checkpoint_path) if file.exists()]
+    quiet = time.time() - max((file.stat().st_mtime for file in files), default=0.0)
+    told = f"in progress: iteration {iterations(run)}"
     if quiet < QUIET_SECONDS:
         return State("open", told)
     return State("open", told, "Nothing has been written for minutes: if it was stopped, --resume continues it.")
