@@ -114,15 +114,14 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     """The outcome of a run as JSON-able values; accuracies in [0, 1], times in seconds, memory in bytes."""
     lines = result.folder.metrics()
     iterations = [line for line in lines if line["event"] == "iteration"]
-    done = int(result.folder.checkpoint_state()["distiller"]["iteration"])
     losses = [line["loss"] for line in iterations if line["loss"] is not None]
     # Single matching losses scatter with the segment drawn, so first and last are means over a twentieth of the run.
     window = max(1, len(losses) // 20)
     return {
         "method": recipe.distill.method,
         "seed": recipe.distill.seed,
-        "iterations": done,
-        "iterations_without_metrics": done - len({line["iteration"] for line in iterations}),
+        "iterations": result.iterations,
+        "iterations_without_metrics": result.iterations - len({line["iteration"] for line in iterations}),
         "rejected_updates": sum(line["event"] == "guard" and line["what"] != "skipped" for line in lines),
         "seconds": result.seconds,
         "accuracy_final": accuracy_record(result.accuracy_final.accuracies),

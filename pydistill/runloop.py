@@ -38,6 +38,7 @@ class RunResult:
         accuracy_final: its evaluation.
         accuracy_best: the best of all evaluations of the run, chosen by test accuracy as the papers do.
         best_iteration: where that was.
+        iterations: how many the run has done.
         seconds: wall time of the run, of every process that worked on it up to its last checkpoint.
         ended_early: why the guard ended the run before its last iteration, or None.
         threads: how many threads PyTorch had in the process that ended the run; None on a GPU.
@@ -48,6 +49,7 @@ class RunResult:
     accuracy_final: Evaluation
     accuracy_best: Evaluation
     best_iteration: int
+    iterations: int
     seconds: float
     ended_early: str | None = None
     threads: int | None = None
@@ -125,7 +127,7 @@ class RunLoop:
 
     def _checkpoint(self) -> None:
         values, tensors = self.distiller.state()
-        state = {"distiller": values, "judge": self.judge.state(), "seconds": self._seconds()}
+        state = {"distiller": values, "judge": self.judge.state(), "seconds": time.perf_counter() - self.began}
         self.folder.save_checkpoint(state, tensors)
         self.observer.on_images(self.distiller.iteration, self.distiller.images)
 
@@ -134,8 +136,7 @@ class RunLoop:
         artefact = self.judge.artefact(evaluation)
         artefact.save(self.folder.path / SET_NAME)
         best_iteration, best = self.judge.best or (self.distiller.iteration, evaluation)
-        seconds = self._seconds()
-        return RunResult(self.folder, artefact, evaluation, best, best_iteration, seconds, ended_early, self._threads())
+        return self._ended(artefact, evaluation, best, best_iteration, ended_early)
 
     def _result_of_best(self, why: str, stop: Stop) -> RunResult:
         """The result of a run that was ended: the set of the best evaluation, or else the last good one, evaluated."""
@@ -150,13 +151,15 @@ class RunLoop:
         final = Artefact.load(file)
         copy_file(file, self.folder.path / SET_NAME)
         told = f"{told} {best[0]}"
-        return RunResult(self.folder, final, best[1], best[1], best[0], self._seconds(), told, self._threads())
+        return self._ended(final, best[1], best[1], best[0], told)
 
-    def _threads(self) -> int | None:
-        return torch.get_num_threads() if self.distiller.images.device.type == "cpu" else None
-
-    def _seconds(self) -> float:
-        return time.perf_counter() - self.began
+    def _ended(
+        self, final: Artefact, accuracy: Evaluation, best: Evaluation, best_iteration: int, ended_early: str | None
+    ) -> RunResult:
+        done = self.distiller.iteration
+        threads = torch.get_num_threads() if self.distiller.images.device.type == "cpu" else None
+        seconds = time.perf_counter() - self.began
+        return RunResult(self.folder, final, accuracy, best, best_iteration, done, seconds, ended_early, threads)
 
 
 def _student_memory(recipe: Recipe) -> tuple[str, str]:
