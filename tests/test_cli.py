@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydistill.build import build_config
 from pydistill.cli import main
 from pydistill.evaluate import Evaluation
 from pydistill.evaluations import read_evaluations
+from pydistill.plainyaml import plain_yaml
 from pydistill.trajectories import TrajectoryStore
 
 ROOT = Path(__file__).parent.parent
@@ -162,6 +164,33 @@ def test_a_resolved_configuration_runs_again(experts: Path, finished: Path, tmp_
     out = tmp_path / "again"
     assert run("distill", "--config", finished / "recipe.json", "--experts", experts, "--out", out, "--quiet") == 0
     assert torch.equal(Artefact.load(out).images, Artefact.load(finished).images)
+
+
+@pytest.mark.parametrize("printing", ["distill", "plan", "experts"])
+@pytest.mark.parametrize("how", ["--print_config", "--print_config=skip_default"])
+def test_a_printed_recipe_is_read_again(
+    printing: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pydistill.recipe import Recipe, load_recipe, preset_path
+
+    flags = ["--distill.lr_form", "log", "--distill.lr_lr", "1e-7", "--distill.waypoints", "[0, 2]"]
+    flags += ["--data.path", "1e5", "--expert.training.dsa.flip=0.25", "--evaluation.training.dsa=null"]
+    flags += ["--evaluation.models=[convnet3]"]
+    expected = load_recipe(preset_path("demo/digits-att"), flags)
+    with pytest.raises(SystemExit) as ended:
+        run(printing, "--preset", "demo/digits-att", *flags, *([] if printing == "experts" else ["--experts=x"]), how)
+    assert ended.value.code == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert load_recipe(file) == expected
+    for reading in ("distill", "plan", "experts"):
+        with pytest.raises(SystemExit):
+            run(reading, "--config", file, "--print_config")
+        again = tmp_path / f"{reading}.yaml"
+        again.write_text(capsys.readouterr().out)
+        assert load_recipe(again) == expected
+        assert again.read_text().count("seed:") == 3
+        assert list(plain_yaml(again.read_text())) == [each.name for each in fields(Recipe)]
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
