@@ -284,6 +284,31 @@ def test_a_run_needs_a_folder(experts: Path, tmp_path: Path, capsys: pytest.Capt
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.parametrize("kind", ["a run", "experts", "a log"])
+def test_a_folder_or_a_log_that_cannot_be_used_is_told_before_the_data_are_read(
+    kind: str,
+    finished: Path,
+    experts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr("pydistill.data.load", read)
+    monkeypatch.setattr("pydistill.logs.settings._installed", lambda name: False)
+    out = {"a run": finished, "experts": experts, "a log": tmp_path / "new"}[kind]
+    log = ["--log.wandb=offline"] if kind == "a log" else []
+    assert run("distill", *SMALL, *log, "--experts", experts, "--out", out) == (1 if log else 2)
+    message = {
+        "a run": "already holds a run; continue it with --resume",
+        "experts": "holds experts; choose another folder for the run",
+        "a log": "log.wandb needs the package wandb",
+    }[kind]
+    assert message in capsys.readouterr().err
+
+
 def test_a_reader_that_closes_early_is_no_error() -> None:
     command = f"{sys.executable} -m pydistill.cli doctor 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
