@@ -14,7 +14,7 @@ import jsonargparse
 
 from pydistill.cli import COMMANDS
 from pydistill.cli.help import HelpFormatter, print_help, print_overview
-from pydistill.cli.messages import nearest, one_line, said
+from pydistill.cli.messages import nearest, one_line, said, too_large
 from pydistill.errors import InputError
 from pydistill.version import VERSION
 
@@ -125,6 +125,8 @@ def parse(given: Sequence[str]) -> tuple[Command, Any] | None:
         raise InputError(
             f"{said(one_line(error), parser, rest)} (pydistill {name} --help lists what there is)"
         ) from error
+    except OverflowError as error:
+        raise InputError(too_large(rest)) from error
     _check_paths(parser, parsed)
     try:
         return command, parser.instantiate(parsed)
