@@ -85,7 +85,7 @@ def too_large(given: Sequence[str]) -> str:
     Args:
         given: the words of the command line; none of a recipe's file.
     """
-    for word, after in zip(given, [*given[1:], ""], strict=True):
+    for word, after in zip(given, [*given[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag.startswith("--") and re.fullmatch(r"[-+]?\d{300,}", value if equals else after):
             return f"{flag} must be a number below 1e308, not one of {len(value if equals else after)} digits"
