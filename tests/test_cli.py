@@ -137,14 +137,19 @@ def test_a_run_that_is_not_finished_has_no_set_yet(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
     for name, when, command in (
-        ("distilled", "at its end", ["show", tmp_path]),
         ("distilled", "at its end", ["evaluate", tmp_path]),
         ("best", "by its first evaluation", ["export", tmp_path, "--which=best", "--format=mtt", "--out", "x"]),
+        ("best", "by its first evaluation", ["evaluate", tmp_path, "--which=best"]),
     ):
         assert run(*command) == 2
         told = capsys.readouterr().err
-        assert f"is not finished and has no {name}.safetensors yet, which is written {when}; pydistill report" in told
+        assert f"has no {name}.safetensors, which is written {when}: that is still to come, or the file was" in told
+        assert "; pydistill report" in told
         assert "--which best" not in told
+    assert run("show", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert f"the run in {tmp_path} has no images yet, which its first checkpoint will hold; pydistill report" in told
+    assert "--which" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     (tmp_path / "best.safetensors").touch()
     assert run("evaluate", tmp_path) == 2
