@@ -58,7 +58,8 @@ class Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
         for action in hidden:  # those that do not matter to the command are of the recipe too, and else were left out
             action.help = None
         try:
-            return yaml_text(json.loads(super().dump(cfg, **how | {"format": "json"})))
+            left_out = {name: value for name, value in how.items() if name.startswith("skip_")}
+            return yaml_text(json.loads(super().dump(cfg, format="json", **left_out)))
         finally:
             for action in hidden:
                 action.help = SUPPRESS
