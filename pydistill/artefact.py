@@ -179,7 +179,8 @@ def _absent(path: str | os.PathLike[str], file: Path) -> str:
         best = file.name == SET_NAME and (run / BEST_NAME).exists()
         other = "evaluate and export take its best set so far with --which best (load with which='best'), "
         return (
-            f"the run in {run} is not finished and has no {file.name} yet, which is written {when}; "
+            f"the run in {run} has no {file.name}, which is written {when}: that is still to come, or the file was "
+            "removed; "
             f"{other if best else ''}"
             f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import torch
 
 from pydistill.artefact import Artefact
 from pydistill.data import Dataset
-from pydistill.errors import FormatError, MissingDependencyError
+from pydistill.errors import FormatError, InputError, MissingDependencyError
 from pydistill.evaluate import accuracy_record
 from pydistill.experts import train_experts
 from pydistill.files import read_json, write_json
-from pydistill.folders import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SUMMARY_NAME, no_run
+from pydistill.folders import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SET_NAME, SUMMARY_NAME
 from pydistill.judge import Observer
 from pydistill.logs import LogObserver, LogSettings
 from pydistill.memory import highest_resident
@@ -24,9 +24,12 @@ from pydistill.observers import BarObserver, Together
 from pydistill.progress import Bar
 from pydistill.recipe import Recipe
 from pydistill.report import write_report
+from pydistill.report.contents import Contents, dig, read_run
+from pydistill.report.pictures import newest_images
+from pydistill.report.write import state_of
 from pydistill.run import RunDivergedError, RunResult, run_distillation
 from pydistill.runfolder import RunFolder
-from pydistill.show import check_pictures, save_curves, save_images
+from pydistill.show import check_pictures, images_figure, is_drawn_here, pixels_figure, save_curves, save_figure
 from pydistill.trajectories import TrajectoryStore
 from pydistill.words import first_line
 
@@ -173,21 +176,58 @@ def _with_what_a_demo_wrote(before: dict[str, Any], summary: dict[str, Any]) -> 
     return merged
 
 
-def draw_run(folder: RunFolder) -> list[Path]:
-    """Draw images.png and curves.png of a run into its folder.
+def draw_run(folder: RunFolder, out: Path | None = None, *, tell: Callable[[str], None] | None = None) -> list[Path]:
+    """Draw images.png and curves.png of a run, finished or not; returns the two files.
+
+    Args:
+        out: the folder that they are written into; by default that of the run.
+        tell: is told whose images they are if not those of the set that the run ended with.
 
     Raises:
-        InputError: there is no run in the folder, or one that has no set yet.
+        InputError: there is no run in the folder, or one that has no images yet; or in `out` there is something else of
+            these names.
+        FormatError: one of the run's files is damaged, other than its checkpoint, which is told as a warning.
+        WriteError: a picture cannot be written.
     """
-    if not folder.metrics_path.exists():
-        raise no_run(folder.path)
-    summary = folder.path / SUMMARY_NAME
-    references = reference_accuracies(read_json(summary)) if summary.exists() else {}
-    artefact = Artefact.load(folder.path)
-    curves, images = folder.path / CURVES_NAME, folder.path / IMAGES_NAME
-    save_curves(folder.metrics(), curves, references)
-    save_images(artefact, images)
+    run = read_run(folder.path)
+    place = folder.path if out is None else out
+    images, curves = place / IMAGES_NAME, place / CURVES_NAME
+    for file in (images, curves):
+        if place.resolve() != folder.path.resolve() and file.is_file() and not is_drawn_here(file):
+            raise InputError(f"{file} is there already and is no picture of pydistill's; choose another folder")
+    figure = _figure_of(run, tell)
+    save_curves(run.metrics, curves, reference_accuracies(run.summary))
+    save_figure(figure, images)
     return [images, curves]
+
+
+def _figure_of(run: Contents, tell: Callable[[str], None] | None) -> Any:
+    """The figure of a run's images: of its set if it has ended, else of its newest set or its checkpoint."""
+    ended = state_of(run).kind != "open"
+    if ended and (run.path / SET_NAME).exists():
+        return images_figure(Artefact.load(run.path))
+    folder = RunFolder(run.path)
+    checkpoint = None
+    try:
+        checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
+    except FormatError:
+        _log.warning("checkpoint %s is damaged; the images are drawn without it", folder.checkpoint_path)
+    shown = newest_images(run.path, checkpoint)
+    if shown is None or not len(shown.classes):
+        raise InputError(
+            f"the run in {run.path} has no images yet, which its first checkpoint will hold; "
+            f"pydistill report {run.path} shows the run as it is"
+        )
+    saved = -1 if shown.artefact is None else int(dig(shown.artefact.provenance, "iteration", default=0))
+    source = "newest set" if (run.path / SET_NAME).exists() else "best set"
+    source = f"{'checkpoint' if shown.iteration > saved else source}, after iteration {shown.iteration:,}"
+    if tell is not None:
+        why = f"whose {SET_NAME} is gone" if ended else "which is not finished"
+        tell(f"the images are those of the {source}, of the run in {run.path}, {why}")
+        if shown.note:
+            tell(shown.note)
+    names = shown.names or [str(label) for label in range(int(shown.classes.max()) + 1)]
+    return pixels_figure(shown.before, shown.after, names, f"now: {source}")
 
 
 def reference_accuracies(summary: dict[str, Any]) -> dict[str, float]:

@@ -19,6 +19,32 @@ CORE = {
 """YAML 1.2's forms of plain values, and what they begin with; YAML 1.1 has 1e-7 for a text and 1:30 for 90."""
 
 
+def yaml_text(value: Any) -> str:
+    """The text in YAML that `plain_yaml`, and any reader of YAML 1.1 or 1.2, takes for this plain value.
+
+    Raises:
+        MissingDependencyError: pyyaml is not installed.
+    """
+    yaml = _pyyaml()
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc,name-defined]
+        """Quotes a text that either version has for something else."""
+
+    for kind, (form, firsts) in CORE.items():
+        Dumper.add_implicit_resolver(PREFIX + kind, re.compile(form), list(firsts))
+    return str(yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+
+
+def _pyyaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError(
+            "a recipe's file needs pyyaml; install it with: pip install 'pydistill[cli]'"
+        ) from error
+    return yaml
+
+
 def plain_yaml(text: str) -> Any:
     """The value that a YAML (or JSON) text stands for: mappings, lists, texts, numbers, truth values and null.
 
@@ -30,14 +56,9 @@ def plain_yaml(text: str) -> Any:
         ValueError: it is something else; the message says where, and shows nothing of the text.
         MissingDependencyError: pyyaml is not installed.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise MissingDependencyError(
-            "a recipe's file needs pyyaml; install it with: pip install 'pydistill[cli]'"
-        ) from error
+    yaml = _pyyaml()
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    class Loader(yaml.SafeLoader):  # type: ignore[misc,name-defined]
         """Plain values only."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from pydistill import data
+from pydistill.beforehand import check_beforehand
 from pydistill.data import Dataset
 from pydistill.data.cache import cache_folder
 from pydistill.distill import Distiller
-from pydistill.errors import InputError, MismatchError
+from pydistill.errors import InputError
 from pydistill.experts import experts_record
 from pydistill.madeup import MADE_UP, MadeUpExperts, MadeUpRows, made_up_data, shape_of
 from pydistill.matching import choose_backend
@@ -21,7 +22,6 @@ from pydistill.memory import Peak, peak_memory
 from pydistill.nn import Network, architecture_of, flatten, parse
 from pydistill.recipe import Recipe
 from pydistill.rehearsal import Clock, Measured, Rehearsal, starting
-from pydistill.run import check_convexification
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore, waypoint_epochs
 from pydistill.words import duration, size
 
@@ -119,18 +119,11 @@ def plan(
         MismatchError: experts of another architecture, data set, preprocessing or image size, or convexified otherwise
             than the recipe asks for.
     """
-    recipe.distill.check()
-    network = network or recipe.model
-    wanted = recipe.distill.resolved_method().trajectories
     if experts is not None and len(experts) == 0:
         raise InputError(f"there is no expert in {experts.path} yet; train some, or plan without")
-    if experts is not None and experts.kind == "convexified" and wanted == "recorded":
-        raise MismatchError(
-            f"method {recipe.distill.method} uses recorded trajectories and {experts.path} holds convexified ones; "
-            "give the others, or set distill.trajectories"
-        )
-    if experts is not None and wanted == "convexified":
-        check_convexification(recipe, experts)
+    check_beforehand(recipe, experts=experts, network=network)
+    network = network or recipe.model
+    wanted = recipe.distill.resolved_method().trajectories
     dataset, images, told, reading = _data(recipe, torch.device(device), clock)
     for name in recipe.evaluation.models:
         sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pydistill.artefact import Artefact
 from pydistill.errors import MissingDependencyError
 from pydistill.files import atomic_path
 from pydistill.png import MOST_COLUMNS, tile
+
+SOURCE, MADE_BY = "Source", "pydistill"  # a text in the PNG file, before its pixels
 
 
 def _figure() -> Any:
@@ -44,9 +47,24 @@ def images_figure(artefact: Artefact) -> Any:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    names = artefact.class_names
-    shown = [("before: real images", artefact.initial_images), ("after: distilled", artefact.images)]
-    pictures = [(title, tile(artefact.viewable(images), len(names))) for title, images in shown if images is not None]
+    before = None if artefact.initial_images is None else artefact.viewable(artefact.initial_images)
+    return pixels_figure(before, artefact.viewable(), artefact.class_names)
+
+
+def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], told: str = "after: distilled") -> Any:
+    """A matplotlib figure of images before and after.
+
+    Args:
+        before: [n, C, H, W] in [0, 1], equally many of each class, class by class; None if they are not known.
+        after: the same.
+        names: of all classes.
+        told: what `after` is.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    shown = [("before: real images", before), (told, after)]
+    pictures = [(title, tile(images, len(names))) for title, images in shown if images is not None]
     height, width = pictures[0][1].shape[1:]
     wide = 10.0
     figure = _figure()(figsize=(wide, len(pictures) * (wide * height / width + 0.5)), layout="constrained")
@@ -62,11 +80,6 @@ def images_figure(artefact: Artefact) -> Any:
             side = width / len(names)
             axis.set_xticks([(number + 0.5) * side - 0.5 for number in range(len(names))], names)
     return figure
-
-
-def save_images(artefact: Artefact, path: Path) -> None:
-    """Draw `images_figure` into one PNG file."""
-    save_figure(images_figure(artefact), path)
 
 
 def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[str, float] | None = None) -> None:
@@ -114,4 +127,10 @@ def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[
 def save_figure(figure: Any, path: Path) -> None:
     """Draw a figure into one PNG file, atomically."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=120, format="png", metadata={SOURCE: MADE_BY})
+
+
+def is_drawn_here(path: Path) -> bool:
+    """Whether the file is a picture that `save_figure` has written."""
+    with open(path, "rb") as content:
+        return f"{SOURCE}\0{MADE_BY}".encode() in content.read(1024)

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydistill.build import build_config
 from pydistill.cli import main
 from pydistill.evaluate import Evaluation
 from pydistill.evaluations import read_evaluations
+from pydistill.plainyaml import plain_yaml
 from pydistill.trajectories import TrajectoryStore
 
 ROOT = Path(__file__).parent.parent
@@ -154,14 +156,19 @@ def test_a_run_that_is_not_finished_has_no_set_yet(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
     for name, when, command in (
-        ("distilled", "at its end", ["show", tmp_path]),
         ("distilled", "at its end", ["evaluate", tmp_path]),
         ("best", "by its first evaluation", ["export", tmp_path, "--which=best", "--format=mtt", "--out", "x"]),
+        ("best", "by its first evaluation", ["evaluate", tmp_path, "--which=best"]),
     ):
         assert run(*command) == 2
         told = capsys.readouterr().err
-        assert f"is not finished and has no {name}.safetensors yet, which is written {when}; pydistill report" in told
+        assert f"has no {name}.safetensors, which is written {when}: that is still to come, or the file was" in told
+        assert "; pydistill report" in told
         assert "--which best" not in told
+    assert run("show", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert f"the run in {tmp_path} has no images yet, which its first checkpoint will hold; pydistill report" in told
+    assert "--which" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     (tmp_path / "best.safetensors").touch()
     assert run("evaluate", tmp_path) == 2
@@ -181,6 +188,33 @@ def test_a_resolved_configuration_runs_again(experts: Path, finished: Path, tmp_
     out = tmp_path / "again"
     assert run("distill", "--config", finished / "recipe.json", "--experts", experts, "--out", out, "--quiet") == 0
     assert torch.equal(Artefact.load(out).images, Artefact.load(finished).images)
+
+
+@pytest.mark.parametrize("printing", ["distill", "plan", "experts"])
+@pytest.mark.parametrize("how", ["--print_config", "--print_config=skip_default"])
+def test_a_printed_recipe_is_read_again(
+    printing: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pydistill.recipe import Recipe, load_recipe, preset_path
+
+    flags = ["--distill.lr_form", "log", "--distill.lr_lr", "1e-7", "--distill.waypoints", "[0, 2]"]
+    flags += ["--data.path", "1e5", "--expert.training.dsa.flip=0.25", "--evaluation.training.dsa=null"]
+    flags += ["--evaluation.models=[convnet3]"]
+    expected = load_recipe(preset_path("demo/digits-att"), flags)
+    with pytest.raises(SystemExit) as ended:
+        run(printing, "--preset", "demo/digits-att", *flags, *([] if printing == "experts" else ["--experts=x"]), how)
+    assert ended.value.code == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert load_recipe(file) == expected
+    for reading in ("distill", "plan", "experts"):
+        with pytest.raises(SystemExit):
+            run(reading, "--config", file, "--print_config")
+        again = tmp_path / f"{reading}.yaml"
+        again.write_text(capsys.readouterr().out)
+        assert load_recipe(again) == expected
+        assert again.read_text().count("seed:") == 3
+        assert list(plain_yaml(again.read_text())) == [each.name for each in fields(Recipe)]
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +306,31 @@ def test_a_run_needs_a_folder(experts: Path, tmp_path: Path, capsys: pytest.Capt
     assert run("distill", *SMALL, "--experts", experts, "--out", tmp_path / "file") == 2
     assert "is a file, and a run needs a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["a run", "experts", "a log"])
+def test_a_folder_or_a_log_that_cannot_be_used_is_told_before_the_data_are_read(
+    kind: str,
+    finished: Path,
+    experts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr("pydistill.data.load", read)
+    monkeypatch.setattr("pydistill.logs.settings._installed", lambda name: False)
+    out = {"a run": finished, "experts": experts, "a log": tmp_path / "new"}[kind]
+    log = ["--log.wandb=offline"] if kind == "a log" else []
+    assert run("distill", *SMALL, *log, "--experts", experts, "--out", out) == (1 if log else 2)
+    message = {
+        "a run": "already holds a run; continue it with --resume",
+        "experts": "holds experts; choose another folder for the run",
+        "a log": "log.wandb needs the package wandb",
+    }[kind]
+    assert message in capsys.readouterr().err
 
 
 def test_a_reader_that_closes_early_is_no_error() -> None:

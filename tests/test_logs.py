@@ -240,6 +240,7 @@ def test_the_flags(
         raise InputError("enough")
 
     monkeypatch.setattr("pydistill.commands.distill_shown", keep)
+    monkeypatch.setattr("pydistill.logs.settings._installed", lambda name: True)
     flags = ["--log.wandb", "offline", "--log.tensorboard", "false", "--log.project", "mine"]
     given = ["distill", "--data.name", "digits", "--experts", str(store.path), "--out", str(tmp_path / "run"), *flags]
     assert main(given) == 2

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("yaml")
 
-from pydistill.plainyaml import plain_yaml
+from pydistill.plainyaml import plain_yaml, yaml_text
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,27 @@ def test_what_no_setting_is() -> None:
 def test_json_is_read_as_it_is() -> None:
     value = {"a": [1, -2.5, 1e-7, 1e22, True, None, "on", "010"], "b": {"c": {}}, "d": []}
     assert plain_yaml(json.dumps(value, indent=1)) == value
+
+
+def test_what_is_written_is_read_as_it_was() -> None:
+    texts = [
+        "1e5",
+        "010",
+        "0o17",
+        "1:30",
+        "yes",
+        "null",
+        "~",
+        "",
+        "2020-01-01",
+        "a: b",
+        " a",
+        "ä 猫",
+        "x\ny",
+        "w " * 80,
+    ]
+    value = {"a": [1, -2.5, 1e-7, 1e22, math.inf, True, None], "b": {"c": {}}, "d": [], "e": texts}
+    assert plain_yaml(yaml_text(value)) == value
+    assert [type(each) for each in plain_yaml(yaml_text(value))["a"]] == [type(each) for each in value["a"]]
+    yaml = pytest.importorskip("yaml")
+    assert yaml.safe_load(yaml_text(value)) == value

@@ -332,6 +332,47 @@ def test_what_a_run_would_refuse_is_refused() -> None:
         plan(replace(small(), data=DataSettings("folder")))
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--distill.max_start=9"], "reach up to epoch 10, but the expert trajectories end at epoch 4"),
+        (["--expert.training.epochs=3", "--distill.max_start=3"], "but the expert trajectories end at epoch 3"),
+        (["--distill.min_start=0.5"], "min_start = 0.5 must be a whole epoch"),
+        (["--distill.expert_epochs=1.5"], "length M = 1.5 must be a whole number of epochs"),
+        (["--distill.method=mct", "--distill.waypoints=9"], "waypoints = 9 must be 2 to 5"),
+        (["--distill.method=datm"], "datm"),
+        (["--distill.steps=0"], "steps must be at least 1"),
+        (["--model.name=convnt"], "there is no network 'convnt'"),
+        (["--evaluation.models=[nowhere:net]"], "the network 'nowhere:net' cannot be imported"),
+    ],
+)
+@pytest.mark.parametrize("command", [["plan"], ["distill", "--experts=experts", "--out=run"]], ids=["plan", "distill"])
+def test_what_the_recipe_alone_tells_is_told_before_the_data_are_read(
+    command: list[str],
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    small = ["--model.width=4", "--model.depth=1", "--expert.count=1", "--distill.max_start=2"]
+    four = "--expert.training.epochs=4"
+    monkeypatch.chdir(tmp_path)
+    if command[0] == "distill":
+        epochs = [flag for flag in (four, *flags) if flag.startswith("--expert.training")]
+        assert main(["experts", *small, *epochs, "--out", "experts", "--quiet"]) == 0
+
+    def read(*_: object) -> None:
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr(data, "load", read)
+    assert main([*command, *small, four, *flags]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_soft_labels_and_a_long_student(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsal, "BUDGET", 1e-6)
     work = small(method="mct", labels="learned", steps=40, experts_per_step=2)

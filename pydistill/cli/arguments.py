@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jsonargparse
 
 from pydistill.cli.help import GROUPS, hide
-from pydistill.cli.messages import one_line, setting_error
+from pydistill.cli.messages import one_line, setting_error, too_large
 from pydistill.errors import InputError
 from pydistill.words import accuracy_of, networks
 
@@ -36,6 +36,8 @@ class RecipeFile(jsonargparse.ActionConfigFile):  # type: ignore[misc]
             super().__call__(parser, config, json.dumps(settings), option)
         except (TypeError, ValueError, KeyError, jsonargparse.ArgumentError) as error:
             raise InputError(f"recipe {path}: {setting_error(one_line(error))}") from error
+        except OverflowError as error:
+            raise InputError(f"recipe {path}: {too_large(())}") from error
 
 
 def add_recipe(parser: Any, used: Sequence[str] = tuple(GROUPS)) -> None:

@@ -50,17 +50,24 @@ def _add_log(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Distil, evaluate, and tell the outcome."""
+    from pydistill.beforehand import check_beforehand
     from pydistill.commands import distill_shown
     from pydistill.files import read_json
-    from pydistill.folders import SUMMARY_NAME
+    from pydistill.folders import SUMMARY_NAME, refuse_experts
     from pydistill.logs import LogSettings
     from pydistill.nn import architecture_of, parse
     from pydistill.room import check_room
+    from pydistill.runfolder import RunFolder
     from pydistill.trajectories import TrajectoryStore
 
-    recipe = recipe_of(values)
+    recipe, log = recipe_of(values), LogSettings(**vars(values.log))
     recipe.distill.check()
+    log.check()
     store = TrajectoryStore.open(values.experts)
+    check_beforehand(recipe, experts=store)
+    refuse_experts(Path(values.out))
+    if not values.resume:
+        RunFolder(values.out).continues({}, resume=False)
     dataset = load_dataset(recipe, values.device)
     pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
     check_room(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
@@ -74,7 +81,7 @@ def run(values: Any) -> int:
         Path(values.out),
         resume=values.resume,
         quiet=values.quiet,
-        log=LogSettings(**vars(values.log)),
+        log=log,
     )
     if values.json:
         print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY_NAME))

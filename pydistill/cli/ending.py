@@ -20,7 +20,9 @@ def guarded(run: Callable[[list[str]], int], arguments: Sequence[str] | None) ->
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    logging.basicConfig(format=f"{PREFIX}%(message)s", level=logging.INFO)
+    if not logging.root.handlers:  # else the program that calls this tells records in its own way
+        logging.basicConfig(format=f"{PREFIX}%(message)s")
+        logging.getLogger("pydistill").setLevel(logging.INFO)  # of other packages warnings alone
     try:
         done = run([each for each in given if each != "--debug"])
         if sys.stdout is not None:  # a shell can start a process without one

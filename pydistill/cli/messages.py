@@ -20,6 +20,9 @@ KINDS = {
     "list": "a list such as [1, 2]",
 }
 
+LONGEST = 80
+"""Letters of a value that a message shows."""
+
 
 def one_line(error: Exception) -> str:
     """The message of an error in one line."""
@@ -76,29 +79,50 @@ def said(text: str, parser: Any, given: Sequence[str]) -> str:
     return setting_error(text, prefix="--")
 
 
+def too_large(given: Sequence[str]) -> str:
+    """What is told of a whole number larger than a real one can be; the flag is named if it was a flag's.
+
+    Args:
+        given: the words of the command line; none of a recipe's file.
+    """
+    for word, after in zip(given, [*given[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and re.fullmatch(r"[-+]?\d{300,}", value if equals else after):
+            return f"{flag} must be a number below 1e308, not one of {len(value if equals else after)} digits"
+    return "one of its numbers has hundreds of digits, and must be below 1e308"
+
+
 def setting_error(text: str, prefix: str = "") -> str:
     """jsonargparse's message about a value of the wrong kind, said without Python's types; others as they are."""
     found = re.search(r'Parser key "([^"]+)":', text)
     if found is None:
         return text
     name = f"{prefix}{found[1]}"
-    value = re.search(r"(?:Got value|Given value): (.*?)(?: \(|$)", text)
-    literal = re.search(r"Expected a (?:typing\.)?Literal\[(.*?)\]", text)
+    if "integer string conversion" in text:
+        return f"{name} must be a value of fewer digits, not one of thousands"
+    # Of a union all the kinds are told, then what each of them says of the value, and at the end the value.
+    union = re.search(r"Subtypes: (.*?) Errors: .* Given value: ?(.*)", text)
+    found_value = union or re.search(r"(.*?)(?:Got|Given) value: ?(.*)", text)
+    asked = text if found_value is None else found_value[1]
+    literal = re.search(r"Literal\[(.*?)\]", asked)
     kinds = [
-        KINDS[kind]
-        for kind in dict.fromkeys(re.findall(r"<class '(\w+)'>", text.split("Given value")[0]))
-        if kind in KINDS
+        KINDS[kind] for kind in dict.fromkeys(re.findall(r"(?:<class '|\b)(\w+)(?:'>|\[)", asked)) if kind in KINDS
     ]
     if literal is not None:
         kinds = [*[each.strip(" '\"") for each in literal[1].split(",")], *(["null"] if "null" in kinds else [])]
     nested = re.search(r"NestedArg\(key='([^']*)'", text)
     if nested is not None:
         return f"{name}.{nested[1]}: {_augmentation(nested[1])}"
-    if value is None or not kinds:
+    if found_value is None or not kinds:
         return text.replace(found[0], f"{name}:")
     if kinds == ["null"]:
         kinds = ["null", "settings such as {flip: 0.5}"]
-    return f"{name} must be {_either(kinds)}, not {value[1]:.80}"
+    return f"{name} must be {_either(kinds)}, not {_shown(found_value[2])}"
+
+
+def _shown(value: str) -> str:
+    """A value in a message: one that is empty by a word, of a long one its beginning."""
+    return value if 0 < len(value) <= LONGEST else f"{value[: LONGEST - 2]} …" if value else "empty"
 
 
 def _augmentation(word: str) -> str:
@@ -133,6 +157,8 @@ def _unknown(found: re.Match[str], parser: Any, given: Sequence[str]) -> str:
     if not word.startswith("-"):
         return f"{word!r} is one word too many; a flag's name goes before it"
     known = _options(parser)
+    if flag in known:  # and yet not recognised: with a blank in it
+        return f"{flag} and its value came as one argument; give them apart, without quotes around both"
     group, _, setting = flag.removeprefix("--").rpartition(".")
     siblings = [option for option in known if option.startswith(f"--{group}.")]
     if siblings:  # the group that they share makes none of them nearer

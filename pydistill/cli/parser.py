@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 import keyword
+from argparse import SUPPRESS
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, Protocol, cast
 
 import jsonargparse
 
 from pydistill.cli import COMMANDS
 from pydistill.cli.help import HelpFormatter, print_help, print_overview
-from pydistill.cli.messages import nearest, one_line, said
+from pydistill.cli.messages import nearest, one_line, said, too_large
 from pydistill.errors import InputError
 from pydistill.version import VERSION
 
@@ -36,10 +39,36 @@ def command_module(name: str) -> Command:
     return cast(Command, importlib.import_module(f"pydistill.cli.{module}"))
 
 
+class Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
+    """jsonargparse's, whose --print_config prints a recipe that --config reads again."""
+
+    def dump(self, cfg: Any, **how: Any) -> str:
+        """The recipe among the values, as YAML; of a parser without one all its values, as jsonargparse has them."""
+        from pydistill.plainyaml import yaml_text
+        from pydistill.recipe import Recipe
+
+        recipe = [each.name for each in fields(Recipe)]
+        if not all(name in cfg for name in recipe):
+            return str(super().dump(cfg, **how))
+        rest = [name for name in vars(cfg) if name not in recipe]
+        cfg = cfg.clone()
+        for name in rest:
+            del cfg[name]
+        hidden = [action for action in self._actions if action.help == SUPPRESS and action.dest.split(".")[0] in recipe]
+        for action in hidden:  # those that do not matter to the command are of the recipe too, and else were left out
+            action.help = None
+        try:
+            left_out = {name: value for name, value in how.items() if name.startswith("skip_")}
+            return yaml_text(json.loads(super().dump(cfg, format="json", **left_out)))
+        finally:
+            for action in hidden:
+                action.help = SUPPRESS
+
+
 def command_parser(name: str) -> Any:
     """The parser of one command."""
     command = command_module(name)
-    parser = jsonargparse.ArgumentParser(
+    parser = Parser(
         prog=f"pydistill {name}",
         description=command.ABOUT,
         usage=f"pydistill {name} {command.USAGE}".rstrip(),
@@ -97,6 +126,8 @@ def parse(given: Sequence[str]) -> tuple[Command, Any] | None:
         raise InputError(
             f"{said(one_line(error), parser, rest)} (pydistill {name} --help lists what there is)"
         ) from error
+    except OverflowError as error:
+        raise InputError(too_large(rest)) from error
     _check_paths(parser, parsed)
     try:
         return command, parser.instantiate(parsed)

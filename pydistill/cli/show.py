@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from pydistill.cli import status
 from pydistill.cli.arguments import add_json, print_json
 
 ABOUT = "Draw a run's images and curves."
-USAGE = "RUN"
+USAGE = "RUN [--out FOLDER]"
 EXAMPLES = """
   pydistill show runs/first
+  pydistill show runs/first --out pictures
 """
 
 
 def add_arguments(parser: Any) -> None:
-    """The run."""
-    parser.add_argument("run", type=str, help="run folder")
+    """The run, and where its pictures go."""
+    parser.add_argument("run", type=str, help="run folder; the run may be finished, going on or stopped")
+    parser.add_argument("--out", type=str | None, default=None, help="folder of the pictures; default the run folder")
     add_json(parser)
 
 
 def run(values: Any) -> int:
-    """Draw both pictures into the run folder and name them."""
+    """Draw both pictures and name them; tell whose images they are if not those of the set that the run ended with."""
     from pydistill.commands import draw_run
+    from pydistill.files import WriteError
     from pydistill.runfolder import RunFolder
 
-    drawn = draw_run(RunFolder(values.run))
+    out = None if values.out is None else Path(values.out)
+    try:
+        drawn = draw_run(RunFolder(values.run), out, tell=logging.getLogger("pydistill").info)
+    except WriteError as error:
+        error.args = (str(error).replace("choose a", "choose by --out a"),)
+        raise
     if values.json:
         print_json({"pictures": drawn})
     else:

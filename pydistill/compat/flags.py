@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Literal, NoReturn
 
+from pydistill.cli.messages import said
 from pydistill.errors import InputError
 
 Script = Literal["mtt", "att", "tesla", "mct"]
@@ -20,6 +21,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
             InputError: always.
         """
+        if message.startswith("unrecognized arguments"):
+            raise InputError(f"{said(message, self, ())} ({self.prog} --help lists the flags)")
         raise InputError(f"{message}; {self.prog} --help lists the flags")
 
 

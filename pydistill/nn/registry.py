@@ -189,6 +189,15 @@ def architecture_of(
     return f"{settings.name}({options})"
 
 
+def check_named(settings: Network) -> None:
+    """Refuse what can be refused of a network before the images are known.
+
+    Raises:
+        InputError: no such network, an option that it does not have, or an import path that leads to no callable.
+    """
+    _factory(settings)
+
+
 def options_of(name: str) -> tuple[str, ...]:
     """The options that the network `name` has, in the order of its constructor."""
     if name not in NETWORKS:

@@ -140,6 +140,31 @@ def test_quiet_leaves_warnings_only(monkeypatch: pytest.MonkeyPatch, caplog: pyt
     assert caplog.messages == ["beware", "matching", "beware"]
 
 
+def test_of_other_packages_warnings_alone_are_told() -> None:
+    script = """
+import logging, sys
+import pydistill.cli.show
+from pydistill.cli import main
+
+def tell(values):
+    for name in ("torch.fake", "pydistill"):
+        logging.getLogger(name).info("it is so of %s", name)
+        logging.getLogger(name).warning("beware of %s", name)
+    raise KeyboardInterrupt
+
+pydistill.cli.show.run = tell
+sys.exit(main(["show", "x"]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status.INTERRUPTED
+    assert done.stderr.splitlines() == [
+        "pydistill: beware of torch.fake",
+        "pydistill: it is so of pydistill",
+        "pydistill: beware of pydistill",
+        "pydistill: stopped",
+    ]
+
+
 def test_a_working_directory_that_was_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,30 @@ WHERE = ["--experts", "x", "--out", "y"]
         (["evaluate", "x", "--which", "worst"], "--which must be final or best, not worst"),
         (["demo", "--seed", "-1"], "--seed must be at least 0 and below 2^63, not -1"),
         (["distill", "--help", "distil"], "there is no such group; did you mean distill?"),
+        (["evaluate", "x", "--seed", "1e30"], "--seed must be a whole number or null, not 1e30 ("),
+        (["evaluate", "x", "--seed", "nan"], "--seed must be a whole number or null, not nan ("),
+        (["evaluate", "x", "--seed", "1e400"], "--seed must be a whole number or null, not 1e400 ("),
+        (["evaluate", "x", "--seed", "true"], "--seed must be a whole number or null, not true ("),
+        (["evaluate", "x", "--seed", ""], "--seed must be a whole number or null, not empty ("),
+        (["evaluate", "x", "--seed", "9" * 5000], "--seed must be a value of fewer digits, not one of thousands ("),
+        (["distill", *WHERE, "--distill.steps", "1e30"], "--distill.steps must be a whole number, not 1e+30 ("),
+        (["distill", *WHERE, "--distill.growing", "1e30"], "growing must be true or false or null, not 1e30 ("),
+        (["distill", *WHERE, "--distill.gradient", "1e30"], "gradient must be exact, truncated or null, not 1e30 ("),
+        (["distill", *WHERE, "--distill.dsa=1e30"], "dsa must be null or settings such as {flip: 0.5}, not 1e30 ("),
+        (
+            ["distill", *WHERE, "--distill.waypoints", "[1.5]"],
+            "--distill.waypoints must be a whole number, a list such as [1, 2] or null, not [1.5] (",
+        ),
+        (["distill", *WHERE, "--distill.ema", "9" * 400], f"must be a number or null, not {'9' * 78} … ("),
+        (
+            ["distill", *WHERE, "--distill.lr_lr", "9" * 400],
+            "lr_lr must be a number below 1e308, not one of 400 digits",
+        ),
+        (["distill", *WHERE, "--distill.dsa.flip", "1e30"], "flip=1e+30 of the augmentation must be"),
+        (
+            ["distill", *WHERE, "--expert.count 2 --expert.training.epochs 6"],
+            "--expert.count and its value came as one argument; give them apart, without quotes around both (",
+        ),
         (["completion", "tcsh"], "must be bash, zsh or fish, not tcsh"),
     ],
 )
@@ -68,7 +92,9 @@ def test_a_wrong_word_is_told_with_the_right_one(
     assert message in told
     assert told.startswith("pydistill: error: ")
     assert told.count("\n") == 1
-    assert not any(word in told for word in ("Traceback", "Literal", "typing", "class '", "distill.out", "Parser key"))
+    assert not any(
+        word in told for word in ("Traceback", "Literal", "typing", "class '", "Expected", "distill.out", "Parser key")
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -85,6 +111,7 @@ def test_a_wrong_word_is_told_with_the_right_one(
         ("data: {name: 2020-01-01}\n", "it holds a date"),
         ("1: 2\n", "a setting's name is a int and must be a text"),
         ("[" * 50_000, "nested too deeply"),
+        (f"distill: {{lr_lr: {'9' * 400}}}\n", "one of its numbers has hundreds of digits, and must be below 1e308"),
         ("", "holds no settings by name"),
         ("#" * 2**21, "has more than 1048576 bytes"),
     ],

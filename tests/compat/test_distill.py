@@ -402,7 +402,10 @@ def test_a_damaged_list_of_sources(here: Path, capsys: pytest.CaptureFixture[str
         (["--max_files", "0"], "--max_files must be at least 1, not 0"),
         (["--max_experts", "0"], "--max_experts must be at least 1, not 0"),
         (["--no_aug", "perhaps"], "argument --no_aug: 'perhaps' is neither True nor False"),
-        (["--no_such_flag"], "unrecognized arguments: --no_such_flag; python -m pydistill.compat.mtt --help"),
+        (["--nosuchthing"], "there is no flag --nosuchthing (python -m pydistill.compat.mtt --help lists the flags)"),
+        (["--lr_imgg", "3"], "there is no flag --lr_imgg; did you mean --lr_img? (python -m pydistill.compat.mtt"),
+        (["--lr_img 3"], "--lr_img and its value came as one argument; give them apart, without quotes around both ("),
+        (["--zca", "yes"], "'yes' is one word too many; a flag's name goes before it (python -m"),
         (["--model", "convnet1-w4"], "and the record do not agree"),
     ],
 )
