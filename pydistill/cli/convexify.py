@@ -32,6 +32,7 @@ def run(values: Any) -> int:
     """Write the convexified experts."""
     from pydistill.progress import Bar
     from pydistill.trajectories import TrajectoryStore
+    from pydistill.words import counted
 
     store = TrajectoryStore.open(values.experts)
     with Bar("convexifying", len(store), quiet=values.quiet) as bar:
@@ -45,5 +46,5 @@ def run(values: Any) -> int:
     if values.json:
         print_json({"folder": values.out, "experts": len(written), **written.convexification})
         return status.DONE
-    print(f"{len(written)} convexified experts in {values.out}")
+    print(f"{counted(len(written), 'convexified expert')} in {values.out}")
     return status.DONE

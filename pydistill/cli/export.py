@@ -34,6 +34,7 @@ def run(values: Any) -> int:
     """Say what was written, and what the images in it are."""
     from pydistill.distilled_set import load
     from pydistill.exchange import export_set
+    from pydistill.words import counted
 
     distilled = load(values.run, which=values.which)
     done = export_set(distilled, values.format, values.out, as_is=values.as_is)
@@ -41,5 +42,6 @@ def run(values: Any) -> int:
         about = {"folder": str(done.folder), "files": [str(path) for path in done.files], "images": done.told()}
         print_json(about | {"lr": distilled.lr})
     else:
-        print(f"{len(distilled)} images in {done.folder} ({len(done.files)} files), {done.told()}; lr {distilled.lr:g}")
+        images, files = counted(len(distilled), "image"), counted(len(done.files), "file")
+        print(f"{images} in {done.folder} ({files}), {done.told()}; lr {distilled.lr:g}")
     return status.DONE
