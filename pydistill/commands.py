@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from pydistill.artefact import Artefact
 from pydistill.data import Dataset
 from pydistill.errors import FormatError, InputError, MissingDependencyError
 from pydistill.evaluate import accuracy_record
@@ -186,7 +185,7 @@ def draw_run(folder: RunFolder, out: Path | None = None, *, tell: Callable[[str]
     Raises:
         InputError: there is no run in the folder, or one that has no images yet; or in `out` there is something else of
             these names.
-        FormatError: one of the run's files is damaged, other than its checkpoint, which is told as a warning.
+        FormatError: the run's metrics are damaged; any other damaged file is left out, with a warning.
         WriteError: a picture cannot be written.
     """
     run = read_run(folder.path)
@@ -204,22 +203,16 @@ def draw_run(folder: RunFolder, out: Path | None = None, *, tell: Callable[[str]
 def _figure_of(run: Contents, tell: Callable[[str], None] | None) -> Any:
     """The figure of a run's images: of its set if it has ended, else of its newest set or its checkpoint."""
     ended = state_of(run).kind != "open"
-    if ended and (run.path / SET_NAME).exists():
-        return images_figure(Artefact.load(run.path))
-    folder = RunFolder(run.path)
-    checkpoint = None
-    try:
-        checkpoint = folder.load_checkpoint() if folder.checkpoint_path.exists() else None
-    except FormatError:
-        _log.warning("checkpoint %s is damaged; the images are drawn without it", folder.checkpoint_path)
-    shown = newest_images(run.path, checkpoint)
+    if ended and SET_NAME in run.sets:
+        return images_figure(run.sets[SET_NAME])
+    shown = newest_images(run)
     if shown is None or not len(shown.classes):
         raise InputError(
             f"the run in {run.path} has no images yet, which its first checkpoint will hold; "
             f"pydistill report {run.path} shows the run as it is"
         )
     saved = -1 if shown.artefact is None else int(dig(shown.artefact.provenance, "iteration", default=0))
-    source = "newest set" if (run.path / SET_NAME).exists() else "best set"
+    source = "newest set" if SET_NAME in run.sets else "best set"
     source = f"{'checkpoint' if shown.iteration > saved else source}, after iteration {shown.iteration:,}"
     if tell is not None:
         why = f"whose {SET_NAME} is gone" if ended else "which is not finished"

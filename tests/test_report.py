@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_is_told_and_left_out(going_on: bool, run: Path, ca
     (run / "checkpoint.safetensors").write_bytes(content[: len(content) // 2])
     found = page(run)
     assert len(found.of("img")) == 2 * 2 * 4
-    assert caplog.messages == [f"checkpoint {run}/checkpoint.safetensors is damaged; the report is made without it"]
+    assert caplog.messages == [f"checkpoint {run}/checkpoint.safetensors is damaged; it is left out"]
 
 
 def test_a_run_without_anything_yet(run: Path) -> None:

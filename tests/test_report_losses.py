@@ -139,7 +139,7 @@ def test_a_damaged_set_is_told_and_left_out(
         if name == "distilled.safetensors"
         else "put the run's own back, or move it elsewhere and go on with pydistill distill … --resume"
     )
-    assert caplog.messages == [f"{file} is damaged; {remedy}; the report is made without it"]
+    assert caplog.messages == [f"{file} is damaged; {remedy}; it is left out"]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_damaged_side_file_is_told_and_left_out(
     assert "blobs by ATT, 1 image per class" in found
     assert "8 of 8" in found
     told = f"{finished / name} is damaged{':' if name == 'evaluations.json' else ';'} {remedy}"
-    assert caplog.messages == [f"{told}; the report is made without it"]
+    assert caplog.messages == [f"{told}; it is left out"]
 
 
 def test_the_recipe_is_also_in_the_sets(finished: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_folder_without_metrics_is_a_run(name: str, finished: Path, caplog: py
     assert "final accuracy70.0 %" in found
     assert "best accuracy, at 490.0 %" in found
     gone = f"{finished / 'metrics.jsonl'} is gone; put the run's own back; "
-    assert caplog.messages == [f"{gone}the report is made without its curves and times"]
+    assert caplog.messages == [f"{gone}its curves and times are left out"]
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def read_run(path: Path) -> Contents:
     recipe = recipe or next((dig(each.provenance, "recipe", default={}) for each in sets.values()), {})
     checkpoint, summary = _readable_checkpoint(folder), _mapping(path / SUMMARY_NAME, WRITTEN_AGAIN)
     if not folder.metrics_path.exists():
-        _log.warning("%s is gone; %s; the report is made without its curves and times", folder.metrics_path, PUT_BACK)
+        _log.warning("%s is gone; %s; its curves and times are left out", folder.metrics_path, PUT_BACK)
     metrics = folder.metrics()  # at last: of a run that goes on they are no older than what else there is
     for number, line in enumerate(metrics, start=1):
         if not isinstance(line["iteration"], int):
@@ -165,7 +165,7 @@ def _readable_evaluations(path: Path) -> list[Record]:
     try:
         return read_evaluations(path)
     except FormatError as error:
-        _log.warning("%s; the report is made without it", error)
+        _log.warning("%s; it is left out", error)
         return []
 
 
@@ -178,7 +178,7 @@ def _readable_sets(path: Path) -> dict[str, Artefact]:
             if (path / name).exists():
                 found[name] = Artefact.load(path / name)
         except (FormatError, InputError):
-            _log.warning("%s is damaged; %s; the report is made without it", path / name, remedy)
+            _log.warning("%s is damaged; %s; it is left out", path / name, remedy)
     return found
 
 
@@ -187,7 +187,7 @@ def _readable_checkpoint(folder: RunFolder) -> Checkpoint | None:
     try:
         return folder.load_checkpoint() if folder.checkpoint_path.exists() else None
     except FormatError:
-        _log.warning("checkpoint %s is damaged; the report is made without it", folder.checkpoint_path)
+        _log.warning("checkpoint %s is damaged; it is left out", folder.checkpoint_path)
         return None
 
 
@@ -201,7 +201,7 @@ def _mapping(file: Path, remedy: str) -> Record:
         value = None
     if isinstance(value, dict):
         return value
-    _log.warning("%s is damaged; %s; the report is made without it", file, remedy)
+    _log.warning("%s is damaged; %s; it is left out", file, remedy)
     return {}
 
 

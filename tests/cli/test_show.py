@@ -74,7 +74,7 @@ def test_show_draws_a_run_that_is_not_finished(
 def test_show_draws_without_a_damaged_checkpoint(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:
     (stopped / "checkpoint.safetensors").write_bytes(b"no checkpoint")
     assert run("show", stopped) == 0
-    assert caplog.messages[0].endswith("checkpoint.safetensors is damaged; the images are drawn without it")
+    assert caplog.messages[0].endswith("checkpoint.safetensors is damaged; it is left out")
     (stopped / "best.safetensors").unlink()
     assert run("show", stopped) == 2
 
