@@ -135,6 +135,7 @@ def train_experts(
     Raises:
         InputError: the network does not fit the data, or keeps running statistics; or `out` holds files of experts
             without their index.
+        FormatError: the index in `out` is damaged, or an expert's file is there and cannot be opened.
         MismatchError: `out` holds experts of another network, data set or training; both sides are named.
         DivergedError: an expert left the finite numbers; the experts before it are kept.
         Interrupted: Ctrl-C; the experts that are whole are kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ import torch
 from torch import nn
 
 from pydistill.data.dsa import DsaSettings
-from pydistill.errors import DivergedError, InputError, Interrupted, MismatchError
+from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
 from pydistill.experts import ExpertSettings, check_disk, experts_record, train_experts
 from pydistill.files import WriteError
 from pydistill.nn import ConvNet, build, flatten, parse, unflatten
 from pydistill.training import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
+from tests.nobody import as_nobody
 
 DATA = blobs()
 STUDENT = parse("convnet2-w4")
@@ -194,6 +196,22 @@ def test_several_files_that_are_gone_are_told_in_one_line(tmp_path: Path, caplog
         f"3 files in {tmp_path} are missing or damaged (expert_0000.safetensors, expert_0001.safetensors, "
         "expert_0002.safetensors), and their experts are trained again"
     ]
+
+
+def test_an_expert_that_may_not_be_read_is_not_trained_again(open_folder: Path) -> None:
+    """It may be whole: as where a group shares a folder, and one file is its owner's alone."""
+    out = open_folder / "experts"
+    train_experts(DATA, STUDENT, SETTINGS, out)
+    for path in (out, *out.iterdir()):
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+    file = out / "expert_0001.safetensors"
+    file.chmod(0)
+    before = file.stat()
+    told = r"expert_0001\.safetensors is there and cannot be read \(Permission denied\); make it readable and try again"
+    with as_nobody(), pytest.raises(FormatError, match=told):
+        train_experts(DATA, STUDENT, SETTINGS, out)
+    assert file.stat().st_ino == before.st_ino
 
 
 def test_ctrl_c_while_a_damaged_expert_is_trained_again(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pydistill.evaluations import add_evaluations, read_evaluations
 from pydistill.logs import LogSettings
 from pydistill.report import write_report
 from pydistill.run import Silent
+from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.small_runs import experts, recipe
@@ -147,7 +148,7 @@ def test_a_damaged_set_is_told_and_left_out(
     [
         ("summary.json", "pydistill distill … --resume writes it again", "peak memory of the process"),
         ("recipe.json", "pydistill distill … --resume writes it again", ""),
-        ("config.json", "put the run's own back", "experts' digest"),
+        ("config.json", "put the run's own back", ""),  # the checkpoint has a copy
         ("evaluations.json", "it is no list of evaluations; remove it and evaluate again", "mlp-w9"),
     ],
 )
@@ -173,8 +174,17 @@ def test_the_recipe_is_also_in_the_sets(finished: Path) -> None:
     found = text(finished)
     assert "blobs by ATT, 1 image per class" in found
     assert "8 of 8" in found
+    checkpoint = (finished / "checkpoint.safetensors").read_bytes()
+    (finished / "checkpoint.safetensors").unlink()
+    assert "8 of 8" in text(finished)
     for name in SETS:
         cut(finished / name)
+    (finished / "checkpoint.safetensors").write_bytes(checkpoint)  # with a copy of the configuration
+    found = text(finished)
+    assert "8 of 8" in found
+    assert "experts' digest" in found
+    assert "finished" in found
+    (finished / "checkpoint.safetensors").unlink()
     found = text(finished)  # nothing tells what was asked for
     assert "A distillation" in found
     assert "iterations8learned" in found
@@ -217,3 +227,40 @@ def test_a_run_that_goes_on_without_metrics(alone: str, done: int, last: str, br
     assert f"accuracy at {last}" in found
     assert "best accuracy, at 490.0 %" in found
     assert f"metrics.jsonl lacks {done} of {done} iterations" in found
+
+
+def test_files_of_an_earlier_end_tell_nothing_of_a_run_that_was_put_back(finished: Path) -> None:
+    """To an earlier checkpoint: its summary and its sets are of later iterations."""
+    folder = RunFolder(finished)
+    state, tensors = folder.load_checkpoint()
+    judge = {"best": None, "last": None}
+    folder.rewind_metrics(3, None)
+    folder.save_checkpoint(state | {"distiller": state["distiller"] | {"iteration": 3}, "judge": judge}, tensors)
+    found = text(finished)
+    assert "3 of 8" in found
+    assert "final accuracy" not in found
+    assert "finished" not in found
+    rate = next(line["lr"] for line in folder.metrics() if line["event"] == "iteration" and line["iteration"] == 3)
+    assert f"learned α{rate:.4g}" in found
+
+
+@pytest.mark.parametrize("count", [9, 10**30, "8", True, None])
+def test_a_summary_of_more_iterations_than_there_are_is_not_believed(count: object, finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    (finished / "summary.json").write_text(json.dumps(summary | {"iterations": count}))
+    assert "8 of 8" in text(finished)
+    (finished / "checkpoint.safetensors").unlink()
+    assert "8 of 8" in text(finished)
+
+
+def test_the_learning_rate_is_that_of_the_last_iteration_or_not_told(finished: Path) -> None:
+    folder = RunFolder(finished)
+    lines = folder.metrics()
+    rates = {line["iteration"]: line["lr"] for line in lines if line["event"] == "iteration"}
+    folder.rewind_metrics(3, None)
+    assert f"learned α{rates[8]:.4g}" in text(finished)  # of the set and of the summary
+    for name in (*SETS, "summary.json"):
+        (finished / name).unlink()
+    found = text(finished)
+    assert "8 of 8" in found
+    assert "learned α" not in found

@@ -56,12 +56,25 @@ class Contents:
 
     @property
     def done(self) -> int:
-        """How many iterations there are; metrics may be lost of which the checkpoint, a set or the summary knows."""
-        known: list[int] = [line["iteration"] for line in self.events("iteration")]
+        """How many iterations there are, by metrics and checkpoint; without it by sets and summary too.
+
+        Metrics may be lost. With a checkpoint, sets and summary may be of an earlier end: of a run that was put back.
+        """
+        known: list[int] = [0, *(line["iteration"] for line in self.events("iteration"))]
+        if self.checkpoint is not None:
+            return max(*known, whole(dig(self._state, "distiller", "iteration")))
         known += [iteration_of(each) for each in self.sets.values()]
-        told = (dig(self._state, "distiller", "iteration"), self.summary.get("iterations"))
-        known += map(whole, told)
-        return max(known)
+        told = whole(self.summary.get("iterations"))
+        return max(*known, min(told, self.asked) if self.asked else told)
+
+    @property
+    def rate(self) -> float | None:
+        """The student's learning rate after the last iteration, if one of the files tells it."""
+        known = [(line["iteration"], line["lr"]) for line in self.events("iteration")]
+        known += [(iteration_of(each), each.lr) for each in self.sets.values()]
+        if self.summarised:
+            known.append((self.done, self.summary.get("lr")))
+        return next((float(lr) for iteration, lr in known if iteration == self.done and is_number(lr)), None)
 
     @property
     def lost(self) -> int:
@@ -93,7 +106,8 @@ class Contents:
         known = [*self._evaluations()[-1:], self._judged("last"), *map(self._evaluation_of, self.sets.values())]
         if self.summarised and not self.summary.get("ended_early") and is_accuracy(self.summary.get("accuracy_final")):
             known.append(self.summary["accuracy_final"] | {"iteration": self.done})
-        return max((each for each in known if each is not None), key=lambda each: each["iteration"], default=None)
+        of_now = [each for each in known if each is not None and each["iteration"] <= self.done]
+        return max(of_now, key=lambda each: int(each["iteration"]), default=None)
 
     @property
     def best(self) -> Record | None:
@@ -146,11 +160,13 @@ def read_run(path: Path) -> Contents:
     folder = RunFolder(path)
     if not holds_run(path) and not (path / BEST_NAME).exists():
         raise no_run(path)
-    config = _mapping(folder.config_path, PUT_BACK)
+    checkpoint = _readable_checkpoint(folder)
+    copy = None if checkpoint is None else checkpoint[0].get("config")
+    config = _mapping(folder.config_path, PUT_BACK) or (copy if isinstance(copy, dict) else {})
     sets = _readable_sets(path)
     recipe = _mapping(folder.recipe_path, WRITTEN_AGAIN) or config
     recipe = recipe or next((dig(each.provenance, "recipe", default={}) for each in sets.values()), {})
-    checkpoint, summary = _readable_checkpoint(folder), _mapping(path / SUMMARY_NAME, WRITTEN_AGAIN)
+    summary = _mapping(path / SUMMARY_NAME, WRITTEN_AGAIN)
     if not folder.metrics_path.exists():
         _log.warning("%s is gone; %s; its curves and times are left out", folder.metrics_path, PUT_BACK)
     metrics = folder.metrics()  # at last: of a run that goes on they are no older than what else there is

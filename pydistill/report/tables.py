@@ -31,8 +31,7 @@ def tiles(run: Contents) -> list[tuple[str, str]]:
     if (best := run.best) is not None:
         found.append((f"best accuracy, at {best['iteration']:,}", percent(best)))
     found.append(("iterations", iterations(run)))
-    rates = points(run.events("iteration"), "lr")
-    found.append(("learned α", f"{rates[-1][1]:.4g}" if rates else None))
+    found.append(("learned α", None if run.rate is None else f"{run.rate:.4g}"))
     return [(name, value) for name, value in found if value is not None]
 
 

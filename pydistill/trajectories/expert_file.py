@@ -103,6 +103,10 @@ def read_tensor(path: Path, tensor: str, sha256: str) -> Tensor:
     return value
 
 
+class UnreadableError(FormatError):
+    """A file that is there cannot be opened or read; what it holds may be whole."""
+
+
 class _opened:
     """`safe_open`, with every way in which a file can be bad told as a FormatError."""
 
@@ -111,13 +115,22 @@ class _opened:
 
     def __enter__(self) -> Any:
         try:
+            open(self._path, "rb").close()  # safetensors tells of no file whatever hinders it
             opener: Any = safe_open
             self._file = opener(str(self._path), framework="pt")
             return self._file.__enter__()
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, FileNotFoundError) as error:
             raise FormatError(f"{self._path} cannot be read ({error}); it is missing, truncated or damaged") from error
+        except OSError as error:
+            raise self._unreadable(error) from error
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._file.__exit__(kind, error, trace)
-        if isinstance(error, (SafetensorError, OSError)):
+        if isinstance(error, SafetensorError):
             raise FormatError(f"{self._path} cannot be read ({error}); it is truncated or damaged") from error
+        if isinstance(error, OSError):
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> UnreadableError:
+        told = error.strerror or error
+        return UnreadableError(f"{self._path} is there and cannot be read ({told}); make it readable and try again")

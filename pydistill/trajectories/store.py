@@ -18,7 +18,14 @@ from pydistill.files import sha256_of
 from pydistill.folders import holds_experts, refuse_run
 from pydistill.locking import only_writer
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
-from pydistill.trajectories.expert_file import DTYPES, FileRows, read_tensor, tensor_sha256, write_tensors
+from pydistill.trajectories.expert_file import (
+    DTYPES,
+    FileRows,
+    UnreadableError,
+    read_tensor,
+    tensor_sha256,
+    write_tensors,
+)
 from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, StoreIndex, file_name
 from pydistill.trajectories.index_file import (
     check_same,
@@ -245,6 +252,9 @@ class TrajectoryStore:
 
         Args:
             content: read every byte and compare hashes; else look at sizes and headers only (fast).
+
+        Raises:
+            FormatError: `content` is false, and a file that is there cannot be opened: it may be whole.
         """
         faults = {number: self._fault(number, content=content) for number in self.experts}
         return {number: fault for number, fault in faults.items() if fault is not None}
@@ -256,6 +266,10 @@ class TrajectoryStore:
             path = self._path / file_name(number)
             if content and sha256_of(path) != self._index.experts[number].sha256:
                 raise FormatError(f"{path} is damaged: its hash is not the one in the index")
+        except UnreadableError as error:
+            if content:
+                return str(error)
+            raise  # whoever asks so quickly makes again what is not whole
         except FormatError as error:
             return str(error)
         return None
