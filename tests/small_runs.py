@@ -13,6 +13,8 @@ from pydistill.data import Dataset, Pictures
 from pydistill.distill import DistillSettings
 from pydistill.evaluate import EvaluationSettings
 from pydistill.experts import ExpertSettings, train_experts
+from pydistill.iteration import IterationReport
+from pydistill.judge import Silent
 from pydistill.nn import ModelSettings
 from pydistill.recipe import Recipe
 from pydistill.runfolder import RunFolder
@@ -43,6 +45,17 @@ def recipe(**distill: Any) -> Recipe:
 def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings = MODEL) -> TrajectoryStore:
     """The experts of `recipe()`, trained into `folder`."""
     return train_experts(dataset or blobs(), model, EXPERT, folder)
+
+
+class BreakAt(Silent):
+    """Breaks off after an iteration, as a fault would."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def on_iteration(self, report: IterationReport) -> None:
+        if report.iteration == self.iteration:
+            raise RuntimeError("broken off")
 
 
 def plain_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -15,14 +15,13 @@ from pydistill.errors import InputError, MismatchError
 from pydistill.evaluations import add_evaluations
 from pydistill.files import WriteError, write_json
 from pydistill.folders import CHECKPOINT_NAME, EVALUATIONS_LOCK, LOCK, LOGS, METRICS_NAME, OUTCOMES, SETTINGS
-from pydistill.iteration import IterationReport
 from pydistill.locking import only_writer
 from pydistill.run import Silent, run_distillation
 from pydistill.runfolder import MOVING, RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.folder_content import content
-from tests.small_runs import assert_same_outcome, experts, recipe
+from tests.small_runs import BreakAt, assert_same_outcome, experts, recipe
 
 DATA = blobs()
 SIX = recipe(iterations=6, evaluate_every=3)
@@ -32,17 +31,6 @@ LOCKS = {LOCK, EVALUATIONS_LOCK}
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     return experts(tmp_path_factory.mktemp("experts"))
-
-
-class BreakAt(Silent):
-    """Breaks off after an iteration, as a fault would."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def on_iteration(self, report: IterationReport) -> None:
-        if report.iteration == self.iteration:
-            raise RuntimeError("broken off")
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 
 from pydistill.cli import main
 from pydistill.commands import distill_shown
-from pydistill.distill import IterationReport
 from pydistill.errors import FormatError
 from pydistill.evaluate import Evaluation
 from pydistill.evaluations import add_evaluations, read_evaluations
@@ -19,24 +18,13 @@ from pydistill.run import Silent
 from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
-from tests.small_runs import experts, recipe
+from tests.small_runs import BreakAt, experts, recipe
 from tests.test_report import Page
 
 DATA = blobs(channels=3)
 WORK = recipe(evaluate_every=2)
 MEANS = (0.3, 0.9, 0.5, 0.7)  # after iterations 2, 4, 6 and 8
 SETS = ("distilled.safetensors", "best.safetensors")
-
-
-class BreakAt(Silent):
-    """Breaks off after an iteration, as a fault would."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def on_iteration(self, report: IterationReport) -> None:
-        if report.iteration == self.iteration:
-            raise RuntimeError("broken off")
 
 
 @pytest.fixture(scope="module")

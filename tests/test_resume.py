@@ -27,7 +27,7 @@ from pydistill.runfolder import RunFolder
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.folder_content import content
-from tests.small_runs import EXPERT, MODEL, assert_same_outcome, experts, plain_metrics, recipe
+from tests.small_runs import EXPERT, MODEL, BreakAt, assert_same_outcome, experts, plain_metrics, recipe
 
 DATA = blobs()
 ROOT = Path(__file__).parent.parent
@@ -86,17 +86,6 @@ def test_experts_killed_at_random_moments(store: TrajectoryStore, tmp_path: Path
     assert found["killed"]["half of index"] > 0
 
 
-class Breaking(Silent):
-    """Breaks off after some iterations, as a fault would."""
-
-    def __init__(self, *iterations: int) -> None:
-        self.iterations = iterations
-
-    def on_iteration(self, report: IterationReport) -> None:
-        if report.iteration in self.iterations:
-            raise RuntimeError("broken off")
-
-
 def test_a_run_that_goes_back_continues_as_if_it_had_not_been_broken_off(
     store: TrajectoryStore, tmp_path: Path
 ) -> None:
@@ -109,7 +98,7 @@ def test_a_run_that_goes_back_continues_as_if_it_had_not_been_broken_off(
     assert [line["rejections"] for line in events] == list(range(1, len(events) + 1))
     for iteration in range(2, 16, 3):
         with pytest.raises(RuntimeError, match="broken off"):
-            run_distillation(work, DATA, store, tmp_path / "parts", resume=True, observer=Breaking(iteration))
+            run_distillation(work, DATA, store, tmp_path / "parts", resume=True, observer=BreakAt(iteration))
     run_distillation(work, DATA, store, tmp_path / "parts", resume=True)
     assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
 

@@ -19,18 +19,18 @@ from pydistill import run as run_module
 from pydistill.artefact import Artefact
 from pydistill.commands import run_summary
 from pydistill.data import DsaSettings
-from pydistill.distill import Distiller, IterationReport
+from pydistill.distill import Distiller
 from pydistill.errors import FormatError, InputError, MismatchError, OutOfMemoryError
 from pydistill.experts import train_experts
 from pydistill.nn import ModelSettings
-from pydistill.run import Silent, run_distillation
+from pydistill.run import run_distillation
 from pydistill.runfolder import RunFolder
 from pydistill.show import save_curves
 from pydistill.trajectories import TrajectoryStore
 from tests.blobs import blobs
 from tests.folder_content import content
 from tests.matching.problems import needs_engine
-from tests.small_runs import EXPERT, assert_same_outcome, experts, recipe
+from tests.small_runs import EXPERT, BreakAt, assert_same_outcome, experts, recipe
 
 DATA = blobs()
 ROOT = Path(__file__).parent.parent
@@ -46,17 +46,6 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path / name)
     for name in ("distilled.safetensors", "best.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
-
-
-class StopAt(Silent):
-    """Breaks off after an iteration, as a fault would."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def on_iteration(self, report: IterationReport) -> None:
-        if report.iteration == self.iteration:
-            raise RuntimeError("broken off")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +67,7 @@ def test_a_broken_off_run_continues_as_if_it_had_not_been(
     run_distillation(work, DATA, store, tmp_path / "whole")
     for iteration in (2, 5, 7):
         with pytest.raises(RuntimeError, match="broken off"):
-            run_distillation(work, DATA, store, tmp_path / "parts", resume=True, observer=StopAt(iteration))
+            run_distillation(work, DATA, store, tmp_path / "parts", resume=True, observer=BreakAt(iteration))
     run_distillation(work, DATA, store, tmp_path / "parts", resume=True)
     assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
 
@@ -109,7 +98,7 @@ def test_a_network_with_dropout_continues_as_if_it_had_not_been_broken_off(tmp_p
     assert own.digest == again.digest
     run_distillation(recipe(), DATA, own, tmp_path / "whole", network=Dropping)
     with pytest.raises(RuntimeError, match="broken off"):
-        run_distillation(recipe(), DATA, own, tmp_path / "parts", network=Dropping, observer=StopAt(5))
+        run_distillation(recipe(), DATA, own, tmp_path / "parts", network=Dropping, observer=BreakAt(5))
     run_distillation(recipe(), DATA, own, tmp_path / "parts", network=Dropping, resume=True)
     assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
 
