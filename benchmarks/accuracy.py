@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from pydistill.data import Dataset, DataSettings, load
+from pydistill.engine.student import Activations
 from pydistill.matching import Batches, match
 from pydistill.nn import ConvNet, flatten
-from pydistill.nn.fused import Activations
-from pydistill.training import TrainingSettings, train
+from pydistill.training.train import TrainingSettings, train
 
 CONTESTANTS = ("autograd", "torch", "fused", "bfloat16")
 EPOCHS_TO_TARGET = 2

@@ -20,9 +20,9 @@ import torch
 
 from benchmarks import harness
 from pydistill import data
-from pydistill.baselines import random_real
-from pydistill.files import read_json, write_json
-from pydistill.recipe import load_recipe, preset_path
+from pydistill._util.files import read_json, write_json
+from pydistill.evaluation.baselines import random_real
+from pydistill.recipes.recipe import load_recipe, preset_path
 
 PRESET = "cpu/cifar10-w32"
 METHODS = ("att", "mct", "mtt", "tesla")

@@ -20,10 +20,10 @@ from torch.func import functional_call
 from benchmarks.harness import CannotRun
 from benchmarks.published import augmented_by
 from pydistill.data.dsa import DsaSettings
+from pydistill.engine.student import release_students
 from pydistill.matching import Batches, match
 from pydistill.nn import build, layout_of, parse
 from pydistill.nn.flat import flatten
-from pydistill.nn.fused import release_students
 
 BACKENDS = ("autograd", "torch", "fused")
 YARDSTICKS = ("floor", "arithmetic")

@@ -3,7 +3,8 @@
     python -m benchmarks.experts                      both problems, on random numbers in place of pictures
     python -m benchmarks.experts --problems digits --threads 1
 
-`train` is one epoch of `pydistill.training.train` with its augmentation (on a GPU, a fifth of five epochs), `test` one
+`train` is one epoch of `pydistill.training.train.train` with its augmentation (on a GPU, a fifth of five epochs),
+`test` one
 `accuracy` on the same images, by the engine (`engine`) and by PyTorch (`torch`); `published` is the published loop's
 way, see `benchmarks.published`. The contestants live in processes of their own that take turns; in a round each is
 called once, warm, one at a time. Rows are appended to benchmarks/results/experts.csv, where `median`, `q10` and `q90`
@@ -26,9 +27,9 @@ import torch
 from benchmarks import harness, published
 from benchmarks.harness import CannotRun, Worker
 from pydistill.data.dsa import DsaSettings
+from pydistill.engine.student import why_not_fused
 from pydistill.nn import build, parse
-from pydistill.nn.fused import why_not_fused
-from pydistill.training import TrainingSettings, accuracy, train
+from pydistill.training.train import TrainingSettings, accuracy, train
 
 RESULTS = harness.RESULTS / "experts.csv"
 CONTESTANTS = ("engine", "torch", "published")

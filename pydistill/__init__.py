@@ -16,42 +16,57 @@ from typing import TYPE_CHECKING, Any
 from pydistill.version import VERSION
 
 if TYPE_CHECKING:
-    from pydistill.artefact import Artefact
-    from pydistill.build import build_config
-    from pydistill.distilled_set import DistilledSet, load
+    from pydistill.artefact.distilled_set import DistilledSet, load
+    from pydistill.artefact.file import Artefact
     from pydistill.matching.batches import Batches
-    from pydistill.matching.match import match
+    from pydistill.matching.match import match, match_many
     from pydistill.matching.problem import Match
+    from pydistill.ops.build_info import build_config
 
 __version__ = VERSION
 
-__all__ = ["Artefact", "Batches", "DistilledSet", "Match", "__version__", "build_config", "load", "match"]
-
 _MODULES = {
-    "Artefact": "artefact",
+    "Artefact": "artefact.file",
     "Batches": "matching",
-    "DistilledSet": "distilled_set",
+    "DistilledSet": "artefact.distilled_set",
     "Match": "matching",
-    "build_config": "build",
-    "load": "distilled_set",
+    "build_config": "ops.build_info",
+    "load": "artefact.distilled_set",
     "match": "matching",
+    "match_many": "matching",
 }
+_ROOMS = ("data", "errors", "nn", "ops", "reference", "trajectories")
+
+__all__ = [
+    "Artefact",
+    "Batches",
+    "DistilledSet",
+    "Match",
+    "__version__",
+    "build_config",
+    "data",
+    "errors",
+    "load",
+    "match",
+    "match_many",
+    "nn",
+    "ops",
+    "reference",
+    "trajectories",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, or the module of the package, that is asked for the first time."""
+    """Import a public name, or a public sub-package, when it is first used."""
     if name in _MODULES:
-        found = getattr(importlib.import_module(f"pydistill.{_MODULES[name]}"), name)
-        globals()[name] = found
-        return found
-    if not name.startswith("_"):
-        try:
-            return importlib.import_module(f"pydistill.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"pydistill.{name}":
-                raise
-    raise AttributeError(f"module 'pydistill' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"pydistill.{_MODULES[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"pydistill.{name}")
+    else:
+        raise AttributeError(f"module 'pydistill' has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -26,13 +26,13 @@ from benchmarks import harness
 from benchmarks.gpu import arguments
 from pydistill import data
 from pydistill.data import Dataset, DataSettings, DsaSettings
-from pydistill.distill import Distiller, DistillSettings
+from pydistill.distillation.distiller import Distiller, DistillSettings
 from pydistill.errors import PydistillError
-from pydistill.evaluate import Evaluation, EvaluationSettings, evaluate, evaluation_training
-from pydistill.experts import ExpertSettings, train_experts
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, evaluation_training
 from pydistill.nn import ModelSettings, build
-from pydistill.recipe import Recipe
-from pydistill.training import TrainingSettings
+from pydistill.recipes.recipe import Recipe
+from pydistill.training.experts import ExpertSettings, train_experts
+from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
 
 FILE = "real.jsonl"

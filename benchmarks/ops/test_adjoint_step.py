@@ -17,7 +17,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from pydistill import ops, reference
-from pydistill.build import build_config
+from pydistill.ops.build_info import build_config
 
 SIZES = {"ConvNetD3-w128": 320_010, "ResNet18": 11_173_962}
 CACHE_BYTES = 128 * 2**20  # more than the last cache of the machines we know of

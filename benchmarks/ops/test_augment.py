@@ -12,8 +12,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from pydistill import ops, reference
-from pydistill.build import build_config
 from pydistill.data.dsa import COLUMNS, DsaSettings, draw_tables
+from pydistill.ops.build_info import build_config
 
 SHAPES = [(100, 3, 32, 32), (500, 3, 64, 64)]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

@@ -16,7 +16,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from pydistill import ops, reference
-from pydistill.build import build_config
+from pydistill.ops.build_info import build_config
 
 # Phase: planes that it reads and writes, of the size of z and of the pooled size, which is a quarter.
 PHASES = {"": (1, 1), "_backward": (2, 1), "_jvp": (2, 2), "_backward_jvp": (4, 2)}

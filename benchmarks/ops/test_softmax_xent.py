@@ -15,7 +15,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from pydistill import ops, reference
-from pydistill.build import build_config
+from pydistill.ops.build_info import build_config
 
 SHAPES = {"CIFAR-10": (100, 10), "Tiny ImageNet": (1000, 200)}
 OPS = ["softmax_xent", "softmax_xent_backward", "softmax_xent_jvp", "softmax_xent_backward_jvp"]

@@ -17,8 +17,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from pydistill import ops, reference
-from pydistill.build import build_config
 from pydistill.nn import ConvNet, ResNet18
+from pydistill.ops.build_info import build_config
 
 NETWORKS = {
     "ConvNetD3-w128": lambda: ConvNet(3, 10, (32, 32)),

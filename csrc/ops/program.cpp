@@ -1,4 +1,4 @@
-// The engine's program as torch.classes.pydistill.Program. pydistill/matching/program.py makes its tables,
+// The engine's program as torch.classes.pydistill.Program. pydistill/matching/backends/program.py makes its tables,
 // fills them and says what they mean.
 #include "program.h"
 

@@ -1,5 +1,5 @@
 // The engine's student as torch.classes.pydistill.Student: state that is kept between calls, which an op
-// cannot have. pydistill/nn/fused.py makes them.
+// cannot have. pydistill/engine/student.py makes them.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import jsonargparse
 
+from pydistill._util.format import accuracy_of, networks
 from pydistill.cli.help import GROUPS, hide
 from pydistill.cli.messages import one_line, setting_error, too_large
 from pydistill.errors import InputError
-from pydistill.words import accuracy_of, networks
 
 if TYPE_CHECKING:
     from pydistill.data import Dataset
-    from pydistill.evaluate import Evaluation
-    from pydistill.recipe import Recipe
+    from pydistill.evaluation.evaluate import Evaluation
+    from pydistill.recipes.recipe import Recipe
 
 RECIPE_USAGE = "[--preset NAME | --config FILE] [--GROUP.SETTING VALUE …]"
 
@@ -28,7 +28,7 @@ class RecipeFile(jsonargparse.ActionConfigFile):  # type: ignore[misc]
 
     def __call__(self, parser: Any, config: Any, value: Any, option: str | None = None) -> None:
         """Put the values of the file into `config`."""
-        from pydistill.recipe import preset_path, read_recipe_file
+        from pydistill.recipes.recipe import preset_path, read_recipe_file
 
         path = preset_path(value) if option == "--preset" else value
         settings = read_recipe_file(path)
@@ -46,7 +46,7 @@ def add_recipe(parser: Any, used: Sequence[str] = tuple(GROUPS)) -> None:
     Args:
         used: the groups of settings that matter to the command; the help does not show the others.
     """
-    from pydistill.recipe import Recipe
+    from pydistill.recipes.recipe import Recipe
 
     parser.add_argument("--config", "--preset", action=RecipeFile, metavar="FILE|NAME", help="a recipe; see below")
     parser.add_class_arguments(Recipe, None)
@@ -55,7 +55,7 @@ def add_recipe(parser: Any, used: Sequence[str] = tuple(GROUPS)) -> None:
 
 def recipe_of(values: Any) -> Recipe:
     """The recipe that `add_recipe`'s arguments make."""
-    from pydistill.recipe import Recipe
+    from pydistill.recipes.recipe import Recipe
 
     return Recipe(**{name: values[name] for name in ("data", "model", "expert", "distill", "evaluation")})
 
@@ -80,7 +80,7 @@ def device_of(device: str) -> str:
     """
     import torch
 
-    from pydistill.devices import usable_device
+    from pydistill._util.devices import usable_device
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

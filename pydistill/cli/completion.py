@@ -34,8 +34,8 @@ def words() -> dict[str, dict[str, list[str]]]:
     from pydistill.cli.help import settings_by_group
     from pydistill.cli.parser import command_parser
     from pydistill.data.load import NAMES
-    from pydistill.methods import METHODS
-    from pydistill.recipe import preset_names
+    from pydistill.distillation.methods import METHODS
+    from pydistill.recipes.recipe import preset_names
 
     named = {
         "--preset": preset_names(),

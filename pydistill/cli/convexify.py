@@ -30,9 +30,9 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Write the convexified experts."""
-    from pydistill.progress import Bar
+    from pydistill._util.format import counted
+    from pydistill._util.progress import Bar
     from pydistill.trajectories import TrajectoryStore
-    from pydistill.words import counted
 
     store = TrajectoryStore.open(values.experts)
     with Bar("convexifying", len(store), quiet=values.quiet) as bar:

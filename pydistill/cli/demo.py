@@ -35,10 +35,10 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Run it and print the table that it ends in."""
-    from pydistill.demo import demo
-    from pydistill.files import read_json
-    from pydistill.folders import SUMMARY_NAME
-    from pydistill.training import check_seed
+    from pydistill._util.files import read_json
+    from pydistill._util.layout import SUMMARY_NAME
+    from pydistill.runs.demo import demo
+    from pydistill.training.train import check_seed
 
     check_seed("--seed", values.seed)
     if values.resume and not values.out:

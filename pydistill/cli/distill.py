@@ -50,14 +50,14 @@ def _add_log(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Distil, evaluate, and tell the outcome."""
-    from pydistill.beforehand import check_beforehand
-    from pydistill.commands import distill_shown
-    from pydistill.files import read_json
-    from pydistill.folders import SUMMARY_NAME, refuse_experts
-    from pydistill.logs import LogSettings
+    from pydistill._util.files import read_json
+    from pydistill._util.layout import SUMMARY_NAME, refuse_experts
+    from pydistill._util.memory import check_room
     from pydistill.nn import architecture_of, parse
-    from pydistill.room import check_room
-    from pydistill.runfolder import RunFolder
+    from pydistill.runs.folder import RunFolder
+    from pydistill.runs.loggers import LogSettings
+    from pydistill.runs.preflight import check_beforehand
+    from pydistill.runs.workflow import distill_shown
     from pydistill.trajectories import TrajectoryStore
 
     recipe, log = recipe_of(values), LogSettings(**vars(values.log))

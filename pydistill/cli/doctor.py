@@ -22,7 +22,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Print the report; a failed self-test is a failed command."""
-    from pydistill.doctor import examine, report
+    from pydistill.cli._doctor import examine, report
 
     found = examine()
     if values.json:

@@ -10,8 +10,8 @@ from pydistill.cli import status
 from pydistill.cli.arguments import add_device, add_json, add_quiet, device_of, print_json
 
 if TYPE_CHECKING:
-    from pydistill.distilled_set import DistilledSet
-    from pydistill.evaluate import Evaluation
+    from pydistill.artefact.distilled_set import DistilledSet
+    from pydistill.evaluation.evaluate import Evaluation
 
 ABOUT = "Train fresh networks on a distilled set and test them."
 USAGE = "RUN [--models NAME …] [--repeats N]"
@@ -38,10 +38,10 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Print a table of accuracies, a row per network; each is in the run's evaluations.json as soon as it is known."""
-    from pydistill.distilled_set import load
-    from pydistill.evaluate import table
-    from pydistill.evaluations import read_evaluations
-    from pydistill.progress import Bar
+    from pydistill._util.progress import Bar
+    from pydistill.artefact.distilled_set import load
+    from pydistill.evaluation.evaluate import table
+    from pydistill.evaluation.evaluations_file import read_evaluations
 
     run = Path(values.run)
     distilled = load(run, which=values.which)
@@ -80,8 +80,8 @@ def run(values: Any) -> int:
 
 def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) -> None:
     """Add the row to the run's own, for its report; a run folder that cannot be written is told, and is no failure."""
-    from pydistill.evaluations import add_evaluations
-    from pydistill.files import WriteError
+    from pydistill._util.files import WriteError
+    from pydistill.evaluation.evaluations_file import add_evaluations
 
     protocol = distilled.recipe.evaluation
     about = {

@@ -37,9 +37,9 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Train what is missing or broken in the folder."""
-    from pydistill.commands import train_experts_shown
-    from pydistill.experts import check_disk
-    from pydistill.words import counted
+    from pydistill._util.format import counted
+    from pydistill.runs.workflow import train_experts_shown
+    from pydistill.training.experts import check_disk
 
     recipe = recipe_of(values)
     dataset = load_dataset(recipe, values.device)

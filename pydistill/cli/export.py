@@ -18,7 +18,7 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The set, the format, and where to."""
-    from pydistill.exchange import FORMATS
+    from pydistill.artefact.exchange import FORMATS
 
     parser.add_argument("run", type=str, help="run folder, or a distilled set's file")
     parser.add_argument("--format", choices=list(FORMATS), required=True, help="whose files to write")
@@ -32,9 +32,9 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Say what was written, and what the images in it are."""
-    from pydistill.distilled_set import load
-    from pydistill.exchange import export_set
-    from pydistill.words import counted
+    from pydistill._util.format import counted
+    from pydistill.artefact.distilled_set import load
+    from pydistill.artefact.exchange import export_set
 
     distilled = load(values.run, which=values.which)
     done = export_set(distilled, values.format, values.out, as_is=values.as_is)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
+from pydistill._util.files import PathError
 from pydistill.cli import status
 from pydistill.cli.messages import one_line
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
-from pydistill.files import PathError
 
 _REMEDIES = {
     errno.ENOENT: "does not exist; check how it is spelt",

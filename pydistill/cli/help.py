@@ -104,7 +104,7 @@ def _explained(action: Any) -> bool:
 
 def _print_group(parser: Any, name: str, asked: str, groups: Mapping[str, Sequence[str]]) -> None:
     if asked == "presets":
-        from pydistill.recipe import preset_names
+        from pydistill.recipes.recipe import preset_names
 
         print("\n".join(preset_names()))
         return

@@ -20,7 +20,7 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The files, and what they do not tell."""
-    from pydistill.exchange import IMPORTED
+    from pydistill.artefact.exchange import IMPORTED
 
     parser.add_argument("files", type=str, help="folder of the files; of mtt also an images file, of dcbench its root")
     parser.add_argument("--format", choices=list(IMPORTED), required=True, help="who wrote them")
@@ -45,11 +45,11 @@ def run(values: Any) -> int:
     import torch
 
     from pydistill import data
+    from pydistill.artefact.distilled_set import check_file, load
+    from pydistill.artefact.exchange import import_set
     from pydistill.cli.messages import nearest
     from pydistill.data import DataSettings, Normalise
     from pydistill.data.load import NAMES
-    from pydistill.distilled_set import check_file, load
-    from pydistill.exchange import import_set
 
     if (values.mean is None) != (values.std is None):
         raise InputError("--mean and --std belong together; give both or none")

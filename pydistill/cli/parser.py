@@ -44,8 +44,8 @@ class Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
 
     def dump(self, cfg: Any, **how: Any) -> str:
         """The recipe among the values, as YAML; of a parser without one all its values, as jsonargparse has them."""
-        from pydistill.plainyaml import yaml_text
-        from pydistill.recipe import Recipe
+        from pydistill._util.yaml import yaml_text
+        from pydistill.recipes.recipe import Recipe
 
         recipe = [each.name for each in fields(Recipe)]
         if not all(name in cfg for name in recipe):
@@ -132,6 +132,6 @@ def parse(given: Sequence[str]) -> tuple[Command, Any] | None:
     try:
         return command, parser.instantiate(parsed)
     except (TypeError, ValueError) as error:
-        from pydistill.recipe import refused_setting
+        from pydistill.recipes.recipe import refused_setting
 
         raise refused_setting(error) from error

@@ -28,7 +28,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Measure, and print the plan."""
-    from pydistill.plan import plan, table
+    from pydistill.runs.plan import plan, table
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)

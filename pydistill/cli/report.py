@@ -24,7 +24,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Write the report and name its file."""
-    from pydistill.report import write_report
+    from pydistill.runs.report import write_report
 
     path = write_report(values.run, values.out)
     if values.json:

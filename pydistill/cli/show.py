@@ -26,9 +26,9 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Draw both pictures and name them; tell whose images they are if not those of the set that the run ended with."""
-    from pydistill.commands import draw_run
-    from pydistill.files import WriteError
-    from pydistill.runfolder import RunFolder
+    from pydistill._util.files import WriteError
+    from pydistill.runs.folder import RunFolder
+    from pydistill.runs.workflow import draw_run
 
     out = None if values.out is None else Path(values.out)
     try:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from pydistill import data
-from pydistill.commands import train_experts_shown
+from pydistill._util.format import counted
 from pydistill.compat.command import device, run_command
 from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.exported import export_buffers, refuse_foreign
@@ -15,10 +15,10 @@ from pydistill.compat.messages import TRAINING
 from pydistill.compat.networks import network_of
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError
-from pydistill.experts import ExpertSettings
-from pydistill.recipe import Recipe
-from pydistill.training import TrainingSettings
-from pydistill.words import counted
+from pydistill.recipes.recipe import Recipe
+from pydistill.runs.workflow import train_experts_shown
+from pydistill.training.experts import ExpertSettings
+from pydistill.training.train import TrainingSettings
 
 STORE = "pydistill-experts"
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import torch
 
 from pydistill import data
-from pydistill.artefact import Artefact
-from pydistill.commands import distill_shown
+from pydistill._util.format import accuracy_of
+from pydistill._util.layout import BEST_NAME
+from pydistill.artefact.file import Artefact
 from pydistill.compat.command import device, note, run_command
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
@@ -18,12 +19,11 @@ from pydistill.compat.files import RUN, LegacyFiles, Naming, log_folder
 from pydistill.compat.flags import Script, distill_parser
 from pydistill.compat.messages import DISTILLATION
 from pydistill.compat.recipe import plan_of
-from pydistill.evaluate import evaluate_models, table
-from pydistill.folders import BEST_NAME
-from pydistill.recipe import Recipe
-from pydistill.runfolder import RunFolder
+from pydistill.evaluation.evaluate import evaluate_models, table
+from pydistill.recipes.recipe import Recipe
+from pydistill.runs.folder import RunFolder
+from pydistill.runs.workflow import distill_shown
 from pydistill.trajectories import StartSampler, TrajectoryStore
-from pydistill.words import accuracy_of
 
 
 def main(script: Script, arguments: Sequence[str] | None = None) -> int:

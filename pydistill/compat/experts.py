@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydistill._util.layout import holds_experts
 from pydistill.compat.command import note
 from pydistill.compat.flags import Script
 from pydistill.compat.messages import OTHER_STORE, in_flags
 from pydistill.compat.sources import imported_before, keep_sources
 from pydistill.data import Dataset
 from pydistill.errors import InputError
-from pydistill.experts import ExpertSettings, experts_record
-from pydistill.folders import holds_experts
 from pydistill.nn import ModelSettings
+from pydistill.training.experts import ExpertSettings, experts_record
 from pydistill.trajectories import (
     ForeignLayout,
     FractionRule,

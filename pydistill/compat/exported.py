@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydistill._util.files import read_json, sha256_of, write_json
 from pydistill.errors import FormatError, InputError
-from pydistill.files import read_json, sha256_of, write_json
 from pydistill.trajectories import TrajectoryStore, export_mtt
 
 RECORD = "pydistill-exported.json"

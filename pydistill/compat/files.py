@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pydistill.artefact import Artefact
+from pydistill._util.layout import BEST_NAME
+from pydistill.artefact.file import Artefact
 from pydistill.compat.flags import Script
 from pydistill.data import Preprocessing
-from pydistill.distill import IterationReport
+from pydistill.distillation.distiller import IterationReport
 from pydistill.errors import InputError
-from pydistill.evaluate import Evaluation
-from pydistill.folders import BEST_NAME
-from pydistill.runfolder import RunFolder
-from pydistill.trajectories.foreign import save_torch
+from pydistill.evaluation.evaluate import Evaluation
+from pydistill.runs.folder import RunFolder
+from pydistill.trajectories.formats import save_torch
 
 ALWAYS_EVERY = 1000
 RUN = "run"

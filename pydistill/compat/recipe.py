@@ -10,12 +10,12 @@ from pydistill.compat.flags import Script
 from pydistill.compat.messages import EVALUATION, in_flags
 from pydistill.compat.networks import network_of, pool_of
 from pydistill.data import DsaSettings
-from pydistill.distill import DistillSettings
+from pydistill.distillation.distiller import DistillSettings
 from pydistill.errors import InputError
-from pydistill.evaluate import EvaluationSettings
+from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import name_of
-from pydistill.recipe import Recipe
-from pydistill.training import TrainingSettings
+from pydistill.recipes.recipe import Recipe
+from pydistill.training.train import TrainingSettings
 
 # Refused: what the flag would do, and what there is instead.
 REFUSED = {

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydistill._util.files import read_json, sha256_of, write_json
 from pydistill.errors import FormatError, InputError
-from pydistill.files import read_json, sha256_of, write_json
 
 NAME = "sources.json"
 

@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pydistill._util.files import atomic_path
 from pydistill.data.preprocessing import Preprocessing
 from pydistill.data.raw import RawData
 from pydistill.data.zca import Zca
 from pydistill.errors import FormatError, InputError
-from pydistill.files import atomic_path
 
 ZCA_EPS = 0.1
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pydistill import ops
+from pydistill._util.checks import check_fields
 from pydistill.errors import InputError
-from pydistill.kinds import check_fields
 from pydistill.reference.augment import COLUMNS, END_OF_LIST
 
 _NUMBER = {name: number for number, name in enumerate(COLUMNS)}

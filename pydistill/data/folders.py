@@ -13,12 +13,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pydistill._util.memory import check_room
 from pydistill.data.cache import cached_raw
 from pydistill.data.images import EXTENSIONS, Pixels, decode
 from pydistill.data.members import identity, members
 from pydistill.data.raw import RawData
 from pydistill.errors import InputError
-from pydistill.room import check_room
 
 READER = 1
 """Counted up when the same files would be read into other arrays; part of the cache's key."""

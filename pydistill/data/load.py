@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pydistill._util.devices import usable_device
 from pydistill.data.cache import cache_folder
 from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.digits import read_digits
@@ -16,7 +17,6 @@ from pydistill.data.raw import RawData
 from pydistill.data.settings import PIXELS, STATISTICS, DataSettings
 from pydistill.data.statistics import published_normalisation
 from pydistill.data.vision import LAYOUTS, read_vision
-from pydistill.devices import usable_device
 from pydistill.errors import InputError
 
 NAMES = ("digits", *LAYOUTS, "tiny-imagenet", *SUBSETS, "folder", "tensors")

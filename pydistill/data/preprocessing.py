@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pydistill._util.files import atomic_path
 from pydistill.errors import FormatError, InputError
-from pydistill.files import atomic_path
 
 KINDS: dict[str, type[Preprocessing]] = {}
 FORMAT = 1

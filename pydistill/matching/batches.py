@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pydistill._util.checks import check_generator, check_instance, check_tensor, check_whole, described
 from pydistill.data.dsa import DsaDraw, DsaSettings, augment, draw_tables
 from pydistill.errors import InputError
-from pydistill.kinds import check_generator, check_instance, check_tensor, check_whole, described
 
 
 class DrawTable(tuple[DsaDraw, ...]):

@@ -10,15 +10,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pydistill._util.checks import described
+from pydistill.engine.student import Activations
 from pydistill.errors import BackendError, InputError
-from pydistill.kinds import described
-from pydistill.matching.adjoint import match_by_adjoint
-from pydistill.matching.autograd import match_by_autograd
+from pydistill.matching.backends.autograd import match_by_autograd
+from pydistill.matching.backends.fused import match_by_fused, match_many_by_fused, why_not_fused, why_not_these_images
+from pydistill.matching.backends.torch import match_by_adjoint
 from pydistill.matching.batches import Batches, BatchPlan
-from pydistill.matching.fused import match_by_fused, match_many_by_fused, why_not_fused, why_not_these_images
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
 from pydistill.matching.selection import Distance, Selection
-from pydistill.nn.fused import Activations
 
 Backend = Literal["auto", "fused", "torch", "autograd"]
 BACKENDS: tuple[str, ...] = get_args(Backend)

@@ -11,12 +11,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pydistill._util.checks import check_instance, check_tensor, described
+from pydistill.engine.student import ACTIVATIONS, Activations
 from pydistill.errors import InputError
-from pydistill.kinds import check_instance, check_tensor, described
 from pydistill.matching.batches import Batches, BatchPlan, plan_of
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection
 from pydistill.matching.student import Student
-from pydistill.nn.fused import ACTIVATIONS, Activations
 
 Gradient = Literal["exact", "truncated"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pydistill._util.format import first_line
 from pydistill.errors import InputError
 from pydistill.matching.loss import student_loss
 from pydistill.nn.flat import ParameterLayout, layout_of
-from pydistill.words import first_line
 
 
 class Student:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pydistill._util.memory import check_room
 from pydistill.errors import InputError, PydistillError
 from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
@@ -20,7 +21,6 @@ from pydistill.nn.layers import plane_of
 from pydistill.nn.mlp import MLP
 from pydistill.nn.resnet import ResNet18
 from pydistill.nn.vgg import VGG11
-from pydistill.room import check_room
 
 NETWORKS: dict[str, type[nn.Module]] = {
     "convnet": ConvNet,

@@ -1,7 +1,7 @@
 """Expert trajectories: recorded and convexified, their store, foreign formats, and where students start."""
 
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
-from pydistill.trajectories.foreign import ForeignLayout
+from pydistill.trajectories.formats import ForeignLayout
 from pydistill.trajectories.mct import describe_mct, export_mct, import_mct
 from pydistill.trajectories.mtt import describe_mtt, export_mtt, import_mtt
 from pydistill.trajectories.order import ExpertOrder

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pydistill._util.files import atomic_path, sha256_of
 from pydistill.errors import FormatError
-from pydistill.files import atomic_path, sha256_of
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydistill._util.files import read_json, write_json
+from pydistill._util.layout import INDEX_NAME
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import read_json, write_json
-from pydistill.folders import INDEX_NAME
 from pydistill.trajectories.index import EXPERT_FILES, StoreIndex, VersionError
 
 

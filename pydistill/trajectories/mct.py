@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pydistill.errors import FormatError, InputError
-from pydistill.trajectories.foreign import (
+from pydistill.trajectories.formats import (
     ForeignLayout,
     ListRows,
     check_count,

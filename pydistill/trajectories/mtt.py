@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pydistill.errors import FormatError, InputError
-from pydistill.trajectories.foreign import (
+from pydistill.trajectories.formats import (
     ForeignLayout,
     ListRows,
     check_count,

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pydistill._util.files import sha256_of
+from pydistill._util.layout import holds_experts, refuse_run
+from pydistill._util.locking import only_writer
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import sha256_of
-from pydistill.folders import holds_experts, refuse_run
-from pydistill.locking import only_writer
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.expert_file import (
     DTYPES,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import real
-from pydistill.recipe import load_recipe, preset_path
+from pydistill.recipes.recipe import load_recipe, preset_path
 from tests.data.files import two_classes, write_tar
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from benchmarks import published
 from pydistill.data.dsa import DsaSettings, augment
 from pydistill.nn import build, flatten, parse
-from pydistill.training import TrainingSettings, accuracy, train
-from tests.blobs import blobs
+from pydistill.training.train import TrainingSettings, accuracy, train
+from tests.helpers.blobs import blobs
 
 DATA = blobs()
 

@@ -112,7 +112,11 @@ def test_the_files_with_tests_for_a_gpu_are_found() -> None:
     found = [str(file.relative_to(ROOT)) for file in tests.files(ROOT)]
     assert found[0].startswith("tests/ops/")
     assert found[-1].startswith("tests/benchmarks/")
-    expected = {"tests/ops/test_sgd_step_cuda.py", "tests/matching/test_fused_cuda.py", "tests/test_passes.py"}
+    expected = {
+        "tests/ops/test_sgd_step_cuda.py",
+        "tests/matching/backends/test_fused_cuda.py",
+        "tests/training/test_gradients.py",
+    }
     assert expected <= set(found)
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from pydistill._util.files import PathError, WriteError, write_text
+from pydistill._util.locking import only_writer
+from pydistill._util.memory import available_memory, check_room
 from pydistill.cli import main, status
 from pydistill.cli.failures import told
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
-from pydistill.files import PathError, WriteError, write_text
-from pydistill.locking import only_writer
 from pydistill.nn import ModelSettings, build
-from pydistill.room import available_memory, check_room
-from pydistill.runfolder import RunFolder
+from pydistill.runs.folder import RunFolder
 
 ROOT = Path(__file__).parent.parent.parent
 

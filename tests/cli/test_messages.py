@@ -130,7 +130,7 @@ def test_a_recipe_s_file_is_named_and_not_shown(
 
 
 def test_numbers_in_a_recipe_s_file(tmp_path: Path) -> None:
-    from pydistill.recipe import load_recipe
+    from pydistill.recipes.recipe import load_recipe
 
     file = tmp_path / "mine.yaml"
     file.write_text("distill: {lr_lr: 1e-7, lr_image: 1.5E+2, ema: .5, iterations: 12}\n")

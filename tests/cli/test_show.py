@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pydistill import commands
-from pydistill.artefact import Artefact
+from pydistill.artefact.file import Artefact
 from pydistill.cli import main
-from pydistill.logs import LogSettings
-from pydistill.runfolder import RunFolder
-from tests.blobs import blobs
-from tests.small_runs import experts, recipe
+from pydistill.runs import workflow as commands
+from pydistill.runs.folder import RunFolder
+from pydistill.runs.loggers import LogSettings
+from tests.helpers.blobs import blobs
+from tests.helpers.small_runs import experts, recipe
 
 
 def run(*arguments: object) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pydistill.compat import buffer
-from tests.blobs import blobs
+from tests.helpers.blobs import blobs
 
 NETWORK = "convnet2-w4"
 DATA = ("--dataset", "tensors", "--data_path", "blobs.npz", "--model", NETWORK)

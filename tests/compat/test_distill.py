@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch.func import functional_call
 
-from pydistill.artefact import Artefact
+from pydistill.artefact.file import Artefact
 from pydistill.compat import att, buffer, mct, mtt, tesla
 from pydistill.nn import build, layout_of
-from pydistill.recipe import load_recipe
-from pydistill.runfolder import RunFolder
+from pydistill.recipes.recipe import load_recipe
+from pydistill.runs.folder import RunFolder
 from pydistill.trajectories import TrajectoryStore, export_mct, import_mct, import_mtt
 from tests.compat.scripts import BUFFERS, RUN, make_buffers
 

@@ -11,7 +11,7 @@ from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.flags import Script, buffer_parser, distill_parser
 from pydistill.compat.messages import DISTILLATION, EVALUATION, TRAINING
 from pydistill.compat.networks import network_of, pool_of
-from pydistill.distill_settings import DistillSettings
+from pydistill.distillation.settings import DistillSettings
 from pydistill.errors import InputError
 from pydistill.nn import architecture_of
 

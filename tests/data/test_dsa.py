@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from pydistill import ops
-from pydistill.build import build_config
 from pydistill.data import DsaDraw, DsaSettings, augment
 from pydistill.data.dsa import COLUMNS, draw_tables
 from pydistill.errors import InputError
+from pydistill.ops.build_info import build_config
 from tests.data.slow_dsa import slow
 
 OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")

@@ -10,10 +10,10 @@ import torch
 
 from pydistill.data import Dataset, DataSettings, Normalise, Pictures, from_tensors, load
 from pydistill.errors import InputError
-from pydistill.evaluate import EvaluationSettings, evaluate
+from pydistill.evaluation.evaluate import EvaluationSettings, evaluate
 from pydistill.nn import build, flatten, parse
-from pydistill.synthetic import initial_set
-from pydistill.training import TrainingSettings, accuracy, train
+from pydistill.synthesis.set import initial_set
+from pydistill.training.train import TrainingSettings, accuracy, train
 from tests.data.test_dataset import raw
 
 NORMALISE = Normalise(torch.tensor([0.5]), torch.tensor([0.25]))

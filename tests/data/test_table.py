@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pydistill.artefact import Artefact
+from pydistill.artefact.file import Artefact
 from pydistill.data import from_table
 from pydistill.errors import InputError
-from pydistill.experts import train_experts
 from pydistill.nn import ModelSettings
-from pydistill.run import run_distillation
-from tests.small_runs import recipe
+from pydistill.runs.run import run_distillation
+from pydistill.training.experts import train_experts
+from tests.helpers.small_runs import recipe
 
 ROWS = torch.tensor([[1e9, 2.0, 5.0], [1e9 + 4, 6.0, 5.0], [1e9 + 8, 4.0, 5.0]], dtype=torch.float64)
 LABELS = [0, 1, 1]

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pydistill.build import build_config
 from pydistill.data.dsa import DsaSettings
 from pydistill.matching import Batches, Match, match
 from pydistill.nn import ModelSettings, build
 from pydistill.nn.flat import flatten
+from pydistill.ops.build_info import build_config
 
 needs_engine = pytest.mark.skipif(
     not build_config()["compiled"], reason=f"backend 'fused' is compiled: {build_config()['reason']}"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 import pydistill
-from pydistill.distill import DistillSettings
+from pydistill.distillation.distiller import DistillSettings
+from pydistill.engine.student import fused_student, kept_programs, release_students
 from pydistill.errors import BackendError, InputError
 from pydistill.matching import Batches, choose_backend, match, match_many
+from pydistill.matching.backends.program import Arrangement, key_of
 from pydistill.matching.batches import plan_of
-from pydistill.matching.program import Arrangement, key_of
 from pydistill.nn import MLP, AlexNet, ConvNet, flatten, layout_of
-from pydistill.nn.fused import fused_student, kept_programs, release_students
 from tests.matching.engine import Network, Passes, Point, by_autograd, by_engine, point_of, student_of
 from tests.matching.problems import Case, make_case, needs_engine
 

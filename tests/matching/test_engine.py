@@ -293,7 +293,7 @@ def test_a_batch_of_little_work_starts_no_second_thread(asked: int) -> None:
 import os
 import torch
 from pydistill.nn import ModelSettings, build, flatten
-from pydistill.nn.fused import fused_student
+from pydistill.engine.student import fused_student
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -329,7 +329,7 @@ def test_a_batch_of_little_work_leaves_mkl_its_threads(asked: int) -> None:
 import ctypes
 import torch
 from pydistill.nn import ModelSettings, build
-from pydistill.training import TrainingSettings, train
+from pydistill.training.train import TrainingSettings, train
 
 if ASKED:
     torch.set_num_threads(ASKED)

@@ -309,12 +309,12 @@ def test_fused_does_not_follow_autocast(caplog: pytest.LogCaptureFixture) -> Non
 @pytest.mark.usefixtures("unannounced")
 def test_a_build_without_the_engine(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = Extension(None, "the extension was not built", None)
-    monkeypatch.setattr("pydistill.nn.fused.load_extension", lambda: absent)
+    monkeypatch.setattr("pydistill.engine.student.load_extension", lambda: absent)
     _falls_back({}, "the extension was not built", caplog)
 
 
 def test_a_device_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pydistill.nn.fused.load_extension", lambda: Extension({"cuda": False}, None, "here"))
+    monkeypatch.setattr("pydistill.engine.student.load_extension", lambda: Extension({"cuda": False}, None, "here"))
     like = torch.empty(0, device="meta")
     assert choose_backend("auto", _convnet(), like)[0] == "torch"
     with pytest.raises(BackendError, match="'fused' cannot run this: the extension has no kernels for meta"):

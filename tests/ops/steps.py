@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pydistill.build import build_config
+from pydistill.ops.build_info import build_config
 
 needs_compiled = pytest.mark.skipif(not build_config()["compiled"], reason="built without compiled ops")
 

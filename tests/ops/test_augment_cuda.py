@@ -7,8 +7,8 @@ import torch
 
 import pydistill.ops
 import pydistill.reference
-from pydistill.build import build_config
 from pydistill.errors import InputError
+from pydistill.ops.build_info import build_config
 from tests.ops.test_augment import OPERATIONS, Problem
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible")

@@ -13,7 +13,7 @@ import pytest
 
 from pydistill.ops import extension
 from pydistill.ops.extension import load_extension
-from tests.nobody import as_nobody
+from tests.helpers.nobody import as_nobody
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_a_damaged_file_leaves_the_reference_and_says_so(tmp_path: Path) -> None
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
         "    from pydistill.ops import sgd_step\n"
-        "    from pydistill.build import build_config\n"
+        "    from pydistill.ops.build_info import build_config\n"
         "ours = [str(w.message) for w in caught if w.category is RuntimeWarning]\n"
         "assert len(ours) == 1 and 'does not load' in ours[0], ours\n"
         "config = build_config()\n"
@@ -163,7 +163,7 @@ def test_an_instruction_set_that_is_none_is_told_and_the_reference_runs() -> Non
         "import warnings\n"
         "with warnings.catch_warnings(record=True) as caught:\n"
         "    warnings.simplefilter('always')\n"
-        "    from pydistill.build import build_config\n"
+        "    from pydistill.ops.build_info import build_config\n"
         "    config = build_config()\n"
         "print(*(str(each.message) for each in caught if each.category is RuntimeWarning))\n"
         "assert not config['compiled']\n"

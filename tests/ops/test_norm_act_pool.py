@@ -16,8 +16,8 @@ from torch import Tensor
 
 import pydistill.ops
 import pydistill.reference
-from pydistill.build import build_config
 from pydistill.errors import InputError
+from pydistill.ops.build_info import build_config
 
 compiled_only = pytest.mark.skipif(
     not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pydistill.reference
-from pydistill.build import build_config
+from pydistill.ops.build_info import build_config
 from tests.ops.test_norm_act_pool import CHANNELS, NORMS, PHASES, POOLINGS, Problem
 
 pytestmark = pytest.mark.skipif(not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}")

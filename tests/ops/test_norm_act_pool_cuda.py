@@ -7,7 +7,7 @@ import torch
 
 import pydistill.ops
 import pydistill.reference
-from pydistill.build import build_config
+from pydistill.ops.build_info import build_config
 from tests.ops.test_norm_act_pool import NORMS, PHASES, POOLINGS, Problem, assert_same
 from tests.ops.test_norm_act_pool_bfloat16 import check_errors, planes, run
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 import pydistill.ops
 import pydistill.reference
-from pydistill.build import build_config
 from pydistill.errors import InputError
+from pydistill.ops.build_info import build_config
 
 Op = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pydistill import ops, reference
-from pydistill.build import build_config
 from pydistill.errors import InputError
+from pydistill.ops.build_info import build_config
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible")
 needs_kernels = pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pydistill.build import build_config
+from pydistill.ops.build_info import build_config
 from tests.ops.steps import KERNELS, SIZES, Tables, check
 
 pytestmark = [

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pydistill._util.files import WriteError
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.files import WriteError
 from pydistill.trajectories import TrajectoryStore, convexify
 from pydistill.trajectories.trajectory import TensorRows
 

@@ -1,0 +1,1 @@
+"""Private helpers: files, memory, progress, formatting."""

@@ -1,0 +1,1 @@
+"""The distilled set: its file, its torch Dataset, its figures, and other tools' formats."""

@@ -1,0 +1,80 @@
+"""DC-BENCH's files, as its reader of trajectory matching's sets ("TM") finds them (Cui et al., NeurIPS 2022).
+
+    ROOT/TM/CIFAR10/IPC10/images_best.pt    float32 [n, C, H, W], class-major, normalised
+    ROOT/TM/CIFAR10/IPC10/labels_best.pt    class numbers [n]
+
+Tiny ImageNet's 10,000 images (IPC 50) are in five files each, images_best_0.pt … images_best_4.pt. The reader turns
+labels into whole numbers, so there are no soft ones, and takes its learning rate from the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from torch import Tensor
+
+from pydistill.artefact.exchange.tensors import ForeignSet, read_set
+from pydistill.artefact.file import Artefact
+from pydistill.errors import InputError
+from pydistill.trajectories.formats import save_torch
+
+NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "tinyimagenet"}
+PARTS = 5
+
+
+def folder_of(artefact: Artefact) -> str:
+    """Where below DC-BENCH's root its reader looks for the set: TM/DATASET/IPCn.
+
+    Raises:
+        InputError: the labels are soft, or the data set's name is no folder name.
+    """
+    if artefact.labels.ndim != 1:
+        raise InputError("DC-BENCH has no soft labels and this set has; export it as mtt or ddranking")
+    dataset = str(artefact.provenance["dataset"].get("name", ""))
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}", dataset):
+        raise InputError(f"the data set's name {dataset!r} cannot name DC-BENCH's folder; export the set as mtt")
+    return f"TM/{NAMES.get(dataset, dataset)}/IPC{len(artefact.images) // len(artefact.class_names)}"
+
+
+def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
+    """Write the files into the folder that `folder_of` names; returns their paths."""
+    parts = PARTS if folder.parts[-2:] == (NAMES["tiny-imagenet"], "IPC50") else 1
+    written = []
+    for stem, value in (("images_best", images), ("labels_best", artefact.labels)):
+        for number, part in enumerate(value.chunk(parts)):
+            written.append(folder / (f"{stem}.pt" if parts == 1 else f"{stem}_{number}.pt"))
+            save_torch(part.clone(), written[-1])
+    return written
+
+
+def folder_in(path: Path) -> Path:
+    """The folder of the one set at or below a path, which may be DC-BENCH's root; the path itself if there is none.
+
+    Raises:
+        InputError: there are several sets below it.
+    """
+    if _holds_images(path):
+        return path
+    found = [each for form in ("IPC*", "*/IPC*", "TM/*/IPC*") for each in sorted(path.glob(form))]
+    below = [each for each in found if _holds_images(each)]
+    if len(below) > 1:
+        raise InputError(f"{path} holds several of DC-BENCH's sets; name one of {', '.join(map(str, below))}")
+    return below[0] if below else path
+
+
+def _holds_images(path: Path) -> bool:
+    return any((path / f"images_best{suffix}.pt").is_file() for suffix in ("", "_0"))
+
+
+def read(path: Path) -> ForeignSet:
+    """Read the files of one set's folder, in one part or five.
+
+    Raises:
+        FormatError: a file is missing, damaged or something else.
+    """
+    suffixes = [""] if (path / "images_best.pt").is_file() else [f"_{number}" for number in range(PARTS)]
+    if not (path / f"images_best{suffixes[0]}.pt").is_file():
+        suffixes = [""]
+    images, labels = ([path / f"{stem}_best{suffix}.pt" for suffix in suffixes] for stem in ("images", "labels"))
+    return read_set(images, labels, [])

@@ -1,0 +1,39 @@
+"""MTT's files: images_best.pt and labels_best.pt, as `distill.py` of MTT, TESLA, FTD, DATM, ATT and MCT writes them.
+
+images_best.pt    float32 [n, C, H, W], class-major, normalised or whitened as the student saw them
+labels_best.pt    int64 [n]; or logits [n, K] where labels are soft (TESLA, DATM)
+lr_best.pt        the learning rate, a number: written by DATM; MTT itself keeps it nowhere
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pydistill.artefact.exchange.tensors import ForeignSet, logits, read_set
+from pydistill.artefact.file import Artefact
+from pydistill.trajectories.formats import save_torch
+
+IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
+
+
+def write(artefact: Artefact, images: torch.Tensor, folder: Path) -> list[Path]:
+    """Write the three files; returns their paths."""
+    labels = artefact.labels if artefact.labels.ndim == 1 else logits(artefact.labels)
+    for name, value in ((IMAGES, images), (LABELS, labels), (RATE, torch.tensor(artefact.lr, dtype=torch.float64))):
+        save_torch(value, folder / name)
+    return [folder / name for name in (IMAGES, LABELS, RATE)]
+
+
+def read(path: Path) -> ForeignSet:
+    """Read the files of a folder, or an images file of any name that has images in it, with its labels and rate beside.
+
+    "images_500.pt" has "labels_500.pt" and, if there is one, "lr_500.pt" beside it.
+
+    Raises:
+        FormatError: a file is missing, damaged or something else.
+    """
+    images = path / IMAGES if path.is_dir() else path
+    labels, rate = (images.with_name(images.name.replace("images", name, 1)) for name in ("labels", "lr"))
+    return read_set([images], [labels], [rate])

@@ -1,0 +1,132 @@
+"""What the formats of single torch-saved tensors share: untrusted reading, checks, labels as logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pydistill._util.files import sha256_of
+from pydistill.errors import FormatError, InputError
+from pydistill.trajectories.formats import is_plain_tensor, load_untrusted
+
+Soft = Literal["logits", "probabilities"]
+
+
+@dataclass(frozen=True)
+class ForeignSet:
+    """What files of another tool hold.
+
+    Attributes:
+        images: [n, C, H, W] float32.
+        labels: [n] int64, or rows [n, K] of which the files do not tell whether they are logits or probabilities.
+        lr: if there is a file of it.
+        files: SHA-256 by file name.
+    """
+
+    images: Tensor
+    labels: Tensor
+    lr: float | None
+    files: Mapping[str, str]
+
+
+def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignSet:
+    """Images and labels, each out of one file or of several in order, and the learning rate if one of `lr` is there.
+
+    Raises:
+        FormatError: a file is missing, damaged, would have to run code, or holds something else.
+    """
+    pixels = torch.cat(_alike([_images(path) for path in images], images))
+    targets = torch.cat(_alike([_labels(path) for path in labels], labels))
+    if len(pixels) != len(targets):
+        raise FormatError(
+            f"{labels[0]} is damaged or of another set: it holds {len(targets)} labels for {len(pixels)} images"
+        )
+    rates = [path for path in lr if path.is_file()][:1]
+    files = {path.name: sha256_of(path) for path in [*images, *labels, *rates]}
+    return ForeignSet(pixels, targets, _rate(rates[0]) if rates else None, files)
+
+
+def _alike(parts: list[Tensor], paths: list[Path]) -> list[Tensor]:
+    for part, path in zip(parts, paths, strict=True):
+        if part.shape[1:] != parts[0].shape[1:] or part.dtype != parts[0].dtype:
+            raise FormatError(f"{path} is damaged or of another set: its shape is not that of {paths[0]}")
+    return parts
+
+
+def _tensor(path: Path) -> Tensor:
+    found = load_untrusted(path)
+    if not is_plain_tensor(found) or found.is_complex():
+        raise FormatError(f"{path} does not hold a tensor of plain numbers")
+    tensor: Tensor = found.detach()
+    return tensor
+
+
+def _images(path: Path) -> Tensor:
+    images = _tensor(path)
+    if images.ndim != 4 or 0 in images.shape or not images.is_floating_point():
+        raise FormatError(f"{path} must hold images [n, C, H, W] in floating point, not {_form(images)}")
+    images = images.float().contiguous().clone()
+    if not bool(torch.isfinite(images).all()):
+        raise FormatError(f"{path} holds pixels that are not finite")
+    return images
+
+
+def _labels(path: Path) -> Tensor:
+    labels = _tensor(path)
+    if labels.ndim == 2 and labels.shape[1] > 0 and labels.is_floating_point():
+        labels = labels.float().clone()
+        if bool(torch.isfinite(labels).all()):
+            return labels
+        raise FormatError(f"{path} holds labels that are not finite")
+    if labels.ndim != 1 or labels.dtype == torch.bool:
+        raise FormatError(f"{path} must hold class numbers [n] or rows [n, K] in floating point, not {_form(labels)}")
+    numbers = labels.double()  # MTT's own are int64, others keep whole numbers as floats
+    if not bool(((numbers >= 0) & (numbers < 2**31) & (numbers == numbers.floor())).all()):
+        raise FormatError(f"{path} holds class numbers that are not whole or not from 0")
+    return numbers.long()
+
+
+def _rate(path: Path) -> float:
+    found = load_untrusted(path)
+    if isinstance(found, Tensor) and found.numel() == 1 and found.is_floating_point():
+        found = found.item()
+    if type(found) is not float or not (math.isfinite(found) and found > 0):
+        raise FormatError(f"{path} must hold one learning rate, a finite number above 0")
+    return found
+
+
+def _form(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
+def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
+    """Label rows [n, K] of a file as class probabilities.
+
+    Args:
+        rows: logits or probabilities.
+        soft: which of the two; None: logits, as the tools themselves write, unless they could be probabilities.
+
+    Raises:
+        InputError: they could be either, or are no probabilities; `where` names the files.
+    """
+    could_be = bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
+    if soft is None and could_be:
+        raise InputError(
+            f"the labels in {where} are rows that sum to 1: probabilities or logits? say which by soft (--soft)"
+        )
+    if soft == "probabilities":
+        if not could_be:
+            raise InputError(f"the labels in {where} are no probabilities: give soft = logits")
+        return rows
+    return rows.softmax(dim=1)
+
+
+def logits(rows: Tensor) -> Tensor:
+    """Probabilities [n, K] as logits, log p, whose softmax gives them back to rounding."""
+    return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()

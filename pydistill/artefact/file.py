@@ -1,0 +1,232 @@
+"""The distilled set on disk: one safetensors file that holds all that is needed to use it again."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pydistill._util.layout import BEST_NAME, METRICS_NAME, SET_NAME, other_runs
+from pydistill._util.png import png_bytes, tile
+from pydistill._util.tensor_file import read_tensors, write_tensors
+from pydistill.data import Preprocessing
+from pydistill.errors import FormatError, InputError
+from pydistill.evaluation.evaluate import EvaluationSettings
+
+FORMAT = 2
+READABLE = (1, 2)
+UNCHECKED = (1,)  # written without checksums
+KEY = "pydistill.artefact"
+PREFIX = "preprocessing."
+PREVIEW = "preview_png"
+PREVIEW_PIXELS = 2**20
+# How far a row of soft labels may be from a sum of 1: an import takes rows that are off by up to 1e-3, of which another
+# order of summing makes at most 1e-4 more; float32's softmax over 1,000 classes is off by less than 1e-6.
+ROW_TOLERANCE = 2e-3
+
+ABOUT = (
+    "A distilled training set. Train a fresh network on `images` and `labels` by SGD at learning rate `lr` as "
+    "`evaluation.training` says (its own lr is replaced by this one); `viewable` says how to make pixels of images."
+)
+FORMULAS = {
+    "normalise": "pixels = images * preprocessing.std + preprocessing.mean, per channel, clamped to [0, 1]",
+    "zca": "pixels = preprocessing.inverse @ image + preprocessing.mean, image flattened as C, H, W, clamped to [0, 1]",
+}
+MEANINGS = {
+    "images": "the distilled images [n, C, H, W] as networks see them, preprocessed",
+    "labels": "class numbers [n], or class probabilities [n, classes]",
+    "classes": "the class that each image stands for [n]",
+    "initial_images": "the images before the first iteration, [n, C, H, W], preprocessed",
+    "preprocessing.mean": "of the training pixels in [0, 1]: per channel [C], or per pixel [C, H, W] for zca",
+    "preprocessing.std": "of the training pixels in [0, 1], per channel [C]",
+    "preprocessing.matrix": "ZCA whitening W [D, D], D = C H W: image = W (pixels - mean)",
+    "preprocessing.inverse": "the inverse of W [D, D]",
+    PREVIEW: "a PNG file of viewable images, a column per class",
+}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A distilled set with its learning rate and its preprocessing: without them nobody can train on it or look at it.
+
+    Attributes:
+        images: [n, C, H, W] float32, preprocessed (as the networks see them), class-major.
+        labels: class numbers [n] int64, or probabilities [n, K], whose rows sum to 1.
+        classes: the class each image stands for, [n] int64.
+        lr: α, the learned learning rate.
+        preprocessing: the normalisation or the ZCA whitening with its inverse.
+        provenance: configuration, seed, versions, dataset and accuracies, as JSON-able values.
+        initial_images: the images before the first iteration, [n, C, H, W]; None if unknown (an imported set).
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: Tensor
+    lr: float
+    preprocessing: Preprocessing
+    provenance: dict[str, Any]
+    initial_images: Tensor | None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the K classes, in the order of the labels."""
+        return tuple(self.provenance["dataset"]["classes"])
+
+    def viewable(self, images: Tensor | None = None) -> Tensor:
+        """The images (or others in the same space) as pixels in [0, 1], [n, C, H, W]."""
+        return self.preprocessing.invert(self.images if images is None else images).clamp(0, 1)
+
+    def preview(self) -> bytes:
+        """A PNG file of the viewable images: a column per class, as many images as a million pixels hold.
+
+        Channels that are neither one nor three are averaged to grey.
+        """
+        count, _, height, width = self.images.shape
+        number = len(self.class_names)
+        per_class = count // number
+        number = min(number, max(1, PREVIEW_PIXELS // (height * width)))
+        rows = min(per_class, max(1, PREVIEW_PIXELS // (height * width * number)))
+        shown = torch.arange(number)[:, None] * per_class + torch.arange(rows)
+        pixels = self.viewable(self.images[shown.flatten().to(self.images.device)])
+        if pixels.shape[1] not in (1, 3):
+            pixels = pixels.mean(dim=1, keepdim=True)
+        return png_bytes(tile(pixels, number))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artefact to `path` (a .safetensors file), atomically.
+
+        Raises:
+            InputError: it is not what `load` reads: its parts do not agree, a number is not finite, or soft labels are
+                no probabilities.
+            WriteError: the folder cannot be written or the disk is full.
+        """
+        try:
+            fault = _fault(self)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(f"the distilled set cannot be written to {path} ({error})") from error
+        if fault is not None:
+            raise InputError(f"the distilled set cannot be written to {path}: {fault}")
+        about, tensors = self.preprocessing.state()
+        stored = {f"{PREFIX}{name}": value for name, value in tensors.items()}
+        stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
+        if self.initial_images is not None:
+            stored["initial_images"] = self.initial_images
+        stored[PREVIEW] = torch.from_numpy(np.frombuffer(self.preview(), np.uint8).copy())
+        recorded = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
+        evaluation = recorded or asdict(EvaluationSettings())  # which is what evaluates an imported set
+        header = {
+            "format": FORMAT,
+            "about": ABOUT,
+            "lr": self.lr,
+            "class_names": list(self.class_names),
+            "preprocessing": about,
+            "viewable": FORMULAS.get(self.preprocessing.kind, self.preprocessing.kind),
+            "evaluation": evaluation,
+            "augmentation": _mapping(evaluation.get("training")).get("dsa"),
+            "provenance": self.provenance,
+        }
+        write_tensors(path, KEY, header, stored, meanings=MEANINGS)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Artefact:
+        """Read an artefact from a file, or from the run folder that holds it; nothing in the file is executed.
+
+        The checksums of the header and of every tensor are verified (files of format 1 have none).
+
+        Raises:
+            InputError: there is no artefact at `path`.
+            FormatError: the file is damaged, not an artefact, or of a later format.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / SET_NAME
+        if not file.is_file():
+            raise InputError(_absent(path, file))
+        header, tensors = read_tensors(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
+        try:
+            about = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+            artefact = cls(
+                images=tensors["images"],
+                labels=tensors["labels"],
+                classes=tensors["classes"],
+                lr=float(header["lr"]),
+                preprocessing=Preprocessing.from_state(header["preprocessing"], about),
+                provenance=dict(header["provenance"]),
+                initial_images=tensors.get("initial_images"),
+            )
+            fault = _fault(artefact)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
+            raise FormatError(f"{file} is damaged or not a distilled set of pydistill's ({error})") from error
+        if fault is not None:
+            raise FormatError(f"{file} is damaged: {fault}")
+        return artefact
+
+
+def _absent(path: str | os.PathLike[str], file: Path) -> str:
+    """What is told of a set that is not there."""
+    run = file.parent
+    if file.name == BEST_NAME and (run / METRICS_NAME).exists() and (run / SET_NAME).exists():
+        return f"{file} is gone, the best set of the run in {run}; its last one is {run / SET_NAME}"
+    if file.name in (SET_NAME, BEST_NAME) and (run / METRICS_NAME).exists():
+        when = "at its end" if file.name == SET_NAME else "by its first evaluation"
+        best = file.name == SET_NAME and (run / BEST_NAME).exists()
+        other = "evaluate and export take its best set so far with --which best (load with which='best'), "
+        return (
+            f"the run in {run} has no {file.name}, which is written {when}: that is still to come, or the file was "
+            "removed; "
+            f"{other if best else ''}"
+            f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
+        )
+    if file.name in (SET_NAME, BEST_NAME) and run.is_dir():
+        remedy = other_runs(run) or "give a run's folder, or a set's file"
+        return f"{run} holds no distilled set: there is no {file.name} in it; {remedy}"
+    return f"{path} holds no distilled set: there is no such file or folder; give a run's folder, or a set's file"
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _fault(artefact: Artefact) -> str | None:
+    """What makes of it no distilled set, as the end of a sentence; None if it is one."""
+    images, labels, classes = artefact.images, artefact.labels, artefact.classes
+    count = images.shape[0] if images.ndim == 4 else -1
+    agrees = labels.ndim in (1, 2) and classes.ndim == 1 and labels.shape[0] == count == classes.shape[0]
+    if not agrees or (artefact.initial_images is not None and artefact.initial_images.shape != images.shape):
+        return "its images, labels and classes do not agree in number"
+    labels_fit = labels.is_floating_point() if labels.ndim == 2 else labels.dtype == torch.int64
+    if not (images.is_floating_point() and classes.dtype == torch.int64 and labels_fit):
+        return "its images, labels or classes are numbers of the wrong kind"
+    tensors = [images, labels] + ([] if artefact.initial_images is None else [artefact.initial_images])
+    if not all(bool(torch.isfinite(each).all()) for each in tensors) or not (
+        math.isfinite(artefact.lr) and artefact.lr > 0
+    ):
+        return "its images or its learning rate are not usable numbers"
+    if not all(isinstance(artefact.provenance.get(name, {}), Mapping) for name in ("dataset", "recipe")):
+        return "its provenance is not what pydistill writes"
+    names = artefact.class_names
+    if not names or not all(isinstance(name, str) for name in names):
+        return "its classes have no names"
+    numbers = [classes] + ([labels] if labels.ndim == 1 else [])
+    outside = any(bool(((each < 0) | (each >= len(names))).any()) for each in numbers)
+    if count < 1 or outside or (labels.ndim == 2 and labels.shape[1] != len(names)):
+        return f"its labels are not of its {len(names)} classes"
+    if labels.ndim == 2 and not _are_probabilities(labels):
+        return "its soft labels are no probabilities, which are at least 0 and sum to 1 in each row"
+    if not torch.equal(classes, torch.arange(len(names), device=classes.device).repeat_interleave(count // len(names))):
+        return "its images are not sorted by class, equally many of each"
+    artefact.preprocessing.invert(images[:1])
+    return None
+
+
+def _are_probabilities(rows: Tensor) -> bool:
+    """Whether each row [n, K] could be class probabilities, up to rounding."""
+    sums = rows.double().sum(dim=1)
+    return bool((rows >= 0).all()) and bool(((sums - 1).abs() <= ROW_TOLERANCE).all())

@@ -1,0 +1,1 @@
+"""The outer loop: methods, settings, the distiller, its optimiser and guard."""

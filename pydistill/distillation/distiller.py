@@ -1,0 +1,331 @@
+"""Distillation: the outer loop that moves synthetic pixels so that a student trained on them follows the experts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pydistill._util.checks import check_instance
+from pydistill._util.format import first_line
+from pydistill.data import Dataset
+from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
+from pydistill.distillation.records import IterationReport, Segment
+from pydistill.distillation.settings import DistillSettings
+from pydistill.errors import DivergedError, FormatError, MismatchError
+from pydistill.matching import Batches, Match, choose_backend, match_many
+from pydistill.nn import flatten
+from pydistill.synthesis.set import ImageAverage, SyntheticSet, initial_set
+from pydistill.training.train import seeded_modules
+from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
+
+__all__ = ["DistillSettings", "Distiller", "IterationReport", "Segment"]
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What chance decided for one segment: the expert, the epochs and with them the points, and the batches."""
+
+    expert: int
+    epochs: tuple[float, float]
+    points: tuple[Tensor, Tensor]
+    batches: Batches
+
+
+@dataclass(frozen=True)
+class _Moving:
+    """What updates change, as it was after an iteration; the average with its number of updates."""
+
+    iteration: int
+    leaves: dict[str, Tensor]
+    velocities: dict[str, Tensor]
+    average: tuple[Tensor, int] | None
+
+
+class Distiller:
+    """The state of one distillation and its outer iteration.
+
+    An iteration draws an expert and a segment of its trajectory (or several), trains the student on the synthetic set
+    from the segment's start, and takes one SGD step on pixels (and learning rate, and label logits) down the gradient
+    of the matching loss. An update that would leave the finite numbers, make the learning rate ≤ 0 or let the pixels
+    explode is not applied: the set, with its velocities, goes back to its last good state, which was kept in memory.
+    The random numbers go on, so that the next iteration draws another segment.
+
+    Raises:
+        InputError: settings outside their limits, or a segment that leaves the trajectories.
+        MismatchError: the store's kind or parameter count does not fit the method or the student.
+    """
+
+    def __init__(
+        self,
+        settings: DistillSettings,
+        dataset: Dataset,
+        store: TrajectoryStore,
+        student: nn.Module,
+        *,
+        teachers: Iterable[nn.Module] = (),
+    ) -> None:
+        check_instance("settings", settings, DistillSettings, "DistillSettings")
+        check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_tensors makes one of arrays")
+        check_instance("store", store, TrajectoryStore, "a TrajectoryStore; TrajectoryStore.open(path) opens one")
+        check_instance("student", student, nn.Module, "a torch.nn.Module")
+        settings.check()
+        self.settings = settings
+        self.method = settings.resolved_method()
+        if store.kind != self.method.trajectories:
+            raise MismatchError(
+                f"method {settings.method} uses {self.method.trajectories} trajectories "
+                f"and the store holds {store.kind} ones; give the others, or set distill.trajectories"
+            )
+        self.store = store
+        self.student = student
+        self.sampler = StartSampler(settings.start_settings())
+        self.sampler.check(store, settings.expert_epochs)
+        _check_student(student, store)
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.order = ExpertOrder(len(store))
+        self.iteration = 0
+        self.synthetic: SyntheticSet = initial_set(
+            dataset,
+            ipc=settings.ipc,
+            initialisation=settings.initialisation,
+            labels=self.method.labels,
+            lr=settings.lr_init,
+            teachers=teachers,
+            generator=self.generator,
+        )
+        self.initial_images = self.synthetic.images.detach().clone()
+        decay = settings.ema_decay()
+        self.average = ImageAverage(self.synthetic.images, decay) if decay > 0 else None
+        self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
+        self.update = settings.update_rule()
+        self.guard = Guard(settings.guard_limits(data_scale(dataset)))
+        self._good = self._moving()
+        self._good_iterations = 0  # since the good state was taken
+
+    @property
+    def images(self) -> Tensor:
+        """The images to evaluate and save: the average if there is one, else the pixels themselves."""
+        return self.synthetic.images.detach().clone() if self.average is None else self.average.average.clone()
+
+    @property
+    def lr(self) -> float:
+        """α now."""
+        return float(self.synthetic.lr.detach())
+
+    @property
+    def good_iteration(self) -> int:
+        """The iteration after which the set was as in the last good state."""
+        return self._good.iteration
+
+    def iterate(self) -> IterationReport:
+        """One outer iteration.
+
+        Raises:
+            DivergedError: more updates have been rejected than `max_rejections` allows (`guard.ended` says so after the
+                last of them).
+        """
+        if self.guard.ended is not None:
+            raise DivergedError(self.guard.ended)
+        began = time.perf_counter()
+        draws = [self._draw() for _ in range(self.settings.experts_per_step)]
+        leaves = self.synthetic.learned()
+        total: dict[str, Tensor] = {}
+        segments = []
+        for group, outcomes in self._matches(draws):
+            for draw, outcome in zip(group, outcomes, strict=True):
+                distances = tuple(outcome.distances.tolist())
+                loss = float(outcome.loss.detach())
+                segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
+            if all(math.isfinite(segment.loss) for segment in segments):
+                found = torch.autograd.grad([each.loss for each in outcomes], list(leaves.values()))
+                for name, gradient in zip(leaves, found, strict=True):
+                    total[name] = total[name] + gradient if name in total else gradient
+            del outcomes, outcome  # the next group is made when this one's memory is free
+        refusal = self.guard.of_losses([segment.loss for segment in segments])
+        if refusal is None:
+            refusal = self._apply(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
+        self.iteration += 1
+        event = None if refusal is None else self._refuse(refusal)
+        return IterationReport(self.iteration, tuple(segments), self.lr, event, time.perf_counter() - began)
+
+    def _draw(self) -> _Draw:
+        """Draw an expert, a segment of its trajectory, and the batches that the student trains on."""
+        settings, images = self.settings, self.synthetic.images
+        expert = self.order.next(self.generator)
+        trajectory = self.store[expert]
+        start, target = self.sampler.draw(self.iteration, self.generator, trajectory.end, settings.expert_epochs)
+        batches = Batches.draw(
+            images,
+            self.synthetic.labels,
+            steps=settings.steps,
+            batch_size=settings.batch_size or images.shape[0],
+            generator=self.generator,
+            dsa=settings.dsa,
+        )
+        points = (trajectory.point(start).to(images), trajectory.point(target).to(images))
+        return _Draw(expert, (start, target), points, batches)
+
+    def _matches(self, draws: Sequence[_Draw]) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
+        """The draws in groups, each with its matches, which are made when they are asked for.
+
+        On a GPU the fused backend matches all side by side; elsewhere one's memory is enough for any number.
+        """
+        images = self.synthetic.images
+        together = len(draws) > 1 and images.device.type == "cuda"
+        together = together and choose_backend(self.settings.backend, self.student, images)[0] == "fused"
+        size = len(draws) if together else 1
+        for first in range(0, len(draws), size):
+            group = draws[first : first + size]
+            yield group, self._match(group, first)
+
+    def _match(self, draws: Sequence[_Draw], first: int) -> list[Match]:
+        """The matches of draws `first`, … of this iteration."""
+        settings = self.settings
+        parts = (settings.seed, self.iteration, *((first,) if first else ()))
+        with seeded_modules(self.synthetic.images.device, "distillation", *parts):
+            return match_many(
+                self.student,
+                [draw.points[0] for draw in draws],
+                [draw.points[1] for draw in draws],
+                [draw.batches for draw in draws],
+                self.synthetic.lr,
+                selection=self.method.selection,
+                distance=settings.distance,
+                gradient=self.method.gradient,
+                label_logits=self.synthetic.kind == "learned",
+                backend=settings.backend,
+                activations=settings.activations,
+            )
+
+    @torch.no_grad()
+    def _apply(self, leaves: dict[str, Tensor], gradients: dict[str, Tensor]) -> Refusal | None:
+        """Apply the update, unless the guard refuses it; returns why it does."""
+        velocities, values = self.update(leaves, self.velocities, gradients)
+        refusal = self.guard.of_update(gradients, values)
+        if refusal is not None:
+            return refusal
+        # The state before the update is a good one: its loss and its gradient were finite.
+        if self._good_iterations >= self.settings.snapshot_every:
+            self._good, self._good_iterations = self._moving(), 0
+        self._good_iterations += 1
+        self.velocities = velocities
+        for name, leaf in leaves.items():
+            leaf.copy_(values[name])
+        if self.average is not None:
+            self.average.update(self.synthetic.images)
+        return None
+
+    def _refuse(self, refusal: Refusal) -> GuardEvent:
+        if refusal.what != "skipped":
+            self._go_back()
+        return self.guard.refuse(self.iteration, refusal, self._good.iteration)
+
+    def _moving(self) -> _Moving:
+        """A copy of all that an update changes."""
+        leaves = self.synthetic.learned()
+        average = self.average
+        return _Moving(
+            self.iteration,
+            {name: leaf.detach().clone() for name, leaf in leaves.items()},
+            {name: velocity.clone() for name, velocity in self.velocities.items()},
+            None if average is None else (average.average.clone(), average.updates),
+        )
+
+    @torch.no_grad()
+    def _go_back(self) -> None:
+        """Take the last good state again."""
+        for name, leaf in self.synthetic.learned().items():
+            leaf.copy_(self._good.leaves[name])
+            self.velocities[name] = self._good.velocities[name].clone()
+        if self.average is not None and self._good.average is not None:
+            self.average.average, self.average.updates = self._good.average[0].clone(), self._good.average[1]
+        self._good_iterations = 0
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Everything that the next iteration depends on: JSON-able values and tensors."""
+        tensors = {name: leaf.detach().clone() for name, leaf in self.synthetic.learned().items()}
+        tensors |= {f"velocity.{name}": value for name, value in self.velocities.items()}
+        tensors |= {"generator": self.generator.get_state(), "initial_images": self.initial_images}
+        tensors["classes"] = self.synthetic.classes
+        if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
+            tensors["label_probabilities"] = self.synthetic.label_rows
+        good = self._good
+        tensors |= {f"good.{name}": value for name, value in good.leaves.items()}
+        tensors |= {f"good.velocity.{name}": value for name, value in good.velocities.items()}
+        values: dict[str, Any] = {
+            "iteration": self.iteration,
+            "order": self.order.state(),
+            "guard": self.guard.state(),
+            "good": {"iteration": good.iteration, "since": self._good_iterations},
+        }
+        if self.average is not None:
+            tensors["average"] = self.average.average
+            values["average_updates"] = self.average.updates
+        if good.average is not None:
+            tensors["good.average"], values["good"]["average_updates"] = good.average
+        return values, tensors
+
+    @torch.no_grad()
+    def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned, bit for bit.
+
+        A state from before there was a guard is taken for a good one.
+
+        Raises:
+            MismatchError: the state is of a set of another shape.
+            FormatError: it is damaged.
+            KeyError: it lacks a part.
+        """
+        leaves = self.synthetic.learned()
+
+        def shaped(name: str, like: Tensor) -> Tensor:
+            if tensors[name].shape != like.shape:
+                raise MismatchError(
+                    f"the checkpoint's {name} have shape {list(tensors[name].shape)}, this run's {list(like.shape)}"
+                )
+            return tensors[name].to(like)
+
+        def moving(prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            found = {name: shaped(f"{prefix}{name}", leaf.detach()) for name, leaf in leaves.items()}
+            return found, {name: shaped(f"{prefix}velocity.{name}", leaf.detach()) for name, leaf in leaves.items()}
+
+        found, self.velocities = moving("")
+        for name, leaf in leaves.items():
+            leaf.copy_(found[name])
+        try:
+            self.generator.set_state(tensors["generator"])
+        except (RuntimeError, TypeError) as error:
+            raise FormatError(f"the state of the random numbers is damaged ({first_line(error)})") from error
+        self.initial_images = shaped("initial_images", self.initial_images)
+        self.synthetic.classes = shaped("classes", self.synthetic.classes)
+        if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
+            self.synthetic.label_rows = shaped("label_probabilities", self.synthetic.label_rows)
+        if self.average is not None:
+            self.average.average = shaped("average", self.average.average)
+            self.average.updates = int(values["average_updates"])
+        self.iteration = int(values["iteration"])
+        self.order.load_state(values["order"])
+        if "guard" not in values:
+            self._good, self._good_iterations = self._moving(), 0
+            return
+        self.guard.load_state(values["guard"])
+        good = values["good"]
+        average = None
+        if self.average is not None:
+            average = shaped("good.average", self.average.average), int(good["average_updates"])
+        self._good = _Moving(int(good["iteration"]), *moving("good."), average)
+        self._good_iterations = int(good["since"])
+
+
+def _check_student(student: nn.Module, store: TrajectoryStore) -> None:
+    found, expected = flatten(student).numel(), sum(store.record.sizes)
+    if found != expected:
+        raise MismatchError(
+            f"the student has {found} parameters and the experts ({store.record.architecture}) have {expected}"
+        )

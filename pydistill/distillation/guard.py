@@ -1,0 +1,214 @@
+"""The guard of a distillation: which updates are refused, and when there have been too many of them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pydistill.data import Dataset
+from pydistill.distillation.optimiser import LrForm
+from pydistill.errors import FormatError
+
+_log = logging.getLogger("pydistill")
+
+What = Literal["loss", "gradient", "lr", "pixels", "labels", "skipped"]
+# Which settings to turn, by what went wrong; of the learning rate it depends on its form and on the limit.
+KNOBS: dict[What, str] = {
+    "loss": "lr_image or lr_init",
+    "gradient": "lr_image or lr_init",
+    "lr": "lr_lr",
+    "pixels": "lr_image (or set clip_gradient)",
+    "labels": "lr_label",
+    "skipped": "skip_loss_above",
+}
+SCALE_IMAGES = 1000
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an update is not applied.
+
+    Attributes:
+        what: what went wrong: the loss, a gradient, the learning rate, the pixels or the label logits; `skipped` for a
+            loss above `skip_loss_above`, which is no divergence.
+        reason: the same as part of a sentence, with its numbers.
+        others: what to do instead of turning the knob of `what`.
+    """
+
+    what: What
+    reason: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def knob(self) -> str:
+        """The settings to turn, as part of a sentence."""
+        return KNOBS[self.what] + (f" (or {', or '.join(self.others)})" if self.others else "")
+
+
+@dataclass(frozen=True)
+class GuardEvent:
+    """An update that was not applied.
+
+    Attributes:
+        iteration: when.
+        what, reason: as of `Refusal`.
+        knob: the settings to turn if it goes on.
+        rejections: rejected updates within the window up to and with this one; skipped ones do not count.
+    """
+
+    iteration: int
+    what: What
+    reason: str
+    knob: str
+    rejections: int
+
+    def as_record(self) -> dict[str, Any]:
+        """The metrics line of this event."""
+        return {
+            "event": "guard",
+            "iteration": self.iteration,
+            "what": self.what,
+            "reason": self.reason,
+            "knob": self.knob,
+            "rejections": self.rejections,
+        }
+
+
+@dataclass(frozen=True)
+class GuardLimits:
+    """What an update may do before it is refused.
+
+    Attributes:
+        max_rejections: how many updates of the last `window` iterations may be rejected.
+        window: iterations, at least 1.
+        largest_pixel: the largest |x| that a pixel may reach, in the preprocessed space; None for no limit.
+        skip_loss_above: the largest matching loss whose update is applied; None for no limit.
+        largest_lr: the largest α; None for no limit.
+        lr_form: how α moves, for the advice.
+    """
+
+    max_rejections: int
+    window: int
+    largest_pixel: float | None
+    skip_loss_above: float | None
+    largest_lr: float | None = None
+    lr_form: LrForm = "plain"
+
+
+class Guard:
+    """Judges every update before it is applied, and counts those that are refused.
+
+    The count is of the last `window` iterations, so that a run of a million iterations does not end by a dozen
+    accidents; more than `max_rejections` of them end it.
+    """
+
+    def __init__(self, limits: GuardLimits) -> None:
+        self.limits = limits
+        self.ended: str | None = None
+        """Why the run has ended, or None while it may go on."""
+        self._rejected_at: list[int] = []
+        self._skips = 0
+
+    def of_losses(self, losses: Sequence[float]) -> Refusal | None:
+        """What is wrong with the matching losses of an iteration's segments, if anything."""
+        if not all(math.isfinite(loss) for loss in losses):
+            return Refusal("loss", "the matching loss is not finite")
+        mean, limit = math.fsum(losses) / len(losses), self.limits.skip_loss_above
+        if limit is not None and mean > limit:
+            return Refusal("skipped", f"the matching loss {mean:.4g} is above skip_loss_above = {limit:g}")
+        return None
+
+    def of_update(self, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Refusal | None:
+        """What is wrong with the leaves' gradients, or with the values that they would get, if anything."""
+        names = list(gradients)
+        largest = values["images"].abs().amax()
+        told = [gradients[name].isfinite().all() for name in names] + [values[name].isfinite().all() for name in names]
+        # One look at the device for all that is asked.
+        numbers = torch.stack([*(each.double() for each in told), largest.double(), values["lr"].double()]).tolist()
+        finite = dict(zip(names, numbers, strict=False))
+        reached = dict(zip(names, numbers[len(names) :], strict=False))
+        for name in names:
+            if not finite[name]:
+                return Refusal("gradient", f"the gradient of the {name} is not finite")
+        limit, pixel, lr = self.limits.largest_pixel, *numbers[-2:]
+        other_form = () if self.limits.lr_form == "log" else ("take lr_form = log",)
+        if not reached["lr"] or lr <= 0:
+            return Refusal("lr", f"the student's learning rate would become {lr:.3g}", other_form)
+        if self.limits.largest_lr is not None and lr > self.limits.largest_lr:
+            reason = f"would reach {lr:.3g} and max_lr allows {self.limits.largest_lr:.3g}"
+            return Refusal("lr", f"the student's learning rate {reason}", (*other_form, "raise max_lr"))
+        if not reached["images"]:
+            return Refusal("pixels", "the pixels would leave the finite numbers")
+        if limit is not None and pixel > limit:
+            return Refusal("pixels", f"a pixel would reach {pixel:.3g} and max_pixel allows {limit:.3g}")
+        if not all(reached.values()):
+            return Refusal("labels", "the label logits would leave the finite numbers")
+        return None
+
+    def refuse(self, iteration: int, refusal: Refusal, back_to: int) -> GuardEvent:
+        """Count an update that is not applied, log it, and end the run if there have been too many.
+
+        Args:
+            iteration: the iteration of the update.
+            refusal: why.
+            back_to: the iteration whose state the run has gone back to.
+        """
+        knob, limits = refusal.knob, self.limits
+        if refusal.what == "skipped":
+            self._skips += 1
+            if self._skips == 10 ** (len(str(self._skips)) - 1):  # the 1st, 10th, 100th …
+                _log.warning(
+                    "iteration %d: %s; the update is skipped (%d so far); raise %s if too many are",
+                    *(iteration, refusal.reason, self._skips, knob),
+                )
+            return GuardEvent(iteration, refusal.what, refusal.reason, knob, self._count(iteration))
+        self._rejected_at = [each for each in self._rejected_at if each > iteration - limits.window] + [iteration]
+        count = len(self._rejected_at)
+        _log.warning(
+            "iteration %d: %s; the update was not applied and the set is again as after iteration %d "
+            "(%d of at most %d rejections in %d iterations); lower %s if this goes on",
+            *(iteration, refusal.reason, back_to, count, limits.max_rejections, limits.window, knob),
+        )
+        if count > limits.max_rejections:
+            self.ended = (
+                f"{count} updates within {limits.window} iterations had to be rejected, the last (iteration "
+                f"{iteration}) because {refusal.reason}; lower {knob} and run again "
+                f"(the limit is max_rejections = {limits.max_rejections})"
+            )
+        return GuardEvent(iteration, refusal.what, refusal.reason, knob, count)
+
+    def _count(self, iteration: int) -> int:
+        return sum(each > iteration - self.limits.window for each in self._rejected_at)
+
+    def state(self) -> dict[str, Any]:
+        """What has been counted, as JSON-able values."""
+        return {"rejected_at": list(self._rejected_at), "skips": self._skips, "ended": self.ended}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue counting from what `state` returned; a run that had ended may go on if the limits now allow it.
+
+        Raises:
+            FormatError: not the state of a guard.
+        """
+        rejected_at, skips, ended = (state.get(name) for name in ("rejected_at", "skips", "ended"))
+        whole = isinstance(rejected_at, list) and all(isinstance(each, int) for each in rejected_at)
+        if not whole or not isinstance(skips, int) or not isinstance(ended, str | None):
+            raise FormatError("the state of the guard is damaged")
+        self._rejected_at, self._skips = list(state["rejected_at"]), skips
+        last = max(self._rejected_at, default=0)
+        self.ended = ended if self._count(last) > self.limits.max_rejections else None
+
+
+def data_scale(dataset: Dataset) -> float:
+    """The largest |x| among up to 1,000 training images, evenly spread, as a network sees them; 1 if all are 0."""
+    pictures = dataset.train_pictures
+    count = min(len(pictures), SCALE_IMAGES)
+    index = torch.arange(count, device=pictures.device) * len(pictures) // count
+    largest = float(pictures.batch(index).abs().amax())
+    return largest if largest > 0 else 1.0

@@ -1,0 +1,55 @@
+"""The published methods as combinations of the same few choices, not as loops of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydistill.errors import InputError
+from pydistill.matching import Gradient, Selection
+from pydistill.synthesis.set import Labels
+
+Trajectories = Literal["recorded", "convexified"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What distinguishes one trajectory-matching method from another.
+
+    Attributes:
+        trajectories: `recorded` (the expert's epochs) or `convexified` (waypoints and path-length fractions).
+        continuous: starts and targets at any real epoch instead of whole ones (needs convexified trajectories).
+        growing: the upper end of the start range grows with the iteration.
+        selection: the student step compared with the target: `last` or `nearest`.
+        gradient: `exact` or `truncated`.
+        labels: `hard`, the experts' `teacher` probabilities, or label logits `learned` from them.
+        ema: an exponential moving average of the images is what is evaluated and saved.
+    """
+
+    trajectories: Trajectories
+    continuous: bool
+    growing: bool
+    selection: Selection
+    gradient: Gradient
+    labels: Labels
+    ema: bool
+
+
+METHODS: dict[str, Method] = {
+    # Cazenavette et al., Dataset Distillation by Matching Training Trajectories, CVPR 2022
+    "mtt": Method("recorded", False, False, "last", "exact", "hard", False),
+    # Liu et al., Dataset Distillation by Automatic Training Trajectories, ECCV 2024
+    "att": Method("recorded", False, False, "nearest", "exact", "hard", True),
+    # Zhong et al., Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory,
+    # CVPR 2025. Its own code computes TESLA's gradient; the method does not ask for it, so it is exact here.
+    "mct": Method("convexified", True, False, "last", "exact", "hard", False),
+    # Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, ICML 2023
+    "tesla": Method("recorded", False, False, "last", "truncated", "hard", False),
+}
+
+
+def method_named(name: str) -> Method:
+    """The method of that name; InputError names those there are."""
+    if name not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, not {name!r}")
+    return METHODS[name]

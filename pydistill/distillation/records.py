@@ -1,0 +1,89 @@
+"""What one outer iteration did, segment by segment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pydistill.distillation.guard import GuardEvent
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of an expert's trajectory, and the student's training that was compared with it.
+
+    Attributes:
+        expert: number of the expert in the store.
+        start, target: epochs.
+        loss: L of this segment.
+        step: K, the chosen student step.
+        distances: d(θ_k, θ*) for k = 0 … N.
+    """
+
+    expert: int
+    start: float
+    target: float
+    loss: float
+    step: int
+    distances: tuple[float, ...]
+
+    def distances_record(self, iteration: int) -> dict[str, Any]:
+        """The metrics line of the way that the student went in this iteration; what is not finite becomes null."""
+        distances = [value if math.isfinite(value) else None for value in self.distances]
+        return {"event": "distances", "iteration": iteration, "distances": distances, "step": self.step}
+
+
+@dataclass(frozen=True)
+class IterationReport:
+    """What one outer iteration did.
+
+    Attributes:
+        iteration: 1, 2, …
+        segments: what was matched, `experts_per_step` of them.
+        lr: the student's learning rate after the update.
+        guard: what the guard did, if the update was not applied.
+        seconds: wall time of the iteration.
+    """
+
+    iteration: int
+    segments: tuple[Segment, ...]
+    lr: float
+    guard: GuardEvent | None = None
+    seconds: float = 0.0
+
+    @property
+    def rejected(self) -> str | None:
+        """Why the update was not applied, or None."""
+        return None if self.guard is None else self.guard.reason
+
+    @property
+    def loss(self) -> float:
+        """L before the update, the mean over the segments."""
+        return math.fsum(segment.loss for segment in self.segments) / len(self.segments)
+
+    @property
+    def steps(self) -> list[int]:
+        """K of every segment, the chosen student step."""
+        return [segment.step for segment in self.segments]
+
+    def as_record(self) -> dict[str, Any]:
+        """The metrics line of this iteration; what is not finite becomes null.
+
+        With more than one expert per step, step, expert, start and target are lists.
+        """
+
+        def of_segments(name: str) -> Any:
+            values = [getattr(segment, name) for segment in self.segments]
+            return values[0] if len(values) == 1 else values
+
+        record = {
+            "event": "iteration",
+            "iteration": self.iteration,
+            "loss": self.loss if math.isfinite(self.loss) else None,
+            "step": of_segments("step"),
+            "lr": self.lr,
+            "seconds": self.seconds,
+        }
+        record |= {name: of_segments(name) for name in ("expert", "start", "target")}
+        return record if self.rejected is None else record | {"rejected": self.rejected}

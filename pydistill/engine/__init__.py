@@ -1,0 +1,1 @@
+"""The C++ student from Python, CUDA graphs and streams."""

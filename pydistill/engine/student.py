@@ -1,0 +1,201 @@
+"""The C++ engine's students (`csrc/engine/student.h`): which networks it runs, and one made for a network.
+
+The engine runs the networks of the papers over fused kernels, on a flat parameter vector: `gradient(theta, images,
+labels)` is (∇ℓ [P], each image's share of the mean loss [B], logits [B, K]), `classify(theta, images)` the logits.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pydistill.errors import InputError
+from pydistill.nn.convnet import ConvNet
+from pydistill.nn.flat import ParameterLayout, layout_of
+from pydistill.nn.layers import halved, padded
+from pydistill.nn.mlp import MLP
+from pydistill.ops.extension import load_extension
+
+HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+Activations = Literal["float32", "bfloat16"]
+"""What the blocks' planes are kept and multiplied in: as the parameters are, or bfloat16."""
+ACTIVATIONS: tuple[str, ...] = get_args(Activations)
+STUDENTS_KEPT = 4
+PROGRAMS_KEPT = 4
+
+
+def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
+    """Why the fused engine cannot run this model on the device of `like`, or None if it can."""
+    device_type = like.device.type
+    extension = load_extension()
+    if device_type not in extension.device_types:
+        return extension.reason or f"the extension has no kernels for {device_type}"
+    if torch.is_autocast_enabled(device_type):
+        return "it does not follow autocast"
+    return why_not_a_student(model)
+
+
+def why_not_a_student(model: nn.Module) -> str | None:
+    """Why the engine does not know this network, or None if it does."""
+    if type(model) not in (ConvNet, MLP):  # a subclass may compute something else
+        return f"it runs pydistill.nn.ConvNet and MLP, not {type(model).__name__}"
+    assert isinstance(model, (ConvNet, MLP))
+    if model.activation != "relu":
+        return f"it knows the activation relu, not {model.activation}"
+    if isinstance(model, ConvNet) and model.norm not in ("instance", "none"):
+        return f"it knows the norms instance and none, not {model.norm}"
+    if _was_changed(model):
+        return f"this {type(model).__name__} was changed after it was made"
+    if has_hooks(model):
+        return f"this {type(model).__name__} has hooks, which it would not call"
+    return None
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether anything is called when one of the model's modules is."""
+    everywhere = torch.nn.modules.module  # where hooks on all modules are kept
+    return any(getattr(everywhere, f"_global{hooks}") for hooks in HOOKS) or any(
+        getattr(module, hooks) for module in model.modules() for hooks in HOOKS
+    )
+
+
+def _was_changed(model: ConvNet | MLP) -> bool:
+    """Whether a layer, its settings, its parameters or its way of computing are no longer those it was made with."""
+    if any("forward" in vars(module) for module in model.modules()):
+        return True
+    settings: tuple[Any, ...] = (model.in_channels, model.num_classes, model.image_size, model.width, model.depth)
+    if isinstance(model, ConvNet):
+        settings += (model.norm, model.activation, model.pooling, model.first_padding)
+    return (repr(model), layout_of(model)) != _as_made(isinstance(model, ConvNet), *settings)
+
+
+@lru_cache(maxsize=16)
+def _as_made(convolutional: bool, *settings: Any) -> tuple[str, ParameterLayout]:
+    """How a network of these settings describes its layers, and its parameters."""
+    with torch.device("meta"):  # no memory and no random numbers
+        model = ConvNet(*settings) if convolutional else MLP(*settings)
+    return repr(model), layout_of(model)
+
+
+def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
+    """The plane that the blocks leave of images of this plane."""
+    for block in range(model.depth):
+        plane = padded(plane, 3, model.first_padding if block == 0 else 1)
+        if model.pooling != "none":
+            plane = halved(plane)
+    return plane
+
+
+def network_of(model: nn.Module, images: Sequence[int]) -> tuple[Any, ...]:
+    """The engine's description of this network on images [B, C, H, W], whatever B: kind, sizes, norm, pooling, eps.
+
+    Raises:
+        InputError: the network does not take such images.
+    """
+    assert isinstance(model, (ConvNet, MLP))
+    channels, *plane = images[1:]
+    if isinstance(model, MLP):  # it knows the number of pixels, not their places
+        fits = prod(images[1:]) == model.in_channels * prod(model.image_size)
+    else:
+        fits = len(plane) == 2 and channels == model.in_channels
+        fits = fits and _features(model, (plane[0], plane[1])) == _features(model, model.image_size)
+    if not fits:
+        raise InputError(
+            f"{type(model).__name__} cannot run on images of shape {list(images)}: "
+            f"it was made for [B, {model.in_channels}, {model.image_size[0]}, {model.image_size[1]}]"
+        )
+    sizes = (channels, *plane, model.num_classes, model.width, model.depth)
+    if isinstance(model, MLP):
+        return "mlp", (*sizes, 0), "none", "none", 0.0
+    norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]
+    eps = norms[0].eps if norms else 0.0
+    return "convnet", (*sizes, model.first_padding), model.norm, model.pooling, eps
+
+
+def where(like: Tensor) -> tuple[Any, ...]:
+    """The dtype, the device and the stream that work on such a tensor is done in.
+
+    On a GPU each stream has its own students, since the memory of one's passes is ordered by its stream alone.
+    """
+    stream = torch.cuda.current_stream(like.device).cuda_stream if like.device.type == "cuda" else 0
+    return like.dtype, like.device, stream
+
+
+def fused_student(model: nn.Module, images: Sequence[int], like: Tensor, activations: Activations = "float32") -> Any:
+    """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
+
+    It owns the memory of its passes, so the last few are kept and used again: one that is kept for batches of at least
+    that size, or a new one in its place. With activations in bfloat16, `like` is of float32.
+
+    Raises:
+        InputError: the network does not take such images.
+    """
+    network = network_of(model, images)
+    key = (network, activations, *where(like))
+    kept = None if being_recorded(like) else _students.take(key)
+    if kept is None or kept[0] < images[0]:
+        kind, sizes, norm, pooling, eps = network
+        new = torch.classes.pydistill.Student
+        products = "own" if activations == "float32" else "aten"
+        setting = (list(sizes), norm, pooling, eps, like.new_empty(0), images[0], products, 0, activations)
+        kept = images[0], new(kind, *setting)
+    if not being_recorded(like):
+        _students.keep(key, kept)
+    return kept[1]
+
+
+def being_recorded(like: Tensor) -> bool:
+    """Whether work on such a tensor goes into a CUDA graph of the caller's: what is made then has its values only when
+    the graph runs, so it is not kept; and what is kept may go before the graph does, so it is not taken."""
+    if like.device.type != "cuda":
+        return False
+    with torch.cuda.device(like.device):
+        return torch.cuda.is_current_stream_capturing()
+
+
+Thing = TypeVar("Thing")
+
+
+class Kept(Generic[Thing]):
+    """The few things of a kind that were used last."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._things: OrderedDict[tuple[Any, ...], Thing] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def take(self, key: tuple[Any, ...]) -> Thing | None:
+        """The thing of this key if it is kept; it is no longer."""
+        return self._things.pop(key, None)
+
+    def keep(self, key: tuple[Any, ...], thing: Thing) -> None:
+        """Keep it in place of one of the same key, or of the one that was used the longest time ago."""
+        self._things[key] = thing
+        self._things.move_to_end(key)
+        while len(self._things) > self.most:
+            self._things.popitem(last=False)
+
+    def clear(self) -> None:
+        """Keep none."""
+        self._things.clear()
+
+
+def release_students() -> None:
+    """Give back the memory of the students and programs that are kept for the next call and not in use."""
+    _students.clear()
+    kept_programs.clear()
+
+
+_students: Kept[tuple[int, Any]] = Kept(STUDENTS_KEPT)
+kept_programs: Kept[Any] = Kept(PROGRAMS_KEPT)
+"""Those of pydistill.matching.backends.program."""
+atexit.register(release_students)  # CUDA graphs must go before CUDA does

@@ -1,0 +1,1 @@
+"""Test accuracy of fresh networks, and baselines."""

@@ -1,0 +1,404 @@
+"""What a distilled set is worth: the test accuracy of fresh networks trained on it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pydistill._util.checks import check_fields, check_whole
+from pydistill._util.devices import usable_device
+from pydistill.data import Dataset, Pictures
+from pydistill.data.dsa import DsaSettings
+from pydistill.engine.cuda_graph import is_plain
+from pydistill.engine.streams import stream_of
+from pydistill.errors import DivergedError, InputError
+from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
+from pydistill.nn.fits import check_fits
+from pydistill.training.train import (
+    TrainingSettings,
+    accuracy,
+    check_seed,
+    derive_seed,
+    epochs_of,
+    seeded_modules,
+    train,
+)
+
+AT_ONCE_ON_A_GPU = 4
+
+
+def evaluation_training() -> TrainingSettings:
+    """The papers' protocol: 1,000 epochs, batch 256, momentum 0.9, weight decay 5e-4, lr ×0.1 half way, DSA."""
+    return TrainingSettings(
+        epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """The protocol that judges a distilled set.
+
+    Args:
+        models: networks by short name ("convnet3", "alexnet", …; see `pydistill.nn.parse`); empty: the student's own.
+        repeats: fresh networks of each kind, at least 1.
+        seed: network r of a kind starts and trains by random numbers that depend on (seed, r) alone.
+        training: the recipe; its lr is replaced by the learned one.
+        at_once: networks of a kind that train side by side, an epoch each in turns, on a GPU on streams of their own;
+            null means 4 on a GPU, else 1. No outcome depends on it.
+
+    Raises:
+        InputError: repeats or at_once below 1, a seed outside its limits, or no network of one of the names.
+    """
+
+    models: tuple[str, ...] = ()
+    repeats: int = 5
+    seed: int = 0
+    training: TrainingSettings = field(default_factory=evaluation_training)
+    at_once: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.repeats < 1:
+            raise InputError(f"repeats must be at least 1, not {self.repeats}")
+        if self.at_once is not None and self.at_once < 1:
+            raise InputError(f"at_once must be at least 1 (or null for the device's own), not {self.at_once}")
+        check_seed("seed of the evaluation", self.seed)
+        for name in self.models:
+            parse(name)
+
+    def networks_at_once(self, device: torch.device) -> int:
+        """How many networks train side by side on this device."""
+        if self.at_once is not None:
+            return self.at_once
+        return AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test accuracies of fresh networks of one kind.
+
+    Attributes:
+        model: name of the network.
+        accuracies: in [0, 1], one per network; of one that diverged, what its last parameters give (about chance).
+        seconds: training and testing of all, wall clock.
+        diverged: how many of the networks left the finite numbers.
+    """
+
+    model: str
+    accuracies: tuple[float, ...]
+    seconds: float
+    diverged: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean over the networks."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the networks (ddof 0, as the papers report it)."""
+        return statistics.pstdev(self.accuracies)
+
+    def as_record(self) -> dict[str, Any]:
+        """JSON-able values; `from_record` gives the evaluation back."""
+        about = {"model": self.model, "seconds": self.seconds, "diverged": self.diverged}
+        return about | accuracy_record(self.accuracies)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that the record was made of."""
+        return cls(record["model"], tuple(record["runs"]), record["seconds"], record["diverged"])
+
+
+def accuracy_record(accuracies: Sequence[float]) -> dict[str, Any]:
+    """mean, std (over the runs, ddof 0) and the runs themselves, as JSON-able values."""
+    values = [float(value) for value in accuracies]
+    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "runs": values}
+
+
+def evaluate(
+    images: Tensor | Pictures,
+    labels: Tensor,
+    lr: float,
+    dataset: Dataset,
+    model: Network,
+    settings: EvaluationSettings,
+    *,
+    on_network: Callable[[int, float], None] | None = None,
+    on_epoch: Callable[[], None] | None = None,
+) -> Evaluation:
+    """Train `settings.repeats` fresh networks on a distilled set and test each on the real test images.
+
+    A network whose training diverges is counted in `Evaluation.diverged` and tested as it is.
+
+    Args:
+        images: [n, C, H, W] float32, preprocessed as the data set's are, or pictures on its device.
+        labels: [n] int64, or [n, K] class probabilities.
+        lr: the learned learning rate, above 0.
+        dataset: its test images judge; training happens on its device.
+        model: the network; `settings.models` is not looked at.
+        settings: the protocol.
+        on_network: called with (r, accuracy) after each network.
+        on_epoch: called after each epoch of each network; of one that diverged, after those that it did. What it
+            raises ends the evaluation and is raised here. It must not draw from PyTorch's global generator:
+            dropout draws from it too, so that other numbers would train the networks, and it is put back afterwards.
+
+    Raises:
+        InputError: the distilled set does not fit the data set, holds numbers that are not finite, or lr ≤ 0.
+
+    Equivalent to, for each r:
+        network = build(model, C, K, (H, W), seed=derive_seed("evaluation", settings.seed, r))
+        train(network, images, labels, replace(settings.training, lr=lr), generator=…)
+        accuracy(network, dataset.test_pictures, dataset.test_labels)
+    """
+    lr = float(lr)
+    _check(images, labels, lr, dataset)
+    device = dataset.device
+    pictures, labels = _on_device(images, labels, device)
+    training = replace(settings.training, lr=lr)
+    start = time.perf_counter()
+    accuracies: list[float] = []
+    diverged = 0
+    at_once = settings.networks_at_once(device)
+    for first in range(0, settings.repeats, at_once):
+        seeds = [_seed(settings, repeat) for repeat in range(first, min(first + at_once, settings.repeats))]
+        networks = [
+            build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed).to(device)
+            for seed in seeds
+        ]
+        diverged += _train_all(networks, seeds, pictures, labels, training, on_epoch or _nothing)
+        for repeat, network in enumerate(networks, start=first):
+            accuracies.append(accuracy(network, dataset.test_pictures, dataset.test_labels))
+            if on_network is not None:
+                on_network(repeat, accuracies[-1])
+    return Evaluation(name_of(model), tuple(accuracies), time.perf_counter() - start, diverged)
+
+
+def train_network(
+    images: Tensor | Pictures,
+    labels: Tensor,
+    lr: float,
+    model: Network | nn.Module,
+    settings: EvaluationSettings,
+    *,
+    num_classes: int,
+    repeat: int = 0,
+    device: torch.device | str = "cpu",
+) -> nn.Module:
+    """The network that `evaluate` trains as number `repeat`, bit for bit on the CPU with the same number of threads.
+
+    Args:
+        images, labels, lr: as for `evaluate`.
+        model: the network, built afresh; or a module of your own, which is trained from the parameters that it has.
+        settings: the protocol.
+        num_classes: K.
+        repeat: r, from 0.
+
+    Raises:
+        InputError: images and labels do not fit each other or the network, lr ≤ 0, repeat < 0, or there is no such
+            device.
+        DivergedError: the training left the finite numbers.
+    """
+    check_whole("repeat", repeat, 0)
+    seed = _seed(settings, repeat)
+    pictures, labels = _on_device(images, labels, usable_device(device))
+    channels, *plane = pictures.shape[1:]
+    network = model if isinstance(model, nn.Module) else build(model, channels, num_classes, plane, seed=seed)
+    network.to(device)
+    if not isinstance(model, ModelSettings) or ":" in model.name:
+        name = type(model).__name__ if isinstance(model, nn.Module) else name_of(model)
+        check_fits(network, name, channels, num_classes, plane, pictures.dtype)
+    training = replace(settings.training, lr=float(lr))
+    train(network, pictures, labels, training, generator=torch.Generator().manual_seed(seed))
+    return network
+
+
+def _seed(settings: EvaluationSettings, repeat: int) -> int:
+    return derive_seed("evaluation", settings.seed, repeat)
+
+
+def _on_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) -> tuple[Pictures, Tensor]:
+    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
+    return pictures, labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _train_all(
+    networks: Sequence[nn.Module],
+    seeds: Sequence[int],
+    pictures: Pictures,
+    labels: Tensor,
+    settings: TrainingSettings,
+    on_epoch: Callable[[], None],
+) -> int:
+    """Train each network by the random numbers of its seed; returns how many diverged.
+
+    They take turns, an epoch each. Networks that draw random numbers as they train draw PyTorch's global ones, and
+    train one after the other.
+    """
+    courses = [
+        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
+        for network, seed in zip(networks, seeds, strict=True)
+    ]
+    if len(networks) > 1 and all(is_plain(network) for network in networks):
+        return _in_turns(courses, pictures.device, on_epoch)
+    diverged = 0
+    for course, seed in zip(courses, seeds, strict=True):
+        with closing(course), seeded_modules(pictures.device, "training", seed):
+            while (then := _next_epoch(course)) == "trained":
+                on_epoch()
+            diverged += then == "diverged"
+    return diverged
+
+
+def _next_epoch(course: Generator[None, None, None]) -> Literal["trained", "ended", "diverged"]:
+    """Train for one more epoch, unless the course ends; what a callback raises is thereby never taken for its end."""
+    try:
+        next(course)
+    except StopIteration:
+        return "ended"
+    except DivergedError:
+        return "diverged"
+    return "trained"
+
+
+def _in_turns(
+    courses: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None]
+) -> int:
+    """Run the courses to their ends, an epoch each in turns, on a GPU on streams of their own.
+
+    Returns:
+        How many diverged.
+    """
+    streams = [stream_of("networks", device, number) for number in range(len(courses))] if device.type == "cuda" else []
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream(device))
+    diverged = 0
+    running = dict(enumerate(courses))
+    try:
+        while running:
+            for number, course in list(running.items()):
+                with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                    then = _next_epoch(course)
+                if then == "trained":
+                    on_epoch()
+                else:
+                    diverged += then == "diverged"
+                    del running[number]
+    finally:  # whatever happened, nobody frees what a stream still works on
+        for number in running:
+            with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                courses[number].close()
+        for stream in streams:
+            torch.cuda.current_stream(device).wait_stream(stream)
+    return diverged
+
+
+def evaluate_models(
+    images: Tensor | Pictures,
+    labels: Tensor,
+    lr: float,
+    dataset: Dataset,
+    model: Network,
+    settings: EvaluationSettings,
+    *,
+    on_network: Callable[[str, int, float], None] | None = None,
+) -> list[Evaluation]:
+    """`evaluate` for each of `settings.models` in turn, or for the student's own `model` if there are none.
+
+    Every network is checked before the first is trained.
+
+    Args:
+        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
+
+    Raises:
+        InputError: as `evaluate`, or a network that does not exist or cannot take such images.
+    """
+    networks: list[Network] = [parse(text) for text in settings.models] or [model]
+    return evaluate_networks(images, labels, lr, dataset, networks, settings, on_network=on_network)
+
+
+def evaluate_networks(
+    images: Tensor | Pictures,
+    labels: Tensor,
+    lr: float,
+    dataset: Dataset,
+    networks: Sequence[Network],
+    settings: EvaluationSettings,
+    *,
+    on_network: Callable[[str, int, float], None] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+    on_epoch: Callable[[], None] | None = None,
+) -> list[Evaluation]:
+    """`evaluate` for each network in turn; every one is checked before the first is trained.
+
+    Args:
+        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
+        on_evaluation: called with the evaluation of each kind of network when it is whole.
+
+    Raises:
+        InputError: as `evaluate`, or a network that does not exist or cannot take such images.
+    """
+    for network in networks:
+        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
+        architecture_of(network, *sizes, device=dataset.device)
+    rows = []
+    for network in networks:
+        name = name_of(network)
+
+        def report(repeat: int, value: float, name: str = name) -> None:
+            if on_network is not None:
+                on_network(name, repeat, value)
+
+        rows.append(evaluate(images, labels, lr, dataset, network, settings, on_network=report, on_epoch=on_epoch))
+        if on_evaluation is not None:
+            on_evaluation(rows[-1])
+    return rows
+
+
+def table(rows: Sequence[Evaluation]) -> str:
+    """Evaluations as lines of text: network, mean ± standard deviation in percent (of one network the accuracy alone),
+    networks, seconds, diverged ones."""
+    width = max([len("network"), *(len(row.model) for row in rows)])
+    lines = [f"{'network':<{width}}  {'test accuracy':>15}  networks  seconds"]
+    for row in rows:
+        spread = f" ± {100 * row.std:>4.1f} %" if len(row.accuracies) > 1 else " %"
+        told = f"{row.model:<{width}}  {f'{100 * row.mean:>6.1f}{spread}':<15}  "
+        told += f"{len(row.accuracies):>8}  {row.seconds:>7.1f}"
+        lines.append(told + (f"  ({row.diverged} diverged)" if row.diverged else ""))
+    return "\n".join(lines)
+
+
+def _check(images: Tensor | Pictures, labels: Tensor, lr: float, dataset: Dataset) -> None:
+    if not (math.isfinite(lr) and lr > 0):
+        raise InputError(f"the learned lr must be a finite number above 0, not {lr}")
+    expected = (dataset.in_channels, *dataset.image_size)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise InputError(
+            f"distilled images of {list(images.shape)} do not fit {dataset.name}, whose images are {list(expected)}"
+        )
+    if isinstance(images, Tensor) and not bool(torch.isfinite(images).all()):
+        raise InputError("the distilled images hold pixels that are not finite")
+    classes = dataset.num_classes
+    if labels.ndim == 2 and labels.shape[1] != classes:
+        raise InputError(
+            f"distilled labels over {labels.shape[1]} classes do not fit {dataset.name}, which has {classes}"
+        )
+    if labels.ndim == 1 and labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise InputError(
+            f"distilled labels must be from 0 to {classes - 1}, the classes of {dataset.name}, "
+            f"not from {labels.min()} to {labels.max()}"
+        )
+    if labels.is_floating_point() and not bool(torch.isfinite(labels).all()):
+        raise InputError("the distilled labels hold numbers that are not finite")

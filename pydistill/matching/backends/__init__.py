@@ -1,0 +1,1 @@
+"""The backends of `match`: autograd, torch and fused."""

@@ -1,0 +1,281 @@
+"""Programs of the C++ engine (`csrc/engine/program.h`): the memory that a student's training reads and writes by a step
+counter, and the two bodies of work over it, one step forward and one step of the way back.
+
+A program is made once for every training of one shape and filled for each; the last few are kept. On a GPU its bodies
+are recorded as CUDA graphs and replayed, unless PYDISTILL_CUDA_GRAPHS=0.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pydistill.data.dsa import DsaDraw, draw_tables
+from pydistill.engine.cuda_graph import SWITCH, graphs_are_wanted
+from pydistill.engine.student import Activations, being_recorded, fused_student, kept_programs, network_of, where
+from pydistill.matching.batches import BatchPlan, DrawTable
+from pydistill.reference.augment import COLUMNS
+
+STEPS_A_CALL = 4
+"""On the CPU, so that Ctrl-C is heard."""
+
+PRODUCT, IMAGES, LABELS, LR = 1, 2, 4, 8
+"""What a step of the way back adds to, as in csrc/engine/program.h."""
+
+_log = logging.getLogger("pydistill")
+_told: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What the batches of some steps have in common.
+
+    Attributes:
+        size: B.
+        labels: shape of the table that their labels are rows of: [n] for class numbers, [n, K] for label rows.
+        augmentation: (L, rows, width) of the tables of operations [N, L] and parameters [N, rows, width]; or None.
+    """
+
+    size: int
+    labels: tuple[int, ...]
+    augmentation: tuple[int, int, int] | None
+
+
+@dataclass(frozen=True)
+class ProgramShape:
+    """The shape of a program's tables.
+
+    Attributes:
+        images: [n, C, H, W], all that the steps make their batches of.
+        batches: the kinds of batches.
+        batches_of_step: for each of the N steps, which of them.
+    """
+
+    images: tuple[int, ...]
+    batches: tuple[BatchShape, ...]
+    batches_of_step: tuple[int, ...]
+
+    @property
+    def largest_images(self) -> tuple[int, ...]:
+        """[B, C, H, W] of the largest batch."""
+        return max(each.size for each in self.batches), *self.images[1:]
+
+
+@dataclass(frozen=True)
+class StepTables:
+    """Where the steps of one kind find their batches: rows of the tables of images and labels, both [N, B] int64, and
+    how they are augmented."""
+
+    image_index: Tensor
+    label_index: Tensor
+    operations: Tensor | None
+    parameters: Tensor | None
+
+
+class Arrangement:
+    """Where the sources and steps of a plan lie in a program's tables.
+
+    Sources lie one behind the other: the images in one table, class numbers in another, label rows in a third.
+
+    Raises:
+        InputError: a draw does not fit the images.
+    """
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self.plan = plan
+        self.rows: dict[int, tuple[int, int]] = {}
+        tables: dict[str, tuple[int, ...]] = {}
+        of_step: list[tuple[int, str]] = []
+        for at in plan.steps:
+            kind = "hard" if plan.sources[at.labels].ndim == 1 else "soft"
+            for source, table in ((at.images, "images"), (at.labels, kind)):
+                if source not in self.rows:
+                    count, *tail = plan.sources[source].shape
+                    first = tables[table][0] if table in tables else 0
+                    self.rows[source] = first, first + count
+                    tables[table] = (first + count, *tail)
+            of_step.append((len(plan.sources[at.labels]) if at.index is None else len(at.index), kind))
+        kinds = list(dict.fromkeys(of_step))
+        images = plan.sources[plan.steps[0].images]
+        augmentation = _augmentation(plan.draws or (), of_step[0][0], images)
+        self.tables = [self._tables(of_step, each, augmentation) for each in kinds]
+        self.label_sources = {at.labels for at in plan.steps}
+        shape = None if augmentation is None else _augmentation_shape(*augmentation)
+        self.shape = ProgramShape(
+            tables["images"],
+            tuple(BatchShape(size, tables[kind], shape) for size, kind in kinds),
+            tuple(kinds.index(each) for each in of_step),
+        )
+
+    def _tables(
+        self, of_step: list[tuple[int, str]], kind: tuple[int, str], augmentation: tuple[Tensor, Tensor] | None
+    ) -> StepTables:
+        plan = self.plan
+        operations, parameters = augmentation or (None, None)
+        if plan.index is not None:
+            return StepTables(plan.index, plan.index, operations, parameters)
+        numbers = torch.arange(max(last for _, last in self.rows.values()), device=plan.sources[0].device)
+
+        def index(sources: list[int]) -> Tensor:
+            """[N, B], the rows of each step's source; of steps of another kind, any."""
+            firsts = [self.rows[source][0] if of == kind else 0 for source, of in zip(sources, of_step, strict=True)]
+            return torch.stack([numbers.narrow(0, first, kind[0]) for first in firsts])
+
+        of_images, of_labels = (index([getattr(at, which) for at in plan.steps]) for which in ("images", "labels"))
+        return StepTables(of_images, of_labels, operations, parameters)
+
+
+def _augmentation(draws: Sequence[DsaDraw], batch: int, images: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The steps' augmentation as tables, operations [N, L] and parameters [N, rows, width]; None if there is none."""
+    for draw in draws:
+        draw.check_fits((batch, *images.shape[1:]), images.device)
+    if not any(draw.operations for draw in draws):
+        return None
+    if isinstance(draws, DrawTable):
+        return draws.operations, draws.parameters
+    return draw_tables(draws, images.device, images.dtype)
+
+
+def _augmentation_shape(operations: Tensor, parameters: Tensor) -> tuple[int, int, int]:
+    """(L, rows, width); each operation has as many columns as the widest, so that draws of other ones fit as well."""
+    length, (_, rows, width) = operations.shape[1], parameters.shape
+    return length, rows, max(length * max(COLUMNS.values()), width)
+
+
+class Program:
+    """The tables of a program, and what runs over them; only while it is filled for a training are its values that
+    training's.
+
+    Attributes:
+        step, address: the counter, and where θ_0 … θ_N lie; int64 [].
+        target, adjoint: [P]; lr, lr_gradient: [N].
+        sums: (Σ|θ_k − θ*|, Σ(θ_k − θ*)²), float64 [N + 1, 2].
+        images, image_gradients: [n, C, H, W].
+        labels, label_gradients: by their number of dimensions, [n] or [n, K]; class numbers have no gradients.
+    """
+
+    def __init__(self, student: Any, like: Tensor, shape: ProgramShape, graphs: bool) -> None:
+        with torch.inference_mode(False):  # its tensors are written to in and out of that mode
+            steps, device = len(shape.batches_of_step), like.device
+            whole: dict[str, Any] = {"dtype": torch.int64, "device": device}
+            self.step, self.address = (torch.zeros((), **whole) for _ in range(2))
+            self.target, self.adjoint = (like.new_zeros(student.parameters()) for _ in range(2))
+            self.lr, self.lr_gradient = (like.new_zeros(steps) for _ in range(2))
+            self.sums = like.new_zeros(steps + 1, 2, dtype=torch.float64)
+            self.images, self.image_gradients = (like.new_zeros(shape.images) for _ in range(2))
+            self.labels: dict[int, Tensor] = {}
+            self.label_gradients: dict[int, Tensor] = {}
+            nothing = like.new_empty(0)
+            self.batches: list[list[Tensor]] = []
+            for each in shape.batches:
+                dims = len(each.labels)
+                if dims not in self.labels:
+                    self.labels[dims] = torch.zeros(each.labels, **whole) if dims == 1 else like.new_zeros(each.labels)
+                    self.label_gradients[dims] = nothing if dims == 1 else like.new_zeros(each.labels)
+                index = [torch.zeros(steps, each.size, **whole) for _ in range(2)]
+                augmentation = [nothing, nothing]
+                if each.augmentation is not None:
+                    length, rows, width = each.augmentation
+                    augmentation = [torch.full((steps, length), -1, **whole), like.new_zeros(steps, rows, width)]
+                self.batches.append([*index, self.labels[dims], self.label_gradients[dims], *augmentation])
+            tables = [self.step, self.address, self.target, self.lr, self.sums, self.images, self.image_gradients]
+            tables += [self.adjoint, self.lr_gradient]
+            make = torch.classes.pydistill.Program
+            self.engine = make(student, tables, self.batches, list(shape.batches_of_step), graphs)
+            self._switched_off = "" if graphs or device.type == "cpu" else f"{SWITCH}=0"
+
+    def fill(self, arrangement: Arrangement, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> None:
+        """Write what both sweeps read: θ_0 … θ_N [N + 1, P] by their address, α [] or [N], and the plan's values."""
+        self.address.fill_(points.data_ptr())
+        self.lr.copy_(lr)
+        for source, (first, last) in arrangement.rows.items():
+            value = sources[source]
+            table = self.labels[value.ndim] if source in arrangement.label_sources else self.images
+            table[first:last].copy_(value)
+        for tables, given in zip(self.batches, arrangement.tables, strict=True):
+            tables[0].copy_(given.image_index)
+            tables[1].copy_(given.label_index)
+            if given.operations is not None and given.parameters is not None:
+                tables[4].copy_(given.operations)
+                tables[5][:, :, : given.parameters.shape[2]].copy_(given.parameters)
+
+    def clear_gradients(self) -> None:
+        """Start new sums of gradients."""
+        for each in (self.image_gradients, self.lr_gradient, *self.label_gradients.values()):
+            each.zero_()
+
+    def gradient_of(self, arrangement: Arrangement, source: int) -> Tensor:
+        """∂L of the rows of a source: this program's memory, until it is filled again."""
+        first, last = arrangement.rows[source]
+        is_label = source in arrangement.label_sources
+        table = self.label_gradients[arrangement.plan.sources[source].ndim] if is_label else self.image_gradients
+        return table[first:last]
+
+    def train(self, steps: int) -> None:
+        """Steps 0 … N − 1, from θ_0: writes θ_1 … θ_N and their sums."""
+        size = self._steps_a_call(steps)
+        for first in range(0, steps, size):
+            self.engine.train(first, min(first + size, steps))
+
+    def go_back(self, wanted: Sequence[int]) -> None:
+        """The steps that `wanted` says something of, the last first: moves the adjoint, adds to the gradients."""
+        size = self._steps_a_call(len(wanted))
+        for last in range(len(wanted), 0, -size):
+            first = max(0, last - size)
+            self.engine.go_back(last, first, list(wanted[first:last]))
+
+    def _steps_a_call(self, steps: int) -> int:
+        return STEPS_A_CALL if self.step.device.type == "cpu" else max(1, steps)
+
+    def tell_obstacle(self) -> None:
+        """Say once if the steps are not recorded as CUDA graphs, and why."""
+        obstacle, device = self._switched_off or self.engine.obstacle(), str(self.step.device)
+        if obstacle and (device, obstacle) not in _told:
+            _told.add((device, obstacle))
+            _log.warning("student steps on %s run kernel by kernel, not as CUDA graphs: %s", device, obstacle)
+
+
+def key_of(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations) -> tuple[Any, ...]:
+    """All that a program depends on but the values in its tables."""
+    network = network_of(model, shape.largest_images)
+    return network, activations, *where(like), shape, graphs_are_wanted(), _library_settings(like.device)
+
+
+def take_program(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations = "float32") -> Program:
+    """A program for this network in dtype and on device and stream of `like`: a kept one, or a new one.
+
+    It is the caller's until `keep_program`.
+
+    Raises:
+        InputError: the network does not take such images.
+    """
+    kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape, activations))
+    if kept is not None:
+        return kept
+    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, graphs_are_wanted())
+
+
+def keep_program(
+    model: nn.Module, like: Tensor, shape: ProgramShape, program: Program, activations: Activations = "float32"
+) -> None:
+    """Keep the program for the next training of its shape."""
+    program.tell_obstacle()
+    if not being_recorded(like):
+        kept_programs.keep(key_of(model, like, shape, activations), program)
+
+
+def _library_settings(device: torch.device) -> tuple[Any, ...]:
+    """What PyTorch's switches make of an operation: a graph keeps to what they were when it was recorded."""
+    if device.type != "cuda":
+        return ()
+    cudnn = torch.backends.cudnn
+    return (
+        (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()),
+        (cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision),  # type: ignore[attr-defined]
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction,
+    )

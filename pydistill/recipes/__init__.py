@@ -1,0 +1,1 @@
+"""A run's settings in one object and one file; the presets."""

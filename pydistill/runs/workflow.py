@@ -1,0 +1,240 @@
+"""What the commands do, with progress shown: shared by the command line and the demo."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pydistill._util.files import read_json, write_json
+from pydistill._util.format import first_line
+from pydistill._util.layout import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SET_NAME, SUMMARY_NAME
+from pydistill._util.memory import highest_resident
+from pydistill._util.progress import Bar
+from pydistill.artefact.figures import (
+    check_pictures,
+    images_figure,
+    is_drawn_here,
+    pixels_figure,
+    save_curves,
+    save_figure,
+)
+from pydistill.data import Dataset
+from pydistill.errors import FormatError, InputError, MissingDependencyError
+from pydistill.evaluation.evaluate import accuracy_record
+from pydistill.recipes.recipe import Recipe
+from pydistill.runs.callbacks import BarObserver, Together
+from pydistill.runs.evaluation import Observer
+from pydistill.runs.folder import RunFolder
+from pydistill.runs.loggers import LogObserver, LogSettings
+from pydistill.runs.report import write_report
+from pydistill.runs.report.contents import Contents, dig, read_run
+from pydistill.runs.report.pictures import newest_images
+from pydistill.runs.report.write import state_of
+from pydistill.runs.run import RunDivergedError, RunResult, run_distillation
+from pydistill.training.experts import train_experts
+from pydistill.trajectories import TrajectoryStore
+
+_log = logging.getLogger("pydistill")
+
+
+def train_experts_shown(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool) -> TrajectoryStore:
+    """Train the recipe's experts into `out`, with a bar over all their epochs."""
+    settings = recipe.expert
+    with Bar("experts' epochs", settings.count * settings.training.epochs, quiet=quiet) as bar:
+
+        def on_progress(expert: int, epoch: int, loss: float, train: float, test: float) -> None:
+            bar.step(expert=f"{expert + 1}/{settings.count}", loss=f"{loss:.3f}", test=f"{100 * test:.1f}%")
+
+        return train_experts(dataset, recipe.model, settings, out, on_progress=on_progress)
+
+
+def distill_shown(
+    dataset: Dataset,
+    recipe: Recipe,
+    store: TrajectoryStore,
+    out: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    log: LogSettings | None = None,
+    observers: Sequence[Observer] = (),
+) -> RunResult:
+    """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder.
+
+    Pictures and report are no result: what cannot be made of them is told, and the run is what it is without.
+
+    Args:
+        observers: who else looks on.
+
+    Raises:
+        PydistillError: as `run_distillation`.
+    """
+    logs = LogObserver(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
+    try:
+        check_pictures()
+    except MissingDependencyError as error:
+        _log.warning("%s; the run goes on without %s and %s", error, IMAGES_NAME, CURVES_NAME)
+    folder = RunFolder(out)
+    done = int(folder.checkpoint_state()["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
+    with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
+        try:
+            observer = Together(BarObserver(bar), logs, *observers)
+            result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
+        except RunDivergedError as error:
+            with _only_told(SUMMARY_NAME):
+                _write_summary(out / SUMMARY_NAME, run_summary(recipe, error.result), resume=resume)
+            show_run(folder)
+            raise
+        finally:
+            logs.close()
+    _write_summary(out / SUMMARY_NAME, run_summary(recipe, result), resume=resume)
+    show_run(folder)
+    return result
+
+
+def show_run(folder: RunFolder) -> list[Path]:
+    """Write report.html, images.png and curves.png of a run into its folder; returns those that there are now.
+
+    What cannot be made is told as a warning.
+    """
+    made: list[Path] = []
+    with _only_told(REPORT_NAME):
+        made.append(write_report(folder.path))
+    with _only_told("a picture"):
+        made += draw_run(folder)
+    return made
+
+
+@contextmanager
+def _only_told(name: str) -> Iterator[None]:
+    """Let a failure of the body be a warning that this file is not written."""
+    try:
+        yield
+    except Exception as error:  # drawing calls other packages: whatever it is, what was computed is whole
+        _log.warning("%s is not written (%s); the run is whole without", name, first_line(error))
+
+
+def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
+    """The outcome of a run as JSON-able values; accuracies in [0, 1], times in seconds, memory in bytes."""
+    lines = result.folder.metrics()
+    iterations = [line for line in lines if line["event"] == "iteration"]
+    losses = [line["loss"] for line in iterations if line["loss"] is not None]
+    # Single matching losses scatter with the segment drawn, so first and last are means over a twentieth of the run.
+    window = max(1, len(losses) // 20)
+    return {
+        "method": recipe.distill.method,
+        "seed": recipe.distill.seed,
+        "iterations": result.iterations,
+        "iterations_without_metrics": result.iterations - len({line["iteration"] for line in iterations}),
+        "rejected_updates": sum(line["event"] == "guard" and line["what"] != "skipped" for line in lines),
+        "seconds": result.seconds,
+        "accuracy_final": accuracy_record(result.accuracy_final.accuracies),
+        "accuracy_best": accuracy_record(result.accuracy_best.accuracies) | {"iteration": result.best_iteration},
+        "loss_first": sum(losses[:window]) / window if losses else None,
+        "loss_last": sum(losses[-window:]) / window if losses else None,
+        "chosen_steps": [line["step"] for line in iterations],
+        "lr": result.final.lr,
+        "ended_early": result.ended_early,
+        "threads": result.threads,
+        "peak_memory_bytes": highest_resident(),
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
+
+
+def _write_summary(file: Path, summary: dict[str, Any], *, resume: bool) -> None:
+    """Write a run's summary; of a run that was continued, with what only the demo that began it wrote into its own."""
+    before = _earlier_summary(file) if resume else {}
+    write_json(file, _with_what_a_demo_wrote(before, summary))
+
+
+def _earlier_summary(file: Path) -> dict[str, Any]:
+    """The summary that is there; none of a damaged one, which is told: the result does not hang on it."""
+    if not file.exists():
+        return {}
+    try:
+        found = read_json(file)
+    except FormatError as error:
+        told = str(error)
+    else:
+        if isinstance(found, dict):
+            return found
+        told = f"{file} is damaged: it holds no JSON object"
+    _log.warning("%s; it is written anew, without what a demo may have written into it", told)
+    return {}
+
+
+def _with_what_a_demo_wrote(before: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary, with what only a demo wrote into the one `before`."""
+    merged = before | summary
+    if "accuracy_distilled" in before:
+        merged["accuracy_distilled"] = summary["accuracy_final"]
+    if isinstance(before.get("seconds"), dict):  # by phase
+        phases = {name: value for name, value in before["seconds"].items() if name != "total"}
+        phases["distillation"] = summary["seconds"]
+        if "total" in before["seconds"]:
+            phases["total"] = sum(phases.values())
+        merged["seconds"] = phases
+    return merged
+
+
+def draw_run(folder: RunFolder, out: Path | None = None, *, tell: Callable[[str], None] | None = None) -> list[Path]:
+    """Draw images.png and curves.png of a run, finished or not; returns the two files.
+
+    Args:
+        out: the folder that they are written into; by default that of the run.
+        tell: is told whose images they are if not those of the set that the run ended with.
+
+    Raises:
+        InputError: there is no run in the folder, or one that has no images yet; or in `out` there is something else of
+            these names.
+        FormatError: the run's metrics are damaged; any other damaged file is left out, with a warning.
+        WriteError: a picture cannot be written.
+    """
+    run = read_run(folder.path)
+    place = folder.path if out is None else out
+    images, curves = place / IMAGES_NAME, place / CURVES_NAME
+    for file in (images, curves):
+        if place.resolve() != folder.path.resolve() and file.is_file() and not is_drawn_here(file):
+            raise InputError(f"{file} is there already and is no picture of pydistill's; choose another folder")
+    figure = _figure_of(run, tell)
+    save_curves(run.metrics, curves, reference_accuracies(run.summary))
+    save_figure(figure, images)
+    return [images, curves]
+
+
+def _figure_of(run: Contents, tell: Callable[[str], None] | None) -> Any:
+    """The figure of a run's images: of its set if it has ended, else of its newest set or its checkpoint."""
+    ended = state_of(run).kind != "open"
+    if ended and SET_NAME in run.sets:
+        return images_figure(run.sets[SET_NAME])
+    shown = newest_images(run)
+    if shown is None or not len(shown.classes):
+        raise InputError(
+            f"the run in {run.path} has no images yet, which its first checkpoint will hold; "
+            f"pydistill report {run.path} shows the run as it is"
+        )
+    saved = -1 if shown.artefact is None else int(dig(shown.artefact.provenance, "iteration", default=0))
+    source = "newest set" if SET_NAME in run.sets else "best set"
+    source = f"{'checkpoint' if shown.iteration > saved else source}, after iteration {shown.iteration:,}"
+    if tell is not None:
+        why = f"whose {SET_NAME} is gone" if ended else "which is not finished"
+        tell(f"the images are those of the {source}, of the run in {run.path}, {why}")
+        if shown.note:
+            tell(shown.note)
+    names = shown.names or [str(label) for label in range(int(shown.classes.max()) + 1)]
+    return pixels_figure(shown.before, shown.after, names, f"now: {source}")
+
+
+def reference_accuracies(summary: dict[str, Any]) -> dict[str, float]:
+    """What a summary knows to compare the distilled set with: name → mean accuracy in [0, 1]."""
+    names = {
+        "accuracy_random_real": "random real images",
+        "accuracy_full_data": "all real data",
+        "accuracy_experts": "experts",
+    }
+    return {told: summary[name]["mean"] for name, told in names.items() if name in summary}

@@ -1,0 +1,226 @@
+"""Expert trajectories: networks trained on the real data, their parameters kept after every epoch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pydistill._util.checks import check_fields
+from pydistill._util.files import WriteError
+from pydistill._util.format import counted, size
+from pydistill._util.layout import holds_experts
+from pydistill.data import Dataset
+from pydistill.data.dsa import DsaSettings
+from pydistill.errors import DivergedError, InputError, Interrupted
+from pydistill.nn import Network, architecture_of, build, flatten, layout_of
+from pydistill.training.train import TrainingSettings, accuracy, check_seed, derive_seed, train
+from pydistill.trajectories import ExpertsRecord, TrajectoryStore
+from pydistill.trajectories.index import file_name
+
+_log = logging.getLogger("pydistill")
+
+
+def expert_training() -> TrainingSettings:
+    """MTT's experts: 50 epochs of SGD at lr 0.01 in batches of 256, no momentum, no weight decay, DSA."""
+    return TrainingSettings(epochs=50, batch_size=256, lr=0.01, dsa=DsaSettings())
+
+
+@dataclass(frozen=True)
+class ExpertSettings:
+    """How many experts, and how they are trained.
+
+    Args:
+        count: experts to have in the store, at least 1 (the papers take 100).
+        seed: expert i starts and trains by random numbers that depend on (seed, i) alone.
+        training: the recipe; snapshots are kept at epoch 0 (the initialisation) and after each epoch.
+
+    Raises:
+        InputError: count below 1, or a seed outside its limits.
+    """
+
+    count: int = 10
+    seed: int = 0
+    training: TrainingSettings = field(default_factory=expert_training)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.count < 1:
+            raise InputError(f"count must be at least 1, not {self.count}")
+        check_seed("seed of the experts", self.seed)
+
+
+def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -> ExpertsRecord:
+    """What the experts of these settings are, as the store keeps it; the number of experts is no part of it.
+
+    Raises:
+        InputError: the network cannot take the data set's images, or keeps running statistics.
+    """
+    sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
+    network = build(model, *sizes, seed=0)
+    _check_no_running_statistics(network)
+    layout = layout_of(network)
+    return ExpertsRecord(
+        architecture=architecture_of(model, *sizes, device=dataset.device),
+        parameters=tuple(zip(layout.names, layout.shapes, strict=True)),
+        dataset=dataset.name,
+        dataset_digest=dataset.digest,
+        preprocessing=dataset.preprocessing.fingerprint,
+        in_channels=dataset.in_channels,
+        num_classes=dataset.num_classes,
+        image_size=dataset.image_size,
+        training={**asdict(settings.training), "seed": settings.seed},
+        epochs=settings.training.epochs,
+    )
+
+
+def check_disk(
+    dataset: Dataset, model: Network, settings: ExpertSettings, out: str | os.PathLike[str], remedy: str
+) -> None:
+    """Refuse, before the first epoch, more experts than the disk can hold.
+
+    Args:
+        dataset, model, settings, out: as for `train_experts`; experts that are whole in `out` need no more room.
+        remedy: what to do about it, the end of the sentence.
+
+    Raises:
+        WriteError: it cannot hold them.
+        FormatError: the index of the experts in `out` is damaged.
+    """
+    folder = Path(out)
+    record = experts_record(dataset, model, settings)
+    store = TrajectoryStore.open(folder) if holds_experts(folder) else None
+    missing = settings.count if store is None else len(_to_train(store, settings.count, store.verify(content=False)))
+    needed = missing * 4 * sum(record.sizes) * (record.epochs + 1)
+    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
+    disk = shutil.disk_usage(place)
+    if disk.total and needed > disk.free:  # what has no size at all (/proc) is no disk, and says itself what it lacks
+        raise WriteError(
+            f"{counted(missing, 'expert')} of {counted(record.epochs, 'epoch')} must have {size(needed)} in {folder}, "
+            f"and {size(disk.free)} are free; {remedy}"
+        )
+
+
+def train_experts(
+    dataset: Dataset,
+    model: Network,
+    settings: ExpertSettings,
+    out: str | os.PathLike[str],
+    *,
+    on_progress: Callable[[int, int, float, float, float], None] | None = None,
+) -> TrajectoryStore:
+    """Train experts 0 … count − 1 into the store at `out`; those already there stay as they are.
+
+    An expert whose file is gone, or has another size or header than the index says, is trained again, whatever its
+    number, and a warning tells it; hashes are not compared here (`TrajectoryStore.verify` does).
+
+    An expert is written when it is whole, so a run killed at any moment continues after the last whole expert; on the
+    CPU the outcome is bit for bit that of a run which was not killed. Each is kept with its accuracy per epoch:
+    "test" of the network after that epoch, "train" of the (augmented) training images while the epoch ran; at epoch 0
+    both of the untrained network.
+
+    Args:
+        dataset: training happens on its device.
+        model: the network, which must not keep running statistics (no batch norm): a trajectory holds parameters only.
+        settings: how many and how.
+        out: folder of the store.
+        on_progress: called with (expert, epoch, loss, train accuracy, test accuracy) after epoch 1 … epochs.
+
+    Raises:
+        InputError: the network does not fit the data, or keeps running statistics; or `out` holds files of experts
+            without their index.
+        FormatError: the index in `out` is damaged, or an expert's file is there and cannot be opened.
+        MismatchError: `out` holds experts of another network, data set or training; both sides are named.
+        DivergedError: an expert left the finite numbers; the experts before it are kept.
+        Interrupted: Ctrl-C; the experts that are whole are kept.
+
+    Source: Cazenavette et al., "Dataset distillation by matching training trajectories", CVPR 2022.
+    """
+    store = TrajectoryStore.create(out, experts_record(dataset, model, settings))
+    broken = set(store.verify(content=False))
+    if broken:
+        _log.warning("%s", _told_again(store, sorted(broken)))
+    wanted = _to_train(store, settings.count, broken)
+    for expert in wanted:
+        if expert in store and expert not in broken:  # another process has added it
+            continue
+        try:
+            _train_expert(store, expert, dataset, model, settings, on_progress)
+        except KeyboardInterrupt as error:
+            whole = len(store) - len(broken)
+            kept = "the whole one is kept" if whole == 1 else f"the {whole} whole ones are kept"
+            told = f"{kept}, the same command trains the others"
+            if not whole:
+                told = "none is whole yet, the same command trains them"
+            among = max(settings.count, wanted[-1] + 1)
+            raise Interrupted(f"stopped in expert {expert + 1} of {among}; {told}") from error
+        broken.discard(expert)
+    return store
+
+
+def _to_train(store: TrajectoryStore, count: int, broken: Collection[int]) -> list[int]:
+    """The experts below `count` that are not there, and the broken ones of any number, as readers want them all."""
+    return sorted({number for number in range(count) if number not in store} | {*broken})
+
+
+def _told_again(store: TrajectoryStore, broken: list[int]) -> str:
+    """That these experts are trained again, three of their files by name."""
+    files = ", ".join(file_name(number) for number in broken[:3]) + (", …" if len(broken) > 3 else "")
+    if len(broken) == 1:
+        return f"{store.path / files} is missing or damaged, and its expert is trained again"
+    return f"{len(broken)} files in {store.path} are missing or damaged ({files}), and their experts are trained again"
+
+
+def _train_expert(
+    store: TrajectoryStore,
+    expert: int,
+    dataset: Dataset,
+    model: Network,
+    settings: ExpertSettings,
+    on_progress: Callable[[int, int, float, float, float], None] | None,
+) -> None:
+    seed = derive_seed("expert", settings.seed, expert)
+    network = build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed)
+    network = network.to(dataset.device)
+    snapshots = torch.empty(settings.training.epochs + 1, store.record.layout.total)
+    snapshots[0] = flatten(network)
+    accuracies = {
+        "train": [accuracy(network, dataset.train_pictures, dataset.train_labels)],
+        "test": [accuracy(network, dataset.test_pictures, dataset.test_labels)],
+    }
+
+    def on_epoch(epoch: int, loss: float, train_accuracy: float) -> None:
+        snapshots[epoch] = flatten(network)
+        test_accuracy = accuracy(network, dataset.test_pictures, dataset.test_labels)
+        accuracies["train"].append(train_accuracy)
+        accuracies["test"].append(test_accuracy)
+        if on_progress is not None:
+            on_progress(expert, epoch, loss, train_accuracy, test_accuracy)
+
+    try:
+        train(
+            network,
+            dataset.train_pictures,
+            dataset.train_labels,
+            settings.training,
+            generator=torch.Generator().manual_seed(seed),
+            on_epoch=on_epoch,
+        )
+    except DivergedError as error:
+        raise DivergedError(f"expert {expert}: {error}") from error
+    store.add(expert, snapshots, accuracies, {"seed": seed})
+
+
+def _check_no_running_statistics(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if getattr(module, "running_mean", None) is not None:
+            raise InputError(
+                f"the network's layer {name} ({type(module).__name__}) keeps running statistics, which are no "
+                "parameters and which a trajectory does not record; take another norm for experts than batch"
+            )

@@ -1,0 +1,48 @@
+"""Times, amounts of memory and errors in words: the plan and the report have the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from pydistill._util.format import accuracy_of, counted, duration, first_line, networks, size
+from pydistill.runs import plan
+from pydistill.runs.report import tables
+
+
+def test_durations() -> None:
+    told = [duration(each) for each in (0.0123, 0.9996, 3.44, 99.6, 600, 7800, 400_000)]
+    assert told == ["12.3 ms", "1 s", "3.44 s", "99.6 s", "10 min", "2 h 10 min", "4 d 15 h"]
+
+
+def test_sizes() -> None:
+    told = [size(each) for each in (12_000, 3_400_000, 999_900_000, 5_600_000_000, 139_000_000_000)]
+    assert told == ["12 kB", "3.4 MB", "1 GB", "5.6 GB", "139 GB"]
+
+
+def test_there_is_one_wording() -> None:
+    for page in (plan, tables):
+        assert (page.duration, page.size) == (duration, size)
+
+
+def test_counts_have_their_number() -> None:
+    assert [counted(count, "expert") for count in (0, 1, 2)] == ["0 experts", "1 expert", "2 experts"]
+    assert [networks(count, "fresh") for count in (1, 5)] == ["1 fresh network", "5 fresh networks"]
+
+
+def test_one_network_has_no_spread() -> None:
+    assert (accuracy_of(0.149, 0.0, 1), networks(1), networks(1, "fresh")) == ("14.9 %", "1 network", "1 fresh network")
+    assert (accuracy_of(0.6, 0.1, 2), networks(2, "fresh")) == ("60.0 ± 10.0 %", "2 fresh networks")
+    assert tables.percent({"mean": 0.5, "std": 0.0, "runs": [0.5]}) == "50.0 %"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("the one\nthe other"), "the one"),
+        (ValueError("\n \n  the one \nthe other\n"), "the one"),
+        (ValueError(" \n"), "ValueError"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+    ],
+)
+def test_an_error_is_told_in_one_line(error: BaseException, told: str) -> None:
+    assert first_line(error) == told

@@ -1,0 +1,312 @@
+"""The distilled set on disk: everything comes back, damage is told, and others can read it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from pydistill._util.files import WriteError
+from pydistill.artefact.exchange.tensors import probabilities
+from pydistill.artefact.file import KEY, Artefact
+from pydistill.data import from_tensors
+from pydistill.errors import FormatError, InputError
+from pydistill.evaluation.evaluate import EvaluationSettings
+from pydistill.recipes.recipe import Recipe
+from tests.helpers.small_runs import recipe
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "benchmarks" / "examples" / "train_with_torch_alone.py"
+
+
+def artefact(zca: bool = False, soft: bool = False, channels: int = 2) -> Artefact:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.rand(24, channels, 4, 4, generator=generator)
+    labels = torch.arange(24) % 3
+    data = from_tensors(raw, labels, raw, labels, zca=zca)
+    images, classes = data.sample_per_class(2, generator)
+    return Artefact(
+        images=images,
+        labels=torch.rand(6, 3, generator=generator).softmax(1) if soft else classes,
+        classes=classes,
+        lr=0.0123,
+        preprocessing=data.preprocessing,
+        provenance={
+            "dataset": {"name": "noise", "classes": ["a", "b", "c"]},
+            "recipe": recipe().as_dict() if soft else {"steps": 3},
+        },
+        initial_images=images + 1,
+    )
+
+
+PARTS = ("images", "labels", "classes", "initial_images")
+
+
+def save_unchecked(before: Artefact, path: Path, number: int = 1) -> None:
+    """As format 1 was written: nothing is checked, and nothing can be."""
+    about, tensors = before.preprocessing.state()
+    stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
+    stored |= {name: getattr(before, name).clone() for name in PARTS}
+    header = {"format": number, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
+    save_file(stored, path, metadata={KEY: json.dumps(header)})
+
+
+@pytest.mark.parametrize("zca", [False, True])
+@pytest.mark.parametrize("soft", [False, True])
+def test_round_trip(zca: bool, soft: bool, tmp_path: Path) -> None:
+    before = artefact(zca, soft)
+    before.save(tmp_path / "distilled.safetensors")
+    for path in (tmp_path, tmp_path / "distilled.safetensors"):
+        after = Artefact.load(path)
+        for name in ("images", "labels", "classes", "initial_images"):
+            assert torch.equal(getattr(after, name), getattr(before, name))
+        assert after.lr == before.lr
+        assert json.dumps(after.provenance) == json.dumps(before.provenance)
+        assert torch.equal(after.viewable(), before.viewable())
+        assert after.preprocessing.fingerprint == before.preprocessing.fingerprint
+
+
+def test_a_set_without_its_first_images(tmp_path: Path) -> None:
+    replace(artefact(), initial_images=None).save(tmp_path / "set.safetensors")
+    assert Artefact.load(tmp_path / "set.safetensors").initial_images is None
+
+
+def test_viewable_images_are_pixels(tmp_path: Path) -> None:
+    found = artefact(zca=True).viewable()
+    assert 0 <= float(found.min()) < float(found.max()) <= 1
+
+
+def test_the_file_describes_itself(tmp_path: Path) -> None:
+    """What a reader without pydistill finds: every tensor's meaning, form and checksum, and how to train."""
+    path = tmp_path / "distilled.safetensors"
+    before = artefact(soft=True)
+    before.save(path)
+    with safe_open(path, framework="pt") as handle:
+        text = handle.metadata()[KEY]
+        assert handle.metadata()[f"{KEY}.sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    header = json.loads(text)
+    tensors = load_file(path)
+    assert header["tensors"].keys() == tensors.keys()
+    for name, about in header["tensors"].items():
+        assert about["meaning"]
+        assert about["shape"] == list(tensors[name].shape)
+        assert f"torch.{about['dtype']}" == str(tensors[name].dtype)
+        assert about["sha256"] == hashlib.sha256(tensors[name].numpy().tobytes()).hexdigest()
+    assert header["lr"] == before.lr
+    assert header["class_names"] == ["a", "b", "c"]
+    assert header["evaluation"]["training"]["epochs"] == 5
+    std, mean = (tensors[f"preprocessing.{name}"].float()[:, None, None] for name in ("std", "mean"))
+    pixels = (tensors["images"] * std + mean).clamp(0, 1)  # header["viewable"], in PyTorch
+    assert header["viewable"].startswith("pixels = images * preprocessing.std + preprocessing.mean")
+    torch.testing.assert_close(pixels, before.viewable())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_the_preview_is_a_picture(channels: int, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    found = artefact(channels=channels)
+    found.save(tmp_path / "set.safetensors")
+    png = load_file(tmp_path / "set.safetensors")["preview_png"].numpy().tobytes()
+    picture = image.open(io.BytesIO(png))
+    assert picture.size == (3 * 6, 2 * 6)  # three classes, two images each, a border of one pixel
+    assert picture.mode == ("RGB" if channels == 3 else "L")
+    first = torch.tensor(list(picture.crop((1, 1, 5, 5)).tobytes())).reshape(4, 4, -1)
+    expected = found.viewable()[0]
+    expected = (expected if channels == 3 else expected.mean(dim=0, keepdim=True)).permute(1, 2, 0)
+    assert float((first / 255 - expected).abs().max()) <= 0.5 / 255 + 1e-6
+
+
+def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
+    """As versions before 2 wrote them: no checksums, no description of the tensors."""
+    before = artefact(zca=True)
+    save_unchecked(before, tmp_path / "old.safetensors")
+    after = Artefact.load(tmp_path / "old.safetensors")
+    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in PARTS)
+    assert (after.lr, after.provenance) == (before.lr, before.provenance)
+
+
+def test_of_the_second_format_none_is_without_checksums(tmp_path: Path) -> None:
+    save_unchecked(artefact(), tmp_path / "set.safetensors", number=2)
+    with pytest.raises(FormatError, match="its header does not have the SHA-256 that was written with it"):
+        Artefact.load(tmp_path / "set.safetensors")
+
+
+def test_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no distilled set"):
+        Artefact.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 something else", None])
+def test_damage(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "distilled.safetensors"
+    artefact().save(path)
+    path.write_bytes(path.read_bytes()[:-20] if content is None else content)
+    with pytest.raises(FormatError, match="is damaged or not a distilled set"):
+        Artefact.load(path)
+
+
+def test_one_changed_bit_anywhere_is_told(tmp_path: Path) -> None:
+    """In the header, and in each tensor."""
+    path = tmp_path / "distilled.safetensors"
+    artefact().save(path)
+    whole = path.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    entries = json.loads(whole[8 : 8 + length])
+    middles = [8 + length + sum(entries[name]["data_offsets"]) // 2 for name in entries if name != "__metadata__"]
+    places = [whole.index(b"0.0123") + 5, whole.index(b"noise") + 2, *middles]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match=r"distilled\.safetensors is damaged"):
+            Artefact.load(path)
+
+
+def test_swapped_tensors_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "distilled.safetensors"
+    artefact().save(path)
+    with safe_open(path, framework="pt") as handle:
+        metadata = handle.metadata()
+    tensors = load_file(path)
+    tensors["images"], tensors["initial_images"] = tensors["initial_images"], tensors["images"]
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(FormatError, match="tensor images is not the one that was written"):
+        Artefact.load(path)
+    del tensors["labels"]
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(FormatError, match="does not hold the tensors that its header lists"):
+        Artefact.load(path)
+
+
+def test_a_later_format_is_refused_by_its_number(tmp_path: Path) -> None:
+    save_file({"images": torch.ones(1)}, tmp_path / "new.safetensors", metadata={KEY: json.dumps({"format": 3})})
+    with pytest.raises(FormatError, match="has format 3; this version of pydistill reads 1 and 2"):
+        Artefact.load(tmp_path / "new.safetensors")
+
+
+NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": -1.0}, "its images or its learning rate are not usable numbers"),
+        ({"lr": float("nan")}, "its images or its learning rate are not usable numbers"),
+        ({"lr": float("inf")}, "its images or its learning rate are not usable numbers"),
+        ({"classes": torch.arange(2)}, "do not agree in number"),
+        ({"initial_images": torch.zeros(1, 2, 4, 4)}, "do not agree in number"),
+        ({"images": torch.full((6, 2, 4, 4), torch.nan)}, "not usable numbers"),
+        ({"images": torch.ones(6, 2, 4, 4, dtype=torch.int64)}, "numbers of the wrong kind"),
+        ({"labels": torch.tensor([0, 0, 1, 1, 2, 3])}, "its labels are not of its 3 classes"),
+        ({"labels": torch.rand(6, 4)}, "its labels are not of its 3 classes"),
+        ({"labels": torch.full((6, 3), -5.0)}, "its soft labels are no probabilities"),
+        ({"labels": torch.tensor([0.6, 0.5, -0.1]).expand(6, 3)}, "its soft labels are no probabilities"),
+        ({"labels": torch.tensor([0.5, 0.3, 0.197]).expand(6, 3)}, "its soft labels are no probabilities"),
+        ({"labels": torch.tensor([0.5, 0.3, 0.203]).expand(6, 3)}, "its soft labels are no probabilities"),
+        ({"classes": torch.tensor([0, 1, 2, 0, 1, 2])}, "not sorted by class, equally many of each"),
+        ({"provenance": NAMES | {"recipe": []}}, "its provenance is not what pydistill writes"),
+        ({"provenance": {"dataset": {"classes": [1, 2, 3]}}}, "its classes have no names"),
+    ],
+)
+def test_unusable_content(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """It is not written, and where it lies all the same, not read."""
+    unusable = replace(artefact(), **change)
+    with pytest.raises(InputError, match=rf"the distilled set cannot be written to .*: .*{message}"):
+        unusable.save(tmp_path / "distilled.safetensors")
+    assert not list(tmp_path.iterdir())
+    save_unchecked(unusable, tmp_path / "distilled.safetensors")
+    with pytest.raises(FormatError, match=rf"distilled\.safetensors is damaged: .*{message}"):
+        Artefact.load(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
+@pytest.mark.parametrize("made", ["teacher", "learned", "imported"])
+def test_soft_labels_pass_as_they_are_made(made: str, scale: float, classes: int, tmp_path: Path) -> None:
+    """By a mean of teachers, as learned logits, or by an import, whose rows may be off by almost 1e-3."""
+    logits = scale * torch.randn(5, classes, classes, generator=torch.Generator().manual_seed(0))
+    rows = {
+        "teacher": logits.softmax(2).mean(0),
+        "learned": logits[0].softmax(1),
+        "imported": probabilities(logits[0].softmax(1) * 1.0009, "probabilities", "a file"),
+    }[made]
+    before = replace(
+        artefact(),
+        images=torch.zeros(classes, 2, 4, 4),
+        labels=rows,
+        classes=torch.arange(classes),
+        provenance={"dataset": {"classes": [str(number) for number in range(classes)]}},
+        initial_images=None,
+    )
+    before.save(tmp_path / "set.safetensors")
+    assert torch.equal(Artefact.load(tmp_path / "set.safetensors").labels, before.labels)
+
+
+@pytest.mark.parametrize("value", [float("nan"), {1, 2}])
+def test_provenance_that_json_does_not_have(value: Any, tmp_path: Path) -> None:
+    unusable = replace(artefact(), provenance=NAMES | {"loss": value})
+    with pytest.raises(InputError, match=r"header of .* cannot be written as JSON"):
+        unusable.save(tmp_path / "distilled.safetensors")
+
+
+def test_a_set_of_no_known_classes_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be written to .* \('dataset'\)"):
+        replace(artefact(), provenance={}).save(tmp_path / "distilled.safetensors")
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    artefact().save(tmp_path / "set.safetensors")
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(WriteError, match="what was there before is unchanged"):
+        artefact().save(tmp_path / "folder" / "set.safetensors")
+    assert Artefact.load(tmp_path / "set.safetensors").lr == 0.0123
+
+
+def torch_alone(made: Artefact, folder: Path) -> str:
+    """What the example tells, run in a process in which neither pydistill nor safetensors can be imported."""
+    made.save(folder / "set.safetensors")
+    for name in ("pydistill", "safetensors"):
+        (folder / f"{name}.py").write_text("raise ImportError('not here')")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE), "set.safetensors"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
+    made = replace(artefact(), lr=0.1, provenance=NAMES | {"recipe": Recipe().as_dict()})
+    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
+    source = EXAMPLE.read_text()
+    assert "import pydistill" not in source
+    assert "import safetensors" not in source
+    lines = [line for line in source.split('"""')[-1].splitlines() if line and not line.startswith(("#", "print"))]
+    assert len([line for line in lines if not line.startswith(("import ", "from "))]) == 10
+
+
+def test_torch_alone_trains_on_an_imported_set_of_soft_labels(tmp_path: Path) -> None:
+    """Of which no evaluation is recorded: the file tells the one that will judge it."""
+    labels = torch.eye(3).repeat_interleave(2, 0)
+    made = replace(artefact(), labels=labels, initial_images=None, lr=0.1, provenance=NAMES | {"recipe": {}})
+    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
+    with safe_open(tmp_path / "set.safetensors", framework="pt") as handle:
+        header = json.loads(handle.metadata()[KEY])
+    assert header["evaluation"] == json.loads(json.dumps(asdict(EvaluationSettings())))
+    assert header["augmentation"] == header["evaluation"]["training"]["dsa"] != {}

@@ -1,0 +1,451 @@
+"""The command line, in this process: the whole way on digits, messages, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pydistill._util.yaml import plain_yaml
+from pydistill.artefact.file import Artefact
+from pydistill.cli import main
+from pydistill.evaluation import evaluate as evaluate_module
+from pydistill.evaluation.evaluate import Evaluation
+from pydistill.evaluation.evaluations_file import read_evaluations
+from pydistill.ops.build_info import build_config
+from pydistill.trajectories import TrajectoryStore
+
+ROOT = Path(__file__).parents[2]
+WHERE = ["--experts", "x", "--out", "y"]
+SMALL = [
+    "--model.width=4",
+    "--model.depth=1",
+    "--expert.count=2",
+    "--expert.training.epochs=4",
+    "--expert.training.dsa=null",
+    "--distill.iterations=4",
+    "--distill.steps=2",
+    "--distill.expert_epochs=2",
+    "--distill.max_start=2",
+    "--distill.checkpoint_every=2",
+    "--evaluation.repeats=2",
+    "--evaluation.training.epochs=3",
+]
+
+
+def run(*arguments: object) -> int:
+    return main([str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "experts"
+    assert run("experts", *SMALL, "--out", folder, "--quiet") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(experts: Path) -> Path:
+    out = experts.parent / "run"
+    assert run("distill", *SMALL, "--experts", experts, "--out", out, "--quiet") == 0
+    return out
+
+
+def test_experts_are_kept_by_a_second_run(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in experts.glob("expert*")}
+    assert run("experts", *SMALL, "--out", experts, "--quiet") == 0
+    assert "2 experts in" in capsys.readouterr().out
+    assert before == {path.name: path.stat().st_mtime_ns for path in experts.glob("expert*")}
+    assert len(before) == 2
+
+
+def test_one_expert_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.count=1", "--out", tmp_path, "--quiet") == 0
+    assert re.fullmatch(rf"1 expert in {tmp_path}; final test accuracy [0-9.]+ %\n", capsys.readouterr().out)
+
+
+def test_an_expert_that_is_gone_is_made_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("experts", *SMALL, "--out", tmp_path, "--quiet") == 0
+    digest = TrajectoryStore.open(tmp_path).digest
+    file = tmp_path / "expert_0001.safetensors"
+    file.unlink()
+    capsys.readouterr()
+    assert run("experts", *SMALL, "--out", tmp_path, "--quiet") == 0
+    assert capsys.readouterr().out.startswith(f"2 experts in {tmp_path}; ")
+    assert caplog.messages == [f"{file} is missing or damaged, and its expert is trained again"]
+    assert TrajectoryStore.open(tmp_path).digest == digest
+
+
+def test_fewer_experts_than_there_are(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.count=1", "--out", experts, "--quiet") == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"2 experts in {experts} (1 asked for, all 2 that are there already are kept); final")
+
+
+def test_experts_of_another_training(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("experts", *SMALL, "--expert.training.epochs=5", "--out", experts, "--quiet") == 2
+    told = capsys.readouterr().err
+    assert told.count("epochs") == 2
+    assert "training is {'epochs': 4} for the store" in told
+    assert "; choose another folder with --out, or give the data, the model and the training of those" in told
+
+
+def test_convexify_and_mct(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("convexify", experts, "--out", tmp_path / "convex", "--waypoints", 3, "--quiet") == 0
+    assert "2 convexified experts" in capsys.readouterr().out
+    assert TrajectoryStore.open(tmp_path / "convex").kind == "convexified"
+    for name, given in (("from-convexified", tmp_path / "convex"), ("from-recorded", experts)):
+        changes = ["--distill.method=mct", "--distill.waypoints=3"]
+        assert run("distill", *SMALL, *changes, "--experts", given, "--out", tmp_path / name, "--quiet") == 0
+    sets = [Artefact.load(tmp_path / name).images for name in ("from-convexified", "from-recorded")]
+    assert torch.equal(*sets)
+
+
+def test_a_run_holds_what_it_promises(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    expected = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "distilled.safetensors", "best.safetensors"}
+    assert expected | {"summary.json", "images.png", "curves.png"} <= names
+    summary = json.loads((finished / "summary.json").read_text())
+    assert len(summary["chosen_steps"]) == 4
+    assert len(summary["accuracy_final"]["runs"]) == 2
+    for picture in ("images.png", "curves.png"):
+        assert (finished / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_prints_a_table_across_architectures(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", finished, "--models", "convnet1-w4", "mlp-w8", "--repeats", 2, "--epochs", 2]
+    assert run(*command) == 0
+    told = capsys.readouterr().out
+    assert "convnet1-w4" in told
+    assert "mlp-w8" in told
+    assert run(*command, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in rows] == ["convnet1-w4", "mlp-w8"]
+    assert [len(row["runs"]) for row in rows] == [2, 2]
+
+
+def test_evaluating_the_student_repeats_the_run_s_own_number(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", finished, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert row["runs"] == summary["accuracy_final"]["runs"]
+
+
+def test_show_draws_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "images.png").unlink()
+    assert run("show", finished) == 0
+    assert "images.png" in capsys.readouterr().out
+    assert (finished / "images.png").exists()
+
+
+def test_a_run_that_is_not_finished_has_no_set_yet(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
+    for name, when, command in (
+        ("distilled", "at its end", ["evaluate", tmp_path]),
+        ("best", "by its first evaluation", ["export", tmp_path, "--which=best", "--format=mtt", "--out", "x"]),
+        ("best", "by its first evaluation", ["evaluate", tmp_path, "--which=best"]),
+    ):
+        assert run(*command) == 2
+        told = capsys.readouterr().err
+        assert f"has no {name}.safetensors, which is written {when}: that is still to come, or the file was" in told
+        assert "; pydistill report" in told
+        assert "--which best" not in told
+    assert run("show", tmp_path) == 2
+    told = capsys.readouterr().err
+    assert f"the run in {tmp_path} has no images yet, which its first checkpoint will hold; pydistill report" in told
+    assert "--which" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    (tmp_path / "best.safetensors").touch()
+    assert run("evaluate", tmp_path) == 2
+    told = "evaluate and export take its best set so far with --which best (load with which='best'), pydistill report"
+    assert told in capsys.readouterr().err
+
+
+def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
+    common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
+    assert run("distill", *common, "--distill.iterations=2") == 0
+    assert run("distill", *common, "--distill.iterations=4", "--resume") == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["iterations"] == 4
+
+
+def test_a_resolved_configuration_runs_again(experts: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    assert run("distill", "--config", finished / "recipe.json", "--experts", experts, "--out", out, "--quiet") == 0
+    assert torch.equal(Artefact.load(out).images, Artefact.load(finished).images)
+
+
+@pytest.mark.parametrize("printing", ["distill", "plan", "experts"])
+@pytest.mark.parametrize("how", ["--print_config", "--print_config=skip_default"])
+def test_a_printed_recipe_is_read_again(
+    printing: str, how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
+
+    flags = ["--distill.lr_form", "log", "--distill.lr_lr", "1e-7", "--distill.waypoints", "[0, 2]"]
+    flags += ["--data.path", "1e5", "--expert.training.dsa.flip=0.25", "--evaluation.training.dsa=null"]
+    flags += ["--evaluation.models=[convnet3]"]
+    expected = load_recipe(preset_path("demo/digits-att"), flags)
+    with pytest.raises(SystemExit) as ended:
+        run(printing, "--preset", "demo/digits-att", *flags, *([] if printing == "experts" else ["--experts=x"]), how)
+    assert ended.value.code == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert load_recipe(file) == expected
+    for reading in ("distill", "plan", "experts"):
+        with pytest.raises(SystemExit):
+            run(reading, "--config", file, "--print_config")
+        again = tmp_path / f"{reading}.yaml"
+        again.write_text(capsys.readouterr().out)
+        assert load_recipe(again) == expected
+        assert again.read_text().count("seed:") == 3
+        assert list(plain_yaml(again.read_text())) == [each.name for each in fields(Recipe)]
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    told = capsys.readouterr().out
+    expected = "fused" if build_config()["compiled"] else "torch"
+    assert f"auto runs '{expected}' on cpu" in told
+    assert "passed" in told
+    assert "FAILED" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["distill", "--preset", "att/mnist", "--experts", "x", "--out", "y"], 2, "there is no preset 'att/mnist'"),
+        (["distill", "--distill.seed=-1", *WHERE], 2, "error: distill.seed must be at least 0 and below 2^63, not -1"),
+        (["distill", "--distill.stps=3", "--experts", "x", "--out", "y"], 2, "distill.stps"),
+        (["distill", "--distill.steps=many", *WHERE], 2, "distill.steps must be a whole number, not many"),
+        (["distill", "--distill.ema=None", *WHERE], 2, "distill.ema must be a number or null, not None"),
+        (["distill", "--evaluation.models=foo", *WHERE], 2, "evaluation.models must be a list such as [a, b], not foo"),
+        (["distill", "--distill.dsa.flip=2", *WHERE], 2, "error: distill.dsa.flip=2.0 of the augmentation must be in"),
+        (
+            ["experts", "--expert.training.dsa.strategy=colour", "--out", "y"],
+            2,
+            "error: expert.training.dsa.strategy='colour' holds 'colour'",
+        ),
+        (["distill", "--config=/dev/null/x", *WHERE], 2, "/dev/null/x"),
+        (["distill", "--distill.backend=gpu", *WHERE], 2, "distill.backend"),
+        (["distill", "--distill.backend=fused", *WHERE], 2, "x holds no trajectory store"),
+        (["experts", "--data.path=/nowhere", "--out", "y"], 2, "data.name=digits comes with scikit-learn"),
+        (["experts", "--data.name=cifar10", "--data.path=/nowhere", "--out", "y"], 2, "/nowhere does not exist; give"),
+        (["distill", "--distill.steps=0", "--experts", "x", "--out", "y"], 2, "steps must be at least 1, not 0"),
+        (["distill", "--out", "y"], 2, "experts"),
+        (["distill", "--experts", "/nowhere", "--out", "y"], 2, "there is no such folder; give the"),
+        (["convexify", "/nowhere", "--out", "y"], 2, "/nowhere"),
+        (
+            ["import", "--format=mtt", "/nowhere/a.pt", "--out=y.safetensors"],
+            2,
+            "a.pt does not exist; give the path of a file",
+        ),
+        (["evaluate", "/nowhere"], 2, "/nowhere holds no distilled set: there is no such file or folder; give"),
+        (["show", "/nowhere"], 2, "/nowhere holds no run: there is no such folder; give a run's folder"),
+        (["evaluate", "/"], 2, "/ holds no distilled set: there is no distilled.safetensors in it; give a run's"),
+        (["experts", "--data.name=cifar10", "--out", "y"], 2, "data.path"),
+        (["demo", "--method", "magic"], 2, "magic"),
+        (["demo", "--out", ""], 2, "--out must name a folder, not be empty"),
+        (["distill", "--experts", "x", "--out="], 2, "--out must name a folder, not be empty"),
+        (["distill", "--experts=", "--out=y"], 2, "--experts must name a folder, not be empty"),
+        (["report", "x", "--out", ""], 2, "--out must name a file, not be empty"),
+        (["evaluate", ""], 2, "RUN must name a folder or a file, not be empty"),
+        (["frobnicate"], 2, "(pydistill --help lists what there is)"),
+        (["experts", "--device", "abacus", "--out", "y"], 2, "device 'abacus' is not to be had"),
+    ],
+)
+def test_messages(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == status
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.startswith("pydistill: error: ")
+    assert "Traceback" not in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "distill: {steps: many}\n", "distill: ["])
+def test_a_recipe_file_that_cannot_be_used_is_named(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert run("distill", "--config", file, *WHERE) == 2
+    told = capsys.readouterr().err
+    assert f"recipe {file}" in told
+    assert told.count("\n") == 1
+
+
+def test_a_run_that_fails_before_its_first_iteration_can_be_begun_again(experts: Path, tmp_path: Path) -> None:
+    common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
+    assert run("distill", *common, "--distill.seed=-1") == 2
+    assert run("distill", *common, "--distill.max_start=9") == 2
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    assert run("distill", *common, "--distill.max_start=9") == 2
+    assert (tmp_path / "run").exists()  # it was there before
+    assert run("distill", *common) == 0
+
+
+def test_a_run_needs_a_folder(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run("distill", *SMALL, "--experts", experts, "--out", tmp_path / "file") == 2
+    assert "is a file, and a run needs a folder" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["a run", "experts", "a log"])
+def test_a_folder_or_a_log_that_cannot_be_used_is_told_before_the_data_are_read(
+    kind: str,
+    finished: Path,
+    experts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr("pydistill.data.load", read)
+    monkeypatch.setattr("pydistill.runs.loggers.settings._installed", lambda name: False)
+    out = {"a run": finished, "experts": experts, "a log": tmp_path / "new"}[kind]
+    log = ["--log.wandb=offline"] if kind == "a log" else []
+    assert run("distill", *SMALL, *log, "--experts", experts, "--out", out) == (1 if log else 2)
+    message = {
+        "a run": "already holds a run; continue it with --resume",
+        "experts": "holds experts; choose another folder for the run",
+        "a log": "log.wandb needs the package wandb",
+    }[kind]
+    assert message in capsys.readouterr().err
+
+
+def test_a_reader_that_closes_early_is_no_error() -> None:
+    command = f"{sys.executable} -m pydistill.cli doctor 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_experts_of_another_network(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*SMALL, "--model.width=5", "--experts", experts, "--out", tmp_path / "run"]
+    assert run("distill", *arguments) == 2
+    told = capsys.readouterr().err
+    assert "width=4" in told
+    assert "width=5" in told
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from pydistill.errors import InputError
+
+    with pytest.raises(InputError, match="holds no run"):
+        run("show", tmp_path, "--debug")
+
+
+def test_the_digits_of_a_run_have_no_place(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", finished, "--data", "nope") == 2
+    told = "digits, which come with scikit-learn and lie nowhere else; leave out data_path='nope' (--data)"
+    assert told in capsys.readouterr().err
+
+
+def test_a_folder_of_runs_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "zero").mkdir()
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "distilled.safetensors").touch()
+    told = f"in it; give one of the runs in it, {tmp_path / 'one'} or {tmp_path / 'three'}\n"
+    for command in ("evaluate", "show", "report"):
+        assert run(command, tmp_path) == 2
+        assert capsys.readouterr().err.endswith(told)
+
+
+def test_the_demo_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run("demo", "--out", tmp_path) == 2
+    assert "is not empty; choose another folder with --out" in capsys.readouterr().err
+    assert run("demo", "--out", tmp_path / "file") == 2
+    assert f"{tmp_path / 'file'} is a file, and a demo needs a folder; choose one with --out" in capsys.readouterr().err
+
+
+def test_importing_the_package_is_light() -> None:
+    """Beyond what torch does, none of the optional packages is imported and CUDA is not initialised."""
+    script = (
+        "import sys, torch; before = set(sys.modules);"
+        "import pydistill, pydistill.nn, pydistill.data, pydistill.distillation.distiller;"
+        "import pydistill.evaluation.evaluate;"
+        "optional = {'torchvision', 'sklearn', 'matplotlib', 'jsonargparse', 'tqdm', 'yaml', 'PIL'};"
+        "heavy = optional & (set(sys.modules) - before);"
+        "assert not heavy, heavy; assert not torch.cuda.is_initialized()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_core_works_without_the_optional_packages(tmp_path: Path) -> None:
+    """With torchvision and jsonargparse made unimportable, matching works and the command line says what to install."""
+    for name in ("torchvision", "jsonargparse", "sklearn", "matplotlib", "tqdm"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+    script = "from pydistill.cli._doctor import self_test; print(self_test('torch', 'cpu')[0] < 1e-9)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    common = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", script], **common)
+    assert done.stdout.strip() == "True", done.stderr
+    done = subprocess.run([sys.executable, "-m", "pydistill.cli", "doctor"], **common)
+    assert done.returncode == 1
+    assert "the command line needs jsonargparse; install it with: pip install 'pydistill[cli]'" in done.stderr
+
+
+def test_evaluate_shows_its_progress_and_keeps_each_kind_of_network(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
+    monkeypatch.setattr("pydistill._util.progress.LINE_EVERY_SECONDS", 0.0)
+    common = ["evaluate", run_folder, "--models", "mlp-w4", "mlp-w8", "--repeats", "1", "--epochs", "2"]
+    assert run(*common) == 0
+    told = capsys.readouterr()
+    assert re.sub(r"test [\d.]+%", "test T", told.err).splitlines() == [
+        "networks' epochs 1/4",
+        "networks' epochs 2/4",
+        "networks' epochs 2/4: network mlp-w4 1/1, test T",
+        "networks' epochs 3/4: network mlp-w4 1/1, test T",
+        "networks' epochs 4/4: network mlp-w4 1/1, test T",
+        "networks' epochs 4/4: network mlp-w8 1/1, test T",
+    ]
+    assert "epochs" not in told.out
+    assert run(*common, "--quiet") == 0
+    assert "networks" not in capsys.readouterr().err
+    assert [row["model"] for row in read_evaluations(run_folder)] == ["mlp-w4", "mlp-w8"] * 2
+
+    real = evaluate_module.evaluate
+
+    def stopped_in_the_second(*given: Any, **more: Any) -> Evaluation:
+        if given[4].width == 8:
+            raise KeyboardInterrupt
+        return real(*given, **more)
+
+    monkeypatch.setattr(evaluate_module, "evaluate", stopped_in_the_second)
+    assert run(*common, "--quiet") == 130
+    assert [row["model"] for row in read_evaluations(run_folder)][4:] == ["mlp-w4"]
+
+
+def test_evaluate_refuses_damaged_evaluations_before_the_work(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
+    (run_folder / "evaluations.json").write_text("[3]")
+    monkeypatch.delattr(evaluate_module, "evaluate")
+    assert run("evaluate", run_folder) == 1
+    assert "evaluations.json is damaged" in capsys.readouterr().err

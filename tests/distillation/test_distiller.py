@@ -1,0 +1,319 @@
+"""The outer loop: methods as combinations, guard, labels, image average, the same course with every backend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pydistill.data import DsaSettings
+from pydistill.distillation.distiller import Distiller, DistillSettings
+from pydistill.distillation.methods import METHODS
+from pydistill.errors import InputError, MismatchError
+from pydistill.nn import build, unflatten
+from pydistill.synthesis.set import ImageAverage, teacher_probabilities
+from pydistill.trajectories import TrajectoryStore
+from tests.helpers.blobs import blobs
+from tests.helpers.small_runs import MODEL, changed, experts, in_double, recipe
+from tests.matching.problems import SWEEPS
+
+DATA = blobs()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return experts(tmp_path_factory.mktemp("experts"))
+
+
+@pytest.fixture(scope="module")
+def convexified(store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return store.write_convexified(tmp_path_factory.mktemp("convexified"), waypoints=3)
+
+
+def distiller(store: TrajectoryStore, dataset: Any = DATA, teachers: Any = (), **settings: Any) -> Distiller:
+    student = build(MODEL, 1, 4, 8, seed=0)
+    return Distiller(recipe(**settings).distill, dataset, store, student, teachers=teachers)
+
+
+def test_methods_are_the_published_combinations() -> None:
+    att, mct, mtt, tesla = (METHODS[name] for name in ("att", "mct", "mtt", "tesla"))
+    assert (mtt.trajectories, mtt.selection, mtt.gradient, mtt.ema) == ("recorded", "last", "exact", False)
+    assert (att.selection, att.ema) == ("nearest", True)
+    assert (mct.trajectories, mct.continuous, mct.selection) == ("convexified", True, "last")
+    assert (tesla.gradient, tesla.selection) == ("truncated", "last")
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_each_method_lowers_its_loss(
+    method: str, store: TrajectoryStore, convexified: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one fixed segment and all images in each step, ten updates lower the loss."""
+    found = distiller(
+        convexified if METHODS[method].trajectories == "convexified" else store, method=method, lr_image=20.0
+    )
+    monkeypatch.setattr(found.order, "next", lambda generator: 0)
+    monkeypatch.setattr(found.sampler, "draw", lambda *arguments: (1.0, 3.0))
+    losses = [found.iterate().loss for _ in range(10)]
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_a_method_s_choices_can_be_replaced() -> None:
+    settings = DistillSettings(method="mtt", selection="nearest", gradient="truncated", labels="learned")
+    method = settings.resolved_method()
+    assert (method.trajectories, method.selection, method.gradient) == ("recorded", "nearest", "truncated")
+    assert method.labels == "learned"
+
+
+def test_mct_starts_at_real_epochs(convexified: TrajectoryStore) -> None:
+    found = distiller(convexified, method="mct")
+    starts = [found.iterate().segments[0].start for _ in range(6)]
+    assert all(0 <= start < 3 for start in starts)
+    assert any(start != int(start) for start in starts)
+
+
+def test_growing_range_begins_narrow(convexified: TrajectoryStore) -> None:
+    found = distiller(convexified, method="mct", growing=True, grow_from=0.25, grow_iterations=1000)
+    assert all(found.iterate().segments[0].start < 0.3 for _ in range(6))
+
+
+@pytest.mark.parametrize("backend", SWEEPS)
+@pytest.mark.parametrize("dsa", [None, DsaSettings(strategy="crop_cutout_flip_scale_rotate")], ids=["plain", "dsa"])
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_backends_take_the_same_course(
+    method: str,
+    dsa: DsaSettings | None,
+    backend: str,
+    store: TrajectoryStore,
+    convexified: TrajectoryStore,
+) -> None:
+    """Ten outer iterations in fp64: every loss, every step and the final pixels agree; TESLA's labels are learned."""
+    experts = convexified if METHODS[method].trajectories == "convexified" else store
+    labels = {"labels": "learned", "lr_label": 1.0} if method == "tesla" else {}
+    teachers = [build(MODEL, 1, 4, 8, seed=0).double()] if labels else []
+    courses = []
+    for name in (backend, "autograd"):
+        found = distiller(
+            experts, in_double(DATA), teachers, method=method, backend=name, dsa=dsa, ipc=2, batch_size=5, **labels
+        )
+        reports = [found.iterate() for _ in range(10)]
+        courses.append(([(each.loss, *each.steps, each.lr) for each in reports], found))
+    for one, other in zip(*(course for course, _ in courses), strict=True):
+        assert one == pytest.approx(other, rel=1e-9)
+    one, other = (found for _, found in courses)
+    torch.testing.assert_close(one.images, other.images, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.synthetic.training_labels, other.synthetic.training_labels, rtol=1e-9, atol=1e-9)
+
+
+def test_the_update_is_sgd_with_momentum(store: TrajectoryStore) -> None:
+    found = distiller(store, method="mtt", momentum=0.5, lr_image=2.0)
+    before = found.images
+    gradients = [torch.full_like(before, value) for value in (1.0, 3.0)]
+    for gradient in gradients:
+        zero = torch.zeros(())
+        assert found._apply(found.synthetic.learned(), {"images": gradient, "lr": zero}) is None
+    torch.testing.assert_close(found.images, before - 2.0 * 1.0 - 2.0 * (0.5 * 1.0 + 3.0))
+
+
+def test_teacher_labels_are_the_experts_mean_probabilities(store: TrajectoryStore) -> None:
+    teachers = []
+    for trajectory in store:
+        teachers.append(build(MODEL, 1, 4, 8, seed=0))
+        unflatten(teachers[-1], trajectory.point(trajectory.end))
+    found = distiller(store, teachers=teachers, labels="teacher", method="tesla")
+    with torch.no_grad():
+        expected = sum(teacher(found.initial_images).softmax(1) for teacher in teachers) / len(teachers)
+    torch.testing.assert_close(found.synthetic.training_labels, expected)
+    found.iterate()
+    torch.testing.assert_close(found.synthetic.training_labels, expected)
+
+
+def test_learned_labels_begin_at_the_teachers_and_move(store: TrajectoryStore) -> None:
+    teacher = build(MODEL, 1, 4, 8, seed=0)
+    found = distiller(store, teachers=[teacher], labels="learned", method="tesla", lr_label=10.0)
+    before = teacher_probabilities([teacher], found.initial_images)
+    torch.testing.assert_close(found.synthetic.training_labels, before)
+    found.iterate()
+    assert changed(found.synthetic.training_labels, before)
+    torch.testing.assert_close(found.synthetic.training_labels.sum(1), torch.ones(4))
+
+
+def test_soft_labels_need_a_teacher(store: TrajectoryStore) -> None:
+    with pytest.raises(InputError, match="soft labels need at least one expert as a teacher"):
+        distiller(store, labels="teacher")
+
+
+def test_image_average() -> None:
+    average = ImageAverage(torch.zeros(1), 0.5)
+    expected = 0.0
+    for number, value in enumerate((1.0, 4.0, -2.0), start=1):
+        average.update(torch.tensor([value]))
+        decay = min(0.5, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * value
+    assert float(average.average) == pytest.approx(expected)
+
+
+def test_att_evaluates_the_average_and_mtt_the_pixels(store: TrajectoryStore) -> None:
+    att, mtt = distiller(store, method="att", lr_image=20.0), distiller(store, method="mtt", lr_image=20.0)
+    for found in (att, mtt):
+        for _ in range(3):
+            found.iterate()
+    assert att.average is not None
+    assert torch.equal(att.images, att.average.average)
+    assert changed(att.images, att.synthetic.images.detach())
+    assert torch.equal(mtt.images, mtt.synthetic.images.detach())
+
+
+def test_noise_and_real_initialisation(store: TrajectoryStore) -> None:
+    real, noise = distiller(store), distiller(store, initialisation="noise")
+    rows = {tuple(image.flatten().tolist()) for image in DATA.train_images}
+    assert all(tuple(image.flatten().tolist()) in rows for image in real.images)
+    assert all(tuple(image.flatten().tolist()) not in rows for image in noise.images)
+
+
+class TestSeveralExperts:
+    """`experts_per_step`: the mean of independent gradients."""
+
+    def test_the_update_is_that_of_the_mean_gradient(self, store: TrajectoryStore) -> None:
+        found = distiller(store, experts_per_step=3, method="mtt", batch_size=3)
+        other = distiller(store, method="mtt", batch_size=3)
+        gradients: list[dict[str, torch.Tensor]] = []
+        losses = []
+        for _ in range(3):  # one after the other from one generator, all at the first iteration's images
+            draw = other._draw()
+            [outcome] = other._match([draw], 0)
+            leaves = other.synthetic.learned()
+            losses.append(float(outcome.loss.detach()))
+            gradients.append(dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True)))
+        mean = {name: sum(each[name] for each in gradients) / 3 for name in gradients[0]}
+        assert other._apply(other.synthetic.learned(), mean) is None
+        report = found.iterate()
+        torch.testing.assert_close(found.images, other.images, rtol=1e-6, atol=1e-7)
+        assert found.lr == pytest.approx(other.lr, rel=1e-6)
+        assert report.loss == pytest.approx(sum(losses) / 3, rel=1e-6)
+        assert torch.equal(found.generator.get_state(), other.generator.get_state())
+
+    def test_groups_of_any_size_give_the_same(self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One at a time, as on the CPU, and all at once, as on a GPU."""
+        one, other = (distiller(store, experts_per_step=3, batch_size=3, dsa=DsaSettings()) for _ in range(2))
+
+        def all_at_once(draws: Any) -> Any:
+            yield draws, other._match(draws, 0)
+
+        monkeypatch.setattr(other, "_matches", all_at_once)
+        for _ in range(2):
+            first, second = one.iterate(), other.iterate()
+            assert first.steps == second.steps
+        torch.testing.assert_close(one.images, other.images, rtol=1e-5, atol=1e-6)
+
+    def test_segments_and_batches_are_independent(self, store: TrajectoryStore) -> None:
+        reports = [
+            distiller(store, experts_per_step=3, seed=seed, batch_size=3, max_start=4).iterate() for seed in range(6)
+        ]
+        assert all({segment.expert for segment in report.segments} == {0, 1, 2} for report in reports)
+        assert any(len({segment.start for segment in report.segments}) > 1 for report in reports)
+        found = distiller(store, experts_per_step=3, batch_size=3)
+        draws = [found._draw() for _ in range(3)]
+        assert len({tuple(draw.batches.index.flatten().tolist()) for draw in draws}) == 3
+
+    def test_the_record_has_a_list_where_there_are_several(self, store: TrajectoryStore) -> None:
+        report = distiller(store, experts_per_step=2, method="att").iterate()
+        record = report.as_record()
+        assert record["step"] == report.steps == [segment.step for segment in report.segments]
+        assert record["expert"] == [segment.expert for segment in report.segments]
+        assert [len(record[name]) for name in ("step", "expert", "start", "target")] == [2] * 4
+        assert record["loss"] == report.loss == pytest.approx(sum(s.loss for s in report.segments) / 2)
+        one = distiller(store, method="att").iterate()
+        assert list(one.as_record()) == [
+            *("event", "iteration", "loss", "step", "lr", "seconds", "expert", "start", "target")
+        ]
+        [segment] = one.segments
+        assert (one.as_record()["step"], one.as_record()["expert"]) == (segment.step, segment.expert)
+        assert len(segment.distances) == 4
+
+    def test_one_loss_that_is_not_finite_rejects_the_update(
+        self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = distiller(store, experts_per_step=2, method="mtt")
+        match = found._match
+
+        def second_breaks(draws: Any, first: int) -> Any:
+            outcomes = match(draws, first)
+            return [replace(each, loss=each.loss * float("inf")) for each in outcomes] if first == 1 else outcomes
+
+        monkeypatch.setattr(found, "_match", second_breaks)
+        before = found.images
+        report = found.iterate()
+        assert report.rejected == "the matching loss is not finite"
+        assert report.as_record()["loss"] is None
+        assert torch.equal(found.images, before)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("method", ["att", "mtt"])
+def test_several_experts_on_the_gpu(method: str, store: TrajectoryStore) -> None:
+    """Side by side on the GPU, in turn on the CPU, in fp64: the same losses, steps and pixels."""
+    courses = []
+    for device in ("cuda", "cpu"):
+        data, student = in_double(DATA).to(device), build(MODEL, 1, 4, 8, seed=0).to(device)
+        settings = recipe(method=method, experts_per_step=3, batch_size=3, dsa=DsaSettings()).distill
+        found = Distiller(settings, data, store, student)
+        courses.append(([found.iterate() for _ in range(3)], found.images.cpu()))
+    for one, other in zip(courses[0][0], courses[1][0], strict=True):
+        assert one.steps == other.steps
+        assert one.loss == pytest.approx(other.loss, rel=1e-7)
+    torch.testing.assert_close(courses[0][1], courses[1][1], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "magic"}, "method must be one of mtt, att, mct, tesla, not 'magic'"),
+        ({"ipc": 0}, "ipc must be at least 1, not 0"),
+        ({"ipc": 13}, "13.*12"),
+        ({"steps": 0}, "steps must be at least 1, not 0"),
+        ({"iterations": 0}, "iterations must be at least 1, not 0"),
+        ({"lr_init": 0.0}, "lr_init must be a finite number above 0, not 0.0"),
+        ({"lr_image": float("nan")}, "lr_image must be a finite number of at least 0, not nan"),
+        ({"expert_epochs": -1}, "expert_epochs must be a finite number above 0, not -1"),
+        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), not 1.0"),
+        ({"ema": 1.0}, r"ema must lie in \[0, 1\), not 1.0"),
+        ({"lr_form": "exponential"}, "lr_form must be one of plain, clamped, log, not 'exponential'"),
+        ({"lr_min": 0.0}, "lr_min must be a finite number above 0, not 0.0"),
+        ({"lr_form": "clamped", "lr_min": 0.2}, "lr_init = 0.1 must be at least lr_min = 0.2 with lr_form"),
+        ({"clip_gradient": 0.0}, r"clip_gradient must be a finite number above 0 \(or null for no limit\), not 0.0"),
+        ({"skip_loss_above": float("nan")}, "skip_loss_above must be a finite number above 0 .*, not nan"),
+        ({"max_pixel": -1.0}, "max_pixel must be a finite number above 0 .*, not -1.0"),
+        ({"snapshot_every": 0}, "snapshot_every must be at least 1, not 0"),
+        ({"rejection_window": 0}, "rejection_window must be at least 1, not 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"experts_per_step": 0}, "experts_per_step must be at least 1, not 0"),
+        ({"activations": "half"}, "activations must be one of float32, bfloat16, not 'half'"),
+        ({"activations": "bfloat16", "backend": "torch"}, "activations = bfloat16 needs backend fused .*, not torch"),
+        ({"evaluate_every": -1}, "evaluate_every must be at least 0, not -1"),
+        ({"continuous": True}, "continuous starts need trajectories = convexified"),
+        (
+            {"max_start": 6},
+            "max_start = 6 and length M = 2 reach up to epoch 7, but the expert trajectories end at epoch 6",
+        ),
+        ({"expert_epochs": 1.5}, "must be a whole number of epochs"),
+    ],
+)
+def test_bad_settings(settings: dict[str, Any], message: str, store: TrajectoryStore) -> None:
+    with pytest.raises(InputError, match=message):
+        distiller(store, **settings)
+
+
+def test_kind_of_store_must_fit_the_method(store: TrajectoryStore) -> None:
+    with pytest.raises(
+        MismatchError, match="method mct uses convexified trajectories and the store holds recorded ones"
+    ):
+        distiller(store, method="mct")
+
+
+def test_student_of_another_size(store: TrajectoryStore) -> None:
+    student = build(MODEL, 1, 5, 8, seed=0)
+    with pytest.raises(MismatchError, match=r"the student has \d+ parameters and the experts .* have \d+"):
+        Distiller(recipe().distill, DATA, store, student)

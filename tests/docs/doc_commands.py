@@ -1,0 +1,257 @@
+"""Runs the commands of a page's bash block in a folder, in this process where it can, on data made up for it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.util
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import tomllib
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from pydistill.cli import main
+from tests.docs.doc_blocks import ROOT, Told, command_lines
+
+# What makes a published recipe small; the flags that a page gives stand before these.
+SMALL = [
+    "--data.zca=false",
+    "--model.width=4",
+    "--model.depth=1",
+    "--expert.count=2",
+    "--expert.training.epochs=4",
+    "--distill.iterations=2",
+    "--distill.ipc=1",
+    "--distill.batch_size=null",
+    "--distill.steps=2",
+    "--distill.expert_epochs=2",
+    "--distill.max_start=2",
+    "--distill.evaluate_every=0",
+    "--evaluation.repeats=2",
+    "--evaluation.training.epochs=2",
+]
+TAKES_A_RECIPE = ("experts", "distill", "plan")
+SHRUNK = {**dict.fromkeys(TAKES_A_RECIPE, SMALL), "evaluate": ["--repeats=1", "--epochs=2"]}
+# What pages call the things that a command reads; a name behind --out is made by the command itself.
+CALLED = {"DATA": "pictures", "EXPERTS": "experts", "CONVEX": "convexified", "RUN": "run", "SET": "set"}
+FOR_A_SHELL = re.compile(r"[|<>;&$`*]")
+SERVES_WITHIN_SECONDS = 60.0
+NOT_RUN = ("benchmarks.",)  # measurements: their flags are checked
+
+
+def make_pictures(folder: Path, classes: int = 10) -> None:
+    """An image folder: of each class two training pictures 3×32×32 and one for the test, of the digit it ends in."""
+    digits = load_digits()
+    for label in range(classes):
+        found = digits.images[digits.target == label % 10]
+        for part, pictures in (("train", found[:2]), ("test", found[2:3])):
+            place = folder / part / f"class{label}"
+            place.mkdir(parents=True)
+            for number, picture in enumerate(pictures):
+                large = np.kron(picture * 15, np.ones((4, 4))).astype(np.uint8)
+                Image.fromarray(large).convert("RGB").save(place / f"{number}.png")
+
+
+@dataclass
+class Kitchen:
+    """Makes what commands read, each kind once, and gives copies of it."""
+
+    folder: Path
+
+    def make(self, kind: str, to: Path) -> None:
+        kept = self.folder / kind
+        if not kept.exists():
+            _MAKERS[kind](self, kept)
+        (shutil.copytree if kept.is_dir() else shutil.copyfile)(kept, to)
+
+    def run_of_digits(self, kept: Path) -> None:
+        self.make("experts", self.folder / "experts-of-the-run")
+        told = ["--experts", str(self.folder / "experts-of-the-run"), "--out", str(kept)]
+        assert main(["distill", *SMALL, *told, "--quiet"]) == 0
+
+    def experts_of_digits(self, kept: Path) -> None:
+        assert main(["experts", *SMALL, "--out", str(kept), "--quiet"]) == 0
+
+    def convexified(self, kept: Path) -> None:
+        self.make("experts", self.folder / "experts-convexified")
+        assert main(["convexify", str(self.folder / "experts-convexified"), "--out", str(kept), "--quiet"]) == 0
+
+    def distilled_set(self, kept: Path) -> None:
+        self.make("run", self.folder / "run-of-the-set")
+        shutil.copyfile(self.folder / "run-of-the-set" / "distilled.safetensors", kept)
+
+
+_MAKERS = {
+    "pictures": lambda kitchen, kept: make_pictures(kept),
+    "digits": lambda kitchen, kept: make_pictures(kept),
+    "hundred": lambda kitchen, kept: make_pictures(kept, classes=100),
+    "experts": Kitchen.experts_of_digits,
+    "convexified": Kitchen.convexified,
+    "run": Kitchen.run_of_digits,
+    "set": Kitchen.distilled_set,
+}
+
+
+def run_block(source: str, told: Told, kitchen: Kitchen) -> None:
+    """Run every command of a block in the working folder; the first that fails is named."""
+    for name, kind in told.made.items():
+        kitchen.make(kind, Path(name))
+    for line in command_lines(source):
+        words = shlex.split(line, comments=True)
+        if words[0] in ("make", "pip") or is_measurement(words):
+            check_command(words)
+            continue
+        make_inputs(words, told, kitchen)
+        if words[0] == "pydistill" and not FOR_A_SHELL.search(line.split("#")[0]):
+            assert status_of(shrunk(words[1:], told)) == 0, line
+        elif words[:2] == ["python", "-m"] and not FOR_A_SHELL.search(line.split("#")[0]):
+            run_module(words[2], [*words[3:], *shlex.split(told.appended.get(words[2], ""))])
+        elif words[0] == told.server:
+            open_page([*words, *shlex.split(told.appended.get(words[0], ""))])
+        else:
+            run_in_a_shell(line)
+
+
+def status_of(arguments: list[str]) -> object:
+    """The exit status of `pydistill ARGUMENTS`, which --help and --print_config end by themselves."""
+    try:
+        return main(arguments)
+    except SystemExit as ended:
+        return ended.code or 0
+
+
+def shrunk(words: list[str], told: Told) -> list[str]:
+    """The command with the flags that make it small, and those that the comment adds."""
+    command = words[0]
+    added = [] if told.as_written else [*SHRUNK.get(command, [])]
+    if any(re.fullmatch(r"\w+:\w+", word) for word in words):  # a network of one's own, which has no options
+        added = [flag for flag in added if not flag.startswith("--model.")]
+    if command in TAKES_A_RECIPE:
+        added += shlex.split(told.appended.get("recipe", ""))
+    return [*words, *added, *shlex.split(told.appended.get(command, ""))]
+
+
+def make_inputs(words: Sequence[str], told: Told, kitchen: Kitchen) -> None:
+    """Make what the command reads under a name of `CALLED` and what is not there yet."""
+    for previous, word in zip(["", *words], words, strict=False):
+        name = word.split("/")[0]
+        if previous == "--out" or Path(name).exists() or name not in CALLED:
+            continue
+        if previous == "--experts" and words[1] in TAKES_A_RECIPE:  # by the recipe of the command that reads them
+            recipe = [each for each in words[2:] if each != "--resume"]
+            for flag in ("--experts", "--out", "--log.wandb"):
+                if flag in recipe:
+                    del recipe[recipe.index(flag) : recipe.index(flag) + 2]
+            assert main(shrunk(["experts", *recipe, "--out", name, "--quiet"], told)) == 0
+        else:
+            kitchen.make(CALLED[name], Path(name))
+
+
+def run_module(module: str, arguments: list[str]) -> None:
+    """`python -m MODULE ARGUMENTS`, in this process if it has a `main` that takes arguments."""
+    found = importlib.import_module(module)
+    if hasattr(found, "__path__"):
+        found = importlib.import_module(f"{module}.__main__")
+    assert hasattr(found, "main"), f"{module} has no main"
+    assert found.main(arguments) in (None, 0)
+
+
+def run_in_a_shell(line: str) -> None:
+    """A line of bash, in which `pydistill` is this package's."""
+    tools = Path("bin-of-the-test").absolute()
+    tools.mkdir(exist_ok=True)
+    for name, command in (("pydistill", f"{sys.executable} -m pydistill.cli"), ("python", sys.executable)):
+        (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (tools / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-ec", line], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def open_page(words: Sequence[str]) -> None:
+    """Start a program of this Python's, open the first page that it says it serves, and stop it."""
+    program = [str(Path(sys.executable).parent / words[0]), *words[1:]]
+    server = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = threading.Timer(SERVES_WITHIN_SECONDS, server.kill)
+    deadline.start()
+    told = []
+    try:
+        assert server.stdout is not None
+        address = None
+        while address is None and (line := server.stdout.readline()):
+            told.append(line)
+            address = next(iter(re.findall(r"http://\S+", line)), None)
+        deadline.cancel()
+        assert address is not None, f"{shlex.join(words)} served nothing in time: {''.join(told)}"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            assert answer.status == 200
+    finally:
+        deadline.cancel()
+        server.kill()
+        server.communicate()
+
+
+def is_measurement(words: Sequence[str]) -> bool:
+    return words[0].startswith("benchmarks/") or (words[:2] == ["python", "-m"] and words[2].startswith(NOT_RUN))
+
+
+def check_command(words: Sequence[str]) -> None:
+    """What is not run: that its target, package, module or script is there and knows the flags."""
+    words = list(words)
+    while re.fullmatch(r"\w+=\S*", words[0]):  # settings in the environment
+        words.pop(0)
+    flags = [word.split("=")[0] for word in words if word.startswith("--")]
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert set(words[1:]) <= set(targets), f"the Makefile lacks one of {words[1:]}"
+    elif words[0] == "pip":
+        check_extras(words)
+    elif words[:2] == ["python", "-m"]:
+        assert importlib.util.find_spec(words[2]) is not None, f"there is no module {words[2]}"
+        known = help_of(words[2]) if flags else ""
+        assert all(flag in known for flag in flags), f"{words[2]} does not know one of {flags}"
+    elif words[0] == "pydistill":
+        listed = re.search(rf"^\s+{words[1]}\b", help_of("pydistill.cli"), re.MULTILINE)
+        assert listed, f"there is no command pydistill {words[1]}"
+        known = help_of("pydistill.cli", words[1]) if flags else ""
+        assert all(flag in known for flag in flags if "." not in flag), f"{words[1]} does not know one of {flags}"
+    elif "/" in words[0]:
+        known = (ROOT / words[0]).read_text()
+        assert all(flag in known for flag in flags), f"{words[0]} does not know one of {flags}"
+    else:
+        assert shutil.which(words[0]), f"there is no command {words[0]}"
+
+
+def check_extras(words: Sequence[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for word in words:
+        found = re.fullmatch(r"(?:\.|pydistill)\[([\w,]+)\]", word)
+        if found:
+            asked = set(found[1].split(","))
+            assert asked <= set(project["optional-dependencies"]), f"pyproject.toml lacks an extra of {sorted(asked)}"
+
+
+@functools.cache
+def help_of(module: str, *command: str) -> str:
+    """What `python -m MODULE COMMAND --help` prints."""
+    told = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told):
+        patch.setattr(sys, "argv", [module, *command, "--help"])
+        with contextlib.suppress(SystemExit):
+            importlib.import_module(module).main()
+    return told.getvalue()

@@ -1,0 +1,72 @@
+"""The API reference: it is written without a warning, and every public name has its docstring."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import types
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.docs.doc_blocks import ROOT
+
+
+def load_reference() -> Any:
+    """docs/reference.py, which is no part of a package."""
+    pytest.importorskip("pdoc", reason="the API reference is written by pdoc, of the extra dev")
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs" / "reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_reference_is_written_without_a_warning(tmp_path: Path) -> None:
+    reference = load_reference()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reference.write_reference(tmp_path)
+    pages = {str(page.relative_to(tmp_path).with_suffix("")).replace("/", ".") for page in tmp_path.rglob("*.html")}
+    assert set(reference.public_modules()) <= pages
+    assert "Train a student for N steps of SGD" in (tmp_path / "pydistill.html").read_text()
+
+
+def public_values(module: types.ModuleType) -> dict[str, Any]:
+    """What `__all__` names, or what the module itself defines."""
+    if hasattr(module, "__all__"):
+        return {name: getattr(module, name) for name in module.__all__}
+    own = {name: value for name, value in vars(module).items() if name[0] != "_"}
+    return {name: value for name, value in own.items() if getattr(value, "__module__", None) == module.__name__}
+
+
+def undocumented(module: types.ModuleType) -> list[str]:
+    """Public functions, classes and methods without a docstring, of their own or of a class or protocol above."""
+    values = public_values(module)
+    classes = {name: value for name, value in values.items() if inspect.isclass(value)}
+    protocols = [value for value in classes.values() if getattr(value, "_is_protocol", False)]
+    told = {name for protocol in protocols for name, method in vars(protocol).items() if inspect.getdoc(method)}
+    explained = [value for value in values.values() if inspect.isfunction(value) or inspect.isclass(value)]
+    found = [] if inspect.getdoc(module) else [module.__name__]
+    found += [f"{module.__name__}.{value.__name__}" for value in explained if not inspect.getdoc(value)]
+    for name, value in classes.items():
+        kinds = (types.FunctionType, property, classmethod, staticmethod)
+        methods = [each for each, kind in vars(value).items() if each[0] != "_" and isinstance(kind, kinds)]
+        silent = [each for each in methods if each not in told and not inspect.getdoc(getattr(value, each))]
+        found += [f"{module.__name__}.{name}.{each}" for each in silent]
+    return found
+
+
+def test_every_public_name_is_explained() -> None:
+    modules = [importlib.import_module(name) for name in load_reference().public_modules()]
+    assert [name for module in modules for name in undocumented(module)] == []
+
+
+def test_a_name_that_is_not_explained_is_found() -> None:
+    module = types.ModuleType("quiet", "A module.")
+    exec("class Told:\n    'Told.'\n    def untold(self): ...\ndef nothing(): ...\n", vars(module))
+    assert undocumented(module) == ["quiet.nothing", "quiet.Told.untold"]

@@ -1,0 +1,183 @@
+"""A process whose children are killed.
+
+    python -m tests.helpers.killed distillation|convexified|experts EXPERTS FOLDER
+
+
+It works once undisturbed, which imports what is slow, starts no threads, and forks a child for each attempt. A child
+works until it is done or is killed, at a random time or at a random moment of its writing; the next one continues what
+it left. Printed, as JSON: the finished folders, and how often a child was killed at what.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydistill.data import DsaSettings
+from pydistill.runs.folder import RunFolder
+from pydistill.runs.run import run_distillation
+from pydistill.training.experts import train_experts
+from pydistill.trajectories import TrajectoryStore
+from tests.helpers.blobs import blobs
+from tests.helpers.small_runs import EXPERT, MODEL, recipe
+
+KILLS = 20
+DATA = blobs()
+
+
+def distil(experts: Path, folder: Path) -> None:
+    """A small distillation, or what is left of it."""
+    work = recipe(iterations=8, evaluate_every=4, checkpoint_every=2, batch_size=3)
+    run_distillation(work, DATA, TrajectoryStore.open(experts), folder, resume=True)
+
+
+def distil_convexified(experts: Path, folder: Path) -> None:
+    """A small distillation by MCT, which convexifies the experts, with soft labels that move and augmentation."""
+    settings: dict[str, Any] = {"method": "mct", "waypoints": 3, "labels": "learned", "dsa": DsaSettings()}
+    work = recipe(iterations=8, evaluate_every=4, checkpoint_every=2, batch_size=3, **settings)
+    run_distillation(work, DATA, TrajectoryStore.open(experts), folder, resume=True)
+
+
+def train(experts: Path, folder: Path) -> None:
+    """A few small experts, or those that are missing."""
+    train_experts(DATA, MODEL, EXPERT, folder)
+
+
+WORKS = {"distillation": distil, "convexified": distil_convexified, "experts": train}
+
+
+class Death:
+    """Kills the process at its nth moment of writing, if it comes to that; tells the moments on `pipe`."""
+
+    def __init__(self, after: int | None, pipe: int) -> None:
+        self.left, self.pipe = after, pipe
+        self.flush, self.rename, self.cut, self.append = os.fsync, os.replace, os.truncate, RunFolder.append_metrics
+        os.fsync, os.replace, os.truncate = self.fsync, self.replace, self.truncate  # type: ignore[assignment]
+        RunFolder.append_metrics = lambda folder, record: self.append_metrics(folder, record)  # type: ignore[method-assign]
+
+    def moment(self, name: str, leave: Callable[[], object] = lambda: None) -> None:
+        """One moment; if it is the last, the file is left as `leave` leaves it."""
+        if self.left == 0:
+            leave()
+            os.write(self.pipe, f"{name}\n".encode())
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.left is None:
+            os.write(self.pipe, f"{name}\n".encode())
+        else:
+            self.left -= 1
+
+    def fsync(self, descriptor: int) -> None:
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if name.endswith(".tmp"):
+            half = os.fstat(descriptor).st_size // 2
+            self.moment(f"half of {name.split('.')[1]}", lambda: os.ftruncate(descriptor, half))
+        self.flush(descriptor)
+
+    def replace(self, source: str | Path, target: str | Path) -> None:
+        self.moment(f"before {Path(target).stem}")
+        self.rename(source, target)
+        self.moment(f"after {Path(target).stem}")
+
+    def truncate(self, path: str | Path, size: int) -> None:
+        self.moment("before rewinding")
+        self.cut(path, size)
+        self.moment("after rewinding")
+
+    def append_metrics(self, folder: RunFolder, record: dict[str, object]) -> None:
+        line = json.dumps(record)
+        self.moment("half a line", lambda: folder.metrics_path.open("a").write(line[: len(line) // 2]))
+        self.append(folder, record)
+
+
+class Mortal:
+    """Attempts at one kind of work, each in a child of its own."""
+
+    def __init__(self, work: Callable[[Path], None]) -> None:
+        self.work = work
+        self.killed: Counter[str] = Counter()
+
+    def attempt(
+        self, folder: Path, *, seconds: float | None = None, moment: int | None = None
+    ) -> tuple[bool, list[str]]:
+        """Work on the folder in a child.
+
+        Args:
+            seconds: kill it after so long.
+            moment: kill it at this moment of its writing.
+
+        Returns:
+            Whether it finished, and the moments that there were, or the one that it was killed at.
+        """
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(reading)
+                if seconds is None:
+                    Death(moment, writing)
+                self.work(folder)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        os.close(writing)
+        if seconds is not None:
+            time.sleep(seconds)
+            os.kill(pid, signal.SIGKILL)
+        with open(reading, encoding="utf-8") as pipe:
+            told = pipe.read().split("\n")[:-1]
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status == -signal.SIGKILL:
+            self.killed[told[-1] if told else "some time"] += 1
+        elif status != 0:
+            raise SystemExit("a child failed")
+        return status == 0, told
+
+
+def main(kind: str, experts: Path, out: Path) -> None:
+    """Kill at twenty random times, at a moment of writing of every kind and at twenty such moments or more, and let
+    every work be finished."""
+    work = WORKS[kind]
+    work(experts, out / "whole")  # here, so that what is imported on the way is there for all
+    if len(os.listdir("/proc/self/task")) > 1:
+        raise SystemExit("the process has threads, which its children would lack")
+    mortal = Mortal(lambda folder: work(experts, folder))
+    began = time.perf_counter()
+    _, moments = mortal.attempt(out / "counted")
+    long = time.perf_counter() - began
+    finished = []
+    for by_time in (True, False):
+        chance = random.Random(1)  # a new one: how many draws the times take is left to chance
+        wanted = sum(mortal.killed.values()) + KILLS
+        kinds = [] if by_time else sorted(set(moments))
+        while kinds or sum(mortal.killed.values()) < wanted:
+            folder = out / f"parts-{len(finished)}"
+            done = False
+            if kinds:
+                name = kinds.pop()
+                done, _ = mortal.attempt(
+                    folder, moment=chance.choice([i for i, at in enumerate(moments) if at == name])
+                )
+            while not done and sum(mortal.killed.values()) < wanted:
+                if by_time:
+                    done, _ = mortal.attempt(folder, seconds=chance.uniform(0.0, 1.0) * long)
+                else:
+                    done, _ = mortal.attempt(folder, moment=chance.randrange(len(moments)))
+            if not done:
+                mortal.attempt(folder)
+            finished.append(str(folder))
+    print(json.dumps({"whole": str(out / "whole"), "parts": finished, "killed": mortal.killed}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,168 @@
+"""Every preset is read, has the published values, and runs for two iterations on data of its shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pydistill.data import Dataset, from_tensors
+from pydistill.distillation.distiller import DistillSettings
+from pydistill.errors import InputError
+from pydistill.nn import build, flatten
+from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path, recipe_from_dict
+from pydistill.runs.run import run_distillation
+from pydistill.training.experts import experts_record
+from pydistill.trajectories import TrajectoryStore
+
+# channels, side, classes of what each data set holds
+SHAPES = {
+    "digits": (1, 8, 10),
+    "cifar10": (3, 32, 10),
+    "cifar100": (3, 32, 100),
+    "tiny-imagenet": (3, 64, 200),
+    "imagenette": (3, 128, 10),
+}
+
+# steps, expert epochs, max start, lr of images, lr of lr, first lr, ZCA, average, iterations: the published tables
+ATT = {
+    "cifar10-ipc1": (80, 4, 2, 1e2, 1e-7, 1e-2, True, 0.9999, 6_000),
+    "cifar10-ipc10": (30, 2, 20, 1e4, 1e-4, 1e-2, True, 0.9999, 60_000),
+    "cifar10-ipc50": (50, 2, 40, 1e2, 1e-5, 1e-3, False, 0.999, 1_000_000),
+    "cifar100-ipc1": (50, 4, 20, 500, 1e-5, 1e-2, True, 0.9995, 3_000),
+    "cifar100-ipc10": (20, 2, 40, 1e3, 1e-5, 1e-2, False, 0.9995, 200_000),
+    "cifar100-ipc50": (80, 2, 40, 1e3, 1e-5, 1e-2, True, 0.999, 100_000),
+    "tiny-imagenet-ipc1": (30, 2, 10, 1e4, 1e-4, 1e-2, False, 0.999, 10_000),
+    "tiny-imagenet-ipc10": (20, 2, 40, 1e4, 1e-5, 1e-4, False, 0.999, 80_000),
+    "imagenet-subset-ipc1": (20, 2, 10, 1e4, 5e-8, 1e-2, False, 0.9999, 10_000),
+    "imagenet-subset-ipc10": (20, 2, 10, 1e4, 1e-4, 1e-2, False, 0.999, 100_000),
+}
+MCT = {
+    "cifar10-ipc1": (60, 6, 4, 1e3, 1e-7, 1e-2, False, None, 5_000),
+    "cifar10-ipc10": (30, 15, 8, 1e3, 1e-5, 1e-2, False, None, 5_000),
+    "cifar10-ipc50": (30, 2, 40, 1e3, 1e-5, 1e-3, False, None, 5_000),
+    "cifar10-zca-ipc1": (50, 5, 3, 1e3, 1e-7, 1e-2, True, None, 5_000),
+}
+MTT = {
+    "cifar10-ipc1": (50, 2, 2, 100, 1e-7, 0.01, True, None, 5_000),
+    "cifar10-ipc10": (30, 2, 20, 100, 1e-5, 0.001, True, None, 5_000),
+    "cifar10-ipc50": (30, 2, 40, 1000, 1e-5, 0.001, False, None, 5_000),
+    "cifar100-ipc1": (20, 3, 20, 1000, 1e-5, 0.01, True, None, 5_000),
+    "cifar100-ipc10": (20, 2, 20, 1000, 1e-5, 0.01, False, None, 5_000),
+    "cifar100-ipc50": (80, 2, 40, 1000, 1e-5, 0.01, True, None, 5_000),
+    "tiny-imagenet-ipc1": (10, 2, 10, 1e4, 1e-4, 0.01, False, None, 5_000),
+    "tiny-imagenet-ipc10": (20, 2, 40, 1e4, 1e-4, 0.01, False, None, 5_000),
+    "tiny-imagenet-ipc50": (20, 2, 40, 1e4, 1e-4, 0.01, False, None, 5_000),
+}
+PUBLISHED = {
+    f"{method}/{name}": row
+    for method, table in (("att", ATT), ("mct", MCT), ("mtt", MTT))
+    for name, row in table.items()
+}
+BATCHES = {
+    "att/cifar100-ipc50": 1200,
+    "mtt/cifar100-ipc50": 125,
+    "mtt/tiny-imagenet-ipc10": 200,
+    "mtt/tiny-imagenet-ipc50": 300,
+}
+
+
+def test_there_is_a_preset_for_every_row_and_no_other() -> None:
+    others = {f"demo/digits-{method}" for method in ("att", "mct", "mtt", "tesla")} | {"cpu/cifar10-w32"}
+    assert set(preset_names()) == set(PUBLISHED) | others
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_values(name: str) -> None:
+    recipe = load_recipe(preset_path(name))
+    found: DistillSettings = recipe.distill
+    row = (found.steps, found.expert_epochs, found.max_start, found.lr_image, found.lr_lr, found.lr_init)
+    assert (*row, recipe.data.zca, found.ema, found.iterations) == PUBLISHED[name]
+    assert found.batch_size == BATCHES.get(name)
+    assert (found.method, found.ipc) == (name.split("/")[0], int(name.split("ipc")[-1]))
+    assert found.momentum == 0.5
+    assert found.dsa is not None
+    assert (recipe.model.width, recipe.model.norm) == (128, "instance")
+    assert recipe.model.depth == {"tiny-imagenet": 4, "imagenette": 5}.get(recipe.data.name, 3)
+    evaluation = recipe.evaluation
+    assert evaluation.repeats == (3 if found.method == "mct" else 5)
+    assert (evaluation.training.epochs, evaluation.training.momentum) == (1000, 0.9)
+    training = recipe.expert.training
+    assert (training.epochs, training.lr, training.momentum, training.weight_decay) == (50, 0.01, 0, 0)
+    assert training.batch_size == (512 if found.method == "att" else 256)
+
+
+def test_mct_s_waypoints() -> None:
+    assert load_recipe(preset_path("mct/cifar10-ipc1")).distill.waypoints == 4
+    assert load_recipe(preset_path("mct/cifar10-zca-ipc1")).distill.waypoints == [0, 6, 25, 50]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_two_iterations(name: str, tmp_path: Path) -> None:
+    """The preset's own experts' length, start range and method; a narrow network, one image per class, few steps."""
+    overrides = ["--model.width=2", "--distill.ipc=1", "--distill.steps=2", "--distill.iterations=2"]
+    overrides += ["--distill.batch_size=10", "--distill.evaluate_every=0"]
+    overrides += ["--evaluation.repeats=1", "--evaluation.training.epochs=1"]
+    recipe = load_recipe(preset_path(name), overrides)
+    dataset = random_data(*SHAPES[recipe.data.name])
+    result = run_distillation(recipe, dataset, walk(recipe, dataset, tmp_path / "experts"), tmp_path / "run")
+    lines = [line for line in result.folder.metrics() if line["event"] == "iteration"]
+    assert [line["iteration"] for line in lines] == [1, 2]
+    assert all(line["loss"] is not None and "rejected" not in line for line in lines)
+    assert result.final.images.shape == (dataset.num_classes, *dataset.train_images.shape[1:])
+    assert not torch.equal(result.final.images, result.final.initial_images)
+
+
+def random_data(channels: int, side: int, classes: int) -> Dataset:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (classes, channels, side, side), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(classes)
+    return from_tensors(
+        images, labels, images[:10], labels[:10], class_names=[str(number) for number in range(classes)]
+    )
+
+
+def walk(recipe: Recipe, dataset: Dataset, folder: Path) -> TrajectoryStore:
+    """An expert that drifts at random for as many epochs as the preset's: its shape is all that matters here."""
+    epochs = recipe.expert.training.epochs
+    begin = flatten(build(recipe.model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0))
+    drift = 0.01 * torch.randn(epochs, len(begin), generator=torch.Generator().manual_seed(0))
+    store = TrajectoryStore.create(folder, experts_record(dataset, recipe.model, recipe.expert))
+    store.add(0, torch.cat([begin[None], begin + drift.cumsum(0)]))
+    return store
+
+
+def test_a_recipe_survives_its_dictionary() -> None:
+    recipe = load_recipe(preset_path("mct/cifar10-zca-ipc1"))
+    assert recipe_from_dict(recipe.as_dict(), "here") == recipe
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    with pytest.raises(InputError, match="there is no preset 'att/mnist'; there are att/cifar10-ipc1"):
+        preset_path("att/mnist")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("distill: {stps: 3}", "stps"),
+        ("distill: {steps: many}", "steps.*many"),
+        ("distill: [", "recipe .*yaml"),
+        ("3", "recipe .*yaml"),
+    ],
+)
+def test_a_recipe_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_recipe(file)
+
+
+def test_settings_of_a_preset_can_be_overridden() -> None:
+    recipe = load_recipe(preset_path("att/cifar10-ipc1"), ["--distill.steps=7", "--expert.training.dsa=null"])
+    assert recipe.distill.steps == 7
+    assert recipe.distill.lr_image == 100
+    assert recipe.expert.training.dsa is None
+    assert replace(recipe.distill, steps=80) == load_recipe(preset_path("att/cifar10-ipc1")).distill

@@ -1,0 +1,113 @@
+"""The demo: stopped in each of its phases and continued, and its summary after `distill --resume`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pydistill.cli import main
+from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
+from pydistill.runs import demo
+from pydistill.runs.evaluation import Judge
+from pydistill.training.train import TrainingSettings
+from pydistill.trajectories import TrajectoryStore
+
+SMALL = [
+    "--model.width=4",
+    "--model.depth=1",
+    "--expert.count=2",
+    "--expert.training.epochs=4",
+    "--expert.training.batch_size=512",
+    "--distill.iterations=2",
+    "--distill.steps=2",
+    "--distill.expert_epochs=2",
+    "--distill.max_start=2",
+    "--evaluation.repeats=1",
+    "--evaluation.training.epochs=2",
+]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def recipe(method: str, seed: int) -> Recipe:
+        return load_recipe(preset_path(f"demo/digits-{method}"), SMALL).with_seed(seed)
+
+    monkeypatch.setattr(demo, "demo_recipe", recipe)
+    monkeypatch.setattr(demo, "FULL_DATA_TRAINING", replace(TrainingSettings(), epochs=1, batch_size=512))
+
+
+def stop(*_: Any, **__: Any) -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("command", ["demo", "experts"])
+def test_a_disk_that_cannot_hold_the_experts(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two networks of 698 numbers, five times each."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=10**9, free=10_000))
+    settings = ["--preset", "demo/digits-att", *SMALL] if command == "experts" else []
+    assert main([command, *settings, "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    folder = tmp_path / "out" / ("experts" if command == "demo" else "")
+    assert f"2 experts of 4 epochs must have 27.9 kB in {folder}, and 10 kB are free; make room there, " in told
+    assert ("expert.count" in told) == (command == "experts")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_demo_that_was_stopped_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "my run"
+    command = ["demo", "--seed", "3", "--out", str(out), "--quiet"]
+    places = [
+        (TrajectoryStore, "add", "stopped in expert 1 of 2"),
+        (Judge, "evaluation", "stopped after iteration 2 of 2"),
+        (demo, "random_real", "stopped"),
+    ]
+    for owner, name, told in places:
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, stop)
+            assert main([*command, "--resume"]) == 130
+        again = f"pydistill demo --method att --seed 3 --out '{out}' --resume"
+        assert capsys.readouterr().err.endswith(f"pydistill: {told}; continue with: {again}\n")
+        assert main([*command, "--resume", "--seed", "1"]) == 2
+        assert "began with --seed 3, not 1; continue it with --seed 3" in capsys.readouterr().err
+    experts = {path: path.stat().st_mtime_ns for path in (out / "experts").glob("expert*")}
+    assert len(experts) == 2
+    assert main(command) == 2
+    assert "holds a demo; continue it with --resume" in capsys.readouterr().err
+    assert main(["demo", "--resume"]) == 2
+    assert "--resume needs --out" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in experts} == experts
+    for changes in (["--method", "tesla"], ["--seed", "1"]):
+        assert main([*command, "--resume", *changes]) == 2
+        flag, asked = changes
+        began = {"--method": "att", "--seed": "3"}[flag]
+        told = f"the demo in {out} began with {flag} {began}, not {asked}; continue it with {flag} {began}, or choose"
+        assert told in capsys.readouterr().err
+
+    before = json.loads((out / "summary.json").read_text())
+    assert before["threads"] == 1
+    assert "OMP_NUM_THREADS=1 pydistill distill" in (out / "report.html").read_text(encoding="utf-8")
+    longer = ["distill", "--config", str(out / "recipe.json"), "--experts", str(out / "experts"), "--out", str(out)]
+    assert main([*longer, "--distill.iterations=3", "--resume", "--quiet"]) == 0
+    after = json.loads((out / "summary.json").read_text())
+    assert after.keys() == before.keys()
+    assert after["iterations"] == 3
+    assert after["accuracy_random_real"] == before["accuracy_random_real"]
+    assert after["accuracy_distilled"] == after["accuracy_final"]
+    assert after["seconds"].keys() == before["seconds"].keys() == {"distillation", "references"}
+    before["seconds"] = {"experts": 1.0, "distillation": 2.0, "references": 4.0, "total": 7.0}  # of one not stopped
+    (out / "summary.json").write_text(json.dumps(before))
+    assert main([*longer, "--distill.iterations=3", "--resume", "--quiet"]) == 0
+    phases = json.loads((out / "summary.json").read_text())["seconds"]
+    assert phases == before["seconds"] | {"distillation": phases["distillation"], "total": phases["distillation"] + 5.0}

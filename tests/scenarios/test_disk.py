@@ -1,0 +1,215 @@
+"""A disk that is full, at every single write; a folder that may not be written; files that are whole or absent."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import json
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pydistill._util.files import WriteError, atomic_path, copy_file, write_text
+from pydistill.errors import FormatError
+from pydistill.runs import folder as runfolder_module
+from pydistill.runs.folder import CHECKPOINT_KEY, RunFolder
+from pydistill.runs.run import run_distillation
+from pydistill.training.experts import train_experts
+from pydistill.trajectories import TrajectoryStore
+from tests.helpers.blobs import blobs
+from tests.helpers.folder_content import content
+from tests.helpers.nobody import as_nobody
+from tests.helpers.small_runs import EXPERT, MODEL, assert_same_outcome, experts, recipe
+
+DATA = blobs()
+WORK = recipe(iterations=2, checkpoint_every=1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return experts(tmp_path_factory.mktemp("experts"))
+
+
+class Disk:
+    """Fails from its nth write on, as a disk does that is full, until there is room again."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.left: int | None = None
+        self.writes = 0
+        for name in ("fsync", "replace", "truncate", "ftruncate"):
+            monkeypatch.setattr(os, name, self.failing(getattr(os, name)))
+        monkeypatch.setattr(runfolder_module, "open", self.open, raising=False)
+
+    def full(self) -> bool:
+        self.writes += 1
+        return self.left is not None and self.writes > self.left
+
+    def failing(self, call: Any) -> Any:
+        def write(*arguments: Any) -> Any:
+            if self.full():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return call(*arguments)
+
+        return write
+
+    def open(self, path: Path, mode: str = "r", **how: Any) -> Any:
+        if mode == "a" and self.full():
+            with builtins.open(path, mode, **how) as handle:
+                handle.write('{"event": "iter')  # as much as there was room for
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return builtins.open(path, mode, **how)
+
+
+def test_a_disk_that_is_full_at_any_write_of_a_run(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch)
+    run_distillation(WORK, DATA, store, tmp_path / "whole")
+    writes = disk.writes
+    assert writes > 20
+    for number in range(writes):
+        folder = RunFolder(tmp_path / str(number))
+        disk.left, disk.writes = number, 0
+        with pytest.raises(WriteError) as caught:
+            run_distillation(WORK, DATA, store, folder.path, resume=True)
+        assert any(told in str(caught.value) for told in ("cannot write", "is written, but may not last"))
+        assert "No space left on device; make room there, or choose a folder elsewhere" in str(caught.value)
+        assert not list(folder.path.glob("*.tmp"))
+        disk.left = None
+        if folder.checkpoint_path.exists():
+            folder.load_checkpoint()
+        run_distillation(WORK, DATA, store, folder.path, resume=True)
+        assert_same_outcome(folder.path, tmp_path / "whole")
+        shutil.rmtree(folder.path)
+
+
+def test_a_disk_that_is_full_at_any_write_of_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(monkeypatch)
+    whole = train_experts(DATA, MODEL, EXPERT, tmp_path / "whole")
+    writes = disk.writes
+    assert writes >= 2 * (1 + 2 * EXPERT.count)
+    for number in range(writes):
+        folder = tmp_path / str(number)
+        disk.left, disk.writes = number, 0
+        with pytest.raises(WriteError, match="No space left on device; make room there"):
+            train_experts(DATA, MODEL, EXPERT, folder)
+        disk.left = None
+        if number > 2:
+            assert TrajectoryStore.open(folder).verify() == {}
+        found = train_experts(DATA, MODEL, EXPERT, folder)
+        assert found.digest == whole.digest
+        assert not list(folder.glob("*.tmp"))
+
+
+def test_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Path) -> None:
+    out = open_folder / "run"
+    run_distillation(recipe(iterations=2), DATA, store, out)
+    out.chmod(0o555)
+    before = content(out)
+    try:
+        with as_nobody(), pytest.raises(WriteError) as caught:
+            run_distillation(recipe(iterations=3), DATA, store, out, resume=True)
+        assert str(caught.value) == f"cannot write in {out}: Permission denied; choose a folder that may be written"
+        assert content(out) == before
+    finally:
+        out.chmod(0o755)
+    run_distillation(recipe(iterations=3), DATA, store, out, resume=True)
+
+
+def test_a_new_run_in_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Path) -> None:
+    open_folder.chmod(0o555)
+    try:
+        with as_nobody():
+            with pytest.raises(WriteError, match=r"cannot write in .*run: Permission denied; choose a folder that may"):
+                run_distillation(recipe(iterations=1), DATA, store, open_folder / "run")
+            with pytest.raises(WriteError, match=r"cannot write in .*experts: Permission denied; choose a folder"):
+                train_experts(DATA, MODEL, EXPERT, open_folder / "experts")
+    finally:
+        open_folder.chmod(0o755)
+    assert not list(open_folder.iterdir())
+
+
+def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
+    """safetensors' own error, which is no OSError, becomes the one that says what was being written."""
+    folder = RunFolder(tmp_path)
+
+    def state(iteration: int) -> dict[str, Any]:
+        return {"distiller": {"iteration": iteration}, "judge": {}, "seconds": 0.0}
+
+    folder.begin_anew(resume=False)
+    folder.save_checkpoint(state(1), {"images": torch.ones(4)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(WriteError, match=r"cannot write .*checkpoint.*File too large.*; what was there before"):
+            folder.save_checkpoint(state(2), {"images": torch.ones(4000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.load_checkpoint()[0] == {"format": 2, "config": None, **state(1), "metrics_bytes": 0}
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "metrics.jsonl"}
+
+
+def test_a_checkpoint_of_the_first_format_may_be_without_checksums(tmp_path: Path) -> None:
+    """As early versions wrote them; those of today cannot lose theirs."""
+    folder = RunFolder(tmp_path)
+    state = {"format": 1, "distiller": {"iteration": 1}, "judge": {}, "seconds": 0.0, "metrics_bytes": 0}
+    for number in (1, 2):
+        header = {CHECKPOINT_KEY: json.dumps(state | {"format": number})}
+        save_file({"images": torch.ones(4)}, folder.checkpoint_path, metadata=header)
+        if number == 1:
+            assert folder.load_checkpoint()[0] == state
+        else:
+            with pytest.raises(FormatError, match=r"does not have the SHA-256 .*; remove it to begin the run anew"):
+                folder.load_checkpoint()
+
+
+def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WriteError, match=r"cannot write .*file/run"):
+        run_distillation(recipe(), DATA, store, tmp_path / "file" / "run")
+
+
+def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is there then, and the message does not say otherwise."""
+
+    def fails(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("pydistill._util.files._flush_folder", fails)
+    target = tmp_path / "file"
+    target.write_text("before")
+    with pytest.raises(WriteError) as caught:
+        write_text(target, "after")
+    assert str(caught.value) == (
+        f"{target} is written, but may not last through a loss of power: {os.strerror(errno.EIO)}"
+    )
+    assert target.read_text() == "after"
+
+
+def test_a_source_that_cannot_be_read_is_what_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        copy_file(tmp_path / "source", tmp_path / "copy")
+    assert caught.value.filename == str(tmp_path / "source")
+    assert not list(tmp_path.iterdir())
+
+
+def test_atomic_files_are_whole_or_absent(tmp_path: Path) -> None:
+
+    target = tmp_path / "file"
+    target.write_text("before")
+
+    def write_and_fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
+    assert target.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

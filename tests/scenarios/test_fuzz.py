@@ -1,0 +1,406 @@
+"""500 damaged and hostile files: the loaders say so in the package's own errors, quickly, and run and touch nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import pydistill
+from pydistill._util.files import write_json
+from pydistill.artefact.exchange import export_set, import_set
+from pydistill.errors import PydistillError
+from pydistill.evaluation.evaluate import Evaluation
+from pydistill.evaluation.evaluations_file import add_evaluations, read_evaluations
+from pydistill.recipes.recipe import load_recipe
+from pydistill.runs.folder import RunFolder
+from pydistill.runs.report.contents import read_run
+from pydistill.runs.report.tables import comparison, costs, networks, tiles
+from pydistill.runs.report.write import state_of
+from pydistill.runs.run import run_distillation
+from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt, import_mct, import_mtt
+from tests.helpers.blobs import blobs
+from tests.helpers.corruption import Corruption, corruptions, damages
+from tests.helpers.small_runs import EVALUATION, experts, recipe
+
+CASES = 500
+SECONDS = 10  # of this process's CPU time, for one case
+WAITING = 120  # of the wall's clock, on a machine with other work
+SUMMARY = {
+    "accuracy_distilled": {"mean": 0.5, "std": 0.1, "runs": [0.4, 0.6]},
+    "accuracy_random_real": {"mean": 0.4, "std": 0.1, "runs": [0.3, 0.5]},
+    "seconds": {"distillation": 12.5, "evaluation": 3.0},
+    "peak_memory_bytes": 10**9,
+    "ended_early": "the guard ended it",
+    "iterations": 2,
+}
+DCBENCH = "set-dcbench/TM/blobs/IPC1"
+RECIPE = replace(recipe(iterations=2, checkpoint_every=1), evaluation=replace(EVALUATION, repeats=1))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every kind of file that is read."""
+    root = tmp_path_factory.mktemp("fuzz") / "whole"
+    data = blobs()
+    store = experts(root / "experts", data)
+    convexified = store.write_convexified(root / "convexified", waypoints=3)
+    run_distillation(RECIPE, data, store, root / "run")
+    write_json(root / "run" / "summary.json", SUMMARY)
+    add_evaluations(root / "run", [Evaluation("mlp", (0.5, 0.75), 1.5)], which="final", iteration=2)
+    distilled = pydistill.load(root / "run")
+    export_mtt(store, root / "mtt")
+    export_mct(convexified, root / "mct")
+    for form in ("mtt", "ddranking", "dcbench"):
+        export_set(distilled, form, root / f"set-{form}", as_is=True)
+    parts = root / "set-parts"
+    parts.mkdir()
+    for number in range(5):
+        torch.save(distilled.images, parts / f"images_best_{number}.pt")
+        torch.save(distilled.labels, parts / f"labels_best_{number}.pt")
+    return root
+
+
+def read_set(root: Path) -> None:
+    """The distilled set of the run: read, looked at, and its recipe."""
+    found = pydistill.load(root / "run")
+    assert len(found.viewable().images) == len(found)
+    assert len([found[0]]) == 1
+
+
+def read_experts(root: Path) -> None:
+    """Every recorded expert, at both ends."""
+    store = TrajectoryStore.open(root / "experts")
+    for position in range(min(len(store), 5)):
+        trajectory = store[position]
+        assert trajectory.point(0).shape == trajectory.point(trajectory.end).shape
+        store.accuracies(position)
+
+
+def read_convexified(root: Path) -> None:
+    """Every convexified expert, between its waypoints."""
+    store = TrajectoryStore.open(root / "convexified")
+    for position in range(min(len(store), 5)):
+        assert store.convexified(position).point(1.5).shape == store[position].point(0).shape
+
+
+def read_mtt_experts(root: Path) -> None:
+    """MTT's experts into a store of their own."""
+    import_mtt(root / "mtt", root / "out", TrajectoryStore.open(root.parent / "whole" / "experts").record)
+
+
+def read_mct_experts(root: Path) -> None:
+    """MCT's experts into a store of their own."""
+    import_mct(root / "mct", root / "out", TrajectoryStore.open(root.parent / "whole" / "experts").record)
+
+
+def read_mtt_set(root: Path) -> None:
+    """A set in MTT's files, with its learning rate."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("mtt", root / "set-mtt", like=like)) == len(like)
+
+
+def read_ddranking_set(root: Path) -> None:
+    """A set in DD-Ranking's files, with its learning rate."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("ddranking", root / "set-ddranking", like=like)) == len(like)
+
+
+def read_dcbench_set(root: Path) -> None:
+    """A set in DC-BENCH's files, which hold no learning rate."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("dcbench", root / DCBENCH, lr=0.1, like=like)) == len(like)
+
+
+def read_best(root: Path) -> None:
+    """The set of the run's best evaluation."""
+    assert len(pydistill.load(root / "run", which="best").viewable().images)
+
+
+def read_page(root: Path) -> None:
+    """What the run's report says, but for the charts."""
+    contents = read_run(root / "run")
+    assert networks(contents)
+    assert tiles(contents)
+    assert costs(contents, None)
+    assert state_of(contents)
+    comparison(contents)
+
+
+def read_rows(root: Path) -> None:
+    """What was evaluated of the run, for the report, which leaves damaged rows out, and for another evaluation."""
+    read_page(root)
+    read_evaluations(root / "run")
+
+
+def read_parts(root: Path) -> None:
+    """A set in DC-BENCH's files of five parts."""
+    like = pydistill.load(root.parent / "whole" / "run")
+    assert len(import_set("dcbench", root / "set-parts", lr=0.1, like=like)) == 5 * len(like)
+
+
+def resume(root: Path) -> None:
+    """The run goes on from its checkpoint, which is at its end."""
+    store = TrajectoryStore.open(root.parent / "whole" / "experts")
+    run_distillation(RECIPE, blobs(), store, root / "run", resume=True)
+
+
+def read_metrics(root: Path) -> None:
+    """The run's events."""
+    RunFolder(root / "run").metrics()
+
+
+def read_recipe(root: Path) -> None:
+    """The recipe file of the run."""
+    load_recipe(root / "run" / "recipe.json")
+
+
+TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "artefact": ("run/distilled.safetensors", read_set),
+    "index": ("experts/index.json", read_experts),
+    "convexified index": ("convexified/index.json", read_convexified),
+    "expert": ("experts/expert_0001.safetensors", read_experts),
+    "convexified expert": ("convexified/expert_0000.safetensors", read_convexified),
+    "MTT's experts": ("mtt/replay_buffer_0.pt", read_mtt_experts),
+    "MCT's waypoints": ("mct/waypoint_buffer_ip3_0.pt", read_mct_experts),
+    "MCT's steps": ("mct/step_buffer_ip3_0.pt", read_mct_experts),
+    "MTT's images": ("set-mtt/images_best.pt", read_mtt_set),
+    "MTT's learning rate": ("set-mtt/lr_best.pt", read_mtt_set),
+    "DD-Ranking's labels": ("set-ddranking/labels.pt", read_ddranking_set),
+    "DD-Ranking's learning rate": ("set-ddranking/lr.pt", read_ddranking_set),
+    "DC-BENCH's images": (f"{DCBENCH}/images_best.pt", read_dcbench_set),
+    "DC-BENCH's labels": (f"{DCBENCH}/labels_best.pt", read_dcbench_set),
+    "DC-BENCH's parts of images": ("set-parts/images_best_3.pt", read_parts),
+    "DC-BENCH's parts of labels": ("set-parts/labels_best_1.pt", read_parts),
+    "what an export tells": ("set-mtt/preprocessing.json", read_mtt_set),
+    "checkpoint": ("run/checkpoint.safetensors", resume),
+    "configuration": ("run/config.json", resume),
+    "metrics": ("run/metrics.jsonl", read_metrics),
+    "metrics of a resumed run": ("run/metrics.jsonl", resume),
+    "best set": ("run/best.safetensors", read_best),
+    "evaluations": ("run/evaluations.json", read_rows),
+    "summary": ("run/summary.json", read_page),
+    "recipe": ("run/recipe.json", read_recipe),
+}
+LEFT_OUT = ("summary",)  # damage is a warning, and the report is made without it
+
+Content = tuple[dict[str, torch.Tensor], Any]
+
+
+def content_of_set(root: Path, which: Literal["final", "best"] = "final") -> Content:
+    """A distilled set's tensors, and what else it says."""
+    found = pydistill.load(root / "run", which=which).artefact
+    values, tensors = found.preprocessing.state()
+    tensors = tensors | {name: getattr(found, name) for name in ("images", "labels", "classes", "initial_images")}
+    return tensors, (found.lr, found.provenance, values)
+
+
+def content_of_experts(root: Path) -> Content:
+    """Every snapshot of every recorded expert."""
+    store = TrajectoryStore.open(root / "experts")
+    rows = {f"{i}, {e}": store.recorded(i).point(e) for i in range(len(store)) for e in range(int(store.end) + 1)}
+    return rows, store.experts
+
+
+def content_of_convexified(root: Path) -> Content:
+    """Every waypoint and fraction of every convexified expert."""
+    store = TrajectoryStore.open(root / "convexified")
+    tensors = {}
+    for position in range(len(store)):
+        trajectory = store.convexified(position)
+        rows = [trajectory.waypoints.row(index) for index in range(len(trajectory.waypoint_epochs))]
+        tensors |= {f"{position}, waypoints": torch.stack(rows), f"{position}, fractions": trajectory.fractions}
+    return tensors, [store.convexified(position).waypoint_epochs for position in range(len(store))]
+
+
+def content_of_checkpoint(root: Path) -> Content:
+    """A checkpoint's tensors, and what else it says."""
+    state, tensors = RunFolder(root / "run").load_checkpoint()
+    return tensors, state
+
+
+# What a file of these targets holds, whose numbers have checksums in the file or in the store's index.
+CHECKED: dict[str, Callable[[Path], Content]] = {
+    "artefact": content_of_set,
+    "best set": lambda root: content_of_set(root, "best"),
+    "expert": content_of_experts,
+    "convexified expert": content_of_convexified,
+    "checkpoint": content_of_checkpoint,
+}
+
+
+def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """The same names, kinds of numbers, shapes and bits."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
+class Watch:
+    """What Python is asked to do while a damaged file is read (sys.addaudithook; hooks stay, so it can be off)."""
+
+    def __init__(self) -> None:
+        self.root: Path | None = None
+        self.seen: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.root is None:
+            return
+        if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect"):
+            self.seen.append(f"{event} {arguments}")
+        elif event == "import" and arguments[0] == "fuzz_marker":
+            self.seen.append("the import of a module that a file names")
+        elif event == "open" and isinstance(arguments[0], str):
+            writing = isinstance(arguments[2], int) and arguments[2] & 3
+            if writing and not Path(arguments[0]).resolve().is_relative_to(self.root) and arguments[0] != "/dev/null":
+                self.seen.append(f"{arguments[0]} was opened to be written")
+        elif event in ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.truncate"):
+            path = arguments[0]
+            if isinstance(path, (str, os.PathLike)) and not Path(path).resolve().is_relative_to(self.root):
+                self.seen.append(f"{event} {path}")
+
+
+WATCH = Watch()
+
+
+@contextmanager
+def watched(root: Path, seconds: float = SECONDS, waiting: float = WAITING) -> Iterator[None]:
+    """Fail if the body runs or waits too long, runs a program, imports what a file names, or writes elsewhere."""
+
+    def stop(number: int, frame: Any) -> None:
+        told = f"took more than {seconds} s" if number == signal.SIGPROF else f"waited for more than {waiting} s"
+        raise AssertionError(f"reading {told}")
+
+    before = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, waiting)
+    WATCH.root, WATCH.seen = root.resolve(), []
+    try:
+        yield
+    finally:
+        WATCH.root = None
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in zip((signal.SIGPROF, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)
+    assert not WATCH.seen
+
+
+@pytest.mark.filterwarnings("ignore")  # what torch says of tensors that it would not have made
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_files(name: str, whole: Path) -> None:
+    file, read = TARGETS[name]
+    folder = file.split("/")[0]
+    root = whole.parent / "damaged"
+    canary = whole.parent / "executed"
+    original = (whole / file).read_bytes()
+    content = CHECKED.get(name)
+    expected = content(whole)[0] if content is not None else {}
+    refused = 0
+
+    @settings(
+        max_examples=-(-CASES // len(TARGETS)),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(corruptions(canary))
+    def check(corrupt: Corruption) -> None:
+        nonlocal refused
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(whole / folder, root / folder)
+        (root / file).write_bytes(corrupt(original))
+        if content is not None:  # before a resumed run writes its checkpoint again
+            with watched(root), suppress(PydistillError):
+                # What else it says may differ: a header that was changed and signed anew is a whole one.
+                assert_same_tensors(content(root)[0], expected)
+        try:
+            with watched(root):
+                read(root)
+        except PydistillError:
+            refused += 1
+        assert not canary.exists()
+
+    with torch.random.fork_rng(devices=[]):
+        check()
+    assert (refused > 0) == (name not in LEFT_OUT)
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_a_damaged_file_with_checksums_is_refused_or_holds_what_it_held(name: str, whole: Path) -> None:
+    """Every number and everything else that it says."""
+    file, content = TARGETS[name][0], CHECKED[name]
+    folder = file.split("/")[0]
+    root = whole.parent / "damaged"
+    original = (whole / file).read_bytes()
+    tensors, told = content(whole)
+    outcomes = []
+
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(damages())
+    def check(damage: Corruption) -> None:
+        damaged = damage(original)
+        (root / file).write_bytes(damaged)
+        try:
+            with watched(root):
+                found = content(root)
+        except PydistillError:
+            outcomes.append("refused")
+        else:
+            assert_same_tensors(found[0], tensors)
+            assert found[1] == told
+            outcomes.append("held")
+
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(whole / folder, root / folder)
+    check()
+    assert outcomes.count("refused") > 20
+    shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("read", dict.fromkeys(each for _, each in TARGETS.values()))
+def test_whole_files_are_read(read: Callable[[Path], None], whole: Path) -> None:
+    root = whole.parent / "copy"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(whole, root)
+    with watched(root):
+        read(root)
+
+
+def test_what_runs_or_waits_too_long_is_noticed(tmp_path: Path) -> None:
+    def run_for_ever() -> None:
+        while True:  # in Python: a signal's handler waits for what runs in C
+            pass
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AssertionError, match=r"reading waited for more than 0\.2 s"), watched(tmp_path, waiting=0.2):
+        open(tmp_path / "pipe", "rb").close()  # nobody ever writes
+    with pytest.raises(AssertionError, match=r"reading took more than 0\.2 s"), watched(tmp_path, seconds=0.2):
+        run_for_ever()
+
+
+def test_corruptions_differ() -> None:
+    seen: list[int] = []
+
+    @settings(max_examples=40, derandomize=True, database=None, deadline=None)
+    @given(corruptions(Path("nowhere")), st.just(b'{"a": [1, 2], "b": "c"}'))
+    def check(corrupt: Corruption, content: bytes) -> None:
+        seen.append(corrupt(content) != content)
+
+    check()
+    assert sum(seen) > 30
