@@ -55,7 +55,7 @@ def train(
         logits = model(images)
         loss = functional.cross_entropy(logits, labels)
         loss_sum += loss.item() * len(labels)
-        right += how_many_right(logits, labels)
+        right += count_correct(logits, labels)
         count += len(labels)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -70,7 +70,7 @@ def test(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch
     right, count = 0, 0
     for given, target in loader:
         images, labels = given.to(device), target.to(device)
-        right += how_many_right(model(images), labels)
+        right += count_correct(model(images), labels)
         count += len(labels)
     return right / count
 
@@ -86,6 +86,6 @@ def augmented_by(images: Tensor, draw: DsaDraw) -> Tensor:
     return augment(images, operations.to(images.device), draw.parameters.to(images))
 
 
-def how_many_right(logits: Tensor, labels: Tensor) -> int:
+def count_correct(logits: Tensor, labels: Tensor) -> int:
     """How many predictions are right, counted on the CPU."""
     return int((logits.argmax(1).cpu() == labels.cpu()).sum())

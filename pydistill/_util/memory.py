@@ -75,7 +75,7 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
-def check_room(needed: int, what: str, remedy: str) -> None:
+def check_memory_available(needed: int, what: str, remedy: str) -> None:
     """Refuse what cannot fit.
 
     Args:

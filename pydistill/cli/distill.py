@@ -52,29 +52,29 @@ def run(values: Any) -> int:
     """Distil, evaluate, and tell the outcome."""
     from pydistill._util.files import read_json
     from pydistill._util.layout import SUMMARY_NAME, refuse_experts
-    from pydistill._util.memory import check_room
+    from pydistill._util.memory import check_memory_available
     from pydistill.nn import architecture_of, parse
     from pydistill.runs.folder import RunFolder
     from pydistill.runs.loggers import LogSettings
-    from pydistill.runs.preflight import check_beforehand
-    from pydistill.runs.workflow import distill_shown
+    from pydistill.runs.preflight import check_recipe_and_experts
+    from pydistill.runs.workflow import distill_and_report
     from pydistill.trajectories import TrajectoryStore
 
     recipe, log = recipe_of(values), LogSettings(**vars(values.log))
     recipe.distill.check()
     log.check()
     store = TrajectoryStore.open(values.experts)
-    check_beforehand(recipe, experts=store)
+    check_recipe_and_experts(recipe, experts=store)
     refuse_experts(Path(values.out))
     if not values.resume:
         RunFolder(values.out).continues({}, resume=False)
     dataset = load_dataset(recipe, values.device)
     pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
-    check_room(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
+    check_memory_available(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
     for name in recipe.evaluation.models:  # told now rather than when the set is to be judged
         sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
         architecture_of(parse(name), *sizes, device=dataset.device)
-    result = distill_shown(
+    result = distill_and_report(
         dataset,
         recipe,
         store,

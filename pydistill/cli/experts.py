@@ -38,14 +38,14 @@ def add_arguments(parser: Any) -> None:
 def run(values: Any) -> int:
     """Train what is missing or broken in the folder."""
     from pydistill._util.format import counted
-    from pydistill.runs.workflow import train_experts_shown
+    from pydistill.runs.workflow import train_and_store
     from pydistill.training.experts import check_disk
 
     recipe = recipe_of(values)
     dataset = load_dataset(recipe, values.device)
     remedy = "make room there, lower expert.count or expert.training.epochs, or take another --out"
     check_disk(dataset, recipe.model, recipe.expert, values.out, remedy)
-    store = train_experts_shown(dataset, recipe, Path(values.out), quiet=values.quiet)
+    store = train_and_store(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
     if values.json:
         print_json({"folder": values.out, "experts": len(store), "test_accuracies": [each / 100 for each in finals]})

@@ -16,7 +16,7 @@ from pydistill.compat.networks import network_of
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.workflow import train_experts_shown
+from pydistill.runs.workflow import train_and_store
 from pydistill.training.experts import ExpertSettings
 from pydistill.training.train import TrainingSettings
 
@@ -60,7 +60,7 @@ def train(arguments: Sequence[str]) -> None:
     recipe = Recipe(data=data_of(values), model=network_of(values.model), expert=settings)
     folder = buffer_folder(values)
     refuse_foreign(folder, (f"replay_buffer_{n}.pt" for n in range(-(-values.num_experts // values.save_interval))))
-    store = train_experts_shown(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
+    store = train_and_store(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
     files = export_buffers(store, folder, values.save_interval)
     print(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
 

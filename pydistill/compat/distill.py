@@ -22,7 +22,7 @@ from pydistill.compat.recipe import plan_of
 from pydistill.evaluation.evaluate import evaluate_models, table
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.folder import RunFolder
-from pydistill.runs.workflow import distill_shown
+from pydistill.runs.workflow import distill_and_report
 from pydistill.trajectories import StartSampler, TrajectoryStore
 
 
@@ -37,7 +37,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     Raises:
         InputError: a flag is wrong, or asks for what is not done here or for later epochs than the buffers have.
         MismatchError: the buffers hold experts of another network or image size.
-        PydistillError: as `distill_shown`.
+        PydistillError: as `distill_and_report`.
     """
     values = distill_parser(script).parse_args(arguments)
     plan = plan_of(values, script)
@@ -61,7 +61,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         invert=recipe.distill.ipc < 50 or values.force_save,
         raw=Naming(folder, inverted=None) if script == "att" else None,
     )
-    result = distill_shown(
+    result = distill_and_report(
         dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, observers=[files]
     )
     best = result.accuracy_best

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pydistill._util.memory import check_room
+from pydistill._util.memory import check_memory_available
 from pydistill.data.cache import cached_raw
 from pydistill.data.images import EXTENSIONS, Pixels, decode
 from pydistill.data.members import identity, members
@@ -140,7 +140,7 @@ def _gather(path: Path, layout: FolderLayout) -> tuple[dict[Place, dict[str, Pix
         while batch := list(islice(found, 64 * workers)):
             sides = layout.image_size or 0
             remedy = "lower data.image_size or give fewer images"
-            check_room(3 * sides * sides * len(batch), f"reading images of {sides}×{sides} pixels", remedy)
+            check_memory_available(3 * sides * sides * len(batch), f"reading images of {sides}×{sides} pixels", remedy)
             for (place, name, _), pixels in zip(batch, pool.map(decoded, batch), strict=True):
                 images[place][name] = pixels
     return images, notes

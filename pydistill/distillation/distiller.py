@@ -103,7 +103,7 @@ class Distiller:
         decay = settings.ema_decay()
         self.average = ImageAverage(self.synthetic.images, decay) if decay > 0 else None
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
-        self.update = settings.update_rule()
+        self.update = settings.outer_optimiser()
         self.guard = Guard(settings.guard_limits(data_scale(dataset)))
         self._good = self._moving()
         self._good_iterations = 0  # since the good state was taken

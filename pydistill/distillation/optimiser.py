@@ -13,7 +13,7 @@ LrForm = Literal["plain", "clamped", "log"]
 
 
 @dataclass(frozen=True)
-class UpdateRule:
+class OuterOptimiser:
     """SGD with momentum, each kind of leaf at a rate of its own:
 
         v ← μ v + g,    x ← x − η v

@@ -10,7 +10,7 @@ from pydistill._util.checks import check_fields
 from pydistill.data import DsaSettings
 from pydistill.distillation.guard import GuardLimits
 from pydistill.distillation.methods import Method, Trajectories, method_named
-from pydistill.distillation.optimiser import LrForm, UpdateRule
+from pydistill.distillation.optimiser import LrForm, OuterOptimiser
 from pydistill.engine.student import Activations
 from pydistill.errors import InputError
 from pydistill.matching import Backend, Distance, Gradient, Selection
@@ -162,10 +162,10 @@ class DistillSettings:
             return self.ema
         return 0.999 if self.resolved_method().ema else 0.0
 
-    def update_rule(self) -> UpdateRule:
+    def outer_optimiser(self) -> OuterOptimiser:
         """How pixels, label logits and the student's learning rate move."""
         rates = {"images": self.lr_image, "lr": self.lr_lr, "label_logits": self.lr_label}
-        return UpdateRule(rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)
+        return OuterOptimiser(rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)
 
     def guard_limits(self, scale: float) -> GuardLimits:
         """What an update may do; `scale` is the largest |x| of the training images."""

@@ -30,12 +30,12 @@ RANDOM_LAYERS = (
 _log = logging.getLogger("pydistill")
 
 
-def graphs_are_wanted() -> bool:
+def cuda_graphs_enabled() -> bool:
     """Whether work may be captured as CUDA graphs: unless `PYDISTILL_CUDA_GRAPHS=0` is in the environment."""
     return os.environ.get(SWITCH) != "0"
 
 
-class Replayer:
+class CudaGraphStep:
     """Work that is the same every time, called often; `csrc/engine/replayer.h` does as much for the engine's programs.
 
     On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and
@@ -45,13 +45,13 @@ class Replayer:
     Args:
         work: reads and writes memory that stays in place, allocates nothing that outlives it, and waits for nothing.
         device: where it works.
-        capture: whether it may be captured; see also `graphs_are_wanted`.
+        capture: whether it may be captured; see also `cuda_graphs_enabled`.
     """
 
     def __init__(self, work: Callable[[], None], device: torch.device, *, capture: bool) -> None:
         self._work = work
         self._device = device
-        self._captures = capture and device.type == "cuda" and graphs_are_wanted()
+        self._captures = capture and device.type == "cuda" and cuda_graphs_enabled()
         self._calls = 0
         self._graph: Any = None
 

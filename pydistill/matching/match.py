@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from pydistill._util.checks import described
 from pydistill.engine.student import Activations
 from pydistill.errors import BackendError, InputError
-from pydistill.matching.backends.autograd import match_by_autograd
-from pydistill.matching.backends.fused import match_by_fused, match_many_by_fused, why_not_fused, why_not_these_images
-from pydistill.matching.backends.torch import match_by_adjoint
+from pydistill.matching.backends.autograd import match_autograd
+from pydistill.matching.backends.fused import match_fused, match_many_fused, why_not_fused, why_not_these_images
+from pydistill.matching.backends.torch import match_torch
 from pydistill.matching.batches import Batches, BatchPlan
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
 from pydistill.matching.selection import Distance, Selection
@@ -32,9 +32,9 @@ SWEEP_DTYPES = (torch.float32, torch.float64)
 
 _log = logging.getLogger("pydistill")
 _runners: dict[str, Callable[[Problem], Match]] = {
-    "fused": match_by_fused,
-    "torch": match_by_adjoint,
-    "autograd": match_by_autograd,
+    "fused": match_fused,
+    "torch": match_torch,
+    "autograd": match_autograd,
 }
 _announced: set[tuple[str, str, str, str]] = set()
 
@@ -221,7 +221,7 @@ def match_many(
     ]
     chosen = [_chosen_backend(backend, problem) for problem in problems]
     if set(chosen) == {"fused"} and len({problem.start.device for problem in problems}) == 1:
-        return match_many_by_fused(problems)
+        return match_many_fused(problems)
     return [_runners[each](problem) for each, problem in zip(chosen, problems, strict=True)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pydistill._util.memory import check_room
+from pydistill._util.memory import check_memory_available
 from pydistill.errors import InputError, PydistillError
 from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
@@ -153,7 +153,7 @@ def build(
         empty = _without_memory(settings, in_channels, num_classes, plane)
         parameters = sum(each.numel() for each in empty.parameters())
         remedy = "lower its width or the images' size"
-        check_room(4 * parameters, f"the network {name_of(settings)} of {parameters} parameters", remedy)
+        check_memory_available(4 * parameters, f"the network {name_of(settings)} of {parameters} parameters", remedy)
     if seed is None:
         return factory(in_channels, num_classes, plane)
     with torch.random.fork_rng(devices=[]):

@@ -8,10 +8,10 @@ from pydistill._util.format import accuracy_of, networks
 from pydistill._util.progress import Bar
 from pydistill.distillation.records import IterationReport
 from pydistill.evaluation.evaluate import Evaluation
-from pydistill.runs.evaluation import Observer
+from pydistill.runs.evaluation import RunCallback
 
 
-class BarObserver:
+class ProgressBar:
     """Shows iterations in a bar, and evaluations as lines above it."""
 
     def __init__(self, bar: Bar) -> None:
@@ -31,10 +31,10 @@ class BarObserver:
         """Nothing: a bar has no room for pictures."""
 
 
-class Together:
+class CallbackList:
     """Tells several observers, in their order."""
 
-    def __init__(self, *observers: Observer) -> None:
+    def __init__(self, *observers: RunCallback) -> None:
         self._observers = observers
 
     def on_iteration(self, report: IterationReport) -> None:

@@ -21,7 +21,7 @@ from pydistill.evaluation.baselines import random_real
 from pydistill.evaluation.evaluate import Evaluation, accuracy_record, evaluate
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs.folder import RunFolder
-from pydistill.runs.workflow import distill_shown, run_summary, show_run, train_experts_shown
+from pydistill.runs.workflow import distill_and_report, run_summary, show_run, train_and_store
 from pydistill.training.experts import check_disk
 from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
@@ -108,9 +108,9 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
     continued = holds_experts(out / EXPERTS)
     remedy = "make room there, or choose another folder with --out"
     check_disk(dataset, recipe.model, recipe.expert, out / EXPERTS, remedy)
-    store = train_experts_shown(dataset, recipe, out / EXPERTS, quiet=quiet)
+    store = train_and_store(dataset, recipe, out / EXPERTS, quiet=quiet)
     phase("experts")
-    result = distill_shown(dataset, recipe, store, out, resume=resume, quiet=quiet)
+    result = distill_and_report(dataset, recipe, store, out, resume=resume, quiet=quiet)
     phase("distillation")
     random, rate, full = _references(recipe, dataset, result.final.lr, quiet)
     phase("references")

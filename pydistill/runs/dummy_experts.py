@@ -56,7 +56,7 @@ def shape_of(settings: DataSettings) -> DataShape | None:
     return shape._replace(side=settings.image_size)
 
 
-def made_up_data(settings: DataSettings, shape: DataShape, images: int, device: torch.device | str) -> Dataset:
+def dummy_data(settings: DataSettings, shape: DataShape, images: int, device: torch.device | str) -> Dataset:
     """Noise of a data set's shape, kept as its pictures would be: about `images` training images of all its classes."""
     generator = torch.Generator().manual_seed(0)
     plane = (shape.channels, shape.side, shape.side)
@@ -84,7 +84,7 @@ def made_up_data(settings: DataSettings, shape: DataShape, images: int, device: 
     )
 
 
-class MadeUpRows:
+class DummyRows:
     """θ_e = θ_0 + e·δ for e = 0 … T, computed when it is read: rows as a file of experts hands them out."""
 
     def __init__(self, start: Tensor, epochs: int) -> None:
@@ -103,14 +103,14 @@ class MadeUpRows:
         return self._start + index * self._step
 
 
-class MadeUpExperts(TrajectoryStore):
+class DummyExperts(TrajectoryStore):
     """A store of experts that are nowhere: each of them the same straight line from a fresh network."""
 
     def __init__(self, record: ExpertsRecord, model: Network, settings: DistillSettings, count: int) -> None:
         kind = settings.resolved_method().trajectories
         super().__init__(Path("made-up experts"), StoreIndex(record, kind, "float32"))
         network = build(model, record.in_channels, record.num_classes, record.image_size, seed=0)
-        self._made = MadeUpRows(flatten(network), record.epochs)
+        self._made = DummyRows(flatten(network), record.epochs)
         self._count = count
         self._trajectory: RecordedTrajectory | ConvexifiedTrajectory = RecordedTrajectory(self._made)
         if kind == "convexified":

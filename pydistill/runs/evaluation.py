@@ -26,7 +26,7 @@ from pydistill.version import VERSION
 _log = logging.getLogger("pydistill")
 
 
-class Observer(Protocol):
+class RunCallback(Protocol):
     """What a run tells while it goes on."""
 
     def on_iteration(self, report: IterationReport) -> None:
@@ -39,7 +39,7 @@ class Observer(Protocol):
         """At the beginning and after each checkpoint: the images [n, C, H, W] that would be saved now, preprocessed."""
 
 
-class Silent:
+class NoCallback:
     """An observer that tells nobody."""
 
     def on_iteration(self, report: IterationReport) -> None:
@@ -52,7 +52,7 @@ class Silent:
         """Nothing."""
 
 
-class Judge:
+class PeriodicEvaluator:
     """Evaluates the set on fresh networks while it is distilled, and keeps the best."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Judge:
         dataset: Dataset,
         distiller: Distiller,
         folder: RunFolder,
-        observer: Observer,
+        observer: RunCallback,
     ) -> None:
         self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
         self.folder, self.observer = folder, observer

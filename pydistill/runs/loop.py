@@ -18,7 +18,7 @@ from pydistill.distillation.distiller import Distiller
 from pydistill.errors import DivergedError, Interrupted, OutOfMemoryError
 from pydistill.evaluation.evaluate import Evaluation
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.evaluation import Judge, Observer
+from pydistill.runs.evaluation import PeriodicEvaluator, RunCallback
 from pydistill.runs.folder import RunFolder
 
 EVALUATION_MEMORY = (
@@ -73,9 +73,9 @@ class RunLoop:
 
     recipe: Recipe
     distiller: Distiller
-    judge: Judge
+    judge: PeriodicEvaluator
     folder: RunFolder
-    observer: Observer
+    observer: RunCallback
     began: float
 
     def finish(self, stop: Stop) -> RunResult:

@@ -19,9 +19,9 @@ from pydistill.errors import InputError
 from pydistill.matching import choose_backend
 from pydistill.nn import Network, architecture_of, flatten, parse
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.dummy_experts import MADE_UP, MadeUpExperts, MadeUpRows, made_up_data, shape_of
-from pydistill.runs.preflight import check_beforehand
-from pydistill.runs.timing import Clock, Measured, Rehearsal, starting
+from pydistill.runs.dummy_experts import MADE_UP, DummyExperts, DummyRows, dummy_data, shape_of
+from pydistill.runs.preflight import check_recipe_and_experts
+from pydistill.runs.timing import Clock, CostProbe, Measured, starting
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import ExpertsRecord, RecordedTrajectory, TrajectoryStore, waypoint_epochs
 
@@ -121,7 +121,7 @@ def plan(
     """
     if experts is not None and len(experts) == 0:
         raise InputError(f"there is no expert in {experts.path} yet; train some, or plan without")
-    check_beforehand(recipe, experts=experts, network=network)
+    check_recipe_and_experts(recipe, experts=experts, network=network)
     network = network or recipe.model
     wanted = recipe.distill.resolved_method().trajectories
     dataset, images, told, reading = _data(recipe, torch.device(device), clock)
@@ -129,10 +129,10 @@ def plan(
         sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
         architecture_of(parse(name), *sizes, device=dataset.device)
     record = _record(recipe, network, dataset, experts)
-    rehearsal = Rehearsal(recipe, network, dataset, images, clock)
+    rehearsal = CostProbe(recipe, network, dataset, images, clock)
     count = recipe.expert.count if experts is None else len(experts)
     store = experts if experts is not None and experts.kind == wanted else None
-    made_up = MadeUpExperts(record, network, recipe.distill, count) if store is None else store
+    made_up = DummyExperts(record, network, recipe.distill, count) if store is None else store
     phases, peaks, distiller, folder_bytes = _measured(rehearsal, experts, made_up)
     phases.insert(0, _phase("starting", "command", starting(reading), 1))
     missing = _missing_bytes(dataset, images)
@@ -166,7 +166,7 @@ def _record(recipe: Recipe, network: Network, dataset: Dataset, experts: Traject
 
 
 def _measured(
-    rehearsal: Rehearsal, experts: TrajectoryStore | None, store: TrajectoryStore
+    rehearsal: CostProbe, experts: TrajectoryStore | None, store: TrajectoryStore
 ) -> tuple[list[Phase], list[Peak], Distiller, int]:
     """The parts of the work with their peaks of memory, the distiller that was measured on `store`, and the bytes of
     the run folder."""
@@ -180,12 +180,12 @@ def _measured(
         peaks.append(peak)
     if store.kind == "convexified" and (experts is None or experts.kind == "recorded"):
         with peak_memory(device) as peak:
-            made_up = RecordedTrajectory(MadeUpRows(flatten(rehearsal.fresh()).cpu(), record.epochs))
+            made_up = RecordedTrajectory(DummyRows(flatten(rehearsal.fresh()).cpu(), record.epochs))
             source = made_up if experts is None else experts.recorded(0)
             phases.append(_phase("convexification", "expert", rehearsal.convexification(source, record), len(store)))
         peaks.append(peak)
     with peak_memory(device) as peak:
-        iteration, distiller = rehearsal.iteration(store, made_up=isinstance(store, MadeUpExperts))
+        iteration, distiller = rehearsal.iteration(store, made_up=isinstance(store, DummyExperts))
         phases.append(_phase("distillation", "iteration", iteration, recipe.distill.iterations))
     peaks.append(peak)
     with peak_memory(device) as peak:
@@ -205,7 +205,7 @@ def _data(recipe: Recipe, device: torch.device, clock: Clock) -> tuple[Dataset, 
     shape = shape_of(recipe.data) if recipe.data.path is None else None
     if shape is not None:
         enough = max(4 * recipe.expert.training.batch_size, shape.classes * recipe.distill.ipc)
-        dataset = made_up_data(recipe.data, shape, enough, device)
+        dataset = dummy_data(recipe.data, shape, enough, device)
         told = f"made up in the shape of {recipe.data.name} (no data.path is given)"
         return dataset, (shape.train, shape.test), told, 0.0
     cache = cache_folder(recipe.data.cache)

@@ -19,7 +19,9 @@ class _Epochs(NamedTuple):
     continuous: bool
 
 
-def check_beforehand(recipe: Recipe, *, experts: TrajectoryStore | None = None, network: Network | None = None) -> None:
+def check_recipe_and_experts(
+    recipe: Recipe, *, experts: TrajectoryStore | None = None, network: Network | None = None
+) -> None:
     """Refuse what a distillation would refuse whatever its data are.
 
     Args:

@@ -23,13 +23,13 @@ from pydistill.distillation.settings import DistillSettings
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.evaluation import Judge, Observer, Silent
+from pydistill.runs.evaluation import NoCallback, PeriodicEvaluator, RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loop import RunDivergedError, RunLoop, RunResult
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import ExpertsRecord, StartSampler, TrajectoryStore, waypoint_epochs
 
-__all__ = ["Observer", "RunDivergedError", "RunResult", "Silent", "run_distillation", "trajectories_for"]
+__all__ = ["NoCallback", "RunCallback", "RunDivergedError", "RunResult", "run_distillation", "trajectories_for"]
 
 _log = logging.getLogger("pydistill")
 
@@ -125,7 +125,7 @@ def run_distillation(
     *,
     network: Network | None = None,
     resume: bool = False,
-    observer: Observer | None = None,
+    observer: RunCallback | None = None,
 ) -> RunResult:
     """Distil `dataset` by the recipe from the experts of `store` into the run folder `out`.
 
@@ -150,7 +150,7 @@ def run_distillation(
         Interrupted: Ctrl-C; the state is saved.
     """
     began = time.perf_counter()
-    observer = observer or Silent()
+    observer = observer or NoCallback()
     network = network or recipe.model
     recipe.distill.check()
     _say_what_has_no_effect(recipe)
@@ -172,7 +172,7 @@ def run_distillation(
             student.to(dataset.device)
             teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
             distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
-        judge = Judge(recipe, network, dataset, distiller, folder, observer)
+        judge = PeriodicEvaluator(recipe, network, dataset, distiller, folder, observer)
         if checkpoint is not None:
             began -= _load(checkpoint, distiller, judge, folder)
             judge.take_saved_best()
@@ -250,7 +250,10 @@ def _damaged(folder: RunFolder, error: Exception) -> FormatError:
 
 
 def _load(
-    checkpoint: tuple[dict[str, Any], dict[str, Tensor]], distiller: Distiller, judge: Judge, folder: RunFolder
+    checkpoint: tuple[dict[str, Any], dict[str, Tensor]],
+    distiller: Distiller,
+    judge: PeriodicEvaluator,
+    folder: RunFolder,
 ) -> float:
     """Continue from a checkpoint; returns the seconds that the run had taken."""
     state, tensors = checkpoint

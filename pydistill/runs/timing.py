@@ -26,7 +26,7 @@ from pydistill.evaluation.evaluate import Evaluation, evaluate
 from pydistill.nn import Network, build, flatten
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.dummy_experts import convexified_by
-from pydistill.runs.evaluation import Judge, Silent
+from pydistill.runs.evaluation import NoCallback, PeriodicEvaluator
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.report import write_report
 from pydistill.runs.workflow import draw_run
@@ -81,7 +81,7 @@ def _lacking(what: str, make: Callable[[], object]) -> str:
     return ""
 
 
-class Rehearsal:
+class CostProbe:
     """Times the parts of one recipe on one data set, which may be smaller than the recipe's own.
 
     Args:
@@ -285,7 +285,7 @@ class Rehearsal:
             folder = RunFolder(path)
             folder.write_config(self.recipe.as_dict())
             write_json(folder.recipe_path, self.recipe.as_dict())
-            judge = Judge(self.recipe, self.network, self.dataset, distiller, folder, Silent())
+            judge = PeriodicEvaluator(self.recipe, self.network, self.dataset, distiller, folder, NoCallback())
             evaluation = Evaluation("made up", (0.5,) * self.recipe.evaluation.repeats, seconds=1.0)
             for iteration in range(1, shown + 1):
                 segment = self._made_up_segment(iteration)

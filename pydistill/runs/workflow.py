@@ -27,10 +27,10 @@ from pydistill.data import Dataset
 from pydistill.errors import FormatError, InputError, MissingDependencyError
 from pydistill.evaluation.evaluate import accuracy_record
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.callbacks import BarObserver, Together
-from pydistill.runs.evaluation import Observer
+from pydistill.runs.callbacks import CallbackList, ProgressBar
+from pydistill.runs.evaluation import RunCallback
 from pydistill.runs.folder import RunFolder
-from pydistill.runs.loggers import LogObserver, LogSettings
+from pydistill.runs.loggers import LogCallback, LogSettings
 from pydistill.runs.report import write_report
 from pydistill.runs.report.contents import Contents, dig, read_run
 from pydistill.runs.report.pictures import newest_images
@@ -42,7 +42,7 @@ from pydistill.trajectories import TrajectoryStore
 _log = logging.getLogger("pydistill")
 
 
-def train_experts_shown(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool) -> TrajectoryStore:
+def train_and_store(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool) -> TrajectoryStore:
     """Train the recipe's experts into `out`, with a bar over all their epochs."""
     settings = recipe.expert
     with Bar("experts' epochs", settings.count * settings.training.epochs, quiet=quiet) as bar:
@@ -53,7 +53,7 @@ def train_experts_shown(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: b
         return train_experts(dataset, recipe.model, settings, out, on_progress=on_progress)
 
 
-def distill_shown(
+def distill_and_report(
     dataset: Dataset,
     recipe: Recipe,
     store: TrajectoryStore,
@@ -62,7 +62,7 @@ def distill_shown(
     resume: bool,
     quiet: bool,
     log: LogSettings | None = None,
-    observers: Sequence[Observer] = (),
+    observers: Sequence[RunCallback] = (),
 ) -> RunResult:
     """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder.
 
@@ -74,7 +74,7 @@ def distill_shown(
     Raises:
         PydistillError: as `run_distillation`.
     """
-    logs = LogObserver(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
+    logs = LogCallback(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
     try:
         check_pictures()
     except MissingDependencyError as error:
@@ -83,7 +83,7 @@ def distill_shown(
     done = int(folder.checkpoint_state()["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
         try:
-            observer = Together(BarObserver(bar), logs, *observers)
+            observer = CallbackList(ProgressBar(bar), logs, *observers)
             result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
         except RunDivergedError as error:
             with _only_told(SUMMARY_NAME):

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from pydistill.data.dsa import DsaDraw, DsaSettings, draw_tables
 from pydistill.data.pictures import Pictures
-from pydistill.engine.cuda_graph import Replayer
+from pydistill.engine.cuda_graph import CudaGraphStep
 from pydistill.ops import augment
 from pydistill.reference.augment import COLUMNS
-from pydistill.training.gradients import Passes
+from pydistill.training.gradients import GradientBackend
 from pydistill.training.sgd import Sgd
 
 STEPS_WORTH_A_CAPTURE = 30
 
 
-class Work:
+class TrainStep:
     """What a step does: make the batch, compute the gradient, move the parameters, count.
 
     Attributes:
@@ -33,7 +33,7 @@ class Work:
 
     def __init__(
         self,
-        passes: Passes,
+        passes: GradientBackend,
         optimiser: Sgd,
         pictures: Pictures,
         labels: Tensor,
@@ -52,7 +52,7 @@ class Work:
         self.optimiser.step()
         self.loss += loss * len(index)
         if self.right is not None:
-            self.right += how_many_right(logits, target)
+            self.right += count_correct(logits, target)
 
     def _batch(self, index: Tensor, operations: Tensor | None, parameters: Tensor | None) -> Tensor:
         if operations is None or parameters is None:
@@ -63,7 +63,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class EpochDraws:
     """What chance decided for some steps on batches of one size, one row for each; in the CPU's memory.
 
     Args:
@@ -75,14 +75,14 @@ class Drawn:
     augmentation: tuple[Tensor, Tensor] | None
 
 
-class Steps:
+class StepRunner:
     """The `count` steps of an epoch on batches of `size` images each, for `epochs` epochs at a time.
 
-    Their tables (see Drawn) lie in memory that stays; `number` [1] is the step that comes next.
+    Their tables (see EpochDraws) lie in memory that stays; `number` [1] is the step that comes next.
     """
 
     def __init__(
-        self, work: Work, size: int, count: int, epochs: int, dsa: DsaSettings | None, *, capture: bool
+        self, work: TrainStep, size: int, count: int, epochs: int, dsa: DsaSettings | None, *, capture: bool
     ) -> None:
         device, dtype = work.pictures.device, work.pictures.dtype
         self.size, self.count = size, count
@@ -96,7 +96,7 @@ class Steps:
             rows = 1 if dsa.shared else size
             operations = torch.empty(epochs * count, length, dtype=torch.int64, device=device)
             self._augmentation = operations, torch.zeros(epochs * count, rows, width, dtype=dtype, device=device)
-        self._one = Replayer(self._step, device, capture=capture)
+        self._one = CudaGraphStep(self._step, device, capture=capture)
 
     def draws(self, generator: torch.Generator) -> list[DsaDraw]:
         """An augmentation for each step of an epoch."""
@@ -105,14 +105,14 @@ class Steps:
         height, width = self._work.pictures.shape[2:]
         return [self._dsa.draw(self.size, height, width, generator) for _ in range(self.count)]
 
-    def drawn(self, orders: Sequence[Tensor], draws: Sequence[DsaDraw]) -> Drawn:
+    def drawn(self, orders: Sequence[Tensor], draws: Sequence[DsaDraw]) -> EpochDraws:
         """The tables of some epochs: of each the images in their order [count · size], and of all the augmentations."""
         index = torch.cat(list(orders)).view(-1, self.size)
         if self._augmentation is None:
-            return Drawn(index, None)
-        return Drawn(index, draw_tables(draws, "cpu", self._augmentation[1].dtype))
+            return EpochDraws(index, None)
+        return EpochDraws(index, draw_tables(draws, "cpu", self._augmentation[1].dtype))
 
-    def begin(self, drawn: Drawn) -> None:
+    def begin(self, drawn: EpochDraws) -> None:
         """Take these steps as the next ones."""
         _fill(self._index[: len(drawn.index)], drawn.index)
         if self._augmentation is not None and drawn.augmentation is not None:  # both, or neither
@@ -140,7 +140,7 @@ class Steps:
         self._number += 1
 
 
-class Epochs:
+class EpochRunner:
     """`epochs` passes over all images in batches of `batch_size`, the last of each of what is left.
 
     Args:
@@ -150,18 +150,25 @@ class Epochs:
     """
 
     def __init__(
-        self, work: Work, batch_size: int, epochs: int, dsa: DsaSettings | None, *, at_a_time: int = 1, capture: bool
+        self,
+        work: TrainStep,
+        batch_size: int,
+        epochs: int,
+        dsa: DsaSettings | None,
+        *,
+        at_a_time: int = 1,
+        capture: bool,
     ) -> None:
         full, left = divmod(len(work.pictures), batch_size)
         self._images, self._epochs, self._at_a_time = len(work.pictures), epochs, at_a_time
         self._parts = [
-            Steps(work, size, count, at_a_time, dsa, capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE)
+            StepRunner(work, size, count, at_a_time, dsa, capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE)
             for size, count in ((batch_size, full), (left, 1))
             if size and count
         ]
         self._begun = 0
         self._done = 0
-        self._ahead: list[Drawn] = []  # of each part, or nothing
+        self._ahead: list[EpochDraws] = []  # of each part, or nothing
 
     def run(self, generator: torch.Generator) -> None:
         """The next epoch; nothing waits for the device."""
@@ -200,7 +207,7 @@ class Epochs:
         return min(self._at_a_time, self._epochs - self._begun)
 
 
-def how_many_right(logits: Tensor, target: Tensor) -> Tensor:
+def count_correct(logits: Tensor, target: Tensor) -> Tensor:
     """How many rows of the logits have their largest entry where the target is."""
     wanted = target if target.ndim == 1 else target.argmax(1)
     return (logits.argmax(1) == wanted).sum()

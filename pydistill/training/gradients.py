@@ -20,7 +20,7 @@ from pydistill.nn.flat import flatten, unflatten
 DTYPES = (torch.float32, torch.float64)
 
 
-class Passes(Protocol):
+class GradientBackend(Protocol):
     """A network in training. `parameters` are what the optimiser moves, between `to_model` and `from_model` alone."""
 
     parameters: list[nn.Parameter]
@@ -38,7 +38,7 @@ class Passes(Protocol):
         ...
 
 
-class TorchPasses:
+class TorchGradients:
     """Any network, by PyTorch: the parameters are the network's own."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -60,7 +60,7 @@ class TorchPasses:
         pass
 
 
-class EnginePasses:
+class EngineGradients:
     """By the engine: the one parameter is the flat vector θ [P]."""
 
     def __init__(self, model: nn.Module, student: Any) -> None:
@@ -80,11 +80,13 @@ class EnginePasses:
         self._theta.copy_(flatten(self._model))
 
 
-def passes_for(model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int, *, engine: bool) -> Passes:
+def gradients_for(
+    model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int, *, engine: bool
+) -> GradientBackend:
     """The passes that train `model` on batches of up to `batch_size` of these: the engine's if it is wanted and can."""
     if engine and _engine_runs(model, images) and _all_trained(model) and labels.dtype in (torch.int64, images.dtype):
-        return EnginePasses(model, _student(model, images, batch_size))
-    return TorchPasses(model)
+        return EngineGradients(model, _student(model, images, batch_size))
+    return TorchGradients(model)
 
 
 def logits_of(

@@ -18,8 +18,8 @@ from pydistill.data.dsa import DsaSettings
 from pydistill.data.pictures import Pictures
 from pydistill.engine.cuda_graph import is_plain
 from pydistill.errors import DivergedError, InputError
-from pydistill.training.epoch import Epochs, Work, how_many_right
-from pydistill.training.gradients import Passes, logits_of, passes_for
+from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
+from pydistill.training.gradients import GradientBackend, gradients_for, logits_of
 from pydistill.training.sgd import Sgd
 
 SCHEDULES = ("constant", "halfway", "cosine")
@@ -134,7 +134,7 @@ def epochs_of(
     """
     _check(model, images, labels)
     pictures = images if isinstance(images, Pictures) else Pictures(images)
-    passes = passes_for(model, pictures, labels, settings.batch_size, engine=engine)
+    passes = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
     model.train()
     interpreter_ends = sys.is_finalizing  # held here: by then the module may be gone
     try:
@@ -147,7 +147,7 @@ def epochs_of(
 
 def _epochs(
     model: nn.Module,
-    passes: Passes,
+    passes: GradientBackend,
     pictures: Pictures,
     labels: Tensor,
     settings: TrainingSettings,
@@ -155,12 +155,12 @@ def _epochs(
     on_epoch: Callable[[int, float, float], None] | None,
 ) -> Generator[None, None, None]:
     optimiser, captures = _sgd(passes, settings)
-    work = Work(passes, optimiser, pictures, labels, count_right=on_epoch is not None)
+    work = TrainStep(passes, optimiser, pictures, labels, count_right=on_epoch is not None)
     replayed_as = _as_replayed(model) if captures else None
     on_gpu = pictures.device.type == "cuda"
     # Without a callback nobody sees when the random numbers are drawn.
     together = 1 if on_epoch is not None else max(1, min(EPOCHS_TOGETHER, IMAGES_TOGETHER // len(pictures)))
-    epochs = Epochs(
+    epochs = EpochRunner(
         work,
         settings.batch_size,
         settings.epochs,
@@ -197,7 +197,7 @@ def _epochs(
         raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
 
 
-def _sgd(passes: Passes, settings: TrainingSettings) -> tuple[Sgd, bool]:
+def _sgd(passes: GradientBackend, settings: TrainingSettings) -> tuple[Sgd, bool]:
     """The optimiser, and whether its step may be captured as a CUDA graph.
 
     It may be in float32: there the learning rate is a number in the GPU's memory, which PyTorch reads in float32 only.
@@ -238,7 +238,7 @@ def accuracy(
             right = torch.zeros((), dtype=torch.int64, device=pictures.device)
             for first in range(0, len(pictures), batch_size):
                 batch = pictures.rows(first, first + batch_size)
-                right += how_many_right(logits_of_batch(batch), labels[first : first + batch_size])
+                right += count_correct(logits_of_batch(batch), labels[first : first + batch_size])
     finally:
         for module, training in modes:
             module.training = training

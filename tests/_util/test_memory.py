@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pydistill._util import memory as room
-from pydistill._util.memory import available_memory, check_room
+from pydistill._util.memory import available_memory, check_memory_available
 from pydistill.errors import OutOfMemoryError
 
 GIB = 2**30
@@ -46,7 +46,7 @@ def test_the_tightest_group_decides(groups: Path) -> None:
     group(groups, str(2 * GIB), 1 * GIB)  # as a container sees its own
     assert available_memory() == 1 * GIB
     with pytest.raises(OutOfMemoryError, match=r"a set needs 2\.0 GiB and 1\.0 GiB are free; take less"):
-        check_room(2 * GIB, "a set", "take less")
+        check_memory_available(2 * GIB, "a set", "take less")
 
 
 def test_the_machine_decides_where_it_has_less(groups: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_machine_that_does_not_tell_its_groups(content: str | None, groups: Pa
     assert available_memory() == 8 * GIB
     (tmp_path / "meminfo").unlink()
     assert available_memory() is None
-    check_room(2**60, "all", "take less")
+    check_memory_available(2**60, "all", "take less")
 
 
 @pytest.mark.parametrize(

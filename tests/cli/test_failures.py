@@ -15,7 +15,7 @@ import torch
 
 from pydistill._util.files import PathError, WriteError, write_text
 from pydistill._util.locking import only_writer
-from pydistill._util.memory import available_memory, check_room
+from pydistill._util.memory import available_memory, check_memory_available
 from pydistill.cli import main, status
 from pydistill.cli.failures import told
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
@@ -196,8 +196,8 @@ def test_what_cannot_fit_is_refused_before_it_is_tried() -> None:
     free = available_memory()
     if free is None:
         pytest.skip("this machine does not tell how much memory is free")
-    check_room(free // 2, "half of it", "take less")
+    check_memory_available(free // 2, "half of it", "take less")
     with pytest.raises(MemoryError, match=r"all of it needs .* GiB and .* GiB are free; take less"):
-        check_room(free * 2, "all of it", "take less")
+        check_memory_available(free * 2, "all of it", "take less")
     with pytest.raises(MemoryError, match="lower its width or the images' size"):
         build(ModelSettings("convnet", width=1_000_000), 3, 10, 32)

@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("show")
     store = experts(folder / "experts")
     no_logs = LogSettings(tensorboard=False)
-    commands.distill_shown(blobs(), recipe(), store, folder / "run", resume=False, quiet=True, log=no_logs)
+    commands.distill_and_report(blobs(), recipe(), store, folder / "run", resume=False, quiet=True, log=no_logs)
     return folder / "run"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from pydistill.data import DsaSettings, from_tensors
 from pydistill.engine import cuda_graph as graphs
-from pydistill.engine.cuda_graph import WARM_CALLS, Replayer, is_plain
+from pydistill.engine.cuda_graph import WARM_CALLS, CudaGraphStep, is_plain
 from pydistill.nn import build, flatten, parse
 from pydistill.training.train import TrainingSettings, accuracy, epochs_of, train
 from pydistill.training.train import epoch as steps
@@ -31,7 +31,7 @@ class Played:
         self.fails = fails
         monkeypatch.delenv(graphs.SWITCH, raising=False)
         monkeypatch.setattr(graphs, "_captured", self.captured)
-        monkeypatch.setattr(Replayer, "_warm", lambda replayer: self.warm(replayer))
+        monkeypatch.setattr(CudaGraphStep, "_warm", lambda replayer: self.warm(replayer))
 
     def captured(self, work: Callable[[], None], device: torch.device) -> Any:
         self.done.append("capture")
@@ -46,7 +46,7 @@ class Played:
 
         return Graph()
 
-    def warm(self, replayer: Replayer) -> None:
+    def warm(self, replayer: CudaGraphStep) -> None:
         self.done.append("warm")
         replayer._work()
 
@@ -58,7 +58,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> Played:
 
 def test_a_few_direct_calls_then_one_capture_then_replays(played: Played) -> None:
     calls: list[int] = []
-    work = Replayer(lambda: calls.append(1), GPU, capture=True)
+    work = CudaGraphStep(lambda: calls.append(1), GPU, capture=True)
     for number in range(1, WARM_CALLS + 4):
         work()
         assert len(calls) == number  # every call does the work once, the capture none
@@ -67,7 +67,7 @@ def test_a_few_direct_calls_then_one_capture_then_replays(played: Played) -> Non
 
 
 def test_forgetting_captures_anew(played: Played) -> None:
-    work = Replayer(lambda: None, GPU, capture=True)
+    work = CudaGraphStep(lambda: None, GPU, capture=True)
     for _ in range(WARM_CALLS + 2):
         work()
     work.forget(capture=True)
@@ -88,8 +88,8 @@ def test_where_capturing_fails_it_is_told_once_and_the_work_is_done(
     graphs._tell.cache_clear()
     played = Played(monkeypatch, fails=True)
     calls: list[int] = []
-    work = Replayer(lambda: calls.append(1), GPU, capture=True)
-    other = Replayer(lambda: None, GPU, capture=True)
+    work = CudaGraphStep(lambda: calls.append(1), GPU, capture=True)
+    other = CudaGraphStep(lambda: None, GPU, capture=True)
     with caplog.at_level(logging.WARNING, "pydistill"):
         for _ in range(WARM_CALLS + 3):
             work()
@@ -109,7 +109,7 @@ def test_what_is_not_captured_runs_directly(why: str, played: Played, monkeypatc
         monkeypatch.setenv(graphs.SWITCH, "0")
     calls: list[int] = []
     device = torch.device("cpu") if why == "cpu" else GPU
-    work = Replayer(lambda: calls.append(1), device, capture=why != "not wanted")
+    work = CudaGraphStep(lambda: calls.append(1), device, capture=why != "not wanted")
     for _ in range(WARM_CALLS + 2):
         work()
     assert len(calls) == WARM_CALLS + 2
@@ -121,10 +121,10 @@ class TestTraining:
 
     @pytest.fixture(autouse=True)
     def as_on_a_gpu(self, played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-        sgd, begin = training._sgd, Replayer.__init__
+        sgd, begin = training._sgd, CudaGraphStep.__init__
         monkeypatch.setattr(training, "_sgd", lambda *given: (sgd(*given)[0], True))
         monkeypatch.setattr(
-            Replayer, "__init__", lambda work, body, device, *, capture: begin(work, body, GPU, capture=capture)
+            CudaGraphStep, "__init__", lambda work, body, device, *, capture: begin(work, body, GPU, capture=capture)
         )
 
     def run(self, name: str, epochs: int = 40, on_epoch: Any = None, model: nn.Module | None = None) -> torch.Tensor:
@@ -268,7 +268,7 @@ def test_a_step_on_another_step_s_row_is_beyond_the_bound(part: str, monkeypatch
     expected = trained_on_cpu()
     begin = steps.Steps.begin
 
-    def shifted(self: steps.Steps, drawn: steps.Drawn) -> None:
+    def shifted(self: steps.Steps, drawn: steps.EpochDraws) -> None:
         begin(self, drawn)
         for table in (self._index,) if part == "index" else self._augmentation or ():
             table.copy_(table.roll(1, 0))
@@ -368,12 +368,12 @@ def test_a_step_that_waits_for_the_gpu_is_not_captured_and_trains_all_the_same(
     graphs._tell.cache_clear()
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     expected, _ = trained("convnet2-w4", monkeypatch, False)
-    how_many_right = steps.how_many_right
+    count_correct = steps.count_correct
 
     def waiting(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return torch.full((), float(how_many_right(logits, target)), device=logits.device)
+        return torch.full((), float(count_correct(logits, target)), device=logits.device)
 
-    monkeypatch.setattr(steps, "how_many_right", waiting)
+    monkeypatch.setattr(steps, "count_correct", waiting)
     stream = torch.cuda.current_stream()
     with caplog.at_level(logging.WARNING, "pydistill"):
         found, reports = trained("convnet2-w4", monkeypatch, True)

@@ -18,7 +18,7 @@ Network = ConvNet | MLP
 
 
 @dataclass
-class Passes:
+class GradientBackend:
     """What a student is asked for at one point: all values are of one step."""
 
     gradient: Tensor
@@ -80,14 +80,14 @@ def student_of(
     return torch.classes.pydistill.Student(*architecture, like, largest_batch, products, slice_bytes, activations)
 
 
-def by_engine(student: Any, at: Point) -> Passes:
+def by_engine(student: Any, at: Point) -> GradientBackend:
     gradient, losses, logits = student.gradient(at.theta, at.images, at.labels)
     rows = at.labels.is_floating_point()
     inner, product, images, labels = student.adjoint(at.theta, at.direction, at.images, at.labels, True, True, rows)
-    return Passes(gradient, logits, losses, inner, product, images, labels)
+    return GradientBackend(gradient, logits, losses, inner, product, images, labels)
 
 
-def by_autograd(model: nn.Module, at: Point) -> Passes:
+def by_autograd(model: nn.Module, at: Point) -> GradientBackend:
     layout = layout_of(model)
     rows = at.labels.is_floating_point()
     theta, images = (each.clone().requires_grad_() for each in (at.theta, at.images))
@@ -102,9 +102,9 @@ def by_autograd(model: nn.Module, at: Point) -> Passes:
     with torch.no_grad():
         each = [student_loss(logits[k : k + 1], labels[k : k + 1]) for k in range(len(labels))]
         losses = torch.stack(each) / len(labels)
-    return Passes(gradient.detach(), logits.detach(), losses, inner.detach(), found[0], found[1], of_labels)
+    return GradientBackend(gradient.detach(), logits.detach(), losses, inner.detach(), found[0], found[1], of_labels)
 
 
-def worst_error(found: Passes, expected: Passes) -> float:
+def worst_error(found: GradientBackend, expected: GradientBackend) -> float:
     """The largest relative error of anything that the passes give."""
     return max(relative_error(vars(found)[name].double(), value.double()) for name, value in vars(expected).items())

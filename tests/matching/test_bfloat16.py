@@ -19,7 +19,7 @@ from pydistill.matching import Batches, choose_backend, match, match_many
 from pydistill.matching.backends.program import Arrangement, key_of
 from pydistill.matching.batches import plan_of
 from pydistill.nn import MLP, AlexNet, ConvNet, flatten, layout_of
-from tests.matching.engine import Network, Passes, Point, by_autograd, by_engine, point_of, student_of
+from tests.matching.engine import GradientBackend, Network, Point, by_autograd, by_engine, point_of, student_of
 from tests.matching.problems import Case, make_case, needs_engine
 
 pytestmark = needs_engine
@@ -40,7 +40,7 @@ def network(kind: str = "convnet", **changes: object) -> Network:
         return ConvNet(2, 3, 16, **({"width": 32, "depth": 2} | changes))
 
 
-def passes(model: Network, at: Point, activations: str, slice_bytes: int = 0) -> Passes:
+def passes(model: Network, at: Point, activations: str, slice_bytes: int = 0) -> GradientBackend:
     """The engine's, in float32, by ATen's products."""
     batch = len(at.images)
     settings = {"products": "aten", "slice_bytes": slice_bytes, "activations": activations}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pydistill.nn import MLP, ConvNet, layout_of
 from tests.matching.architectures import networks
-from tests.matching.engine import Network, Passes, by_autograd, by_engine, point_of, student_of, worst_error
+from tests.matching.engine import GradientBackend, Network, by_autograd, by_engine, point_of, student_of, worst_error
 from tests.matching.problems import needs_engine
 
 pytestmark = needs_engine
@@ -44,11 +44,11 @@ def mlp() -> MLP:
         return MLP(2, 3, (5, 7), width=6).double()
 
 
-def same_bits(one: Passes, other: Passes) -> bool:
+def same_bits(one: GradientBackend, other: GradientBackend) -> bool:
     return all(torch.equal(value, vars(other)[name]) for name, value in vars(one).items())
 
 
-def without_linear_weights(model: Network, passes: Passes) -> Passes:
+def without_linear_weights(model: Network, passes: GradientBackend) -> GradientBackend:
     """The same with zeros for the gradients of linear layers' weights."""
     layout = layout_of(model)
 

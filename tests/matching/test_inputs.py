@@ -100,13 +100,13 @@ def test_message(changes: dict[str, Any], message: str, backend: str) -> None:
 
 
 def test_a_network_that_fails_without_a_word() -> None:
-    class Silent(nn.Linear):
+    class NoCallback(nn.Linear):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             raise RuntimeError
 
-    model = Silent(2, 3).double()
+    model = NoCallback(2, 3).double()
     start = flatten(model)
-    with pytest.raises(InputError, match=r"Silent cannot run on images of shape \[2, 2, 8, 8\]: RuntimeError$"):
+    with pytest.raises(InputError, match=r"NoCallback cannot run on images of shape \[2, 2, 8, 8\]: RuntimeError$"):
         run(model=model, start=start, target=start + 1, batches=[(IMAGES, LABELS)])
 
 

@@ -15,7 +15,7 @@ import pytest
 from pydistill.cli import main
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs import demo
-from pydistill.runs.evaluation import Judge
+from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
 
@@ -69,7 +69,7 @@ def test_a_demo_that_was_stopped_goes_on(
     command = ["demo", "--seed", "3", "--out", str(out), "--quiet"]
     places = [
         (TrajectoryStore, "add", "stopped in expert 1 of 2"),
-        (Judge, "evaluation", "stopped after iteration 2 of 2"),
+        (PeriodicEvaluator, "evaluation", "stopped after iteration 2 of 2"),
         (demo, "random_real", "stopped"),
     ]
     for owner, name, told in places:

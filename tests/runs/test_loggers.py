@@ -16,10 +16,10 @@ import torch
 from pydistill.cli import main
 from pydistill.errors import InputError, MissingDependencyError
 from pydistill.runs.folder import RunFolder
-from pydistill.runs.loggers import LogObserver, LogSettings
+from pydistill.runs.loggers import LogCallback, LogSettings
 from pydistill.runs.loggers.tensorboard import TensorBoard
 from pydistill.runs.run import run_distillation
-from pydistill.runs.workflow import distill_shown
+from pydistill.runs.workflow import distill_and_report
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.fake_wandb import FakeWandb
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
 
 def distil(store: TrajectoryStore, out: Path, log: LogSettings, *, resume: bool = False, **settings: Any) -> None:
     work = recipe(**settings)
-    logs = LogObserver(log, out, work, DATA.preprocessing, DATA.num_classes)
+    logs = LogCallback(log, out, work, DATA.preprocessing, DATA.num_classes)
     try:
         run_distillation(work, DATA, store, out, resume=resume, observer=logs)
     finally:
@@ -239,7 +239,7 @@ def test_the_flags(
         found.append(log)
         raise InputError("enough")
 
-    monkeypatch.setattr("pydistill.runs.workflow.distill_shown", keep)
+    monkeypatch.setattr("pydistill.runs.workflow.distill_and_report", keep)
     monkeypatch.setattr("pydistill.runs.loggers.settings._installed", lambda name: True)
     flags = ["--log.wandb", "offline", "--log.tensorboard", "false", "--log.project", "mine"]
     given = ["distill", "--data.name", "digits", "--experts", str(store.path), "--out", str(tmp_path / "run"), *flags]
@@ -251,7 +251,7 @@ def test_the_flags(
 @needs_tensorboard
 def test_logging_changes_no_result(store: TrajectoryStore, tmp_path: Path) -> None:
     for name, log in (("with", TENSORBOARD), ("without", LogSettings(tensorboard=False))):
-        distill_shown(DATA, recipe(), store, tmp_path / name, resume=False, quiet=True, log=log)
+        distill_and_report(DATA, recipe(), store, tmp_path / name, resume=False, quiet=True, log=log)
     sets = [RunFolder(tmp_path / name).load_checkpoint()[1]["images"] for name in ("with", "without")]
     assert torch.equal(*sets)
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("with", "without")]

@@ -27,7 +27,7 @@ from pydistill.runs import timing as rehearsal
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.plan import Phase, Plan, plan, table
 from pydistill.runs.run import run_distillation
-from pydistill.runs.timing import Rehearsal
+from pydistill.runs.timing import CostProbe
 from pydistill.runs.workflow import draw_run, show_run
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
@@ -272,9 +272,9 @@ def test_data_that_are_not_there_are_made_up() -> None:
 
 def test_an_expert_costs_its_epochs_its_tests_and_its_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 epochs of 2 s; 61 tests of 10,000 images and one of the 50,000 at 1 ms each; 3 s of writing; of 7 experts."""
-    monkeypatch.setattr(Rehearsal, "_epoch", lambda self, training: (2.0, "measured"))
-    monkeypatch.setattr(Rehearsal, "_accuracy", lambda self, pictures, labels: 1e-3)
-    monkeypatch.setattr(Rehearsal, "_written", lambda self: 3.0)
+    monkeypatch.setattr(CostProbe, "_epoch", lambda self, training: (2.0, "measured"))
+    monkeypatch.setattr(CostProbe, "_accuracy", lambda self, pictures, labels: 1e-3)
+    monkeypatch.setattr(CostProbe, "_written", lambda self: 3.0)
     work = small()
     longer = replace(work.expert, training=replace(work.expert.training, epochs=60))
     found = plan(replace(work, expert=longer))
@@ -293,11 +293,11 @@ def test_networks_train_in_rounds(at_once: int, rounds: int, monkeypatch: pytest
         now += 2.0 * settings.training.epochs
 
     monkeypatch.setattr(rehearsal, "evaluate", trained)
-    monkeypatch.setattr(Rehearsal, "_accuracy", lambda self, pictures, labels: 0.0)
-    monkeypatch.setattr(Rehearsal, "now", lambda self: now)
+    monkeypatch.setattr(CostProbe, "_accuracy", lambda self, pictures, labels: 0.0)
+    monkeypatch.setattr(CostProbe, "now", lambda self: now)
     protocol = replace(EVALUATION, repeats=5, at_once=at_once, training=replace(EVALUATION.training, epochs=100))
     dataset = blobs()
-    work = Rehearsal(replace(recipe(), evaluation=protocol), MODEL, dataset, (8, 8), time.perf_counter)
+    work = CostProbe(replace(recipe(), evaluation=protocol), MODEL, dataset, (8, 8), time.perf_counter)
     assert work.evaluation(dataset.test_images, dataset.test_labels).seconds == pytest.approx(rounds * 2 * 100)
 
 

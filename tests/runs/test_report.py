@@ -31,7 +31,7 @@ from pydistill.runs.report.series import means, ranges, sample, spaced
 from pydistill.runs.report.tables import commands
 from pydistill.runs.report.ticks import ticks, told
 from pydistill.runs.run import run_distillation
-from pydistill.runs.workflow import distill_shown
+from pydistill.runs.workflow import distill_and_report
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
@@ -86,7 +86,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     store = experts(folder / "experts", DATA)
     work = recipe(evaluate_every=4, ipc=2)
-    distill_shown(DATA, work, store, folder / "run", resume=False, quiet=True, log=NO_LOGS)
+    distill_and_report(DATA, work, store, folder / "run", resume=False, quiet=True, log=NO_LOGS)
     return folder / "run"
 
 

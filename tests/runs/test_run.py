@@ -195,13 +195,13 @@ def test_the_seconds_of_a_run_are_those_of_all_its_parts(store: TrajectoryStore,
 
 SCRIPT = """
 import sys
-from pydistill.runs.run import run_distillation, Silent
+from pydistill.runs.run import run_distillation, NoCallback
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.matching.problems import needs_engine
 from tests.helpers.small_runs import recipe
 
-class Tell(Silent):
+class Tell(NoCallback):
     def on_iteration(self, report):
         print(report.iteration, flush=True)
 

@@ -16,7 +16,7 @@ from pydistill._util.locking import only_writer
 from pydistill.errors import InputError, MismatchError
 from pydistill.evaluation.evaluations_file import add_evaluations
 from pydistill.runs.folder import MOVING, RunFolder
-from pydistill.runs.run import Silent, run_distillation
+from pydistill.runs.run import NoCallback, run_distillation
 from pydistill.runs.workflow import run_summary, show_run
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
@@ -196,7 +196,7 @@ def test_what_is_in_the_folder_is_not_written_over(name: str, store: TrajectoryS
 def test_a_run_that_failed_at_once_is_no_run(store: TrajectoryStore, tmp_path: Path) -> None:
     """Another one, of other settings, may be tried in its folder."""
 
-    class Failing(Silent):
+    class Failing(NoCallback):
         def on_images(self, iteration: int, images: Any) -> None:
             raise RuntimeError("too little memory, say")
 

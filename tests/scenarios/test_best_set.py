@@ -16,7 +16,7 @@ from pydistill.artefact.file import file as artefact
 from pydistill.distillation.distiller import Distiller
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluation.evaluate import Evaluation
-from pydistill.runs.evaluation import Judge
+from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.run import RunDivergedError, run_distillation
 from pydistill.trajectories import TrajectoryStore
@@ -36,10 +36,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
 def judged(means: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let evaluations find these accuracies, by iteration."""
 
-    def evaluation(judge: Judge) -> Evaluation:
+    def evaluation(judge: PeriodicEvaluator) -> Evaluation:
         return Evaluation("convnet2-w4", (means[judge.distiller.iteration],), 1.0)
 
-    monkeypatch.setattr(Judge, "evaluation", evaluation)
+    monkeypatch.setattr(PeriodicEvaluator, "evaluation", evaluation)
 
 
 def best_of(run: Path) -> tuple[int, float]:
@@ -207,16 +207,16 @@ def test_a_set_that_was_put_back_counts_again(
 ) -> None:
     """Also in a run whose checkpoint no longer knows of it."""
     (interrupted / BEST).replace(tmp_path / "elsewhere")
-    keep = Judge.keep
+    keep = PeriodicEvaluator.keep
 
-    def broken_off(judge: Judge, evaluation: Evaluation) -> None:
+    def broken_off(judge: PeriodicEvaluator, evaluation: Evaluation) -> None:
         raise RuntimeError("broken off")
 
-    monkeypatch.setattr(Judge, "keep", broken_off)
+    monkeypatch.setattr(PeriodicEvaluator, "keep", broken_off)
     work = recipe(iterations=3, evaluate_every=1)
     with pytest.raises(RuntimeError, match="broken off"):
         run_distillation(work, DATA, store, interrupted, resume=True)
-    monkeypatch.setattr(Judge, "keep", keep)
+    monkeypatch.setattr(PeriodicEvaluator, "keep", keep)
     assert RunFolder(interrupted).load_checkpoint()[0]["judge"]["best"] is None
     (tmp_path / "elsewhere").replace(interrupted / BEST)
     result = run_distillation(work, DATA, store, interrupted, resume=True)

@@ -14,7 +14,7 @@ from pydistill.evaluation.evaluate import Evaluation
 from pydistill.evaluation.evaluations_file import add_evaluations
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report import write_report
-from pydistill.runs.workflow import distill_shown
+from pydistill.runs.workflow import distill_and_report
 from tests.helpers.blobs import blobs
 from tests.helpers.browser import Browser, browser_path, chromium
 from tests.helpers.small_runs import experts, recipe
@@ -59,7 +59,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = blobs(channels=3)
     work = recipe(evaluate_every=2, ipc=2, checkpoint_every=2)
     run = folder / "run"
-    distill_shown(
+    distill_and_report(
         data, work, experts(folder / "experts", data), run, resume=False, quiet=True, log=LogSettings(tensorboard=False)
     )
     about: dict[str, Any] = {"which": "final", "iteration": 8, "epochs": 1000, "seed": 0}

@@ -14,8 +14,8 @@ from pydistill.evaluation.evaluations_file import add_evaluations, read_evaluati
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report import write_report
-from pydistill.runs.run import Silent
-from pydistill.runs.workflow import distill_shown
+from pydistill.runs.run import NoCallback
+from pydistill.runs.workflow import distill_and_report
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import BreakAt, experts, recipe
@@ -39,9 +39,9 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pydistill.runs.evaluation.evaluate", lambda *given: Evaluation("mlp", (next(means),), 1.0))
 
 
-def distil(store: TrajectoryStore, run: Path, *observers: Silent) -> None:
+def distil(store: TrajectoryStore, run: Path, *observers: NoCallback) -> None:
     log = LogSettings(tensorboard=False)
-    distill_shown(DATA, WORK, store, run, resume=True, quiet=True, log=log, observers=observers)
+    distill_and_report(DATA, WORK, store, run, resume=True, quiet=True, log=log, observers=observers)
 
 
 @pytest.fixture

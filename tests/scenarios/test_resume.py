@@ -19,9 +19,9 @@ from pydistill.distillation.distiller import Distiller, IterationReport
 from pydistill.distillation.guard import data_scale
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError
 from pydistill.evaluation.evaluate import Evaluation
-from pydistill.runs.evaluation import Judge
+from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RunFolder
-from pydistill.runs.run import Silent, run_distillation
+from pydistill.runs.run import NoCallback, run_distillation
 from pydistill.runs.workflow import run_summary
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
@@ -262,15 +262,15 @@ def test_ctrl_c_during_an_evaluation_leaves_it_to_the_next_process(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = recipe(iterations=6, evaluate_every=2, checkpoint_every=4)
-    evaluation, finished = Judge.evaluation, []
+    evaluation, finished = PeriodicEvaluator.evaluation, []
 
-    def stopped(judge: Judge) -> Evaluation:
+    def stopped(judge: PeriodicEvaluator) -> Evaluation:
         if judge.distiller.iteration == 2:
             interrupt()
         finished.append(judge.distiller.iteration)
         return evaluation(judge)
 
-    monkeypatch.setattr(Judge, "evaluation", stopped)
+    monkeypatch.setattr(PeriodicEvaluator, "evaluation", stopped)
     with pytest.raises(Interrupted, match="stopped after iteration 2 of 6; continue with --resume"):
         run_distillation(work, DATA, store, tmp_path / "parts")
     assert finished == []
@@ -281,7 +281,7 @@ def test_ctrl_c_during_an_evaluation_leaves_it_to_the_next_process(
     assert_same_outcome(tmp_path / "parts", tmp_path / "whole")
 
 
-class Pressing(Silent):
+class Pressing(NoCallback):
     """Presses Ctrl-C after iteration 2, once or twice."""
 
     def __init__(self, times: int) -> None:

@@ -20,13 +20,13 @@ from pydistill.distillation.distiller import IterationReport
 from pydistill.distillation.guard import Guard, Refusal
 from pydistill.errors import DivergedError, Interrupted
 from pydistill.runs import folder as runfolder
-from pydistill.runs.evaluation import Judge, Silent
+from pydistill.runs.evaluation import NoCallback, PeriodicEvaluator
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report.contents import read_run
 from pydistill.runs.report.write import state_of
 from pydistill.runs.run import RunDivergedError, run_distillation
-from pydistill.runs.workflow import distill_shown
+from pydistill.runs.workflow import distill_and_report
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import experts, recipe
@@ -94,7 +94,7 @@ def test_it_has_ended_for_good_until_more_is_allowed(store: TrajectoryStore, tmp
 
 
 def test_ctrl_c_in_its_last_evaluation(store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Judge, "evaluation", lambda judge: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(PeriodicEvaluator, "evaluation", lambda judge: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(Interrupted, match="stopped in the last evaluation of a run that diverged; continue with"):
         run_distillation(recipe(**DIVERGING), DATA, store, tmp_path)
     monkeypatch.undo()
@@ -105,7 +105,7 @@ def test_ctrl_c_in_its_last_evaluation(store: TrajectoryStore, tmp_path: Path, m
 def test_the_summary_says_so(store: TrajectoryStore, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(RunDivergedError) as caught:
-        distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=False, quiet=True)
+        distill_and_report(DATA, recipe(**DIVERGING), store, tmp_path, resume=False, quiet=True)
     lines = RunFolder(tmp_path).metrics()
     assert sum(line["event"] == "guard" for line in lines) == 3
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -121,7 +121,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_the_report_says_so_where_lines_of_the_metrics_are_lost(store: TrajectoryStore, tmp_path: Path) -> None:
     def diverges(resume: bool) -> int:
         with pytest.raises(RunDivergedError):
-            distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=resume, quiet=True, log=NO_LOGS)
+            distill_and_report(DATA, recipe(**DIVERGING), store, tmp_path, resume=resume, quiet=True, log=NO_LOGS)
         assert state_of(read_run(tmp_path)).kind == "ended"
         return int(json.loads((tmp_path / "summary.json").read_text())["iterations"])
 
@@ -139,7 +139,7 @@ def test_without_matplotlib_a_run_is_whole(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name))
     for name in ("matplotlib", "matplotlib.figure"):  # of which an earlier test may have imported the second
         monkeypatch.setitem(sys.modules, name, None)
-    distill_shown(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    distill_and_report(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
     needed = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
     assert warnings_of(caplog) == [
         f"{needed}; the run goes on without images.png and curves.png",
@@ -153,13 +153,13 @@ def test_without_matplotlib_a_run_is_whole(
 def test_what_only_shows_a_run_does_not_fail_it(
     diverging: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Damaging(Silent):
+    class Damaging(NoCallback):
         def on_iteration(self, report: IterationReport) -> None:
             (tmp_path / "report.html").mkdir(exist_ok=True)
 
     work = recipe(**DIVERGING) if diverging else recipe(iterations=2)
     with pytest.raises(RunDivergedError) if diverging else contextlib.nullcontext():
-        distill_shown(DATA, work, store, tmp_path, resume=False, quiet=True, log=NO_LOGS, observers=[Damaging()])
+        distill_and_report(DATA, work, store, tmp_path, resume=False, quiet=True, log=NO_LOGS, observers=[Damaging()])
     assert any(
         each.startswith("report.html is not written") and "report.html is a folder" in each
         for each in warnings_of(caplog)
@@ -174,13 +174,13 @@ def test_what_only_shows_a_run_does_not_fail_it(
 def test_a_damaged_summary_is_written_anew(
     content: str, told: str, diverging: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Damaging(Silent):
+    class Damaging(NoCallback):
         def on_iteration(self, report: IterationReport) -> None:
             (tmp_path / "summary.json").write_text(content)
 
     work = recipe(**DIVERGING) if diverging else recipe(iterations=2)
     with pytest.raises(RunDivergedError) if diverging else contextlib.nullcontext():
-        distill_shown(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS, observers=[Damaging()])
+        distill_and_report(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS, observers=[Damaging()])
     assert any(told in each and "it is written anew" in each for each in warnings_of(caplog))
     assert (json.loads((tmp_path / "summary.json").read_text())["ended_early"] is not None) == diverging
 
@@ -199,24 +199,24 @@ def test_a_run_that_is_continued_reads_its_checkpoint_once(
         return reading
 
     settings = recipe(iterations=2)
-    distill_shown(DATA, settings, store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    distill_and_report(DATA, settings, store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
     for name in ("read_header", "read_tensors"):
         monkeypatch.setattr(runfolder, name, noted(name, getattr(runfolder, name)))
     monkeypatch.setattr("pydistill.runs.workflow.show_run", lambda folder: reads.append("report"))
-    distill_shown(DATA, settings, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
+    distill_and_report(DATA, settings, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
     assert reads == ["read_header", "read_tensors", "report"]
 
 
 def test_a_run_that_diverges_keeps_what_a_demo_wrote(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distill_shown(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+    distill_and_report(DATA, recipe(iterations=2), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
     file = tmp_path / "summary.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"accuracy_random_real": {"mean": 0.25}}))
     monkeypatch.setattr(Guard, "of_losses", lambda guard, losses: Refusal("loss", "as if"))
     work = recipe(iterations=3, max_rejections=0)
     with pytest.raises(RunDivergedError):
-        distill_shown(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
+        distill_and_report(DATA, work, store, tmp_path, resume=True, quiet=True, log=NO_LOGS)
     summary = json.loads(file.read_text())
     assert summary["accuracy_random_real"] == {"mean": 0.25}
     assert "lower lr_image or lr_init" in summary["ended_early"]
@@ -230,10 +230,10 @@ def test_a_summary_that_cannot_be_written_does_not_hide_the_divergence(
 
     monkeypatch.setattr("pydistill.runs.workflow.write_json", full)
     with pytest.raises(RunDivergedError):
-        distill_shown(DATA, recipe(**DIVERGING), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
+        distill_and_report(DATA, recipe(**DIVERGING), store, tmp_path, resume=False, quiet=True, log=NO_LOGS)
     assert any(each.startswith("summary.json is not written (cannot write") for each in warnings_of(caplog))
     with pytest.raises(WriteError):
-        distill_shown(DATA, recipe(iterations=2), store, tmp_path / "whole", resume=False, quiet=True, log=NO_LOGS)
+        distill_and_report(DATA, recipe(iterations=2), store, tmp_path / "whole", resume=False, quiet=True, log=NO_LOGS)
 
 
 def test_the_logarithm_stays_above_zero_where_plain_does_not(store: TrajectoryStore, tmp_path: Path) -> None:

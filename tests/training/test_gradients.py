@@ -15,7 +15,7 @@ from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError
 from pydistill.nn import ConvNet, build, flatten, parse
 from pydistill.ops.extension import load_extension
-from pydistill.training.gradients import EnginePasses, TorchPasses, logits_of, passes_for
+from pydistill.training.gradients import EngineGradients, TorchGradients, gradients_for, logits_of
 from pydistill.training.train import TrainingSettings, accuracy, train
 from tests.helpers.blobs import blobs
 
@@ -60,7 +60,7 @@ def run(model: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSett
 def assert_same_training(model: nn.Module, images: Tensor, labels: Tensor, settings: TrainingSettings) -> None:
     """By the engine and in PyTorch: losses, shares and parameters after every epoch."""
     other, start = copy.deepcopy(model), flatten(model)
-    assert isinstance(passes_for(model, images, labels, settings.batch_size, engine=True), EnginePasses)
+    assert isinstance(gradients_for(model, images, labels, settings.batch_size, engine=True), EngineGradients)
     found, expected = run(model, images, labels, settings), run(other, images, labels, settings, engine=False)
     assert len(found) == len(expected) == settings.epochs
     for (loss, share, point), (loss_expected, share_expected, point_expected) in zip(found, expected, strict=True):
@@ -180,7 +180,7 @@ def test_changed_networks_are_pytorchs(changed: Callable[[Any], nn.Module]) -> N
 def assert_pytorchs(make: Callable[[], nn.Module]) -> None:
     """PyTorch trains it: the same bits, engine or not."""
     model, other, (images, labels) = make(), make(), data()
-    assert isinstance(passes_for(model, images, labels, 20, engine=True), TorchPasses)
+    assert isinstance(gradients_for(model, images, labels, 20, engine=True), TorchGradients)
     found, expected = run(model, images, labels, SETTINGS), run(other, images, labels, SETTINGS, engine=False)
     assert torch.equal(found[-1][2], expected[-1][2])
 
@@ -189,7 +189,7 @@ def test_what_else_is_pytorchs() -> None:
     model, (images, labels) = fresh(), data()
 
     def in_pytorch(*given: Any, engine: bool = True) -> bool:
-        return isinstance(passes_for(*given, 20, engine=engine), TorchPasses)
+        return isinstance(gradients_for(*given, 20, engine=engine), TorchGradients)
 
     assert in_pytorch(model, images, labels, engine=False)
     assert in_pytorch(model, images.half(), labels)

@@ -106,7 +106,7 @@ def _preprocessing(
     form: str,
     name: str,
     given: Preprocessing | None,
-    before: told.Told | None,
+    before: told.Manifest | None,
     origin: Artefact | None,
     as_is: bool,
     where: str,

@@ -23,7 +23,7 @@ NAME = "preprocessing.json"
 
 
 @dataclass(frozen=True)
-class Told:
+class Manifest:
     """What an export told of its images.
 
     Attributes:
@@ -45,7 +45,7 @@ def write(preprocessing: Preprocessing, files: Sequence[Path], folder: Path) -> 
     return folder / NAME
 
 
-def read(folder: Path, files: Mapping[str, str]) -> Told | None:
+def read(folder: Path, files: Mapping[str, str]) -> Manifest | None:
     """What is told of files with these digests by name; None where nothing is.
 
     Raises:
@@ -61,9 +61,9 @@ def read(folder: Path, files: Mapping[str, str]) -> Told | None:
     if any(files.get(name) != digest for name, digest in told.items()):
         return None
     if found["kind"] == "zca":
-        return Told("zca", None)
+        return Manifest("zca", None)
     try:
         mean, std = (torch.tensor(found[name], dtype=torch.float64) for name in ("mean", "std"))
-        return Told("normalise", Normalise(mean, std))
+        return Manifest("normalise", Normalise(mean, std))
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, InputError) as error:
         raise FormatError(f"{path} is damaged: its mean and std are no numbers per channel ({error})") from error

@@ -10,7 +10,7 @@ from pydistill.matching.problem import Match, Problem
 from pydistill.matching.selection import distance_from_sums, distance_sums, select_step
 
 
-def match_by_autograd(problem: Problem) -> Match:
+def match_autograd(problem: Problem) -> Match:
     """Unroll N steps with `create_graph=True` and let autograd go back through all of them.
 
         θ_{k+1} = θ_k − α_k ∇_θ ℓ(θ_k, X_k, Y_k)

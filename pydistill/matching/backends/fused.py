@@ -23,8 +23,8 @@ from pydistill.matching.backends.program import (
     PRODUCT,
     Arrangement,
     Program,
-    keep_program,
-    take_program,
+    acquire_program,
+    release_program,
 )
 from pydistill.matching.backends.torch import Needed, Points, Sweep, match_by_sweep
 from pydistill.matching.batches import BatchPlan
@@ -35,7 +35,7 @@ from pydistill.nn import MLP
 STREAMS = PROGRAMS_KEPT
 """Matches that run side by side on a GPU: with more, programs would be made anew each time."""
 
-__all__ = ["FusedSweep", "image_shapes", "match_by_fused", "why_not_fused", "why_not_these_images"]
+__all__ = ["FusedSweep", "image_shapes", "match_fused", "why_not_fused", "why_not_these_images"]
 
 
 def image_shapes(plan: BatchPlan) -> set[torch.Size]:
@@ -84,10 +84,10 @@ class FusedSweep(Sweep):
     def _program(self, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> Iterator[Program]:
         """A program filled for this problem, kept for the next once the body has ended well."""
         model, start, shape = self.problem.student.model, self.problem.start, self.arrangement.shape
-        program = take_program(model, start, shape, self.problem.activations)
+        program = acquire_program(model, start, shape, self.problem.activations)
         program.fill(self.arrangement, sources, lr, points)
         yield program
-        keep_program(model, start, shape, program, self.problem.activations)
+        release_program(model, start, shape, program, self.problem.activations)
 
     def train(self) -> tuple[Points, Tensor]:
         problem = self.problem
@@ -126,12 +126,12 @@ class FusedSweep(Sweep):
         )
 
 
-def match_by_fused(problem: Problem) -> Match:
+def match_fused(problem: Problem) -> Match:
     """Match with backend `fused`."""
     return match_by_sweep(FusedSweep(problem))
 
 
-def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
+def match_many_fused(problems: Sequence[Problem]) -> list[Match]:
     """Match several problems of one device with backend `fused`: on a GPU side by side, on the CPU in turn.
 
     On a GPU the training of all of them is queued, over a few streams, before the step of the first is chosen; each
@@ -139,7 +139,7 @@ def match_many_by_fused(problems: Sequence[Problem]) -> list[Match]:
     """
     device = problems[0].start.device
     if device.type == "cpu":
-        return [match_by_fused(problem) for problem in problems]
+        return [match_fused(problem) for problem in problems]
     sweeps = [FusedSweep(problem) for problem in problems]
     streams = [stream_of("matches", device, number) for number in range(min(len(problems), STREAMS))]
     callers = torch.cuda.current_stream(device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pydistill.data.dsa import DsaDraw, draw_tables
-from pydistill.engine.cuda_graph import SWITCH, graphs_are_wanted
+from pydistill.engine.cuda_graph import SWITCH, cuda_graphs_enabled
 from pydistill.engine.student import Activations, being_recorded, fused_student, kept_programs, network_of, where
 from pydistill.matching.batches import BatchPlan, DrawTable
 from pydistill.reference.augment import COLUMNS
@@ -243,13 +243,15 @@ class Program:
 def key_of(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations) -> tuple[Any, ...]:
     """All that a program depends on but the values in its tables."""
     network = network_of(model, shape.largest_images)
-    return network, activations, *where(like), shape, graphs_are_wanted(), _library_settings(like.device)
+    return network, activations, *where(like), shape, cuda_graphs_enabled(), _library_settings(like.device)
 
 
-def take_program(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations = "float32") -> Program:
+def acquire_program(
+    model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations = "float32"
+) -> Program:
     """A program for this network in dtype and on device and stream of `like`: a kept one, or a new one.
 
-    It is the caller's until `keep_program`.
+    It is the caller's until `release_program`.
 
     Raises:
         InputError: the network does not take such images.
@@ -257,10 +259,10 @@ def take_program(model: nn.Module, like: Tensor, shape: ProgramShape, activation
     kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape, activations))
     if kept is not None:
         return kept
-    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, graphs_are_wanted())
+    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, cuda_graphs_enabled())
 
 
-def keep_program(
+def release_program(
     model: nn.Module, like: Tensor, shape: ProgramShape, program: Program, activations: Activations = "float32"
 ) -> None:
     """Keep the program for the next training of its shape."""

@@ -262,6 +262,6 @@ def match_by_sweep(sweep: Sweep) -> Match:
     return Match(loss, sweep.step, sweep.distances, sweep.backend)
 
 
-def match_by_adjoint(problem: Problem) -> Match:
+def match_torch(problem: Problem) -> Match:
     """Match with backend `torch`."""
     return match_by_sweep(TorchSweep(problem))

@@ -28,8 +28,8 @@ MOST_PER_CLASS = 10
 _log = logging.getLogger("pydistill")
 
 
-class LogObserver:
-    """Passes numbers and pictures to logs, which are opened when the run begins.
+class LogCallback:
+    """GradientBackend numbers and pictures to logs, which are opened when the run begins.
 
     At most 10,000 iterations are logged, evenly spaced (metrics.jsonl has them all), every evaluation, and pictures at
     the checkpoints, ever more rarely: each at 1.25 times the iteration of the one before or later. A log that fails is

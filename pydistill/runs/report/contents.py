@@ -138,7 +138,7 @@ class Contents:
         return [line for line in self.events("evaluation") if is_accuracy(line)]
 
     def _judged(self, which: str) -> Record | None:
-        """An evaluation as the checkpoint keeps it (see `Judge.state`)."""
+        """An evaluation as the checkpoint keeps it (see `PeriodicEvaluator.state`)."""
         kept = dig(self._state, "judge", which)
         if not isinstance(kept, list) or len(kept) != 2 or not is_accuracy(kept[1]):
             return None

@@ -19,7 +19,7 @@ from pydistill.data.dsa import DsaDraw, DsaSettings, augment
 from pydistill.engine.student import PROGRAMS_KEPT, fused_student, kept_programs, release_students
 from pydistill.errors import InputError
 from pydistill.matching import Batches, match, match_many
-from pydistill.matching.backends.program import IMAGES, LABELS, LR, PRODUCT, Arrangement, Program, take_program
+from pydistill.matching.backends.program import IMAGES, LABELS, LR, PRODUCT, Arrangement, Program, acquire_program
 from pydistill.matching.batches import plan_of
 from pydistill.nn import MLP, ConvNet
 from pydistill.reference.augment import COLUMNS
@@ -50,7 +50,7 @@ def filled(case: Case) -> tuple[Program, Tensor, Arrangement]:
     """A program filled with this case, its points [N + 1, P] and where its sources lie."""
     plan = plan_of(Batches(case.images, case.labels, case.index, case.draws), False)
     arrangement = Arrangement(plan)
-    program = take_program(case.model, case.start, arrangement.shape)
+    program = acquire_program(case.model, case.start, arrangement.shape)
     points = case.start.new_zeros(len(plan) + 1, case.start.numel())
     points[0] = case.start
     program.fill(arrangement, plan.sources, case.lr, points)
