@@ -16,8 +16,8 @@ from pydistill.engine import cuda_graph as graphs
 from pydistill.engine.cuda_graph import WARM_CALLS, CudaGraphStep, is_plain
 from pydistill.nn import build, flatten, parse
 from pydistill.training.train import TrainingSettings, accuracy, epochs_of, train
-from pydistill.training.train import epoch as steps
-from pydistill.training.train import train as training
+from pydistill.training import epoch as steps
+from pydistill.training import train as training
 from tests.helpers.blobs import blobs
 
 GPU = torch.device("cuda")
@@ -266,14 +266,14 @@ def test_a_step_on_another_step_s_row_is_beyond_the_bound(part: str, monkeypatch
         return flatten(model)
 
     expected = trained_on_cpu()
-    begin = steps.Steps.begin
+    begin = steps.StepRunner.begin
 
-    def shifted(self: steps.Steps, drawn: steps.EpochDraws) -> None:
+    def shifted(self: steps.StepRunner, drawn: steps.EpochDraws) -> None:
         begin(self, drawn)
         for table in (self._index,) if part == "index" else self._augmentation or ():
             table.copy_(table.roll(1, 0))
 
-    monkeypatch.setattr(steps.Steps, "begin", shifted)
+    monkeypatch.setattr(steps.StepRunner, "begin", shifted)
     assert course_error(trained_on_cpu(), expected) > 10 * COURSE_BOUND
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pydistill.artefact.file import Artefact
-from pydistill.artefact.file import file as artefact
+from pydistill.artefact import file as artefact
 from pydistill.distillation.distiller import Distiller
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluation.evaluate import Evaluation

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pydistill.training.sgd import Sgd
-from pydistill.training.train import sgd as sgd_module
+from pydistill.training import sgd as sgd_module
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
