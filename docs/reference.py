@@ -1,4 +1,4 @@
-"""The API reference, made from the docstrings: `make docs` writes it to build/docs, one page per module.
+"""Write the API reference from the docstrings: one page per module; `make docs` puts it into build/docs.
 
 python docs/reference.py OUT_DIR
 """
@@ -14,18 +14,19 @@ import pdoc.render
 
 import pydistill
 
-# What is no part of the Python interface: the command line is in docs/cli.md, its helpers in its --help.
-LEFT_OUT = ("cli", "__main__", "version")
+# Documented elsewhere: the commands in docs/cli.md and docs/compat.md.
+LEFT_OUT = ("cli", "compat", "__main__", "version")
 
 
 def public_modules() -> list[str]:
-    """The package and the modules directly in it; a package's page has what its `__all__` names."""
-    names = [module.name for module in pkgutil.iter_modules(pydistill.__path__)]
-    return ["pydistill", *(f"pydistill.{name}" for name in names if name[0] != "_" and name not in LEFT_OUT)]
+    """Name the package, which brings what its `__all__` names, and its other public rooms."""
+    rooms = [module.name for module in pkgutil.iter_modules(pydistill.__path__)]
+    others = [room for room in rooms if room[0] != "_" and room not in (*LEFT_OUT, *pydistill.__all__)]
+    return ["pydistill", *(f"pydistill.{room}" for room in others)]
 
 
 def write_reference(out: Path) -> None:
-    """Write the pages into `out`; what pdoc cannot resolve is a warning."""
+    """Write the pages into `out`; pdoc warns of what it cannot resolve."""
     pdoc.render.configure(docformat="google", show_source=False, footer_text=f"pydistill {pydistill.__version__}")
     pdoc.pdoc(*public_modules(), output_directory=out)
 

@@ -31,6 +31,7 @@ class Extension:
 
     @property
     def device_types(self) -> frozenset[str]:
+        """The device types that the extension has kernels for."""
         if self.config is None:
             return frozenset()
         return frozenset({"cpu", "cuda"} if self.config["cuda"] else {"cpu"})
