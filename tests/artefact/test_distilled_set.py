@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import pydistill
+from pydistill.artefact import figures as show_module
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.artefact.file import Artefact
-from pydistill.artefact import figures as show_module
 from pydistill.cli import main
 from pydistill.data import Dataset, DataSettings, Normalise, load
 from pydistill.data.settings import Pixels

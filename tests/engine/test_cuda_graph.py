@@ -15,9 +15,9 @@ from pydistill.data import DsaSettings, from_tensors
 from pydistill.engine import cuda_graph as graphs
 from pydistill.engine.cuda_graph import WARM_CALLS, CudaGraphStep, is_plain
 from pydistill.nn import build, flatten, parse
-from pydistill.training.train import TrainingSettings, accuracy, epochs_of, train
 from pydistill.training import epoch as steps
 from pydistill.training import train as training
+from pydistill.training.train import TrainingSettings, accuracy, epochs_of, train
 from tests.helpers.blobs import blobs
 
 GPU = torch.device("cuda")

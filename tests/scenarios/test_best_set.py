@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from pydistill.artefact.file import Artefact
 from pydistill.artefact import file as artefact
+from pydistill.artefact.file import Artefact
 from pydistill.distillation.distiller import Distiller
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluation.evaluate import Evaluation

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pydistill.training.sgd import Sgd
 from pydistill.training import sgd as sgd_module
+from pydistill.training.sgd import Sgd
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
