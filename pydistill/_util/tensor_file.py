@@ -135,8 +135,11 @@ def _header(
     file: Any, key: str, version: int, path: str | os.PathLike[str], what: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The header without the descriptions of the tensors, and these."""
+    text = (file.metadata() or {}).get(key)
+    if text is None:
+        raise FormatError(f"{path} is not {what} of pydistill's")
     try:
-        header = json.loads((file.metadata() or {})[key])
+        header = json.loads(text)
         found = header.get("format") if isinstance(header, dict) else None
         if found != version or isinstance(found, bool):
             raise FormatError(f"{path} has format {found}; this version of pydistill reads {version}")
@@ -144,7 +147,7 @@ def _header(
         intact = checksum == _sha256(_json(header).encode())
     except FormatError:
         raise
-    except (KeyError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is damaged or not {what} ({error})") from error
     described = header.pop(TENSORS, None)
     if not intact or not isinstance(described, dict):
