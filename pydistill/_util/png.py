@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pydistill.errors import InputError, MissingDependencyError
 
-MAX_COLUMNS = 20
+MOST_COLUMNS = 20
 
 
 def tile(images: Tensor, classes: int) -> Tensor:
@@ -20,14 +20,14 @@ def tile(images: Tensor, classes: int) -> Tensor:
     per_class = images.shape[0] // classes
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
     bands = []
-    for first in range(0, classes, MAX_COLUMNS):
-        last = min(first + MAX_COLUMNS, classes)
+    for first in range(0, classes, MOST_COLUMNS):
+        last = min(first + MOST_COLUMNS, classes)
         rows = [
             torch.cat([padded[label * per_class + row] for label in range(first, last)], dim=2)
             for row in range(per_class)
         ]
         band = torch.cat(rows, dim=1)
-        missing = (min(classes, MAX_COLUMNS) - (last - first)) * padded.shape[3]
+        missing = (min(classes, MOST_COLUMNS) - (last - first)) * padded.shape[3]
         bands.append(torch.nn.functional.pad(band, (0, missing), value=1.0))
     return torch.cat(bands, dim=1)
 
