@@ -1,12 +1,16 @@
-"""A safetensors file with a JSON header and checksums: how a distilled set and a checkpoint lie on disk."""
+"""Safetensors files with one JSON header and checksums: distilled sets, checkpoints, experts and cached data.
+
+The header is one text in the file's metadata. Its last entry, "sha256", is the SHA-256 of the header without it; the
+entry "tensors" describes every tensor, with the SHA-256 of its bytes. Checksums detect damage, not forgery.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +22,13 @@ from pydistill._util.files import atomic_path
 from pydistill.errors import FormatError, InputError
 
 TENSORS = "tensors"
-CHECKSUM = ".sha256"
-METADATA = "__metadata__"  # its name in a safetensors file
+CHECKSUM = "sha256"
+MAX_HEADER = 64 * 2**20
+"""Bytes of the longest header that is read, so that a damaged length cannot exhaust the memory."""
+
+
+class UnreadableError(FormatError):
+    """A file exists but cannot be opened or read; its content may be intact."""
 
 
 def write_tensors(
@@ -32,139 +41,143 @@ def write_tensors(
 ) -> None:
     """Write tensors, and `header` as JSON under `key` of the file's metadata, atomically.
 
-    The JSON also holds, under "tensors", dtype, shape and SHA-256 of every tensor (of its bytes in the file: row by
-    row, little-endian), and what it means; the SHA-256 of the JSON itself lies beside it under `key`.sha256. The same
-    header and tensors give the same file, byte for byte.
+    The entry "tensors" of the JSON lists dtype, shape and SHA-256 of every tensor (of its bytes in the file: row by
+    row, little-endian). The same header and tensors give the same file, byte for byte.
 
     Args:
-        header: JSON-able values, of which none is called "tensors".
-        meanings: what the tensors are, by name, for readers.
+        header: JSON-able values with an integer "format" and without "tensors" and "sha256".
+        meanings: a description of the tensors by name, for other readers.
 
     Raises:
-        InputError: the header is not JSON-able: a value of it is not finite, or something else than JSON has.
+        InputError: the header is not JSON-able, or a value in it is not finite.
         WriteError: the folder cannot be written or the disk is full.
     """
-    # safetensors refuses tensors that share memory, as hard labels and classes may
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    told = {
-        name: _described(value) | ({"meaning": meanings[name]} if meanings and name in meanings else {})
-        for name, value in plain.items()
+    stored = _unshared(tensors)
+    described = {
+        name: _description(value) | ({"meaning": meanings[name]} if meanings and name in meanings else {})
+        for name, value in stored.items()
     }
     try:
-        text = json.dumps({**header, TENSORS: told}, ensure_ascii=False, allow_nan=False)
+        text = _json({**header, TENSORS: described})
     except (TypeError, ValueError) as error:
         raise InputError(f"the header of {path} cannot be written as JSON: {error}") from error
+    signed = f'{text[:-1]}, "{CHECKSUM}": "{_sha256(text.encode())}"}}'
     with atomic_path(path) as temporary:
-        save_file(plain, temporary, metadata={key: text, key + CHECKSUM: _sha256(text.encode())})
-        _order_metadata(temporary)
-
-
-def _order_metadata(path: Path) -> None:
-    """Sort the texts of a safetensors file's metadata, which safetensors writes in an order of chance."""
-    with open(path, "rb+") as handle:
-        length = int.from_bytes(handle.read(8), "little")
-        listed = json.loads(handle.read(length))
-        listed = {METADATA: dict(sorted(listed.pop(METADATA).items()))} | listed
-        told = json.dumps(listed, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(told) > length:
-            raise RuntimeError(f"a header of {length} bytes became one of {len(told)} when it was sorted")
-        handle.seek(8)
-        handle.write(told.ljust(length))  # with spaces, as safetensors aligns the tensors
+        save_file(stored, temporary, metadata={key: signed})
 
 
 def read_tensors(
-    path: str | os.PathLike[str],
-    key: str,
-    version: int | Collection[int],
-    what: str,
-    *,
-    unchecked: Collection[int] = (),
+    path: str | os.PathLike[str], key: str, version: int, what: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors that `write_tensors` wrote; nothing in the file is executed.
-
-    Checksums are verified.
+    """Read the header and the tensors that `write_tensors` wrote, and verify all checksums; runs no code.
 
     Args:
-        unchecked: those versions whose files may be without any checksum.
+        version: the header's `format`.
+        what: the kind of file, for messages, such as "a checkpoint".
 
     Raises:
-        FormatError: the file is damaged, not `what` (for the message), or its header's `format` is not `version`.
+        FormatError: the file is damaged, not `what`, or of another format.
     """
-    header, tensors, checked = _read(path, key, version, what, unchecked)
-    if not checked:
-        return header, tensors
-    told = header.pop(TENSORS, None)
-    if not isinstance(told, dict) or told.keys() != tensors.keys():
+    with open_tensors(path, what) as file:
+        header, described = _header(file, key, version, path, what)
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    if described.keys() != tensors.keys():
         raise FormatError(f"{path} is damaged: it does not hold the tensors that its header lists")
     for name, value in tensors.items():
-        listed = told[name] if isinstance(told[name], dict) else {}
-        if any(listed.get(fact) != found for fact, found in _described(value).items()):
+        listed = described[name] if isinstance(described[name], dict) else {}
+        if any(listed.get(entry) != actual for entry, actual in _description(value).items()):
             raise FormatError(f"{path} is damaged: tensor {name} is not the one that was written")
     return header, tensors
 
 
-def read_header(
-    path: str | os.PathLike[str],
-    key: str,
-    version: int | Collection[int],
-    what: str,
-    *,
-    unchecked: Collection[int] = (),
-) -> dict[str, Any]:
-    """The header alone, as `read_tensors` gives it; damage to a tensor is not seen.
+def read_header(path: str | os.PathLike[str], key: str, version: int, what: str) -> dict[str, Any]:
+    """Read the header alone, as `read_tensors` returns it; does not notice damage to a tensor.
 
     Raises:
         FormatError: as `read_tensors`.
     """
-    header, _, _ = _read(path, key, version, what, unchecked, tensors_too=False)
-    header.pop(TENSORS, None)
-    return header
+    with open_tensors(path, what) as file:
+        return _header(file, key, version, path, what)[0]
 
 
-def _read(
-    path: str | os.PathLike[str],
-    key: str,
-    version: int | Collection[int],
-    what: str,
-    unchecked: Collection[int],
-    *,
-    tensors_too: bool = True,
-) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
-    """The header as it lies in the file, the tensors if they are wanted, and whether they have checksums."""
+@contextmanager
+def open_tensors(path: str | os.PathLike[str], what: str = "a safetensors file") -> Iterator[Any]:
+    """Open a safetensors file for reading single tensors or rows, as `safetensors.safe_open` does.
+
+    Args:
+        what: the kind of file, for messages.
+
+    Raises:
+        FormatError: the file is missing or damaged; also for damage that shows while it is read.
+        UnreadableError: it exists but cannot be opened or read.
+    """
     try:
-        open(path, "rb").close()  # safetensors tells of no file whatever hinders it
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read ({error.strerror})") from error
-    try:
+        with open(path, "rb") as file:  # safetensors reports every failure to open as a missing file
+            length = int.from_bytes(file.read(8), "little")
+        if length > MAX_HEADER:
+            raise FormatError(f"{path} is damaged: its header would have {length:,} bytes")
         with safe_open(os.fspath(path), framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            header = json.loads(metadata[key])
-            names = handle.keys() if tensors_too else ()
-            tensors = {name: handle.get_tensor(name).clone() for name in names}
-    except (SafetensorError, KeyError, ValueError, RecursionError, RuntimeError, OSError) as error:
-        raise FormatError(f"{path} is damaged or not {what} of pydistill's ({error})") from error
-    versions = (version,) if isinstance(version, int) else version
-    found = header.get("format") if isinstance(header, dict) else None
-    if not isinstance(found, int) or found not in versions:
-        raise FormatError(
-            f"{path} has format {found}; this version of pydistill reads {' and '.join(map(str, sorted(versions)))}"
-        )
-    checksum = metadata.get(key + CHECKSUM)
-    if checksum is None and TENSORS not in header and found in unchecked:
-        return header, tensors, False
-    if checksum != _sha256(metadata[key].encode()):
-        raise FormatError(f"{path} is damaged: its header does not have the SHA-256 that was written with it")
-    return header, tensors, True
+            yield handle
+    except (SafetensorError, RuntimeError) as error:
+        raise FormatError(f"{path} is damaged or not {what} ({error})") from error
+    except FileNotFoundError as error:
+        raise FormatError(f"{path} is missing") from error
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
-def _described(value: Tensor) -> dict[str, Any]:
-    data = value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b""
+def tensor_sha256(tensor: Tensor) -> str:
+    """SHA-256 of a CPU tensor's elements, row by row, as 64 hexadecimal digits."""
+    return _sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
+
+
+def _header(
+    file: Any, key: str, version: int, path: str | os.PathLike[str], what: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The header without the descriptions of the tensors, and these."""
+    text = (file.metadata() or {}).get(key)
+    if text is None:
+        raise FormatError(f"{path} is not {what} of pydistill's")
+    try:
+        header = json.loads(text)
+        found = header.get("format") if isinstance(header, dict) else None
+        if found != version or isinstance(found, bool):
+            raise FormatError(f"{path} has format {found}; this version of pydistill reads {version}")
+        checksum = header.pop(CHECKSUM, None)
+        intact = checksum == _sha256(_json(header).encode())
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is damaged or not {what} ({error})") from error
+    described = header.pop(TENSORS, None)
+    if not intact or not isinstance(described, dict):
+        raise FormatError(f"{path} is damaged: its header does not match its SHA-256")
+    return header, described
+
+
+def _json(header: Mapping[str, Any]) -> str:
+    """The text of a header; reading and writing it again gives the same text."""
+    return json.dumps(header, allow_nan=False)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU and contiguous, each in memory of its own, as safetensors requires."""
+    stored: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        stored[name] = plain.clone() if plain.untyped_storage().data_ptr() in memory else plain
+        memory.add(plain.untyped_storage().data_ptr())
+    return stored
+
+
+def _description(value: Tensor) -> dict[str, Any]:
     return {
         "dtype": str(value.dtype).removeprefix("torch."),
         "shape": list(value.shape),
-        "sha256": _sha256(data),
+        "sha256": tensor_sha256(value),
     }
 
 
-def _sha256(data: Any) -> str:
-    return hashlib.sha256(data).hexdigest()
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(content).hexdigest()

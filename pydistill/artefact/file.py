@@ -9,24 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pydistill._util.layout import BEST_NAME, METRICS_NAME, SET_NAME, other_runs
-from pydistill._util.png import png_bytes, tile
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluation.evaluate import EvaluationSettings
 
-FORMAT = 2
-READABLE = (1, 2)
-UNCHECKED = (1,)  # written without checksums
+FORMAT = 1
 KEY = "pydistill.artefact"
 PREFIX = "preprocessing."
-PREVIEW = "preview_png"
-PREVIEW_PIXELS = 2**20
 # How far a row of soft labels may be from a sum of 1: an import takes rows that are off by up to 1e-3, of which another
 # order of summing makes at most 1e-4 more; float32's softmax over 1,000 classes is off by less than 1e-6.
 ROW_TOLERANCE = 2e-3
@@ -48,7 +42,6 @@ MEANINGS = {
     "preprocessing.std": "of the training pixels in [0, 1], per channel [C]",
     "preprocessing.matrix": "ZCA whitening W [D, D], D = C H W: image = W (pixels - mean)",
     "preprocessing.inverse": "the inverse of W [D, D]",
-    PREVIEW: "a PNG file of viewable images, a column per class",
 }
 
 
@@ -83,22 +76,6 @@ class Artefact:
         """The images (or others in the same space) as pixels in [0, 1], [n, C, H, W]."""
         return self.preprocessing.invert(self.images if images is None else images).clamp(0, 1)
 
-    def preview(self) -> bytes:
-        """A PNG file of the viewable images: a column per class, as many images as a million pixels hold.
-
-        Channels that are neither one nor three are averaged to grey.
-        """
-        count, _, height, width = self.images.shape
-        number = len(self.class_names)
-        per_class = count // number
-        number = min(number, max(1, PREVIEW_PIXELS // (height * width)))
-        rows = min(per_class, max(1, PREVIEW_PIXELS // (height * width * number)))
-        shown = torch.arange(number)[:, None] * per_class + torch.arange(rows)
-        pixels = self.viewable(self.images[shown.flatten().to(self.images.device)])
-        if pixels.shape[1] not in (1, 3):
-            pixels = pixels.mean(dim=1, keepdim=True)
-        return png_bytes(tile(pixels, number))
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artefact to `path` (a .safetensors file), atomically.
 
@@ -118,7 +95,6 @@ class Artefact:
         stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
         if self.initial_images is not None:
             stored["initial_images"] = self.initial_images
-        stored[PREVIEW] = torch.from_numpy(np.frombuffer(self.preview(), np.uint8).copy())
         recorded = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
         evaluation = recorded or asdict(EvaluationSettings())  # which is what evaluates an imported set
         header = {
@@ -138,7 +114,7 @@ class Artefact:
     def load(cls, path: str | os.PathLike[str]) -> Artefact:
         """Read an artefact from a file, or from the run folder that holds it; nothing in the file is executed.
 
-        The checksums of the header and of every tensor are verified (files of format 1 have none).
+        The checksums of the header and of every tensor are verified.
 
         Raises:
             InputError: there is no artefact at `path`.
@@ -149,7 +125,7 @@ class Artefact:
             file = file / SET_NAME
         if not file.is_file():
             raise InputError(_absent(path, file))
-        header, tensors = read_tensors(file, KEY, READABLE, "a distilled set", unchecked=UNCHECKED)
+        header, tensors = read_tensors(file, KEY, FORMAT, "a distilled set")
         try:
             about = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
             artefact = cls(

@@ -1,89 +1,82 @@
-"""What is computed once and kept: data sets unpacked into byte arrays, and fitted ZCA matrices.
+"""The cache: data sets decoded into byte arrays, and fitted ZCA matrices.
 
-The cache can be deleted at any time; everything in it is made again from the data. A damaged entry is made
-again too, with a warning.
+The folder can be deleted at any time; everything in it is computed again from the data. A damaged entry is replaced,
+with a warning.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pydistill._util.files import atomic_path
+from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data.preprocessing import Preprocessing
 from pydistill.data.raw import RawData
 from pydistill.data.zca import Zca
 from pydistill.errors import FormatError, InputError
 
+FORMAT = 1
+KEY = "pydistill.cache"
 ZCA_EPS = 0.1
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-def cache_folder(given: str | None) -> Path:
-    """The cache folder: the one given, else $PYDISTILL_CACHE, else ~/.cache/pydistill. It need not exist
-    yet."""
-    return Path(given or os.environ.get("PYDISTILL_CACHE") or "~/.cache/pydistill").expanduser()
+def cache_folder(folder: str | None) -> Path:
+    """The cache folder: `folder`, else $PYDISTILL_CACHE, else ~/.cache/pydistill. It need not exist."""
+    return Path(folder or os.environ.get("PYDISTILL_CACHE") or "~/.cache/pydistill").expanduser()
 
 
-def cached_raw(key: str, name: str, cache: Path, make: Callable[[], RawData]) -> RawData:
-    """A data set's arrays, found in `cache` or made now and put there.
+def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) -> RawData:
+    """A data set's arrays from `cache`, or read now and stored there.
 
     Args:
         key: a text that two requests share exactly if they mean the same arrays.
-        name: of the data set; part of the entry's file name.
-        make: reads the data set; called if there is no sound entry.
+        name: the data set's name; part of the entry's file name.
+        read: reads the data set; called if there is no intact entry.
     """
-    path = (
-        cache / "data" / f"{name}-{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:32]}.safetensors"
-    )
+    digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
+    path = cache / "data" / f"{name}-{digest[:32]}.safetensors"
     if path.is_file():
         try:
             return _load_raw(path)
         except (FormatError, InputError) as error:
             _warn_of_damage(path, error)
-    raw = make()
-    header = {"name": raw.name, "class_names": json.dumps(raw.class_names), "digest": raw.digest}
-    with atomic_path(path) as temporary:
-        save_file({array: getattr(raw, array) for array in ARRAYS}, temporary, header)
+    raw = read()
+    header = {"format": FORMAT, "name": raw.name, "class_names": raw.class_names}
+    write_tensors(path, KEY, header, {array: getattr(raw, array) for array in ARRAYS})
     return raw
 
 
 def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = ZCA_EPS) -> Zca:
-    """The ZCA of training images whose digest is `source`, fitted now or found in `cache`."""
+    """The ZCA of training images whose digest is `source`, from `cache` or fitted now and stored there."""
     path = cache / "zca" / f"{source[:32]}-{eps:g}.safetensors"
     if path.is_file():
         try:
-            stored = Preprocessing.load(path)
+            header, tensors = read_tensors(path, KEY, FORMAT, "a cached ZCA")
+            stored = Preprocessing.from_state(header, tensors)
             if isinstance(stored, Zca) and (stored.source, stored.eps) == (source, eps):
                 return stored
             raise FormatError("it belongs to other data")
         except FormatError as error:
             _warn_of_damage(path, error)
     fitted = Zca.fit(train_images, eps, source=source)
-    fitted.save(path)
+    values, tensors = fitted.state()
+    write_tensors(path, KEY, {"format": FORMAT, **values}, tensors)
     return fitted
 
 
 def _load_raw(path: Path) -> RawData:
+    header, tensors = read_tensors(path, KEY, FORMAT, "a cached data set")
     try:
-        with safe_open(path, framework="pt") as handle:
-            header = handle.metadata() or {}
-            tensors = {array: handle.get_tensor(array) for array in ARRAYS}
-        raw = RawData(header["name"], tuple(json.loads(header["class_names"])), **tensors)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise FormatError(f"it cannot be read ({error})") from error
-    if raw.digest != header.get("digest"):
-        raise FormatError("its content does not have the digest that it had when it was written")
-    return raw
+        return RawData(header["name"], tuple(header["class_names"]), **tensors)
+    except (KeyError, TypeError) as error:
+        raise FormatError(f"{path} is damaged ({error})") from error
 
 
 def _warn_of_damage(path: Path, error: Exception) -> None:
-    warnings.warn(f"the cache entry {path} is damaged and is made again: {error}", stacklevel=3)
+    warnings.warn(f"the cache entry {path} is damaged and is replaced: {error}", stacklevel=3)

@@ -70,6 +70,11 @@ class Dataset:
         """(H, W) in pixels."""
         return self.train_pictures.shape[2], self.train_pictures.shape[3]
 
+    @property
+    def sizes(self) -> tuple[int, int, tuple[int, int]]:
+        """(in_channels, num_classes, image_size): what a network for this data set is built with."""
+        return self.in_channels, self.num_classes, self.image_size
+
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all tensors on `device`."""
         preprocessing = self.preprocessing.to(device)

@@ -1,36 +1,34 @@
-"""Data sets of image files: train/<class>/… and test/<class>/… (or val), in a folder or inside an archive."""
+"""Image folders, train/<class>/… and test/<class>/… (or val), read from a folder or from an archive of one."""
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 import os
+import tarfile
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pydistill._util.memory import check_memory_available
 from pydistill.data.cache import cached_raw
-from pydistill.data.images import EXTENSIONS, Pixels, decode
-from pydistill.data.members import identity, members
+from pydistill.data.images import EXTENSIONS, decode
 from pydistill.data.raw import RawData
-from pydistill.errors import InputError
+from pydistill.errors import FormatError, InputError
 
-READER = 1
-"""Counted up when the same files would be read into other arrays; part of the cache's key."""
+READER = 2
+"""Part of the cache's key; increase it when the same files are read into other arrays."""
 
-
-class Place(NamedTuple):
-    """Where in the layout a member belongs: <outer>/<split>/<folder>/…; outer is "" or one folder around it
-    all."""
-
-    outer: str
-    split: str
-    folder: str
+ANNOTATIONS, WORDS = "val_annotations.txt", "words.txt"
 
 
 @dataclass(frozen=True)
@@ -38,160 +36,203 @@ class FolderLayout:
     """How an image folder is read.
 
     Args:
-        classes: the class folders to read and what to call them, in the order of the labels; None takes
-            every folder of train/, sorted by name.
+        classes: the class folders to read and the names of the classes, in the order of the labels; None takes every
+            folder of train/, sorted by name.
         image_size: resize and centre-crop to this side; None keeps the files' size, which must then be one.
         mode: channels, "RGB" or "L".
-        test: the splits that may hold the test images; the first that holds any does.
-        notes: text files to read besides, by name: val_annotations.txt gives the classes of images by file
-            name, words.txt the names of classes.
+        test: the splits that may hold the test images; the first one with images is read.
+        tiny_imagenet: val_annotations.txt gives the classes of test images by file name, and words.txt the names of
+            the classes.
     """
 
     classes: Mapping[str, str] | None = None
     image_size: int | None = None
     mode: Literal["RGB", "L"] = "RGB"
     test: tuple[str, ...] = ("test", "val")
-    notes: tuple[str, ...] = ()
-
-    def place(self, name: str) -> Place | None:
-        """Where a file (or, with "/" at its end, a directory) belongs; None for what is not part of the
-        layout."""
-        parts = name.rstrip("/").split("/")
-        if not {"", ".", ".."}.isdisjoint(parts):  # climbs, or starts at the root
-            return None
-        for depth in (0, 1):
-            if len(parts) > depth + 1 and parts[depth] in ("train", *self.test):
-                inside = name.endswith("/") or len(parts) > depth + 2
-                known = self.classes is None or parts[depth + 1] in self.classes
-                return Place("/".join(parts[:depth]), *parts[depth : depth + 2]) if inside and known else None
-        return None
-
-    def wanted(self, name: str) -> bool:
-        """Whether a member is read: images in their places, notes, and the directories on the way to them."""
-        parts = name.rstrip("/").split("/")
-        if name.endswith("/"):
-            on_the_way = len(parts) == 1 or (len(parts) == 2 and parts[1] in ("train", *self.test))
-            return on_the_way or self.place(name) is not None
-        if parts[-1] in self.notes:
-            return len(parts) <= 3
-        return name.lower().endswith(EXTENSIONS) and self.place(name) is not None
+    tiny_imagenet: bool = False
 
 
 def read_folder(path: Path, name: str, layout: FolderLayout, cache: Path) -> RawData:
-    """The images below `path` (a folder, tar or zip), decoded once and kept as bytes in the cache.
+    """Read the images below `path` (a folder, or a tar or zip archive of one); the cache keeps them as bytes.
 
     Raises:
-        InputError: there is nothing at `path`, or not this layout; the message says what is missing.
+        InputError: `path` does not exist or has another layout; the message says what is missing.
         FormatError: an archive or an image is damaged; the message names it.
     """
-    if not path.exists():
+    if path.is_dir():
+        root = _root(path, name)
+        return cached_raw(_key(name, layout, _listing(root, layout)), name, cache, lambda: _read(root, name, layout))
+    if not path.is_file():
         raise InputError(f"data.path={str(path)!r} does not exist; give the folder or archive that holds {name}")
-    if layout.image_size is not None and layout.image_size < 1:
-        raise InputError(f"data.image_size={layout.image_size} must be at least 1 pixel")
-    key = f"reader {READER}, {name}, {layout}, {identity(path, layout.wanted)}"
-    return cached_raw(key, name, cache, lambda: _read(path, name, layout))
+
+    def read() -> RawData:
+        with _unpacked(path, cache) as folder:
+            return _read(_root(folder, name, path), name, layout, path)
+
+    status = path.stat()
+    return cached_raw(_key(name, layout, f"{path.name} {status.st_size} {status.st_mtime_ns}"), name, cache, read)
 
 
-def _read(path: Path, name: str, layout: FolderLayout) -> RawData:
-    images, notes = _gather(path, layout)
-    outer = sorted({place.outer for place in images})
-    if len(outer) > 1:
-        raise InputError(f"{path} holds several data sets ({', '.join(outer)}); give one of them as data.path")
-    splits: dict[str, dict[str, dict[str, Pixels]]] = {split: {} for split in ("train", *layout.test)}
-    for place, files in images.items():
-        splits[place.split][place.folder] = files
-    train = splits["train"]
-    test = next((splits[split] for split in layout.test if any(splits[split].values())), {})
-    for held, folder in ((train, "train"), (test, " or ".join(layout.test))):
-        if not any(held.values()):
-            raise InputError(
-                f"{path} holds no image in {folder}/<class>/; for {name}, data.path must be a folder or an archive"
-                f" with train/<class>/* and {layout.test[0]}/<class>/*"
-            )
-    test = _by_annotation(test, notes.get("val_annotations.txt", ""))
-    classes = _class_names(path, name, layout, train, notes.get("words.txt", ""))
+def _key(name: str, layout: FolderLayout, source: str) -> str:
+    return f"reader {READER}, {name}, {layout}, {source}"
+
+
+def _listing(root: Path, layout: FolderLayout) -> str:
+    """A digest over name, size and time of every file that may be read."""
+    digest = hashlib.sha256()
+    notes = [root / WORDS, *(root / split / ANNOTATIONS for split in layout.test)]
+    images = [
+        file for split in ("train", *layout.test) for files in _split(root, split, layout).values() for file in files
+    ]
+    for file in [note for note in notes if note.is_file()] + images:
+        status = file.stat()
+        line = f"{_relative(file, root)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+@contextmanager
+def _unpacked(archive: Path, cache: Path) -> Iterator[Path]:
+    """Unpack a tar or zip archive into a temporary folder in the cache.
+
+    Members whose names or links point outside of that folder are refused (tar) or renamed into it (zip).
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=cache) as folder:
+        try:
+            if zipfile.is_zipfile(archive):
+                with zipfile.ZipFile(archive) as members:
+                    members.extractall(folder)
+            else:
+                with tarfile.open(archive) as members:
+                    members.extractall(folder, filter="data")
+        # an encrypted zip is a RuntimeError, an unknown compression a NotImplementedError, which is one too
+        except (
+            *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError),
+            *(RuntimeError, ValueError, OverflowError),
+        ) as error:
+            raise FormatError(
+                f"{archive} cannot be unpacked ({error}): it is damaged, no tar or zip archive, or there is no space "
+                f"in {cache}"
+            ) from error
+        yield Path(folder)
+
+
+def _root(folder: Path, name: str, path: Path | None = None) -> Path:
+    """The folder with train/ in it: `folder` itself, or the one such folder directly in it."""
+    if (folder / "train").is_dir():
+        return folder
+    nested = sorted(train.parent for train in folder.glob("*/train") if train.is_dir())
+    if len(nested) > 1:
+        names = ", ".join(root.name for root in nested)
+        raise InputError(f"{path or folder} holds several data sets ({names}); give one of them as data.path")
+    if not nested:
+        raise InputError(
+            f"{path or folder} holds no folder train; for {name}, data.path must be a folder or an archive with "
+            "train/<class>/* and test/<class>/* (or val)"
+        )
+    return nested[0]
+
+
+def _read(root: Path, name: str, layout: FolderLayout, path: Path | None = None) -> RawData:
+    """Decode the images below `root`; `path` is the name of the data set's place in messages."""
+    path = path or root
+    train = _split(root, "train", layout)
+    splits = [(split, _split(root, split, layout)) for split in layout.test]
+    split, test = next(((split, files) for split, files in splits if any(files.values())), ("", {}))
+    for files, folder in ((train, "train"), (test, " or ".join(layout.test))):
+        if not any(files.values()):
+            raise InputError(f"{path} holds no image in {folder}/<class>/")
+    if layout.tiny_imagenet and (root / split / ANNOTATIONS).is_file():
+        test = _annotated(test, _columns(root / split / ANNOTATIONS))
+    classes = _class_names(root, layout, train)
+    empty = next((folder for folder in classes if not train.get(folder)), None)
+    if empty is not None:
+        raise InputError(f"{path} holds no image in train/{empty}/; every class of {name} needs at least one")
     unknown = sorted(folder for folder, files in test.items() if files and folder not in classes)
     if unknown:
         raise InputError(f"class folder {unknown[0]!r} of the test images of {path} has no counterpart in train/")
-    return RawData(name, tuple(classes.values()), *_arrays(path, train, classes), *_arrays(path, test, classes))
+    arrays = [array for files in (train, test) for array in _arrays(root, files, classes, layout, path)]
+    return RawData(name, tuple(classes.values()), *arrays)
 
 
-def _gather(path: Path, layout: FolderLayout) -> tuple[dict[Place, dict[str, Pixels]], dict[str, str]]:
-    """One pass over the members: images by class folder and name (empty folders too), and notes by name."""
-    images: dict[Place, dict[str, Pixels]] = {}
-    notes: dict[str, str] = {}
-
-    def stream() -> Iterator[tuple[Place, str, bytes]]:
-        for name, data in members(path, layout.wanted):
-            place = layout.place(name)
-            if name.rsplit("/", 1)[-1] in layout.notes:
-                notes[name.rsplit("/", 1)[-1]] = data.decode("utf-8", "replace")
-            elif place is not None:
-                images.setdefault(place, {})
-                if not name.endswith("/"):
-                    yield place, name, data
-
-    def decoded(item: tuple[Place, str, bytes]) -> Pixels:
-        return decode(item[2], f"image {item[1]!r} of {path}", layout.image_size, layout.mode)
-
-    workers = os.cpu_count() or 1
-    found = stream()
-    with ThreadPoolExecutor(workers) as pool:
-        while batch := list(islice(found, 64 * workers)):
-            sides = layout.image_size or 0
-            remedy = "lower data.image_size or give fewer images"
-            check_memory_available(3 * sides * sides * len(batch), f"reading images of {sides}×{sides} pixels", remedy)
-            for (place, name, _), pixels in zip(batch, pool.map(decoded, batch), strict=True):
-                images[place][name] = pixels
-    return images, notes
+def _split(root: Path, split: str, layout: FolderLayout) -> dict[str, list[Path]]:
+    """The image files of a split by class folder."""
+    if not (root / split).is_dir():
+        return {}
+    folders = [folder for folder in sorted((root / split).iterdir()) if folder.is_dir()]
+    return {
+        folder.name: _images(folder) for folder in folders if layout.classes is None or folder.name in layout.classes
+    }
 
 
-def _by_annotation(held: dict[str, dict[str, Pixels]], annotations: str) -> dict[str, dict[str, Pixels]]:
-    """The same images, those that the annotations name moved to the class folder given there.
+def _images(folder: Path) -> list[Path]:
+    """The image files at any depth below a folder; links are followed."""
+    return [
+        Path(below, name)
+        for below, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(EXTENSIONS)
+    ]
 
-    Args:
-        annotations: lines of tab-separated columns, the first two a file name and a class folder.
-    """
-    columns = (line.split("\t") for line in annotations.splitlines())
-    folder_of = {column[0]: column[1] for column in columns if len(column) >= 2}
-    moved: dict[str, dict[str, Pixels]] = {}
-    for folder, files in held.items():
-        for name, pixels in files.items():
-            moved.setdefault(folder_of.get(name.rsplit("/", 1)[-1], folder), {})[name] = pixels
+
+def _annotated(files: Mapping[str, list[Path]], rows: list[list[str]]) -> dict[str, list[Path]]:
+    """The same files by the class folder that the annotations, rows of file name and class folder, give them."""
+    folder_of = {row[0]: row[1] for row in rows if len(row) >= 2}
+    moved: dict[str, list[Path]] = {}
+    for folder, paths in files.items():
+        for file in paths:
+            moved.setdefault(folder_of.get(file.name, folder), []).append(file)
     return moved
 
 
-def _class_names(
-    path: Path, name: str, layout: FolderLayout, train: Mapping[str, Mapping[str, Pixels]], words: str
-) -> dict[str, str]:
-    """Class folders in the order of the labels, and what they are called."""
+def _class_names(root: Path, layout: FolderLayout, train: Mapping[str, object]) -> dict[str, str]:
+    """Class folders in the order of the labels, with the names of the classes."""
     if layout.classes is not None:
-        absent = [folder for folder in layout.classes if not train.get(folder)]
-        if absent:
-            raise InputError(f"{path} holds no image in train/{absent[0]}/, a class of {name}; data.path must hold all")
         return dict(layout.classes)
-    empty = [folder for folder, files in sorted(train.items()) if not files]
-    if empty:
-        raise InputError(f"class folder train/{empty[0]}/ of {path} is empty; each class needs at least one image")
-    columns = (line.split("\t") for line in words.splitlines())
-    called = {column[0]: column[1].split(",")[0] for column in columns if len(column) == 2 and column[0] in train}
-    return {folder: called.get(folder, folder) for folder in sorted(train)}
+    words = _columns(root / WORDS) if layout.tiny_imagenet and (root / WORDS).is_file() else []
+    names = {row[0]: row[1].split(",")[0] for row in words if len(row) == 2}
+    return {folder: names.get(folder, folder) for folder in sorted(train)}
 
 
-def _arrays(path: Path, held: Mapping[str, Mapping[str, Pixels]], classes: Mapping[str, str]) -> tuple[Tensor, Tensor]:
+def _columns(file: Path) -> list[list[str]]:
+    """The lines of a text file, split at tabs."""
+    return [line.split("\t") for line in file.read_text("utf-8", "replace").splitlines()]
+
+
+def _arrays(
+    root: Path, files: Mapping[str, list[Path]], classes: Mapping[str, str], layout: FolderLayout, path: Path
+) -> tuple[Tensor, Tensor]:
     """Images and labels, class by class, each class sorted by name."""
     ordered = [
-        (label, name, held[folder][name])
+        (_relative(file, root), file, label)
         for label, folder in enumerate(classes)
-        for name in sorted(held.get(folder, {}))
+        for file in sorted(files.get(folder, ()), key=lambda file: _relative(file, root))
     ]
-    _, first, shown = ordered[0]
-    images = torch.empty(len(ordered), *shown.shape, dtype=torch.uint8)
-    for position, (_, name, pixels) in enumerate(ordered):
-        if pixels.shape != shown.shape:
-            raise InputError(
-                f"images of {path} differ in size: {first!r} has {shown.shape[2]}×{shown.shape[1]} pixels, {name!r}"
-                f" {pixels.shape[2]}×{pixels.shape[1]}; give data.image_size"
-            )
-        images[position] = torch.from_numpy(pixels)
-    return images, torch.tensor([label for label, _, _ in ordered])
+
+    def pixels(item: tuple[str, Path, int]) -> Tensor:
+        name, file, _ = item
+        return torch.from_numpy(decode(file, f"image {name!r} of {path}", layout.image_size, layout.mode))
+
+    first = pixels(ordered[0])
+    count = len(ordered)
+    remedy = "lower data.image_size or give fewer images"
+    check_memory_available(count * first.numel(), f"reading {count} images of {list(first.shape)} bytes", remedy)
+    images = torch.empty(count, *first.shape, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:
+        try:
+            for position, image in enumerate(pool.map(pixels, ordered)):
+                if image.shape != first.shape:
+                    raise InputError(
+                        f"images of {path} differ in size: {ordered[0][0]!r} has {first.shape[2]}×{first.shape[1]} "
+                        f"pixels, {ordered[position][0]!r} {image.shape[2]}×{image.shape[1]}; give data.image_size"
+                    )
+                images[position] = image
+        except BaseException:  # else the pool would decode all images before it stops
+            pool.shutdown(cancel_futures=True)
+            raise
+    return images, torch.tensor([label for _, _, label in ordered])
+
+
+def _relative(file: Path, root: Path) -> str:
+    return file.relative_to(root).as_posix()

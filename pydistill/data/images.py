@@ -1,8 +1,8 @@
-"""From the bytes of an image file to pixels."""
+"""Decode image files into pixels."""
 
 from __future__ import annotations
 
-import io
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
@@ -14,12 +14,10 @@ from pydistill.errors import FormatError, MissingDependencyError
 if TYPE_CHECKING:
     from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
-
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
-"""Images of more pixels are refused before they are unpacked: a small file can hold a huge image."""
+"""Images of more pixels are refused before they are decoded: a small file can hold a huge image."""
 
 
 def pillow() -> ModuleType:
@@ -35,23 +33,22 @@ def pillow() -> ModuleType:
     return Image
 
 
-def decode(data: bytes, where: str, image_size: int | None, mode: Literal["RGB", "L"]) -> Pixels:
-    """Pixels of one image file, uint8 [C, H, W].
+def decode(file: Path, where: str, image_size: int | None, mode: Literal["RGB", "L"]) -> npt.NDArray[np.uint8]:
+    """Decode one image file to uint8 [C, H, W].
 
     Args:
-        data: the file's content.
-        where: what to call it in a message.
-        image_size: the shorter side is scaled to it (bilinear with antialiasing), then the centre square is
-            cut out, as torchvision's Resize and CenterCrop do; None keeps the size.
+        file: its path.
+        where: its name in messages.
+        image_size: scale the shorter side to it (bilinear with antialiasing) and cut out the centre square, as
+            torchvision's Resize and CenterCrop do; None keeps the size.
         mode: "RGB" for 3 channels, "L" for 1; other images are converted.
 
     Raises:
-        FormatError: the bytes are no image, or a damaged one, or one of more than 8 bits per channel; the
-            message says which file.
+        FormatError: the file is not an image, is damaged, or has more than 8 bits per channel.
     """
     image_module = pillow()
     try:
-        with image_module.open(io.BytesIO(data), formats=FORMATS) as image:
+        with image_module.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise FormatError(f"{where} has {image.width}×{image.height} pixels; the limit is {MAX_PIXELS:,}")
             if image.mode[0] in "IF":
@@ -62,8 +59,8 @@ def decode(data: bytes, where: str, image_size: int | None, mode: Literal["RGB",
             array = np.asarray(pixels, dtype=np.uint8)
     except (FormatError, MemoryError):
         raise
-    except Exception as error:  # a decoder fed with damaged bytes raises whatever it stumbles over
-        raise FormatError(f"{where} is no image that can be decoded: {error}") from error
+    except Exception as error:  # a decoder can raise any error on damaged bytes
+        raise FormatError(f"{where} cannot be decoded as an image: {error}") from error
     return array[None].copy() if mode == "L" else array.transpose(2, 0, 1).copy()
 
 

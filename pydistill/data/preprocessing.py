@@ -6,21 +6,15 @@ import abc
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pydistill._util.files import atomic_path
 from pydistill.errors import FormatError, InputError
 
 KINDS: dict[str, type[Preprocessing]] = {}
-FORMAT = 1
 
 
 class Preprocessing(abc.ABC):
@@ -92,44 +86,6 @@ class Preprocessing(abc.ABC):
             return KINDS[kind]._restore(values, tensors)
         except (KeyError, TypeError, InputError) as error:
             raise FormatError(f"the stored {kind} preprocessing is incomplete or damaged: {error}") from error
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, atomically; `load` gives back the same bits.
-
-        Raises:
-            WriteError: the file cannot be written.
-        """
-        values, tensors = self.state()
-        header = {"pydistill_preprocessing": json.dumps({"format": FORMAT, **values})}
-        with atomic_path(path) as temporary:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                temporary,
-                header,
-            )
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Preprocessing:
-        """Read what `save` wrote.
-
-        Raises:
-            FormatError: the file is damaged, or none of `save`'s.
-            InputError: there is no such file.
-        """
-        if not Path(path).is_file():
-            raise InputError(f"there is no preprocessing file {path}")
-        try:
-            with safe_open(path, framework="pt") as handle:
-                header = (handle.metadata() or {}).get("pydistill_preprocessing")
-                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
-            values = json.loads(header) if header is not None else None
-        except (SafetensorError, ValueError) as error:
-            raise FormatError(
-                f"{path} is no readable preprocessing file ({error}); it is damaged or cut short"
-            ) from error
-        if not isinstance(values, dict) or values.get("format") != FORMAT:
-            raise FormatError(f"{path} is not a preprocessing file of format {FORMAT}, the one that this version reads")
-        return Preprocessing.from_state(values, tensors)
 
 
 class Normalise(Preprocessing):

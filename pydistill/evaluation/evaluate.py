@@ -170,10 +170,7 @@ def evaluate(
     at_once = settings.networks_at_once(device)
     for first in range(0, settings.repeats, at_once):
         seeds = [_seed(settings, repeat) for repeat in range(first, min(first + at_once, settings.repeats))]
-        networks = [
-            build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed).to(device)
-            for seed in seeds
-        ]
+        networks = [build(model, *dataset.sizes, seed=seed).to(device) for seed in seeds]
         diverged += _train_all(networks, seeds, pictures, labels, training, on_epoch or _nothing)
         for repeat, network in enumerate(networks, start=first):
             accuracies.append(accuracy(network, dataset.test_pictures, dataset.test_labels))
@@ -351,8 +348,7 @@ def evaluate_networks(
         InputError: as `evaluate`, or a network that does not exist or cannot take such images.
     """
     for network in networks:
-        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
-        architecture_of(network, *sizes, device=dataset.device)
+        architecture_of(network, *dataset.sizes, device=dataset.device)
     rows = []
     for network in networks:
         name = name_of(network)

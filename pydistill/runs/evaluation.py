@@ -66,8 +66,7 @@ class PeriodicEvaluator:
     ) -> None:
         self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
         self.folder, self.observer = folder, observer
-        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
-        self.architecture = architecture_of(network, *sizes, device=dataset.device)
+        self.architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
         self.best: tuple[int, Evaluation] | None = None
         self.last: tuple[int, Evaluation] | None = None
 

@@ -35,11 +35,9 @@ from pydistill.errors import FormatError, InputError, MismatchError
 
 _log = logging.getLogger("pydistill")
 
-CHECKPOINT_FORMAT = 2
-READABLE_CHECKPOINTS = (1, 2)
-UNCHECKED_CHECKPOINTS = (1,)  # of which early ones have no checksums
+CHECKPOINT_FORMAT = 1
 CHECKPOINT_KEY = "pydistill.checkpoint"
-CHECKPOINT = (CHECKPOINT_KEY, READABLE_CHECKPOINTS, "a checkpoint")
+CHECKPOINT = (CHECKPOINT_KEY, CHECKPOINT_FORMAT, "a checkpoint")
 CHECKPOINT_PARTS = ("distiller", "judge", "seconds")
 MOVING = ".before.tmp"  # what an earlier run left, while it is moved to before-1 (2, 3, …)
 
@@ -232,14 +230,14 @@ class RunFolder:
     def load_checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The state of the last checkpoint; FormatError if the file is damaged or of another format."""
         with self._told_as_checkpoint():
-            state, tensors = read_tensors(self.checkpoint_path, *CHECKPOINT, unchecked=UNCHECKED_CHECKPOINTS)
+            state, tensors = read_tensors(self.checkpoint_path, *CHECKPOINT)
         self._check_state(state)
         return state, tensors
 
     def checkpoint_state(self) -> dict[str, Any]:
         """The state of `load_checkpoint` alone: the tensors are not read, and damage to them is not seen."""
         with self._told_as_checkpoint():
-            state = read_header(self.checkpoint_path, *CHECKPOINT, unchecked=UNCHECKED_CHECKPOINTS)
+            state = read_header(self.checkpoint_path, *CHECKPOINT)
         self._check_state(state)
         return state
 

@@ -126,8 +126,7 @@ def plan(
     wanted = recipe.distill.resolved_method().trajectories
     dataset, images, told, reading = _data(recipe, torch.device(device), clock)
     for name in recipe.evaluation.models:
-        sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
-        architecture_of(parse(name), *sizes, device=dataset.device)
+        architecture_of(parse(name), *dataset.sizes, device=dataset.device)
     record = _record(recipe, network, dataset, experts)
     rehearsal = CostProbe(recipe, network, dataset, images, clock)
     count = recipe.expert.count if experts is None else len(experts)

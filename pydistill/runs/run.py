@@ -155,8 +155,7 @@ def run_distillation(
     recipe.distill.check()
     _say_what_has_no_effect(recipe)
     _check_experts(store, experts_record(dataset, network, recipe.expert))
-    sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
-    architecture = architecture_of(network, *sizes, device=dataset.device)
+    architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
     folder = RunFolder(out)
     with folder.opened():
         if resume and folder.begun:
@@ -168,7 +167,7 @@ def run_distillation(
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
         with _removed_if_refused(folder.path / CONVEXIFIED_NAME):
             store = trajectories_for(recipe, store, folder.path)
-            student = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
+            student = build(network, *dataset.sizes, seed=0)
             student.to(dataset.device)
             teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
             distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
@@ -279,6 +278,6 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
 def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
     """The experts' final networks, one at a time."""
     for trajectory in store:
-        teacher = build(network, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0)
+        teacher = build(network, *dataset.sizes, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))
         yield teacher.to(dataset.device).eval()

@@ -104,8 +104,7 @@ class CostProbe:
 
     def fresh(self) -> nn.Module:
         """A network on the data set's device."""
-        sizes = (self.dataset.in_channels, self.dataset.num_classes, self.dataset.image_size)
-        return build(self.network, *sizes, seed=0).to(self.dataset.device)
+        return build(self.network, *self.dataset.sizes, seed=0).to(self.dataset.device)
 
     def expert(self) -> Measured:
         """One expert: its epochs, the tests after each, and writing it."""

@@ -62,12 +62,11 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
     Raises:
         InputError: the network cannot take the data set's images, or keeps running statistics.
     """
-    sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
-    network = build(model, *sizes, seed=0)
+    network = build(model, *dataset.sizes, seed=0)
     _check_no_running_statistics(network)
     layout = layout_of(network)
     return ExpertsRecord(
-        architecture=architecture_of(model, *sizes, device=dataset.device),
+        architecture=architecture_of(model, *dataset.sizes, device=dataset.device),
         parameters=tuple(zip(layout.names, layout.shapes, strict=True)),
         dataset=dataset.name,
         dataset_digest=dataset.digest,
@@ -186,7 +185,7 @@ def _train_expert(
     on_progress: Callable[[int, int, float, float, float], None] | None,
 ) -> None:
     seed = derive_seed("expert", settings.seed, expert)
-    network = build(model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=seed)
+    network = build(model, *dataset.sizes, seed=seed)
     network = network.to(dataset.device)
     snapshots = torch.empty(settings.training.epochs + 1, store.record.layout.total)
     snapshots[0] = flatten(network)

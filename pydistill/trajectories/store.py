@@ -16,17 +16,11 @@ from torch import Tensor
 from pydistill._util.files import sha256_of
 from pydistill._util.layout import holds_experts, refuse_run
 from pydistill._util.locking import only_writer
+from pydistill._util.tensor_file import UnreadableError, tensor_sha256, write_tensors
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
-from pydistill.trajectories.expert_file import (
-    DTYPES,
-    FileRows,
-    UnreadableError,
-    read_tensor,
-    tensor_sha256,
-    write_tensors,
-)
-from pydistill.trajectories.index import FORMAT, KINDS, VERSION, ExpertEntry, StoreIndex, file_name
+from pydistill.trajectories.expert_file import DTYPES, KEY, FileRows, read_tensor
+from pydistill.trajectories.index import KINDS, VERSION, ExpertEntry, StoreIndex, file_name
 from pydistill.trajectories.index_file import (
     check_same,
     read_index,
@@ -353,18 +347,18 @@ class TrajectoryStore:
         except (TypeError, ValueError) as error:
             raise InputError(f"details must be json-able: {error}") from error
         (rows,) = matrix.values()
-        metadata = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "expert": str(number)}
+        header = {"format": VERSION, "kind": self.kind, "expert": number}
         path = self._path / file_name(number)
         with only_writer(self._path, wait=True):
             # Another process may have added experts since this one last looked.
             index = read_index(self._path)
             if index.experts.pop(number, None):  # absent, not damaged, if killed while it is replaced
                 write_index(self._path, index)
-            size, sha256 = write_tensors(path, {**matrix, **others}, metadata)
+            write_tensors(path, KEY, header, {**matrix, **others})
             index.experts[number] = ExpertEntry(
                 file=path.name,
-                bytes=size,
-                sha256=sha256,
+                bytes=path.stat().st_size,
+                sha256=sha256_of(path),
                 rows_sha256=tuple(tensor_sha256(row) for row in rows),
                 accuracies=kept,
                 details=kept_details,

