@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import struct
 import zlib
 
@@ -55,6 +57,18 @@ def png_bytes(image: Tensor) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, GREY if channels == 1 else RGB, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(unfiltered.numpy().tobytes(), 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in parts)
+
+
+def html_picture(picture: Tensor | bytes, caption: str) -> str:
+    """HTML of a picture [C, H, W] (see `tile`), or of the content of a PNG file, above a line of text."""
+    if not isinstance(picture, bytes):
+        grey = picture.shape[0] not in (1, 3)
+        picture = png_bytes(picture.mean(dim=0, keepdim=True) if grey else picture)
+    source = base64.b64encode(picture).decode()
+    style = "width: 640px; max-width: 100%; image-rendering: pixelated"
+    return (
+        f'<div><img src="data:image/png;base64,{source}" style="{style}"><br><code>{html.escape(caption)}</code></div>'
+    )
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
