@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 
 import torch
@@ -54,3 +56,15 @@ def png_bytes(image: Tensor) -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if len(levels) == 1 else pixels).save(content, "PNG")
     return content.getvalue()
+
+
+def html_picture(picture: Tensor | bytes, caption: str) -> str:
+    """HTML of a picture [C, H, W] (see `tile`), or of the content of a PNG file, above a line of text."""
+    if not isinstance(picture, bytes):
+        grey = picture.shape[0] not in (1, 3)
+        picture = png_bytes(picture.mean(dim=0, keepdim=True) if grey else picture)
+    source = base64.b64encode(picture).decode()
+    style = "width: 640px; max-width: 100%; image-rendering: pixelated"
+    return (
+        f'<div><img src="data:image/png;base64,{source}" style="{style}"><br><code>{html.escape(caption)}</code></div>'
+    )

@@ -11,8 +11,20 @@ from typing import Any
 LINE_EVERY_SECONDS = 15.0
 
 
+def in_notebook() -> bool:
+    """Whether a Jupyter or Colab notebook runs this process."""
+    interactive = sys.modules.get("IPython")  # a notebook has imported it
+    shell = None if interactive is None else interactive.get_ipython()
+    return hasattr(shell, "kernel")
+
+
+def is_shown(progress: bool | None) -> bool:
+    """Whether to show progress: as asked, and by default on a terminal and in a notebook."""
+    return sys.stderr.isatty() or in_notebook() if progress is None else progress
+
+
 class Bar:
-    """A progress bar with values behind it; where the output is no terminal, a plain line every 15 seconds instead.
+    """A progress bar with values behind it, on a terminal and in a notebook; elsewhere a plain line every 15 seconds.
 
     Args:
         title: what is being done.
@@ -28,9 +40,12 @@ class Bar:
         self._values: dict[str, str] = {}
         self._bar: Any = None
         self._lines = ExitStack()
-        if not quiet and sys.stderr.isatty():
+        if not quiet and (sys.stderr.isatty() or in_notebook()):
             try:
                 from tqdm import tqdm
+
+                if in_notebook():
+                    from tqdm.auto import tqdm
             except ImportError:
                 return  # plain lines need nothing
             self._bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True, leave=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +13,14 @@ import torch
 import torch.utils.data
 from torch import Tensor, nn
 
-from pydistill import data
-from pydistill._util.checks import check_path
+from pydistill._util.checks import check_path, described
 from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
+from pydistill._util.png import html_picture, tile
+from pydistill._util.progress import in_notebook, is_shown
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, Preprocessing
+from pydistill.data import load as load_data
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
 from pydistill.nn import ModelSettings, Network, parse
@@ -38,13 +41,15 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     Args:
         artefact: the set as it lies on disk.
         view: "normalised" or "viewable".
+        data: the data set that was distilled, if it is at hand; `evaluate` tests on it.
     """
 
-    def __init__(self, artefact: Artefact, view: View = "normalised") -> None:
+    def __init__(self, artefact: Artefact, view: View = "normalised", *, data: Dataset | None = None) -> None:
         if view not in ("normalised", "viewable"):
             raise InputError(f"view must be normalised or viewable, not {view!r}")
         self.artefact = artefact
         self.view = view
+        self.data = data
         self.images: Tensor = artefact.images if view == "normalised" else artefact.viewable()
 
     def __len__(self) -> int:
@@ -59,6 +64,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             f"DistilledSet({counted(len(self), 'image')} {shape} of {len(self.class_names)} classes of "
             f"{self.dataset_name}, lr={self.lr:.4g}, {self.view})"
         )
+
+    def _repr_html_(self) -> str:
+        """The images, a column per class, above the line of `repr` and the test accuracy, for a notebook."""
+        caption = repr(self)
+        accuracy = self.provenance.get("accuracy")
+        if isinstance(accuracy, Mapping) and isinstance(accuracy.get("mean"), float):
+            caption += f", test accuracy {100 * accuracy['mean']:.1f} %"
+        return html_picture(tile(self.artefact.viewable(), len(self.class_names)), caption)
 
     @property
     def labels(self) -> Tensor:
@@ -122,11 +135,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def normalised(self) -> DistilledSet:
         """The view whose images are what networks are trained on."""
-        return DistilledSet(self.artefact, "normalised")
+        return DistilledSet(self.artefact, "normalised", data=self.data)
 
     def viewable(self) -> DistilledSet:
         """The view whose images are pixels in [0, 1]."""
-        return DistilledSet(self.artefact, "viewable")
+        return DistilledSet(self.artefact, "viewable", data=self.data)
 
     def train(
         self,
@@ -173,29 +186,25 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         self,
         models: str | Network | Sequence[str | Network] | None = None,
         repeats: int | None = None,
-        dataset: Dataset | None = None,
-        data_path: str | os.PathLike[str] | None = None,
+        data: Dataset | str | os.PathLike[str] | None = None,
         *,
         seed: int | None = None,
         epochs: int | None = None,
         device: torch.device | str = "cpu",
-        on_network: Callable[[str, int, float], None] | None = None,
+        progress: bool | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
-        on_epoch: Callable[[], None] | None = None,
     ) -> list[Evaluation]:
         """Train fresh networks on the set and test them on real test images, as the run did.
 
         Args:
             models: names, settings or factories of networks; None: those of the recipe's evaluation, or the student's.
-            repeats: networks of each kind; seed, epochs likewise: None: the recipe's.
-            dataset: whose test images judge; None: the recorded one, read anew. Images that it has preprocessed
+            repeats, seed, epochs: of the networks of each kind; None: the recipe's.
+            data: the data set whose test images are used, or the place where the recorded one lies now; None: the one
+                that this set was just made from, else the recorded one, read again. Images that are preprocessed
                 otherwise than the set are preprocessed as the set is.
-            data_path: where the recorded data set lies now; None: where it lay.
-            device: where the data set is read to.
-            on_network: called with (name, r, accuracy) after each network.
-            on_evaluation: called with the evaluation of each kind of network when it is whole.
-            on_epoch: called after each epoch of each network; it must not draw from PyTorch's global generator, as for
-                `evaluate.evaluate`.
+            device: where the recorded data set is read to.
+            progress: show a bar; None: on a terminal and in a notebook.
+            on_evaluation: called with the evaluation of each kind of network when it is complete.
 
         Returns:
             One evaluation per network kind.
@@ -207,22 +216,19 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         if models is None:
             networks = self._recorded_networks()
         else:
-            given = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
-            networks = [self._network(each) for each in given]
+            listed = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
+            networks = [self._network(model) for model in listed]
             if not networks:
                 raise InputError("models must name at least one network, or be left out for the recipe's own")
-        protocol = self._protocol(seed=seed, epochs=epochs, repeats=repeats)
-        dataset = self._judge(dataset, data_path, device)
         return evaluate_networks(
             self.artefact.images,
             self.labels,
             self.lr,
-            dataset,
+            self._test_data(self.data if data is None else data, device),
             networks,
-            protocol,
-            on_network=on_network,
+            self._protocol(seed=seed, epochs=epochs, repeats=repeats),
+            progress=is_shown(progress),
             on_evaluation=on_evaluation,
-            on_epoch=on_epoch,
         )
 
     def judged_by(self, dataset: Dataset) -> Dataset:
@@ -233,13 +239,12 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             InputError: its images have other channels or another size, or it is no data set.
         """
         if not isinstance(dataset, Dataset):
-            told = repr(dataset) if isinstance(dataset, str) else f"a {type(dataset).__name__}"
-            raise InputError(f"dataset must be a Dataset, which pydistill.data.load reads, not {told}")
+            raise InputError(f"data must be a Dataset or the path of one, not {described(dataset)}")
         digest = str(self.provenance["dataset"].get("digest", ""))
         if digest not in ("", dataset.digest):
             raise MismatchError(
                 f"the set was distilled from {self.dataset_name} with digest {digest[:12]}, and {dataset.name} here "
-                f"has {dataset.digest[:12]}; give the place of the same data (--data)"
+                f"has {dataset.digest[:12]}; pass the same data"
             )
         if dataset.preprocessing.fingerprint == self.preprocessing.fingerprint:
             return dataset
@@ -247,6 +252,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def show(self, path: str | os.PathLike[str] | None = None) -> Any:
         """A matplotlib figure of the images, a column per class, below those before the first iteration if known.
+
+        In a notebook the picture is displayed, and nothing is returned.
 
         Args:
             path: a PNG file to draw it into as well, atomically.
@@ -262,6 +269,13 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         figure = images_figure(self.artefact)
         if path is not None:
             save_figure(figure, Path(path))
+        if in_notebook():
+            from IPython.display import Image, display
+
+            content = io.BytesIO()
+            figure.savefig(content, format="png", dpi=100)
+            display(Image(content.getvalue()))
+            return None
         return figure
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -296,23 +310,23 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             settings = replace(settings, training=replace(settings.training, epochs=epochs))
         return replace(settings, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
-    def _judge(
-        self, dataset: Dataset | None, path: str | os.PathLike[str] | None, device: torch.device | str
-    ) -> Dataset:
-        """The data set whose test images judge, preprocessed as the set is."""
-        if dataset is None:
-            if "data" not in self.provenance.get("recipe", {}):
-                raise InputError("the set does not tell the data that it was distilled from; give dataset")
-            # A file from elsewhere decides neither about downloads nor where a cache is written.
-            recorded = self.recipe.data
-            if path is not None and recorded.name == "digits":
-                raise InputError(
-                    "the set was distilled from digits, which come with scikit-learn and lie nowhere else; "
-                    f"leave out data_path={os.fspath(path)!r} (--data)"
-                )
-            where = recorded.path if path is None else os.fspath(path)
-            dataset = data.load(replace(recorded, path=where, download=False, cache=None), device)
-        return self.judged_by(dataset)
+    def _test_data(self, data: Dataset | str | os.PathLike[str] | None, device: torch.device | str) -> Dataset:
+        """The data set that networks are tested on, preprocessed as the set is."""
+        if data is not None and not isinstance(data, (str, os.PathLike)):
+            return self.judged_by(data)
+        if "data" not in self.provenance.get("recipe", {}):
+            raise InputError("the set does not name the data that it was distilled from; pass data")
+        recorded = self.recipe.data
+        if data is not None and recorded.name == "digits":
+            raise InputError(
+                "the set was distilled from digits, which come with scikit-learn and lie nowhere else; "
+                f"leave out data={os.fspath(data)!r}"
+            )
+        path = recorded.path if data is None else os.fspath(data)
+        if path is None and recorded.name == "tensors":
+            raise InputError("the set was distilled from data in memory; pass the data set itself")
+        # A file from elsewhere decides neither about downloads nor where a cache is written.
+        return self.judged_by(load_data(replace(recorded, path=path, download=False, cache=None), device))
 
 
 def check_file(path: str | os.PathLike[str]) -> None:

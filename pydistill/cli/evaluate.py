@@ -38,7 +38,6 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> int:
     """Print a table of accuracies, a row per network; each is in the run's evaluations.json as soon as it is known."""
-    from pydistill._util.progress import Bar
     from pydistill.artefact.distilled_set import load
     from pydistill.evaluation.evaluate import table
     from pydistill.evaluation.evaluations_file import read_evaluations
@@ -47,30 +46,16 @@ def run(values: Any) -> int:
     distilled = load(run, which=values.which)
     if run.is_dir():
         read_evaluations(run)  # a damaged file is refused before the work
-    protocol = distilled.recipe.evaluation
-    kinds = len(values.models or protocol.models) or 1
-    repeats = protocol.repeats if values.repeats is None else values.repeats
-    epochs = protocol.training.epochs if values.epochs is None else values.epochs
-    tested = 0
-    with Bar("networks' epochs", kinds * repeats * epochs, quiet=values.quiet) as bar:
-
-        def on_network(name: str, repeat: int, accuracy: float) -> None:
-            nonlocal tested
-            tested += 1
-            left = max(0, tested * epochs - bar.done)  # of one that diverged
-            bar.step(left, network=f"{name} {repeat + 1}/{repeats}", test=f"{100 * accuracy:.1f}%")
-
-        rows = distilled.evaluate(
-            values.models or None,
-            values.repeats,
-            data_path=values.data,
-            seed=values.seed,
-            epochs=values.epochs,
-            device=device_of(values.device),
-            on_network=on_network,
-            on_epoch=bar.step,
-            on_evaluation=lambda row: _record(run, distilled, row, values) if run.is_dir() else None,
-        )
+    rows = distilled.evaluate(
+        values.models or None,
+        values.repeats,
+        values.data,
+        seed=values.seed,
+        epochs=values.epochs,
+        device=device_of(values.device),
+        progress=not values.quiet,
+        on_evaluation=lambda row: _record(run, distilled, row, values) if run.is_dir() else None,
+    )
     if values.json:
         print_json([row.as_record() for row in rows])
     else:

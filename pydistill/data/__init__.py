@@ -1,6 +1,24 @@
 """Data sets, their preprocessing and its inverse, and differentiable augmentation."""
 
-from pydistill.data.dataset import Dataset, from_tensors
+from pydistill.data.constructors import (
+    cifar10,
+    cifar100,
+    digits,
+    fashion_mnist,
+    from_arrays,
+    from_dataset,
+    from_folder,
+    from_npz,
+    imagefruit,
+    imagemeow,
+    imagenette,
+    imagesquawk,
+    imagewoof,
+    imageyellow,
+    svhn,
+    tiny_imagenet,
+)
+from pydistill.data.dataset import Dataset
 from pydistill.data.dsa import DsaDraw, DsaSettings, augment
 from pydistill.data.load import load
 from pydistill.data.pictures import Pictures
@@ -19,7 +37,22 @@ __all__ = [
     "Preprocessing",
     "Zca",
     "augment",
+    "cifar10",
+    "cifar100",
+    "digits",
+    "fashion_mnist",
+    "from_arrays",
+    "from_dataset",
+    "from_folder",
+    "from_npz",
     "from_table",
-    "from_tensors",
+    "imagefruit",
+    "imagemeow",
+    "imagenette",
+    "imagesquawk",
+    "imagewoof",
+    "imageyellow",
     "load",
+    "svhn",
+    "tiny_imagenet",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from pydistill._util.png import MOST_COLUMNS, html_picture, tile
 from pydistill.data.cache import cached_zca
 from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise, Preprocessing, chunks_of
-from pydistill.data.raw import RawData, raw_from
+from pydistill.data.raw import RawData
+from pydistill.data.settings import DataSettings
 from pydistill.data.zca import Zca
 from pydistill.errors import InputError
 
@@ -29,6 +30,7 @@ class Dataset:
         train_labels, test_labels: int64 [n].
         preprocessing: what made these images of images in [0, 1], and its inverse.
         digest: SHA-256 over the raw arrays, so that two data sets can be told apart whatever they are called.
+        settings: what `load` read it by; None for data that exist in memory only.
     """
 
     name: str
@@ -39,6 +41,23 @@ class Dataset:
     test_labels: Tensor
     preprocessing: Preprocessing
     digest: str
+    settings: DataSettings | None = None
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train_labels):,} + {len(self.test_labels):,} images"
+        shape = "×".join(map(str, self.train_pictures.shape[1:]))
+        return (
+            f"Dataset({self.name}: {sizes} {shape} of {self.num_classes} classes, "
+            f"{self.preprocessing.kind}, {self.device})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The first training image of each class above the line of `repr`, for a notebook."""
+        if self.image_size == (1, 1):  # a table
+            return f"<code>{html.escape(repr(self))}</code>"
+        first = [int(self.class_indices(label)[0]) for label in range(min(self.num_classes, MOST_COLUMNS))]
+        images = self.train_pictures.batch(torch.tensor(first, device=self.device))
+        return html_picture(tile(self.preprocessing.invert(images), len(first)), repr(self))
 
     @property
     def train_images(self) -> Tensor:
@@ -153,36 +172,6 @@ class Dataset:
             chosen.append(indices[torch.randperm(len(indices), generator=generator)[:ipc].to(indices.device)])
         index = torch.cat(chosen)
         return self.train_pictures.batch(index), self.train_labels[index]
-
-
-def from_tensors(
-    train_images: Any,
-    train_labels: Any,
-    test_images: Any,
-    test_labels: Any,
-    *,
-    name: str = "tensors",
-    class_names: Sequence[str] | None = None,
-    zca: bool = False,
-    as_bytes: bool = False,
-) -> Dataset:
-    """A data set from arrays of your own, normalised per channel or ZCA-whitened.
-
-    Args:
-        train_images, test_images: [n, C, H, W], uint8 0 … 255 or floating point in [0, 1]; tensors or NumPy
-            arrays.
-        train_labels, test_labels: [n] whole numbers from 0.
-        class_names: one per class; without them the classes are called "0", "1", and so on.
-        zca: whiten (see Zca) instead of normalising (see Normalise); both are fitted on the training images.
-        as_bytes: keep uint8 images as they are, uncopied, and preprocess each batch when it is made.
-
-    Raises:
-        InputError: a shape or type is wrong, a pixel is not finite or out of range, a label is out of range,
-            a class has no training image, or floating-point images are to be kept as bytes.
-    """
-    names = None if class_names is None else tuple(class_names)
-    raw = raw_from(name, names, train_images, train_labels, test_images, test_labels)
-    return prepare(raw, zca=zca, as_bytes=as_bytes)
 
 
 def prepare(

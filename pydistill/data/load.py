@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,12 +10,12 @@ import torch
 from pydistill._util.devices import usable_device
 from pydistill.data.cache import cache_folder
 from pydistill.data.dataset import Dataset, prepare
-from pydistill.data.digits import read_digits
 from pydistill.data.folders import FolderLayout, read_folder
 from pydistill.data.imagenet import SUBSETS
 from pydistill.data.npz import read_npz
 from pydistill.data.raw import RawData
 from pydistill.data.settings import PIXELS, STATISTICS, DataSettings
+from pydistill.data.sklearn_digits import read_digits
 from pydistill.data.statistics import published_normalisation
 from pydistill.data.vision import SOURCES, read_vision
 from pydistill.errors import InputError
@@ -51,7 +52,8 @@ def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
     as_bytes = settings.pixels == "bytes"
     if settings.pixels == "auto":  # whitening every batch costs far more time than storing floats costs memory
         as_bytes = device.type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
-    return prepare(raw, zca=settings.zca, normalise=normalise, cache=cache, as_bytes=as_bytes).to(device)
+    prepared = prepare(raw, zca=settings.zca, normalise=normalise, cache=cache, as_bytes=as_bytes)
+    return replace(prepared.to(device), settings=settings)
 
 
 def read(settings: DataSettings, cache: Path) -> RawData:

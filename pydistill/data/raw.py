@@ -76,7 +76,7 @@ def raw_from(
     test_labels: Any,
 ) -> RawData:
     """RawData from anything torch.as_tensor takes; integer labels of any width, floating-point images of any
-    precision.
+    precision, as `channels_first` takes them.
 
     Without class names, the classes are numbered 0 … (largest training label).
 
@@ -98,8 +98,8 @@ def raw_from(
         if key.endswith("labels"):
             whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
             tensor = tensor.to("cpu", torch.int64) if whole else tensor
-        elif tensor.is_floating_point():
-            tensor = tensor.to("cpu", torch.float32)
+        else:
+            tensor = channels_first(tensor.to("cpu", torch.float32) if tensor.is_floating_point() else tensor)
         tensors[key] = tensor.cpu().contiguous()
     if class_names is None:
         labels = tensors["train_labels"]
@@ -111,6 +111,15 @@ def raw_from(
             )
         class_names = tuple(str(label) for label in range(max(classes, 1)))
     return RawData(name, class_names, **tensors)
+
+
+def channels_first(images: Tensor) -> Tensor:
+    """Images [n, H, W], [n, H, W, C] or [n, C, H, W] as [n, C, H, W]; the second is recognised by C ≤ 4 < H, W."""
+    if images.ndim == 3:
+        return images.unsqueeze(1)
+    if images.ndim == 4 and images.shape[3] <= 4 < min(images.shape[1:3]):
+        return images.permute(0, 3, 1, 2)
+    return images
 
 
 def digest_of(*tensors: Tensor) -> str:

@@ -71,7 +71,7 @@ class Distiller:
         teachers: Iterable[nn.Module] = (),
     ) -> None:
         check_instance("settings", settings, DistillSettings, "DistillSettings")
-        check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_tensors makes one of arrays")
+        check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_arrays makes one of arrays")
         check_instance("store", store, TrajectoryStore, "a TrajectoryStore; TrajectoryStore.open(path) opens one")
         check_instance("student", student, nn.Module, "a torch.nn.Module")
         settings.check()

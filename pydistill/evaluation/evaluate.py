@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from pydistill._util.checks import check_fields, check_whole
 from pydistill._util.devices import usable_device
+from pydistill._util.format import accuracy_of
+from pydistill._util.format import networks as networks_text
+from pydistill._util.progress import Bar
 from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
 from pydistill.engine.cuda_graph import is_plain
@@ -96,6 +99,10 @@ class Evaluation:
     accuracies: tuple[float, ...]
     seconds: float
     diverged: int = 0
+
+    def __repr__(self) -> str:
+        count = len(self.accuracies)
+        return f"Evaluation({self.model}: {accuracy_of(self.mean, self.std, count)} on {networks_text(count)})"
 
     @property
     def mean(self) -> float:
@@ -334,13 +341,14 @@ def evaluate_networks(
     networks: Sequence[Network],
     settings: EvaluationSettings,
     *,
+    progress: bool = False,
     on_network: Callable[[str, int, float], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
-    on_epoch: Callable[[], None] | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for each network in turn; every one is checked before the first is trained.
 
     Args:
+        progress: show a bar over the epochs of all networks.
         on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
         on_evaluation: called with the evaluation of each kind of network when it is whole.
 
@@ -349,17 +357,24 @@ def evaluate_networks(
     """
     for network in networks:
         architecture_of(network, *dataset.sizes, device=dataset.device)
-    rows = []
-    for network in networks:
-        name = name_of(network)
+    rows: list[Evaluation] = []
+    repeats, epochs = settings.repeats, settings.training.epochs
+    with Bar("networks' epochs", len(networks) * repeats * epochs, quiet=not progress) as bar:
+        for network in networks:
+            name = name_of(network)
 
-        def report(repeat: int, value: float, name: str = name) -> None:
-            if on_network is not None:
-                on_network(name, repeat, value)
+            def report(repeat: int, value: float, name: str = name, before: int = len(rows) * repeats) -> None:
+                skipped = max(0, (before + repeat + 1) * epochs - bar.done)  # of one that diverged
+                bar.step(skipped, network=f"{name} {repeat + 1}/{repeats}", test=f"{100 * value:.1f}%")
+                if on_network is not None:
+                    on_network(name, repeat, value)
 
-        rows.append(evaluate(images, labels, lr, dataset, network, settings, on_network=report, on_epoch=on_epoch))
-        if on_evaluation is not None:
-            on_evaluation(rows[-1])
+            row = evaluate(
+                images, labels, lr, dataset, network, settings, on_network=report, on_epoch=lambda: bar.step()
+            )
+            rows.append(row)
+            if on_evaluation is not None:
+                on_evaluation(row)
     return rows
 
 

@@ -62,6 +62,10 @@ class Match:
     distances: Tensor
     backend: str
 
+    def __repr__(self) -> str:
+        loss, steps = float(self.loss.detach()), len(self.distances) - 1
+        return f"Match(loss={loss:.6g}, step={self.step} of {steps}, backend={self.backend!r})"
+
 
 def check_problem(
     model: nn.Module,

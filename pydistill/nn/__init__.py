@@ -6,7 +6,16 @@ from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
 from pydistill.nn.flat import ParameterLayout, flatten, layout_of, unflatten
 from pydistill.nn.mlp import MLP
-from pydistill.nn.registry import ModelSettings, Network, architecture_of, build, name_of, options_of, parse
+from pydistill.nn.registry import (
+    ModelSettings,
+    Network,
+    architecture_of,
+    build,
+    name_of,
+    options_of,
+    parse,
+    settings_of,
+)
 from pydistill.nn.resnet import ResNet18
 from pydistill.nn.vgg import VGG11
 
@@ -26,5 +35,6 @@ __all__ = [
     "name_of",
     "options_of",
     "parse",
+    "settings_of",
     "unflatten",
 ]

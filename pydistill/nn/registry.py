@@ -189,6 +189,24 @@ def architecture_of(
     return f"{settings.name}({options})"
 
 
+def settings_of(architecture: str) -> ModelSettings:
+    """The settings of the network whose line `architecture_of` gives; defaults are left out.
+
+    Raises:
+        InputError: it is no such line, or that of a network of the user's own.
+    """
+    line = re.fullmatch(r"(\w+)\((.*)\)", architecture)
+    if line is None or line[1] not in NETWORKS:
+        raise InputError(f"{architecture} is not a network of pydistill's; pass model")
+    defaults = inspect.signature(NETWORKS[line[1]]).parameters
+    options: dict[str, Any] = {}
+    for name, value in (option.split("=", 1) for option in line[2].split(", ")):
+        if name not in defaults or value != str(defaults[name].default):
+            options[name] = int(value) if value.isdigit() else value
+    _check_options(line[1], options)
+    return ModelSettings(line[1], **options)
+
+
 def check_named(settings: Network) -> None:
     """Refuse what can be refused of a network before the images are known.
 

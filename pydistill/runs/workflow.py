@@ -26,6 +26,7 @@ from pydistill.artefact.figures import (
 from pydistill.data import Dataset
 from pydistill.errors import FormatError, InputError, MissingDependencyError
 from pydistill.evaluation.evaluate import accuracy_record
+from pydistill.nn import Network
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import CallbackList, ProgressBar
 from pydistill.runs.evaluation import RunCallback
@@ -42,15 +43,21 @@ from pydistill.trajectories import TrajectoryStore
 _log = logging.getLogger("pydistill")
 
 
-def train_and_store(dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool) -> TrajectoryStore:
-    """Train the recipe's experts into `out`, with a bar over all their epochs."""
+def train_and_store(
+    dataset: Dataset, recipe: Recipe, out: Path, *, quiet: bool, network: Network | None = None
+) -> TrajectoryStore:
+    """Train the recipe's experts into `out`, with a bar over all their epochs.
+
+    Args:
+        network: a factory instead of the recipe's model, as in `run_distillation`.
+    """
     settings = recipe.expert
     with Bar("experts' epochs", settings.count * settings.training.epochs, quiet=quiet) as bar:
 
         def on_progress(expert: int, epoch: int, loss: float, train: float, test: float) -> None:
             bar.step(expert=f"{expert + 1}/{settings.count}", loss=f"{loss:.3f}", test=f"{100 * test:.1f}%")
 
-        return train_experts(dataset, recipe.model, settings, out, on_progress=on_progress)
+        return train_experts(dataset, network or recipe.model, settings, out, on_progress=on_progress)
 
 
 def distill_and_report(
@@ -63,6 +70,7 @@ def distill_and_report(
     quiet: bool,
     log: LogSettings | None = None,
     observers: Sequence[RunCallback] = (),
+    network: Network | None = None,
 ) -> RunResult:
     """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder.
 
@@ -70,6 +78,7 @@ def distill_and_report(
 
     Args:
         observers: who else looks on.
+        network: a factory instead of the recipe's model, as in `run_distillation`.
 
     Raises:
         PydistillError: as `run_distillation`.
@@ -84,7 +93,7 @@ def distill_and_report(
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
         try:
             observer = CallbackList(ProgressBar(bar), logs, *observers)
-            result = run_distillation(recipe, dataset, store, out, resume=resume, observer=observer)
+            result = run_distillation(recipe, dataset, store, out, network=network, resume=resume, observer=observer)
         except RunDivergedError as error:
             with _only_told(SUMMARY_NAME):
                 _write_summary(out / SUMMARY_NAME, run_summary(recipe, error.result), resume=resume)

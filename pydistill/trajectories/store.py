@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pydistill._util.files import sha256_of
+from pydistill._util.format import counted
 from pydistill._util.layout import holds_experts, refuse_run
 from pydistill._util.locking import only_writer
 from pydistill._util.tensor_file import UnreadableError, tensor_sha256, write_tensors
@@ -103,6 +104,13 @@ class TrajectoryStore:
                 refuse_lost_index(folder)
                 write_index(folder, index)
         return cls(folder, index)
+
+    def __repr__(self) -> str:
+        record = self.record
+        return (
+            f"TrajectoryStore({self.path}: {counted(len(self), f'{self.kind} expert')} of "
+            f"{counted(record.epochs, 'epoch')}, {record.architecture}, {record.dataset})"
+        )
 
     @property
     def path(self) -> Path:

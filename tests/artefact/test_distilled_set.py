@@ -90,7 +90,7 @@ def test_train_gives_the_networks_that_the_evaluation_tested(
     monkeypatch.setattr(
         evaluate_module, "accuracy", lambda model, *rest: tested.append(flatten(model)) or accuracy(model, *rest)
     )
-    (row,) = distilled.evaluate(dataset=DATA)
+    (row,) = distilled.evaluate(data=DATA)
     assert row.accuracies == finished.accuracy_final.accuracies
     for repeat, parameters in enumerate(tested):
         network = distilled.viewable().train(repeat=repeat)
@@ -116,12 +116,10 @@ def test_train_a_network_by_name_by_factory_and_as_it_is(distilled: DistilledSet
 
 
 def test_evaluate_other_networks(distilled: DistilledSet) -> None:
-    heard: list[str] = []
-    rows = distilled.evaluate(
-        ["convnet1-w4", "mlp-w8"], 3, DATA, epochs=1, on_network=lambda name, repeat, value: heard.append(name)
-    )
+    heard: list[Evaluation] = []
+    rows = distilled.evaluate(["convnet1-w4", "mlp-w8"], 3, DATA, epochs=1, on_evaluation=heard.append)
     assert [(row.model, len(row.accuracies)) for row in rows] == [("convnet1-w4", 3), ("mlp-w8", 3)]
-    assert heard == ["convnet1-w4"] * 3 + ["mlp-w8"] * 3
+    assert heard == rows
     assert [row.model for row in distilled.evaluate("mlp-w8", 1, DATA, epochs=1)] == ["mlp-w8"]
 
 
@@ -132,10 +130,10 @@ def test_the_recipe_s_own_networks_are_evaluated(
     named = changed(
         distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["mlp-w8", "mlp-w4"]}}
     )
-    assert [row.model for row in named.evaluate(dataset=DATA, repeats=1, epochs=1)] == ["mlp-w8", "mlp-w4"]
+    assert [row.model for row in named.evaluate(data=DATA, repeats=1, epochs=1)] == ["mlp-w8", "mlp-w4"]
     hostile = changed(distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["os:system"]}})
     with pytest.raises(InputError, match="evaluated with a network of its author's own, os:system"):
-        hostile.evaluate(dataset=DATA)
+        hostile.evaluate(data=DATA)
     hostile.save(tmp_path / "hostile.safetensors")
     assert main(["evaluate", str(tmp_path / "hostile.safetensors")]) == 2
     told = "the set was evaluated with a network of its author's own, os:system; name one with model (--models)"
@@ -147,15 +145,13 @@ def test_images_in_another_space_are_judged_in_the_set_s(distilled: DistilledSet
     other = DATA.with_preprocessing(Normalise(torch.tensor([0.1]), torch.tensor([0.5])))
     assert not torch.allclose(other.test_images, DATA.test_images)
     assert torch.allclose(distilled.judged_by(other).test_images, DATA.test_images, atol=1e-5)
-    (row,) = distilled.evaluate(dataset=other)
+    (row,) = distilled.evaluate(data=other)
     assert row.accuracies == pytest.approx(finished.accuracy_final.accuracies, abs=0.05)
 
 
 def test_other_data_are_refused(distilled: DistilledSet) -> None:
-    with pytest.raises(
-        MismatchError, match=r"distilled from blobs with digest .*, and blobs here has .*; give the place"
-    ):
-        distilled.evaluate(dataset=blobs(seed=1))
+    with pytest.raises(MismatchError, match=r"distilled from blobs with digest .*, and blobs here has"):
+        distilled.evaluate(data=blobs(seed=1))
     pytest.importorskip("sklearn")
     with pytest.raises(MismatchError, match="distilled from blobs with digest"):
         distilled.evaluate()  # the recipe names the digits, which this set is not made of
@@ -190,7 +186,7 @@ def test_a_file_never_decides_what_code_runs(distilled: DistilledSet) -> None:
     """A student named by an import path, or known as somebody's own class, must be given."""
     named = recipe().as_dict() | {"model": {"name": "os:system"}}
     for hostile in (changed(distilled, recipe=named), changed(distilled, architecture="os:system")):
-        for use in (hostile.train, lambda hostile=hostile: hostile.evaluate(dataset=DATA)):
+        for use in (hostile.train, lambda hostile=hostile: hostile.evaluate(data=DATA)):
             with pytest.raises(InputError, match=r"a network of its author's own, os:system; name one with model"):
                 use()
         assert hostile.train("mlp-w8", epochs=1)
@@ -207,7 +203,7 @@ def test_a_run_with_a_network_of_one_s_own(tmp_path: Path) -> None:
     distilled = pydistill.load(tmp_path / "run")
     with pytest.raises(InputError, match=r"a network of its author's own, .*own; name one with model"):
         distilled.train()
-    (row,) = distilled.evaluate(own, dataset=DATA)
+    (row,) = distilled.evaluate(own, data=DATA)
     assert row.accuracies == result.accuracy_final.accuracies
 
 
@@ -215,7 +211,7 @@ def test_what_an_incomplete_set_does_not_tell(distilled: DistilledSet) -> None:
     bare = changed(distilled, recipe={})
     with pytest.raises(InputError, match="does not tell its student's network; name one with model"):
         bare.train()
-    with pytest.raises(InputError, match="does not tell the data that it was distilled from; give dataset"):
+    with pytest.raises(InputError, match="data"):
         bare.evaluate("mlp-w8")
     assert bare.evaluate("mlp-w8", 1, DATA, epochs=1)
     unknown = changed(distilled, recipe=recipe().as_dict() | {"colour": "blue"})
@@ -255,7 +251,7 @@ def test_it_works_with_torch_numpy_and_safetensors_alone(finished: RunResult, mo
     monkeypatch.setattr(builtins, "__import__", without)
     distilled = pydistill.load(finished.folder.path)
     assert distilled.train(epochs=1)
-    assert distilled.evaluate(repeats=1, epochs=1, dataset=DATA)
+    assert distilled.evaluate(repeats=1, epochs=1, data=DATA)
     with pytest.raises(MissingDependencyError, match="pictures need matplotlib"):
         distilled.show()
 
@@ -341,10 +337,7 @@ def test_a_run_s_own_sets_are_not_written_over(
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (
-            lambda it: it.evaluate(dataset="cifar10"),
-            r"must be a Dataset, which pydistill\.data\.load reads, not 'cifar10'",
-        ),
+        (lambda it: it.evaluate(data=3), "data must be a Dataset"),
         (lambda it: it.evaluate([]), "models must name at least one network, or be left out for the recipe's own"),
         (lambda it: it.train(device="bla"), "device 'bla' is not to be had"),
         (lambda it: it.train(device="cuda:99"), "device 'cuda:99' is not to be had"),

@@ -19,7 +19,7 @@ from pydistill.artefact.exchange import FORMATS, IMPORTED, export_set, import_se
 from pydistill.artefact.exchange.imagefolder import class_folders
 from pydistill.artefact.file import Artefact
 from pydistill.cli import main
-from pydistill.data import Normalise, Zca, from_tensors
+from pydistill.data import Normalise, Zca, from_arrays
 from pydistill.errors import FormatError, InputError
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import recipe
@@ -29,7 +29,7 @@ def made(dataset: str = "cifar10", *, ipc: int = 2, soft: bool = False, zca: boo
     """A made-up set of three classes, named after a data set whose published statistics are known, or not."""
     generator = torch.Generator().manual_seed(0)
     raw, labels = torch.rand(48, 3, 4, 4, generator=generator), torch.arange(48) % 3
-    data = from_tensors(raw, labels, raw, labels, zca=zca)
+    data = from_arrays(raw, labels, raw, labels, zca=zca)
     images, classes = data.sample_per_class(ipc, generator)
     rows = torch.rand(len(images), 3, generator=generator).softmax(1)
     provenance = {

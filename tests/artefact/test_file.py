@@ -22,7 +22,7 @@ from pydistill._util.files import WriteError
 from pydistill._util.tensor_file import write_tensors
 from pydistill.artefact.exchange.tensors import probabilities
 from pydistill.artefact.file import KEY, Artefact
-from pydistill.data import from_tensors
+from pydistill.data import from_arrays
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.recipes.recipe import Recipe
@@ -36,7 +36,7 @@ def artefact(zca: bool = False, soft: bool = False, channels: int = 2) -> Artefa
     generator = torch.Generator().manual_seed(0)
     raw = torch.rand(24, channels, 4, 4, generator=generator)
     labels = torch.arange(24) % 3
-    data = from_tensors(raw, labels, raw, labels, zca=zca)
+    data = from_arrays(raw, labels, raw, labels, zca=zca)
     images, classes = data.sample_per_class(2, generator)
     return Artefact(
         images=images,

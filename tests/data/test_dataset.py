@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pydistill.data import Dataset, DataSettings, Normalise, Zca, from_tensors, load
+from pydistill.data import Dataset, DataSettings, Normalise, Zca, from_arrays, load
 from pydistill.errors import InputError
 
 
@@ -36,9 +36,9 @@ def test_digits_are_split_once_and_for_all() -> None:
     assert abs(float(data.train_images.std()) - 1) < 1e-3
 
 
-def test_from_tensors_normalises_with_the_training_statistics() -> None:
+def test_from_arrays_normalises_with_the_training_statistics() -> None:
     arrays = raw()
-    data = from_tensors(**arrays, class_names=["a", "b", "c"])
+    data = from_arrays(**arrays, class_names=["a", "b", "c"])
     assert isinstance(data.preprocessing, Normalise)
     assert data.class_names == ("a", "b", "c")
     unit = arrays["test_images"].float() / 255
@@ -48,29 +48,29 @@ def test_from_tensors_normalises_with_the_training_statistics() -> None:
 
 def test_bytes_floats_and_numpy_give_the_same_images() -> None:
     arrays = raw()
-    reference = from_tensors(**arrays)
+    reference = from_arrays(**arrays)
     floats = {
         name: value.double() / 255 if name.endswith("images") else value.to(torch.int32)
         for name, value in arrays.items()
     }
-    assert torch.allclose(from_tensors(**floats).train_images, reference.train_images, atol=1e-5)
+    assert torch.allclose(from_arrays(**floats).train_images, reference.train_images, atol=1e-5)
     as_numpy = {name: value.numpy() for name, value in arrays.items()}
-    assert torch.equal(from_tensors(**as_numpy).train_images, reference.train_images)
-    assert from_tensors(**as_numpy).digest == reference.digest
-    assert from_tensors(**as_numpy).class_names == ("0", "1", "2")
+    assert torch.equal(from_arrays(**as_numpy).train_images, reference.train_images)
+    assert from_arrays(**as_numpy).digest == reference.digest
+    assert from_arrays(**as_numpy).class_names == ("0", "1", "2")
 
 
 def test_the_data_given_are_not_changed() -> None:
     arrays = raw()
     arrays = {name: value.float() / 255 if name.endswith("images") else value for name, value in arrays.items()}
     before = {name: value.clone() for name, value in arrays.items()}
-    from_tensors(**arrays)
-    from_tensors(**arrays, zca=True)
+    from_arrays(**arrays)
+    from_arrays(**arrays, zca=True)
     assert all(torch.equal(arrays[name], before[name]) for name in arrays)
 
 
 def test_zca_is_fitted_on_the_training_images() -> None:
-    data = from_tensors(**raw(train=30), zca=True)
+    data = from_arrays(**raw(train=30), zca=True)
     assert isinstance(data.preprocessing, Zca)
     assert data.preprocessing.eps == 0.1
     torch.testing.assert_close(
@@ -81,15 +81,15 @@ def test_zca_is_fitted_on_the_training_images() -> None:
 @pytest.mark.parametrize("changed", ["train_images", "train_labels", "test_images", "test_labels"])
 def test_the_digest_covers_every_array(changed: str) -> None:
     arrays = raw()
-    before = from_tensors(**arrays).digest
+    before = from_arrays(**arrays).digest
     value = arrays[changed].clone()
     value[0] = (value[0] + 1) % 3
-    assert from_tensors(**{**arrays, changed: value}).digest != before
+    assert from_arrays(**{**arrays, changed: value}).digest != before
     assert len(before) == 64
 
 
 def test_sampling_per_class_is_class_major_without_repetition() -> None:
-    data = from_tensors(**raw())
+    data = from_arrays(**raw())
     images, labels = data.sample_per_class(4, torch.Generator().manual_seed(0))
     assert labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     for label in range(3):
@@ -107,14 +107,14 @@ def test_sampling_per_class_is_class_major_without_repetition() -> None:
 
 
 def test_one_image_per_class_is_enough() -> None:
-    data = from_tensors(**raw(train=3, test=1))
+    data = from_arrays(**raw(train=3, test=1))
     images, labels = data.sample_per_class(1, torch.Generator().manual_seed(0))
     assert torch.equal(images, data.train_images)
     assert labels.tolist() == [0, 1, 2]
 
 
 def test_asking_for_more_than_there_is() -> None:
-    data = from_tensors(**raw(), name="mine", class_names=["a", "b", "c"])
+    data = from_arrays(**raw(), name="mine", class_names=["a", "b", "c"])
     source = torch.Generator()
     with pytest.raises(InputError, match=r"ipc=5 is above the 4 training images of class 0 \('a'\) of mine"):
         data.sample_per_class(5, source)
@@ -125,7 +125,7 @@ def test_asking_for_more_than_there_is() -> None:
 
 
 def test_to_moves_everything() -> None:
-    data = from_tensors(**raw(), zca=True).to("meta")
+    data = from_arrays(**raw(), zca=True).to("meta")
     assert {data.train_images.device.type, data.test_labels.device.type} == {"meta"}
     assert isinstance(data, Dataset)
     assert data.preprocessing.state()[1]["matrix"].device.type == "meta"
@@ -162,7 +162,7 @@ def broken(**changes: object) -> dict[str, object]:
         ),
         (broken(test_images=torch.zeros(4, 3, 4, 5)), "must have the same type"),
         (
-            broken(train_images=torch.zeros(12, 4, 5, dtype=torch.uint8)),
+            broken(train_images=torch.zeros(12, 60, dtype=torch.uint8)),
             r"train_images must be uint8 or floating point \[n, C, H, W\]",
         ),
         (broken(train_images=torch.zeros(12, 3, 4, 5, dtype=torch.int32)), "not torch.int32"),
@@ -173,7 +173,7 @@ def broken(**changes: object) -> dict[str, object]:
 )
 def test_unsound_arrays_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        from_tensors(**arguments)  # type: ignore[arg-type]
+        from_arrays(**arguments)  # type: ignore[arg-type]
 
 
 def test_the_first_image_that_is_not_finite_is_named() -> None:
@@ -181,4 +181,4 @@ def test_the_first_image_that_is_not_finite_is_named() -> None:
     images[7, 1, 2, 3] = torch.inf
     arguments = broken(train_images=images, test_images=torch.rand(4, 3, 4, 5))
     with pytest.raises(InputError, match=r"first in image 7"):
-        from_tensors(**arguments)  # type: ignore[arg-type]
+        from_arrays(**arguments)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from pydistill.data import Dataset, DataSettings, from_tensors, load
+from pydistill.data import Dataset, DataSettings, from_arrays, load
 from pydistill.errors import FormatError, InputError, MissingDependencyError
 
 
@@ -199,7 +199,7 @@ def test_arrays_in_an_npz_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "plain.npz", **arrays)
     np.savez_compressed(tmp_path / "named.npz", **arrays, class_names=np.array(["x", "y", "z"]))
     plain, named = (read(tmp_path, "tensors", tmp_path / f"{name}.npz") for name in ("plain", "named"))
-    reference = from_tensors(**arrays)
+    reference = from_arrays(**arrays)
     assert plain.digest == named.digest == reference.digest
     assert torch.equal(plain.test_images, reference.test_images)
     assert plain.class_names == ("0", "1", "2")

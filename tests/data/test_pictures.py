@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pydistill.data import Dataset, DataSettings, Normalise, Pictures, from_tensors, load
+from pydistill.data import Dataset, DataSettings, Normalise, Pictures, from_arrays, load
 from pydistill.errors import InputError
 from pydistill.evaluation.evaluate import EvaluationSettings, evaluate
 from pydistill.nn import build, flatten, parse
@@ -21,7 +21,7 @@ NORMALISE = Normalise(torch.tensor([0.5]), torch.tensor([0.25]))
 
 def both(zca: bool = False) -> tuple[Dataset, Dataset]:
     """The same raw data kept as bytes and as floats."""
-    return from_tensors(**raw(train=30), zca=zca, as_bytes=True), from_tensors(**raw(train=30), zca=zca)
+    return from_arrays(**raw(train=30), zca=zca, as_bytes=True), from_arrays(**raw(train=30), zca=zca)
 
 
 @pytest.mark.parametrize("zca", [False, True])
@@ -91,7 +91,7 @@ def test_training_testing_and_evaluation_are_the_same(name: str) -> None:
     }
     points, tests, evaluations = [], [], []
     for as_bytes in (True, False):
-        data = from_tensors(**arrays, as_bytes=as_bytes)
+        data = from_arrays(**arrays, as_bytes=as_bytes)
         model = build(parse(name), 3, 3, 8, seed=0)
         settings = TrainingSettings(epochs=3, batch_size=7, lr=0.05)
         generator = torch.Generator().manual_seed(0)
@@ -116,7 +116,7 @@ def test_to_moves_the_bytes_and_their_preprocessing() -> None:
 def test_floats_cannot_be_kept_as_bytes() -> None:
     arrays = {name: value / 255 if name.endswith("images") else value for name, value in raw().items()}
     with pytest.raises(InputError, match=r"came as floating point and cannot be kept as bytes; take data\.pixels=auto"):
-        from_tensors(**arrays, as_bytes=True)
+        from_arrays(**arrays, as_bytes=True)
 
 
 @pytest.mark.parametrize(

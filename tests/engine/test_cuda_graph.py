@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from pydistill.data import DsaSettings, from_tensors
+from pydistill.data import DsaSettings, from_arrays
 from pydistill.engine import cuda_graph as graphs
 from pydistill.engine.cuda_graph import WARM_CALLS, CudaGraphStep, is_plain
 from pydistill.nn import build, flatten, parse
@@ -331,7 +331,7 @@ def test_bytes_are_trained_on_in_captured_steps(monkeypatch: pytest.MonkeyPatch)
     labels = torch.arange(48) % 4
     points = []
     for as_bytes in (True, False):
-        data = from_tensors(images, labels, images, labels, as_bytes=as_bytes).to("cuda")
+        data = from_arrays(images, labels, images, labels, as_bytes=as_bytes).to("cuda")
         model = fresh().cuda()
         settings = TrainingSettings(epochs=30, batch_size=20, lr=0.01, dsa=DsaSettings())
         train(model, data.train_pictures, data.train_labels, settings, generator=torch.Generator().manual_seed(1))

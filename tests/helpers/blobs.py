@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pydistill.data import Dataset, from_tensors
+from pydistill.data import Dataset, from_arrays
 
 
 def blobs(per_class: int = 12, size: int = 8, channels: int = 1, seed: int = 0) -> Dataset:
@@ -20,4 +20,4 @@ def blobs(per_class: int = 12, size: int = 8, channels: int = 1, seed: int = 0) 
             image[:, row * half : (row + 1) * half, column * half : (column + 1) * half] += 0.6
         return noise
 
-    return from_tensors(images(), labels, images(), labels, name="blobs")
+    return from_arrays(images(), labels, images(), labels, name="blobs")

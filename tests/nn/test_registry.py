@@ -10,7 +10,18 @@ import torch
 from torch import nn
 
 from pydistill.errors import InputError
-from pydistill.nn import ConvNet, ModelSettings, ResNet18, architecture_of, build, flatten, name_of, options_of, parse
+from pydistill.nn import (
+    ConvNet,
+    ModelSettings,
+    ResNet18,
+    architecture_of,
+    build,
+    flatten,
+    name_of,
+    options_of,
+    parse,
+    settings_of,
+)
 
 
 def linear(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
@@ -53,6 +64,21 @@ HERE = f"{__name__}:linear"
 )
 def test_short_names(text: str, settings: ModelSettings) -> None:
     assert parse(text) == settings
+
+
+@pytest.mark.parametrize(
+    "text", ["convnet", "convnet2-w8-gn-max", "mlp2-w64-sigmoid", "alexnet", "vgg11-bn", "resnet18"]
+)
+def test_an_architecture_gives_its_settings_back(text: str) -> None:
+    line = architecture_of(parse(text), 3, 10, 32)
+    assert name_of(settings_of(line)) == text
+    assert architecture_of(settings_of(line), 3, 10, 32) == line
+
+
+@pytest.mark.parametrize("line", [HERE, "convnet", "convnot(width=3)", "convnet(colour=3)"])
+def test_other_lines_are_no_architecture(line: str) -> None:
+    with pytest.raises(InputError):
+        settings_of(line)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pydistill.data import Dataset, from_tensors
+from pydistill.data import Dataset, from_arrays
 from pydistill.distillation.distiller import DistillSettings
 from pydistill.errors import InputError
 from pydistill.nn import build, flatten
@@ -119,9 +119,7 @@ def random_data(channels: int, side: int, classes: int) -> Dataset:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (classes, channels, side, side), generator=generator, dtype=torch.uint8)
     labels = torch.arange(classes)
-    return from_tensors(
-        images, labels, images[:10], labels[:10], class_names=[str(number) for number in range(classes)]
-    )
+    return from_arrays(images, labels, images[:10], labels[:10], class_names=[str(number) for number in range(classes)])
 
 
 def walk(recipe: Recipe, dataset: Dataset, folder: Path) -> TrajectoryStore:

@@ -1,0 +1,226 @@
+"""Data sets in one call: those known by name, a folder of images, arrays, and the data sets of other libraries."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pydistill._util.checks import described
+from pydistill.data.dataset import Dataset, prepare
+from pydistill.data.load import load
+from pydistill.data.raw import raw_from
+from pydistill.data.settings import DataSettings, Pixels, Statistics
+from pydistill.errors import InputError
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+
+
+class Constructor(Protocol):
+    """Reads a data set that is known by its name."""
+
+    def __call__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        zca: bool = False,
+        image_size: int | None = None,
+        statistics: Statistics = "measured",
+        download: bool = False,
+        pixels: Pixels = "auto",
+        cache: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Dataset:
+        """Read it; the arguments are those of `DataSettings`."""
+
+
+def _constructor(name: str, about: str) -> Constructor:
+    """The function that reads the data set `name`."""
+
+    def read(
+        path: str | os.PathLike[str] | None = None,
+        *,
+        zca: bool = False,
+        image_size: int | None = None,
+        statistics: Statistics = "measured",
+        download: bool = False,
+        pixels: Pixels = "auto",
+        cache: str | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Dataset:
+        place = None if path is None else os.path.abspath(os.path.expanduser(path))
+        return load(DataSettings(name, place, image_size, zca, statistics, download, pixels, cache), device)
+
+    read.__name__ = read.__qualname__ = name.replace("-", "_")
+    read.__doc__ = f"""{about}.
+
+    Args:
+        path: {_PATHS.get(name, "the folder or archive (tar, zip) that holds it")}.
+        zca: ZCA-whiten instead of normalising each channel.
+        image_size: scale image files to this side in pixels; None keeps their size, or takes the data set's own.
+        statistics: "measured" on the training images, or "published" with the methods' code.
+        download: fetch missing files through torchvision (CIFAR, SVHN and Fashion-MNIST).
+        pixels: "bytes", "floats" or "auto", as in `DataSettings`.
+        cache: folder for decoded images and ZCA matrices; by default $PYDISTILL_CACHE or ~/.cache/pydistill.
+        device: where its tensors are put.
+
+    Raises:
+        InputError: the files are not at `path`, or the images or labels are not usable.
+        FormatError: a file is damaged.
+        MissingDependencyError: an optional package is needed to read the files.
+    """
+    return read
+
+
+_PATHS = {
+    "digits": "must be left out",
+    "folder": "a folder, tar or zip with train/<class>/* and test/<class>/* (or val)",
+    "tensors": "a .npz file with train_images, train_labels, test_images, test_labels and, if wanted, class_names",
+}
+
+digits = _constructor("digits", "Scikit-learn's digits: 1,437 + 360 images 1×8×8, 10 classes")
+cifar10 = _constructor("cifar10", "CIFAR-10: 50,000 + 10,000 images 3×32×32, 10 classes")
+cifar100 = _constructor("cifar100", "CIFAR-100: 50,000 + 10,000 images 3×32×32, 100 classes")
+svhn = _constructor("svhn", "SVHN, house numbers: 73,257 + 26,032 images 3×32×32, 10 classes")
+fashion_mnist = _constructor("fashion-mnist", "Fashion-MNIST: 60,000 + 10,000 images 1×28×28, 10 classes")
+tiny_imagenet = _constructor("tiny-imagenet", "Tiny ImageNet: 100,000 + 10,000 images 3×64×64, 200 classes")
+imagenette = _constructor("imagenette", "Ten easy classes of ImageNet, at 3×128×128")
+imagewoof = _constructor("imagewoof", "Ten dogs of ImageNet, at 3×128×128")
+imagefruit = _constructor("imagefruit", "Ten fruits of ImageNet, at 3×128×128")
+imagemeow = _constructor("imagemeow", "Ten cats of ImageNet, at 3×128×128")
+imagesquawk = _constructor("imagesquawk", "Ten birds of ImageNet, at 3×128×128")
+imageyellow = _constructor("imageyellow", "Ten yellow things of ImageNet, at 3×128×128")
+from_folder = _constructor("folder", "A folder or archive of images, one folder per class")
+from_npz = _constructor("tensors", "The arrays of a .npz file, as `from_arrays` takes them")
+
+
+def from_arrays(
+    train_images: Any,
+    train_labels: Any,
+    test_images: Any,
+    test_labels: Any,
+    *,
+    name: str = "arrays",
+    class_names: Sequence[str] | None = None,
+    zca: bool = False,
+    as_bytes: bool = False,
+) -> Dataset:
+    """A data set from arrays or tensors, each channel normalised, or ZCA-whitened.
+
+    Args:
+        train_images, test_images: [n, C, H, W], [n, H, W, C] with C ≤ 4 < H, W, or [n, H, W]; uint8 in 0 … 255 or
+            floating point in [0, 1].
+        train_labels, test_labels: [n] whole numbers from 0.
+        name: of the data set, for records and reports.
+        class_names: one per class; by default "0", "1", ….
+        zca: whiten (see `Zca`) instead of normalising (see `Normalise`); both are fitted on the training images.
+        as_bytes: store uint8 images as they are, and preprocess each batch when it is made.
+
+    Raises:
+        InputError: an array has another shape or type, a pixel or a label is out of range, a class has no training
+            image, or floating-point images are to be stored as bytes.
+    """
+    names = None if class_names is None else tuple(class_names)
+    raw = raw_from(name, names, train_images, train_labels, test_images, test_labels)
+    return prepare(raw, zca=zca, as_bytes=as_bytes)
+
+
+def from_dataset(
+    train: Any,
+    test: Any,
+    *,
+    columns: tuple[str, str] | None = None,
+    name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    zca: bool = False,
+) -> Dataset:
+    """A data set from those of another library: torchvision, Hugging Face, or any indexable data set of PyTorch.
+
+    Args:
+        train, test: with a length, and items (image, label) or mappings with these two columns. An image is a PIL
+            image, an array or a tensor, all of one size and not yet normalised; a label is a whole number from 0.
+        columns: the names of the image's and the label's column; by default image or img, and label, labels or
+            fine_label.
+        name: of the data set; by default the name of `train`'s class.
+        class_names: one per class; by default those that `train` names, else "0", "1", ….
+        zca: as for `from_arrays`.
+
+    Raises:
+        InputError: an item is not an image with a label, images differ in size, or as `from_arrays`.
+    """
+    arrays = [array for split, items in (("train", train), ("test", test)) for array in _stack(split, items, columns)]
+    names = _class_names(train, columns) if class_names is None else class_names
+    return from_arrays(*arrays, name=name or type(train).__name__, class_names=names, zca=zca)
+
+
+def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """All images [n, …] and labels [n] of one split."""
+    if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")) or len(items) == 0:
+        raise InputError(f"{split} must be a data set with a length above 0 and items by index, not {described(items)}")
+    labels = np.empty(len(items), np.int64)
+    images: NDArray[Any] | None = None
+    for number in range(len(items)):
+        where = f"{split}[{number}]"
+        image, label = _pair(where, items[number], columns)
+        pixels = _pixels(where, image)
+        if isinstance(label, (np.ndarray, torch.Tensor)) and label.ndim == 0:
+            label = label.item()
+        if not isinstance(label, Integral) or isinstance(label, bool):
+            raise InputError(f"the label of {where} must be a whole number from 0, not {described(label)}")
+        if images is None:
+            images = np.empty((len(items), *pixels.shape), pixels.dtype)
+        if pixels.shape != images.shape[1:] or pixels.dtype != images.dtype:
+            raise InputError(
+                f"{where} is an image {pixels.dtype} {list(pixels.shape)} and {split}[0] one {images.dtype} "
+                f"{list(images.shape[1:])}; bring all to one size and mode, for example by a transform"
+            )
+        images[number], labels[number] = pixels, int(label)
+    assert images is not None
+    return images, labels
+
+
+def _pair(where: str, item: Any, columns: tuple[str, str] | None) -> tuple[Any, Any]:
+    """Image and label of one item."""
+    if isinstance(item, Mapping):
+        image, label = columns or (_column(item, IMAGE_COLUMNS), _column(item, LABEL_COLUMNS))
+        if image not in item or label not in item:
+            raise InputError(f"{where} has the columns {', '.join(map(str, item))}; name image and label with columns=")
+        return item[image], item[label]
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise InputError(f"{where} must be a pair (image, label) or a mapping with both, not {described(item)}")
+    return item[0], item[1]
+
+
+def _column(item: Mapping[str, Any], names: Sequence[str]) -> str:
+    return next((name for name in names if name in item), "")
+
+
+def _pixels(where: str, image: Any) -> NDArray[Any]:
+    """An image as an array: a PIL image as uint8 [C, H, W], arrays and tensors in their own shape."""
+    if isinstance(image, torch.Tensor):
+        return image.detach().cpu().numpy()
+    if hasattr(image, "mode") and hasattr(image, "convert"):
+        if image.mode[0] in "IF":
+            raise InputError(f"{where} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
+        if image.mode in ("1", "L"):
+            return np.asarray(image.convert("L"))[None]
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    if isinstance(image, np.ndarray):
+        return image
+    raise InputError(f"the image of {where} must be a PIL image, an array or a tensor, not {described(image)}")
+
+
+def _class_names(train: Any, columns: tuple[str, str] | None) -> Sequence[str] | None:
+    """The class names that a data set gives: torchvision's `classes`, or those in the features of Hugging Face's."""
+    names = getattr(train, "classes", None)
+    features = getattr(train, "features", None)
+    if names is None and isinstance(features, Mapping):
+        label = features.get(columns[1] if columns else _column(features, LABEL_COLUMNS))
+        names = getattr(label, "names", None)
+    return None if names is None else [str(name) for name in names]

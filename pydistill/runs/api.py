@@ -1,0 +1,240 @@
+"""Distillation from Python in three calls: `train_experts`, `distill` and `evaluate`.
+
+Each call takes settings as keywords, by the names of their fields; the settings of a `training` are keywords too:
+
+    train_experts    `ExpertSettings` and its `TrainingSettings`: count, seed, epochs, batch_size, lr, dsa, …
+    distill          `DistillSettings`: method, ipc, iterations, steps, lr_image, …; and evaluation={"repeats": 3, …}
+    evaluate         `EvaluationSettings` and its `TrainingSettings`: repeats, seed, epochs, momentum, …
+
+What no keyword names is as the recipe has it, or the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pydistill._util.checks import check_instance, check_path
+from pydistill._util.format import accuracy_of
+from pydistill._util.layout import BEST_NAME
+from pydistill._util.progress import is_shown
+from pydistill.artefact.distilled_set import DistilledSet
+from pydistill.artefact.file import Artefact
+from pydistill.data import Dataset, DataSettings, Zca
+from pydistill.errors import InputError
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
+from pydistill.nn import ModelSettings, Network, parse, settings_of
+from pydistill.recipes.keywords import recipe_from, with_values
+from pydistill.recipes.recipe import Recipe
+from pydistill.runs.evaluation import RunCallback
+from pydistill.runs.loggers import LogSettings
+from pydistill.runs.report import write_report
+from pydistill.runs.run import RunResult
+from pydistill.runs.workflow import distill_and_report, train_and_store
+from pydistill.training.experts import ExpertSettings, check_disk
+from pydistill.trajectories import TrajectoryStore
+
+__all__ = ["DistillResult", "distill", "evaluate", "train_experts"]
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """What `distill` returns.
+
+    Attributes:
+        set: the distilled set of the last iteration.
+        run: how the run went: all evaluations, iterations, seconds.
+    """
+
+    set: DistilledSet
+    run: RunResult
+
+    def __repr__(self) -> str:
+        final = self.run.accuracy_final
+        accuracy = accuracy_of(final.mean, final.std, len(final.accuracies))
+        return f"DistillResult({self.folder}: test accuracy {accuracy}, {self.set!r})"
+
+    @property
+    def accuracy(self) -> float:
+        """Mean test accuracy of fresh networks trained on the set, in [0, 1]."""
+        return self.run.accuracy_final.mean
+
+    @property
+    def best(self) -> DistilledSet:
+        """The set of the best evaluation of the run, chosen by test accuracy as the papers do."""
+        return DistilledSet(Artefact.load(self.folder / BEST_NAME), data=self.set.data)
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.run.folder.path
+
+    def report(self, path: str | os.PathLike[str] | None = None) -> Path:
+        """Write the run's report, one HTML file, and return its path; by default report.html in the run folder."""
+        return write_report(self.folder, path)
+
+
+def train_experts(
+    data: Dataset,
+    model: str | Network | None = None,
+    *,
+    out: str | os.PathLike[str],
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> TrajectoryStore:
+    """Train experts on the data and store their parameters after every epoch; experts that are in `out` stay.
+
+    Args:
+        data: the training set, from `pydistill.data`.
+        model: a network's name ("convnet3-w64"), its settings, or a factory (in_channels, num_classes, (H, W)) →
+            module; None: the recipe's, which is convnet3 by default.
+        out: folder of the experts.
+        recipe: a `Recipe`, a preset's name, or a recipe's file, of which `expert` and `model` are used.
+        device: where to train; None: where the data are, or on a GPU if they are on the CPU and there is one.
+        progress: show a bar; None: on a terminal and in a notebook.
+        settings: fields of `ExpertSettings` and its training by name: count, seed, epochs, batch_size, lr, ….
+
+    Raises:
+        InputError: a keyword is not a setting, or a value is outside its limits; the network does not fit the data.
+        MismatchError: `out` holds experts of another network, data set or training.
+        WriteError: the disk cannot hold the experts.
+        PydistillError: as `pydistill.training.experts.train_experts`.
+    """
+    data = _on_device(data, device)
+    check_path("out", out)
+    base = recipe_from(recipe)
+    base, network = _with_model(replace(base, expert=with_values(base.expert, settings)), model)
+    check_disk(data, network or base.model, base.expert, out, "make room there, or lower count or epochs")
+    return train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
+
+
+def distill(
+    data: Dataset,
+    experts: TrajectoryStore | str | os.PathLike[str],
+    model: str | Network | None = None,
+    *,
+    out: str | os.PathLike[str],
+    recipe: Recipe | str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    evaluation: EvaluationSettings | Mapping[str, Any] | None = None,
+    callbacks: Sequence[RunCallback] = (),
+    log: LogSettings | None = None,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> DistillResult:
+    """Distil the data into a few images per class, by matching the experts; evaluate them, and write the run folder.
+
+    Args:
+        data: the data set that the experts were trained on.
+        experts: what `train_experts` returned, or the folder of experts.
+        model: the student, as for `train_experts`; None: the experts' network. A factory must be passed again.
+        out: the run folder.
+        recipe: a `Recipe`, a preset's name, or a recipe's file, of which `distill` and `evaluation` are used.
+        resume: continue the run in `out` if there is one.
+        evaluation: how the set is evaluated: settings, or a mapping of fields of `EvaluationSettings` and its training,
+            such as {"repeats": 3, "epochs": 300}.
+        callbacks: called during the run.
+        log: where metrics are logged besides the run folder (TensorBoard, Weights & Biases).
+        device: where to distil, as for `train_experts`.
+        progress: show a bar; None: on a terminal and in a notebook.
+        settings: fields of `DistillSettings` by name: method, ipc, iterations, steps, lr_image, ….
+
+    Raises:
+        InputError: a keyword is not a setting, or a value is outside its limits; `out` holds a run and `resume` is
+            false.
+        MismatchError: the experts do not fit the data, the model or the settings.
+        PydistillError: as `pydistill.runs.run.run_distillation`.
+    """
+    data = _on_device(data, device)
+    check_path("out", out)
+    store = experts if isinstance(experts, TrajectoryStore) else TrajectoryStore.open(experts)
+    base = recipe_from(recipe)
+    if isinstance(evaluation, EvaluationSettings):
+        base = replace(base, evaluation=evaluation)
+    base = replace(
+        base,
+        data=data.settings or DataSettings("tensors", zca=isinstance(data.preprocessing, Zca)),
+        expert=_expert_settings(store, base.expert),
+        distill=with_values(base.distill, settings),
+        evaluation=with_values(base.evaluation, evaluation if isinstance(evaluation, Mapping) else {}),
+    )
+    base, network = _with_model(base, settings_of(store.record.architecture) if model is None else model)
+    run = distill_and_report(
+        data,
+        base,
+        store,
+        Path(out),
+        resume=resume,
+        quiet=not is_shown(progress),
+        log=log,
+        observers=callbacks,
+        network=network,
+    )
+    return DistillResult(DistilledSet(run.final, data=data), run)
+
+
+def evaluate(
+    images: Tensor,
+    labels: Tensor,
+    lr: float,
+    data: Dataset,
+    model: str | Network = "convnet3",
+    *,
+    device: torch.device | str | None = None,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Train fresh networks on any few images, and test them on the real test images: what a baseline is worth.
+
+    A distilled set does it by `DistilledSet.evaluate`, with its own learning rate and protocol.
+
+    Args:
+        images: [n, C, H, W], preprocessed as the data are.
+        labels: [n] class numbers, or [n, K] probabilities.
+        lr: the learning rate at which networks are trained.
+        data: the data set whose test images are used.
+        model: a network's name, its settings, or a factory.
+        device: where to train, as for `train_experts`.
+        progress: show a bar; None: on a terminal and in a notebook.
+        settings: fields of `EvaluationSettings` and its training by name: repeats, seed, epochs, ….
+
+    Raises:
+        InputError: a keyword is not a setting, a value is outside its limits, or images, labels or network do not fit.
+    """
+    data = _on_device(data, device)
+    network = parse(model) if isinstance(model, str) else model
+    protocol = with_values(EvaluationSettings(), settings)
+    return evaluate_networks(images, labels, lr, data, [network], protocol, progress=is_shown(progress))[0]
+
+
+def _on_device(data: Dataset, device: torch.device | str | None) -> Dataset:
+    check_instance("data", data, Dataset, "a Dataset, which the functions of pydistill.data make")
+    if device is None:
+        device = "cuda" if data.device.type == "cpu" and torch.cuda.is_available() else data.device
+    return data.to(device)
+
+
+def _with_model(recipe: Recipe, model: str | Network | None) -> tuple[Recipe, Network | None]:
+    """The recipe with the model, if settings describe it; else the recipe as it is, and the factory."""
+    if isinstance(model, str):
+        model = parse(model)
+    if isinstance(model, ModelSettings):
+        return replace(recipe, model=model), None
+    return recipe, model
+
+
+def _expert_settings(store: TrajectoryStore, otherwise: ExpertSettings) -> ExpertSettings:
+    """How the experts were trained, by their record; `otherwise` if it is that of another program."""
+    try:
+        return with_values(ExpertSettings(count=len(store)), store.record.training)
+    except InputError:
+        return otherwise

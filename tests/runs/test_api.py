@@ -1,0 +1,262 @@
+"""From data to a distilled set in a few lines of Python."""
+
+from __future__ import annotations
+
+import sys
+import types
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import pydistill
+from pydistill.artefact.distilled_set import DistilledSet
+from pydistill.data import Dataset, DataSettings
+from pydistill.errors import InputError, MismatchError
+from pydistill.evaluation.evaluate import EvaluationSettings
+from pydistill.nn import ModelSettings
+from pydistill.recipes.recipe import recipe_from_dict
+from pydistill.runs.api import DistillResult
+from pydistill.runs.evaluation import NoCallback
+from pydistill.runs.run import run_distillation
+from pydistill.training.experts import train_experts
+from pydistill.training.train import TrainingSettings
+from pydistill.trajectories import TrajectoryStore
+from tests.helpers.blobs import blobs
+from tests.helpers.small_runs import EXPERT, MODEL, assert_same_outcome, recipe
+
+DATA = blobs()
+TRAINING = {"count": 2, "epochs": 4, "batch_size": 16, "lr": 0.1}
+DISTILLATION = {"iterations": 3, "steps": 3, "max_start": 2, "lr_image": 1.0, "lr_init": 0.1}
+EVALUATION = {"repeats": 2, "epochs": 4, "batch_size": 16}
+
+
+def linear(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """A network of the user's own."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size[0] * image_size[1], num_classes))
+
+
+def distilled(data: Dataset, experts: Any, out: Path, *model: Any, **more: Any) -> DistillResult:
+    return pydistill.distill(data, experts, *model, out=out, **{**DISTILLATION, "evaluation": EVALUATION, **more})
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    return pydistill.train_experts(DATA, "convnet2-w4", out=tmp_path_factory.mktemp("made") / "experts", **TRAINING)
+
+
+@pytest.fixture(scope="module")
+def result(experts: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory) -> DistillResult:
+    return distilled(DATA, experts, tmp_path_factory.mktemp("made") / "run")
+
+
+def test_keywords_reach_the_settings(experts: TrajectoryStore, result: DistillResult) -> None:
+    record = experts.record
+    assert (len(experts), record.epochs, record.training["lr"]) == (2, 4, 0.1)
+    used = result.set.recipe
+    assert used.model == ModelSettings("convnet", width=4, depth=2)
+    assert (used.distill.iterations, used.distill.lr_image) == (3, 1.0)
+    assert (used.evaluation.repeats, used.evaluation.training.epochs) == (2, 4)
+    assert used.expert.count == 2
+    assert used.expert.training == TrainingSettings(epochs=4, batch_size=16, lr=0.1, dsa=used.expert.training.dsa)
+
+
+def test_it_is_what_the_parts_compute(tmp_path: Path) -> None:
+    """Bit for bit, given one recipe."""
+    work = recipe(iterations=2)
+    parts = train_experts(DATA, MODEL, EXPERT, tmp_path / "parts")
+    run_distillation(work, DATA, parts, tmp_path / "by-parts")
+    whole = pydistill.train_experts(DATA, recipe=work, out=tmp_path / "experts")
+    assert whole.digest == parts.digest
+    made = pydistill.distill(DATA, tmp_path / "experts", recipe=work, out=tmp_path / "run")
+    assert_same_outcome(tmp_path / "by-parts", tmp_path / "run")
+    assert made.set.recipe.expert == work.expert
+
+
+def test_the_set_is_the_one_that_load_reads(result: DistillResult) -> None:
+    loaded = pydistill.load(result.folder)
+    assert type(result.set) is type(loaded) is DistilledSet
+    assert torch.equal(loaded.images, result.set.images)
+    assert repr(loaded) == repr(result.set)
+    best = pydistill.load(result.folder, which="best")
+    assert torch.equal(best.images, result.best.images)
+
+
+def test_a_set_just_made_remembers_its_data(result: DistillResult) -> None:
+    (row,) = result.set.evaluate()
+    assert row.mean == result.accuracy
+    assert row.accuracies == result.set.viewable().evaluate()[0].accuracies
+    assert result.best.evaluate(repeats=1, epochs=1)
+    rows = result.set.evaluate(["mlp-w8", linear], repeats=1, epochs=1)
+    assert [row.model for row in rows] == ["mlp-w8", f"{__name__}:linear"]
+
+
+def test_data_in_memory_are_not_taken_for_others(result: DistillResult) -> None:
+    """A loaded set of data that lie nowhere asks for them, and takes them from a file too."""
+    loaded = pydistill.load(result.folder)
+    with pytest.raises(InputError, match="data in memory"):
+        loaded.evaluate()
+    assert loaded.evaluate(data=DATA)[0].mean == result.accuracy
+
+
+def test_data_read_by_name_are_found_again(tmp_path: Path) -> None:
+    data = pydistill.data.digits()
+    made = pydistill.train_experts(data, "mlp2-w8", out=tmp_path / "experts", **TRAINING)
+    run = distilled(data, made, tmp_path / "run", iterations=1)
+    assert run.set.recipe.data == DataSettings("digits")
+    assert pydistill.load(tmp_path / "run").evaluate()[0].mean == run.accuracy
+
+
+def test_a_run_is_continued_only_if_asked(experts: TrajectoryStore, tmp_path: Path) -> None:
+    distilled(DATA, experts, tmp_path / "run", iterations=2)
+    with pytest.raises(InputError):
+        distilled(DATA, experts, tmp_path / "run", iterations=3)
+    continued = distilled(DATA, experts, tmp_path / "run", iterations=3, resume=True)
+    distilled(DATA, experts, tmp_path / "whole", iterations=3)
+    assert continued.run.iterations == 3
+    assert torch.equal(continued.set.images, pydistill.load(tmp_path / "whole").images)
+
+
+def test_a_network_of_the_user_s_own(tmp_path: Path) -> None:
+    own = pydistill.train_experts(DATA, linear, out=tmp_path / "experts", **TRAINING)
+    with pytest.raises(InputError, match="model"):
+        distilled(DATA, own, tmp_path / "run")
+    run = distilled(DATA, own, tmp_path / "run", linear)
+    assert run.set.evaluate(linear)[0].mean == run.accuracy
+
+
+def test_another_network_than_the_experts_is_refused(experts: TrajectoryStore, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError):
+        distilled(DATA, experts, tmp_path / "run", "mlp")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda data, experts, out: pydistill.train_experts(data, out=out, epoch=3),
+        lambda data, experts, out: pydistill.train_experts(data, out=out, steps=3),
+        lambda data, experts, out: pydistill.train_experts("digits", out=out),
+        lambda data, experts, out: pydistill.distill(data, experts, out=out, epochs=3),
+        lambda data, experts, out: pydistill.distill(data, experts, out=out, evaluation={"repeat": 3}),
+        lambda data, experts, out: pydistill.distill(data, experts, out=out, method="abc"),
+        lambda data, experts, out: pydistill.distill(data, out / "none", out=out),
+        lambda data, experts, out: pydistill.distill(data, experts, "convnot", out=out),
+        lambda data, experts, out: pydistill.distill(data, experts, out=""),
+        lambda data, experts, out: pydistill.evaluate(data.test_images, data.test_labels, 0.1, data, steps=3),
+    ],
+)
+def test_wrong_calls_are_refused_before_anything_is_written(
+    call: Any, experts: TrajectoryStore, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError):
+        call(DATA, experts, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_callbacks_and_an_evaluation_as_settings(experts: TrajectoryStore, tmp_path: Path) -> None:
+    class Counting(NoCallback):
+        iterations = 0
+
+        def on_iteration(self, report: Any) -> None:
+            self.iterations += 1
+
+    counting = Counting()
+    protocol = EvaluationSettings(repeats=1, training=TrainingSettings(epochs=2))
+    run = distilled(DATA, experts, tmp_path / "run", callbacks=[counting], evaluation=protocol)
+    assert counting.iterations == 3
+    assert run.set.recipe.evaluation == protocol
+
+
+def test_the_report_and_the_result_in_one_line(result: DistillResult, tmp_path: Path) -> None:
+    assert result.report() == result.folder / "report.html"
+    assert result.report(tmp_path / "mine.html").read_text().startswith("<!")
+    line = repr(result)
+    assert line.startswith(f"DistillResult({result.folder}: test accuracy ")
+    assert "\n" not in line
+
+
+def test_experts_and_matches_in_one_line(experts: TrajectoryStore) -> None:
+    assert repr(experts) == (
+        f"TrajectoryStore({experts.path}: 2 recorded experts of 4 epochs, {experts.record.architecture}, blobs)"
+    )
+    model = pydistill.nn.build(ModelSettings("mlp", width=4), 1, 4, 8, seed=0)
+    start = pydistill.nn.flatten(model).detach()
+    batches = [(DATA.train_images[:4], DATA.train_labels[:4])] * 3
+    found = pydistill.match(model, start, start + 0.1, batches, 0.1)
+    assert repr(found) == f"Match(loss={found.loss:.6g}, step=3 of 3, backend={found.backend!r})"
+
+
+def test_what_random_real_images_are_worth() -> None:
+    images, labels = DATA.sample_per_class(2, torch.Generator().manual_seed(0))
+    row = pydistill.evaluate(images, labels, 0.05, DATA, "mlp-w8", repeats=2, epochs=3)
+    assert (row.model, len(row.accuracies)) == ("mlp-w8", 2)
+    assert repr(row).startswith("Evaluation(mlp-w8: ")
+
+
+def test_progress_is_shown_if_asked(
+    experts: TrajectoryStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pydistill._util.progress.LINE_EVERY_SECONDS", 0.0)
+    for progress in (None, False):  # standard error is no terminal here
+        pydistill.train_experts(DATA, "mlp-w4", out=tmp_path / f"{progress}", progress=progress, **TRAINING)
+        assert capsys.readouterr().err == ""
+    pydistill.train_experts(DATA, "mlp-w4", out=tmp_path / "shown", progress=True, **TRAINING)
+    run = distilled(DATA, experts, tmp_path / "run", progress=True)
+    run.set.evaluate("mlp-w4", 1, epochs=1, progress=True)
+    told = capsys.readouterr().err
+    assert all(title in told for title in ("experts' epochs 8/8", "distilling 3/3", "networks' epochs 1/1"))
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A stand-in for IPython as a notebook's kernel imports it; the list receives what is displayed."""
+    displayed: list[Any] = []
+    module, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    vars(module).update(get_ipython=lambda: types.SimpleNamespace(kernel=object()), display=display)
+    vars(display).update(Image=lambda content: content, display=displayed.append)
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    return displayed
+
+
+def test_in_a_notebook_pictures_are_displayed(
+    result: DistillResult, notebook: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    bars: list[str] = []
+
+    class Bar:
+        def __init__(self, *, desc: str, **more: Any) -> None:
+            bars.append(desc)
+
+        def set_postfix(self, values: Any, refresh: bool) -> None: ...
+        def update(self, count: int) -> None: ...
+        def close(self) -> None: ...
+
+    pytest.importorskip("tqdm")
+    auto = types.ModuleType("tqdm.auto")
+    vars(auto).update(tqdm=Bar)
+    monkeypatch.setitem(sys.modules, "tqdm.auto", auto)
+    assert result.set.show() is None
+    assert [content[:4] for content in notebook] == [b"\x89PNG"]
+    result.set.evaluate("mlp-w4", 1, epochs=1)
+    assert bars == ["networks' epochs"]
+
+
+def test_a_set_as_html(result: DistillResult) -> None:
+    shown = result.set._repr_html_()
+    assert shown.startswith('<div><img src="data:image/png;base64,')
+    assert f"test accuracy {100 * result.accuracy:.1f} %" in shown
+    unknown = replace(result.set.artefact, provenance={**result.set.provenance, "accuracy": "high"})
+    assert "accuracy" not in DistilledSet(unknown)._repr_html_()
+
+
+def test_the_run_s_recipe_makes_the_run_again(result: DistillResult, tmp_path: Path) -> None:
+    used = recipe_from_dict(result.set.provenance["recipe"], "the run")
+    pydistill.train_experts(DATA, recipe=used, out=tmp_path / "experts")
+    pydistill.distill(DATA, tmp_path / "experts", recipe=used, out=tmp_path / "run")
+    assert_same_outcome(result.folder, tmp_path / "run")
