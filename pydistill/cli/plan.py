@@ -7,7 +7,7 @@ from typing import Any
 from pydistill.cli import status
 from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_json, add_recipe, device_of, print_json, recipe_of
 
-ABOUT = "Tell what a recipe costs here: time, disk and memory."
+ABOUT = "Estimate what a recipe costs on this machine: time, disk and memory."
 USAGE = f"{RECIPE_USAGE} [--experts EXPERTS] [--json]"
 EXAMPLES = """
   pydistill plan --preset demo/digits-att
@@ -17,7 +17,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The recipe, the experts if there are some, the device."""
+    """Add the recipe, the experts and the device."""
     add_recipe(parser)
     parser.add_argument(
         "--experts", type=str | None, default=None, help="folder of the experts, if there are any; else made up"
@@ -27,15 +27,15 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Measure, and print the plan."""
+    """Measure and print the plan."""
     from pydistill.runs.plan import plan, table
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
     experts = None if values.experts is None else TrajectoryStore.open(values.experts)
-    found = plan(recipe, experts=experts, device=device_of(values.device))
+    cost = plan(recipe, experts=experts, device=device_of(values.device))
     if values.json:  # seconds and bytes
-        print_json(found.as_dict())
+        print_json(cost.as_dict())
     else:
-        print(table(found))
+        print(table(cost))
     return status.DONE

@@ -13,7 +13,7 @@ import torch
 from pydistill._util.files import read_json, write_json
 from pydistill._util.format import first_line
 from pydistill._util.layout import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SET_NAME, SUMMARY_NAME
-from pydistill._util.memory import highest_resident
+from pydistill._util.memory import peak_resident
 from pydistill._util.progress import Bar
 from pydistill.artefact.figures import (
     check_pictures,
@@ -150,7 +150,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "lr": result.final.lr,
         "ended_early": result.ended_early,
         "threads": result.threads,
-        "peak_memory_bytes": highest_resident(),
+        "peak_memory_bytes": peak_resident(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
 
