@@ -27,7 +27,7 @@ Kind named(const std::string& name, std::initializer_list<std::pair<const char*,
 
 Student::Student(const std::string& kind, const std::vector<int64_t>& sizes, const std::string& norm,
                  const std::string& pooling, double eps, const at::Tensor& like, int64_t largest_batch,
-                 const std::string& products, int64_t slice_bytes, const std::string& activations) {
+                 const std::string& products, int64_t slice_bytes) {
   TORCH_CHECK_VALUE(sizes.size() == 7, "Student: sizes must be seven numbers, not ", sizes.size());
   for (size_t each = 0; each < 6; ++each) {
     TORCH_CHECK_VALUE(sizes[each] >= 1, "Student: sizes must be at least 1, not ", sizes);
@@ -56,11 +56,7 @@ Student::Student(const std::string& kind, const std::vector<int64_t>& sizes, con
       architecture, like.options().requires_grad(c10::nullopt), largest_batch,
       named<engine::Products>(products, {{"own", engine::Products::kOwn}, {"aten", engine::Products::kAten}},
                               "products"),
-      slice_bytes,
-      named<engine::Activations>(
-          activations,
-          {{"float32", engine::Activations::kFull}, {"bfloat16", engine::Activations::kBfloat16}},
-          "activations"));
+      slice_bytes);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> Student::adjoint(
@@ -90,9 +86,8 @@ at::Tensor Student::classify(const at::Tensor& theta, const at::Tensor& images) 
 
 TORCH_LIBRARY_FRAGMENT(pydistill, library) {
   library.class_<Student>("Student")
-      .def(
-          torch::init<const std::string&, const std::vector<int64_t>&, const std::string&, const std::string&,
-                      double, const at::Tensor&, int64_t, const std::string&, int64_t, const std::string&>())
+      .def(torch::init<const std::string&, const std::vector<int64_t>&, const std::string&,
+                       const std::string&, double, const at::Tensor&, int64_t, const std::string&, int64_t>())
       .def("parameters", &Student::parameters)
       .def("adjoint", &Student::adjoint)
       .def("gradient", &Student::gradient)

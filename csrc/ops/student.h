@@ -36,7 +36,7 @@ class Student : public torch::CustomClassHolder {
   // sizes: channels, height, width of the images, classes, units, depth, padding of the first convolution
   Student(const std::string& kind, const std::vector<int64_t>& sizes, const std::string& norm,
           const std::string& pooling, double eps, const at::Tensor& like, int64_t largest_batch,
-          const std::string& products, int64_t slice_bytes, const std::string& activations);
+          const std::string& products, int64_t slice_bytes);
 
   int64_t parameters() const { return student_->parameters(); }
 

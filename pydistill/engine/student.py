@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,6 @@ from pydistill.nn.mlp import MLP
 from pydistill.ops.extension import load_extension
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-Activations = Literal["float32", "bfloat16"]
-"""What the blocks' planes are kept and multiplied in: as the parameters are, or bfloat16."""
-ACTIVATIONS: tuple[str, ...] = get_args(Activations)
 STUDENTS_KEPT = 4
 PROGRAMS_KEPT = 4
 
@@ -128,23 +125,22 @@ def where(like: Tensor) -> tuple[Any, ...]:
     return like.dtype, like.device, stream
 
 
-def fused_student(model: nn.Module, images: Sequence[int], like: Tensor, activations: Activations = "float32") -> Any:
+def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> Any:
     """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
 
     It owns the memory of its passes, so the last few are kept and used again: one that is kept for batches of at least
-    that size, or a new one in its place. With activations in bfloat16, `like` is of float32.
+    that size, or a new one in its place.
 
     Raises:
         InputError: the network does not take such images.
     """
     network = network_of(model, images)
-    key = (network, activations, *where(like))
+    key = (network, *where(like))
     kept = None if being_recorded(like) else _students.take(key)
     if kept is None or kept[0] < images[0]:
         kind, sizes, norm, pooling, eps = network
         new = torch.classes.pydistill.Student
-        products = "own" if activations == "float32" else "aten"
-        setting = (list(sizes), norm, pooling, eps, like.new_empty(0), images[0], products, 0, activations)
+        setting = (list(sizes), norm, pooling, eps, like.new_empty(0), images[0], "own", 0)
         kept = images[0], new(kind, *setting)
     if not being_recorded(like):
         _students.keep(key, kept)

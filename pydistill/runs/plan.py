@@ -144,7 +144,7 @@ def plan(
         parameters=record.layout.total,
         device=torch.cuda.get_device_name(dataset.device) if on_gpu else "cpu",
         threads=torch.get_num_threads(),
-        backend=choose_backend(settings.backend, distiller.student, distiller.images, None, settings.activations)[0],
+        backend=choose_backend(settings.backend, distiller.student, distiller.images)[0],
         data=told,
         phases=tuple(phases),
         disk=_disk(recipe, record, count, experts) | {"run_folder": folder_bytes},

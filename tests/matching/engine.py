@@ -68,7 +68,6 @@ def student_of(
     *,
     products: str = "own",
     slice_bytes: int = 0,
-    activations: str = "float32",
 ) -> Any:
     """torch.classes.pydistill.Student for this network; slices of so many bytes, of one image at least."""
     sizes = [model.in_channels, *model.image_size, model.num_classes, model.width, model.depth]
@@ -77,7 +76,7 @@ def student_of(
         architecture: tuple[Any, ...] = ("mlp", [*sizes, 0], "none", "none", 0.0)
     else:
         architecture = ("convnet", [*sizes, model.first_padding], model.norm, model.pooling, 1e-5)
-    return torch.classes.pydistill.Student(*architecture, like, largest_batch, products, slice_bytes, activations)
+    return torch.classes.pydistill.Student(*architecture, like, largest_batch, products, slice_bytes)
 
 
 def by_engine(student: Any, at: Point) -> GradientBackend:

@@ -84,10 +84,10 @@ class FusedSweep(Sweep):
     def _program(self, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> Iterator[Program]:
         """A program filled for this problem, kept for the next once the body has ended well."""
         model, start, shape = self.problem.student.model, self.problem.start, self.arrangement.shape
-        program = acquire_program(model, start, shape, self.problem.activations)
+        program = acquire_program(model, start, shape)
         program.fill(self.arrangement, sources, lr, points)
         yield program
-        release_program(model, start, shape, program, self.problem.activations)
+        release_program(model, start, shape, program)
 
     def train(self) -> tuple[Points, Tensor]:
         problem = self.problem

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pydistill.data.dsa import DsaDraw, draw_tables
 from pydistill.engine.cuda_graph import SWITCH, cuda_graphs_enabled
-from pydistill.engine.student import Activations, being_recorded, fused_student, kept_programs, network_of, where
+from pydistill.engine.student import being_recorded, fused_student, kept_programs, network_of, where
 from pydistill.matching.batches import BatchPlan, DrawTable
 from pydistill.reference.augment import COLUMNS
 
@@ -240,15 +240,13 @@ class Program:
             _log.warning("student steps on %s run kernel by kernel, not as CUDA graphs: %s", device, obstacle)
 
 
-def key_of(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations) -> tuple[Any, ...]:
+def key_of(model: nn.Module, like: Tensor, shape: ProgramShape) -> tuple[Any, ...]:
     """All that a program depends on but the values in its tables."""
     network = network_of(model, shape.largest_images)
-    return network, activations, *where(like), shape, cuda_graphs_enabled(), _library_settings(like.device)
+    return network, *where(like), shape, cuda_graphs_enabled(), _library_settings(like.device)
 
 
-def acquire_program(
-    model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations = "float32"
-) -> Program:
+def acquire_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program:
     """A program for this network in dtype and on device and stream of `like`: a kept one, or a new one.
 
     It is the caller's until `release_program`.
@@ -256,19 +254,17 @@ def acquire_program(
     Raises:
         InputError: the network does not take such images.
     """
-    kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape, activations))
+    kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape))
     if kept is not None:
         return kept
-    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, cuda_graphs_enabled())
+    return Program(fused_student(model, shape.largest_images, like), like, shape, cuda_graphs_enabled())
 
 
-def release_program(
-    model: nn.Module, like: Tensor, shape: ProgramShape, program: Program, activations: Activations = "float32"
-) -> None:
+def release_program(model: nn.Module, like: Tensor, shape: ProgramShape, program: Program) -> None:
     """Keep the program for the next training of its shape."""
     program.tell_obstacle()
     if not being_recorded(like):
-        kept_programs.keep(key_of(model, like, shape, activations), program)
+        kept_programs.keep(key_of(model, like, shape), program)
 
 
 def _library_settings(device: torch.device) -> tuple[Any, ...]:
