@@ -1,6 +1,6 @@
 # make setup | demo | test | lint | docs | cuda-gate | clean      docs/building.md says what each needs and does.
 #
-# Needed on the machine: Python >= 3.11 with venv, g++, make. Everything else comes from PyPI into .venv/.
+# Needed on the machine: Python >= 3.11 with venv and headers, g++, make. Everything else comes from PyPI into .venv/.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,7 +22,7 @@ BIN := $(VENV)/bin
 # cmake and ninja of the machine if it has them, else pip's.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
-SOURCES := $(wildcard csrc/kernels/* csrc/cpu/* csrc/cpu/simd/* csrc/cuda/* csrc/engine/* csrc/ops/* csrc/tensors/*)
+SOURCES := $(wildcard csrc/kernels/* csrc/cpu/* csrc/cpu/simd/* csrc/bindings/* csrc/cuda/* csrc/engine/* csrc/ops/* csrc/tensors/*)
 FORMATTED := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/cpu/simd/*)
 # The stamp's name tells how the extension was built, so that another choice builds it again.
 EXTENSION := $(VENV)/.extension-cuda-$(PYDISTILL_CUDA)-build-$(PYDISTILL_BUILD)

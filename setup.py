@@ -1,4 +1,4 @@
-"""Builds the compiled ops, pydistill._C; everything else is in pyproject.toml. docs/building.md tells it to a user.
+"""Builds the compiled module pydistill._C; everything else is in pyproject.toml. docs/building.md tells it to a user.
 
 PYDISTILL_BUILD=0   installs pure Python: nothing is compiled, pydistill runs on its PyTorch reference.
 PYDISTILL_CUDA      auto (default): CUDA kernels if an nvcc of torch's CUDA major version is found; 0: never; 1: it is
@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -179,14 +180,29 @@ def openmp_link_arguments(torch_lib: Path) -> list[str]:
     return [str(renamed[0])] if renamed else ["-fopenmp"]
 
 
+def check_python_headers() -> None:
+    """Check that Python's headers are installed, which Debian and others ship in a package of their own.
+
+    Raises:
+        BuildError: they are not.
+    """
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not header.is_file():
+        raise BuildError(
+            f"{header} is missing: install Python's headers (python3-dev on Debian and Ubuntu, python3-devel on "
+            "Fedora), or set PYDISTILL_BUILD=0 to do without compiled code"
+        )
+
+
 def extension(torch: ModuleType) -> Any:
     """The extension pydistill._C, with CUDA if decided so; the decision is printed."""
+    check_python_headers()
     decision = decide_cuda(torch.version.cuda)
     if decision.nvcc:
         os.environ["CUDA_HOME"] = str(decision.nvcc.home)  # read by torch.utils.cpp_extension when it is imported
     from torch.utils import cpp_extension
 
-    folders = ("cpu", "cpu/simd", "engine", "ops")
+    folders = ("cpu", "cpu/simd", "engine", "ops", "bindings")
     sources = [source for folder in folders for source in sorted(ROOT.glob(f"csrc/{folder}/*.cpp"))]
     warnings = ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
     host_flags = ["-O3", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno", *warnings]

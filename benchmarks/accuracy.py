@@ -8,7 +8,6 @@ trained for so many epochs (on the digits, or as --data, --path and --images say
 images. ReLU has kinks: after a few steps a difference of rounding flips single units, and any two correct
 implementations in float32 then differ by far more than rounding. So single seeds say little; means and medians over
 seeds are compared, and the median and least cosine of the angle between a gradient in the images and the exact one.
-`bfloat16` is `fused` with its activations in bfloat16.
 """
 
 from __future__ import annotations
@@ -18,18 +17,16 @@ import re
 import statistics
 from dataclasses import dataclass
 from functools import cache
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from pydistill.data import Dataset, DataSettings, load
-from pydistill.engine.student import Activations
 from pydistill.matching import Batches, match
 from pydistill.nn import ConvNet, flatten
 from pydistill.training.train import TrainingSettings, train
 
-CONTESTANTS = ("autograd", "torch", "fused", "bfloat16")
+CONTESTANTS = ("autograd", "torch", "fused")
 EPOCHS_TO_TARGET = 2
 BATCH_OF_EXPERTS = 64
 
@@ -88,15 +85,13 @@ def gradients(case: Case, contestant: str, dtype: torch.dtype, given: argparse.N
     images = case.images.to(dtype, copy=True).requires_grad_()
     lr = torch.tensor(given.lr, dtype=dtype, requires_grad=True)
     index = torch.arange(len(images)).repeat(steps, 1)
-    shortened = contestant == "bfloat16"
     outcome = match(
         case.model.to(dtype),
         case.start.to(dtype),
         case.target.to(dtype),
         Batches(images, case.labels, index),
         lr,
-        backend="fused" if shortened else contestant,
-        activations=cast(Activations, "bfloat16" if shortened else "float32"),
+        backend=contestant,
     )
     return [each.double() for each in torch.autograd.grad(outcome.loss, [images, lr])]
 

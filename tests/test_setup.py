@@ -189,6 +189,16 @@ def test_torchs_own_openmp_runtime_is_linked(build: ModuleType, tmp_path: Path) 
     assert build.openmp_link_arguments(tmp_path) == [str(renamed)]
 
 
+def test_a_build_without_pythons_headers_names_the_package(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    with pytest.raises(build.BuildError, match="python3-dev"):
+        build.extension(torch)
+    (tmp_path / "Python.h").touch()
+    build.check_python_headers()
+
+
 def test_pure_python_is_a_choice(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

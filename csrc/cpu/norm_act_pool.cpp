@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 
 #include "../tensors/norm_act_pool.h"
 #include "isa.h"
@@ -26,18 +25,16 @@ constexpr int64_t kStreamBytes = 8 * 1024 * 1024;
 // What a thread must read for it to be worth its start.
 constexpr int64_t kThreadBytes = 256 * 1024;
 
-template <typename scalar_t, typename plane_t>
-NormActPoolLoop<scalar_t, plane_t> loop() {
+template <typename scalar_t>
+NormActPoolLoop<scalar_t> loop() {
 #if defined(__x86_64__)
-  if constexpr (!std::is_same_v<plane_t, kernels::Bfloat16>) {
-    switch (isa()) {
-      case Isa::kAvx512:
-        return &avx512::norm_act_pool;
-      case Isa::kAvx2:
-        return &avx2::norm_act_pool;
-      case Isa::kBaseline:
-        break;
-    }
+  switch (isa()) {
+    case Isa::kAvx512:
+      return &avx512::norm_act_pool;
+    case Isa::kAvx2:
+      return &avx2::norm_act_pool;
+    case Isa::kBaseline:
+      break;
   }
 #endif
   return &baseline::norm_act_pool;
@@ -45,20 +42,17 @@ NormActPoolLoop<scalar_t, plane_t> loop() {
 
 // Whether the planes that are written go past the caches: there is too much of them for whoever reads it next
 // to find it there, and a store to memory that is not in the cache would first read it.
-template <typename scalar_t, typename plane_t>
+template <typename scalar_t>
 bool streams(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_t images,
-             const NormActPoolArrays<scalar_t, plane_t>& arrays) {
-  if constexpr (std::is_same_v<plane_t, kernels::Bfloat16>) {
-    return false;
-  }
+             const NormActPoolArrays<scalar_t>& arrays) {
   const bool forward = phase == NormActPoolPhase::kForward || phase == NormActPoolPhase::kJvp;
-  int64_t bytes = images * arrays.height * arrays.width * arrays.channels * int64_t{sizeof(plane_t)};
+  int64_t bytes = images * arrays.height * arrays.width * arrays.channels * int64_t{sizeof(scalar_t)};
   if (forward && settings.pooling != kernels::Pooling::kNone) {
     bytes /= 4;
   }
-  bool aligned = arrays.channels * int64_t{sizeof(plane_t)} % kCacheLine == 0;
+  bool aligned = arrays.channels * int64_t{sizeof(scalar_t)} % kCacheLine == 0;
   int64_t written = 0;
-  for (const plane_t* plane : {arrays.out[0], arrays.out[1], arrays.grad_z[0], arrays.grad_z[1]}) {
+  for (const scalar_t* plane : {arrays.out[0], arrays.out[1], arrays.grad_z[0], arrays.grad_z[1]}) {
     aligned = aligned && reinterpret_cast<uintptr_t>(plane) % kCacheLine == 0;
     written += plane == nullptr ? 0 : bytes;
   }
@@ -66,12 +60,12 @@ bool streams(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_
 }
 
 // Every image and group of channels is a piece of work; no channel's result depends on how they are grouped.
-template <typename scalar_t, typename plane_t>
+template <typename scalar_t>
 void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::Tensor& z,
-         const NormActPoolArrays<scalar_t, plane_t>& arrays) {
+         const NormActPoolArrays<scalar_t>& arrays) {
   const bool tangents = phase == NormActPoolPhase::kJvp || phase == NormActPoolPhase::kBackwardJvp;
   const int64_t channel_bytes =
-      arrays.height * arrays.width * static_cast<int64_t>(sizeof(plane_t)) * (tangents ? 2 : 1);
+      arrays.height * arrays.width * static_cast<int64_t>(sizeof(scalar_t)) * (tangents ? 2 : 1);
   int64_t group_bytes = kGroupBytes;
   while (group_bytes > kCacheLine &&
          channel_bytes * group_bytes / static_cast<int64_t>(sizeof(scalar_t)) > kCacheBytes) {
@@ -80,7 +74,7 @@ void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::
   const int64_t group = group_bytes / static_cast<int64_t>(sizeof(scalar_t));
   const int64_t groups = (arrays.channels + group - 1) / group;
   const int64_t grain = kThreadBytes / (channel_bytes * std::min(group, arrays.channels)) + 1;
-  const NormActPoolLoop<scalar_t, plane_t> run_group = loop<scalar_t, plane_t>();
+  const NormActPoolLoop<scalar_t> run_group = loop<scalar_t>();
   const bool past_caches = streams(phase, settings, z.size(0), arrays);
   at::parallel_for(0, z.size(0) * groups, grain, [&](int64_t first, int64_t last) {
     for (int64_t piece = first; piece < last; ++piece) {
@@ -96,10 +90,10 @@ void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::
 void norm_act_pool(const NormActPoolSettings& settings, const at::Tensor& z, const at::Tensor& weight,
                    const at::Tensor& bias, const at::Tensor& out, const at::Tensor& stats) {
   const at::Tensor none;
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kForward, settings, z,
-        tensors::norm_act_pool_arrays<decltype(types)>(settings, {z, none}, {weight, none}, {bias, none},
-                                                       {out, none}, stats));
+        tensors::norm_act_pool_arrays<scalar_t>(settings, {z, none}, {weight, none}, {bias, none},
+                                                {out, none}, stats));
   });
 }
 
@@ -108,11 +102,11 @@ void norm_act_pool_backward(const NormActPoolSettings& settings, const at::Tenso
                             const at::Tensor& stats, const at::Tensor& grad_z,
                             const at::Tensor& parameter_grads) {
   const at::Tensor none;
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kBackward, settings, z,
-        tensors::norm_act_pool_backward_arrays<decltype(types)>(settings, {grad_out, none}, {z, none},
-                                                                {weight, none}, {bias, none}, stats,
-                                                                {grad_z, none}, parameter_grads));
+        tensors::norm_act_pool_backward_arrays<scalar_t>(settings, {grad_out, none}, {z, none},
+                                                         {weight, none}, {bias, none}, stats, {grad_z, none},
+                                                         parameter_grads));
   });
 }
 
@@ -120,10 +114,10 @@ void norm_act_pool_jvp(const NormActPoolSettings& settings, const at::Tensor& z,
                        const at::Tensor& weight, const at::Tensor& weight_tangent, const at::Tensor& bias,
                        const at::Tensor& bias_tangent, const at::Tensor& out, const at::Tensor& out_tangent,
                        const at::Tensor& stats) {
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kJvp, settings, z,
-        tensors::norm_act_pool_arrays<decltype(types)>(settings, {z, z_tangent}, {weight, weight_tangent},
-                                                       {bias, bias_tangent}, {out, out_tangent}, stats));
+        tensors::norm_act_pool_arrays<scalar_t>(settings, {z, z_tangent}, {weight, weight_tangent},
+                                                {bias, bias_tangent}, {out, out_tangent}, stats));
   });
 }
 
@@ -134,9 +128,9 @@ void norm_act_pool_backward_jvp(const NormActPoolSettings& settings, const at::T
                                 const at::Tensor& bias_tangent, const at::Tensor& stats,
                                 const at::Tensor& grad_z, const at::Tensor& grad_z_tangent,
                                 const at::Tensor& parameter_grads) {
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kBackwardJvp, settings, z,
-        tensors::norm_act_pool_backward_arrays<decltype(types)>(
+        tensors::norm_act_pool_backward_arrays<scalar_t>(
             settings, {grad_out, grad_out_tangent}, {z, z_tangent}, {weight, weight_tangent},
             {bias, bias_tangent}, stats, {grad_z, grad_z_tangent}, parameter_grads));
   });

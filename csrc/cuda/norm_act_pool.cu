@@ -15,13 +15,13 @@ using kernels::NormActPoolArrays;
 using kernels::NormActPoolPhase;
 using kernels::NormActPoolSettings;
 
-template <typename scalar_t, typename plane_t>
+template <typename scalar_t>
 void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::Tensor& z,
-         const NormActPoolArrays<scalar_t, plane_t>& arrays) {
+         const NormActPoolArrays<scalar_t>& arrays) {
   const c10::cuda::CUDAGuard guard(z.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
   C10_CUDA_CHECK(kernels::with_norm_act_pool(phase, settings.norm, settings.pooling, arrays,
-                                             OneNumber<scalar_t, plane_t>{}, PlaneLaunch{z.size(0), stream}));
+                                             OneNumber<scalar_t>{}, PlaneLaunch{z.size(0), stream}));
 }
 
 }  // namespace
@@ -29,10 +29,10 @@ void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::
 void norm_act_pool(const NormActPoolSettings& settings, const at::Tensor& z, const at::Tensor& weight,
                    const at::Tensor& bias, const at::Tensor& out, const at::Tensor& stats) {
   const at::Tensor none;
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kForward, settings, z,
-        tensors::norm_act_pool_arrays<decltype(types)>(settings, {z, none}, {weight, none}, {bias, none},
-                                                       {out, none}, stats));
+        tensors::norm_act_pool_arrays<scalar_t>(settings, {z, none}, {weight, none}, {bias, none},
+                                                {out, none}, stats));
   });
 }
 
@@ -41,11 +41,11 @@ void norm_act_pool_backward(const NormActPoolSettings& settings, const at::Tenso
                             const at::Tensor& stats, const at::Tensor& grad_z,
                             const at::Tensor& parameter_grads) {
   const at::Tensor none;
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kBackward, settings, z,
-        tensors::norm_act_pool_backward_arrays<decltype(types)>(settings, {grad_out, none}, {z, none},
-                                                                {weight, none}, {bias, none}, stats,
-                                                                {grad_z, none}, parameter_grads));
+        tensors::norm_act_pool_backward_arrays<scalar_t>(settings, {grad_out, none}, {z, none},
+                                                         {weight, none}, {bias, none}, stats, {grad_z, none},
+                                                         parameter_grads));
   });
 }
 
@@ -53,10 +53,10 @@ void norm_act_pool_jvp(const NormActPoolSettings& settings, const at::Tensor& z,
                        const at::Tensor& weight, const at::Tensor& weight_tangent, const at::Tensor& bias,
                        const at::Tensor& bias_tangent, const at::Tensor& out, const at::Tensor& out_tangent,
                        const at::Tensor& stats) {
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kJvp, settings, z,
-        tensors::norm_act_pool_arrays<decltype(types)>(settings, {z, z_tangent}, {weight, weight_tangent},
-                                                       {bias, bias_tangent}, {out, out_tangent}, stats));
+        tensors::norm_act_pool_arrays<scalar_t>(settings, {z, z_tangent}, {weight, weight_tangent},
+                                                {bias, bias_tangent}, {out, out_tangent}, stats));
   });
 }
 
@@ -67,9 +67,9 @@ void norm_act_pool_backward_jvp(const NormActPoolSettings& settings, const at::T
                                 const at::Tensor& bias_tangent, const at::Tensor& stats,
                                 const at::Tensor& grad_z, const at::Tensor& grad_z_tangent,
                                 const at::Tensor& parameter_grads) {
-  tensors::with_types_of(z, [&](auto types) {
+  AT_DISPATCH_FLOATING_TYPES(z.scalar_type(), "pydistill::norm_act_pool", [&] {
     run(NormActPoolPhase::kBackwardJvp, settings, z,
-        tensors::norm_act_pool_backward_arrays<decltype(types)>(
+        tensors::norm_act_pool_backward_arrays<scalar_t>(
             settings, {grad_out, grad_out_tangent}, {z, z_tangent}, {weight, weight_tangent},
             {bias, bias_tangent}, stats, {grad_z, grad_z_tangent}, parameter_grads));
   });

@@ -7,11 +7,10 @@
 namespace pydistill::cuda {
 
 // All tensors: one GPU, one dtype (float or double), contiguous; those of planes (z, out, their tangents and
-// gradients) are contiguous in channels-last memory, and may be of bfloat16 where the others are of float. H'
-// x W' is half of H x W, rounded down, or H x W without pooling. weight and bias, with their tangents, may be
-// undefined without a norm (weight always is), and so may stats. parameter_grads hold each image's share;
-// without a norm those of the weight are zero. Queued on that device's current stream; the result has the
-// same bits on every run.
+// gradients) are contiguous in channels-last memory. H' x W' is half of H x W, rounded down, or H x W without
+// pooling. weight and bias, with their tangents, may be undefined without a norm (weight always is), and so
+// may stats. parameter_grads hold each image's share; without a norm those of the weight are zero. Queued on
+// that device's current stream; the result has the same bits on every run.
 
 // z: [B, C, H, W]; weight, bias: [C] -> out: [B, C, H', W']; stats: [B, 2, C].
 void norm_act_pool(const kernels::NormActPoolSettings& settings, const at::Tensor& z,

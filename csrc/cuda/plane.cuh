@@ -10,9 +10,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <type_traits>
 
-#include "../kernels/bfloat16.h"
 #include "../kernels/norm_act_pool.h"
 
 namespace pydistill::cuda {
@@ -23,27 +21,13 @@ constexpr int64_t kPixelsOfRow = 16;  // that a row of threads has at least, bef
 constexpr int kChunk = 4;             // pixels whose moments are taken at once
 
 // The Access of kernels/norm_act_pool.h for one number at a time.
-template <typename scalar_t, typename plane_t = scalar_t>
+template <typename scalar_t>
 struct OneNumber {
   using Scalar = scalar_t;
-  using Plane = plane_t;
   using Value = scalar_t;
   PYDISTILL_HOST_DEVICE Value load(const Scalar* from) const { return *from; }
   PYDISTILL_HOST_DEVICE void store(Scalar* to, Value value) const { *to = value; }
-  PYDISTILL_HOST_DEVICE Value load_plane(const Plane* from) const {
-    if constexpr (std::is_same_v<Plane, kernels::Bfloat16>) {
-      return kernels::to_float(*from);
-    } else {
-      return *from;
-    }
-  }
-  PYDISTILL_HOST_DEVICE void store_plane(Plane* to, Value value) const {
-    if constexpr (std::is_same_v<Plane, kernels::Bfloat16>) {
-      *to = kernels::to_bfloat16(value);
-    } else {
-      *to = value;
-    }
-  }
+  PYDISTILL_HOST_DEVICE void store_plane(Scalar* to, Value value) const { *to = value; }
 };
 
 // Combines the states of the rows of threads, channel by channel, as a tree; every thread must call it, and

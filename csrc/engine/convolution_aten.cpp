@@ -26,11 +26,11 @@ at::Tensor as_one_batch(const at::Tensor& first, const at::Tensor& second) {
 
 class AtenConvolution final : public LinearMap {
  public:
-  AtenConvolution(const ConvolutionShape& shape, at::TensorOptions options, at::ScalarType products)
-      : shape_(shape), options_(options), products_(products) {
+  AtenConvolution(const ConvolutionShape& shape, at::TensorOptions options)
+      : shape_(shape), options_(options) {
     const std::array<int64_t, 4> sizes = {shape.outputs, shape.inputs, 3, 3};
-    weight_ = at::empty(sizes, options.dtype(products), at::MemoryFormat::ChannelsLast);
-    weight_tangent_ = at::empty(sizes, options.dtype(products), at::MemoryFormat::ChannelsLast);
+    weight_ = at::empty(sizes, options, at::MemoryFormat::ChannelsLast);
+    weight_tangent_ = at::empty(sizes, options, at::MemoryFormat::ChannelsLast);
   }
 
   bool writes_into() const override { return false; }
@@ -62,8 +62,7 @@ class AtenConvolution final : public LinearMap {
   // Gradients lie in memory with the tangent first, as they meet (x, x') in a weight gradient.
   Pair input_gradient_jvp(const Pair& dz, const Pair& /*into*/) override {
     if (shape_.first) {
-      return {{},
-              in_full(convolve(dz.tangent, weight_, true)).add_(convolve(dz.value, weight_tangent_, true))};
+      return {{}, convolve(dz.tangent, weight_, true).add_(convolve(dz.value, weight_tangent_, true))};
     }
     const int64_t count = dz.value.size(0);
     const at::Tensor both = convolve(as_one_batch(dz.tangent, dz.value), weight_, true);
@@ -91,7 +90,7 @@ class AtenConvolution final : public LinearMap {
   }
 
   std::unique_ptr<LinearMap> sibling() const override {
-    auto made = std::make_unique<AtenConvolution>(shape_, options_, products_);
+    auto made = std::make_unique<AtenConvolution>(shape_, options_);
     made->weight_ = weight_;
     made->weight_tangent_ = weight_tangent_;
     return made;
@@ -100,19 +99,16 @@ class AtenConvolution final : public LinearMap {
   at::Tensor sum() const override { return sum_; }
 
  private:
-  // In the parameters' dtype.
-  at::Tensor in_full(const at::Tensor& product) const { return product.to(options_.dtype()); }
-
   // The convolution of x, or its transpose: the gradient in x of what the convolution makes of it. Not every
   // library behind it keeps the memory channels-last (in float64 a GPU's does not).
   at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, bool transposed = false) const {
     const std::array<int64_t, 2> padding = {shape_.padding, shape_.padding};
-    return at::convolution(x.to(products_), weight, {}, {1, 1}, padding, {1, 1}, transposed, {0, 0}, 1)
+    return at::convolution(x, weight, {}, {1, 1}, padding, {1, 1}, transposed, {0, 0}, 1)
         .contiguous(at::MemoryFormat::ChannelsLast);
   }
 
   at::Tensor weight_gradient(const at::Tensor& x, const at::Tensor& dz) const {
-    return std::get<1>(at::convolution_backward(dz, x.to(products_), weight_, c10::nullopt, {1, 1},
+    return std::get<1>(at::convolution_backward(dz, x, weight_, c10::nullopt, {1, 1},
                                                 {shape_.padding, shape_.padding}, {1, 1}, false, {0, 0}, 1,
                                                 {false, true, false}));
   }
@@ -121,13 +117,12 @@ class AtenConvolution final : public LinearMap {
     if (sum_.defined()) {
       sum_.add_(gradient);
     } else {
-      sum_ = in_full(gradient);
+      sum_ = gradient;
     }
   }
 
   ConvolutionShape shape_;
   at::TensorOptions options_;
-  at::ScalarType products_;
   at::Tensor weight_;
   at::Tensor weight_tangent_;
   at::Tensor sum_;
@@ -135,9 +130,8 @@ class AtenConvolution final : public LinearMap {
 
 }  // namespace
 
-std::unique_ptr<LinearMap> aten_convolution(const ConvolutionShape& shape, at::TensorOptions options,
-                                            at::ScalarType products) {
-  return std::make_unique<AtenConvolution>(shape, options, products);
+std::unique_ptr<LinearMap> aten_convolution(const ConvolutionShape& shape, at::TensorOptions options) {
+  return std::make_unique<AtenConvolution>(shape, options);
 }
 
 }  // namespace pydistill::engine

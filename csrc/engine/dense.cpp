@@ -10,9 +10,9 @@ namespace {
 
 class Dense final : public LinearMap {
  public:
-  Dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options, at::ScalarType products)
-      : channels_(channels), pixels_(pixels), outputs_(outputs), products_(products) {
-    weight_ = at::empty({outputs, pixels * channels}, options.dtype(products));
+  Dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options)
+      : channels_(channels), pixels_(pixels), outputs_(outputs) {
+    weight_ = at::empty({outputs, pixels * channels}, options);
     weight_tangent_ = at::empty_like(weight_);
     sum_ = at::zeros({outputs, pixels * channels}, options);
   }
@@ -53,11 +53,7 @@ class Dense final : public LinearMap {
   }
 
   void add_weight_gradient(const at::Tensor& x, const at::Tensor& dz) override {
-    if (sum_.scalar_type() == products_) {
-      sum_.addmm_(factor(dz).t(), factor(x));
-    } else {
-      sum_.add_(at::mm(factor(dz).t(), factor(x)));
-    }
+    sum_.addmm_(rows(dz).t(), rows(x));
   }
 
   void add_weight_gradient_jvp(const Pair& x, const Pair& dz) override {
@@ -73,7 +69,7 @@ class Dense final : public LinearMap {
   }
 
   std::unique_ptr<LinearMap> sibling() const override {
-    auto made = std::make_unique<Dense>(channels_, pixels_, outputs_, sum_.options(), products_);
+    auto made = std::make_unique<Dense>(channels_, pixels_, outputs_, sum_.options());
     made->weight_ = weight_;
     made->weight_tangent_ = weight_tangent_;
     return made;
@@ -86,20 +82,14 @@ class Dense final : public LinearMap {
   static at::Tensor rows(const at::Tensor& x) {
     return x.dim() == 2 ? x : x.permute({0, 2, 3, 1}).view({x.size(0), -1});
   }
-  at::Tensor factor(const at::Tensor& x) const { return rows(x).to(products_); }
 
-  // into = x w, or x w + more more_w; in its own dtype.
+  // into = x w, or x w + more more_w.
   void multiply(const at::Tensor& into, const at::Tensor& x, const at::Tensor& w, const at::Tensor& more = {},
                 const at::Tensor& more_w = {}) const {
-    const at::Tensor result = rows(into);
-    const bool in_place = result.scalar_type() == products_;
-    at::Tensor product = in_place ? result : at::empty(result.sizes(), weight_.options());
-    at::mm_out(product, factor(x), w);
+    at::Tensor product = rows(into);
+    at::mm_out(product, rows(x), w);
     if (more.defined()) {
-      product.addmm_(factor(more), more_w);
-    }
-    if (!in_place) {
-      result.copy_(product);
+      product.addmm_(rows(more), more_w);
     }
   }
 
@@ -111,7 +101,6 @@ class Dense final : public LinearMap {
   int64_t channels_;
   int64_t pixels_;
   int64_t outputs_;
-  at::ScalarType products_;
   at::Tensor weight_;  // [outputs, pixels * channels]
   at::Tensor weight_tangent_;
   at::Tensor sum_;
@@ -119,9 +108,9 @@ class Dense final : public LinearMap {
 
 }  // namespace
 
-std::unique_ptr<LinearMap> dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options,
-                                 at::ScalarType products) {
-  return std::make_unique<Dense>(channels, pixels, outputs, options, products);
+std::unique_ptr<LinearMap> dense(int64_t channels, int64_t pixels, int64_t outputs,
+                                 at::TensorOptions options) {
+  return std::make_unique<Dense>(channels, pixels, outputs, options);
 }
 
 }  // namespace pydistill::engine

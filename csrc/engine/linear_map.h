@@ -14,9 +14,6 @@ namespace pydistill::engine {
 // memory. A tangent is the derivative of its value along (weight, x) in the direction of their tangents; dz
 // stands for the gradient of the loss in z.
 //
-// A map multiplies in one dtype, with sums in float at least; what it is given in another it converts, and
-// results have the dtype of the memory given for them. Weights and their gradients are in the parameters'.
-//
 // A pass is given memory for its result, `into`, and returns the result: there, or in memory of its own.
 class LinearMap {
  public:
@@ -73,13 +70,12 @@ struct ConvolutionShape {
 // Winograd's minimal filtering.
 std::unique_ptr<LinearMap> cpu_convolution(const ConvolutionShape& shape, at::TensorOptions options);
 
-// 3x3 convolutions by ATen, on any device. products: the dtype to multiply in; options: of the parameters.
-std::unique_ptr<LinearMap> aten_convolution(const ConvolutionShape& shape, at::TensorOptions options,
-                                            at::ScalarType products);
+// 3x3 convolutions by ATen, on any device.
+std::unique_ptr<LinearMap> aten_convolution(const ConvolutionShape& shape, at::TensorOptions options);
 
 // A matrix product by ATen. The inputs are `channels` planes of `pixels`, counted plane by plane in the
-// weights [outputs, channels * pixels] and channels-last in x. products, options: as of aten_convolution.
-std::unique_ptr<LinearMap> dense(int64_t channels, int64_t pixels, int64_t outputs, at::TensorOptions options,
-                                 at::ScalarType products);
+// weights [outputs, channels * pixels] and channels-last in x.
+std::unique_ptr<LinearMap> dense(int64_t channels, int64_t pixels, int64_t outputs,
+                                 at::TensorOptions options);
 
 }  // namespace pydistill::engine

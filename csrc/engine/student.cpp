@@ -51,20 +51,9 @@ Student::Pair Student::Planes::views(const at::Tensor& memory, int64_t images, b
 }
 
 Student::Student(const Architecture& architecture, at::TensorOptions options, int64_t largest_batch,
-                 Products products, int64_t slice_bytes, Activations activations)
-    : architecture_(architecture),
-      options_(options),
-      plane_options_(activations == Activations::kBfloat16 ? options.dtype(at::kBFloat16) : options),
-      largest_batch_(largest_batch),
-      products_(products) {
+                 Products products, int64_t slice_bytes)
+    : architecture_(architecture), options_(options), largest_batch_(largest_batch), products_(products) {
   const Architecture& a = architecture_;
-  if (activations == Activations::kBfloat16) {
-    TORCH_CHECK_VALUE(options_.dtype() == at::kFloat,
-                      "this student has activations in bfloat16, so its parameters must be float, not ",
-                      options_.dtype());
-    TORCH_CHECK_VALUE(!options_.device().is_cpu() || products_ == Products::kAten,
-                      "this student has activations in bfloat16, so on the CPU its products must be aten");
-  }
   const int64_t hidden = a.convolutional ? a.depth : a.depth - 1;
   int64_t channels = a.channels;
   int64_t height = a.height;
@@ -122,8 +111,7 @@ Student::Student(const Architecture& architecture, at::TensorOptions options, in
 Student::Desk Student::make_desk() const {
   const bool first = desks_.empty();
   const bool own = products_ == Products::kOwn && options_.device().is_cpu();
-  const at::ScalarType products = plane_options_.dtype().toScalarType();
-  const auto pair = [&](int64_t numbers) { return at::empty({2 * slice_images_ * numbers}, plane_options_); };
+  const auto pair = [&](int64_t numbers) { return at::empty({2 * slice_images_ * numbers}, options_); };
   Desk desk;
   int64_t largest_z = 0;
   int64_t largest_out = 0;
@@ -135,9 +123,9 @@ Student::Desk Student::make_desk() const {
     if (!first) {
       made.map = desks_.front().blocks[each].map->sibling();
     } else if (!architecture_.convolutional) {
-      made.map = dense(shape.inputs, shape.height * shape.width, shape.outputs, options_, products);
+      made.map = dense(shape.inputs, shape.height * shape.width, shape.outputs, options_);
     } else {
-      made.map = own ? cpu_convolution(shape, options_) : aten_convolution(shape, options_, products);
+      made.map = own ? cpu_convolution(shape, options_) : aten_convolution(shape, options_);
     }
     made.z = made.map->writes_into() ? pair(block.z.numbers()) : at::Tensor();
     made.out = pair(block.out.numbers());
@@ -148,9 +136,9 @@ Student::Desk Student::make_desk() const {
   }
   desk.dz = pair(largest_z);
   desk.dout = pair(largest_out);
-  desk.head = first ? dense(features_.channels, features_.height * features_.width, architecture_.classes,
-                            options_, options_.dtype().toScalarType())
-                    : desks_.front().head->sibling();
+  desk.head =
+      first ? dense(features_.channels, features_.height * features_.width, architecture_.classes, options_)
+            : desks_.front().head->sibling();
   return desk;
 }
 
@@ -197,7 +185,7 @@ int64_t Student::bytes_of_an_image() const {
     numbers += 2 * z + 2 * out + (spectra ? 8 * z : 0);
     largest = std::max(largest, 2 * z + (spectra ? 8 * z : 0));
   }
-  return (numbers + largest) * static_cast<int64_t>(plane_options_.dtype().itemsize());
+  return (numbers + largest) * static_cast<int64_t>(options_.dtype().itemsize());
 }
 
 // Cuts a batch into slices and makes the views that each works on.

@@ -35,18 +35,13 @@ namespace pydistill::engine {
 // Who multiplies: loops of our own on a CPU, or ATen, which is what runs on a GPU.
 enum class Products { kOwn, kAten };
 
-// What the blocks' planes (z, out, and their tangents and gradients) are kept in: the parameters' dtype, or
-// bfloat16, which the convolutions and the hidden layers' products then multiply as well. Parameters, images,
-// statistics, all sums, the classifier and the loss stay in float.
-enum class Activations { kFull, kBfloat16 };
-
 class Student {
  public:
   using Pair = LinearMap::Pair;
 
   // slice_bytes: so much memory a slice may need; 0 leaves it to the device.
   Student(const Architecture& architecture, at::TensorOptions options, int64_t largest_batch,
-          Products products, int64_t slice_bytes, Activations activations);
+          Products products, int64_t slice_bytes);
 
   int64_t parameters() const { return theta_.numel(); }
 
@@ -189,7 +184,6 @@ class Student {
 
   Architecture architecture_;
   at::TensorOptions options_;
-  at::TensorOptions plane_options_;
   int64_t largest_batch_;
   int64_t slice_images_;
   Products products_;

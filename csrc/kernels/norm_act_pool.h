@@ -29,22 +29,21 @@ struct NormActPoolSettings {
 enum class NormActPoolPhase { kForward, kJvp, kBackward, kBackwardJvp };
 
 // What the phases read and write; [0] holds values and [1] tangents, and what a phase has no use for is null.
-// H' = H / 2 and W' = W / 2, rounded down, or H and W without pooling; k = 2, with tangents 4. Planes may be
-// kept in a shorter type than the numbers that are computed with.
-template <typename scalar_t, typename plane_t = scalar_t>
+// H' = H / 2 and W' = W / 2, rounded down, or H and W without pooling; k = 2, with tangents 4.
+template <typename scalar_t>
 struct NormActPoolArrays {
   int64_t channels;
   int64_t height;
   int64_t width;
   scalar_t eps;
-  const plane_t* z[2];         // [B, H, W, C]
-  const scalar_t* weight[2];   // [C]; null without a norm
-  const scalar_t* bias[2];     // [C]; may be null without a norm
-  const plane_t* grad_out[2];  // [B, H', W', C]
-  plane_t* out[2];             // [B, H', W', C]
-  scalar_t* stats;             // [B, k, C]: mean and r, and their tangents; null without a norm
-  plane_t* grad_z[2];          // [B, H, W, C]
-  scalar_t* parameter_grads;   // [B, k, C]: of weight and bias, and their tangents
+  const scalar_t* z[2];         // [B, H, W, C]
+  const scalar_t* weight[2];    // [C]; null without a norm
+  const scalar_t* bias[2];      // [C]; may be null without a norm
+  const scalar_t* grad_out[2];  // [B, H', W', C]
+  scalar_t* out[2];             // [B, H', W', C]
+  scalar_t* stats;              // [B, k, C]: mean and r, and their tangents; null without a norm
+  scalar_t* grad_z[2];          // [B, H, W, C]
+  scalar_t* parameter_grads;    // [B, k, C]: of weight and bias, and their tangents
 };
 
 // relu and pooling of one window: 2 x 2 pixels in row-major order, or one without pooling.
@@ -105,8 +104,8 @@ struct ReluPool {
 };
 
 // The arithmetic of all phases on the numbers that Access loads and stores at a time: one, or a vector of
-// neighbouring channels. Access offers Scalar, Value, load(const Scalar*) and store(Scalar*, Value), and for
-// planes Plane, load_plane(const Plane*) and store_plane(Plane*, Value).
+// neighbouring channels. Access offers Scalar, Value, load(const Scalar*) and store(Scalar*, Value), and
+// store_plane(Scalar*, Value) for the planes that a phase writes.
 //
 // An engine runs a plane (one image, one Value of channels) as
 //   forward    combine moments_of(...) over all pixels -> normalise -> emit each window
@@ -117,7 +116,6 @@ template <typename Access, Norm norm, Pooling pooling, bool tangent>
 struct NormActPool {
   using Through = Access;
   using Scalar = typename Access::Scalar;
-  using Plane = typename Access::Plane;
   using V = typename Access::Value;
   using D = Dual<V, tangent>;
   using Window = ReluPool<V, pooling>;
@@ -126,7 +124,7 @@ struct NormActPool {
   static constexpr std::size_t kPixels = Window::kPixels;
   static constexpr int64_t kRows = tangent ? 4 : 2;  // of stats and of parameter_grads
 
-  NormActPoolArrays<Scalar, Plane> arrays;
+  NormActPoolArrays<Scalar> arrays;
   Access access;
 
   struct Channel {  // v = scale * (z - mean) + shift
@@ -165,14 +163,14 @@ struct NormActPool {
   PYDISTILL_HOST_DEVICE Moments<V, tangent> moments_of(int64_t offset) const {
     D z[n];
     for (std::size_t k = 0; k < n; ++k) {
-      z[k] = load_plane(arrays.z, offset + static_cast<int64_t>(k) * arrays.channels);
+      z[k] = load(arrays.z, offset + static_cast<int64_t>(k) * arrays.channels);
     }
     return Moments<V, tangent>::of(z);
   }
 
   // Of a pixel from the mean as it is so far.
   PYDISTILL_HOST_DEVICE D deviation(const Moments<V, tangent>& moments, int64_t offset) const {
-    return load_plane(arrays.z, offset) - moments.mean;
+    return load(arrays.z, offset) - moments.mean;
   }
 
   // From the moments of the whole plane; stores mean and r.
@@ -266,14 +264,7 @@ struct NormActPool {
       return {access.load(from[0] + offset)};
     }
   }
-  PYDISTILL_HOST_DEVICE D load_plane(const Plane* const (&from)[2], int64_t offset) const {
-    if constexpr (tangent) {
-      return {access.load_plane(from[0] + offset), access.load_plane(from[1] + offset)};
-    } else {
-      return {access.load_plane(from[0] + offset)};
-    }
-  }
-  PYDISTILL_HOST_DEVICE void store_plane(Plane* const (&to)[2], int64_t offset, const D& number) const {
+  PYDISTILL_HOST_DEVICE void store_plane(Scalar* const (&to)[2], int64_t offset, const D& number) const {
     access.store_plane(to[0] + offset, number.value);
     if constexpr (tangent) {
       access.store_plane(to[1] + offset, number.tangent);
@@ -300,7 +291,7 @@ struct NormActPool {
   }
 
   PYDISTILL_HOST_DEVICE D centred(const Channel& channel, int64_t offset) const {
-    const D z = load_plane(arrays.z, offset);
+    const D z = load(arrays.z, offset);
     if constexpr (kInstance) {
       return z - channel.mean;
     } else {
@@ -321,7 +312,7 @@ struct NormActPool {
       x[k] = centred(channel, offset_in_window(offset, k));
       v[k] = activation(channel, x[k]).value;
     }
-    Window::backward(v, load_plane(arrays.grad_out, out), grad_v);
+    Window::backward(v, load(arrays.grad_out, out), grad_v);
   }
   PYDISTILL_HOST_DEVICE static D grad_of_z(const Channel& channel, const Projection& projection,
                                            const D& grad_v, const D& x) {
@@ -334,7 +325,7 @@ struct NormActPool {
 };
 
 template <typename Access>
-using ArraysOf = NormActPoolArrays<typename Access::Scalar, typename Access::Plane>;
+using ArraysOf = NormActPoolArrays<typename Access::Scalar>;
 
 // Calls run.forward(op) or run.backward(op) with the NormActPool of these settings.
 template <typename Access, Norm norm, Pooling pooling, typename Run>

@@ -35,37 +35,19 @@ NormActPoolSettings settings_of(const char* op, std::string_view norm, std::stri
           eps};
 }
 
-// The dtype of all that is no plane.
-at::ScalarType number_type(const at::Tensor& z) {
-  return z.scalar_type() == at::kBFloat16 ? at::kFloat : z.scalar_type();
-}
-
-at::TensorOptions number_options(const at::Tensor& z) { return z.options().dtype(number_type(z)); }
-
-void check_numbers(const char* op, const at::Tensor& value, const char* name, at::IntArrayRef shape,
-                   const at::Tensor& z, at::ScalarType type) {
+void check_like_z(const char* op, const at::Tensor& value, const char* name, at::IntArrayRef shape,
+                  const at::Tensor& z) {
   TORCH_CHECK_VALUE(value.sizes() == shape, op, ": ", name, " has shape ", value.sizes(),
                     " where z has shape ", z.sizes(), "; it must be ", shape);
-  TORCH_CHECK_VALUE(value.scalar_type() == type, op, ": ", name, " is ", value.scalar_type(), " where z is ",
-                    z.scalar_type(), "; it must be ", type);
+  TORCH_CHECK_VALUE(value.scalar_type() == z.scalar_type(), op, ": ", name, " is ", value.scalar_type(),
+                    " where z is ", z.scalar_type());
   TORCH_CHECK_VALUE(value.device() == z.device(), op, ": ", name, " is on ", value.device(),
                     " where z is on ", z.device());
 }
 
-void check_like_z(const char* op, const at::Tensor& value, const char* name, at::IntArrayRef shape,
-                  const at::Tensor& z) {
-  check_numbers(op, value, name, shape, z, number_type(z));
-}
-
-void check_plane(const char* op, const at::Tensor& value, const char* name, at::IntArrayRef shape,
-                 const at::Tensor& z) {
-  check_numbers(op, value, name, shape, z, z.scalar_type());
-}
-
 void check_z(const char* op, const at::Tensor& z) {
-  TORCH_CHECK_VALUE(
-      z.scalar_type() == at::kFloat || z.scalar_type() == at::kDouble || z.scalar_type() == at::kBFloat16, op,
-      ": z is ", z.scalar_type(), "; it must be float32 or float64, or bfloat16 beside float32");
+  TORCH_CHECK_VALUE(z.scalar_type() == at::kFloat || z.scalar_type() == at::kDouble, op, ": z is ",
+                    z.scalar_type(), "; it must be float32 or float64");
   TORCH_CHECK_VALUE(z.dim() == 4 && z.size(1) > 0 && z.size(2) > 0 && z.size(3) > 0, op, ": z has shape ",
                     z.sizes(), "; it must be [B, C, H, W] with C, H and W of at least 1");
 }
@@ -126,7 +108,7 @@ std::vector<int64_t> out_shape(const NormActPoolSettings& settings, const at::Te
 
 // Without a norm there is nothing to be kept: no rows, and undefined for the launchers.
 at::Tensor new_stats(const NormActPoolSettings& settings, const at::Tensor& z, int64_t rows) {
-  return at::empty({z.size(0), settings.norm == Norm::kNone ? 0 : rows, z.size(1)}, number_options(z));
+  return at::empty({z.size(0), settings.norm == Norm::kNone ? 0 : rows, z.size(1)}, z.options());
 }
 
 at::Tensor stats_for_launcher(const NormActPoolSettings& settings, const at::Tensor& stats) {
@@ -187,11 +169,11 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at
   const char* const op = "norm_act_pool_backward";
   const NormActPoolSettings settings = settings_of(op, norm, pooling, eps);
   check_z(op, z);
-  check_plane(op, grad_out, "grad_out", out_shape(settings, z), z);
+  check_like_z(op, grad_out, "grad_out", out_shape(settings, z), z);
   check_stats(op, settings, stats, z, 2);
   const Parameters values = parameters(op, settings, weight, bias, z);
   const at::Tensor grad_z = new_planes(z, z.sizes());
-  const at::Tensor parameter_grads = at::empty({z.size(0), 2, z.size(1)}, number_options(z));
+  const at::Tensor parameter_grads = at::empty({z.size(0), 2, z.size(1)}, z.options());
   Device::backward(settings, channels_last(grad_out), channels_last(z), values.weight, values.bias,
                    stats_for_launcher(settings, stats), grad_z, parameter_grads);
   return {grad_z, sum_of_images<Device>(parameter_grads)};
@@ -207,7 +189,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> jvp(const at::Tensor& z, const at
   const char* const op = "norm_act_pool_jvp";
   const NormActPoolSettings settings = settings_of(op, norm, pooling, eps);
   check_z(op, z);
-  check_plane(op, z_tangent, "z_tangent", z.sizes(), z);
+  check_like_z(op, z_tangent, "z_tangent", z.sizes(), z);
   const Parameters values = parameters(op, settings, weight, bias, z);
   const Parameters tangent = tangents(op, values, weight_tangent, bias_tangent, z);
   const at::Tensor out = new_planes(z, out_shape(settings, z));
@@ -227,15 +209,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward_jvp(
   const char* const op = "norm_act_pool_backward_jvp";
   const NormActPoolSettings settings = settings_of(op, norm, pooling, eps);
   check_z(op, z);
-  check_plane(op, z_tangent, "z_tangent", z.sizes(), z);
-  check_plane(op, grad_out, "grad_out", out_shape(settings, z), z);
-  check_plane(op, grad_out_tangent, "grad_out_tangent", out_shape(settings, z), z);
+  check_like_z(op, z_tangent, "z_tangent", z.sizes(), z);
+  check_like_z(op, grad_out, "grad_out", out_shape(settings, z), z);
+  check_like_z(op, grad_out_tangent, "grad_out_tangent", out_shape(settings, z), z);
   check_stats(op, settings, stats, z, 4);
   const Parameters values = parameters(op, settings, weight, bias, z);
   const Parameters tangent = tangents(op, values, weight_tangent, bias_tangent, z);
   const at::Tensor grad_z = new_planes(z, z.sizes());
   const at::Tensor grad_z_tangent = new_planes(z, z.sizes());
-  const at::Tensor parameter_grads = at::empty({z.size(0), 4, z.size(1)}, number_options(z));
+  const at::Tensor parameter_grads = at::empty({z.size(0), 4, z.size(1)}, z.options());
   Device::backward_jvp(settings, channels_last(grad_out), channels_last(grad_out_tangent), channels_last(z),
                        channels_last(z_tangent), values.weight, tangent.weight, values.bias, tangent.bias,
                        stats_for_launcher(settings, stats), grad_z, grad_z_tangent, parameter_grads);

@@ -89,8 +89,5 @@ template cudaError_t with_norm_act_pool(NormActPoolPhase, Norm, Pooling, const N
                                         const cuda::OneNumber<float>&, const cuda::PlaneLaunch&);
 template cudaError_t with_norm_act_pool(NormActPoolPhase, Norm, Pooling, const NormActPoolArrays<double>&,
                                         const cuda::OneNumber<double>&, const cuda::PlaneLaunch&);
-template cudaError_t with_norm_act_pool(NormActPoolPhase, Norm, Pooling,
-                                        const NormActPoolArrays<float, Bfloat16>&,
-                                        const cuda::OneNumber<float, Bfloat16>&, const cuda::PlaneLaunch&);
 
 }  // namespace pydistill::kernels

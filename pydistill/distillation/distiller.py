@@ -200,7 +200,6 @@ class Distiller:
                 gradient=self.method.gradient,
                 label_logits=self.synthetic.kind == "learned",
                 backend=settings.backend,
-                activations=settings.activations,
             )
 
     @torch.no_grad()

@@ -11,7 +11,6 @@ from pydistill.data import DsaSettings
 from pydistill.distillation.guard import GuardLimits
 from pydistill.distillation.methods import Method, Trajectories, method_named
 from pydistill.distillation.optimiser import LrForm, OuterOptimiser
-from pydistill.engine.student import Activations
 from pydistill.errors import InputError
 from pydistill.matching import Backend, Distance, Gradient, Selection
 from pydistill.synthesis.set import Initialisation, Labels
@@ -71,8 +70,6 @@ class DistillSettings:
             lr ≤ 0 or beyond max_lr, a pixel beyond max_pixel) before the run ends with the best set so far.
         rejection_window: iterations over which rejections are counted.
         backend: auto, fused, torch or autograd.
-        activations: float32, or bfloat16 for the planes between the student's layers (backend fused alone);
-            docs/fused.md says what that does to the gradient.
         seed: of everything random in the distillation.
     """
 
@@ -117,7 +114,6 @@ class DistillSettings:
     max_rejections: int = 10
     rejection_window: int = 1000
     backend: Backend = "auto"
-    activations: Activations = "float32"
     seed: int = 0
 
     def resolved_method(self) -> Method:
@@ -186,8 +182,6 @@ class DistillSettings:
         for name in ("evaluate_every", "max_rejections"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.activations == "bfloat16" and self.backend in ("torch", "autograd"):
-            raise InputError(f"activations = bfloat16 needs backend fused (or auto), not {self.backend}")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed must be at least 0 and below 2^63, not {self.seed}")
         for name in ("lr_image", "lr_lr", "lr_label"):

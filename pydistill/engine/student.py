@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ from pydistill.nn.layers import halved, padded
 from pydistill.nn.mlp import MLP
 from pydistill.ops.extension import load_extension
 
+if TYPE_CHECKING:
+    from pydistill import _C
+
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-Activations = Literal["float32", "bfloat16"]
-"""What the blocks' planes are kept and multiplied in: as the parameters are, or bfloat16."""
-ACTIVATIONS: tuple[str, ...] = get_args(Activations)
 STUDENTS_KEPT = 4
 PROGRAMS_KEPT = 4
 
@@ -93,12 +93,14 @@ def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
     return plane
 
 
-def network_of(model: nn.Module, images: Sequence[int]) -> tuple[Any, ...]:
-    """The engine's description of this network on images [B, C, H, W], whatever B: kind, sizes, norm, pooling, eps.
+def architecture_of(model: nn.Module, images: Sequence[int]) -> _C.Architecture:
+    """Describe this network to the engine, on images [B, C, H, W] of any B.
 
     Raises:
         InputError: the network does not take such images.
     """
+    from pydistill import _C
+
     assert isinstance(model, (ConvNet, MLP))
     channels, *plane = images[1:]
     if isinstance(model, MLP):  # it knows the number of pixels, not their places
@@ -111,12 +113,24 @@ def network_of(model: nn.Module, images: Sequence[int]) -> tuple[Any, ...]:
             f"{type(model).__name__} cannot run on images of shape {list(images)}: "
             f"it was made for [B, {model.in_channels}, {model.image_size[0]}, {model.image_size[1]}]"
         )
-    sizes = (channels, *plane, model.num_classes, model.width, model.depth)
-    if isinstance(model, MLP):
-        return "mlp", (*sizes, 0), "none", "none", 0.0
-    norms = [module for module in model.features if isinstance(module, nn.GroupNorm)]
-    eps = norms[0].eps if norms else 0.0
-    return "convnet", (*sizes, model.first_padding), model.norm, model.pooling, eps
+    norm, pooling, eps, first_padding = "none", "none", 0.0, 0
+    if isinstance(model, ConvNet):
+        norm, pooling, first_padding = model.norm, model.pooling, model.first_padding
+        eps = next((module.eps for module in model.features if isinstance(module, nn.GroupNorm)), 0.0)
+    height, width = plane
+    return _C.Architecture(
+        kind="convnet" if isinstance(model, ConvNet) else "mlp",
+        channels=channels,
+        height=height,
+        width=width,
+        classes=model.num_classes,
+        units=model.width,
+        depth=model.depth,
+        norm=norm,
+        pooling=pooling,
+        eps=eps,
+        first_padding=first_padding,
+    )
 
 
 def where(like: Tensor) -> tuple[Any, ...]:
@@ -128,24 +142,22 @@ def where(like: Tensor) -> tuple[Any, ...]:
     return like.dtype, like.device, stream
 
 
-def fused_student(model: nn.Module, images: Sequence[int], like: Tensor, activations: Activations = "float32") -> Any:
+def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> _C.Student:
     """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
 
     It owns the memory of its passes, so the last few are kept and used again: one that is kept for batches of at least
-    that size, or a new one in its place. With activations in bfloat16, `like` is of float32.
+    that size, or a new one in its place.
 
     Raises:
         InputError: the network does not take such images.
     """
-    network = network_of(model, images)
-    key = (network, activations, *where(like))
+    from pydistill import _C
+
+    architecture = architecture_of(model, images)
+    key = (architecture, *where(like))
     kept = None if being_recorded(like) else _students.take(key)
     if kept is None or kept[0] < images[0]:
-        kind, sizes, norm, pooling, eps = network
-        new = torch.classes.pydistill.Student
-        products = "own" if activations == "float32" else "aten"
-        setting = (list(sizes), norm, pooling, eps, like.new_empty(0), images[0], products, 0, activations)
-        kept = images[0], new(kind, *setting)
+        kept = images[0], _C.Student(architecture, like=like, largest_batch=images[0])
     if not being_recorded(like):
         _students.keep(key, kept)
     return kept[1]
@@ -195,7 +207,7 @@ def release_students() -> None:
     kept_programs.clear()
 
 
-_students: Kept[tuple[int, Any]] = Kept(STUDENTS_KEPT)
+_students: Kept[tuple[int, _C.Student]] = Kept(STUDENTS_KEPT)
 kept_programs: Kept[Any] = Kept(PROGRAMS_KEPT)
 """Those of pydistill.matching.backends.program."""
 atexit.register(release_students)  # CUDA graphs must go before CUDA does

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from pydistill._util.checks import described
-from pydistill.engine.student import Activations
 from pydistill.errors import BackendError, InputError
 from pydistill.matching.backends.autograd import match_autograd
 from pydistill.matching.backends.fused import match_fused, match_many_fused, why_not_fused, why_not_these_images
@@ -24,7 +23,6 @@ Backend = Literal["auto", "fused", "torch", "autograd"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 
 WHY_FUSED = "the adjoint sweep over fused kernels is the fastest"
-WHY_BFLOAT16 = "it alone has activations in bfloat16"
 WHY_TORCH = "the adjoint sweep in PyTorch runs any module in the memory of one step"
 WHY_AUTOGRAD = "the whole graph is computed in any dtype"
 
@@ -39,15 +37,12 @@ _runners: dict[str, Callable[[Problem], Match]] = {
 _announced: set[tuple[str, str, str, str]] = set()
 
 
-def choose_backend(
-    backend: str, model: nn.Module, like: Tensor, plan: BatchPlan | None = None, activations: Activations = "float32"
-) -> tuple[str, str]:
+def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan | None = None) -> tuple[str, str]:
     """The backend that runs, and why: the one asked for, or for `auto` the fastest that supports the model.
 
     Args:
         like: a tensor of the dtype and on the device that the student computes in.
         plan: what it trains on, if that is known.
-        activations: float32, or bfloat16, which `fused` alone has.
 
     Raises:
         InputError: no backend has that name.
@@ -55,8 +50,6 @@ def choose_backend(
     """
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, not {backend!r}")
-    if activations == "bfloat16":
-        return _with_bfloat16(backend, model, like, plan)
     if backend == "autograd":
         return backend, "asked for"
     if like.dtype not in SWEEP_DTYPES:
@@ -85,20 +78,6 @@ def _obstacle(model: nn.Module, like: Tensor, plan: BatchPlan | None) -> str | N
     return why_not_these_images(model, plan) if obstacle is None and plan is not None else obstacle
 
 
-def _with_bfloat16(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan | None) -> tuple[str, str]:
-    if backend in ("torch", "autograd"):
-        raise BackendError(
-            f"backend '{backend}' has no activations in bfloat16: take backend 'fused', or activations='float32'"
-        )
-    obstacle = f"they go with parameters in float32, not {like.dtype}" if like.dtype != torch.float32 else None
-    obstacle = obstacle or _obstacle(model, like, plan)
-    if obstacle is not None:
-        raise BackendError(
-            f"backend 'fused' cannot run activations in bfloat16: {obstacle}; take activations='float32'"
-        )
-    return "fused", "asked for" if backend == "fused" else WHY_BFLOAT16
-
-
 def _announce(model: nn.Module, device: torch.device, chosen: str, why: str) -> None:
     """Say which backend `auto` took and why, once for each network, device and reason."""
     key = (type(model).__name__, str(device), chosen, why)
@@ -119,7 +98,6 @@ def match(
     gradient: Gradient = "exact",
     label_logits: bool = False,
     backend: str = "auto",
-    activations: Activations = "float32",
 ) -> Match:
     """Train a student for N steps of SGD and compare where it arrives with where the expert arrived.
 
@@ -151,9 +129,6 @@ def match(
         backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch`
             (the same sweep in PyTorch, any module), both of flat memory and for first derivatives; `autograd` (whole
             graph, any derivative); or `auto`: the fastest that supports the model and the device.
-        activations: what `fused` keeps and multiplies the planes between the layers in: `float32` (of a start in
-            float64: float64), or `bfloat16` with all else in float32, which no other backend has. docs/fused.md says
-            how far the gradient is then from the exact one.
 
     Returns:
         Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.
@@ -166,7 +141,7 @@ def match(
     Source: Cazenavette et al., *Dataset Distillation by Matching Training Trajectories*, CVPR 2022 (MTT); Liu et al.,
     *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
     """
-    problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits, activations)
+    problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits)
     return _runners[_chosen_backend(backend, problem)](problem)
 
 
@@ -182,7 +157,6 @@ def match_many(
     gradient: Gradient = "exact",
     label_logits: bool = False,
     backend: str = "auto",
-    activations: Activations = "float32",
 ) -> list[Match]:
     """Match one network from several starts to several targets; the same as `match` of each.
 
@@ -198,7 +172,7 @@ def match_many(
         targets: θ* of each.
         batches: what each trains on, as in `match`.
         lr: α of all, as in `match`.
-        selection, distance, gradient, label_logits, backend, activations: as in `match`.
+        selection, distance, gradient, label_logits, backend: as in `match`.
 
     Returns:
         E matches, in the order of the starts.
@@ -216,7 +190,7 @@ def match_many(
             f"not {len(starts)}, {len(targets)} and {len(batches)}"
         )
     problems = [
-        check_problem(model, *each, lr, selection, distance, gradient, label_logits, activations)
+        check_problem(model, *each, lr, selection, distance, gradient, label_logits)
         for each in zip(starts, targets, batches, strict=True)
     ]
     chosen = [_chosen_backend(backend, problem) for problem in problems]
@@ -228,7 +202,7 @@ def match_many(
 def _chosen_backend(backend: str, problem: Problem) -> str:
     """The backend that runs this problem; `auto` says which and why."""
     model, start = problem.student.model, problem.start
-    chosen, why = choose_backend(backend, model, start, problem.plan, problem.activations)
+    chosen, why = choose_backend(backend, model, start, problem.plan)
     if backend == "auto":
         _announce(model, start.device, chosen, why)
     return chosen

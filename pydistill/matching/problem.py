@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from pydistill._util.checks import check_instance, check_tensor, described
-from pydistill.engine.student import ACTIVATIONS, Activations
 from pydistill.errors import InputError
 from pydistill.matching.batches import Batches, BatchPlan, plan_of
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection
@@ -34,7 +33,6 @@ class Problem:
     selection: Selection
     distance: Distance
     gradient: Gradient
-    activations: Activations
 
     @property
     def steps(self) -> int:
@@ -77,7 +75,6 @@ def check_problem(
     distance: Distance,
     gradient: Gradient,
     label_logits: bool,
-    activations: Activations,
 ) -> Problem:
     """Check every argument of `match` and bring it into one form; raises InputError with the argument's name and
     limits.
@@ -87,7 +84,6 @@ def check_problem(
     _check_choice("selection", selection, SELECTIONS)
     _check_choice("distance", distance, DISTANCES)
     _check_choice("gradient", gradient, GRADIENTS)
-    _check_choice("activations", activations, ACTIVATIONS)
     if not isinstance(label_logits, bool):
         raise InputError(f"label_logits must be True or False, not {described(label_logits)}")
     check_instance("model", model, nn.Module, "a torch.nn.Module")
@@ -109,7 +105,7 @@ def check_problem(
     _check_rate(lr)
     _check_sources(plan, start)
     lr = lr.to(dtype=start.dtype, device=start.device)
-    return Problem(student, start, target, plan, lr, selection, distance, gradient, activations)
+    return Problem(student, start, target, plan, lr, selection, distance, gradient)
 
 
 def _check_rate(lr: Tensor) -> None:

@@ -1,15 +1,16 @@
-"""Loads the compiled ops, the library `pydistill/_C….so`, once; remembers why they are not there if they are not."""
+"""Load the compiled module `pydistill._C` once, and remember why it is not in use if it is not."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -95,11 +96,23 @@ def _copy_in(place: str) -> Path | None:
 
 
 def _load(path: str) -> dict[str, Any]:
-    """Register the library's ops under torch.ops.pydistill and ask it how it was built. It is no Python module."""
-    ops: Any = torch.ops  # its loader has no types in some releases of torch
-    ops.load_library(path)
-    config: dict[str, Any] = json.loads(ops.pydistill.build_config())
+    """Import the module, which registers its ops under torch.ops.pydistill; return how it was built."""
+    module = _import(path)
+    config: dict[str, Any] = module.build_config()
     return config
+
+
+def _import(path: str) -> ModuleType:
+    """Import the file `path` as pydistill._C."""
+    name = f"{PACKAGE.name}._C"
+    loader = ExtensionFileLoader(name, path)
+    spec = spec_from_loader(name, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    sys.modules[name] = module
+    sys.modules[PACKAGE.name]._C = module  # type: ignore[attr-defined] # as Python's import does
+    return module
 
 
 def _unusable(why: str, path: str | None, remedy: str = "build it again") -> Extension:

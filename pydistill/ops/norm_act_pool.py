@@ -203,13 +203,8 @@ def _planes(z: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.empty(shape, dtype=z.dtype, device=z.device, memory_format=torch.channels_last)
 
 
-def _numbers(z: Tensor, *shape: int) -> Tensor:
-    """What is no plane: in float32 beside planes of bfloat16, which the compiled ops take for the engine's sake."""
-    return z.new_empty(*shape, dtype=torch.float32 if z.dtype == torch.bfloat16 else z.dtype)
-
-
 def _stats(z: Tensor, norm: str, rows: int) -> Tensor:
-    return _numbers(z, z.shape[0], rows if norm == "instance" else 0, z.shape[1])
+    return z.new_empty(z.shape[0], rows if norm == "instance" else 0, z.shape[1])
 
 
 def _fake(z: Tensor, weight: Any, bias: Any, norm: str, pooling: str, eps: float) -> tuple[Tensor, ...]:
@@ -219,7 +214,7 @@ def _fake(z: Tensor, weight: Any, bias: Any, norm: str, pooling: str, eps: float
 def _fake_backward(
     grad_out: Tensor, z: Tensor, weight: Any, bias: Any, stats: Tensor, norm: str, pooling: str, eps: float
 ) -> tuple[Tensor, ...]:
-    return _planes(z, tuple(z.shape)), _numbers(z, 2, z.shape[1])
+    return _planes(z, tuple(z.shape)), z.new_empty(2, z.shape[1])
 
 
 def _fake_jvp(
@@ -252,7 +247,7 @@ def _fake_backward_jvp(
     eps: float,
 ) -> tuple[Tensor, ...]:
     grad_z, grad_z_tangent = (_planes(z, tuple(z.shape)) for _ in range(2))
-    return grad_z, grad_z_tangent, _numbers(z, 4, z.shape[1])
+    return grad_z, grad_z_tangent, z.new_empty(4, z.shape[1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -154,7 +154,7 @@ def plan(
         parameters=record.layout.total,
         device=torch.cuda.get_device_name(dataset.device) if on_gpu else "cpu",
         threads=torch.get_num_threads(),
-        backend=choose_backend(settings.backend, distiller.student, distiller.images, None, settings.activations)[0],
+        backend=choose_backend(settings.backend, distiller.student, distiller.images)[0],
         data=f"noise in the shape of {recipe.data.name}" if dataset.digest == DUMMY_DIGEST else recipe.data.name,
         phases=tuple(phases),
         disk=_disk_of_experts(recipe, record, count, experts)

@@ -50,7 +50,6 @@ FREE_ON_RESUME = (
 # Settings that came later than the first runs, which did as these settings' defaults do and do not name them.
 LATER_SETTINGS = (
     "experts_per_step",
-    "activations",
     "lr_form",
     "lr_min",
     "clip_gradient",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from pydistill.matching.loss import student_loss
 from pydistill.nn import MLP, ConvNet
 from pydistill.nn.flat import flatten, layout_of
 from tests.matching.problems import relative_error
+
+if TYPE_CHECKING:
+    from pydistill import _C
 
 Network = ConvNet | MLP
 
@@ -68,23 +71,32 @@ def student_of(
     *,
     products: str = "own",
     slice_bytes: int = 0,
-    activations: str = "float32",
-) -> Any:
-    """torch.classes.pydistill.Student for this network; slices of so many bytes, of one image at least."""
-    sizes = [model.in_channels, *model.image_size, model.num_classes, model.width, model.depth]
-    like = torch.empty(0, dtype=dtype)
+) -> _C.Student:
+    """The engine's student for this network, with slices of so many bytes or of one image."""
+    from pydistill import _C
+
+    height, width = model.image_size
+    sizes = {"channels": model.in_channels, "height": height, "width": width}
+    sizes |= {"classes": model.num_classes, "units": model.width, "depth": model.depth}
     if isinstance(model, MLP):
-        architecture: tuple[Any, ...] = ("mlp", [*sizes, 0], "none", "none", 0.0)
+        architecture = _C.Architecture(kind="mlp", **sizes)
     else:
-        architecture = ("convnet", [*sizes, model.first_padding], model.norm, model.pooling, 1e-5)
-    return torch.classes.pydistill.Student(*architecture, like, largest_batch, products, slice_bytes, activations)
+        padding = model.first_padding
+        architecture = _C.Architecture(
+            kind="convnet", **sizes, norm=model.norm, pooling=model.pooling, eps=1e-5, first_padding=padding
+        )
+    like = torch.empty(0, dtype=dtype)
+    return _C.Student(architecture, like=like, largest_batch=largest_batch, products=products, slice_bytes=slice_bytes)
 
 
-def by_engine(student: Any, at: Point) -> GradientBackend:
+def by_engine(student: _C.Student, at: Point) -> GradientBackend:
     gradient, losses, logits = student.gradient(at.theta, at.images, at.labels)
     rows = at.labels.is_floating_point()
     inner, product, images, labels = student.adjoint(at.theta, at.direction, at.images, at.labels, True, True, rows)
-    return GradientBackend(gradient, logits, losses, inner, product, images, labels)
+    assert product is not None
+    assert images is not None
+    of_labels = at.theta.new_empty(0) if labels is None else labels
+    return GradientBackend(gradient, logits, losses, inner, product, images, of_labels)
 
 
 def by_autograd(model: nn.Module, at: Point) -> GradientBackend:

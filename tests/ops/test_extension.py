@@ -101,10 +101,10 @@ def test_what_is_no_str_is_passed_over(place: Any, fresh: pytest.MonkeyPatch, tm
 
 def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.MonkeyPatch) -> None:
     def broken(path: str) -> None:
-        raise OSError(f"{path}: undefined symbol: _ZN3c10")
+        raise ImportError(f"{path}: undefined symbol: _ZN3c10")
 
     fresh.setattr(extension, "_find", lambda package: "/somewhere/_C.so")
-    fresh.setattr(extension.torch.ops, "load_library", broken)
+    fresh.setattr(extension, "_import", broken)
     with pytest.warns(RuntimeWarning, match=r"/somewhere/_C\.so is not used: .*undefined symbol: _ZN3c10"):
         loaded = extension.load_extension()
     assert loaded.device_types == frozenset()

@@ -9,7 +9,6 @@ import pydistill.ops
 import pydistill.reference
 from pydistill.ops.build_info import build_config
 from tests.ops.test_norm_act_pool import NORMS, PHASES, POOLINGS, Problem, assert_same
-from tests.ops.test_norm_act_pool_bfloat16 import check_errors, planes, run
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible")
 needs_kernels = pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels")
@@ -136,22 +135,3 @@ def test_gradients_and_opcheck() -> None:
 def test_without_kernels_the_reference_runs(phase: str) -> None:
     problem = on(Problem((2, 5, 6, 6)), "cuda")
     assert_same(problem.run(phase), problem.run(phase, pydistill.reference), 1e-9)
-
-
-@needs_kernels
-@pytest.mark.parametrize("phase", PHASES)
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("norm", NORMS)
-def test_planes_of_bfloat16(norm: str, pooling: str, phase: str) -> None:
-    check_errors(norm, pooling, phase, "cuda")
-
-
-@needs_kernels
-@pytest.mark.parametrize("phase", PHASES)
-def test_planes_of_bfloat16_hold_float32_s_results_rounded(phase: str) -> None:
-    """Bit for bit: the kernels are the same but for what they load and store."""
-    rounded, single = (planes((3, 65, 33, 31), "cuda")[0] for _ in range(2))
-    single.z, single.grad = rounded.z.float(), rounded.grad.float()
-    found, in_full = (run(problem, phase, "average", "instance") for problem in (rounded, single))
-    for one, other in zip(found, in_full, strict=True):
-        assert torch.equal(one, other.to(one.dtype))

@@ -30,7 +30,6 @@ from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.folder_content import content
 from tests.helpers.small_runs import EXPERT, BreakAt, assert_same_outcome, experts, recipe
-from tests.matching.problems import needs_engine
 
 DATA = blobs()
 ROOT = Path(__file__).parents[2]
@@ -56,9 +55,8 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         {"labels": "learned"},
         {"labels": "teacher", "dsa": DsaSettings(), "ipc": 2, "batch_size": 3},
         {"experts_per_step": 2, "dsa": DsaSettings(), "batch_size": 3},
-        pytest.param({"activations": "bfloat16"}, marks=needs_engine),
     ],
-    ids=["att", "mct", "learned", "teacher and augmentation", "several experts", "bfloat16"],
+    ids=["att", "mct", "learned", "teacher and augmentation", "several experts"],
 )
 def test_a_broken_off_run_continues_as_if_it_had_not_been(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path
@@ -132,7 +130,7 @@ def test_a_run_from_before_a_setting_was_there_can_be_continued(store: Trajector
     run_distillation(recipe(iterations=5), DATA, store, tmp_path / "old")
     file = tmp_path / "old" / "config.json"
     config = json.loads(file.read_text())
-    assert not {"experts_per_step", "activations"} & config["distill"].keys()
+    assert "experts_per_step" not in config["distill"]
     del config["data"]["pixels"], config["evaluation"]["at_once"]
     file.write_text(json.dumps(config))
     run_distillation(recipe(iterations=8), DATA, store, tmp_path / "old", resume=True)
@@ -141,8 +139,6 @@ def test_a_run_from_before_a_setting_was_there_can_be_continued(store: Trajector
     assert torch.equal(whole.images, old.images)
     with pytest.raises(MismatchError, match=r"began with distill\.experts_per_step = None, not 2"):
         run_distillation(recipe(iterations=9, experts_per_step=2), DATA, store, tmp_path / "old", resume=True)
-    with pytest.raises(MismatchError, match=r"began with distill\.activations = None, not 'bfloat16'"):
-        run_distillation(recipe(iterations=9, activations="bfloat16"), DATA, store, tmp_path / "old", resume=True)
 
 
 def test_how_pictures_are_kept_and_how_many_networks_train_at_once_may_change(
@@ -198,7 +194,6 @@ import sys
 from pydistill.runs.run import run_distillation, NoCallback
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
-from tests.matching.problems import needs_engine
 from tests.helpers.small_runs import recipe
 
 class Tell(NoCallback):

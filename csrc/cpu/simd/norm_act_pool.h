@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "../../kernels/bfloat16.h"
 #include "../../kernels/norm_act_pool.h"
 
 namespace pydistill::cpu {
@@ -14,11 +13,10 @@ constexpr int64_t kGroupBytes = 512;
 
 // One phase of one image's channels [channel, channel + count): count <= kGroupBytes / sizeof(scalar_t).
 // streams: store planes past the caches; their pixels must then begin at multiples of 64 bytes.
-template <typename scalar_t, typename plane_t = scalar_t>
+template <typename scalar_t>
 using NormActPoolLoop = void (*)(kernels::NormActPoolPhase phase, kernels::Norm norm,
-                                 kernels::Pooling pooling,
-                                 const kernels::NormActPoolArrays<scalar_t, plane_t>& arrays, int64_t image,
-                                 int64_t channel, int64_t count, bool streams);
+                                 kernels::Pooling pooling, const kernels::NormActPoolArrays<scalar_t>& arrays,
+                                 int64_t image, int64_t channel, int64_t count, bool streams);
 
 #define PYDISTILL_DECLARE_NORM_ACT_POOL(isa)                                                           \
   namespace isa {                                                                                      \
@@ -36,12 +34,5 @@ PYDISTILL_DECLARE_NORM_ACT_POOL(avx2)
 PYDISTILL_DECLARE_NORM_ACT_POOL(avx512)
 #endif
 #undef PYDISTILL_DECLARE_NORM_ACT_POOL
-
-// Compiled for what every processor has alone; planes of bfloat16 are never stored past the caches.
-namespace baseline {
-void norm_act_pool(kernels::NormActPoolPhase phase, kernels::Norm norm, kernels::Pooling pooling,
-                   const kernels::NormActPoolArrays<float, kernels::Bfloat16>& arrays, int64_t image,
-                   int64_t channel, int64_t count, bool streams);
-}
 
 }  // namespace pydistill::cpu

@@ -1,5 +1,4 @@
-// The loops of norm_act_pool over vector registers; included by one file for each instruction set and kind of
-// planes.
+// The loops of norm_act_pool over vector registers; included by one file for each instruction set.
 //
 // A group of neighbouring vectors of channels goes through the pixels together, pixel by pixel, so that
 // memory is read in its own order: that is worth more than constants that stay in registers (twice the speed
@@ -23,12 +22,10 @@ using kernels::Pooling;
 template <typename T>
 struct WholeVector {
   using Scalar = T;
-  using Plane = T;
   using Value = Lanes<T>;
   static constexpr int64_t kMostVectors = kGroupBytes / PYDISTILL_VECTOR_BYTES;
   bool streams;
   PYDISTILL_INLINE Value load(const T* from) const { return Value::load(from); }
-  PYDISTILL_INLINE Value load_plane(const T* from) const { return Value::load(from); }
   PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to); }
   PYDISTILL_INLINE void store_plane(T* to, Value value) const {
     bool now = streams;
@@ -45,12 +42,10 @@ struct WholeVector {
 template <typename T>
 struct PartOfVector {
   using Scalar = T;
-  using Plane = T;
   using Value = Lanes<T>;
   static constexpr int64_t kMostVectors = 1;
   int64_t count;
   PYDISTILL_INLINE Value load(const T* from) const { return Value::load(from, count); }
-  PYDISTILL_INLINE Value load_plane(const T* from) const { return Value::load(from, count); }
   PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to, count); }
   PYDISTILL_INLINE void store_plane(T* to, Value value) const { value.store(to, count); }
 };
@@ -70,7 +65,7 @@ enum class Pass { kFirst, kSecond };
 // foresees.
 template <typename Op>
 PYDISTILL_INLINE void fetch_below(const Op& op, const Group& group, int64_t offset) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(typename Op::Plane));
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(typename Op::Scalar));
   constexpr int kIntoL2 = 1;
   const int64_t row = op.arrays.width * op.arrays.channels;
   for (int64_t which = 0; which < Op::kRows / 2; ++which) {

@@ -81,20 +81,24 @@ class FusedSweep(Sweep):
                     )
 
     @contextmanager
-    def _program(self, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> Iterator[Program]:
-        """A program filled for this problem, kept for the next once the body has ended well."""
+    def _filled_program(self, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> Iterator[Program]:
+        """Borrow a program and fill it with this problem; return it to the cache unless the body raises.
+
+        Both sweeps of a match borrow and fill one. In between, while the caller holds the loss, the cached program
+        serves other matches, and `loss.backward()` may never come.
+        """
         model, start, shape = self.problem.student.model, self.problem.start, self.arrangement.shape
-        program = acquire_program(model, start, shape, self.problem.activations)
+        program = acquire_program(model, start, shape)
         program.fill(self.arrangement, sources, lr, points)
         yield program
-        release_program(model, start, shape, program, self.problem.activations)
+        release_program(model, start, shape, program)
 
     def train(self) -> tuple[Points, Tensor]:
         problem = self.problem
         start, target = problem.start.detach(), problem.target.detach()
         points = start.new_empty(problem.steps + 1, start.numel())
         points[0] = start
-        with self._program(problem.plan.sources, problem.lr, points) as program:
+        with self._filled_program(problem.plan.sources, problem.lr, points) as program:
             program.target.copy_(target)
             program.sums[0] = distance_sums(start, target)
             program.train(problem.steps)
@@ -104,7 +108,7 @@ class FusedSweep(Sweep):
         self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         assert isinstance(self.points, Tensor)
-        with self._program(sources, lr, self.points) as program:
+        with self._filled_program(sources, lr, self.points) as program:
             program.adjoint.copy_(adjoint)
             program.clear_gradients()
             program.go_back([self._wanted(step, needed) for step in range(self.step)])

@@ -10,16 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from pydistill.data.dsa import DsaDraw, draw_tables
 from pydistill.engine.cuda_graph import SWITCH, cuda_graphs_enabled
-from pydistill.engine.student import Activations, being_recorded, fused_student, kept_programs, network_of, where
+from pydistill.engine.student import architecture_of, being_recorded, fused_student, kept_programs, where
 from pydistill.matching.batches import BatchPlan, DrawTable
 from pydistill.reference.augment import COLUMNS
+
+if TYPE_CHECKING:
+    from pydistill import _C
 
 STEPS_A_CALL = 4
 """On the CPU, so that Ctrl-C is heard."""
@@ -148,61 +151,88 @@ def _augmentation_shape(operations: Tensor, parameters: Tensor) -> tuple[int, in
 
 
 class Program:
-    """The tables of a program, and what runs over them; only while it is filled for a training are its values that
-    training's.
+    """The tables of a program and the two sweeps over them. Its values are those of the last `fill`.
 
     Attributes:
-        step, address: the counter, and where θ_0 … θ_N lie; int64 [].
+        step: the counter k, int64 [].
         target, adjoint: [P]; lr, lr_gradient: [N].
         sums: (Σ|θ_k − θ*|, Σ(θ_k − θ*)²), float64 [N + 1, 2].
         images, image_gradients: [n, C, H, W].
         labels, label_gradients: by their number of dimensions, [n] or [n, K]; class numbers have no gradients.
+        batches: the tables of each kind of batch.
+        engine: the C++ program over these tables.
     """
 
-    def __init__(self, student: Any, like: Tensor, shape: ProgramShape, graphs: bool) -> None:
-        with torch.inference_mode(False):  # its tensors are written to in and out of that mode
+    def __init__(self, student: _C.Student, like: Tensor, shape: ProgramShape, graphs: bool) -> None:
+        from pydistill import _C
+
+        with torch.inference_mode(False):  # ordinary tensors, which can be written to in and out of that mode
             steps, device = len(shape.batches_of_step), like.device
-            whole: dict[str, Any] = {"dtype": torch.int64, "device": device}
-            self.step, self.address = (torch.zeros((), **whole) for _ in range(2))
+            integers: dict[str, Any] = {"dtype": torch.int64, "device": device}
+            self.step = torch.zeros((), **integers)
             self.target, self.adjoint = (like.new_zeros(student.parameters()) for _ in range(2))
             self.lr, self.lr_gradient = (like.new_zeros(steps) for _ in range(2))
             self.sums = like.new_zeros(steps + 1, 2, dtype=torch.float64)
             self.images, self.image_gradients = (like.new_zeros(shape.images) for _ in range(2))
             self.labels: dict[int, Tensor] = {}
             self.label_gradients: dict[int, Tensor] = {}
-            nothing = like.new_empty(0)
-            self.batches: list[list[Tensor]] = []
-            for each in shape.batches:
-                dims = len(each.labels)
-                if dims not in self.labels:
-                    self.labels[dims] = torch.zeros(each.labels, **whole) if dims == 1 else like.new_zeros(each.labels)
-                    self.label_gradients[dims] = nothing if dims == 1 else like.new_zeros(each.labels)
-                index = [torch.zeros(steps, each.size, **whole) for _ in range(2)]
-                augmentation = [nothing, nothing]
-                if each.augmentation is not None:
-                    length, rows, width = each.augmentation
-                    augmentation = [torch.full((steps, length), -1, **whole), like.new_zeros(steps, rows, width)]
-                self.batches.append([*index, self.labels[dims], self.label_gradients[dims], *augmentation])
-            tables = [self.step, self.address, self.target, self.lr, self.sums, self.images, self.image_gradients]
-            tables += [self.adjoint, self.lr_gradient]
-            make = torch.classes.pydistill.Program
-            self.engine = make(student, tables, self.batches, list(shape.batches_of_step), graphs)
+            self.batches: list[_C.BatchTables] = []
+            for kind in shape.batches:
+                dims = len(kind.labels)
+                if dims == 1 and dims not in self.labels:
+                    self.labels[dims] = torch.zeros(kind.labels, **integers)
+                elif dims not in self.labels:
+                    self.labels[dims], self.label_gradients[dims] = (like.new_zeros(kind.labels) for _ in range(2))
+                operations = parameters = None
+                if kind.augmentation is not None:
+                    length, rows, width = kind.augmentation
+                    operations = torch.full((steps, length), -1, **integers)
+                    parameters = like.new_zeros(steps, rows, width)
+                self.batches.append(
+                    _C.BatchTables(
+                        image_index=torch.zeros(steps, kind.size, **integers),
+                        label_index=torch.zeros(steps, kind.size, **integers),
+                        labels=self.labels[dims],
+                        label_gradients=self.label_gradients.get(dims),
+                        operations=operations,
+                        parameters=parameters,
+                    )
+                )
+            self.engine = _C.Program(
+                student,
+                step=self.step,
+                target=self.target,
+                lr=self.lr,
+                sums=self.sums,
+                images=self.images,
+                image_gradients=self.image_gradients,
+                adjoint=self.adjoint,
+                lr_gradient=self.lr_gradient,
+                batches=self.batches,
+                batches_of_step=list(shape.batches_of_step),
+                graphs=graphs,
+            )
             self._switched_off = "" if graphs or device.type == "cpu" else f"{SWITCH}=0"
 
     def fill(self, arrangement: Arrangement, sources: Sequence[Tensor], lr: Tensor, points: Tensor) -> None:
-        """Write what both sweeps read: θ_0 … θ_N [N + 1, P] by their address, α [] or [N], and the plan's values."""
-        self.address.fill_(points.data_ptr())
+        """Write what both sweeps read: θ_0, θ_1, … [n, P], α [] or [N], and the plan's values.
+
+        `points` is used in place: the caller keeps it alive until the sweep has ended.
+        """
+        self.engine.set_points(points)
         self.lr.copy_(lr)
         for source, (first, last) in arrangement.rows.items():
             value = sources[source]
             table = self.labels[value.ndim] if source in arrangement.label_sources else self.images
             table[first:last].copy_(value)
-        for tables, given in zip(self.batches, arrangement.tables, strict=True):
-            tables[0].copy_(given.image_index)
-            tables[1].copy_(given.label_index)
-            if given.operations is not None and given.parameters is not None:
-                tables[4].copy_(given.operations)
-                tables[5][:, :, : given.parameters.shape[2]].copy_(given.parameters)
+        for tables, values in zip(self.batches, arrangement.tables, strict=True):
+            tables.image_index.copy_(values.image_index)
+            tables.label_index.copy_(values.label_index)
+            if values.operations is not None and values.parameters is not None:
+                assert tables.operations is not None
+                assert tables.parameters is not None
+                tables.operations.copy_(values.operations)
+                tables.parameters[:, :, : values.parameters.shape[2]].copy_(values.parameters)
 
     def clear_gradients(self) -> None:
         """Start new sums of gradients."""
@@ -240,15 +270,13 @@ class Program:
             _log.warning("student steps on %s run kernel by kernel, not as CUDA graphs: %s", device, obstacle)
 
 
-def key_of(model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations) -> tuple[Any, ...]:
+def key_of(model: nn.Module, like: Tensor, shape: ProgramShape) -> tuple[Any, ...]:
     """All that a program depends on but the values in its tables."""
-    network = network_of(model, shape.largest_images)
-    return network, activations, *where(like), shape, cuda_graphs_enabled(), _library_settings(like.device)
+    architecture = architecture_of(model, shape.largest_images)
+    return architecture, *where(like), shape, cuda_graphs_enabled(), _library_settings(like.device)
 
 
-def acquire_program(
-    model: nn.Module, like: Tensor, shape: ProgramShape, activations: Activations = "float32"
-) -> Program:
+def acquire_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program:
     """A program for this network in dtype and on device and stream of `like`: a kept one, or a new one.
 
     It is the caller's until `release_program`.
@@ -256,19 +284,17 @@ def acquire_program(
     Raises:
         InputError: the network does not take such images.
     """
-    kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape, activations))
+    kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape))
     if kept is not None:
         return kept
-    return Program(fused_student(model, shape.largest_images, like, activations), like, shape, cuda_graphs_enabled())
+    return Program(fused_student(model, shape.largest_images, like), like, shape, cuda_graphs_enabled())
 
 
-def release_program(
-    model: nn.Module, like: Tensor, shape: ProgramShape, program: Program, activations: Activations = "float32"
-) -> None:
+def release_program(model: nn.Module, like: Tensor, shape: ProgramShape, program: Program) -> None:
     """Keep the program for the next training of its shape."""
     program.tell_obstacle()
     if not being_recorded(like):
-        kept_programs.keep(key_of(model, like, shape, activations), program)
+        kept_programs.keep(key_of(model, like, shape), program)
 
 
 def _library_settings(device: torch.device) -> tuple[Any, ...]:

@@ -231,6 +231,7 @@ class _AdjointMatching(torch.autograd.Function):
             loss = sweep.forward()
         sweep.join([loss, sweep.distances])
         ctx.sweep = sweep
+        # The same tensors as in sweep.problem. Saved here, autograd raises if one was changed in place before backward.
         ctx.save_for_backward(loss, start, target, lr, *sources)
         return loss
 

@@ -133,18 +133,26 @@ def test_steps_that_it_does_not_have_are_refused(steps: tuple[int, int]) -> None
     program, _, _ = filled(make_case(steps=7))
     with pytest.raises(ValueError, match=f"steps {first} to {last} of 7"):
         program.engine.train(first, last)
-    with pytest.raises(ValueError, match=f"steps {first} to {last} of 7|wanted has"):
+    with pytest.raises(ValueError, match=f"steps {first} to {last} of 7|outputs has"):
         program.engine.go_back(last, first, [IMAGES] * max(0, last - first))
 
 
 def test_tables_of_another_shape_are_refused() -> None:
+    from pydistill import _C
+
     case = make_case(steps=3)
     program, _, _ = filled(case)
     student = fused_student(case.model, [*program.images.shape], case.start)
-    tables = [program.step, program.address, program.target[1:], program.lr, program.sums]
-    tables += [program.images, program.image_gradients, program.adjoint, program.lr_gradient]
+    names = ("step", "target", "lr", "sums", "images", "image_gradients", "adjoint", "lr_gradient")
+    tables = {name: getattr(program, name) for name in names} | {"target": program.target[1:]}
     with pytest.raises(ValueError, match="target has shape"):
-        torch.classes.pydistill.Program(student, tables, program.batches, [0, 0, 0], False)
+        _C.Program(student, **tables, batches=program.batches, batches_of_step=[0, 0, 0], graphs=False)
+    with pytest.raises(ValueError, match="points has shape"):
+        program.engine.set_points(case.start.new_zeros(4, case.start.numel() + 1))
+    program.engine.set_points(case.start.new_zeros(3, case.start.numel()))
+    program.engine.go_back(3, 0, [0] * 3)
+    with pytest.raises(ValueError, match="points has 3 rows; these steps need 4"):
+        program.engine.train(0, 3)
 
 
 def test_a_step_of_which_nothing_is_wanted_is_passed_over() -> None:

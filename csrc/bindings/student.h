@@ -1,24 +1,23 @@
-// The engine's student as torch.classes.pydistill.Student: state that is kept between calls, which an op
-// cannot have. pydistill/engine/student.py makes them.
+// The engine's student for callers outside the engine: arguments are checked, one pass runs at a time, and
+// results are copies that belong to the caller. No Python here; module.cpp binds it.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
-#include <torch/custom_class.h>
 
+#include <cstdint>
 #include <memory>
 #include <mutex>
-#include <string>
 #include <tuple>
-#include <vector>
 
 #include "../engine/student.h"
 
-namespace pydistill::ops {
+namespace pydistill::bindings {
 
-// The engine's passes are values: nothing is recorded by autograd, and they run on the arguments' device;
-// with a mutex, one at a time.
+// Set-up of a call into the engine: autograd records nothing, autocast is off, and the tensor's device is the
+// current one. With a mutex, calls run one at a time.
 class EngineGuard {
  public:
   explicit EngineGuard(const at::Tensor& tensor) : device_(tensor.device()) {}
@@ -31,21 +30,21 @@ class EngineGuard {
   std::unique_lock<std::mutex> lock_;
 };
 
-class Student : public torch::CustomClassHolder {
+class Student {
  public:
-  // sizes: channels, height, width of the images, classes, units, depth, padding of the first convolution
-  Student(const std::string& kind, const std::vector<int64_t>& sizes, const std::string& norm,
-          const std::string& pooling, double eps, const at::Tensor& like, int64_t largest_batch,
-          const std::string& products, int64_t slice_bytes, const std::string& activations);
+  // The student computes in the dtype and on the device of `like`.
+  Student(const engine::Architecture& architecture, const at::Tensor& like, int64_t largest_batch,
+          engine::Products products, int64_t slice_bytes);
 
   int64_t parameters() const { return student_->parameters(); }
 
-  // (inner [], and what was asked for, else an empty tensor: product [P], images [B, C, H, W], labels [B, K])
+  // (<g, lambda> [], H lambda [P], and the derivatives along lambda of dl/dX [B, C, H, W] and of dl/dY
+  // [B, K]); what was not asked for is undefined.
   std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> adjoint(
       const at::Tensor& theta, const at::Tensor& lambda, const at::Tensor& images, const at::Tensor& labels,
-      bool product_wanted, bool images_wanted, bool labels_wanted);
+      bool product, bool image_gradients, bool label_gradients);
 
-  // (g [P], each image's share of the mean loss [B], logits [B, K])
+  // (g [P], the images' shares of the mean loss [B], logits [B, K])
   std::tuple<at::Tensor, at::Tensor, at::Tensor> gradient(const at::Tensor& theta, const at::Tensor& images,
                                                           const at::Tensor& labels);
 
@@ -59,4 +58,4 @@ class Student : public torch::CustomClassHolder {
   std::mutex mutex_;
 };
 
-}  // namespace pydistill::ops
+}  // namespace pydistill::bindings
