@@ -1,4 +1,4 @@
-"""What each student step trains on: given pairs, or a recipe that makes batch k when it is needed."""
+"""The batches of the student's steps: explicit pairs, or a recipe that makes batch k when it is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydistill.errors import InputError
 
 
 class DrawTable(tuple[DsaDraw, ...]):
-    """The draws of N steps as views of two tables, which are copied to their device at once.
+    """The augmentation draws of N steps as views of two tables, each copied to the device in one go.
 
     Attributes:
         operations: [N, L] int64, parameters: [N, rows, width] float32, as `pydistill.data.dsa.draw_tables` makes them.
@@ -25,30 +25,29 @@ class DrawTable(tuple[DsaDraw, ...]):
 
     @classmethod
     def of(cls, draws: Sequence[DsaDraw], device: torch.device) -> DrawTable:
-        """A table of draws that lie on the CPU."""
-        operations, parameters = (_to_device(each, device) for each in draw_tables(draws, "cpu", torch.float32))
+        """Copy draws on the CPU to `device`."""
+        operations, parameters = (_to_device(table, device) for table in draw_tables(draws, "cpu", torch.float32))
         table = cls(
-            replace(draw, parameters=numbers[: draw.parameters.shape[0], : draw.parameters.shape[1]])
-            for draw, numbers in zip(draws, parameters.unbind(), strict=True)
+            replace(draw, parameters=row[: draw.parameters.shape[0], : draw.parameters.shape[1]])
+            for draw, row in zip(draws, parameters.unbind(), strict=True)
         )
         table.operations, table.parameters = operations, parameters
         return table
 
 
 def _to_device(value: Tensor, device: torch.device) -> Tensor:
-    """A copy of a tensor on the CPU that nobody waits for."""
+    """Copy a tensor from the CPU without waiting for the copy."""
     return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """A recipe for N batches: row k of `index` says which synthetic images step k trains on, `draws[k]` how they are
-    augmented.
+    """A recipe for N batches: row k of `index` lists the synthetic images of step k, `draws[k]` is their augmentation.
 
         X_k = augment(images[index[k]], draws[k]),    Y_k = labels[index[k]]
 
-    No N × B × C × H × W tensor is ever made: a batch exists while its step runs, and gradients are added straight to
-    the images.
+    No tensor [N, B, C, H, W] is ever made: a batch exists while its step runs, and gradients are accumulated directly
+    in the images.
 
     Args:
         images: [n, C, H, W], floating.
@@ -78,9 +77,9 @@ class Batches:
         if self.index.device.type == "cpu" and self.index.numel():
             low, high = int(self.index.min()), int(self.index.max())
             if low < 0 or high >= count:
-                raise InputError(f"index must lie in [0, {count - 1}] for {count} images, found [{low}, {high}]")
+                raise InputError(f"index must lie in [0, {count - 1}] for {count} images, not in [{low}, {high}]")
         if self.index.device != self.images.device:
-            raise InputError(f"index lies on {self.index.device}, images on {self.images.device}; put both on one")
+            raise InputError(f"index is on {self.index.device} and images are on {self.images.device}; move one")
         if self.draws is not None and (
             not isinstance(self.draws, Sequence) or not all(isinstance(draw, DsaDraw) for draw in self.draws)
         ):
@@ -95,7 +94,7 @@ class Batches:
         return int(self.index.shape[0])
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """(X_k, Y_k) of step k, differentiable in images and labels."""
+        """Make (X_k, Y_k) of step k, differentiable in images and labels."""
         rows = self.index[step]
         images = self.images.index_select(0, rows)
         if self.draws is not None:
@@ -113,18 +112,18 @@ class Batches:
         generator: torch.Generator,
         dsa: DsaSettings | None = None,
     ) -> Batches:
-        """Draw a recipe: passes over all images, each shuffled anew, cut into `steps` batches; augmentation from `dsa`.
+        """Draw a recipe: shuffled passes over all images, cut into `steps` batches; augmentation from `dsa`.
 
-        A batch that reaches the end of a pass goes on into the next, so every image is trained on equally often (to
-        one).
+        A batch that reaches the end of a pass continues with the next one, so the numbers of times that two images are
+        used differ by at most one.
 
         Args:
             steps: N ≥ 1.
             batch_size: B ≥ 1; more than there are images means all of them.
-            generator: a CPU generator; it alone decides the draw.
+            generator: a CPU generator, the only source of randomness.
 
         Raises:
-            InputError: an argument is of another kind, or outside its limits.
+            InputError: an argument has the wrong type or is outside its limits.
         """
         check_tensor("images", images, "a tensor [n, C, H, W]")
         check_whole("steps", steps, 1)
@@ -150,7 +149,7 @@ class Batches:
 
 @dataclass(frozen=True)
 class StepSource:
-    """Where step k finds its batch among the plan's source tensors."""
+    """The batch of one step: numbers of its source tensors in the plan, the rows taken from them, the augmentation."""
 
     images: int
     labels: int
@@ -160,10 +159,10 @@ class StepSource:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """One form for both kinds of batches: the distinct source tensors, and for each step where its batch comes from.
+    """Both kinds of batches in one form: the distinct source tensors, and how each step's batch is taken from them.
 
-    `sources` are what gradients flow to; a tensor given for several steps is one source. `index` is the recipe's table
-    [N, B], of which each step has its row, and `draws` its draws; pairs have none.
+    Gradients flow to `sources`; a tensor used by several steps is one source. `index` [N, B] and `draws` are those of
+    a recipe, and None for pairs.
     """
 
     sources: tuple[Tensor, ...]
@@ -175,7 +174,7 @@ class BatchPlan:
         return len(self.steps)
 
     def rows(self, sources: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor]:
-        """The images and labels that step k uses, before augmentation, taken from `sources` (differentiable)."""
+        """Take the images (before augmentation) and labels of step k from `sources`; differentiable."""
         at = self.steps[step]
         images, labels = sources[at.images], sources[at.labels]
         if at.index is not None:
@@ -183,12 +182,12 @@ class BatchPlan:
         return images, labels
 
     def augmented(self, images: Tensor, step: int) -> Tensor:
-        """The images of step k as the student sees them."""
+        """Augment the images of step k."""
         draw = self.steps[step].draw
         return images if draw is None else augment(images, draw)
 
     def add(self, gradients: list[Tensor | None], source: int, step: int, gradient: Tensor) -> None:
-        """Add the gradient of step k's rows to that of their source."""
+        """Add the gradient of step k's rows to the gradient of their source."""
         index = self.steps[step].index
         total = gradients[source]
         if index is not None:
@@ -212,7 +211,7 @@ def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bo
         return BatchPlan((batches.images, batches.labels), tuple(steps), batches.index, batches.draws)
 
     sources: list[Tensor] = []
-    # The tensors themselves are kept as well: an identity means nothing once its tensor is gone.
+    # The values hold the tensors too: an id is unique only while its tensor exists.
     places: dict[tuple[int, bool], tuple[int, Tensor]] = {}
 
     def place(tensor: Tensor, is_label: bool) -> int:
@@ -238,5 +237,5 @@ def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bo
 
 def _softmax(labels: Tensor) -> Tensor:
     if not labels.is_floating_point():
-        raise InputError(f"label_logits needs floating label rows [B, K], not labels of {labels.dtype}")
+        raise InputError(f"label_logits needs floating-point label rows [B, K], not labels of {labels.dtype}")
     return labels.softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""The two scalar functions of trajectory matching: the student's training loss and the distance to the expert."""
+"""The two losses of trajectory matching: the student's training loss and the matching loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def student_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def matching_loss(arrival: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    """L = ‖θ_K − θ*‖² / ‖θ_0 − θ*‖²: how much of the way from start to target the student has left, squared.
+    """L = ‖θ_K − θ*‖² / ‖θ_0 − θ*‖²: the squared distance left to the target, relative to that at the start.
 
     Args:
         arrival: θ_K, [P].

@@ -1,5 +1,7 @@
-"""`match`: the matching loss of a student trained for N steps, and its gradient in everything the student saw;
-`match_many`: several of them."""
+"""`match` and `match_many`: the matching loss of a student trained for N steps, and its gradient.
+
+The backend is chosen here (`choose_backend`).
+"""
 
 from __future__ import annotations
 
@@ -38,11 +40,11 @@ _announced: set[tuple[str, str, str, str]] = set()
 
 
 def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan | None = None) -> tuple[str, str]:
-    """The backend that runs, and why: the one asked for, or for `auto` the fastest that supports the model.
+    """Choose the backend; return its name and the reason. `auto` takes the fastest that supports the model.
 
     Args:
-        like: a tensor of the dtype and on the device that the student computes in.
-        plan: what it trains on, if that is known.
+        like: a tensor with the student's dtype and device.
+        plan: the student's batches, if known.
 
     Raises:
         InputError: no backend has that name.
@@ -73,13 +75,13 @@ def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan
 
 
 def _obstacle(model: nn.Module, like: Tensor, plan: BatchPlan | None) -> str | None:
-    """Why `fused` cannot run this, or None if it can."""
+    """Return why `fused` cannot run this, or None if it can."""
     obstacle = why_not_fused(model, like)
     return why_not_these_images(model, plan) if obstacle is None and plan is not None else obstacle
 
 
 def _announce(model: nn.Module, device: torch.device, chosen: str, why: str) -> None:
-    """Say which backend `auto` took and why, once for each network, device and reason."""
+    """Log the backend that `auto` chose and why, once per network, device and reason."""
     key = (type(model).__name__, str(device), chosen, why)
     if key not in _announced:
         _announced.add(key)
@@ -99,7 +101,7 @@ def match(
     label_logits: bool = False,
     backend: str = "auto",
 ) -> Match:
-    """Train a student for N steps of SGD and compare where it arrives with where the expert arrived.
+    """Train a student for N steps of SGD and compare its parameters with the expert's.
 
         θ_{k+1} = θ_k − α_k ∇_θ ℓ(θ_k, X_k, Y_k),    k = 0 … N − 1
         L = ‖θ_K − θ*‖² / ‖θ_0 − θ*‖²
@@ -113,22 +115,22 @@ def match(
         loss = (theta - target).square().sum() / (start - target).square().sum()
 
     Args:
-        model: any module whose output is a function of its parameters and the batch; its own parameters are not read
-            or changed. Batch norm in training mode with running statistics is refused. Dropout draws from PyTorch's
+        model: any module whose output is a function of its parameters and the batch; its parameters are neither read
+            nor changed. Batch norm in training mode with running statistics is refused. Dropout draws from PyTorch's
             global generator, the same numbers in every backend.
         start: θ_0, [P] in the order of `model.parameters()`.
         target: θ*, [P].
         batches: N pairs (images [B, C, H, W], labels), or a `Batches` recipe. Labels are class numbers [B] (int64) or
             rows [B, K] (floating; non-negative, of any mass).
-        lr: α, a number, a 0-dim tensor, or one value per step [N]; its sign is the caller's business.
-        selection: `last` (K = N, MTT) or `nearest` (ATT: the step of 1 … N nearest to the target; of equal ones the
-            later).
+        lr: α, a number, a 0-dim tensor, or one value per step [N]; its sign is not checked.
+        selection: `last` (K = N, MTT) or `nearest` (ATT: the step of 1 … N nearest to the target; ties go to the later
+            step).
         distance: d of the selection and of `distances`: `l1` (Σ|θ − θ*|) or `l2` (‖θ − θ*‖).
         gradient: `exact`, or `truncated` (a step's dependence on earlier steps through θ_k is dropped, as TESLA does).
         label_logits: label rows are logits; the student trains on their softmax, and the gradient reaches the logits.
         backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch`
-            (the same sweep in PyTorch, any module), both of flat memory and for first derivatives; `autograd` (whole
-            graph, any derivative); or `auto`: the fastest that supports the model and the device.
+            (the same sweep in PyTorch, any module), both in memory independent of N and for first derivatives;
+            `autograd` (full graph, any order); or `auto`: the fastest that supports the model and the device.
 
     Returns:
         Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.
@@ -136,7 +138,7 @@ def match(
 
     Raises:
         InputError: an argument is outside its limits.
-        BackendError: the backend asked for cannot run this model.
+        BackendError: the requested backend cannot run this model.
 
     Source: Cazenavette et al., *Dataset Distillation by Matching Training Trajectories*, CVPR 2022 (MTT); Liu et al.,
     *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
@@ -158,20 +160,20 @@ def match_many(
     label_logits: bool = False,
     backend: str = "auto",
 ) -> list[Match]:
-    """Match one network from several starts to several targets; the same as `match` of each.
+    """Run `match` for several starts and targets of one network.
 
-    On a GPU backend `fused` runs them side by side: all are trained before the first choice of step is read back. The
-    sum or mean of the losses is differentiated in one call of `backward`.
+    On a GPU, backend `fused` runs them concurrently: all are trained before the first choice of step is read back. The
+    sum or mean of the losses can be differentiated in one call of `backward`.
 
     Equivalent to::
 
-        [match(model, *each, lr) for each in zip(starts, targets, batches)]
+        [match(model, *problem, lr) for problem in zip(starts, targets, batches)]
 
     Args:
-        starts: θ_0 of each, E vectors [P].
-        targets: θ* of each.
-        batches: what each trains on, as in `match`.
-        lr: α of all, as in `match`.
+        starts: θ_0 of every match, E vectors [P].
+        targets: θ* of every match.
+        batches: the batches of every match, as in `match`.
+        lr: α of all matches, as in `match`.
         selection, distance, gradient, label_logits, backend: as in `match`.
 
     Returns:
@@ -179,28 +181,28 @@ def match_many(
 
     Raises:
         InputError: the numbers of starts, targets and batches differ or are 0, or an argument is outside its limits.
-        BackendError: the backend asked for cannot run this model.
+        BackendError: the requested backend cannot run this model.
     """
     for name, several in (("starts", starts), ("targets", targets), ("batches", batches)):
         if not isinstance(several, (Sequence, Tensor)):
             raise InputError(f"{name} must be a list, one for each match, not {described(several)}")
     if not len(starts) == len(targets) == len(batches) >= 1:
         raise InputError(
-            "starts, targets and batches must be of one number, at least 1, "
+            "starts, targets and batches must have one length of at least 1, "
             f"not {len(starts)}, {len(targets)} and {len(batches)}"
         )
     problems = [
-        check_problem(model, *each, lr, selection, distance, gradient, label_logits)
-        for each in zip(starts, targets, batches, strict=True)
+        check_problem(model, start, target, pairs, lr, selection, distance, gradient, label_logits)
+        for start, target, pairs in zip(starts, targets, batches, strict=True)
     ]
     chosen = [_chosen_backend(backend, problem) for problem in problems]
     if set(chosen) == {"fused"} and len({problem.start.device for problem in problems}) == 1:
         return match_many_fused(problems)
-    return [_runners[each](problem) for each, problem in zip(chosen, problems, strict=True)]
+    return [_runners[name](problem) for name, problem in zip(chosen, problems, strict=True)]
 
 
 def _chosen_backend(backend: str, problem: Problem) -> str:
-    """The backend that runs this problem; `auto` says which and why."""
+    """Choose the backend of this problem; log the choice of `auto`."""
     model, start = problem.student.model, problem.start
     chosen, why = choose_backend(backend, model, start, problem.plan)
     if backend == "auto":

@@ -1,4 +1,4 @@
-"""One matching problem, checked: what every backend receives and what every backend returns."""
+"""The checked input of every backend (`Problem`) and its output (`Match`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pydistill._util.checks import check_instance, check_tensor, described
 from pydistill.errors import InputError
 from pydistill.matching.batches import Batches, BatchPlan, plan_of
+from pydistill.matching.functional import FunctionalStudent
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection
-from pydistill.matching.student import Student
 
 Gradient = Literal["exact", "truncated"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
@@ -23,9 +23,9 @@ GRADIENTS: tuple[str, ...] = get_args(Gradient)
 
 @dataclass(frozen=True)
 class Problem:
-    """The student, where it starts, where the expert arrived, what it trains on and how it is compared."""
+    """One matching problem: the student, its start, the target, its batches, and how they are compared."""
 
-    student: Student
+    student: FunctionalStudent
     start: Tensor
     target: Tensor
     plan: BatchPlan
@@ -46,7 +46,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Match:
-    """What `match` returns.
+    """The result of `match`.
 
     Attributes:
         loss: L, 0-dim; `loss.backward()` reaches images, labels, lr, start and target.
@@ -76,10 +76,12 @@ def check_problem(
     gradient: Gradient,
     label_logits: bool,
 ) -> Problem:
-    """Check every argument of `match` and bring it into one form; raises InputError with the argument's name and
-    limits.
+    """Check every argument of `match` and normalise them into a Problem.
 
-    Values (label range, finite pixels) are looked at on the CPU only: on a GPU that would wait for the device.
+    Values (label range, finite pixels) are checked on the CPU only: on a GPU that would synchronise with the device.
+
+    Raises:
+        InputError: an argument is outside its limits; the message names both.
     """
     _check_choice("selection", selection, SELECTIONS)
     _check_choice("distance", distance, DISTANCES)
@@ -87,7 +89,7 @@ def check_problem(
     if not isinstance(label_logits, bool):
         raise InputError(f"label_logits must be True or False, not {described(label_logits)}")
     check_instance("model", model, nn.Module, "a torch.nn.Module")
-    student = Student(model)
+    student = FunctionalStudent(model)
     _check_points(start, target, student.layout.total)
     plan = plan_of(batches, label_logits)
     if len(plan) == 0:
@@ -129,18 +131,18 @@ def _check_points(start: Tensor, target: Tensor, total: int) -> None:
         if not point.is_floating_point():
             raise InputError(f"{name} must be a floating tensor, not {point.dtype}")
         if point.device.type == "cpu" and not bool(torch.isfinite(point.detach()).all()):
-            raise InputError(f"{name} holds parameters that are not finite numbers")
+            raise InputError(f"{name} holds parameters that are not finite")
     if (start.dtype, start.device) != (target.dtype, target.device):
         raise InputError(
             f"start ({start.dtype} on {start.device}) and target ({target.dtype} on {target.device}) "
             "must have the same dtype and device"
         )
     if start.device.type == "cpu" and torch.equal(start, target):
-        raise InputError("start and target are the same point; the loss divides by their squared distance")
+        raise InputError("start and target are equal, and the loss divides by their squared distance")
 
 
 def _check_sources(plan: BatchPlan, start: Tensor) -> None:
-    seen: set[int] = set()
+    checked: set[int] = set()
     for step, at in enumerate(plan.steps):
         images, labels = plan.sources[at.images], plan.sources[at.labels]
         if images.ndim < 2 or images.shape[0] == 0:
@@ -150,8 +152,8 @@ def _check_sources(plan: BatchPlan, start: Tensor) -> None:
                 f"labels of step {step} must be [B] or [B, K] with B = {images.shape[0]}, not {list(labels.shape)}"
             )
         for source, check in ((at.images, _check_images), (at.labels, _check_labels)):
-            if source not in seen:
-                seen.add(source)
+            if source not in checked:
+                checked.add(source)
                 check(plan.sources[source], start, step)
 
 
@@ -162,25 +164,24 @@ def _check_images(images: Tensor, start: Tensor, step: int) -> None:
             f"({start.dtype} on {start.device})"
         )
     if images.device.type == "cpu" and not bool(torch.isfinite(images.detach()).all()):
-        raise InputError(f"images of step {step} hold pixels that are not finite numbers")
+        raise InputError(f"images of step {step} hold pixels that are not finite")
 
 
 def _check_labels(labels: Tensor, start: Tensor, step: int) -> None:
     if labels.device != start.device:
-        raise InputError(f"labels of step {step} lie on {labels.device}, start on {start.device}")
+        raise InputError(f"labels of step {step} are on {labels.device} and start is on {start.device}; move one")
     if labels.ndim == 1:
         if labels.dtype != torch.int64:
             raise InputError(f"hard labels of step {step} must be int64 class numbers, not {labels.dtype}")
         if labels.device.type == "cpu" and int(labels.min()) < 0:
-            raise InputError(f"hard labels of step {step} must be at least 0, found {int(labels.min())}")
+            raise InputError(f"hard labels of step {step} must be at least 0, not {int(labels.min())}")
     elif labels.dtype != start.dtype:
         raise InputError(f"label rows of step {step} must have start's dtype {start.dtype}, not {labels.dtype}")
     elif labels.device.type == "cpu" and labels.numel():
         low, high = (float(bound) for bound in labels.detach().aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise InputError(f"label rows of step {step} hold values that are not finite numbers")
+            raise InputError(f"label rows of step {step} hold values that are not finite")
         if low < 0:
             raise InputError(
-                f"label rows of step {step} must not be negative, found {low:g}; "
-                "logits are taken with label_logits=True"
+                f"label rows of step {step} must not be negative, but one is {low:g}; logits need label_logits=True"
             )

@@ -1,4 +1,4 @@
-"""Which student step is compared with the expert: the last (MTT) or the nearest (ATT)."""
+"""Selection of the student step that is compared with the expert: the last (MTT) or the nearest (ATT)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def distance_sums(theta: Tensor, target: Tensor) -> Tensor:
 
 
 def select_step(distances: Tensor, selection: Selection) -> int:
-    """K, the step whose parameters enter the loss.
+    """Select K, the step whose parameters enter the loss.
 
         last:     K = N
-        nearest:  K = argmin_{1 ≤ k ≤ N} d(θ_k, θ*), of equal distances the later step
+        nearest:  K = argmin_{1 ≤ k ≤ N} d(θ_k, θ*); ties go to the later step
 
-    A distance that is not a number counts as infinite; there is no upper cap on the distance.
+    A NaN distance counts as infinite; there is no upper limit on the distance.
 
     Args:
         distances: d(θ_k, θ*) for k = 0 … N, [N + 1].

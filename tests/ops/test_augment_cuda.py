@@ -159,7 +159,7 @@ def test_gradients_and_opcheck() -> None:
 
 def test_devices_must_agree() -> None:
     problem = on(Problem(), "cuda")
-    with pytest.raises(InputError, match=r"parameters is on cpu where images is on cuda:0"):
+    with pytest.raises(InputError, match="parameters"):
         pydistill.ops.augment(problem.images, problem.operations, problem.parameters.cpu())
 
 

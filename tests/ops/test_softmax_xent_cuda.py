@@ -170,9 +170,9 @@ def test_gradients_and_opcheck(kind: str) -> None:
 
 def test_devices_must_agree() -> None:
     logits, tangent, labels = arguments((5, 3), "hard", torch.float32)
-    with pytest.raises(InputError, match=r"labels is on cpu where logits is on cuda:0"):
+    with pytest.raises(InputError, match="labels"):
         ops.softmax_xent(logits, labels.cpu())
-    with pytest.raises(InputError, match=r"logits_tangent is on cpu where logits is on cuda:0"):
+    with pytest.raises(InputError, match="logits_tangent"):
         ops.softmax_xent_backward_jvp(logits, tangent.cpu(), labels)
 
 

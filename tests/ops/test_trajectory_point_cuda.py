@@ -88,7 +88,7 @@ def test_opcheck() -> None:
 
 def test_devices_must_agree() -> None:
     start, end, weights, sizes = arguments([5], torch.float32)
-    with pytest.raises(InputError, match=r"weights is on cpu where start is on cuda:0"):
+    with pytest.raises(InputError, match="weights"):
         ops.trajectory_point(start, end, weights.cpu(), sizes)
 
 

@@ -84,7 +84,7 @@ def test_float64_has_numbers_beyond_float32(
 
 def test_a_rate_in_memory_is_for_float32() -> None:
     for dtype in (torch.float64, torch.bfloat16):
-        with pytest.raises(ValueError, match=r"needs parameters in float32; use lr_in_memory=False"):
+        with pytest.raises(ValueError, match="lr_in_memory"):
             one_step(nn.Parameter(torch.ones(3, dtype=dtype)), 0.1, 0.0, in_memory=True)
 
 

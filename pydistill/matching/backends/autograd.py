@@ -1,4 +1,4 @@
-"""The oracle: the whole unrolled graph, kept and differentiated by PyTorch, as the published loops do it."""
+"""Backend `autograd`: PyTorch differentiates the full unrolled graph, as the published loops do. The tests' oracle."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydistill.matching.selection import distance_from_sums, distance_sums, sele
 
 
 def match_autograd(problem: Problem) -> Match:
-    """Unroll N steps with `create_graph=True` and let autograd go back through all of them.
+    """Unroll N steps with `create_graph=True` and back-propagate through all of them.
 
         θ_{k+1} = θ_k − α_k ∇_θ ℓ(θ_k, X_k, Y_k)
 
-    With `gradient="truncated"` the gradient is taken at a constant θ_k, so that a later step does not know how its
-    parameters depend on earlier images.
+    With `gradient="truncated"` the inner gradient is taken at a constant θ_k, which drops the dependence of later steps
+    on earlier images.
 
-    Memory grows with N: the graphs of all steps are held until `backward`. Derivatives: any order (the graph is kept).
+    Memory grows with N: the graphs of all steps exist until `backward`. Derivatives: any order.
     """
     student, plan = problem.student, problem.plan
     truncated = problem.gradient == "truncated"

@@ -26,7 +26,7 @@ from pydistill.matching.backends.program import (
     acquire_program,
     release_program,
 )
-from pydistill.matching.backends.torch import Needed, Points, Sweep, match_by_sweep
+from pydistill.matching.backends.sweep import Needed, Points, Sweep, match_by_sweep
 from pydistill.matching.batches import BatchPlan
 from pydistill.matching.problem import Match, Problem
 from pydistill.matching.selection import distance_sums
@@ -104,7 +104,7 @@ class FusedSweep(Sweep):
             program.train(problem.steps)
             return points, program.sums.clone()
 
-    def go_back(
+    def backward_steps(
         self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
     ) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
         assert isinstance(self.points, Tensor)
@@ -152,7 +152,7 @@ def match_many_fused(problems: Sequence[Problem]) -> list[Match]:
     try:
         for number, sweep in enumerate(sweeps):
             sweep.stream = streams[number % len(streams)]
-            with sweep.beside():
+            with sweep.on_stream():
                 sweep.launch()
     except BaseException:  # nobody may free what a stream still works on
         for stream in streams:

@@ -253,7 +253,7 @@ def test_draws_of_several_kinds_in_one_recipe() -> None:
 def test_a_draw_that_does_not_fit_is_refused_by_every_backend(backend: str, rows: int, side: int) -> None:
     case = make_case(steps=2)
     case.draws = [DsaDraw(("flip",), torch.ones(rows, 1), side, side)] * 2
-    with pytest.raises(InputError, match=rf"a draw for {rows} images of {side}×{side} on cpu does not fit images"):
+    with pytest.raises(InputError, match=rf"{rows} images of {side}×{side}"):
         case.run(backend)
 
 
@@ -261,8 +261,8 @@ def test_a_draw_that_does_not_fit_is_refused_by_every_backend(backend: str, rows
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parameters": torch.zeros(1, 2)}, r"a draw of color has parameters \[B, 3\] or \[1, 3\], not \[1, 2\]"),
-        ({"operations": ("blur",)}, "a draw's operation 'blur' is none of color, crop"),
+        ({"parameters": torch.zeros(1, 2)}, "a draw of color"),
+        ({"operations": ("blur",)}, "a draw's operation 'blur'"),
     ],
     ids=["too few parameters", "unknown operation"],
 )
@@ -429,5 +429,5 @@ def test_match_many_wants_as_many_of_each(counts: tuple[int, int, int]) -> None:
     starts, targets, recipes = (
         [one] * count for one, count in zip((case.start, case.target, batches), counts, strict=True)
     )
-    with pytest.raises(InputError, match="must be of one number, at least 1, not " + "{}, {} and {}".format(*counts)):
+    with pytest.raises(InputError, match="{}, {} and {}".format(*counts)):
         match_many(case.model, starts, targets, recipes, 0.1)

@@ -1,4 +1,4 @@
-"""The student: a network as a function of a flat parameter vector and a batch."""
+"""A network's loss as a function of a flat parameter vector and a batch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pydistill.matching.loss import student_loss
 from pydistill.nn.flat import ParameterLayout, layout_of
 
 
-class Student:
+class FunctionalStudent:
     """ℓ(θ, X, Y) of a module whose parameters are replaced by the flat vector θ [P].
 
-    A module that changes its buffers while it runs (batch norm's running statistics in training mode) is not a
-    function of θ and the batch alone: its steps cannot be run again in the sweep, so it is refused.
+    A module that changes its buffers while it runs (batch norm's running statistics in training mode) is refused: it is
+    not a function of θ and the batch alone, so the backward sweep could not rerun its steps.
 
     Raises:
         InputError: the module has no parameters or keeps batch statistics in training mode.
@@ -63,15 +63,15 @@ class Student:
             return torch.autograd.grad(loss, leaf, materialize_grads=True)[0]
 
     @contextmanager
-    def second_derivative(self) -> Iterator[None]:
-        """Turns PyTorch's error about an operation without a second derivative into an InputError that says so."""
+    def second_derivative_errors(self) -> Iterator[None]:
+        """Turn PyTorch's error about an operation without a second derivative into an InputError with the remedy."""
         try:
             yield
         except RuntimeError as error:
             missing = re.search(r"derivative for (\S+) is not implemented", str(error))
             if missing is None:
                 raise
-            remedy = "replace what computes it"
+            remedy = "replace the layer that uses it"
             if "attention" in missing[1]:
                 remedy = "call attention within torch.nn.attention.sdpa_kernel(SDPBackend.MATH) in the module's forward"
             raise InputError(
@@ -80,7 +80,7 @@ class Student:
             ) from error
 
     def check_unchanged(self) -> None:
-        """Raise InputError if the module's modes or buffers have changed since the student was made."""
+        """Raise InputError if the module's modes or buffers have changed since this object was made."""
         if self._modes != [module.training for module in self.model.modules()]:
             raise InputError(
                 f"{type(self.model).__name__} was switched between training and evaluation mode after the student "
@@ -89,7 +89,7 @@ class Student:
         now = self._snapshot()
         for name in sorted(self._buffers.keys() | now.keys()):
             before, after = self._buffers.get(name), now.get(name)
-            # written to in place, or another tensor put in its place
+            # written in place, or replaced by another tensor
             if before is None or after is None or before[0] is not after[0] or before[1] != after[1]:
                 raise InputError(
                     f"buffer '{name}' of {type(self.model).__name__} changed while the student trained, "
@@ -114,10 +114,10 @@ def _check_logits(logits: Tensor, labels: Tensor) -> None:
 
 
 class RandomReplay:
-    """Lets a module that draws random numbers (dropout) draw the same ones in the sweep as it did in the forward pass.
+    """Makes a module that draws random numbers (dropout) draw the same ones in both sweeps.
 
-    The states of the global generators (the CPU's, which modules on a GPU may ask too, and the device's) are kept for
-    each step, but only if the first step shows that the module uses one.
+    Stores the states of the global generators (the device's, and the CPU's, which modules on a GPU may use too) before
+    each step, unless the first step shows that the module draws none.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -130,18 +130,18 @@ class RandomReplay:
         return (torch.get_rng_state(),)
 
     def before_step(self) -> None:
-        """Note the generator's state before a step of the forward pass."""
+        """Store the generators' states before a step of the forward sweep."""
         if self._states is not None:
             self._states.append(self._state())
 
     def after_first_step(self) -> None:
-        """Stop keeping states if the first step left the generator as it was."""
+        """Stop storing states if the first step drew no random numbers."""
         if self._states is not None and all(map(torch.equal, self._states[0], self._state())):
             self._states = None
 
     @contextmanager
     def replaying(self, step: int) -> Iterator[None]:
-        """Run the body with the generator in the state that step k saw, then put it back."""
+        """Run the body with the generators in the state that step k saw, then restore them."""
         if self._states is None:
             yield
             return
