@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -145,15 +146,22 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        FormatError: the file is not JSON in UTF-8.
+        FormatError: the file is not JSON in UTF-8, or holds NaN or infinity.
         OSError: the file cannot be opened.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return json.loads(Path(path).read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{path} is not readable JSON ({error}); it is damaged or not a file of pydistill's"
         ) from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

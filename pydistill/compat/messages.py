@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pydistill.errors import PydistillError
 
 OTHER_STORE = {
-    "choose another folder with --out": "choose another folder by --experts",
     "choose another folder": "choose another folder by --experts",
     "give the data, the model and the training of those experts": "give the --dataset, --data_path, --zca and --model "
     "of those experts",
@@ -48,7 +47,7 @@ TRAINING = DATA | {
     "expert.weight_decay": "--l2",
     "expert.seed": "--seed",
     "dsa.strategy": "--dsa_strategy",
-    "choose another folder with --out": "choose another --buffer_path",
+    "choose another folder": "choose another --buffer_path",
     "give the data, the model and the training of those experts": "give the flags of those experts",
 }
 EVALUATION = {

@@ -54,7 +54,7 @@ def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) ->
 
 def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = ZCA_EPS) -> Zca:
     """The ZCA of training images whose digest is `source`, from `cache` or fitted now and stored there."""
-    path = cache / "zca" / f"{source[:32]}-{eps:g}.safetensors"
+    path = cache / "preprocessing" / f"zca-{source[:32]}-{eps:g}.safetensors"
     if path.is_file():
         try:
             header, tensors = read_tensors(path, KEY, FORMAT, "a cached ZCA")

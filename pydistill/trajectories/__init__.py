@@ -1,11 +1,10 @@
-"""Expert trajectories: recorded and convexified, their store, foreign formats, and where students start."""
+"""Expert trajectories, recorded and convexified: their store, other formats, and where students start."""
 
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.formats import ForeignLayout
 from pydistill.trajectories.mct import describe_mct, export_mct, import_mct
 from pydistill.trajectories.mtt import describe_mtt, export_mtt, import_mtt
 from pydistill.trajectories.order import ExpertOrder
-from pydistill.trajectories.point import trajectory_point
 from pydistill.trajectories.record import ExpertsRecord
 from pydistill.trajectories.sampling import StartSampler, StartSettings
 from pydistill.trajectories.store import TrajectoryStore
@@ -38,6 +37,5 @@ __all__ = [
     "export_mtt",
     "import_mct",
     "import_mtt",
-    "trajectory_point",
     "waypoint_epochs",
 ]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pydistill._util.tensor_file import open_tensors, tensor_sha256
-from pydistill.errors import FormatError
+from pydistill.errors import FormatError, InputError
+from pydistill.trajectories.trajectory import Rows
 
 KEY = "pydistill.expert"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
@@ -77,3 +78,19 @@ def read_tensor(path: Path, tensor: str, sha256: str) -> Tensor:
     if tensor_sha256(value) != sha256:
         raise FormatError(f"{path} is damaged: '{tensor}' is not what was written")
     return value
+
+
+def matrix_of(name: str, rows: Rows, shape: tuple[int, int], dtype: str) -> Tensor:
+    """Read rows into a matrix [n, P] of the store's dtype.
+
+    Raises:
+        InputError: the rows have another shape, or are not finite in this dtype; `name` names them.
+    """
+    if rows.shape != shape:
+        raise InputError(f"{name} must have the shape {list(shape)} of the record, not {list(rows.shape)}")
+    matrix = torch.empty(shape, dtype=DTYPES[dtype])
+    for index in range(shape[0]):
+        matrix[index] = rows.row(index)
+        if not bool(torch.isfinite(matrix[index]).all()):
+            raise InputError(f"{name} must be finite numbers, but row {index} holds NaN or infinity as {dtype}")
+    return matrix

