@@ -26,7 +26,7 @@ from pydistill.trajectories import (
     import_mct,
     import_mtt,
 )
-from pydistill.trajectories.mct import partner
+from pydistill.trajectories.formats.mct import partner
 from pydistill.trajectories.record import ExpertsRecord
 
 RECORDED = "replay_buffer"

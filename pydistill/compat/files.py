@@ -17,7 +17,7 @@ from pydistill.distillation.distiller import IterationReport
 from pydistill.errors import InputError
 from pydistill.evaluation.evaluate import Evaluation
 from pydistill.runs.folder import RunFolder
-from pydistill.trajectories.formats import save_torch
+from pydistill.trajectories.formats.common import save_torch
 
 ALWAYS_EVERY = 1000
 RUN = "run"

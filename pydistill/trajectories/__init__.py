@@ -1,9 +1,9 @@
 """Expert trajectories, recorded and convexified: their store, other formats, and where students start."""
 
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
-from pydistill.trajectories.formats import ForeignLayout
-from pydistill.trajectories.mct import describe_mct, export_mct, import_mct
-from pydistill.trajectories.mtt import describe_mtt, export_mtt, import_mtt
+from pydistill.trajectories.formats.common import ForeignLayout
+from pydistill.trajectories.formats.mct import describe_mct, export_mct, import_mct
+from pydistill.trajectories.formats.mtt import describe_mtt, export_mtt, import_mtt
 from pydistill.trajectories.order import ExpertOrder
 from pydistill.trajectories.record import ExpertsRecord
 from pydistill.trajectories.sampling import StartSampler, StartSettings

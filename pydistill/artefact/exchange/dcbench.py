@@ -17,7 +17,7 @@ from torch import Tensor
 from pydistill.artefact.exchange.tensors import ForeignSet, read_set
 from pydistill.artefact.file import Artefact
 from pydistill.errors import InputError
-from pydistill.trajectories.formats import save_torch
+from pydistill.trajectories.formats.common import save_torch
 
 NAMES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny-imagenet": "tinyimagenet"}
 PARTS = 5

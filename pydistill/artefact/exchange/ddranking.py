@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pydistill.artefact.exchange.tensors import ForeignSet, logits, read_set
 from pydistill.artefact.file import Artefact
-from pydistill.trajectories.formats import save_torch
+from pydistill.trajectories.formats.common import save_torch
 
 IMAGES, LABELS, RATE = "images.pt", "labels.pt", "lr.pt"
 

@@ -13,7 +13,7 @@ import torch
 
 from pydistill.artefact.exchange.tensors import ForeignSet, logits, read_set
 from pydistill.artefact.file import Artefact
-from pydistill.trajectories.formats import save_torch
+from pydistill.trajectories.formats.common import save_torch
 
 IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pydistill._util.files import sha256_of
 from pydistill.errors import FormatError, InputError
-from pydistill.trajectories.formats import is_plain_tensor, load_untrusted
+from pydistill.trajectories.formats.common import is_plain_tensor, load_untrusted
 
 Soft = Literal["logits", "probabilities"]
 

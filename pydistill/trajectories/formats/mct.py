@@ -1,4 +1,4 @@
-"""MCT's convexified expert files, pairs `waypoint_buffer…_N.pt` and `step_buffer…_N.pt`: read and written."""
+"""Read and write MCT's convexified expert files, pairs of `waypoint_buffer…_N.pt` and `step_buffer…_N.pt`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from pydistill.errors import FormatError, InputError
-from pydistill.trajectories.formats import (
+from pydistill.trajectories.formats.common import (
     ForeignLayout,
     ListRows,
-    check_count,
+    Paths,
+    add_all,
+    batches_of,
+    check_per_file,
     check_record,
     listed,
     load_untrusted,
@@ -28,7 +31,6 @@ from pydistill.trajectories.record import ExpertsRecord
 from pydistill.trajectories.store import TrajectoryStore
 from pydistill.trajectories.trajectory import ConvexifiedTrajectory
 
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 _PATTERN = r"waypoint_buffer(?:_(?:ip[0-9]+|uni|dec|proj))?_([0-9]+)\.pt"
 _TAGS = {"path": "", "uniform": "_uni", "decreasing": "_dec", "projected": "_proj"}
 
@@ -37,7 +39,7 @@ class MctExpert:
     """One expert of a pair of MCT's files.
 
     Attributes:
-        waypoints: rows [w, P] that stay in the file until asked for.
+        waypoints: rows [w, P], which stay in the file until they are read.
         waypoint_epochs: their epochs.
         fractions: [T + w − 1, tensors] as in the file, in float64.
     """
@@ -46,7 +48,7 @@ class MctExpert:
         """Check the two nested lists against each other.
 
         Raises:
-            FormatError: they are of another layout, or do not belong together; `what` names the expert.
+            FormatError: they have another layout, or do not belong together; `what` names the expert.
         """
         self.waypoints = ListRows(waypoints, f"{what}, waypoints")
         count, tensors = self.waypoints.shape[0], len(self.waypoints.shapes)
@@ -66,7 +68,7 @@ class MctExpert:
 
 
 def _pieces(steps: list[Any], what: str) -> list[list[Any]]:
-    """Segments of epochs of fractions: files of two waypoints leave out the level of segments."""
+    """Segments of epochs of fractions; files with two waypoints omit the level of segments."""
     first = listed(steps[0], f"{what}, fractions")[0]
     if isinstance(first, (list, tuple)):
         return [listed(piece, f"{what}, fractions") for piece in steps]
@@ -86,14 +88,14 @@ def _weights(row: Any, tensors: int, what: str) -> Tensor:
 
 
 def partner(file: Path) -> Path:
-    """The step file that belongs to a waypoint file; InputError for a file of another name."""
+    """The step file that belongs to a waypoint file; an InputError for a file of another name."""
     if not file.name.startswith("waypoint_buffer"):
-        raise InputError(f"paths must name MCT's waypoint_buffer files, and {file.name} is none")
+        raise InputError(f"paths must name MCT's waypoint_buffer files, and {file.name} is not one")
     return file.with_name(file.name.replace("waypoint_buffer", "step_buffer", 1))
 
 
 def read_mct(path: str | os.PathLike[str]) -> list[MctExpert]:
-    """The experts of one pair of MCT's files, found by the name of its waypoint file.
+    """Read the experts of one pair of MCT's files, given its waypoint file.
 
     Waypoint file: a torch-saved list of experts, each a list of w waypoints, each a list of parameter
     tensors. Step file: a list of experts, each a list of w − 1 segments, each a list of its epochs (both ends
@@ -101,21 +103,21 @@ def read_mct(path: str | os.PathLike[str]) -> list[MctExpert]:
     waypoints the level of segments is absent.
 
     Raises:
-        FormatError: one of the two is missing, damaged, hostile, or of another layout.
+        FormatError: one of the two is missing, damaged, hostile, or has another layout.
         InputError: not the name of a waypoint file.
     """
     file = Path(path)
-    beside = partner(file)
+    step_file = partner(file)
     waypoints = listed(load_untrusted(file), f"{file}")
-    steps = listed(load_untrusted(beside), f"{beside}")
+    steps = listed(load_untrusted(step_file), f"{step_file}")
     if len(waypoints) != len(steps):
-        raise FormatError(f"{file} holds {len(waypoints)} experts and its partner {beside.name} {len(steps)}")
+        raise FormatError(f"{file} holds {len(waypoints)} experts and its partner {step_file.name} {len(steps)}")
     pairs = enumerate(zip(waypoints, steps, strict=True))
     return [MctExpert(points, paces, f"{file}, expert {index}") for index, (points, paces) in pairs]
 
 
 def describe_mct(path: str | os.PathLike[str]) -> ForeignLayout:
-    """How many experts, epochs, waypoints and which shapes a pair holds; raises as `read_mct`."""
+    """The number of experts, epochs and waypoints and the parameter shapes in a pair; raises as `read_mct`."""
     experts = read_mct(path)
     first = experts[0]
     return ForeignLayout(len(experts), first.waypoint_epochs[-1], first.waypoints.shapes, first.waypoint_epochs)
@@ -130,51 +132,50 @@ def import_mct(
     per_file: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> TrajectoryStore:
-    """Read MCT's files into a convexified store, fractions as the files have them.
+    """Read MCT's files into a convexified store, with the fractions that the files hold.
 
     Args:
-        paths: a folder with `waypoint_buffer…_N.pt` of one kind, one such file, or several in order; each
-            one's `step_buffer…_N.pt` lies beside it.
+        paths: a folder with `waypoint_buffer…_N.pt` of one kind, one such file, or several in order; their
+            `step_buffer…_N.pt` are in the same folder.
         out, record, dtype, per_file, on_progress: as for `import_mtt`.
 
     Raises:
-        FormatError: a file is missing, damaged, hostile, or of another layout; experts read before it are
-            kept.
-        MismatchError: a file's shapes or epochs are not the record's, or `out` holds other experts, or more of them.
-        InputError: there is no file to read, or files of several kinds, or per_file is below 1.
+        FormatError: a file is missing, damaged, hostile, or has another layout; experts read before it stay in the
+            store.
+        MismatchError: a file's shapes or epochs differ from the record's, or `out` holds other experts.
+        InputError: there is no file to read, or there are files of several kinds, or per_file is below 1.
     """
-    if per_file is not None and per_file < 1:
-        raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
+    check_per_file(per_file)
     files = numbered_files(paths, _PATTERN)
     kinds = sorted({re.sub(r"_[0-9]+\.pt$", "", file.name) for file in files})
     if len(kinds) > 1:
         raise InputError(f"paths holds files of several kinds ({', '.join(kinds)}); name the files of one")
     rule = next((rule for rule, tag in _TAGS.items() if tag and kinds[0].endswith(tag)), "path")
-    stream = _checked(files, record, per_file)
-    first = next(stream)  # a bad first file leaves no store behind
+    experts = _checked(files, record, per_file)
+    first = next(experts)  # a bad first file leaves no store behind
     settings = {"waypoints": list(first[1].waypoint_epochs), "fractions": rule, "source": "MCT"}
     store = TrajectoryStore.create(out, record, kind="convexified", dtype=dtype, convexification=settings)
-    count = 0
-    for number, (details, expert) in enumerate(chain([first], stream)):
-        if expert.waypoint_epochs != first[1].waypoint_epochs:
+    add_all(store, _trajectories(chain([first], experts), first[1].waypoint_epochs, record), on_progress)
+    return store
+
+
+def _trajectories(
+    experts: Iterable[tuple[dict[str, Any], MctExpert]], epochs: tuple[int, ...], record: ExpertsRecord
+) -> Iterator[tuple[dict[str, Any], ConvexifiedTrajectory]]:
+    """The experts as trajectories; all must have their waypoints at the same epochs."""
+    for details, expert in experts:
+        if expert.waypoint_epochs != epochs:
             raise FormatError(
                 f"{details['source']}, expert {details['position']} has its waypoints at epochs "
-                f"{list(expert.waypoint_epochs)} and the first expert at {list(first[1].waypoint_epochs)}"
+                f"{list(expert.waypoint_epochs)} and the first expert at {list(epochs)}"
             )
-        trajectory = ConvexifiedTrajectory(expert.waypoints, expert.waypoint_epochs, expert.fractions, record.sizes)
-        if not store.holds(number, trajectory, details):
-            store.add_convexified(number, trajectory, details=details)
-        count = number + 1
-        if on_progress is not None:
-            on_progress(count)
-    check_count(len(store), count, out)
-    return store
+        yield details, ConvexifiedTrajectory(expert.waypoints, epochs, expert.fractions, record.sizes)
 
 
 def _checked(
     files: list[Path], record: ExpertsRecord, per_file: int | None
 ) -> Iterator[tuple[dict[str, Any], MctExpert]]:
-    """The experts of all files, one at a time, with where they come from."""
+    """The experts of all files, one at a time, each with its file and position."""
     for file in files:
         for position, expert in enumerate(read_mct(file)[:per_file]):
             where = f"{file}, expert {position}"
@@ -185,43 +186,38 @@ def _checked(
 def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, experts_per_file: int = 10) -> list[Path]:
     """Write convexified experts as MCT's pairs of files.
 
-    The names are those that MCT's distillation looks for: `…_ipW_N.pt` for W > 2 waypoints; for two
-    `…_N.pt`, `…_uni_N.pt`, `…_dec_N.pt` or `…_proj_N.pt` by the rule of the fractions. Everything is
-    written in float32, as that code needs.
+    The names are those that MCT's distillation reads: `…_ipW_N.pt` for W > 2 waypoints; for two, `…_N.pt`,
+    `…_uni_N.pt`, `…_dec_N.pt` or `…_proj_N.pt` by the rule of the fractions. All numbers are float32, as its code
+    requires.
 
     Args:
         store: convexified experts with the same waypoint epochs.
-        folder: where to; files of the names to be written are replaced.
-        experts_per_file: at most so many experts in one pair.
+        folder: of the files, which replace files of the same names.
+        experts_per_file: the most experts in one pair.
 
     Returns:
-        The waypoint files written; each one's step file lies beside it.
+        The paths of the waypoint files; their step files are in the same folder.
 
     Raises:
-        InputError: no experts, recorded experts, or experts_per_file below 1; or the folder holds files of higher
-            numbers, which would be read along.
+        InputError: there are no experts, the experts are recorded ones, or experts_per_file is below 1; or the folder
+            holds files of higher numbers, which readers would add to these.
         WriteError: the disk is full.
     """
     if store.kind != "convexified":
         raise InputError(
             f"MCT's files hold convexified experts, and {store.path} is {store.kind}; convexify them first"
         )
-    if experts_per_file < 1 or not len(store):
-        raise InputError(
-            f"experts_per_file = {experts_per_file} and the number of experts = {len(store)} must be 1 or more"
-        )
+    batches = batches_of(store, experts_per_file)
     rule = store.convexification.get("fractions", "path")
     count = len(store.convexified(0).waypoint_epochs)
     stem = "waypoint_buffer" + (f"_ip{count}" if count > 2 else _TAGS.get(str(rule), ""))
-    refuse_others(Path(folder), stem, -(-len(store) // experts_per_file))
-    files: list[Path] = []
-    for first in range(0, len(store), experts_per_file):
-        experts = [_nested(store, i) for i in range(first, min(first + experts_per_file, len(store)))]
-        file = Path(folder) / f"{stem}_{len(files)}.pt"
-        # Readers look for waypoint files, so the partner goes first: a killed run leaves no half pair to be found.
+    refuse_others(Path(folder), stem, len(batches))
+    files = [Path(folder) / f"{stem}_{number}.pt" for number in range(len(batches))]
+    for file, positions in zip(files, batches, strict=True):
+        experts = [_nested(store, position) for position in positions]
+        # Readers look for waypoint files, so the step file is written first: a killed export leaves no half pair.
         save_torch([steps for _, steps in experts], partner(file))
         save_torch([points for points, _ in experts], file)
-        files.append(file)
     return files
 
 

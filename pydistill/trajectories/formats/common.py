@@ -1,11 +1,11 @@
-"""What the readers and writers of other people's expert files share: untrusted loading, checks, numbered files."""
+"""Shared by the readers and writers of other tools' files: untrusted loading, checks, numbered files."""
 
 from __future__ import annotations
 
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ from torch import Tensor
 from pydistill._util.files import atomic_path
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.trajectories.record import ExpertsRecord
+from pydistill.trajectories.store import TrajectoryStore
+from pydistill.trajectories.trajectory import ConvexifiedTrajectory
 
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class ForeignLayout:
-    """What a foreign file holds, without its numbers.
+    """The sizes of the experts in a foreign file.
 
     Attributes:
-        experts: how many.
+        experts: their number.
         epochs: T, the last epoch.
         shapes: of the parameter tensors, in order; foreign files do not name them.
         waypoint_epochs: of convexified experts; empty for recorded ones.
@@ -38,52 +41,52 @@ class ForeignLayout:
 
 
 def load_untrusted(path: Path) -> Any:
-    """The content of a torch-saved file, from which no code is ever run; large tensors stay in the file.
+    """Load a torch-saved file without running any code from it; large tensors stay in the file.
 
     Raises:
         InputError: there is no such file.
-        FormatError: damaged, or more than plain containers and tensors.
+        FormatError: the file is damaged, or holds more than plain containers and tensors.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of a file that does")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a damaged pickle can fail with nearly any type of error
+    except Exception as error:  # a damaged pickle can raise nearly any error
         raise FormatError(
-            f"{path} cannot be read as plain tensors: it is damaged, or reading it would mean running code "
-            "that it carries; nothing was run"
+            f"{path} cannot be read as plain tensors: it is damaged, or reading it would run code that it contains; "
+            "nothing was run"
         ) from error
 
 
 def save_torch(value: Any, path: Path) -> None:
-    """`torch.save`, atomically.
+    """Save with `torch.save`, atomically.
 
     Raises:
         WriteError: the disk is full or the folder cannot be written.
     """
     with atomic_path(path) as temporary:
         try:
-            with open(temporary, "wb") as handle:  # given a path, torch does not tell what the system said
+            with open(temporary, "wb") as handle:  # given a path, torch hides the system's error
                 torch.save(value, handle)
-        except RuntimeError as error:  # what torch makes of a failed write when it ends the file
+        except RuntimeError as error:  # torch wraps a failed write when it closes the file
             if isinstance(error.__context__, OSError):
                 raise OSError(*error.__context__.args) from error
             raise
 
 
 def listed(value: Any, what: str) -> list[Any]:
-    """`value` itself, a list (or tuple) with at least one element.
+    """Check that `value` is a list or tuple with at least one element.
 
     Raises:
         FormatError: it is not; `what` names it.
     """
     if not isinstance(value, (list, tuple)) or not value:
-        raise FormatError(f"{what} is not a list with something in it")
+        raise FormatError(f"{what} is not a list, or is an empty one")
     return list(value)
 
 
 def parameter_tensors(value: Any, what: str) -> list[Tensor]:
-    """`value` as a list of parameter tensors: dense, floating, in memory or mapped.
+    """Check that `value` is a list of parameter tensors: dense, floating, in memory or mapped.
 
     Raises:
         FormatError: it is something else; `what` names it.
@@ -96,9 +99,9 @@ def parameter_tensors(value: Any, what: str) -> list[Tensor]:
 
 
 def is_plain_tensor(value: Any) -> bool:
-    """Whether it is a dense tensor of numbers in memory, or mapped, with an element of its own in each place.
+    """True for a dense CPU tensor that stores every element.
 
-    A file of a hundred bytes can hold a view that repeats one number 2^40 times; copying it would need all memory.
+    A file of a hundred bytes can hold a view that repeats one number 2^40 times; copying it would exhaust the memory.
     """
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
         return False
@@ -106,12 +109,12 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def shapes_of(tensors: Sequence[Tensor]) -> Shapes:
-    """Their shapes."""
+    """The shapes of the tensors."""
     return tuple(tuple(tensor.shape) for tensor in tensors)
 
 
 class ListRows:
-    """Rows of flat parameters out of lists of parameter tensors, as foreign files keep them."""
+    """Rows of flat parameters from lists of parameter tensors, as in foreign files."""
 
     def __init__(self, points: Any, what: str) -> None:
         """Check that every point is a list of tensors of the same shapes.
@@ -132,7 +135,7 @@ class ListRows:
         return len(self._points), sum(tensor.numel() for tensor in self._points[0])
 
     def row(self, index: int) -> Tensor:
-        """Point `index` as a new flat tensor [P], float64 if the file has that and else float32.
+        """Point `index` as a new flat tensor [P], float64 if the file has float64, else float32.
 
         Raises:
             FormatError: it holds NaN or infinity.
@@ -145,8 +148,7 @@ class ListRows:
     def check_moves(self) -> None:
         """Refuse an expert that ends where it began.
 
-        MTT's buffer.py keeps references instead of copies when it runs on a CPU: every epoch is then the
-        last.
+        On a CPU, MTT's buffer.py stores references instead of copies, so that every epoch is the last one.
 
         Raises:
             FormatError: the first and the last point are the same.
@@ -159,24 +161,24 @@ class ListRows:
 
 
 def check_record(shapes: Shapes, epochs: int, record: ExpertsRecord, where: str) -> None:
-    """Refuse a file whose shapes or number of epochs are not the record's.
+    """Refuse a file whose shapes or number of epochs differ from the record's.
 
     Raises:
         MismatchError: naming the first parameter that differs, or the epochs, and both sides.
     """
-    wanted = record.layout
-    if len(shapes) != len(wanted.shapes):
+    layout = record.layout
+    if len(shapes) != len(layout.shapes):
         raise MismatchError(
             f"{where} and the record do not agree: the experts have {len(shapes)} parameter tensors "
-            f"in the file and {len(wanted.shapes)} in the record ({record.architecture})"
+            f"in the file and {len(layout.shapes)} in the record ({record.architecture})"
         )
-    for name, found, expected in zip(wanted.names, shapes, wanted.shapes, strict=True):
-        if found != expected:
+    for name, shape, expected in zip(layout.names, shapes, layout.shapes, strict=True):
+        if shape != expected:
             hint = ""
-            if record.in_channels == 1 and name == wanted.names[-2]:
+            if record.in_channels == 1 and name == layout.names[-2]:
                 hint = " (experts of MTT's ConvNet on one-channel images have first_padding=3)"
             raise MismatchError(
-                f"{where} and the record do not agree: parameter {name} is {list(found)} in the file "
+                f"{where} and the record do not agree: parameter {name} is {list(shape)} in the file "
                 f"and {list(expected)} in the record ({record.architecture}){hint}"
             )
     if epochs != record.epochs:
@@ -186,44 +188,78 @@ def check_record(shapes: Shapes, epochs: int, record: ExpertsRecord, where: str)
         )
 
 
-def check_count(found: int, imported: int, out: str | os.PathLike[str]) -> None:
-    """Refuse a store that holds experts of an earlier import beside those of this one.
+def check_per_file(per_file: int | None) -> None:
+    """Raise an InputError for a limit of experts per file below 1."""
+    if per_file is not None and per_file < 1:
+        raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
+
+
+def add_all(
+    store: TrajectoryStore,
+    experts: Iterator[tuple[dict[str, Any], ListRows | ConvexifiedTrajectory]],
+    on_progress: Callable[[int], None] | None,
+) -> None:
+    """Add experts with their details to a store, except those that it holds already.
 
     Raises:
-        MismatchError: it holds more than were imported.
+        MismatchError: the store holds other experts besides these.
     """
-    if found != imported:
+    count = 0
+    for number, (details, expert) in enumerate(experts):
+        if not store.holds(number, expert, details):
+            if isinstance(expert, ConvexifiedTrajectory):
+                store.add_convexified(number, expert, details=details)
+            else:
+                store.add(number, expert, details=details)
+        count = number + 1
+        if on_progress is not None:
+            on_progress(count)
+    if len(store) != count:
         raise MismatchError(
-            f"{out} holds {found} experts and the files to import {imported}: the others are of another import; "
-            "remove it to import again, or choose another folder"
+            f"{store.path} holds {len(store)} experts and the files to import {count}: the others come from another "
+            "import; remove the store to import again, or choose another folder"
         )
 
 
-def refuse_others(folder: Path, stem: str, count: int) -> None:
-    """Refuse to export `STEM_0.pt` … into a folder that holds further files of the name, which stay.
+def batches_of(store: TrajectoryStore, experts_per_file: int) -> list[range]:
+    """Positions of the experts of each file of an export.
 
     Raises:
-        InputError: there are any from `count` on: readers would take them for experts of the export.
+        InputError: there is no expert, or experts_per_file is below 1.
+    """
+    if experts_per_file < 1 or not len(store):
+        raise InputError(
+            f"experts_per_file = {experts_per_file} and the number of experts = {len(store)} must be 1 or more"
+        )
+    starts = range(0, len(store), experts_per_file)
+    return [range(first, min(first + experts_per_file, len(store))) for first in starts]
+
+
+def refuse_others(folder: Path, stem: str, count: int) -> None:
+    """Refuse to export `STEM_0.pt` … into a folder that holds `STEM_count.pt` or later ones, which would stay there.
+
+    Raises:
+        InputError: there are such files, which readers would take for experts of this export.
     """
     matches = [re.fullmatch(rf"{re.escape(stem)}_([0-9]+)\.pt", path.name) for path in folder.glob(f"{stem}_*.pt")]
     others = sorted(int(match[1]) for match in matches if match and int(match[1]) >= count)
     if others:
         names = ", ".join(f"{stem}_{number}.pt" for number in others[:4]) + (", …" if len(others) > 4 else "")
         raise InputError(
-            f"{folder} holds {names} of another export, which its readers would add to the {count} to be written; "
+            f"{folder} holds {names} of another export, which readers would add to the {count} files of this one; "
             "remove them, or choose another folder"
         )
 
 
-def numbered_files(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], pattern: str) -> list[Path]:
-    """The files to read, in the order of the number that ends their names.
+def numbered_files(paths: Paths, pattern: str) -> list[Path]:
+    """The files to read, in the order of the numbers that end their names.
 
     Args:
-        paths: a folder, whose files that match are taken; or one file; or several, taken as they are.
+        paths: a folder, of which all matching files are read; or one file; or several, read in this order.
         pattern: regular expression of the file names in a folder, with the number as its last group.
 
     Raises:
-        InputError: nothing to read.
+        InputError: there is no file to read.
     """
     if not isinstance(paths, (str, os.PathLike)):
         files = [Path(path) for path in paths]
