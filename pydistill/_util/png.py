@@ -12,6 +12,7 @@ from torch import Tensor
 from pydistill.errors import InputError, MissingDependencyError
 
 MOST_COLUMNS = 20
+SHEET_PIXELS = 2**20
 
 
 def tile(images: Tensor, classes: int) -> Tensor:
@@ -58,13 +59,29 @@ def png_bytes(image: Tensor) -> bytes:
     return content.getvalue()
 
 
-def html_picture(picture: Tensor | bytes, caption: str) -> str:
-    """HTML of a picture [C, H, W] (see `tile`), or of the content of a PNG file, above a line of text."""
-    if not isinstance(picture, bytes):
-        grey = picture.shape[0] not in (1, 3)
-        picture = png_bytes(picture.mean(dim=0, keepdim=True) if grey else picture)
-    source = base64.b64encode(picture).decode()
+def html_sheet(images: Tensor, classes: int, caption: str) -> str:
+    """HTML of images above a line of text; the text alone for images of one pixel (a table), or without Pillow.
+
+    Args:
+        images: [n, C, H, W] in [0, 1], class by class, equally many of each; the first of each class are shown, up to
+            a million pixels in all.
+        classes: their number.
+        caption: the text.
+    """
+    text = f"<code>{html.escape(caption)}</code>"
+    pixels, per_class = images[0, 0].numel(), len(images) // classes
+    shown = min(classes, max(1, SHEET_PIXELS // pixels))
+    rows = min(per_class, max(1, SHEET_PIXELS // (pixels * shown)))
+    index = torch.arange(shown)[:, None] * per_class + torch.arange(rows)
+    sheet = tile(images[index.flatten().to(images.device)], shown)
+    if len(sheet) not in (1, 3):
+        sheet = sheet.mean(dim=0, keepdim=True)
+    try:
+        content = None if pixels == 1 else png_bytes(sheet)
+    except MissingDependencyError:
+        content = None
+    if content is None:
+        return f"<div>{text}</div>"
+    source = base64.b64encode(content).decode()
     style = "width: 640px; max-width: 100%; image-rendering: pixelated"
-    return (
-        f'<div><img src="data:image/png;base64,{source}" style="{style}"><br><code>{html.escape(caption)}</code></div>'
-    )
+    return f'<div><img src="data:image/png;base64,{source}" style="{style}"><br>{text}</div>'

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pydistill._util.checks import check_path, described
 from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
-from pydistill._util.png import html_picture, tile
+from pydistill._util.png import html_sheet
 from pydistill._util.progress import in_notebook, is_shown
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, Preprocessing
@@ -71,7 +71,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         accuracy = self.provenance.get("accuracy")
         if isinstance(accuracy, Mapping) and isinstance(accuracy.get("mean"), float):
             caption += f", test accuracy {100 * accuracy['mean']:.1f} %"
-        return html_picture(tile(self.artefact.viewable(), len(self.class_names)), caption)
+        return html_sheet(self.artefact.viewable(), len(self.class_names), caption)
 
     @property
     def labels(self) -> Tensor:

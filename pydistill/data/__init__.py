@@ -24,7 +24,7 @@ from pydistill.data.load import load
 from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise, Preprocessing
 from pydistill.data.settings import DataSettings
-from pydistill.data.table import from_table
+from pydistill.data.table import from_csv, from_table
 from pydistill.data.zca import Zca
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "digits",
     "fashion_mnist",
     "from_arrays",
+    "from_csv",
     "from_dataset",
     "from_folder",
     "from_npz",

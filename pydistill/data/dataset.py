@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pydistill._util.png import MOST_COLUMNS, html_picture, tile
+from pydistill._util.png import MOST_COLUMNS, html_sheet
 from pydistill.data.cache import cached_zca
 from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise, Preprocessing, chunks_of
@@ -53,11 +52,9 @@ class Dataset:
 
     def _repr_html_(self) -> str:
         """The first training image of each class above the line of `repr`, for a notebook."""
-        if self.image_size == (1, 1):  # a table
-            return f"<code>{html.escape(repr(self))}</code>"
         first = [int(self.class_indices(label)[0]) for label in range(min(self.num_classes, MOST_COLUMNS))]
         images = self.train_pictures.batch(torch.tensor(first, device=self.device))
-        return html_picture(tile(self.preprocessing.invert(images), len(first)), repr(self))
+        return html_sheet(self.preprocessing.invert(images), len(first), repr(self))
 
     @property
     def train_images(self) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,6 +73,64 @@ def from_table(
         preprocessing=normalise,
         digest=digest_of(train, labels[0], test, labels[1]),
     )
+
+
+def from_csv(
+    path: str | os.PathLike[str], *, label: str | None = None, test: float = 0.2, seed: int = 0, name: str | None = None
+) -> Dataset:
+    """A data set of the table in a CSV file, split at random into training and test rows.
+
+    Args:
+        path: the file, in UTF-8, with a line of column names; columns are separated by commas.
+        label: the column with the classes, which may be any text; None: the last one. All others hold numbers.
+        test: the share of each class's rows that are test rows, between 0 and 1; at least one row of each class is.
+        seed: of the split.
+        name: of the data set; None: the file's name.
+
+    Raises:
+        InputError: there is no such file or column, a value is not a number, or a class has fewer than two rows.
+    """
+    file = Path(path)
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            columns, first, *others = [row for row in csv.reader(lines) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{file} is not a CSV file with column names in its first line: {error}") from error
+    rows = [first, *others]
+    label = columns[-1] if label is None else label
+    if label not in columns:
+        raise InputError(f"{file} has no column {label!r}; its columns are {', '.join(columns)}")
+    if not 0 < test < 1:
+        raise InputError(f"test must be a share between 0 and 1, not {test}")
+    position = columns.index(label)
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(columns):
+            raise InputError(f"row {number} of {file} has {len(row)} columns, and the first line {len(columns)}")
+    classes = sorted({row[position] for row in rows})
+    labels = torch.tensor([classes.index(row.pop(position)) for row in rows])
+    try:
+        values = torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
+    except ValueError as error:
+        raise InputError(f"every column of {file} but {label!r} must hold numbers: {error}") from error
+    train, tested = _split(labels, classes, test, seed)
+    arrays = (values[train], labels[train], values[tested], labels[tested])
+    return from_table(*arrays, name=name or file.stem, class_names=classes)
+
+
+def _split(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The indices of training and test rows, drawn from each class by itself."""
+    generator = torch.Generator().manual_seed(seed)
+    train: list[Tensor] = []
+    test: list[Tensor] = []
+    for number, class_name in enumerate(classes):
+        rows = (labels == number).nonzero().flatten()
+        if len(rows) < 2:
+            raise InputError(f"class {class_name!r} has one row; every class needs two, one of them to test")
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        test.append(rows[:count])
+        train.append(rows[count:])
+    return torch.cat(train).sort().values, torch.cat(test).sort().values
 
 
 def _tensor(name: str, values: Any) -> Tensor:

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from pydistill._util import png
 from pydistill._util.png import png_bytes, tile
 from pydistill.errors import InputError, MissingDependencyError
 
@@ -48,3 +49,20 @@ def test_tiles_wrap_after_twenty_columns() -> None:
     assert float(sheet[0, 5, 6]) == 3.0  # row 1 of class 1
     assert float(sheet[0, 9, 1]) == 40.0  # class 20 begins the second band
     assert float(sheet[0, 9, 6]) == 1.0  # the rest of the band is white
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_a_sheet_shows_the_first_images_of_each_class(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL")
+    images = torch.rand(6, channels, 4, 5)
+    monkeypatch.setattr(png, "SHEET_PIXELS", 4 * 5 * 3)
+    assert png.html_sheet(images, 3, "x") == png.html_sheet(images[::2], 3, "x")
+    monkeypatch.setattr(png, "SHEET_PIXELS", 1)
+    assert png.html_sheet(images, 3, "x") == png.html_sheet(images[:1], 1, "x")
+    assert png.html_sheet(images, 3, "x").startswith('<div><img src="data:image/png;base64,')
+
+
+def test_a_sheet_of_what_cannot_be_drawn_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert png.html_sheet(torch.rand(2, 7, 1, 1), 2, "<rows>") == "<div><code>&lt;rows&gt;</code></div>"
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert png.html_sheet(torch.rand(2, 1, 4, 4), 2, "text") == "<div><code>text</code></div>"

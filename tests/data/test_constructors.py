@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import pydistill.data
 from pydistill.data import Dataset, DataSettings, Zca, from_arrays, from_dataset, from_folder, from_npz, load
 from pydistill.data.load import NAMES
 from pydistill.errors import InputError
+
+Image = pytest.importorskip("PIL.Image")
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 6), dtype=np.uint8)
 LABELS = np.arange(12) % 3

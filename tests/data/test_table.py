@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pydistill.artefact.file import Artefact
-from pydistill.data import from_table
+from pydistill.data import from_csv, from_table
 from pydistill.errors import InputError
 from pydistill.nn import ModelSettings
 from pydistill.runs.run import run_distillation
@@ -71,3 +71,44 @@ def test_rows_are_distilled(tmp_path: Path) -> None:
     assert found.shape == (2, 5)
     assert 50 < float(found.min()) < float(found.max()) < 200
     assert float(found[1, 2] - found[0, 2]) > 10
+
+
+TABLE = "height,kind,weight\n" + "".join(f"{170 + n},{'ab'[n % 2]},{60.5 + n}\n\n" for n in range(10))
+
+
+def test_a_csv_file_is_split_into_training_and_test_rows(tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text("\ufeff" + TABLE, encoding="utf-8")
+    data = from_csv(file, label="kind", test=0.3, seed=1)
+    assert (data.name, data.class_names, data.in_channels) == ("people", ("a", "b"), 2)
+    assert (data.train_labels.bincount().tolist(), data.test_labels.bincount().tolist()) == ([3, 3], [2, 2])
+    parts = [data.preprocessing.invert(images.double()).flatten(1) for images in (data.train_images, data.test_images)]
+    for rows, labels in zip(parts, (data.train_labels, data.test_labels), strict=True):
+        torch.testing.assert_close(rows[:, 1] - rows[:, 0], torch.full((len(rows),), -109.5, dtype=torch.float64))
+        assert ((rows[:, 0].round().long() % 2) == labels).all()
+    heights = torch.cat(parts)[:, 0].round().sort().values
+    assert heights.tolist() == list(range(170, 180))
+    assert from_csv(file, label="kind", test=0.3, seed=1).digest == data.digest
+    assert from_csv(file, label="kind", test=0.3, seed=2).digest != data.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ("", {}),
+        ("a,b\n", {}),
+        ("a,b\n1,x\n2,x\n", {"label": "c"}),
+        ("a,b\n1,x\n2\n", {}),
+        ("a,b\n1,x\nmany,x\n", {}),
+        ("a,b\n1,x\n2,y\n3,y\n", {}),
+        ("a,b\n1,x\n2,x\n", {"test": 1.0}),
+        (b"a,b\n\xff,x\n", {}),
+        (None, {}),
+    ],
+)
+def test_other_csv_files_are_refused(text: str | bytes | None, arguments: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "table.csv"
+    if text is not None:
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError):
+        from_csv(file, **arguments)
