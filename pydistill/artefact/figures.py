@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ def is_own_picture(path: Path) -> bool:
         return f"{SOURCE}\0{MADE_BY}".encode() in content.read(1024)
 
 
-def _figure(width: float, height: float, layout: str | None = "constrained") -> Any:
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
     """Make a figure without pyplot, which would touch the user's backend."""
     try:
         from matplotlib.figure import Figure
