@@ -1,11 +1,13 @@
-"""Pictures: the distilled images before and after, and how accuracy, loss and the chosen step went."""
+"""Matplotlib figures of a distilled set and of a run's metrics."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import io
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,34 +17,26 @@ from pydistill._util.png import MOST_COLUMNS, tile
 from pydistill.artefact.file import Artefact
 from pydistill.errors import MissingDependencyError
 
-SOURCE, MADE_BY = "Source", "pydistill"  # a text in the PNG file, before its pixels
+SOURCE, MADE_BY = "Source", "pydistill"  # a text chunk in the PNG file, before its pixels
+MAX_STUDENTS = 6  # in the panel of distances
+REFERENCES = {
+    "accuracy_random_real": "random real images",
+    "accuracy_full_data": "all real data",
+    "accuracy_experts": "experts",
+}
+"""Accuracies in summary.json that the distilled set is compared with."""
+
+Records = Sequence[Mapping[str, Any]]
 
 
-def _figure() -> Any:
-    """matplotlib's Figure, without pyplot: the user's backend stays as it is."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise _no_matplotlib() from error
-    return Figure
-
-
-def _no_matplotlib() -> MissingDependencyError:
-    return MissingDependencyError("pictures need matplotlib; install it with: pip install 'pydistill[cli]'")
-
-
-def check_pictures() -> None:
-    """Refuse what cannot be drawn, before anything is computed.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+def check_matplotlib() -> None:
+    """Raise MissingDependencyError if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise _no_matplotlib()
 
 
 def images_figure(artefact: Artefact) -> Any:
-    """A matplotlib figure of the images before the first iteration (if they are known) above those after the last.
+    """Return a figure of the images before the first iteration (if known) above those after the last.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -51,28 +45,27 @@ def images_figure(artefact: Artefact) -> Any:
     return pixels_figure(before, artefact.viewable(), artefact.class_names)
 
 
-def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], told: str = "after: distilled") -> Any:
-    """A matplotlib figure of images before and after.
+def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], title: str = "after: distilled") -> Any:
+    """Return a figure of images before and after, a column per class.
 
     Args:
-        before: [n, C, H, W] in [0, 1], equally many of each class, class by class; None if they are not known.
+        before: [n, C, H, W] in [0, 1], equally many of each class, class by class; None if unknown.
         after: the same.
         names: of all classes.
-        told: what `after` is.
+        title: of `after`.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    shown = [("before: real images", before), (told, after)]
-    pictures = [(title, tile(images, len(names))) for title, images in shown if images is not None]
+    titled = [("before: real images", before), (title, after)]
+    pictures = [(title, tile(images, len(names))) for title, images in titled if images is not None]
     height, width = pictures[0][1].shape[1:]
-    wide = 10.0
-    figure = _figure()(figsize=(wide, len(pictures) * (wide * height / width + 0.5)), layout="constrained")
+    figure = _figure(10.0, len(pictures) * (10.0 * height / width + 0.5))
     axes = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
     for axis, (title, picture) in zip(axes, pictures, strict=True):
-        gray = picture.shape[0] != 3
-        pixels = (picture.mean(dim=0) if gray else picture.permute(1, 2, 0)).cpu().numpy()
-        axis.imshow(pixels, cmap="gray" if gray else None, vmin=0, vmax=1)
+        grey = picture.shape[0] != 3
+        pixels = (picture.mean(dim=0) if grey else picture.permute(1, 2, 0)).cpu().numpy()
+        axis.imshow(pixels, cmap="gray" if grey else None, vmin=0, vmax=1)
         axis.set_title(title)
         axis.set_yticks([])
         axis.set_xticks([])
@@ -82,55 +75,110 @@ def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], to
     return figure
 
 
-def save_curves(metrics: Sequence[dict[str, Any]], path: Path, references: dict[str, float] | None = None) -> None:
-    """Draw accuracy (mean ± std over networks), matching loss and chosen step against the iteration into one PNG file.
+def curves_figure(metrics: Records, summary: Mapping[str, Any] | None = None) -> Any:
+    """Return a figure of a run's curves: accuracy, loss, step K, learning rate, distances to the target, and time.
 
     Args:
-        metrics: the lines of a run's metrics.jsonl.
-        path: where the picture goes.
-        references: accuracies in [0, 1] to draw as horizontal lines, by name.
+        metrics: the events of metrics.jsonl.
+        summary: the run's summary, whose references are drawn beside the accuracy.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
     """
-    iterations = [line for line in metrics if line["event"] == "iteration" and line["loss"] is not None]
-    evaluations = [line for line in metrics if line["event"] == "evaluation"]
-    figure = _figure()(figsize=(9, 10), layout="constrained")
-    accuracy, loss, step = figure.subplots(3, 1, sharex=True)
-
-    accuracy.errorbar(
-        [line["iteration"] for line in evaluations],
-        [100 * line["mean"] for line in evaluations],
-        [100 * line["std"] for line in evaluations],
-        marker="o",
-        capsize=3,
-        label="distilled",
-    )
-    for number, (name, value) in enumerate((references or {}).items()):
-        accuracy.axhline(100 * value, linestyle="--", color=f"C{number + 1}", label=name)
-    accuracy.set_ylabel("test accuracy (%)")
-    accuracy.legend(loc="best")
-
-    numbers, losses = [line["iteration"] for line in iterations], [line["loss"] for line in iterations]
-    loss.plot(numbers, losses, linewidth=0.6, alpha=0.4, color="C0")
-    window = max(1, len(losses) // 50)
-    smooth = torch.tensor(losses, dtype=torch.float64).unfold(0, window, 1).mean(dim=1).tolist() if losses else []
-    loss.plot(numbers[window - 1 :], smooth, color="C0", label=f"mean over {window}")
-    loss.set_ylabel("matching loss")
-    loss.legend(loc="upper right")
-
-    step.plot(numbers, [line["step"] for line in iterations], ".", markersize=2)
-    step.set_ylabel("chosen step")
-    step.set_xlabel("iteration")
-    for axis in (accuracy, loss, step):
+    events = {kind: [line for line in metrics if line["event"] == kind] for kind in ("iteration", "evaluation")}
+    iterations = events["iteration"]
+    figure = _figure(11.0, 11.0, layout=None)  # fixed margins take half the time of computed ones
+    figure.subplots_adjust(left=0.08, right=0.98, top=0.99, bottom=0.05, wspace=0.22, hspace=0.2)
+    accuracy, loss, step, rate, distance, seconds = figure.subplots(3, 2).flat
+    _draw_accuracy(accuracy, events["evaluation"], summary or {})
+    _draw_series(loss, iterations, "loss", "matching loss L", log=True)
+    rejected = [line["iteration"] for line in iterations if line.get("rejected")]
+    if rejected:
+        loss.plot(rejected, [0.02] * len(rejected), "x", color="C3", transform=loss.get_xaxis_transform())
+        loss.set_xlabel("iteration (×: update not applied)")
+    _draw_series(step, iterations, "step", "chosen step K", marker=".")
+    _draw_series(rate, iterations, "lr", "student's learning rate α")
+    _draw_distances(distance, [line for line in metrics if line["event"] == "distances"])
+    _draw_series(seconds, iterations, "seconds", "seconds per iteration")
+    for axis in figure.axes:
         axis.grid(alpha=0.3)
-    save_figure(figure, path)
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(loc="best", fontsize="small")
+    return figure
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Draw a figure into one PNG file, atomically."""
+    """Write a figure to a PNG file, atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png", metadata={SOURCE: MADE_BY})
 
 
-def is_drawn_here(path: Path) -> bool:
-    """Whether the file is a picture that `save_figure` has written."""
+def figure_bytes(figure: Any, kind: str) -> bytes:
+    """Return a figure as the content of a "png" or "svg" file."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format=kind)
+    return content.getvalue()
+
+
+def is_own_picture(path: Path) -> bool:
+    """Return whether `save_figure` wrote the file."""
     with open(path, "rb") as content:
         return f"{SOURCE}\0{MADE_BY}".encode() in content.read(1024)
+
+
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Any:
+    """Make a figure without pyplot, which would touch the user's backend."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _no_matplotlib() from error
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def _no_matplotlib() -> MissingDependencyError:
+    return MissingDependencyError("pictures need matplotlib; install it with: pip install 'pydistill[cli]'")
+
+
+def _draw_accuracy(axis: Any, evaluations: Records, summary: Mapping[str, Any]) -> None:
+    """Draw mean ± standard deviation over networks, in percent."""
+    numbers = [line["iteration"] for line in evaluations]
+    means, deviations = ([100 * line[name] for line in evaluations] for name in ("mean", "std"))
+    axis.errorbar(numbers, means, deviations, marker="o", capsize=3, label="distilled")
+    for number, (name, label) in enumerate(REFERENCES.items(), start=1):
+        if name in summary:
+            axis.axhline(100 * summary[name]["mean"], linestyle="--", color=f"C{number}", label=label)
+    axis.set(xlabel="iteration", ylabel="test accuracy (%)")
+
+
+def _draw_series(axis: Any, iterations: Records, name: str, label: str, *, marker: str = "", log: bool = False) -> None:
+    """Draw a number per iteration, faintly, and its running mean; several per iteration are averaged."""
+    axis.set(xlabel="iteration", ylabel=label)
+    points = [(line["iteration"], _mean(line[name])) for line in iterations if line.get(name) is not None]
+    if not points:
+        return
+    numbers, values = zip(*points, strict=True)
+    axis.plot(
+        numbers, values, linestyle="" if marker else "-", marker=marker, linewidth=0.6, alpha=0.4, rasterized=True
+    )
+    window = max(1, len(values) // 50)
+    smooth = torch.tensor(values, dtype=torch.float64).unfold(0, window, 1).mean(dim=1).tolist()
+    axis.plot(numbers[window - 1 :], smooth, color="C0", label=f"mean over {window}" if window > 1 else None)
+    if log and min(values) > 0 and max(values) > 20 * min(values):
+        axis.set_yscale("log")
+
+
+def _draw_distances(axis: Any, students: Records) -> None:
+    """Draw d(θ_k, θ*) / d(θ_0, θ*) along the student's steps, early and late in the run; dots mark the chosen steps."""
+    axis.set(xlabel="student step k", ylabel="distance to the target, relative")
+    students = [line for line in students if line["distances"] and line["distances"][0]]
+    shown = students[:: max(1, math.ceil(len(students) / MAX_STUDENTS))]
+    for number, line in enumerate(shown):
+        start = line["distances"][0]
+        values = [math.nan if distance is None else distance / start for distance in line["distances"]]
+        colour = (0.9 - 0.8 * number / len(shown), 0.4, 0.1 + 0.8 * number / len(shown))
+        axis.plot(values, color=colour, label=f"iteration {line['iteration']:,}")
+        axis.plot(line["step"], values[line["step"]], "o", color=colour)
+
+
+def _mean(value: float | Sequence[float]) -> float:
+    return math.fsum(value) / len(value) if isinstance(value, Sequence) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,12 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Draw both pictures and name them; tell whose images they are if not those of the set that the run ended with."""
+    """Draw both pictures and print their paths."""
     from pydistill._util.files import WriteError
-    from pydistill.runs.folder import RunFolder
-    from pydistill.runs.workflow import draw_run
+    from pydistill.runs.report import draw_run
 
-    out = None if values.out is None else Path(values.out)
     try:
-        drawn = draw_run(RunFolder(values.run), out, tell=logging.getLogger("pydistill").info)
+        drawn = draw_run(Path(values.run), None if values.out is None else Path(values.out))
     except WriteError as error:
         error.args = (str(error).replace("choose a", "choose by --out a"),)
         raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,12 @@ import torch
 
 from pydistill._util.files import read_json, write_json
 from pydistill._util.format import first_line
-from pydistill._util.layout import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SET_NAME, SUMMARY_NAME
+from pydistill._util.layout import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SUMMARY_NAME
 from pydistill._util.memory import peak_resident
 from pydistill._util.progress import Bar
-from pydistill.artefact.figures import (
-    check_pictures,
-    images_figure,
-    is_drawn_here,
-    pixels_figure,
-    save_curves,
-    save_figure,
-)
+from pydistill.artefact.figures import check_matplotlib
 from pydistill.data import Dataset
-from pydistill.errors import FormatError, InputError, MissingDependencyError
+from pydistill.errors import FormatError, MissingDependencyError
 from pydistill.evaluation.evaluate import accuracy_record
 from pydistill.nn import Network
 from pydistill.recipes.recipe import Recipe
@@ -32,10 +25,7 @@ from pydistill.runs.callbacks import CallbackList, ProgressBar
 from pydistill.runs.evaluation import RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogCallback, LogSettings
-from pydistill.runs.report import write_report
-from pydistill.runs.report.contents import Contents, dig, read_run
-from pydistill.runs.report.pictures import newest_images
-from pydistill.runs.report.write import state_of
+from pydistill.runs.report import draw_run, write_report
 from pydistill.runs.run import RunDivergedError, RunResult, run_distillation
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
@@ -85,7 +75,7 @@ def distill_and_report(
     """
     logs = LogCallback(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
     try:
-        check_pictures()
+        check_matplotlib()
     except MissingDependencyError as error:
         _log.warning("%s; the run goes on without %s and %s", error, IMAGES_NAME, CURVES_NAME)
     folder = RunFolder(out)
@@ -115,7 +105,7 @@ def show_run(folder: RunFolder) -> list[Path]:
     with _only_told(REPORT_NAME):
         made.append(write_report(folder.path))
     with _only_told("a picture"):
-        made += draw_run(folder)
+        made += draw_run(folder.path)
     return made
 
 
@@ -189,61 +179,3 @@ def _with_what_a_demo_wrote(before: dict[str, Any], summary: dict[str, Any]) -> 
             phases["total"] = sum(phases.values())
         merged["seconds"] = phases
     return merged
-
-
-def draw_run(folder: RunFolder, out: Path | None = None, *, tell: Callable[[str], None] | None = None) -> list[Path]:
-    """Draw images.png and curves.png of a run, finished or not; returns the two files.
-
-    Args:
-        out: the folder that they are written into; by default that of the run.
-        tell: is told whose images they are if not those of the set that the run ended with.
-
-    Raises:
-        InputError: there is no run in the folder, or one that has no images yet; or in `out` there is something else of
-            these names.
-        FormatError: the run's metrics are damaged; any other damaged file is left out, with a warning.
-        WriteError: a picture cannot be written.
-    """
-    run = read_run(folder.path)
-    place = folder.path if out is None else out
-    images, curves = place / IMAGES_NAME, place / CURVES_NAME
-    for file in (images, curves):
-        if place.resolve() != folder.path.resolve() and file.is_file() and not is_drawn_here(file):
-            raise InputError(f"{file} is there already and is no picture of pydistill's; choose another folder")
-    figure = _figure_of(run, tell)
-    save_curves(run.metrics, curves, reference_accuracies(run.summary))
-    save_figure(figure, images)
-    return [images, curves]
-
-
-def _figure_of(run: Contents, tell: Callable[[str], None] | None) -> Any:
-    """The figure of a run's images: of its set if it has ended, else of its newest set or its checkpoint."""
-    ended = state_of(run).kind != "open"
-    if ended and SET_NAME in run.sets:
-        return images_figure(run.sets[SET_NAME])
-    shown = newest_images(run)
-    if shown is None or not len(shown.classes):
-        raise InputError(
-            f"the run in {run.path} has no images yet, which its first checkpoint will hold; "
-            f"pydistill report {run.path} shows the run as it is"
-        )
-    saved = -1 if shown.artefact is None else int(dig(shown.artefact.provenance, "iteration", default=0))
-    source = "newest set" if SET_NAME in run.sets else "best set"
-    source = f"{'checkpoint' if shown.iteration > saved else source}, after iteration {shown.iteration:,}"
-    if tell is not None:
-        why = f"whose {SET_NAME} is gone" if ended else "which is not finished"
-        tell(f"the images are those of the {source}, of the run in {run.path}, {why}")
-        if shown.note:
-            tell(shown.note)
-    names = shown.names or [str(label) for label in range(int(shown.classes.max()) + 1)]
-    return pixels_figure(shown.before, shown.after, names, f"now: {source}")
-
-
-def reference_accuracies(summary: dict[str, Any]) -> dict[str, float]:
-    """What a summary knows to compare the distilled set with: name → mean accuracy in [0, 1]."""
-    names = {
-        "accuracy_random_real": "random real images",
-        "accuracy_full_data": "all real data",
-        "accuracy_experts": "experts",
-    }
-    return {told: summary[name]["mean"] for name, told in names.items() if name in summary}

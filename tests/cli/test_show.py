@@ -1,26 +1,27 @@
-"""The pictures of a run, finished or not, and where they go."""
+"""The pictures of a run, finished or not, and where they are written."""
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from pydistill.artefact.file import Artefact
 from pydistill.cli import main
-from pydistill.runs import workflow as commands
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings
+from pydistill.runs.report.contents import read_run
+from pydistill.runs.report.pictures import newest_images
+from pydistill.runs.workflow import distill_and_report
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import experts, recipe
 
+pytest.importorskip("matplotlib")
 
-def run(*arguments: object) -> int:
-    return main([str(each) for each in arguments])
+
+def show(*arguments: object) -> int:
+    return main(["show", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -28,110 +29,77 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("show")
     store = experts(folder / "experts")
     no_logs = LogSettings(tensorboard=False)
-    commands.distill_and_report(blobs(), recipe(), store, folder / "run", resume=False, quiet=True, log=no_logs)
+    distill_and_report(blobs(), recipe(), store, folder / "run", resume=False, quiet=True, log=no_logs)
     return folder / "run"
 
 
 @pytest.fixture
 def stopped(finished: Path, tmp_path: Path) -> Path:
-    """A run of which the checkpoint and the best set are there, and the end is not."""
+    """A run that was stopped after iteration 9 of 12; its last evaluation was after iteration 8."""
     run = tmp_path / "stopped"
     run.mkdir()
     for name in ("metrics.jsonl", "recipe.json", "config.json", "checkpoint.safetensors", "best.safetensors"):
         shutil.copyfile(finished / name, run / name)
-    begun = json.loads((run / "recipe.json").read_text())
-    begun["distill"]["iterations"] = 12
-    (run / "recipe.json").write_text(json.dumps(begun))
+    longer = json.loads((run / "recipe.json").read_text())
+    longer["distill"]["iterations"] = 12
+    (run / "recipe.json").write_text(json.dumps(longer))
+    state, tensors = RunFolder(run).load_checkpoint()
+    state["distiller"]["iteration"] = 9
+    RunFolder(run).save_checkpoint(state, tensors)
     return run
 
 
-@pytest.mark.parametrize("of", ["checkpoint", "checkpoint without a set", "best set", "newest set"])
-def test_show_draws_a_run_that_is_not_finished(
-    of: str, stopped: Path, finished: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    if of.startswith("checkpoint"):
-        state, tensors = RunFolder(stopped).load_checkpoint()
-        state["distiller"]["iteration"] = 9
-        RunFolder(stopped).save_checkpoint(state, tensors)
-    if of == "checkpoint without a set":
-        (stopped / "best.safetensors").unlink()
-    if of == "newest set":
-        shutil.copyfile(finished / "distilled.safetensors", stopped / "distilled.safetensors")
-    assert run("show", stopped) == 0
+def title(run: Path) -> str:
+    """The title of the newest images."""
+    return str(newest_images(read_run(run)).axes[-1].get_title())
+
+
+def test_a_finished_run_shows_its_set(finished: Path) -> None:
+    assert title(finished) == "after: distilled"
+
+
+def test_a_stopped_run_shows_its_checkpoint(stopped: Path) -> None:
+    assert title(stopped) == "after iteration 9"
+    (stopped / "best.safetensors").unlink()
+    assert title(stopped) == "after iteration 9 (colours scaled to the range of all pixels)"
+
+
+def test_a_stopped_run_without_a_checkpoint_shows_its_best_set(stopped: Path) -> None:
+    (stopped / "checkpoint.safetensors").unlink()
+    assert title(stopped) == "after: the best set"
+    assert show(stopped) == 0
+    (stopped / "best.safetensors").unlink()
+    assert show(stopped) == 2
+
+
+def test_the_command_writes_two_pictures(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(stopped) == 0
     assert capsys.readouterr().out.split() == [str(stopped / "images.png"), str(stopped / "curves.png")]
-    after = 9 if of.startswith("checkpoint") else 8
-    name = of.removesuffix(" without a set")
-    told = (
-        f"the images are those of the {name}, after iteration {after}, of the run in {stopped}, which is not finished"
-    )
-    assert caplog.messages[0] == told
-    assert len(caplog.messages) == (2 if of == "checkpoint without a set" else 1)
     for picture in ("images.png", "curves.png"):
         assert (stopped / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_show_draws_without_a_damaged_checkpoint(stopped: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (stopped / "checkpoint.safetensors").write_bytes(b"no checkpoint")
-    assert run("show", stopped) == 0
-    assert caplog.messages[0].endswith("checkpoint.safetensors is damaged; it is left out")
-    (stopped / "best.safetensors").unlink()
-    assert run("show", stopped) == 2
-
-
-def test_show_draws_a_finished_run_whose_set_is_gone(
-    stopped: Path, finished: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    shutil.copyfile(finished / "recipe.json", stopped / "recipe.json")
-    assert run("show", stopped) == 0
-    assert caplog.messages[0].endswith(f"of the run in {stopped}, whose distilled.safetensors is gone")
-
-
-def test_show_of_a_finished_run_draws_its_set(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
-    drawn: list[Artefact] = []
-    figure = commands.images_figure
-    monkeypatch.setattr(commands, "images_figure", lambda artefact: drawn.append(artefact) or figure(artefact))
-    assert run("show", finished) == 0
-    assert torch.equal(drawn[0].images, Artefact.load(finished / "distilled.safetensors").images)
-    assert not caplog.messages
-
-
-def test_where_the_pictures_of_show_go(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = (finished / "images.png").read_bytes()
-    (finished / "images.png").write_bytes(content[:-1])  # so that it would be seen if it were written
+def test_pictures_go_to_another_folder(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "images.png").stat().st_mtime_ns
     out = tmp_path / "some" / "pictures"
-    for _ in range(2):  # its own pictures are drawn again
-        assert run("show", finished, "--out", out, "--json") == 0
+    for _ in range(2):  # its own pictures are replaced
+        assert show(finished, "--out", out, "--json") == 0
         assert json.loads(capsys.readouterr().out) == {"pictures": [str(out / "images.png"), str(out / "curves.png")]}
     assert sorted(path.name for path in out.iterdir()) == ["curves.png", "images.png"]
-    assert (finished / "images.png").read_bytes() == content[:-1]
-    (finished / "images.png").write_bytes(content)
-    for name in ("images.png", "curves.png"):
-        other = tmp_path / name.removesuffix(".png")
-        other.mkdir()
-        (other / name).write_bytes(b"\x89PNG of a holiday")
-        assert run("show", finished, "--out", other) == 2
-        told = capsys.readouterr().err
-        assert f"{other / name} is there already and is no picture of pydistill's; choose another folder" in told
-        assert [path.read_bytes() for path in other.iterdir()] == [b"\x89PNG of a holiday"]
-    assert run("show", finished, "--out", tmp_path / "images" / "images.png") == 2
-    assert "choose by --out another folder, as none can be made there" in capsys.readouterr().err
+    assert (finished / "images.png").stat().st_mtime_ns == before
+    assert show(finished, "--out", out / "images.png") == 2
 
 
-def test_show_names_its_flag_for_a_folder_that_cannot_be_written(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("name", ["images.png", "curves.png"])
+def test_other_pictures_are_not_replaced(name: str, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\x89PNG of a holiday")
+    assert show(finished, "--out", tmp_path) == 2
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"\x89PNG of a holiday"]
+
+
+def test_a_picture_that_cannot_be_written(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "touch", refused)
-    assert run("show", finished) == 1
-    told = capsys.readouterr().err
-    assert told.endswith(
-        f"cannot write {finished}/curves.png: Permission denied; choose by --out a folder that may be written; "
-        "what was there before is unchanged\n"
-    )
+    assert show(finished) == 1

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from pydistill.artefact.figures import save_curves
+from pydistill.artefact.figures import curves_figure, save_figure
 from pydistill.artefact.file import Artefact
 from pydistill.data import DsaSettings
 from pydistill.distillation.distiller import Distiller
@@ -169,7 +169,7 @@ def test_several_experts_are_summed_up_and_drawn(
         summary = run_summary(work, result)
     assert (summary["loss_first"], summary["loss_last"]) == (0.5, 38.5)  # means over a twentieth of the finite ones
     pytest.importorskip("matplotlib")
-    save_curves(result.folder.metrics(), tmp_path / "curves.png")
+    save_figure(curves_figure(result.folder.metrics()), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 

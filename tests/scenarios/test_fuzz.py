@@ -26,8 +26,7 @@ from pydistill.evaluation.evaluations_file import add_evaluations, read_evaluati
 from pydistill.recipes.recipe import load_recipe
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.report.contents import read_run
-from pydistill.runs.report.tables import comparison, costs, networks, tiles
-from pydistill.runs.report.write import state_of
+from pydistill.runs.report.tables import comparison, costs, networks, outcome, progress
 from pydistill.runs.run import run_distillation
 from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt, import_mct, import_mtt
 from tests.helpers.blobs import blobs
@@ -129,12 +128,12 @@ def read_best(root: Path) -> None:
 
 
 def read_page(root: Path) -> None:
-    """What the run's report says, but for the charts."""
+    """What the run's report says, but for the pictures."""
     contents = read_run(root / "run")
     assert networks(contents)
-    assert tiles(contents)
-    assert costs(contents, None)
-    assert state_of(contents)
+    assert outcome(contents)
+    assert costs(contents)
+    assert progress(contents)
     comparison(contents)
 
 

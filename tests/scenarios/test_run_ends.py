@@ -24,7 +24,6 @@ from pydistill.runs.evaluation import NoCallback, PeriodicEvaluator
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report.contents import read_run
-from pydistill.runs.report.write import state_of
 from pydistill.runs.run import RunDivergedError, run_distillation
 from pydistill.runs.workflow import distill_and_report
 from pydistill.trajectories import TrajectoryStore
@@ -122,7 +121,7 @@ def test_the_report_says_so_where_lines_of_the_metrics_are_lost(store: Trajector
     def diverges(resume: bool) -> int:
         with pytest.raises(RunDivergedError):
             distill_and_report(DATA, recipe(**DIVERGING), store, tmp_path, resume=resume, quiet=True, log=NO_LOGS)
-        assert state_of(read_run(tmp_path)).kind == "ended"
+        assert read_run(tmp_path).ended_early
         return int(json.loads((tmp_path / "summary.json").read_text())["iterations"])
 
     done = diverges(resume=False)

@@ -1,5 +1,6 @@
-"""A run's report: one HTML file with the images, the curves, the tables and how to do it again."""
+"""The report of a run: one HTML file with its images, curves, tables and the commands to run it again."""
 
+from pydistill.runs.report.pictures import draw_run
 from pydistill.runs.report.write import write_report
 
-__all__ = ["write_report"]
+__all__ = ["draw_run", "write_report"]

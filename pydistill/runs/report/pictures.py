@@ -1,106 +1,68 @@
-"""The distilled images as they are now, each as a picture inside the page."""
+"""The pictures of a run: its newest images and its curves."""
 
 from __future__ import annotations
 
-import base64
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from pydistill._util.layout import SET_NAME
-from pydistill._util.png import png_bytes
-from pydistill.artefact.file import Artefact
-from pydistill.runs.report.contents import Contents, dig, iteration_of
-
-MOST_IMAGES = 1000
-MOST_BYTES = 8_000_000
+from pydistill._util.layout import CURVES_NAME, IMAGES_NAME
+from pydistill.artefact.figures import curves_figure, images_figure, is_own_picture, pixels_figure, save_figure
+from pydistill.errors import InputError
+from pydistill.runs.report.contents import Contents, dig, read_run
 
 
-@dataclass(frozen=True)
-class Shown:
-    """Images before the first iteration and after the last one known, as pixels in [0, 1].
-
-    Attributes:
-        before: [n, C, H, W]; None if they are not known (an imported set).
-        after: [n, C, H, W].
-        classes: [n], the class of each.
-        names: of the classes, as far as they are known.
-        iteration: after which `after` is.
-        note: what the reader must know of the colours, or nothing.
-        artefact: the newest saved set of the run, or None before the first.
-    """
-
-    before: Tensor | None
-    after: Tensor
-    classes: Tensor
-    names: list[str]
-    iteration: int
-    note: str
-    artefact: Artefact | None
-
-
-def newest_images(run: Contents, *, saved: bool = False) -> Shown | None:
-    """The newest images of a run: of its last set, of its best one or of its checkpoint, whichever is the latest.
-
-    Before the first set is saved the preprocessing is not known, and images are shown scaled to their own range.
+def draw_run(run: Path, out: Path | None = None) -> list[Path]:
+    """Draw images.png and curves.png of a run, finished or not; return the two files.
 
     Args:
         run: the run folder.
-        saved: the run has ended: its set is shown, whatever the checkpoint is.
+        out: the folder to write them to; by default the run folder.
+
+    Raises:
+        InputError: there is no run in the folder, or it has no images yet; or `out` holds other files of these names.
+        MissingDependencyError: matplotlib is not installed.
+        WriteError: a picture cannot be written.
     """
-    if saved and SET_NAME in run.sets:
-        return _of_artefact(run.sets[SET_NAME])
-    newest = max(run.sets.values(), key=iteration_of, default=None)
+    contents = read_run(run)
+    folder = run if out is None else out
+    images, curves = folder / IMAGES_NAME, folder / CURVES_NAME
+    for file in (images, curves):
+        if folder.resolve() != run.resolve() and file.is_file() and not is_own_picture(file):
+            raise InputError(f"{file} exists and is no picture of pydistill's; choose another folder")
+    figure = newest_images(contents)
+    if figure is None:
+        raise InputError(f"the run in {run} has no images yet; its first checkpoint will hold them")
+    save_figure(curves_figure(contents.metrics, contents.summary), curves)
+    save_figure(figure, images)
+    return [images, curves]
+
+
+def newest_images(run: Contents) -> Any | None:
+    """Return a figure of the run's newest images: of its set if it has ended, else of its checkpoint or its best set.
+
+    A checkpoint holds preprocessed images. Before the first set is saved the preprocessing is unknown, and colours are
+    scaled to the range of all pixels.
+    """
+    ended = run.is_finished or run.ended_early
+    if run.final is not None and (ended or run.checkpoint is None):
+        return images_figure(run.final)
     if run.checkpoint is not None:
-        state, tensors = run.checkpoint
-        iteration = int(dig(state, "distiller", "iteration", default=0))
-        if newest is None or iteration > iteration_of(newest):
-            return _of_checkpoint(tensors, iteration, newest)
-    return None if newest is None else _of_artefact(newest)
+        return _checkpoint_figure(run, *run.checkpoint)
+    if run.best is not None:
+        before = None if run.best.initial_images is None else run.best.viewable(run.best.initial_images)
+        return pixels_figure(before, run.best.viewable(), run.best.class_names, "after: the best set")
+    return None
 
 
-def _of_artefact(newest: Artefact) -> Shown:
-    before = None if newest.initial_images is None else newest.viewable(newest.initial_images)
-    return Shown(before, newest.viewable(), newest.classes, _names(newest), iteration_of(newest), "", newest)
-
-
-def _names(artefact: Artefact) -> list[str]:
-    return [str(name) for name in dig(artefact.provenance, "dataset", "classes", default=[])]
-
-
-def _of_checkpoint(tensors: dict[str, Tensor], iteration: int, known: Artefact | None) -> Shown | None:
-    if not {"images", "initial_images", "classes"} <= tensors.keys():
-        return None
+def _checkpoint_figure(run: Contents, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     before, after = tensors["initial_images"], tensors.get("average", tensors["images"])
-    if known is not None and known.images.shape == after.shape:
-        before, after = known.viewable(before), known.viewable(after)
-        return Shown(before, after, tensors["classes"], _names(known), iteration, "", known)
-    both = torch.cat([before, after]).float()
-    finite = both[both.isfinite()]
-    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-    before, after = (
-        ((each.float() - low) / ((high - low) or 1.0)).nan_to_num(0, 1, 0).clamp(0, 1) for each in (before, after)
-    )
-    note = "Colours are scaled to the range of all pixels: the preprocessing is known from the first evaluation on."
-    return Shown(before, after, tensors["classes"], [], iteration, note, None)
-
-
-def shown_per_class(shown: Shown) -> dict[int, list[int]]:
-    """The images of each class that the page has room for, by class: all of them, or the first of each."""
-    by_class: dict[int, list[int]] = {}
-    for number, label in enumerate(shown.classes.tolist()):
-        by_class.setdefault(int(label), []).append(number)
-    if not by_class:
-        return {}
-    room = min(MOST_IMAGES, MOST_BYTES // max(1, 2 * shown.after[0].numel()))
-    each = max(1, room // len(by_class))
-    return {label: numbers[:each] for label, numbers in sorted(by_class.items())}
-
-
-def data_uri(image: Tensor) -> str:
-    """A picture [C, H, W] in [0, 1] as a PNG in a data URI: gray, colour, or the channels side by side in gray."""
-    pixels = image.detach().cpu().float().nan_to_num(0, 1, 0)
-    if image.shape[0] != 3:
-        pixels = torch.cat(list(pixels), dim=1)[None]
-    return "data:image/png;base64," + base64.b64encode(png_bytes(pixels)).decode("ascii")
+    title = f"after iteration {dig(state, 'distiller', 'iteration')}"
+    known = run.final or run.best
+    if known is not None:
+        return pixels_figure(known.viewable(before), known.viewable(after), known.class_names, title)
+    low, high = torch.aminmax(torch.cat([before, after]))
+    before, after = ((images - low) / (high - low).clamp(min=1e-12) for images in (before, after))
+    names = [str(label) for label in range(int(tensors["classes"].max()) + 1)]
+    return pixels_figure(before, after, names, f"{title} (colours scaled to the range of all pixels)")
