@@ -66,7 +66,7 @@ class Student:
         *,
         like: Tensor,
         largest_batch: int,
-        products: str = "own",
+        convolutions: str = "builtin",
         slice_bytes: int = 0,
     ) -> None:
         """Allocate a student.
@@ -74,7 +74,7 @@ class Student:
         Args:
             like: a tensor of its dtype and on its device.
             largest_batch: the most images of a batch.
-            products: own (the engine's convolutions, on a CPU) or aten (PyTorch's).
+            convolutions: builtin (the engine's own on a CPU, PyTorch's on a GPU) or aten (PyTorch's).
             slice_bytes: memory of a slice of the batch; 0 leaves it to the engine.
         """
     def parameters(self) -> int:

@@ -38,8 +38,8 @@ const Names<kernels::Norm> kNorms = {{"instance", kernels::Norm::kInstance}, {"n
 const Names<kernels::Pooling> kPoolings = {{"average", kernels::Pooling::kAverage},
                                            {"max", kernels::Pooling::kMax},
                                            {"none", kernels::Pooling::kNone}};
-const Names<engine::Products> kProducts = {{"own", engine::Products::kOwn},
-                                           {"aten", engine::Products::kAten}};
+const Names<engine::Convolutions> kConvolutions = {{"builtin", engine::Convolutions::kBuiltin},
+                                                   {"aten", engine::Convolutions::kAten}};
 
 template <typename Enum>
 Enum value_of(const Names<Enum>& names, const std::string& name, const char* argument) {
@@ -126,13 +126,14 @@ void define_student(py::module_& module) {
   py::class_<Student, std::shared_ptr<Student>>(
       module, "Student", "A network as a function of a flat parameter vector, with the memory of its passes.")
       .def(py::init(wrap_pybind_function_no_gil([](const Architecture& architecture, const at::Tensor& like,
-                                                   int64_t largest_batch, const std::string& products,
+                                                   int64_t largest_batch, const std::string& convolutions,
                                                    int64_t slice_bytes) {
              return std::make_shared<Student>(architecture, like, largest_batch,
-                                              value_of(kProducts, products, "products"), slice_bytes);
+                                              value_of(kConvolutions, convolutions, "convolutions"),
+                                              slice_bytes);
            })),
            py::arg("architecture"), py::kw_only(), py::arg("like"), py::arg("largest_batch"),
-           py::arg("products") = "own", py::arg("slice_bytes") = 0)
+           py::arg("convolutions") = "builtin", py::arg("slice_bytes") = 0)
       .def("parameters", &Student::parameters, "P, the number of parameters.")
       .def("gradient", wrap_pybind_function_no_gil(&Student::gradient), py::arg("theta"), py::arg("images"),
            py::arg("labels"), "(g [P], the images' shares of the mean loss [B], logits [B, K]) at theta [P].")

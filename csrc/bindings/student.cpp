@@ -8,11 +8,11 @@ at::Tensor clone_if_defined(const at::Tensor& tensor) { return tensor.defined() 
 }  // namespace
 
 Student::Student(const engine::Architecture& architecture, const at::Tensor& like, int64_t largest_batch,
-                 engine::Products products, int64_t slice_bytes) {
+                 engine::Convolutions convolutions, int64_t slice_bytes) {
   TORCH_CHECK_VALUE(largest_batch >= 1, "Student: the largest batch must be at least 1, not ", largest_batch);
   const EngineGuard guard(like);
   student_ = std::make_shared<engine::Student>(architecture, like.options().requires_grad(c10::nullopt),
-                                               largest_batch, products, slice_bytes);
+                                               largest_batch, convolutions, slice_bytes);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> Student::adjoint(

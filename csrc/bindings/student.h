@@ -34,7 +34,7 @@ class Student {
  public:
   // The student computes in the dtype and on the device of `like`.
   Student(const engine::Architecture& architecture, const at::Tensor& like, int64_t largest_batch,
-          engine::Products products, int64_t slice_bytes);
+          engine::Convolutions convolutions, int64_t slice_bytes);
 
   int64_t parameters() const { return student_->parameters(); }
 

@@ -33,7 +33,7 @@ class AtenConvolution final : public LinearMap {
     weight_tangent_ = at::empty(sizes, options, at::MemoryFormat::ChannelsLast);
   }
 
-  bool writes_into() const override { return false; }
+  bool writes_in_place() const override { return false; }
 
   void read_weights(const at::Tensor& weight, const at::Tensor& weight_tangent) override {
     weight_.copy_(weight);
@@ -46,7 +46,7 @@ class AtenConvolution final : public LinearMap {
     return convolve(x, weight_);
   }
 
-  Pair forward_jvp(const Pair& x, const Pair& /*into*/) override {
+  DualTensor forward_jvp(const DualTensor& x, const DualTensor& /*into*/) override {
     if (!x.tangent.defined()) {
       return {convolve(x.value, weight_), convolve(x.value, weight_tangent_)};
     }
@@ -60,7 +60,7 @@ class AtenConvolution final : public LinearMap {
   }
 
   // Gradients lie in memory with the tangent first, as they meet (x, x') in a weight gradient.
-  Pair input_gradient_jvp(const Pair& dz, const Pair& /*into*/) override {
+  DualTensor input_gradient_jvp(const DualTensor& dz, const DualTensor& /*into*/) override {
     if (shape_.first) {
       return {{}, convolve(dz.tangent, weight_, true).add_(convolve(dz.value, weight_tangent_, true))};
     }
@@ -74,7 +74,7 @@ class AtenConvolution final : public LinearMap {
     add(weight_gradient(x, dz));
   }
 
-  void add_weight_gradient_jvp(const Pair& x, const Pair& dz) override {
+  void add_weight_gradient_jvp(const DualTensor& x, const DualTensor& dz) override {
     if (!x.tangent.defined()) {
       add(weight_gradient(x.value, dz.tangent));
       return;
@@ -82,21 +82,21 @@ class AtenConvolution final : public LinearMap {
     add(weight_gradient(as_one_batch(x.value, x.tangent), as_one_batch(dz.tangent, dz.value)));
   }
 
-  void take_weight_gradient(const at::Tensor& weight_gradient) override {
+  void flush_weight_gradient(const at::Tensor& weight_gradient) override {
     if (sum_.defined()) {
       weight_gradient.copy_(sum_);
       sum_.reset();
     }
   }
 
-  std::unique_ptr<LinearMap> sibling() const override {
+  std::unique_ptr<LinearMap> with_shared_weights() const override {
     auto made = std::make_unique<AtenConvolution>(shape_, options_);
     made->weight_ = weight_;
     made->weight_tangent_ = weight_tangent_;
     return made;
   }
 
-  at::Tensor sum() const override { return sum_; }
+  at::Tensor weight_gradient_sum() const override { return sum_; }
 
  private:
   // The convolution of x, or its transpose: the gradient in x of what the convolution makes of it. Not every

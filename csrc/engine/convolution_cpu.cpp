@@ -94,7 +94,7 @@ class WinogradConvolution final : public LinearMap {
     return convolve({x, {}}, {into, {}}, shape_.inputs, shape_.outputs, weights_, {images_, {}}).value;
   }
 
-  Pair forward_jvp(const Pair& x, const Pair& into) override {
+  DualTensor forward_jvp(const DualTensor& x, const DualTensor& into) override {
     if (!image_tangents_.defined()) {
       image_tangents_ = at::empty_like(images_);
     }
@@ -108,7 +108,7 @@ class WinogradConvolution final : public LinearMap {
         .value;
   }
 
-  Pair input_gradient_jvp(const Pair& dz, const Pair& into) override {
+  DualTensor input_gradient_jvp(const DualTensor& dz, const DualTensor& into) override {
     const int64_t size = spectrum_size(shape_.outputs);
     return convolve(dz, into, shape_.outputs, shape_.inputs, turned_,
                     {scratch_.numbers(0, size), scratch_.numbers(1, size)});
@@ -119,14 +119,14 @@ class WinogradConvolution final : public LinearMap {
     add_terms(dz.size(0), {{{numbers_of<T>(images_), gradients}, {}}}, 1);
   }
 
-  void add_weight_gradient_jvp(const Pair& /*x*/, const Pair& dz) override {
+  void add_weight_gradient_jvp(const DualTensor& /*x*/, const DualTensor& dz) override {
     const T* gradients = transform(dz.value, 0);
     const T* tangents = transform(dz.tangent, 1);
     add_terms(dz.value.size(0),
               {{{numbers_of<T>(image_tangents_), gradients}, {numbers_of<T>(images_), tangents}}}, 2);
   }
 
-  void take_weight_gradient(const at::Tensor& weight_gradient) override {
+  void flush_weight_gradient(const at::Tensor& weight_gradient) override {
     const int64_t panels = rounded_up(shape_.outputs, loops_.panel) / loops_.panel;
     in_parallel(panels, shape_.inputs * loops_.panel * 8, [&](int64_t first, int64_t last) {
       loops_.finish_weight_gradient(numbers_of<T>(sums_), shape_.inputs, shape_.outputs, first, last,
@@ -135,14 +135,14 @@ class WinogradConvolution final : public LinearMap {
     sums_.zero_();
   }
 
-  std::unique_ptr<LinearMap> sibling() const override {
+  std::unique_ptr<LinearMap> with_shared_weights() const override {
     auto made = std::make_unique<WinogradConvolution>(shape_, options_);
     made->weights_ = weights_;
     made->turned_ = turned_;
     return made;
   }
 
-  at::Tensor sum() const override { return sums_; }
+  at::Tensor weight_gradient_sum() const override { return sums_; }
 
  private:
   Tiles tiles(int64_t images) const { return {images, shape_.height, shape_.width}; }
@@ -172,8 +172,8 @@ class WinogradConvolution final : public LinearMap {
 
   // z = x convolved with weights[0] and, if there are tangents, z' = x' weights[0] + x weights[1]. The
   // spectra of x and x' are left behind.
-  Pair convolve(const Pair& x, const Pair& z, int64_t inputs, int64_t outputs,
-                const std::array<at::Tensor, 2>& weights, const Pair& spectrum) {
+  DualTensor convolve(const DualTensor& x, const DualTensor& z, int64_t inputs, int64_t outputs,
+                      const std::array<at::Tensor, 2>& weights, const DualTensor& spectrum) {
     const int64_t images = x.value.size(0);
     const Tiles all = tiles(images);
     const int64_t padded = padded_tiles(images);
@@ -302,7 +302,7 @@ class WindowConvolution final : public LinearMap {
     return into;
   }
 
-  Pair forward_jvp(const Pair& x, const Pair& into) override {
+  DualTensor forward_jvp(const DualTensor& x, const DualTensor& into) override {
     convolve(x.value, into);
     return into;
   }
@@ -312,7 +312,7 @@ class WindowConvolution final : public LinearMap {
     return into;
   }
 
-  Pair input_gradient_jvp(const Pair& dz, const Pair& into) override {
+  DualTensor input_gradient_jvp(const DualTensor& dz, const DualTensor& into) override {
     spread({dz.value, dz.tangent}, {transposed_[1], transposed_[0]}, into.tangent);
     return {{}, into.tangent};
   }
@@ -329,11 +329,11 @@ class WindowConvolution final : public LinearMap {
     });
   }
 
-  void add_weight_gradient_jvp(const Pair& x, const Pair& dz) override {
+  void add_weight_gradient_jvp(const DualTensor& x, const DualTensor& dz) override {
     add_weight_gradient(x.value, dz.tangent);
   }
 
-  void take_weight_gradient(const at::Tensor& weight_gradient) override {
+  void flush_weight_gradient(const at::Tensor& weight_gradient) override {
     T* sums = numbers_of<T>(sums_);
     for (int64_t image = 1; image < shape_.images; ++image) {
       for (int64_t each = 0; each < sums_size(); ++each) {
@@ -353,14 +353,14 @@ class WindowConvolution final : public LinearMap {
     sums_.zero_();
   }
 
-  std::unique_ptr<LinearMap> sibling() const override {
+  std::unique_ptr<LinearMap> with_shared_weights() const override {
     auto made = std::make_unique<WindowConvolution>(shape_, options_);
     made->weights_ = weights_;
     made->transposed_ = transposed_;
     return made;
   }
 
-  at::Tensor sum() const override { return sums_; }
+  at::Tensor weight_gradient_sum() const override { return sums_; }
 
  private:
   int64_t sums_size() const { return window_row_ * rounded_up(shape_.outputs, loops_.panel); }
@@ -384,7 +384,7 @@ class WindowConvolution final : public LinearMap {
     }
   }
 
-  void convolve(const at::Tensor& x, const Pair& z) {
+  void convolve(const at::Tensor& x, const DualTensor& z) {
     const T* images = numbers_of<T>(x);
     T* windows = numbers_of<T>(windows_);
     in_parallel(x.size(0), pixels_ * depth_ * shape_.outputs, [&](int64_t first, int64_t last) {

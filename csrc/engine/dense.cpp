@@ -29,7 +29,7 @@ class Dense final : public LinearMap {
     return into;
   }
 
-  Pair forward_jvp(const Pair& x, const Pair& into) override {
+  DualTensor forward_jvp(const DualTensor& x, const DualTensor& into) override {
     forward(x.value, into.value);
     if (x.tangent.defined()) {
       multiply(into.tangent, x.value, weight_tangent_.t(), x.tangent, weight_.t());
@@ -44,7 +44,7 @@ class Dense final : public LinearMap {
     return into;
   }
 
-  Pair input_gradient_jvp(const Pair& dz, const Pair& into) override {
+  DualTensor input_gradient_jvp(const DualTensor& dz, const DualTensor& into) override {
     if (into.value.defined()) {
       input_gradient(dz.value, into.value);
     }
@@ -56,26 +56,26 @@ class Dense final : public LinearMap {
     sum_.addmm_(rows(dz).t(), rows(x));
   }
 
-  void add_weight_gradient_jvp(const Pair& x, const Pair& dz) override {
+  void add_weight_gradient_jvp(const DualTensor& x, const DualTensor& dz) override {
     add_weight_gradient(x.value, dz.tangent);
     if (x.tangent.defined()) {
       add_weight_gradient(x.tangent, dz.value);
     }
   }
 
-  void take_weight_gradient(const at::Tensor& weight_gradient) override {
+  void flush_weight_gradient(const at::Tensor& weight_gradient) override {
     by_channel(weight_gradient).copy_(by_pixel(sum_));
     sum_.zero_();
   }
 
-  std::unique_ptr<LinearMap> sibling() const override {
+  std::unique_ptr<LinearMap> with_shared_weights() const override {
     auto made = std::make_unique<Dense>(channels_, pixels_, outputs_, sum_.options());
     made->weight_ = weight_;
     made->weight_tangent_ = weight_tangent_;
     return made;
   }
 
-  at::Tensor sum() const override { return sum_; }
+  at::Tensor weight_gradient_sum() const override { return sum_; }
 
  private:
   // Channels-last memory as a matrix [n, pixels * channels].

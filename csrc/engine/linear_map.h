@@ -10,6 +10,11 @@
 
 namespace pydistill::engine {
 
+struct DualTensor {
+  at::Tensor value;
+  at::Tensor tangent;
+};
+
 // Works on a batch, or on a slice of one: x [n, inputs, ...] and z [n, outputs, ...], channels-last in
 // memory. A tangent is the derivative of its value along (weight, x) in the direction of their tangents; dz
 // stands for the gradient of the loss in z.
@@ -17,15 +22,10 @@ namespace pydistill::engine {
 // A pass is given memory for its result, `into`, and returns the result: there, or in memory of its own.
 class LinearMap {
  public:
-  struct Pair {
-    at::Tensor value;
-    at::Tensor tangent;
-  };
-
   virtual ~LinearMap() = default;
 
   // Whether results lie in the memory given for them.
-  virtual bool writes_into() const { return true; }
+  virtual bool writes_in_place() const { return true; }
 
   // Reads the weights, and their tangents where a pass with tangents follows (else undefined): once a step.
   virtual void read_weights(const at::Tensor& weight, const at::Tensor& weight_tangent) = 0;
@@ -33,24 +33,24 @@ class LinearMap {
   // z = w x
   virtual at::Tensor forward(const at::Tensor& x, const at::Tensor& into) = 0;
   // z and z' = w x' + w' x; x' undefined stands for zero.
-  virtual Pair forward_jvp(const Pair& x, const Pair& into) = 0;
+  virtual DualTensor forward_jvp(const DualTensor& x, const DualTensor& into) = 0;
 
   // dx = transpose(w) dz
   virtual at::Tensor input_gradient(const at::Tensor& dz, const at::Tensor& into) = 0;
   // dx and dx' = transpose(w) dz' + transpose(w') dz; for the images only dx'.
-  virtual Pair input_gradient_jvp(const Pair& dz, const Pair& into) = 0;
+  virtual DualTensor input_gradient_jvp(const DualTensor& dz, const DualTensor& into) = 0;
 
   // Adds dz transpose(x) to the sum over slices; x is that of the last forward pass.
   virtual void add_weight_gradient(const at::Tensor& x, const at::Tensor& dz) = 0;
   // Adds dz' transpose(x) + dz transpose(x').
-  virtual void add_weight_gradient_jvp(const Pair& x, const Pair& dz) = 0;
+  virtual void add_weight_gradient_jvp(const DualTensor& x, const DualTensor& dz) = 0;
   // Writes the sum, in the layout of the weights, and starts a new one.
-  virtual void take_weight_gradient(const at::Tensor& weight_gradient) = 0;
+  virtual void flush_weight_gradient(const at::Tensor& weight_gradient) = 0;
 
   // Another map that multiplies by the weights that this one reads, with memory and a sum of its own.
-  virtual std::unique_ptr<LinearMap> sibling() const = 0;
+  virtual std::unique_ptr<LinearMap> with_shared_weights() const = 0;
   // The sum so far, in a layout of the map's own; adding a sibling's to it adds what that has summed.
-  virtual at::Tensor sum() const = 0;
+  virtual at::Tensor weight_gradient_sum() const = 0;
 };
 
 struct ConvolutionShape {

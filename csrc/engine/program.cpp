@@ -26,7 +26,7 @@ void Program::train(int64_t first, int64_t last) {
   tables_.step.fill_(first);
   for (int64_t step = first; step < last; ++step) {
     const int64_t kind = batches_of_step_[static_cast<size_t>(step)];
-    student_->settle();
+    student_->discard_unfinished_pass();
     replayer_.run({0, kind}, [this, kind] { forward_step(static_cast<size_t>(kind)); });
   }
 }
@@ -36,7 +36,7 @@ void Program::go_back(int64_t last, int64_t first, const std::vector<int64_t>& w
   for (int64_t step = last; step-- > first;) {
     const int64_t kind = batches_of_step_[static_cast<size_t>(step)];
     const int64_t now = wanted[static_cast<size_t>(step - first)];
-    student_->settle();
+    student_->discard_unfinished_pass();
     replayer_.run({1, kind, now}, [this, kind, now] { adjoint_step(static_cast<size_t>(kind), now); });
   }
 }

@@ -1,6 +1,7 @@
 // A student's training as a program: two bodies of work, one step forward and one step of the way back
-// (pydistill/matching/backends/torch.py has the formulas), which find all that a step needs by a counter, in memory
-// that stays in place. A body queued once can so be replayed for every step of every training of this shape.
+// (pydistill/matching/backends/torch.py has the formulas), which find all that a step needs by a counter, in
+// memory that stays in place. A body queued once can so be replayed for every step of every training of this
+// shape.
 //
 //   forward:    theta_{k+1} = theta_k - lr_k g_k, in the same pass the distances of theta_{k+1} to the
 //               target; k + 1

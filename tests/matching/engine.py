@@ -69,7 +69,7 @@ def student_of(
     largest_batch: int,
     dtype: torch.dtype = torch.float64,
     *,
-    products: str = "own",
+    convolutions: str = "builtin",
     slice_bytes: int = 0,
 ) -> _C.Student:
     """The engine's student for this network, with slices of so many bytes or of one image."""
@@ -86,7 +86,9 @@ def student_of(
             kind="convnet", **sizes, norm=model.norm, pooling=model.pooling, eps=1e-5, first_padding=padding
         )
     like = torch.empty(0, dtype=dtype)
-    return _C.Student(architecture, like=like, largest_batch=largest_batch, products=products, slice_bytes=slice_bytes)
+    return _C.Student(
+        architecture, like=like, largest_batch=largest_batch, convolutions=convolutions, slice_bytes=slice_bytes
+    )
 
 
 def by_engine(student: _C.Student, at: Point) -> GradientBackend:

@@ -1,4 +1,4 @@
-"""The engine's student by itself against the whole graph of one step: any network, slices, products, threads."""
+"""The engine's student by itself against the whole graph of one step: any network, slices, convolutions, threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = needs_engine
 
 BOUND = 1e-10
 SLICE_BYTES = [0, 1, 1 << 12, 1 << 14, 1 << 16, 1 << 18]  # 0: as the engine chooses; 1: one image at a time
-PRODUCTS = ["own", "aten"]  # the second is what a GPU runs
+CONVOLUTIONS = ["builtin", "aten"]  # the second is what a GPU runs
 LIBTORCH_CPU = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 
 
@@ -76,59 +76,59 @@ ANY_CASE = {
 }
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
 @settings(derandomize=True, deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
 @example(model=convnet(channels=20, classes=1), batch=3, labels="soft", slice_bytes=1, seed=0)
 @example(model=convnet(image_size=(9, 12), width=33, depth=3), batch=9, labels="hard", slice_bytes=1 << 18, seed=0)
 @given(**ANY_CASE)
-def test_any_network(model: Network, batch: int, labels: str, slice_bytes: int, seed: int, products: str) -> None:
+def test_any_network(model: Network, batch: int, labels: str, slice_bytes: int, seed: int, convolutions: str) -> None:
     at = point_of(model, batch, labels=labels, seed=seed)
-    student = student_of(model, batch, products=products, slice_bytes=slice_bytes)
+    student = student_of(model, batch, convolutions=convolutions, slice_bytes=slice_bytes)
     assert student.parameters() == at.theta.numel()
     assert worst_error(by_engine(student, at), by_autograd(model, at)) <= BOUND
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
 @settings(derandomize=True, deadline=None, max_examples=800, suppress_health_check=list(HealthCheck))
 @given(**ANY_CASE)
-def test_many_networks(model: Network, batch: int, labels: str, slice_bytes: int, seed: int, products: str) -> None:
-    test_any_network.hypothesis.inner_test(model, batch, labels, slice_bytes, seed, products)
+def test_many_networks(model: Network, batch: int, labels: str, slice_bytes: int, seed: int, convolutions: str) -> None:
+    test_any_network.hypothesis.inner_test(model, batch, labels, slice_bytes, seed, convolutions)
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
 @pytest.mark.parametrize("pooling", ["average", "max", "none"])
 @pytest.mark.parametrize("norm", ["instance", "none"])
-def test_slices_of_every_size(norm: str, pooling: str, products: str) -> None:
+def test_slices_of_every_size(norm: str, pooling: str, convolutions: str) -> None:
     """Seven images in slices of 1, 2, … 7, with a last one that is not full."""
     model = convnet(image_size=(9, 11), norm=norm, pooling=pooling)
     at = point_of(model, 7, labels="soft")
     expected = by_autograd(model, at)
     seen = []
     for slice_bytes in range(1, 600_000, 9_000):
-        found = by_engine(student_of(model, 7, products=products, slice_bytes=slice_bytes), at)
+        found = by_engine(student_of(model, 7, convolutions=convolutions, slice_bytes=slice_bytes), at)
         assert worst_error(found, expected) <= BOUND
         seen.append(found.gradient)
     assert len({tuple(each.tolist()) for each in seen}) > 1, "all slices are alike, so nothing is compared"
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
 @pytest.mark.parametrize("model", [convnet(), mlp()], ids=["convnet", "mlp"])
-def test_batches_of_several_sizes_in_turn(model: Network, products: str) -> None:
+def test_batches_of_several_sizes_in_turn(model: Network, convolutions: str) -> None:
     """A student takes any batch up to its largest, and what it did before leaves no trace."""
-    student = student_of(model, 9, products=products, slice_bytes=1 << 14)
+    student = student_of(model, 9, convolutions=convolutions, slice_bytes=1 << 14)
     for seed, batch in enumerate([9, 1, 4, 9, 3, 2, 9]):
         at = point_of(model, batch, seed=seed, labels=["hard", "soft"][seed % 2])
         found = by_engine(student, at)
         assert worst_error(found, by_autograd(model, at)) <= BOUND
-        fresh = student_of(model, 9, products=products, slice_bytes=1 << 14)
+        fresh = student_of(model, 9, convolutions=convolutions, slice_bytes=1 << 14)
         assert same_bits(found, by_engine(fresh, at))
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
 @pytest.mark.parametrize("model", [convnet(), convnet(norm="none", pooling="max"), mlp()], ids=["in", "none", "mlp"])
-def test_numbers_that_are_not_finite_leave_no_trace(model: Network, products: str) -> None:
-    student = student_of(model, 5, products=products, slice_bytes=1 << 14)
+def test_numbers_that_are_not_finite_leave_no_trace(model: Network, convolutions: str) -> None:
+    student = student_of(model, 5, convolutions=convolutions, slice_bytes=1 << 14)
     at = point_of(model, 5)
     before = by_engine(student, at)
     broken = point_of(model, 5)
@@ -138,10 +138,10 @@ def test_numbers_that_are_not_finite_leave_no_trace(model: Network, products: st
     assert same_bits(by_engine(student, at), before)
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
 @pytest.mark.parametrize("model", [convnet(), mlp()], ids=["convnet", "mlp"])
-def test_arguments_that_do_not_fit_are_refused_and_leave_no_trace(model: Network, products: str) -> None:
-    student = student_of(model, 5, products=products, slice_bytes=1)
+def test_arguments_that_do_not_fit_are_refused_and_leave_no_trace(model: Network, convolutions: str) -> None:
+    student = student_of(model, 5, convolutions=convolutions, slice_bytes=1)
     at = point_of(model, 5)
     before = by_engine(student, at)
     with pytest.raises(ValueError, match="labels"):
@@ -155,19 +155,19 @@ def test_arguments_that_do_not_fit_are_refused_and_leave_no_trace(model: Network
     assert same_bits(by_engine(student, at), before)
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
-def test_classify_gives_the_logits(products: str) -> None:
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
+def test_classify_gives_the_logits(convolutions: str) -> None:
     model = convnet()
     at = point_of(model, 5)
-    student = student_of(model, 5, products=products, slice_bytes=1 << 14)
+    student = student_of(model, 5, convolutions=convolutions, slice_bytes=1 << 14)
     assert torch.equal(student.classify(at.theta, at.images), student.gradient(at.theta, at.images, at.labels)[2])
 
 
-@pytest.mark.parametrize("products", PRODUCTS)
-def test_what_is_not_wanted_is_not_computed(products: str) -> None:
+@pytest.mark.parametrize("convolutions", CONVOLUTIONS)
+def test_what_is_not_wanted_is_not_computed(convolutions: str) -> None:
     model = convnet()
     at = point_of(model, 4, labels="soft")
-    student = student_of(model, 4, products=products)
+    student = student_of(model, 4, convolutions=convolutions)
     everything = by_engine(student, at)
     expected = (everything.inner, everything.product, everything.images, everything.labels)
     for choice in range(8):
