@@ -155,8 +155,8 @@ def train_experts(
         except KeyboardInterrupt as error:
             total = max(settings.count, missing[-1] + 1)
             raise Interrupted(
-                f"stopped in expert {expert + 1} of {total} ({len(store) - len(broken)} are complete and stored); "
-                "run it again to train the rest"
+                f"stopped in expert {expert + 1} of {total}; {len(store) - len(broken)} are complete and stored, "
+                "and the same command trains the rest"
             ) from error
         broken.discard(expert)
     return store

@@ -137,7 +137,7 @@ def test_a_damaged_set_is_told_and_left_out(
         ("summary.json", "pydistill distill … --resume writes it again", "peak memory of the process"),
         ("recipe.json", "pydistill distill … --resume writes it again", ""),
         ("config.json", "put the run's own back", ""),  # the checkpoint has a copy
-        ("evaluations.json", "it is no list of evaluations; remove it and evaluate again", "mlp-w9"),
+        ("evaluations.json", "it is not a list of evaluations; remove it and evaluate again", "mlp-w9"),
     ],
 )
 @pytest.mark.parametrize("content", ["{", "3", "\x80"])
@@ -180,7 +180,7 @@ def test_the_recipe_is_also_in_the_sets(finished: Path) -> None:
 
 def test_damaged_evaluations_are_not_written_over(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (finished / "evaluations.json").write_text("{")
-    told = "evaluations.json is damaged: it is no list of evaluations; remove it and evaluate again"
+    told = "evaluations.json is damaged: it is not a list of evaluations; remove it and evaluate again"
     assert main(["evaluate", str(finished)]) == 1
     assert told in capsys.readouterr().err
     for use in (read_evaluations, lambda run: add_evaluations(run, [Evaluation("mlp", (0.5,), 1.0)])):
