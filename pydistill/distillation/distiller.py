@@ -1,4 +1,4 @@
-"""Distillation: the outer loop that moves synthetic pixels so that a student trained on them follows the experts."""
+"""The outer loop: update synthetic pixels so that a student trained on them follows the experts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["DistillSettings", "Distiller", "IterationReport", "Segment"]
 
 @dataclass(frozen=True)
 class _Draw:
-    """What chance decided for one segment: the expert, the epochs and with them the points, and the batches."""
+    """The random choices for one segment: the expert, the epochs with their points, and the batches."""
 
     expert: int
     epochs: tuple[float, float]
@@ -38,8 +38,8 @@ class _Draw:
 
 
 @dataclass(frozen=True)
-class _Moving:
-    """What updates change, as it was after an iteration; the average with its number of updates."""
+class _Snapshot:
+    """Everything that an update changes, after an iteration; the average comes with its number of updates."""
 
     iteration: int
     leaves: dict[str, Tensor]
@@ -51,10 +51,10 @@ class Distiller:
     """The state of one distillation and its outer iteration.
 
     An iteration draws an expert and a segment of its trajectory (or several), trains the student on the synthetic set
-    from the segment's start, and takes one SGD step on pixels (and learning rate, and label logits) down the gradient
-    of the matching loss. An update that would leave the finite numbers, make the learning rate ≤ 0 or let the pixels
-    explode is not applied: the set, with its velocities, goes back to its last good state, which was kept in memory.
-    The random numbers go on, so that the next iteration draws another segment.
+    from the segment's start, and takes one SGD step on pixels (and learning rate, and label logits) along the gradient
+    of the matching loss. An update that would make a value non-finite, the learning rate ≤ 0 or the pixels too large is
+    rejected: the set and its velocities return to the last good state, a copy in memory. The random number generator is
+    not reset, so the next iteration draws another segment.
 
     Raises:
         InputError: settings outside their limits, or a segment that leaves the trajectories.
@@ -80,7 +80,7 @@ class Distiller:
         if store.kind != self.method.trajectories:
             raise MismatchError(
                 f"method {settings.method} uses {self.method.trajectories} trajectories "
-                f"and the store holds {store.kind} ones; give the others, or set distill.trajectories"
+                f"and the store holds {store.kind} ones; use another store, or set distill.trajectories"
             )
         self.store = store
         self.student = student
@@ -105,29 +105,29 @@ class Distiller:
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
         self.update = settings.outer_optimiser()
         self.guard = Guard(settings.guard_limits(data_scale(dataset)))
-        self._good = self._moving()
-        self._good_iterations = 0  # since the good state was taken
+        self._good = self._snapshot()
+        self._good_iterations = 0  # since that snapshot was taken
 
     @property
     def images(self) -> Tensor:
-        """The images to evaluate and save: the average if there is one, else the pixels themselves."""
+        """The images to evaluate and save: the average if there is one, else the pixels."""
         return self.synthetic.images.detach().clone() if self.average is None else self.average.average.clone()
 
     @property
     def lr(self) -> float:
-        """α now."""
+        """The current α."""
         return float(self.synthetic.lr.detach())
 
     @property
     def good_iteration(self) -> int:
-        """The iteration after which the set was as in the last good state."""
+        """The iteration of the last good state."""
         return self._good.iteration
 
     def iterate(self) -> IterationReport:
-        """One outer iteration.
+        """Run one outer iteration.
 
         Raises:
-            DivergedError: more updates have been rejected than `max_rejections` allows (`guard.ended` says so after the
+            DivergedError: more updates have been rejected than `max_rejections` allows (`guard.ended` is set after the
                 last of them).
         """
         if self.guard.ended is not None:
@@ -143,10 +143,10 @@ class Distiller:
                 loss = float(outcome.loss.detach())
                 segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
             if all(math.isfinite(segment.loss) for segment in segments):
-                found = torch.autograd.grad([each.loss for each in outcomes], list(leaves.values()))
-                for name, gradient in zip(leaves, found, strict=True):
+                gradients = torch.autograd.grad([outcome.loss for outcome in outcomes], list(leaves.values()))
+                for name, gradient in zip(leaves, gradients, strict=True):
                     total[name] = total[name] + gradient if name in total else gradient
-            del outcomes, outcome  # the next group is made when this one's memory is free
+            del outcomes, outcome  # free this group's memory before the next is matched
         refusal = self.guard.of_losses([segment.loss for segment in segments])
         if refusal is None:
             refusal = self._apply(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
@@ -155,7 +155,7 @@ class Distiller:
         return IterationReport(self.iteration, tuple(segments), self.lr, event, time.perf_counter() - began)
 
     def _draw(self) -> _Draw:
-        """Draw an expert, a segment of its trajectory, and the batches that the student trains on."""
+        """Draw an expert, a segment of its trajectory, and the student's batches."""
         settings, images = self.settings, self.synthetic.images
         expert = self.order.next(self.generator)
         trajectory = self.store[expert]
@@ -172,20 +172,21 @@ class Distiller:
         return _Draw(expert, (start, target), points, batches)
 
     def _matches(self, draws: Sequence[_Draw]) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
-        """The draws in groups, each with its matches, which are made when they are asked for.
+        """Match the draws group by group; yield every group with its matches.
 
-        On a GPU the fused backend matches all side by side; elsewhere one's memory is enough for any number.
+        On a GPU the fused backend matches all draws concurrently, in one group; elsewhere a group is one draw, which
+        needs the memory of one.
         """
         images = self.synthetic.images
-        together = len(draws) > 1 and images.device.type == "cuda"
-        together = together and choose_backend(self.settings.backend, self.student, images)[0] == "fused"
-        size = len(draws) if together else 1
+        concurrent = len(draws) > 1 and images.device.type == "cuda"
+        concurrent = concurrent and choose_backend(self.settings.backend, self.student, images)[0] == "fused"
+        size = len(draws) if concurrent else 1
         for first in range(0, len(draws), size):
             group = draws[first : first + size]
             yield group, self._match(group, first)
 
     def _match(self, draws: Sequence[_Draw], first: int) -> list[Match]:
-        """The matches of draws `first`, … of this iteration."""
+        """Match the draws number `first`, … of this iteration."""
         settings = self.settings
         parts = (settings.seed, self.iteration, *((first,) if first else ()))
         with seeded_modules(self.synthetic.images.device, "distillation", *parts):
@@ -204,14 +205,14 @@ class Distiller:
 
     @torch.no_grad()
     def _apply(self, leaves: dict[str, Tensor], gradients: dict[str, Tensor]) -> Refusal | None:
-        """Apply the update, unless the guard refuses it; returns why it does."""
+        """Apply the update unless the guard refuses it; return the refusal."""
         velocities, values = self.update(leaves, self.velocities, gradients)
         refusal = self.guard.of_update(gradients, values)
         if refusal is not None:
             return refusal
         # The state before the update is a good one: its loss and its gradient were finite.
         if self._good_iterations >= self.settings.snapshot_every:
-            self._good, self._good_iterations = self._moving(), 0
+            self._good, self._good_iterations = self._snapshot(), 0
         self._good_iterations += 1
         self.velocities = velocities
         for name, leaf in leaves.items():
@@ -222,14 +223,14 @@ class Distiller:
 
     def _refuse(self, refusal: Refusal) -> GuardEvent:
         if refusal.what != "skipped":
-            self._go_back()
+            self._restore_good_state()
         return self.guard.refuse(self.iteration, refusal, self._good.iteration)
 
-    def _moving(self) -> _Moving:
-        """A copy of all that an update changes."""
+    def _snapshot(self) -> _Snapshot:
+        """Copy everything that an update changes."""
         leaves = self.synthetic.learned()
         average = self.average
-        return _Moving(
+        return _Snapshot(
             self.iteration,
             {name: leaf.detach().clone() for name, leaf in leaves.items()},
             {name: velocity.clone() for name, velocity in self.velocities.items()},
@@ -237,8 +238,7 @@ class Distiller:
         )
 
     @torch.no_grad()
-    def _go_back(self) -> None:
-        """Take the last good state again."""
+    def _restore_good_state(self) -> None:
         for name, leaf in self.synthetic.learned().items():
             leaf.copy_(self._good.leaves[name])
             self.velocities[name] = self._good.velocities[name].clone()
@@ -247,7 +247,7 @@ class Distiller:
         self._good_iterations = 0
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Everything that the next iteration depends on: JSON-able values and tensors."""
+        """Return everything that the next iteration depends on: JSON-able values and tensors."""
         tensors = {name: leaf.detach().clone() for name, leaf in self.synthetic.learned().items()}
         tensors |= {f"velocity.{name}": value for name, value in self.velocities.items()}
         tensors |= {"generator": self.generator.get_state(), "initial_images": self.initial_images}
@@ -311,20 +311,21 @@ class Distiller:
         self.iteration = int(values["iteration"])
         self.order.load_state(values["order"])
         if "guard" not in values:
-            self._good, self._good_iterations = self._moving(), 0
+            self._good, self._good_iterations = self._snapshot(), 0
             return
         self.guard.load_state(values["guard"])
         good = values["good"]
         average = None
         if self.average is not None:
             average = shaped("good.average", self.average.average), int(good["average_updates"])
-        self._good = _Moving(int(good["iteration"]), *moving("good."), average)
+        self._good = _Snapshot(int(good["iteration"]), *moving("good."), average)
         self._good_iterations = int(good["since"])
 
 
 def _check_student(student: nn.Module, store: TrajectoryStore) -> None:
-    found, expected = flatten(student).numel(), sum(store.record.sizes)
-    if found != expected:
+    parameters, expected = flatten(student).numel(), sum(store.record.sizes)
+    if parameters != expected:
         raise MismatchError(
-            f"the student has {found} parameters and the experts ({store.record.architecture}) have {expected}"
+            f"the student has {parameters} parameters and the experts ({store.record.architecture}) have {expected}; "
+            "use the experts' network as the student"
         )

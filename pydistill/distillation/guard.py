@@ -1,4 +1,4 @@
-"""The guard of a distillation: which updates are refused, and when there have been too many of them."""
+"""The guard of a distillation: it rejects bad updates, and ends the run after too many of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydistill.errors import FormatError
 _log = logging.getLogger("pydistill")
 
 What = Literal["loss", "gradient", "lr", "pixels", "labels", "skipped"]
-# Which settings to turn, by what went wrong; of the learning rate it depends on its form and on the limit.
+# The settings to change, by what went wrong; for the learning rate, `Refusal.others` adds more.
 KNOBS: dict[What, str] = {
     "loss": "lr_image or lr_init",
     "gradient": "lr_image or lr_init",
@@ -36,9 +36,9 @@ class Refusal:
 
     Attributes:
         what: what went wrong: the loss, a gradient, the learning rate, the pixels or the label logits; `skipped` for a
-            loss above `skip_loss_above`, which is no divergence.
-        reason: the same as part of a sentence, with its numbers.
-        others: what to do instead of turning the knob of `what`.
+            loss above `skip_loss_above`, which is not a divergence.
+        reason: the same as part of a sentence, with numbers.
+        others: alternatives to changing the settings in `KNOBS`.
     """
 
     what: What
@@ -47,7 +47,7 @@ class Refusal:
 
     @property
     def knob(self) -> str:
-        """The settings to turn, as part of a sentence."""
+        """The settings to change, as part of a sentence."""
         return KNOBS[self.what] + (f" (or {', or '.join(self.others)})" if self.others else "")
 
 
@@ -56,10 +56,10 @@ class GuardEvent:
     """An update that was not applied.
 
     Attributes:
-        iteration: when.
-        what, reason: as of `Refusal`.
-        knob: the settings to turn if it goes on.
-        rejections: rejected updates within the window up to and with this one; skipped ones do not count.
+        iteration: the iteration of the update.
+        what, reason: as in `Refusal`.
+        knob: the settings to change if it happens again.
+        rejections: rejected updates within the window, including this one; skipped ones do not count.
     """
 
     iteration: int
@@ -69,7 +69,7 @@ class GuardEvent:
     rejections: int
 
     def as_record(self) -> dict[str, Any]:
-        """The metrics line of this event."""
+        """Make the metrics record of this event."""
         return {
             "event": "guard",
             "iteration": self.iteration,
@@ -102,21 +102,21 @@ class GuardLimits:
 
 
 class Guard:
-    """Judges every update before it is applied, and counts those that are refused.
+    """Checks every update before it is applied, and counts the rejected ones.
 
-    The count is of the last `window` iterations, so that a run of a million iterations does not end by a dozen
-    accidents; more than `max_rejections` of them end it.
+    More than `max_rejections` within the last `window` iterations end the run; counting all iterations would end a run
+    of a million iterations after a dozen accidents.
     """
 
     def __init__(self, limits: GuardLimits) -> None:
         self.limits = limits
         self.ended: str | None = None
-        """Why the run has ended, or None while it may go on."""
+        """Why the run has ended, or None if it has not."""
         self._rejected_at: list[int] = []
         self._skips = 0
 
     def of_losses(self, losses: Sequence[float]) -> Refusal | None:
-        """What is wrong with the matching losses of an iteration's segments, if anything."""
+        """Check the matching losses of an iteration's segments; return what is wrong, if anything."""
         if not all(math.isfinite(loss) for loss in losses):
             return Refusal("loss", "the matching loss is not finite")
         mean, limit = math.fsum(losses) / len(losses), self.limits.skip_loss_above
@@ -125,39 +125,39 @@ class Guard:
         return None
 
     def of_update(self, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Refusal | None:
-        """What is wrong with the leaves' gradients, or with the values that they would get, if anything."""
+        """Check the leaves' gradients and the values after the update; return what is wrong, if anything."""
         names = list(gradients)
+        checks = [tensors[name].isfinite().all() for tensors in (gradients, values) for name in names]
         largest = values["images"].abs().amax()
-        told = [gradients[name].isfinite().all() for name in names] + [values[name].isfinite().all() for name in names]
-        # One look at the device for all that is asked.
-        numbers = torch.stack([*(each.double() for each in told), largest.double(), values["lr"].double()]).tolist()
-        finite = dict(zip(names, numbers, strict=False))
-        reached = dict(zip(names, numbers[len(names) :], strict=False))
+        # One synchronisation with the device for all checks.
+        numbers = torch.stack([check.double() for check in (*checks, largest, values["lr"])]).tolist()
+        finite_gradients = dict(zip(names, numbers, strict=False))
+        finite_values = dict(zip(names, numbers[len(names) :], strict=False))
         for name in names:
-            if not finite[name]:
+            if not finite_gradients[name]:
                 return Refusal("gradient", f"the gradient of the {name} is not finite")
         limit, pixel, lr = self.limits.largest_pixel, *numbers[-2:]
         other_form = () if self.limits.lr_form == "log" else ("take lr_form = log",)
-        if not reached["lr"] or lr <= 0:
+        if not finite_values["lr"] or lr <= 0:
             return Refusal("lr", f"the student's learning rate would become {lr:.3g}", other_form)
         if self.limits.largest_lr is not None and lr > self.limits.largest_lr:
             reason = f"would reach {lr:.3g} and max_lr allows {self.limits.largest_lr:.3g}"
             return Refusal("lr", f"the student's learning rate {reason}", (*other_form, "raise max_lr"))
-        if not reached["images"]:
-            return Refusal("pixels", "the pixels would leave the finite numbers")
+        if not finite_values["images"]:
+            return Refusal("pixels", "the pixels would no longer be finite")
         if limit is not None and pixel > limit:
             return Refusal("pixels", f"a pixel would reach {pixel:.3g} and max_pixel allows {limit:.3g}")
-        if not all(reached.values()):
-            return Refusal("labels", "the label logits would leave the finite numbers")
+        if not all(finite_values.values()):
+            return Refusal("labels", "the label logits would no longer be finite")
         return None
 
     def refuse(self, iteration: int, refusal: Refusal, back_to: int) -> GuardEvent:
-        """Count an update that is not applied, log it, and end the run if there have been too many.
+        """Count and log an update that is not applied; end the run if there have been too many.
 
         Args:
             iteration: the iteration of the update.
-            refusal: why.
-            back_to: the iteration whose state the run has gone back to.
+            refusal: the reason.
+            back_to: the iteration whose state was restored.
         """
         knob, limits = refusal.knob, self.limits
         if refusal.what == "skipped":
@@ -168,11 +168,12 @@ class Guard:
                     *(iteration, refusal.reason, self._skips, knob),
                 )
             return GuardEvent(iteration, refusal.what, refusal.reason, knob, self._count(iteration))
-        self._rejected_at = [each for each in self._rejected_at if each > iteration - limits.window] + [iteration]
+        self._rejected_at = [earlier for earlier in self._rejected_at if earlier > iteration - limits.window]
+        self._rejected_at.append(iteration)
         count = len(self._rejected_at)
         _log.warning(
-            "iteration %d: %s; the update was not applied and the set is again as after iteration %d "
-            "(%d of at most %d rejections in %d iterations); lower %s if this goes on",
+            "iteration %d: %s; the update was not applied, and the set is restored to iteration %d "
+            "(%d of at most %d rejections in %d iterations); lower %s if this continues",
             *(iteration, refusal.reason, back_to, count, limits.max_rejections, limits.window, knob),
         )
         if count > limits.max_rejections:
@@ -184,21 +185,21 @@ class Guard:
         return GuardEvent(iteration, refusal.what, refusal.reason, knob, count)
 
     def _count(self, iteration: int) -> int:
-        return sum(each > iteration - self.limits.window for each in self._rejected_at)
+        return sum(rejected > iteration - self.limits.window for rejected in self._rejected_at)
 
     def state(self) -> dict[str, Any]:
-        """What has been counted, as JSON-able values."""
+        """Return the counts as JSON-able values."""
         return {"rejected_at": list(self._rejected_at), "skips": self._skips, "ended": self.ended}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue counting from what `state` returned; a run that had ended may go on if the limits now allow it.
+        """Restore what `state` returned; a run that had ended continues if the limits now allow it.
 
         Raises:
             FormatError: not the state of a guard.
         """
         rejected_at, skips, ended = (state.get(name) for name in ("rejected_at", "skips", "ended"))
-        whole = isinstance(rejected_at, list) and all(isinstance(each, int) for each in rejected_at)
-        if not whole or not isinstance(skips, int) or not isinstance(ended, str | None):
+        valid = isinstance(rejected_at, list) and all(isinstance(iteration, int) for iteration in rejected_at)
+        if not valid or not isinstance(skips, int) or not isinstance(ended, str | None):
             raise FormatError("the state of the guard is damaged")
         self._rejected_at, self._skips = list(state["rejected_at"]), skips
         last = max(self._rejected_at, default=0)
@@ -206,7 +207,7 @@ class Guard:
 
 
 def data_scale(dataset: Dataset) -> float:
-    """The largest |x| among up to 1,000 training images, evenly spread, as a network sees them; 1 if all are 0."""
+    """Return the largest |x| of up to 1,000 evenly spaced training images, preprocessed; 1 if all are 0."""
     pictures = dataset.train_pictures
     count = min(len(pictures), SCALE_IMAGES)
     index = torch.arange(count, device=pictures.device) * len(pictures) // count

@@ -1,4 +1,4 @@
-"""The published methods as combinations of the same few choices, not as loops of their own."""
+"""The published methods, each a combination of the same few choices."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Trajectories = Literal["recorded", "convexified"]
 
 @dataclass(frozen=True)
 class Method:
-    """What distinguishes one trajectory-matching method from another.
+    """The choices that distinguish one trajectory-matching method from another.
 
     Attributes:
         trajectories: `recorded` (the expert's epochs) or `convexified` (waypoints and path-length fractions).
-        continuous: starts and targets at any real epoch instead of whole ones (needs convexified trajectories).
+        continuous: starts and targets at real instead of integer epochs (needs convexified trajectories).
         growing: the upper end of the start range grows with the iteration.
         selection: the student step compared with the target: `last` or `nearest`.
         gradient: `exact` or `truncated`.
         labels: `hard`, the experts' `teacher` probabilities, or label logits `learned` from them.
-        ema: an exponential moving average of the images is what is evaluated and saved.
+        ema: evaluate and save an exponential moving average of the images.
     """
 
     trajectories: Trajectories
@@ -41,7 +41,7 @@ METHODS: dict[str, Method] = {
     # Liu et al., Dataset Distillation by Automatic Training Trajectories, ECCV 2024
     "att": Method("recorded", False, False, "nearest", "exact", "hard", True),
     # Zhong et al., Towards Stable and Storage-efficient Dataset Distillation: Matching Convexified Trajectory,
-    # CVPR 2025. Its own code computes TESLA's gradient; the method does not ask for it, so it is exact here.
+    # CVPR 2025. The authors' code computes TESLA's gradient; the paper's method is exact, as here.
     "mct": Method("convexified", True, False, "last", "exact", "hard", False),
     # Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, ICML 2023
     "tesla": Method("recorded", False, False, "last", "truncated", "hard", False),

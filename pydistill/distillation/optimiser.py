@@ -1,4 +1,4 @@
-"""The update of a distillation: SGD with momentum on pixels, label logits and the student's learning rate."""
+"""The outer optimiser: SGD with momentum on pixels, label logits and the student's learning rate."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ LrForm = Literal["plain", "clamped", "log"]
 
 @dataclass(frozen=True)
 class OuterOptimiser:
-    """SGD with momentum, each kind of leaf at a rate of its own:
+    """SGD with momentum, with a separate rate for every kind of leaf:
 
         v ← μ v + g,    x ← x − η v
 
-    The student's learning rate α is moved in one of three forms:
+    The student's learning rate α is updated in one of three forms:
 
         plain    α ← α − η v,                      g = ∂L/∂α          (as published; can become ≤ 0)
         clamped  α ← max(α − η v, lr_min),         g = ∂L/∂α
         log      a ← a − η v, α = e^a,             g = ∂L/∂a = α ∂L/∂α
 
-    The logarithm's step is relative: near α₀ the same step as plain's needs η = η_plain / α₀².
+    The step of the logarithm is relative: near α₀, η = η_plain / α₀² gives the step of `plain`.
 
     Attributes:
         rates: η by the leaf's name (images, lr, label_logits).
         momentum: μ.
-        lr_form: how α moves.
+        lr_form: how α is updated.
         lr_min: the least α of `clamped`.
-        clip_gradient: the most that the Euclidean norm of the pixels' gradient (over all images together) may be; a
-            longer one is shortened to it. None for no limit.
+        clip_gradient: the largest Euclidean norm of the pixels' gradient (over all images); a longer gradient is scaled
+            down to it. None for no limit.
     """
 
     rates: Mapping[str, float]
@@ -44,21 +44,21 @@ class OuterOptimiser:
     def __call__(
         self, leaves: Mapping[str, Tensor], velocities: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The velocities and the leaves' values after the update, as new tensors; nothing is changed in place."""
-        moved: dict[str, Tensor] = {}
+        """Return the velocities and the leaves' values after the update, as new tensors; nothing changes in place."""
+        new_velocities: dict[str, Tensor] = {}
         values: dict[str, Tensor] = {}
         for name, leaf in leaves.items():
             gradient = self._gradient(name, leaf, gradients[name])
-            moved[name] = self.momentum * velocities[name] + gradient
-            values[name] = self._value(name, leaf, moved[name])
-        return moved, values
+            new_velocities[name] = self.momentum * velocities[name] + gradient
+            values[name] = self._value(name, leaf, new_velocities[name])
+        return new_velocities, values
 
     def _gradient(self, name: str, leaf: Tensor, gradient: Tensor) -> Tensor:
         if name == "images" and self.clip_gradient is not None:
-            # In double precision: the squares of a long gradient would leave float32's range.
+            # In double precision: the squares of a long gradient would overflow float32.
             norm = torch.linalg.vector_norm(gradient, dtype=torch.float64)
-            share = torch.clamp_max(self.clip_gradient / norm, 1.0)
-            return gradient * share.to(gradient.dtype)
+            scale = torch.clamp_max(self.clip_gradient / norm, 1.0)
+            return gradient * scale.to(gradient.dtype)
         if name == "lr" and self.lr_form == "log":
             return leaf * gradient
         return gradient

@@ -1,4 +1,4 @@
-"""What one outer iteration did, segment by segment."""
+"""Records of an outer iteration: its segments, losses and metrics lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydistill.distillation.guard import GuardEvent
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of an expert's trajectory, and the student's training that was compared with it.
+    """One segment of an expert's trajectory, and the result of matching a student to it.
 
     Attributes:
         expert: number of the expert in the store.
@@ -29,20 +29,20 @@ class Segment:
     distances: tuple[float, ...]
 
     def distances_record(self, iteration: int) -> dict[str, Any]:
-        """The metrics line of the way that the student went in this iteration; what is not finite becomes null."""
+        """Make the metrics record of d(θ_k, θ*); non-finite values become null."""
         distances = [value if math.isfinite(value) else None for value in self.distances]
         return {"event": "distances", "iteration": iteration, "distances": distances, "step": self.step}
 
 
 @dataclass(frozen=True)
 class IterationReport:
-    """What one outer iteration did.
+    """The result of one outer iteration.
 
     Attributes:
         iteration: 1, 2, …
-        segments: what was matched, `experts_per_step` of them.
+        segments: the matched segments, `experts_per_step` of them.
         lr: the student's learning rate after the update.
-        guard: what the guard did, if the update was not applied.
+        guard: the guard's event if the update was not applied.
         seconds: wall time of the iteration.
     """
 
@@ -59,7 +59,7 @@ class IterationReport:
 
     @property
     def loss(self) -> float:
-        """L before the update, the mean over the segments."""
+        """L before the update, averaged over the segments."""
         return math.fsum(segment.loss for segment in self.segments) / len(self.segments)
 
     @property
@@ -68,7 +68,7 @@ class IterationReport:
         return [segment.step for segment in self.segments]
 
     def as_record(self) -> dict[str, Any]:
-        """The metrics line of this iteration; what is not finite becomes null.
+        """Make the metrics record of this iteration; a non-finite loss becomes null.
 
         With more than one expert per step, step, expert, start and target are lists.
         """

@@ -55,10 +55,6 @@ class CudaGraphStep:
         self._calls = 0
         self._graph: Any = None
 
-    @property
-    def is_captured(self) -> bool:
-        """Whether calls replay a graph."""
-        return self._graph is not None
 
     def __call__(self) -> None:
         """Do the work once."""
@@ -73,8 +69,8 @@ class CudaGraphStep:
         else:
             self._work()
 
-    def forget(self, *, capture: bool) -> None:
-        """The work is no longer what was captured: capture it anew, or never again if it may not be."""
+    def invalidate(self, *, capture: bool) -> None:
+        """Drop the captured graph, as the work has changed; capture it again only if `capture`."""
         self._calls, self._graph = 0, None
         self._captures = self._captures and capture
 

@@ -1,1 +1,1 @@
-"""Test accuracy of fresh networks, and baselines."""
+"""Evaluate a distilled set: the test accuracy of fresh networks trained on it, and baselines."""

@@ -1,4 +1,4 @@
-"""What a distilled set is compared with."""
+"""Baselines that a distilled set is compared with."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def random_real(
     rates: Sequence[float],
     on_network: Callable[[Evaluation], None] | None = None,
 ) -> tuple[Evaluation, float]:
-    """Fresh networks trained on `ipc` random real images per class, another draw for each network.
+    """Evaluate fresh networks on `ipc` random real images per class, a new draw for every network.
 
-    A distilled set learns its learning rate; so that the comparison is fair, random images are tried at each of
-    `rates` and the best mean counts.
+    A distilled set learns its learning rate; for a fair comparison, random images are tried at each of `rates`, and the
+    best mean accuracy counts.
 
     Returns:
         The evaluation at the best rate, and that rate.
@@ -40,11 +40,11 @@ def random_real(
             parts.append(evaluate(images, labels, rate, dataset, network, one))
             if on_network is not None:
                 on_network(parts[-1])
-        whole = Evaluation(
+        evaluation = Evaluation(
             parts[0].model,
             tuple(accuracy for part in parts for accuracy in part.accuracies),
             sum(part.seconds for part in parts),
             sum(part.diverged for part in parts),
         )
-        tried.append((whole, rate))
+        tried.append((evaluation, rate))
     return max(tried, key=lambda pair: pair[0].mean)

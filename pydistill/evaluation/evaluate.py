@@ -1,4 +1,4 @@
-"""What a distilled set is worth: the test accuracy of fresh networks trained on it."""
+"""Evaluate a distilled set: the test accuracy of fresh networks trained on it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class EvaluationSettings:
             parse(name)
 
     def networks_at_once(self, device: torch.device) -> int:
-        """How many networks train side by side on this device."""
+        """Return how many networks train side by side on this device."""
         if self.at_once is not None:
             return self.at_once
         return AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
@@ -90,9 +90,9 @@ class Evaluation:
 
     Attributes:
         model: name of the network.
-        accuracies: in [0, 1], one per network; of one that diverged, what its last parameters give (about chance).
-        seconds: training and testing of all, wall clock.
-        diverged: how many of the networks left the finite numbers.
+        accuracies: in [0, 1], one per network; a diverged network is tested with its last parameters (about chance).
+        seconds: wall-clock time of all training and testing.
+        diverged: number of networks whose training diverged.
     """
 
     model: str
@@ -115,18 +115,18 @@ class Evaluation:
         return statistics.pstdev(self.accuracies)
 
     def as_record(self) -> dict[str, Any]:
-        """JSON-able values; `from_record` gives the evaluation back."""
-        about = {"model": self.model, "seconds": self.seconds, "diverged": self.diverged}
-        return about | accuracy_record(self.accuracies)
+        """Convert to JSON-able values; `from_record` reverses it."""
+        record = {"model": self.model, "seconds": self.seconds, "diverged": self.diverged}
+        return record | accuracy_record(self.accuracies)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that the record was made of."""
+        """Make an evaluation from what `as_record` returned."""
         return cls(record["model"], tuple(record["runs"]), record["seconds"], record["diverged"])
 
 
 def accuracy_record(accuracies: Sequence[float]) -> dict[str, Any]:
-    """mean, std (over the runs, ddof 0) and the runs themselves, as JSON-able values."""
+    """Return mean, std (over the runs, ddof 0) and the single runs as JSON-able values."""
     values = [float(value) for value in accuracies]
     return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "runs": values}
 
@@ -150,13 +150,13 @@ def evaluate(
         images: [n, C, H, W] float32, preprocessed as the data set's are, or pictures on its device.
         labels: [n] int64, or [n, K] class probabilities.
         lr: the learned learning rate, above 0.
-        dataset: its test images judge; training happens on its device.
-        model: the network; `settings.models` is not looked at.
+        dataset: provides the test images; training happens on its device.
+        model: the network; `settings.models` is ignored.
         settings: the protocol.
         on_network: called with (r, accuracy) after each network.
-        on_epoch: called after each epoch of each network; of one that diverged, after those that it did. What it
-            raises ends the evaluation and is raised here. It must not draw from PyTorch's global generator:
-            dropout draws from it too, so that other numbers would train the networks, and it is put back afterwards.
+        on_epoch: called after each epoch of each network. An exception from it ends the evaluation and propagates. It
+            must not draw from PyTorch's global generator: dropout draws from it too, so the networks would train with
+            other random numbers.
 
     Raises:
         InputError: the distilled set does not fit the data set, holds numbers that are not finite, or lr ≤ 0.
@@ -169,7 +169,7 @@ def evaluate(
     lr = float(lr)
     _check(images, labels, lr, dataset)
     device = dataset.device
-    pictures, labels = _on_device(images, labels, device)
+    pictures, labels = _to_device(images, labels, device)
     training = replace(settings.training, lr=lr)
     start = time.perf_counter()
     accuracies: list[float] = []
@@ -197,11 +197,11 @@ def train_network(
     repeat: int = 0,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """The network that `evaluate` trains as number `repeat`, bit for bit on the CPU with the same number of threads.
+    """Train the network that `evaluate` trains as number `repeat`; bit-equal on the CPU with as many threads.
 
     Args:
         images, labels, lr: as for `evaluate`.
-        model: the network, built afresh; or a module of your own, which is trained from the parameters that it has.
+        model: the network to build; or a module, which is trained from its current parameters.
         settings: the protocol.
         num_classes: K.
         repeat: r, from 0.
@@ -209,11 +209,11 @@ def train_network(
     Raises:
         InputError: images and labels do not fit each other or the network, lr ≤ 0, repeat < 0, or there is no such
             device.
-        DivergedError: the training left the finite numbers.
+        DivergedError: the training diverged.
     """
     check_whole("repeat", repeat, 0)
     seed = _seed(settings, repeat)
-    pictures, labels = _on_device(images, labels, usable_device(device))
+    pictures, labels = _to_device(images, labels, usable_device(device))
     channels, *plane = pictures.shape[1:]
     network = model if isinstance(model, nn.Module) else build(model, channels, num_classes, plane, seed=seed)
     network.to(device)
@@ -229,7 +229,7 @@ def _seed(settings: EvaluationSettings, repeat: int) -> int:
     return derive_seed("evaluation", settings.seed, repeat)
 
 
-def _on_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) -> tuple[Pictures, Tensor]:
+def _to_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) -> tuple[Pictures, Tensor]:
     pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
     return pictures, labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
 
@@ -246,30 +246,33 @@ def _train_all(
     settings: TrainingSettings,
     on_epoch: Callable[[], None],
 ) -> int:
-    """Train each network by the random numbers of its seed; returns how many diverged.
+    """Train the networks, each with its seed; return how many diverged.
 
-    They take turns, an epoch each. Networks that draw random numbers as they train draw PyTorch's global ones, and
-    train one after the other.
+    They take turns, an epoch each. Networks that draw random numbers in training (dropout) use PyTorch's global
+    generators, so they train one after the other.
     """
-    courses = [
+    trainings = [
         epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
         for network, seed in zip(networks, seeds, strict=True)
     ]
     if len(networks) > 1 and all(is_plain(network) for network in networks):
-        return _in_turns(courses, pictures.device, on_epoch)
+        return _in_turns(trainings, pictures.device, on_epoch)
     diverged = 0
-    for course, seed in zip(courses, seeds, strict=True):
-        with closing(course), seeded_modules(pictures.device, "training", seed):
-            while (then := _next_epoch(course)) == "trained":
+    for training, seed in zip(trainings, seeds, strict=True):
+        with closing(training), seeded_modules(pictures.device, "training", seed):
+            while (outcome := _next_epoch(training)) == "trained":
                 on_epoch()
-            diverged += then == "diverged"
+            diverged += outcome == "diverged"
     return diverged
 
 
-def _next_epoch(course: Generator[None, None, None]) -> Literal["trained", "ended", "diverged"]:
-    """Train for one more epoch, unless the course ends; what a callback raises is thereby never taken for its end."""
+def _next_epoch(training: Generator[None, None, None]) -> Literal["trained", "ended", "diverged"]:
+    """Train for one more epoch.
+
+    Only `next` is inside the `try`, so that an exception of a callback is never taken for the end of the training.
+    """
     try:
-        next(course)
+        next(training)
     except StopIteration:
         return "ended"
     except DivergedError:
@@ -278,32 +281,33 @@ def _next_epoch(course: Generator[None, None, None]) -> Literal["trained", "ende
 
 
 def _in_turns(
-    courses: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None]
+    trainings: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None]
 ) -> int:
-    """Run the courses to their ends, an epoch each in turns, on a GPU on streams of their own.
+    """Run the trainings to their ends, an epoch each in turns; on a GPU every one has its stream.
 
     Returns:
         How many diverged.
     """
-    streams = [stream_of("networks", device, number) for number in range(len(courses))] if device.type == "cuda" else []
+    count = len(trainings) if device.type == "cuda" else 0
+    streams = [stream_of("networks", device, number) for number in range(count)]
     for stream in streams:
         stream.wait_stream(torch.cuda.current_stream(device))
     diverged = 0
-    running = dict(enumerate(courses))
+    running = dict(enumerate(trainings))
     try:
         while running:
-            for number, course in list(running.items()):
+            for number, training in list(running.items()):
                 with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                    then = _next_epoch(course)
-                if then == "trained":
+                    outcome = _next_epoch(training)
+                if outcome == "trained":
                     on_epoch()
                 else:
-                    diverged += then == "diverged"
+                    diverged += outcome == "diverged"
                     del running[number]
-    finally:  # whatever happened, nobody frees what a stream still works on
+    finally:  # wait even after an error: memory that a stream still uses must not be freed
         for number in running:
             with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                courses[number].close()
+                trainings[number].close()
         for stream in streams:
             torch.cuda.current_stream(device).wait_stream(stream)
     return diverged
@@ -319,7 +323,7 @@ def evaluate_models(
     *,
     on_network: Callable[[str, int, float], None] | None = None,
 ) -> list[Evaluation]:
-    """`evaluate` for each of `settings.models` in turn, or for the student's own `model` if there are none.
+    """Run `evaluate` for each of `settings.models`, or for `model` if there are none.
 
     Every network is checked before the first is trained.
 
@@ -345,7 +349,7 @@ def evaluate_networks(
     on_network: Callable[[str, int, float], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
-    """`evaluate` for each network in turn; every one is checked before the first is trained.
+    """Run `evaluate` for each network; all are checked before the first is trained.
 
     Args:
         progress: show a bar over the epochs of all networks.
@@ -379,15 +383,14 @@ def evaluate_networks(
 
 
 def table(rows: Sequence[Evaluation]) -> str:
-    """Evaluations as lines of text: network, mean ± standard deviation in percent (of one network the accuracy alone),
-    networks, seconds, diverged ones."""
+    """Format evaluations as a table: network, accuracy (mean ± standard deviation) in percent, networks, seconds."""
     width = max([len("network"), *(len(row.model) for row in rows)])
     lines = [f"{'network':<{width}}  {'test accuracy':>15}  networks  seconds"]
     for row in rows:
         spread = f" ± {100 * row.std:>4.1f} %" if len(row.accuracies) > 1 else " %"
-        told = f"{row.model:<{width}}  {f'{100 * row.mean:>6.1f}{spread}':<15}  "
-        told += f"{len(row.accuracies):>8}  {row.seconds:>7.1f}"
-        lines.append(told + (f"  ({row.diverged} diverged)" if row.diverged else ""))
+        line = f"{row.model:<{width}}  {f'{100 * row.mean:>6.1f}{spread}':<15}  "
+        line += f"{len(row.accuracies):>8}  {row.seconds:>7.1f}"
+        lines.append(line + (f"  ({row.diverged} diverged)" if row.diverged else ""))
     return "\n".join(lines)
 
 

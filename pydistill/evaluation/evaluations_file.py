@@ -1,4 +1,4 @@
-"""evaluations.json of a run folder: what `pydistill evaluate RUN` found, one row per kind of network and call."""
+"""The file evaluations.json of a run folder: one row per evaluation of a run's set, after the run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _KINDS = {"model": str, "mean": float, "std": float, "runs": list}
 
 
 def read_evaluations(run: Path) -> list[dict[str, Any]]:
-    """The rows in a run folder, oldest first; none if nothing was evaluated there.
+    """Read the rows of a run folder, oldest first; empty if the file does not exist.
 
-    A row holds what `Evaluation.as_record` tells (accuracies in [0, 1], seconds), and which set was evaluated
-    ("final" or "best"), after how many iterations, with how many epochs and which seed.
+    A row holds `Evaluation.as_record` (accuracies in [0, 1], seconds), and which set was evaluated ("final" or
+    "best"), its iteration, the number of epochs and the seed.
 
     Raises:
         FormatError: the file is damaged.
@@ -32,7 +32,7 @@ def read_evaluations(run: Path) -> list[dict[str, Any]]:
     except FormatError:
         rows = None
     if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
-        raise FormatError(f"{file} is damaged: it is no list of evaluations; remove it and evaluate again")
+        raise FormatError(f"{file} is damaged: it is not a list of evaluations; remove it and evaluate again")
     return rows
 
 
@@ -41,16 +41,16 @@ def _is_row(row: Any) -> bool:
 
 
 def add_evaluations(run: Path, rows: Sequence[Evaluation], **about: Any) -> None:
-    """Append evaluations to a run's rows, one process after the other; the run itself may go on meanwhile.
+    """Append rows under a lock; the run itself may be in progress.
 
     Args:
         run: the run folder.
-        rows: what was found.
-        about: which set was evaluated, after which iteration, with how many epochs and which seed.
+        rows: the evaluations.
+        about: further entries of every row: which set was evaluated, its iteration, the number of epochs, the seed.
 
     Raises:
-        FormatError: the file that is there is damaged.
-        WriteError: it cannot be written.
+        FormatError: the existing file is damaged.
+        WriteError: the file cannot be written.
     """
     with only_writer(run, name=EVALUATIONS_LOCK, wait=True):
         write_json(run / EVALUATIONS_NAME, read_evaluations(run) + [row.as_record() | about for row in rows])

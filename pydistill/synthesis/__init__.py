@@ -1,1 +1,1 @@
-"""What is learned: the synthetic set."""
+"""The parameters that a distillation learns: the synthetic set."""

@@ -1,4 +1,4 @@
-"""The synthetic set while it is being distilled: pixels, labels, learning rate, and the average of the pixels."""
+"""The synthetic set during a distillation: pixels, labels, learning rate, and the moving average of the pixels."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Labels = Literal["hard", "teacher", "learned"]
 
 @dataclass
 class SyntheticSet:
-    """n = ipc × classes synthetic images, class-major, and what is learned with them.
+    """n = ipc × classes synthetic images, class-major, with their labels and the student's learning rate.
 
     Attributes:
         images: [n, C, H, W], a leaf.
         classes: the class each image stands for, [n] int64.
         label_rows: None for hard labels; probabilities [n, K] (`teacher`), or logits [n, K], a leaf (`learned`).
-        kind: which of the three the labels are.
+        kind: `hard`, `teacher` or `learned`.
         lr: the student's learning rate α, 0-dim, a leaf.
     """
 
@@ -36,19 +36,19 @@ class SyntheticSet:
 
     @property
     def labels(self) -> Tensor:
-        """What `match` takes: class numbers [n], probabilities [n, K], or logits [n, K]."""
+        """The labels for `match`: class numbers [n], probabilities [n, K], or logits [n, K]."""
         return self.classes if self.label_rows is None else self.label_rows
 
     @property
     def training_labels(self) -> Tensor:
-        """What a network trains on, a constant: class numbers [n] or probabilities [n, K]."""
+        """The labels for training a network, a constant: class numbers [n] or probabilities [n, K]."""
         if self.label_rows is None:
             return self.classes
         rows = self.label_rows.detach()
         return rows.softmax(dim=1) if self.kind == "learned" else rows
 
     def learned(self) -> dict[str, Tensor]:
-        """The leaves that gradients go to, by name."""
+        """Return the leaves that receive gradients, by name."""
         leaves = {"images": self.images, "lr": self.lr}
         if self.kind == "learned" and self.label_rows is not None:
             leaves["label_logits"] = self.label_rows
@@ -56,12 +56,12 @@ class SyntheticSet:
 
 
 def teacher_probabilities(teachers: Iterable[nn.Module], images: Tensor) -> Tensor:
-    """Mean over the teachers of softmax(logits), [n, K]: the soft labels of MCT's and TESLA's option."""
+    """Average softmax(logits) over the teachers, [n, K]: the soft labels that MCT and TESLA offer."""
     with torch.no_grad():
-        found = [teacher(images).softmax(dim=1) for teacher in teachers]
-    if not found:
+        probabilities = [teacher(images).softmax(dim=1) for teacher in teachers]
+    if not probabilities:
         raise InputError("soft labels need at least one expert as a teacher")
-    return torch.stack(found).mean(dim=0)
+    return torch.stack(probabilities).mean(dim=0)
 
 
 def initial_set(
@@ -74,10 +74,10 @@ def initial_set(
     teachers: Iterable[nn.Module],
     generator: torch.Generator,
 ) -> SyntheticSet:
-    """The synthetic set before the first iteration.
+    """Make the synthetic set before the first iteration.
 
     `real` takes ipc random training images of each class; `noise` draws pixels from N(0, 1) in the preprocessed space.
-    Learned label logits begin at the logarithm of the teachers' probabilities, so that their softmax equals these.
+    Learned label logits start at the logarithm of the teachers' probabilities, so their softmax equals these.
 
     Raises:
         InputError: ipc < 1 or above the class size, lr ≤ 0, or soft labels without a teacher.
@@ -114,7 +114,7 @@ class ImageAverage:
         self.average = images.detach().clone()
 
     def update(self, images: Tensor) -> None:
-        """Take in the images after one iteration."""
+        """Add the images after one iteration."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.average.lerp_(images.detach(), 1 - decay)

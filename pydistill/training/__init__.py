@@ -1,1 +1,1 @@
-"""Training networks on real data, and experts."""
+"""Train networks: the loop that experts and evaluations share, and the experts."""

@@ -1,7 +1,7 @@
-"""The training steps of an epoch: one body of work that finds its batch by a counter in device memory.
+"""The training steps of an epoch, written so that a GPU can replay one step as a CUDA graph.
 
-Everything that differs from step to step (images, augmentation, learning rate) lies in tables on the device, and the
-body allocates nothing that outlives it; so a GPU replays it as a CUDA graph, and no step waits for Python.
+Everything that differs between steps (images, augmentation, learning rate) is read from tables on the device at a
+counter in device memory, and a step allocates nothing that outlives it. No step waits for Python.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ STEPS_WORTH_A_CAPTURE = 30
 
 
 class TrainStep:
-    """What a step does: make the batch, compute the gradient, move the parameters, count.
+    """One training step: make the batch, compute the gradient, update the parameters, add up the loss.
 
     Attributes:
-        loss: the sum of the losses of all images since it was last set to 0, a 0-dim tensor.
-        right: likewise how many were classified rightly, if that is counted.
+        loss: sum of the losses of all images since it was last set to 0, a 0-dim tensor.
+        correct: number of images classified correctly, likewise; None if it is not counted.
     """
 
     def __init__(
         self,
-        passes: GradientBackend,
+        gradients: GradientBackend,
         optimiser: Sgd,
         pictures: Pictures,
         labels: Tensor,
         *,
-        count_right: bool,
+        counts_correct: bool,
     ) -> None:
-        self.passes, self.optimiser = passes, optimiser
+        self.gradients, self.optimiser = gradients, optimiser
         self.pictures, self.labels = pictures, labels
         self.loss = torch.zeros((), device=labels.device)
-        self.right = torch.zeros((), device=labels.device) if count_right else None
+        self.correct = torch.zeros((), device=labels.device) if counts_correct else None
 
     def step(self, index: Tensor, operations: Tensor | None, parameters: Tensor | None) -> None:
-        """One step of SGD on the images at `index` [B], augmented by a row of the draws' tables if there is one."""
+        """Take one step of SGD on the images at `index` [B], augmented by `operations` if there are any."""
         target = self.labels.index_select(0, index)
-        loss, logits = self.passes.gradient(self._batch(index, operations, parameters), target)
+        loss, logits = self.gradients.gradient(self._batch(index, operations, parameters), target)
         self.optimiser.step()
         self.loss += loss * len(index)
-        if self.right is not None:
-            self.right += count_correct(logits, target)
+        if self.correct is not None:
+            self.correct += count_correct(logits, target)
 
     def _batch(self, index: Tensor, operations: Tensor | None, parameters: Tensor | None) -> Tensor:
         if operations is None or parameters is None:
@@ -64,11 +64,11 @@ class TrainStep:
 
 @dataclass(frozen=True)
 class EpochDraws:
-    """What chance decided for some steps on batches of one size, one row for each; in the CPU's memory.
+    """Pre-drawn batches and augmentations of several steps with one batch size, one row per step, on the CPU.
 
     Args:
         index: [steps, size] int64.
-        augmentation: the tables of their operations [steps, L] and parameters [steps, rows, width], or None.
+        augmentation: the tables of operations [steps, L] and parameters [steps, rows, width], or None.
     """
 
     index: Tensor
@@ -76,17 +76,17 @@ class EpochDraws:
 
 
 class StepRunner:
-    """The `count` steps of an epoch on batches of `size` images each, for `epochs` epochs at a time.
+    """Runs the `count` steps of an epoch whose batches have `size` images; its tables hold `epochs` epochs.
 
-    Their tables (see EpochDraws) lie in memory that stays; `number` [1] is the step that comes next.
+    The tables (see EpochDraws) are allocated once; `_number` [1] is the row of the next step.
     """
 
     def __init__(
-        self, work: TrainStep, size: int, count: int, epochs: int, dsa: DsaSettings | None, *, capture: bool
+        self, train_step: TrainStep, size: int, count: int, epochs: int, dsa: DsaSettings | None, *, capture: bool
     ) -> None:
-        device, dtype = work.pictures.device, work.pictures.dtype
+        device, dtype = train_step.pictures.device, train_step.pictures.dtype
         self.size, self.count = size, count
-        self._work, self._dsa = work, dsa
+        self._train_step, self._dsa = train_step, dsa
         self._number = torch.zeros(1, dtype=torch.int64, device=device)
         self._index = torch.empty(epochs * count, size, dtype=torch.int64, device=device)
         self._augmentation: tuple[Tensor, Tensor] | None = None
@@ -96,121 +96,126 @@ class StepRunner:
             rows = 1 if dsa.shared else size
             operations = torch.empty(epochs * count, length, dtype=torch.int64, device=device)
             self._augmentation = operations, torch.zeros(epochs * count, rows, width, dtype=dtype, device=device)
-        self._one = CudaGraphStep(self._step, device, capture=capture)
+        self._run_step = CudaGraphStep(self._step, device, capture=capture)
 
-    def draws(self, generator: torch.Generator) -> list[DsaDraw]:
-        """An augmentation for each step of an epoch."""
+    def draw_augmentations(self, generator: torch.Generator) -> list[DsaDraw]:
+        """Draw an augmentation for every step of an epoch."""
         if self._dsa is None:
             return []
-        height, width = self._work.pictures.shape[2:]
+        height, width = self._train_step.pictures.shape[2:]
         return [self._dsa.draw(self.size, height, width, generator) for _ in range(self.count)]
 
-    def drawn(self, orders: Sequence[Tensor], draws: Sequence[DsaDraw]) -> EpochDraws:
-        """The tables of some epochs: of each the images in their order [count · size], and of all the augmentations."""
+    def tables(self, orders: Sequence[Tensor], draws: Sequence[DsaDraw]) -> EpochDraws:
+        """Make the tables of several epochs from the order of images [count · size] of each, and all augmentations."""
         index = torch.cat(list(orders)).view(-1, self.size)
         if self._augmentation is None:
             return EpochDraws(index, None)
         return EpochDraws(index, draw_tables(draws, "cpu", self._augmentation[1].dtype))
 
-    def begin(self, drawn: EpochDraws) -> None:
-        """Take these steps as the next ones."""
-        _fill(self._index[: len(drawn.index)], drawn.index)
-        if self._augmentation is not None and drawn.augmentation is not None:  # both, or neither
-            own, given = self._augmentation, drawn.augmentation
-            steps, _, width = given[1].shape
-            _fill(own[0][:steps], given[0])
-            _fill(own[1][:steps, :, :width], given[1])
+    def load(self, draws: EpochDraws) -> None:
+        """Copy the draws into the tables and start at their first step."""
+        _fill(self._index[: len(draws.index)], draws.index)
+        if self._augmentation is not None and draws.augmentation is not None:  # both, or neither
+            operations, parameters = draws.augmentation
+            steps, _, width = parameters.shape
+            _fill(self._augmentation[0][:steps], operations)
+            _fill(self._augmentation[1][:steps, :, :width], parameters)
         self._number.zero_()
 
     def run(self) -> None:
-        """The next `count` steps."""
+        """Run the next `count` steps."""
         for _ in range(self.count):
-            self._one()
+            self._run_step()
 
-    def forget(self, *, capture: bool) -> None:
-        """Drop what was captured."""
-        self._one.forget(capture=capture)
+    def invalidate(self, *, capture: bool) -> None:
+        """Drop the captured graph; capture again only if `capture`."""
+        self._run_step.invalidate(capture=capture)
 
     def _step(self) -> None:
         index, *augmentation = (
             table.index_select(0, self._number)[0] for table in (self._index, *(self._augmentation or ()))
         )
         operations, parameters = augmentation or (None, None)
-        self._work.step(index, operations, parameters)
+        self._train_step.step(index, operations, parameters)
         self._number += 1
 
 
 class EpochRunner:
-    """`epochs` passes over all images in batches of `batch_size`, the last of each of what is left.
+    """Runs `epochs` passes over all images in batches of `batch_size`; the last batch of a pass holds the remainder.
 
     Args:
-        work: what a step does.
-        at_a_time: epochs that are drawn, and written into the tables, together.
-        capture: whether steps may be captured; they are where there are enough of them.
+        train_step: the step to run.
+        epochs_per_draw: number of epochs that are drawn, and copied into the tables, at once.
+        capture: whether steps may be captured; they are if there are enough of them.
     """
 
     def __init__(
         self,
-        work: TrainStep,
+        train_step: TrainStep,
         batch_size: int,
         epochs: int,
         dsa: DsaSettings | None,
         *,
-        at_a_time: int = 1,
+        epochs_per_draw: int = 1,
         capture: bool,
     ) -> None:
-        full, left = divmod(len(work.pictures), batch_size)
-        self._images, self._epochs, self._at_a_time = len(work.pictures), epochs, at_a_time
+        full, remainder = divmod(len(train_step.pictures), batch_size)
+        self._images, self._epochs, self._epochs_per_draw = len(train_step.pictures), epochs, epochs_per_draw
         self._parts = [
-            StepRunner(work, size, count, at_a_time, dsa, capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE)
-            for size, count in ((batch_size, full), (left, 1))
+            StepRunner(
+                train_step,
+                size,
+                count,
+                epochs_per_draw,
+                dsa,
+                capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE,
+            )
+            for size, count in ((batch_size, full), (remainder, 1))
             if size and count
         ]
-        self._begun = 0
+        self._loaded = 0  # epochs copied into the tables so far
         self._done = 0
-        self._ahead: list[EpochDraws] = []  # of each part, or nothing
+        self._ahead: list[EpochDraws] = []  # the next draws, one of each part, or none
 
     def run(self, generator: torch.Generator) -> None:
-        """The next epoch; nothing waits for the device."""
-        if self._done == self._begun:
+        """Run the next epoch without waiting for the device."""
+        if self._done == self._loaded:
             self.draw_ahead(generator)
-            for part, drawn in zip(self._parts, self._ahead, strict=True):
-                part.begin(drawn)
-            self._begun += self._together()
+            for part, draws in zip(self._parts, self._ahead, strict=True):
+                part.load(draws)
+            self._loaded += self._epochs_of_next_draw()
             self._ahead = []
         for part in self._parts:
             part.run()
         self._done += 1
 
     def draw_ahead(self, generator: torch.Generator) -> None:
-        """Draw the epochs that come after those in the tables, unless they have been: of each a new order, and an
-        augmentation for each of its batches."""
-        if self._ahead or self._begun == self._epochs:
+        """Draw the epochs after those in the tables, unless that is done: their orders and augmentations."""
+        if self._ahead or self._loaded == self._epochs:
             return
         orders: list[list[Tensor]] = [[] for _ in self._parts]
-        draws: list[list[DsaDraw]] = [[] for _ in self._parts]
-        for _ in range(self._together()):
+        augmentations: list[list[DsaDraw]] = [[] for _ in self._parts]
+        for _ in range(self._epochs_of_next_draw()):
             order = torch.randperm(self._images, generator=generator)
             pieces = torch.split(order, [part.size * part.count for part in self._parts])
             for number, part in enumerate(self._parts):
                 orders[number].append(pieces[number])
-                draws[number] += part.draws(generator)
-        self._ahead = [part.drawn(orders[number], draws[number]) for number, part in enumerate(self._parts)]
+                augmentations[number] += part.draw_augmentations(generator)
+        self._ahead = [part.tables(orders[number], augmentations[number]) for number, part in enumerate(self._parts)]
 
-    def forget(self, *, capture: bool) -> None:
-        """The network is no longer computed as it was: capture the steps anew, or never again if they may not be."""
+    def invalidate(self, *, capture: bool) -> None:
+        """Drop the captured steps, as the network is no longer computed the same way; capture again if `capture`."""
         for part in self._parts:
-            part.forget(capture=capture)
+            part.invalidate(capture=capture)
 
-    def _together(self) -> int:
-        """How many epochs the next ones are."""
-        return min(self._at_a_time, self._epochs - self._begun)
+    def _epochs_of_next_draw(self) -> int:
+        return min(self._epochs_per_draw, self._epochs - self._loaded)
 
 
 def count_correct(logits: Tensor, target: Tensor) -> Tensor:
-    """How many rows of the logits have their largest entry where the target is."""
-    wanted = target if target.ndim == 1 else target.argmax(1)
-    return (logits.argmax(1) == wanted).sum()
+    """Count the rows whose largest logit is at the target, a class number or the largest entry of a label row."""
+    classes = target if target.ndim == 1 else target.argmax(1)
+    return (logits.argmax(1) == classes).sum()
 
 
 def _fill(table: Tensor, values: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Expert trajectories: networks trained on the real data, their parameters kept after every epoch."""
+"""Train experts: networks on the real data, with their parameters stored after every epoch."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ExpertSettings:
 
 
 def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -> ExpertsRecord:
-    """What the experts of these settings are, as the store keeps it; the number of experts is no part of it.
+    """Describe the experts of these settings, as the store records it; their number is not part of it.
 
     Raises:
         InputError: the network cannot take the data set's images, or keeps running statistics.
@@ -82,14 +82,14 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
 def check_disk(
     dataset: Dataset, model: Network, settings: ExpertSettings, out: str | os.PathLike[str], remedy: str
 ) -> None:
-    """Refuse, before the first epoch, more experts than the disk can hold.
+    """Check, before the first epoch, that the disk has room for the experts.
 
     Args:
-        dataset, model, settings, out: as for `train_experts`; experts that are whole in `out` need no more room.
-        remedy: what to do about it, the end of the sentence.
+        dataset, model, settings, out: as for `train_experts`; experts that are complete in `out` need no more room.
+        remedy: the end of the error message, saying what to do.
 
     Raises:
-        WriteError: it cannot hold them.
+        WriteError: the disk has too little free space.
         FormatError: the index of the experts in `out` is damaged.
     """
     folder = Path(out)
@@ -97,11 +97,11 @@ def check_disk(
     store = TrajectoryStore.open(folder) if holds_experts(folder) else None
     missing = settings.count if store is None else len(_to_train(store, settings.count, store.verify(content=False)))
     needed = missing * 4 * sum(record.sizes) * (record.epochs + 1)
-    place = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.is_dir())
-    disk = shutil.disk_usage(place)
-    if disk.total and needed > disk.free:  # what has no size at all (/proc) is no disk, and says itself what it lacks
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    disk = shutil.disk_usage(existing)
+    if disk.total and needed > disk.free:  # a total of 0 (/proc) is not a disk; writing there fails with its own error
         raise WriteError(
-            f"{counted(missing, 'expert')} of {counted(record.epochs, 'epoch')} must have {size(needed)} in {folder}, "
+            f"{counted(missing, 'expert')} of {counted(record.epochs, 'epoch')} need {size(needed)} in {folder}, "
             f"and {size(disk.free)} are free; {remedy}"
         )
 
@@ -114,66 +114,64 @@ def train_experts(
     *,
     on_progress: Callable[[int, int, float, float, float], None] | None = None,
 ) -> TrajectoryStore:
-    """Train experts 0 … count − 1 into the store at `out`; those already there stay as they are.
+    """Train experts 0 … count − 1 into the store at `out`; those already there are not changed.
 
-    An expert whose file is gone, or has another size or header than the index says, is trained again, whatever its
-    number, and a warning tells it; hashes are not compared here (`TrajectoryStore.verify` does).
+    An expert whose file is missing, or differs from the index in size or header, is trained again, whatever its number,
+    with a warning; hashes are not compared here (`TrajectoryStore.verify` does that).
 
-    An expert is written when it is whole, so a run killed at any moment continues after the last whole expert; on the
-    CPU the outcome is bit for bit that of a run which was not killed. Each is kept with its accuracy per epoch:
-    "test" of the network after that epoch, "train" of the (augmented) training images while the epoch ran; at epoch 0
-    both of the untrained network.
+    An expert is written when it is complete, so a run killed at any moment continues after the last complete expert; on
+    the CPU the outcome is bit for bit that of an uninterrupted run. The store records the accuracies per epoch: "test"
+    is that of the network after the epoch, "train" that on the (augmented) training images while the epoch ran; at
+    epoch 0 both are those of the untrained network.
 
     Args:
         dataset: training happens on its device.
         model: the network, which must not keep running statistics (no batch norm): a trajectory holds parameters only.
-        settings: how many and how.
+        settings: the number of experts and their training.
         out: folder of the store.
         on_progress: called with (expert, epoch, loss, train accuracy, test accuracy) after epoch 1 … epochs.
 
     Raises:
-        InputError: the network does not fit the data, or keeps running statistics; or `out` holds files of experts
+        InputError: the network does not fit the data, or keeps running statistics; or `out` holds expert files
             without their index.
-        FormatError: the index in `out` is damaged, or an expert's file is there and cannot be opened.
+        FormatError: the index in `out` is damaged, or an expert's file cannot be opened.
         MismatchError: `out` holds experts of another network, data set or training; both sides are named.
-        DivergedError: an expert left the finite numbers; the experts before it are kept.
-        Interrupted: Ctrl-C; the experts that are whole are kept.
+        DivergedError: the training of an expert diverged; the experts before it are stored.
+        Interrupted: Ctrl-C; the experts that are complete are stored.
 
     Source: Cazenavette et al., "Dataset distillation by matching training trajectories", CVPR 2022.
     """
     store = TrajectoryStore.create(out, experts_record(dataset, model, settings))
     broken = set(store.verify(content=False))
     if broken:
-        _log.warning("%s", _told_again(store, sorted(broken)))
-    wanted = _to_train(store, settings.count, broken)
-    for expert in wanted:
+        _log.warning("%s", _retraining_message(store, sorted(broken)))
+    missing = _to_train(store, settings.count, broken)
+    for expert in missing:
         if expert in store and expert not in broken:  # another process has added it
             continue
         try:
             _train_expert(store, expert, dataset, model, settings, on_progress)
         except KeyboardInterrupt as error:
-            whole = len(store) - len(broken)
-            kept = "the whole one is kept" if whole == 1 else f"the {whole} whole ones are kept"
-            told = f"{kept}, the same command trains the others"
-            if not whole:
-                told = "none is whole yet, the same command trains them"
-            among = max(settings.count, wanted[-1] + 1)
-            raise Interrupted(f"stopped in expert {expert + 1} of {among}; {told}") from error
+            total = max(settings.count, missing[-1] + 1)
+            raise Interrupted(
+                f"stopped in expert {expert + 1} of {total}; {len(store) - len(broken)} are complete and stored, "
+                "and the same command trains the rest"
+            ) from error
         broken.discard(expert)
     return store
 
 
 def _to_train(store: TrajectoryStore, count: int, broken: Collection[int]) -> list[int]:
-    """The experts below `count` that are not there, and the broken ones of any number, as readers want them all."""
+    """List the experts below `count` that are missing, and every broken one, since readers need all of them."""
     return sorted({number for number in range(count) if number not in store} | {*broken})
 
 
-def _told_again(store: TrajectoryStore, broken: list[int]) -> str:
-    """That these experts are trained again, three of their files by name."""
+def _retraining_message(store: TrajectoryStore, broken: list[int]) -> str:
+    """Say that the experts of these files are trained again; name up to three files."""
     files = ", ".join(file_name(number) for number in broken[:3]) + (", …" if len(broken) > 3 else "")
     if len(broken) == 1:
-        return f"{store.path / files} is missing or damaged, and its expert is trained again"
-    return f"{len(broken)} files in {store.path} are missing or damaged ({files}), and their experts are trained again"
+        return f"{store.path / files} is missing or damaged; its expert is trained again"
+    return f"{len(broken)} files in {store.path} are missing or damaged ({files}); their experts are trained again"
 
 
 def _train_expert(
@@ -220,6 +218,6 @@ def _check_no_running_statistics(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if getattr(module, "running_mean", None) is not None:
             raise InputError(
-                f"the network's layer {name} ({type(module).__name__}) keeps running statistics, which are no "
-                "parameters and which a trajectory does not record; take another norm for experts than batch"
+                f"the network's layer {name} ({type(module).__name__}) keeps running statistics, which a trajectory "
+                "does not record; use another norm than batch for experts"
             )

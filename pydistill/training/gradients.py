@@ -1,7 +1,7 @@
-"""What training and testing ask of a network, loss and gradient or logits: of the C++ engine, or of PyTorch.
+"""Loss and gradient of a network in training, and its logits in a test, by the C++ engine or by PyTorch.
 
-The engine runs ConvNet (norm instance or none) and MLP with ReLU in fp32 and fp64 on devices that it has kernels for;
-every other network, and one whose parameters are not all to be trained, is PyTorch's.
+The engine runs ConvNet (norm instance or none) and MLP with ReLU, in float32 and float64, on devices that it has
+kernels for. PyTorch runs every other network, and those with frozen parameters.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ DTYPES = (torch.float32, torch.float64)
 
 
 class GradientBackend(Protocol):
-    """A network in training. `parameters` are what the optimiser moves, between `to_model` and `from_model` alone."""
+    """Computes the loss and the gradient of a network in training.
+
+    `parameters` are what the optimiser updates. They may be a copy: `to_model` and `from_model` synchronise it.
+    """
 
     parameters: list[nn.Parameter]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss [] and the logits [B, K] as constants; the gradients are left in the parameters."""
+        """Return the mean loss [] and the logits [B, K] as constants; write the gradients to the parameters' `grad`."""
         ...
 
     def to_model(self) -> None:
-        """Write the parameters into the network."""
+        """Copy the parameters to the network."""
         ...
 
     def from_model(self) -> None:
-        """Read the parameters from the network."""
+        """Copy the parameters from the network."""
         ...
 
 
 class TorchGradients:
-    """Any network, by PyTorch: the parameters are the network's own."""
+    """Gradients by PyTorch, for any network; `parameters` are the network's trainable ones."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -61,7 +64,7 @@ class TorchGradients:
 
 
 class EngineGradients:
-    """By the engine: the one parameter is the flat vector θ [P]."""
+    """Gradients by the C++ engine; the only parameter is the flat vector θ [P]."""
 
     def __init__(self, model: nn.Module, student: Any) -> None:
         self._model = model
@@ -83,7 +86,7 @@ class EngineGradients:
 def gradients_for(
     model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int, *, engine: bool
 ) -> GradientBackend:
-    """The passes that train `model` on batches of up to `batch_size` of these: the engine's if it is wanted and can."""
+    """Choose the backend that trains `model` in batches of up to `batch_size`: the engine if allowed and able."""
     if engine and _engine_runs(model, images) and _all_trained(model) and labels.dtype in (torch.int64, images.dtype):
         return EngineGradients(model, _student(model, images, batch_size))
     return TorchGradients(model)
@@ -92,7 +95,7 @@ def gradients_for(
 def logits_of(
     model: nn.Module, images: Tensor | Pictures, batch_size: int, *, engine: bool
 ) -> Callable[[Tensor], Tensor]:
-    """What gives the logits [B, K] of up to `batch_size` of these images: the engine if it is wanted and can."""
+    """Return a function from up to `batch_size` images to logits [B, K]: the engine if allowed and able."""
     if engine and _engine_runs(model, images):
         student, theta = _student(model, images, batch_size), flatten(model)
         return lambda batch: student.classify(theta, batch)
@@ -104,12 +107,12 @@ def _student(model: nn.Module, images: Tensor | Pictures, batch_size: int) -> An
 
 
 def _like(images: Tensor | Pictures) -> Tensor:
-    """Nothing, of the dtype and on the device of a batch."""
+    """An empty tensor with the dtype and device of a batch."""
     return torch.empty(0, dtype=images.dtype, device=images.device)
 
 
 def _engine_runs(model: nn.Module, images: Tensor | Pictures) -> bool:
-    """Whether the engine runs the network on these images, of its own shape, dtype and device."""
+    """True if the engine runs the network on these images, which have its shape, dtype and device."""
     if images.dtype not in DTYPES or why_not_fused(model, _like(images)) is not None:
         return False
     like = {(images.dtype, images.device)}
@@ -118,7 +121,7 @@ def _engine_runs(model: nn.Module, images: Tensor | Pictures) -> bool:
 
 
 def _all_trained(model: nn.Module) -> bool:
-    """Whether every parameter is to be trained, and nothing listens to its gradient."""
+    """True if every parameter is trained and has no gradient hooks."""
     return all(
         parameter.requires_grad and not parameter._backward_hooks and not parameter._post_accumulate_grad_hooks
         for parameter in model.parameters()

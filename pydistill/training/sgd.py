@@ -1,7 +1,7 @@
 """The optimiser of experts and evaluations: PyTorch's SGD by its functional form.
 
-`torch.optim.SGD` loads PyTorch's compiler (`torch._dynamo`, some 900 modules, about two seconds) when it is first made;
-`torch.optim.sgd.sgd`, the arithmetic behind it, does not.
+The first `torch.optim.SGD` object loads PyTorch's compiler (`torch._dynamo`, some 900 modules, about two seconds).
+`torch.optim.sgd.sgd`, the same arithmetic, does not.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ WORTH_ALL_THREADS = 2**17  # numbers
 
 
 def _takes_fused(parameters: Sequence[Tensor]) -> bool:
-    """Whether PyTorch's fused kernel takes them, and is worth it: on a CPU it starts every thread for any size.
+    """True if PyTorch's fused kernel can and should update these: on a CPU it starts every thread for any size.
 
-    On a busy machine threads wait for each other for longer than a small network's step takes. The two ways may differ
-    in a number's last bit; which is taken depends on the sizes alone.
+    On a busy machine, waiting for those threads takes longer than a small network's step. The two kernels may differ in
+    the last bit; the choice depends on the sizes alone.
     """
-    kinds = {each.device.type for each in parameters}
-    small = kinds == {"cpu"} and sum(each.numel() for each in parameters) < WORTH_ALL_THREADS
-    return kinds <= {"cpu", "cuda"} and all(each.is_floating_point() for each in parameters) and not small
+    device_types = {parameter.device.type for parameter in parameters}
+    small = device_types == {"cpu"} and sum(parameter.numel() for parameter in parameters) < WORTH_ALL_THREADS
+    floating = all(parameter.is_floating_point() for parameter in parameters)
+    return device_types <= {"cpu", "cuda"} and floating and not small
 
 
 class Sgd:
@@ -33,14 +34,14 @@ class Sgd:
         g ← ∂L/∂θ + λ θ,    v ← μ v + g,    θ ← θ − α v
 
     Args:
-        parameters: θ, on one device; one without a gradient is left alone.
+        parameters: θ, on one device; one without a gradient is not changed.
         momentum: μ.
         weight_decay: λ.
-        lr_in_memory: α is a number in the device's memory, so that a step captured as a CUDA graph follows `set_lr`;
-            for parameters in float32 only, as which PyTorch's kernel for GPUs reads it.
+        lr_in_memory: store α in device memory, so that a step captured as a CUDA graph follows `set_lr`; for float32
+            parameters only, since PyTorch's GPU kernel reads it in float32.
 
     Raises:
-        ValueError: `lr_in_memory`, and the parameters are of another dtype.
+        ValueError: `lr_in_memory` with parameters of another dtype.
     """
 
     def __init__(
@@ -49,16 +50,16 @@ class Sgd:
         self._parameters = list(parameters)
         self._momentum, self._weight_decay = momentum, self._within_numbers(weight_decay)
         # From zero the first step gives v = g, as PyTorch's first does (but for the sign of a zero).
-        self._velocities = [torch.zeros_like(each) for each in self._parameters] if momentum else []
+        self._velocities = [torch.zeros_like(parameter) for parameter in self._parameters] if momentum else []
         self._fused = _takes_fused(self._parameters)
         self._lr: float | Tensor = 0.0
         if lr_in_memory:
-            if any(each.dtype != torch.float32 for each in self._parameters):
-                raise ValueError("a learning rate in memory needs parameters in float32; use lr_in_memory=False")
+            if any(parameter.dtype != torch.float32 for parameter in self._parameters):
+                raise ValueError("a learning rate in memory needs float32 parameters; use lr_in_memory=False")
             self._lr = torch.zeros((), device=self._parameters[0].device)
 
     def set_lr(self, lr: float) -> None:
-        """Let α be `lr` from the next step on."""
+        """Set α from the next step on."""
         lr = self._within_numbers(lr)
         if isinstance(self._lr, Tensor):
             self._lr.fill_(lr)
@@ -66,18 +67,18 @@ class Sgd:
             self._lr = lr
 
     def _within_numbers(self, value: float) -> float:
-        """Infinity for what is beyond the parameters' numbers and refused by PyTorch: training diverges so."""
-        return value if all(value <= torch.finfo(each.dtype).max for each in self._parameters) else math.inf
+        """Replace a value beyond the parameters' dtype by infinity: PyTorch refuses it, and training diverges."""
+        return value if all(value <= torch.finfo(theta.dtype).max for theta in self._parameters) else math.inf
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move the parameters that have a gradient."""
-        moved = [number for number, each in enumerate(self._parameters) if each.grad is not None]
+        """Update the parameters that have a gradient."""
+        moved = [number for number, parameter in enumerate(self._parameters) if parameter.grad is not None]
         parameters: list[Tensor] = [self._parameters[number] for number in moved]
         velocities: list[Tensor | None] = [self._velocities[number] if self._momentum else None for number in moved]
         sgd(
             parameters,
-            [each.grad for each in parameters if each.grad is not None],
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
             velocities,
             fused=self._fused,
             momentum=self._momentum,

@@ -1,4 +1,4 @@
-"""Training a network on tensors: the one loop that experts and evaluation share."""
+"""Train a network on tensors: the loop that experts and evaluations share."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from pydistill.training.gradients import GradientBackend, gradients_for, logits_
 from pydistill.training.sgd import Sgd
 
 SCHEDULES = ("constant", "halfway", "cosine")
-EPOCHS_TOGETHER = 20
-IMAGES_TOGETHER = 1 << 16
+EPOCHS_PER_DRAW = 20
+IMAGES_PER_DRAW = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class TrainingSettings:
             raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
 
     def lr_at(self, epoch: int) -> float:
-        """The learning rate of epoch 1 … epochs."""
+        """Return the learning rate of epoch 1 … epochs."""
         if self.schedule == "halfway" and epoch > self.epochs // 2:
             return self.lr * 0.1
         if self.schedule == "cosine":
@@ -88,27 +88,26 @@ def train(
 ) -> None:
     """Train `model` in place, and leave it in training mode.
 
-    Each epoch visits the images once in a new order; each batch is augmented by a draw of its own and is one step of
-    SGD on the mean cross entropy. The data are already preprocessed, or bytes whose batches are when they are made,
-    and stay where they are: nothing is copied but each batch. The outcome depends on the model's parameters, the data,
-    the settings and the generator (its state, and its seed for modules that draw random numbers, such as dropout)
-    alone.
+    Every epoch visits the images once in a new order; every batch is augmented separately and is one step of SGD on the
+    mean cross entropy. The data are preprocessed, or bytes that are preprocessed batch by batch; only batches are
+    copied. The outcome depends only on the model's parameters, the data, the settings and the generator (its state, and
+    its seed for modules that draw random numbers, such as dropout).
 
     Args:
         model: maps [B, C, H, W] to logits [B, K]; on the images' device.
         images: [n, C, H, W], floating point, or pictures.
         labels: [n] int64, or [n, K] class probabilities.
         settings: the recipe.
-        generator: on the CPU; orders and augmentations are drawn from it, some epochs ahead where it saves time.
-        on_epoch: called after epoch 1 … epochs with the epoch, its mean loss, and the share of its (augmented) images
-            that were classified rightly while it ran; the model then holds the parameters after that epoch.
-        engine: let the C++ engine compute the gradients of a network that it runs (ConvNet and MLP with ReLU);
-            False: PyTorch, always. Both give the same to rounding.
+        generator: on the CPU; orders and augmentations are drawn from it, some epochs ahead where that saves time.
+        on_epoch: called after epoch 1 … epochs with the epoch, its mean loss, and the fraction of its (augmented)
+            images that were classified correctly while it ran; the model then holds the parameters after that epoch.
+        engine: use the C++ engine for the networks that it runs (ConvNet and MLP with ReLU); False: always PyTorch. The
+            results agree to rounding.
 
     Raises:
         InputError: images and labels do not fit each other or the model, or there are none.
-        DivergedError: the loss of an epoch, or a parameter at the end, is not finite; the model is left as it then is.
-            On a GPU, losses are looked at every 20 epochs where there is no `on_epoch`.
+        DivergedError: the loss of an epoch, or a parameter at the end, is not finite; the model keeps its last state.
+            On a GPU without `on_epoch`, losses are checked every 20 epochs.
     """
     check_generator(generator)
     with seeded_modules(images.device, "training", generator.initial_seed()):
@@ -126,102 +125,101 @@ def epochs_of(
     on_epoch: Callable[[int, float, float], None] | None = None,
     engine: bool = True,
 ) -> Generator[None, None, None]:
-    """`train`, an epoch whenever the next is asked for, so that several networks can train in turns.
+    """Train as `train` does, one epoch per `next`, so that several networks can take turns.
 
     Arguments and errors are those of `train`. On a GPU an epoch is queued and hardly waited for. Modules that draw
-    random numbers draw PyTorch's global ones. The model holds what was learned once the generator has ended or is
-    closed; where the interpreter ends first, it is left as it is.
+    random numbers use PyTorch's global generators. The model holds the trained parameters once the generator has ended
+    or is closed; if the interpreter exits first, the model is not updated.
     """
     _check(model, images, labels)
     pictures = images if isinstance(images, Pictures) else Pictures(images)
-    passes = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
+    gradients = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
     model.train()
-    interpreter_ends = sys.is_finalizing  # held here: by then the module may be gone
+    is_finalizing = sys.is_finalizing  # a local name: at exit the module may be gone
     try:
-        yield from _epochs(model, passes, pictures, labels, settings, generator, on_epoch)
+        yield from _epochs(model, gradients, pictures, labels, settings, generator, on_epoch)
     finally:
-        # PyTorch no longer counts references while the interpreter ends: a view made then aborts the process.
-        if not interpreter_ends():
-            passes.to_model()
+        # PyTorch no longer counts references while the interpreter exits: a view made then aborts the process.
+        if not is_finalizing():
+            gradients.to_model()
 
 
 def _epochs(
     model: nn.Module,
-    passes: GradientBackend,
+    gradients: GradientBackend,
     pictures: Pictures,
     labels: Tensor,
     settings: TrainingSettings,
     generator: torch.Generator,
     on_epoch: Callable[[int, float, float], None] | None,
 ) -> Generator[None, None, None]:
-    optimiser, captures = _sgd(passes, settings)
-    work = TrainStep(passes, optimiser, pictures, labels, count_right=on_epoch is not None)
-    replayed_as = _as_replayed(model) if captures else None
+    optimiser, capturable = _sgd(gradients, settings)
+    train_step = TrainStep(gradients, optimiser, pictures, labels, counts_correct=on_epoch is not None)
+    capture_key = _capture_key(model) if capturable else None
     on_gpu = pictures.device.type == "cuda"
-    # Without a callback nobody sees when the random numbers are drawn.
-    together = 1 if on_epoch is not None else max(1, min(EPOCHS_TOGETHER, IMAGES_TOGETHER // len(pictures)))
+    # A callback may look at the generator, so with one nothing is drawn ahead.
+    per_draw = 1 if on_epoch is not None else max(1, min(EPOCHS_PER_DRAW, IMAGES_PER_DRAW // len(pictures)))
     epochs = EpochRunner(
-        work,
+        train_step,
         settings.batch_size,
         settings.epochs,
         settings.dsa,
-        at_a_time=min(together, settings.epochs),
-        capture=replayed_as is not None,
+        epochs_per_draw=min(per_draw, settings.epochs),
+        capture=capture_key is not None,
     )
-    losses = torch.zeros(settings.epochs, device=pictures.device)  # of an epoch: summed over its images
-    watched = EPOCHS_TOGETHER if on_gpu and on_epoch is None else 1
-    seen = 0
+    losses = torch.zeros(settings.epochs, device=pictures.device)  # per epoch, summed over its images
+    check_every = EPOCHS_PER_DRAW if on_gpu and on_epoch is None else 1
+    checked = 0
     for epoch in range(1, settings.epochs + 1):
         optimiser.set_lr(settings.lr_at(epoch))
-        work.loss.zero_()
+        train_step.loss.zero_()
         epochs.run(generator)
-        losses[epoch - 1] = work.loss
-        if on_gpu:  # while it works
+        losses[epoch - 1] = train_step.loss
+        if on_gpu:  # while the device works
             epochs.draw_ahead(generator)
-        if epoch % watched == 0 or epoch == settings.epochs:
-            for number, loss_sum in enumerate(losses[seen:epoch].tolist(), start=seen + 1):
+        if epoch % check_every == 0 or epoch == settings.epochs:
+            for number, loss_sum in enumerate(losses[checked:epoch].tolist(), start=checked + 1):
                 if not math.isfinite(mean_loss := loss_sum / len(pictures)):
                     raise _diverged(f"the loss of epoch {number} of {settings.epochs} is {mean_loss}", settings)
-            seen = epoch
-        if on_epoch is not None and work.right is not None:
-            passes.to_model()
-            on_epoch(epoch, mean_loss, float(work.right) / len(pictures))
-            passes.from_model()
-            work.right.zero_()
-            if replayed_as is not None and _as_replayed(model) != replayed_as:
-                replayed_as = _as_replayed(model)
-                epochs.forget(capture=replayed_as is not None)
+            checked = epoch
+        if on_epoch is not None and train_step.correct is not None:
+            gradients.to_model()
+            on_epoch(epoch, mean_loss, float(train_step.correct) / len(pictures))
+            gradients.from_model()
+            train_step.correct.zero_()
+            if capture_key is not None and _capture_key(model) != capture_key:
+                capture_key = _capture_key(model)
+                epochs.invalidate(capture=capture_key is not None)
         yield
-    # The last step has no loss after it that would tell.
-    if not all(bool(torch.isfinite(each).all()) for each in passes.parameters):
+    # No loss is computed after the last step, so its parameters are checked.
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in gradients.parameters):
         raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
 
 
-def _sgd(passes: GradientBackend, settings: TrainingSettings) -> tuple[Sgd, bool]:
-    """The optimiser, and whether its step may be captured as a CUDA graph.
+def _sgd(gradients: GradientBackend, settings: TrainingSettings) -> tuple[Sgd, bool]:
+    """Make the optimiser; also return whether its step may be captured as a CUDA graph.
 
-    It may be in float32: there the learning rate is a number in the GPU's memory, which PyTorch reads in float32 only.
+    Only float32 may be: the learning rate is then a number in GPU memory, which PyTorch reads in float32 only.
     """
-    captures = {(each.device.type, each.dtype) for each in passes.parameters} == {("cuda", torch.float32)}
-    sgd = Sgd(passes.parameters, settings.momentum, settings.weight_decay, lr_in_memory=captures)
-    return sgd, captures
+    capturable = {(theta.device.type, theta.dtype) for theta in gradients.parameters} == {("cuda", torch.float32)}
+    sgd = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)
+    return sgd, capturable
 
 
-def _as_replayed(model: nn.Module) -> Hashable | None:
-    """What of the network a captured step depends on besides values, or None if it must not be captured."""
+def _capture_key(model: nn.Module) -> Hashable | None:
+    """Everything but values that a captured step depends on, or None if the network must not be captured."""
     if not is_plain(model) or torch.is_autocast_enabled("cuda"):
         return None
-    memory = tuple((each.data_ptr(), each.requires_grad) for each in model.parameters())
+    memory = tuple((parameter.data_ptr(), parameter.requires_grad) for parameter in model.parameters())
     return memory, tuple(module.training for module in model.modules())
 
 
 def accuracy(
     model: nn.Module, images: Tensor | Pictures, labels: Tensor, batch_size: int = 256, *, engine: bool = True
 ) -> float:
-    """Share of the images, in [0, 1], whose largest logit is at their label (or at the largest entry of a soft label).
+    """Compute the fraction of images, in [0, 1], whose largest logit is at their label (of a soft label: its largest).
 
-    The model is asked in evaluation mode, without augmentation, and left in the modes it was in; `engine` is as for
-    `train`.
+    The model runs in evaluation mode, without augmentation; its modes are restored. `engine` is as in `train`.
 
     Raises:
         InputError: images and labels do not fit each other or the model, there are none, or batch_size is below 1.
@@ -235,14 +233,14 @@ def accuracy(
     try:
         with torch.no_grad():
             logits_of_batch = logits_of(model, pictures, batch_size, engine=engine)
-            right = torch.zeros((), dtype=torch.int64, device=pictures.device)
+            correct = torch.zeros((), dtype=torch.int64, device=pictures.device)
             for first in range(0, len(pictures), batch_size):
                 batch = pictures.rows(first, first + batch_size)
-                right += count_correct(logits_of_batch(batch), labels[first : first + batch_size])
+                correct += count_correct(logits_of_batch(batch), labels[first : first + batch_size])
     finally:
         for module, training in modes:
             module.training = training
-    return int(right) / len(pictures)
+    return int(correct) / len(pictures)
 
 
 def check_seed(what: str, seed: int) -> None:
@@ -252,15 +250,14 @@ def check_seed(what: str, seed: int) -> None:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed of 63 bits that depends on every part, so that neighbouring seeds share no random numbers."""
+    """Hash the parts to a seed of 63 bits, so that neighbouring seeds share no random numbers."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 @contextmanager
 def seeded_modules(device: torch.device, *parts: int | str) -> Iterator[None]:
-    """Let modules that draw random numbers (dropout) draw those of `parts` inside, and leave PyTorch's global
-    generators, which they draw from, as they were."""
+    """Seed PyTorch's global generators, which dropout draws from, by `parts` inside, and restore them afterwards."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         seed = derive_seed(*parts)
         torch.default_generator.manual_seed(seed)
@@ -271,7 +268,7 @@ def seeded_modules(device: torch.device, *parts: int | str) -> Iterator[None]:
 
 
 def _diverged(what: str, settings: TrainingSettings) -> DivergedError:
-    return DivergedError(f"training diverged: {what}; take a lower lr than {settings.lr:g}")
+    return DivergedError(f"training diverged: {what}; use an lr below {settings.lr:g}")
 
 
 def _check(model: nn.Module, images: Tensor | Pictures, labels: Tensor) -> None:
@@ -293,7 +290,7 @@ def _check(model: nn.Module, images: Tensor | Pictures, labels: Tensor) -> None:
 
 
 def _check_classes(model: nn.Module, labels: Tensor) -> None:
-    """Labels within the model's classes, if it tells how many it has: on a GPU a wrong one would be fatal."""
+    """Refuse labels beyond `model.num_classes`, if it has that attribute: on a GPU one would abort the process."""
     classes = getattr(model, "num_classes", None)
     if not isinstance(classes, int):
         return

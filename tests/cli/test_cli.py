@@ -83,7 +83,7 @@ def test_an_expert_that_is_gone_is_made_again(
     capsys.readouterr()
     assert run("experts", *SMALL, "--out", tmp_path, "--quiet") == 0
     assert capsys.readouterr().out.startswith(f"2 experts in {tmp_path}; ")
-    assert caplog.messages == [f"{file} is missing or damaged, and its expert is trained again"]
+    assert caplog.messages == [f"{file} is missing or damaged; its expert is trained again"]
     assert TrajectoryStore.open(tmp_path).digest == digest
 
 

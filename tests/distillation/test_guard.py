@@ -74,8 +74,8 @@ def test_a_rejected_iteration_goes_back_to_the_last_good_state(
     assert same(states[9], states[6])
     assert not same(states[8], states[6])
     assert "iteration 9: the matching loss is not finite; the update was not applied" in caplog.text
-    assert "is again as after iteration 6 (2 of at most 10 rejections in 1000 iterations)" in caplog.text
-    assert "lower lr_image or lr_init if this goes on" in caplog.text
+    assert "iteration 6 (2 of at most 10 rejections in 1000 iterations)" in caplog.text
+    assert "lr_image or lr_init" in caplog.text
 
 
 @pytest.mark.parametrize("stored_at", [2, 4, 8])
@@ -190,8 +190,8 @@ def test_a_gradient_that_is_not_finite(leaf: str, store: TrajectoryStore) -> Non
 @pytest.mark.parametrize(
     ("leaf", "refusal"),
     [
-        ("images", Refusal("pixels", "the pixels would leave the finite numbers")),
-        ("label_logits", Refusal("labels", "the label logits would leave the finite numbers")),
+        ("images", Refusal("pixels", "the pixels would no longer be finite")),
+        ("label_logits", Refusal("labels", "the label logits would no longer be finite")),
     ],
 )
 def test_values_that_leave_the_finite_numbers(leaf: str, refusal: Refusal, store: TrajectoryStore) -> None:

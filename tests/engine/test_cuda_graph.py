@@ -62,7 +62,7 @@ def test_a_few_direct_calls_then_one_capture_then_replays(played: Played) -> Non
     for number in range(1, WARM_CALLS + 4):
         work()
         assert len(calls) == number  # every call does the work once, the capture none
-        assert work.is_captured == (number > WARM_CALLS)
+        assert (work._graph is not None) == (number > WARM_CALLS)
     assert played.done == ["warm"] * WARM_CALLS + ["capture"] + ["replay"] * 3
 
 
@@ -70,13 +70,13 @@ def test_forgetting_captures_anew(played: Played) -> None:
     work = CudaGraphStep(lambda: None, GPU, capture=True)
     for _ in range(WARM_CALLS + 2):
         work()
-    work.forget(capture=True)
-    assert not work.is_captured
+    work.invalidate(capture=True)
+    assert work._graph is None
     for _ in range(WARM_CALLS + 1):
         work()
     once = ["warm"] * WARM_CALLS + ["capture", "replay"]
     assert played.done == [*once, "replay", *once]
-    work.forget(capture=False)
+    work.invalidate(capture=False)
     for _ in range(WARM_CALLS + 1):
         work()
     assert played.done == [*once, "replay", *once]
@@ -266,14 +266,14 @@ def test_a_step_on_another_step_s_row_is_beyond_the_bound(part: str, monkeypatch
         return flatten(model)
 
     expected = trained_on_cpu()
-    begin = steps.StepRunner.begin
+    begin = steps.StepRunner.load
 
     def shifted(self: steps.StepRunner, drawn: steps.EpochDraws) -> None:
         begin(self, drawn)
         for table in (self._index,) if part == "index" else self._augmentation or ():
             table.copy_(table.roll(1, 0))
 
-    monkeypatch.setattr(steps.StepRunner, "begin", shifted)
+    monkeypatch.setattr(steps.StepRunner, "load", shifted)
     assert course_error(trained_on_cpu(), expected) > 10 * COURSE_BOUND
 
 

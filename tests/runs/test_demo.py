@@ -57,7 +57,7 @@ def test_a_disk_that_cannot_hold_the_experts(
     assert main([command, *settings, "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
     folder = tmp_path / "out" / ("experts" if command == "demo" else "")
-    assert f"2 experts of 4 epochs must have 27.9 kB in {folder}, and 10 kB are free; make room there, " in told
+    assert f"2 experts of 4 epochs need 27.9 kB in {folder}, and 10 kB are free; make room there, " in told
     assert ("expert.count" in told) == (command == "experts")
     assert not list(tmp_path.iterdir())
 

@@ -327,6 +327,6 @@ def test_ctrl_c_while_experts_train_keeps_the_whole_ones(tmp_path: Path) -> None
         if (expert, epoch) == (1, 3):
             interrupt()
 
-    with pytest.raises(Interrupted, match=r"stopped in expert 2 of 3; the whole one is kept, the same command"):
+    with pytest.raises(Interrupted, match="expert 2 of 3"):
         train_experts(DATA, MODEL, EXPERT, tmp_path, on_progress=on_progress)
     assert TrajectoryStore.open(tmp_path).experts == (0,)

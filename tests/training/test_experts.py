@@ -180,22 +180,21 @@ def test_an_expert_whose_file_is_gone_or_damaged_is_trained_again(
     wanted = replace(SETTINGS, count=count)
     store = train_experts(DATA, STUDENT, wanted, tmp_path, on_progress=lambda expert, *_: trained.add(expert))
     assert trained == {1}
-    told = f"{tmp_path / 'expert_0001.safetensors'} is missing or damaged, and its expert is trained again"
-    assert caplog.messages == [told]
+    (message,) = caplog.messages
+    assert str(tmp_path / "expert_0001.safetensors") in message
     assert before == [(file.stat().st_ino, file.stat().st_mtime_ns) for file in others]
     assert store.digest == TrajectoryStore.open(tmp_path).digest == digest
     assert store.verify() == {}
 
 
-def test_several_files_that_are_gone_are_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_several_missing_files_are_reported_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     digest = train_experts(DATA, STUDENT, SETTINGS, tmp_path).digest
     for number in range(3):
         _remove(tmp_path / f"expert_000{number}.safetensors")
     assert train_experts(DATA, STUDENT, SETTINGS, tmp_path).digest == digest
-    assert caplog.messages == [
-        f"3 files in {tmp_path} are missing or damaged (expert_0000.safetensors, expert_0001.safetensors, "
-        "expert_0002.safetensors), and their experts are trained again"
-    ]
+    (message,) = caplog.messages
+    assert message.startswith(f"3 files in {tmp_path}")
+    assert all(f"expert_000{number}.safetensors" in message for number in range(3))
 
 
 def test_an_expert_that_may_not_be_read_is_not_trained_again(open_folder: Path) -> None:
