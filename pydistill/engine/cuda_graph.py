@@ -55,7 +55,6 @@ class CudaGraphStep:
         self._calls = 0
         self._graph: Any = None
 
-
     def __call__(self) -> None:
         """Do the work once."""
         if self._captures and self._graph is None:
