@@ -80,7 +80,7 @@ def curves_figure(metrics: Records, summary: Mapping[str, Any] | None = None) ->
 
     Args:
         metrics: the events of metrics.jsonl.
-        summary: the run's summary, whose references are drawn beside the accuracy.
+        summary: the run's summary, whose references are drawn with the accuracy.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.

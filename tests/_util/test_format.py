@@ -1,12 +1,10 @@
-"""Times, amounts of memory and errors in words: the plan and the report have the same."""
+"""Times, amounts of memory, counts and errors in words."""
 
 from __future__ import annotations
 
 import pytest
 
 from pydistill._util.format import accuracy_of, counted, duration, first_line, networks, size
-from pydistill.runs import plan
-from pydistill.runs.report import tables
 
 
 def test_durations() -> None:
@@ -19,11 +17,6 @@ def test_sizes() -> None:
     assert told == ["12 kB", "3.4 MB", "1 GB", "5.6 GB", "139 GB"]
 
 
-def test_there_is_one_wording() -> None:
-    for page in (plan, tables):
-        assert (page.duration, page.size) == (duration, size)
-
-
 def test_counts_have_their_number() -> None:
     assert [counted(count, "expert") for count in (0, 1, 2)] == ["0 experts", "1 expert", "2 experts"]
     assert [networks(count, "fresh") for count in (1, 5)] == ["1 fresh network", "5 fresh networks"]
@@ -32,7 +25,6 @@ def test_counts_have_their_number() -> None:
 def test_one_network_has_no_spread() -> None:
     assert (accuracy_of(0.149, 0.0, 1), networks(1), networks(1, "fresh")) == ("14.9 %", "1 network", "1 fresh network")
     assert (accuracy_of(0.6, 0.1, 2), networks(2, "fresh")) == ("60.0 ± 10.0 %", "2 fresh networks")
-    assert tables.percent({"mean": 0.5, "std": 0.0, "runs": [0.5]}) == "50.0 %"
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def commands(run: Contents) -> str:
 
 
 def identity(run: Contents) -> list[list[str]]:
-    """Return what tells two runs apart: versions and digests."""
+    """Return the versions and digests that identify the run."""
     known = run.final or run.best
     provenance = {} if known is None else known.provenance
     rows = [[name, value] for name, value in dig(provenance, "versions", default={}).items()]
