@@ -66,7 +66,7 @@ class Plan:
         data: whether the real data or noise of their shape were used.
         phases: the parts of the work, in order.
         disk: bytes by name: experts_recorded, experts_convexified, run_folder.
-        memory: peak bytes of the process.
+        memory: peak bytes of the process since it started, plus the data that were not loaded.
         device_memory: peak bytes of tensors on the GPU; None without one.
         notes: what limits these estimates.
     """
