@@ -134,7 +134,7 @@ def test_soft_labels_and_a_long_student(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_invalid_recipe_is_refused() -> None:
     with pytest.raises(InputError, match="epoch"):
         plan(small(max_start=9))
-    with pytest.raises(InputError, match="convnet7"):
+    with pytest.raises(InputError, match="depth"):
         plan(replace(demo(), evaluation=replace(EVALUATION, models=("convnet7",))))
     with pytest.raises(InputError, match=r"data\.path"):
         plan(replace(small(), data=DataSettings("folder")))
