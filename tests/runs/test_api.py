@@ -65,7 +65,7 @@ def test_keywords_reach_the_settings(experts: TrajectoryStore, result: DistillRe
 
 
 def test_it_is_what_the_parts_compute(tmp_path: Path) -> None:
-    """Bit for bit, given one recipe."""
+    """Bit for bit, by the same recipe."""
     work = recipe(iterations=2)
     parts = train_experts(DATA, MODEL, EXPERT, tmp_path / "parts")
     run_distillation(work, DATA, parts, tmp_path / "by-parts")
