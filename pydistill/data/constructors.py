@@ -172,7 +172,7 @@ def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDA
         if isinstance(label, (np.ndarray, torch.Tensor)) and label.ndim == 0:
             label = label.item()
         if not isinstance(label, Integral) or isinstance(label, bool):
-            raise InputError(f"the label of {where} must be an integer from 0, not {described(label)}")
+            raise InputError(f"the label of {where} must be a whole number from 0, not {described(label)}")
         if images is None:
             images = np.empty((len(items), *pixels.shape), pixels.dtype)
         if pixels.shape != images.shape[1:] or pixels.dtype != images.dtype:
