@@ -1,4 +1,4 @@
-"""Data sets in one call: those known by name, a folder of images, arrays, and the data sets of other libraries."""
+"""Make data sets in one call: by name, from a folder or arrays, from another library's data sets."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _constructor(name: str, about: str) -> Constructor:
 
     Args:
         path: {_PATHS.get(name, "the folder or archive (tar, zip) that holds it")}.
-        zca: ZCA-whiten instead of normalising each channel.
+        zca: ZCA-whiten instead of normalising per channel.
         image_size: scale image files to this side in pixels; None keeps their size, or takes the data set's own.
         statistics: "measured" on the training images, or "published" with the methods' code.
         download: fetch missing files through torchvision (CIFAR, SVHN and Fashion-MNIST).
@@ -81,7 +81,7 @@ def _constructor(name: str, about: str) -> Constructor:
 _PATHS = {
     "digits": "must be left out",
     "folder": "a folder, tar or zip with train/<class>/* and test/<class>/* (or val)",
-    "tensors": "a .npz file with train_images, train_labels, test_images, test_labels and, if wanted, class_names",
+    "tensors": "a .npz file with train_images, train_labels, test_images, test_labels and optionally class_names",
 }
 
 digits = _constructor("digits", "Scikit-learn's digits: 1,437 + 360 images 1×8×8, 10 classes")
@@ -111,16 +111,16 @@ def from_arrays(
     zca: bool = False,
     as_bytes: bool = False,
 ) -> Dataset:
-    """A data set from arrays or tensors, each channel normalised, or ZCA-whitened.
+    """Make a data set from arrays or tensors, normalised per channel or ZCA-whitened.
 
     Args:
-        train_images, test_images: [n, C, H, W], [n, H, W, C] with C ≤ 4 < H, W, or [n, H, W]; uint8 in 0 … 255 or
-            floating point in [0, 1].
-        train_labels, test_labels: [n] whole numbers from 0.
+        train_images, test_images: [n, C, H, W], [n, H, W, C] or [n, H, W]; uint8, or floating point in [0, 1].
+            Channels are last if H, W > 4 and C is 3 or 4, or C is 1 and H = W.
+        train_labels, test_labels: [n] integers from 0.
         name: of the data set, for records and reports.
         class_names: one per class; by default "0", "1", ….
         zca: whiten (see `Zca`) instead of normalising (see `Normalise`); both are fitted on the training images.
-        as_bytes: store uint8 images as they are, and preprocess each batch when it is made.
+        as_bytes: store uint8 images unchanged, and preprocess batches when they are made.
 
     Raises:
         InputError: an array has another shape or type, a pixel or a label is out of range, a class has no training
@@ -140,11 +140,11 @@ def from_dataset(
     class_names: Sequence[str] | None = None,
     zca: bool = False,
 ) -> Dataset:
-    """A data set from those of another library: torchvision, Hugging Face, or any indexable data set of PyTorch.
+    """Make a data set from those of another library: torchvision, Hugging Face, or any indexable data set of PyTorch.
 
     Args:
         train, test: with a length, and items (image, label) or mappings with these two columns. An image is a PIL
-            image, an array or a tensor, all of one size and not yet normalised; a label is a whole number from 0.
+            image, an array or a tensor, all of one size and not yet normalised; a label is an integer from 0.
         columns: the names of the image's and the label's column; by default image or img, and label, labels or
             fine_label.
         name: of the data set; by default the name of `train`'s class.

@@ -17,7 +17,7 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 def read_npz(path: Path) -> RawData:
     """Read train_images, train_labels, test_images, test_labels, and class_names if the file has them.
 
-    Images are [n, C, H, W], uint8 0 … 255 or floating point in [0, 1]; labels [n] integers from 0.
+    Images and labels are those that `from_arrays` takes.
 
     Raises:
         InputError: the file does not exist, lacks an array, or the arrays are unsound.

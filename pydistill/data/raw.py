@@ -114,11 +114,16 @@ def raw_from(
 
 
 def channels_first(images: Tensor) -> Tensor:
-    """Images [n, H, W], [n, H, W, C] or [n, C, H, W] as [n, C, H, W]; the second is recognised by C ≤ 4 < H, W."""
+    """Images [n, H, W], [n, H, W, C] or [n, C, H, W] as [n, C, H, W].
+
+    Channels are last if H, W > 4 and C is 3 or 4, or C is 1 and H = W; otherwise they are first.
+    """
     if images.ndim == 3:
         return images.unsqueeze(1)
-    if images.ndim == 4 and images.shape[3] <= 4 < min(images.shape[1:3]):
-        return images.permute(0, 3, 1, 2)
+    if images.ndim == 4:
+        height, width, channels = images.shape[1:]
+        if min(height, width) > 4 and (channels in (3, 4) or (channels == 1 and height == width)):
+            return images.permute(0, 3, 1, 2)
     return images
 
 

@@ -1,4 +1,4 @@
-"""Data sets of numbers in columns, as networks see them: each column is a channel of one pixel."""
+"""Data sets of tables: every column is a channel of an image of one pixel."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def from_table(
 def from_csv(
     path: str | os.PathLike[str], *, label: str | None = None, test: float = 0.2, seed: int = 0, name: str | None = None
 ) -> Dataset:
-    """A data set of the table in a CSV file, split at random into training and test rows.
+    """Read a table from a CSV file, and split it at random into training and test rows.
 
     Args:
         path: the file, in UTF-8, with a line of column names; columns are separated by commas.
         label: the column with the classes, which may be any text; None: the last one. All others hold numbers.
-        test: the share of each class's rows that are test rows, between 0 and 1; at least one row of each class is.
+        test: the share of test rows, between 0 and 1; every class has at least one training and one test row.
         seed: of the split.
         name: of the data set; None: the file's name.
 
@@ -118,7 +118,7 @@ def from_csv(
 
 
 def _split(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The indices of training and test rows, drawn from each class by itself."""
+    """The indices of training and test rows, drawn class by class."""
     generator = torch.Generator().manual_seed(seed)
     train: list[Tensor] = []
     test: list[Tensor] = []

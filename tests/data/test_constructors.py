@@ -81,10 +81,21 @@ def test_layouts_of_arrays(kind: Any) -> None:
     assert one.in_channels == 1
 
 
-def test_small_planes_are_channels_first() -> None:
-    columns = np.random.default_rng(1).random((6, 7, 1, 1))
-    read = from_arrays(columns, np.arange(6) % 2, columns, np.arange(6) % 2)
-    assert (read.in_channels, read.image_size) == (7, (1, 1))
+@pytest.mark.parametrize(
+    ("shape", "channels", "size"),
+    [
+        ((7, 1, 1), 7, (1, 1)),  # a table
+        ((3, 8, 8), 3, (8, 8)),
+        ((12, 128, 1), 12, (128, 1)),  # signals
+        ((8, 8, 1), 1, (8, 8)),
+        ((8, 6, 4), 4, (8, 6)),
+        ((8, 8, 2), 8, (8, 2)),
+    ],
+)
+def test_where_the_channels_are(shape: tuple[int, ...], channels: int, size: tuple[int, int]) -> None:
+    images = np.random.default_rng(1).random((6, *shape))
+    read = from_arrays(images, np.arange(6) % 2, images, np.arange(6) % 2)
+    assert (read.in_channels, read.image_size) == (channels, size)
 
 
 def test_a_file_of_arrays_takes_the_same_layouts(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import EXPERT, MODEL, assert_same_outcome, recipe
 
 DATA = blobs()
-TRAINING = {"count": 2, "epochs": 4, "batch_size": 16, "lr": 0.1}
+TRAINING = {"count": 2, "epochs": 4, "batch_size": 16, "lr": 0.1, "device": "cpu"}  # bit for bit, with a GPU too
 DISTILLATION = {"iterations": 3, "steps": 3, "max_start": 2, "lr_image": 1.0, "lr_init": 0.1}
 EVALUATION = {"repeats": 2, "epochs": 4, "batch_size": 16}
 
@@ -40,7 +40,9 @@ def linear(in_channels: int, num_classes: int, image_size: tuple[int, int]) -> n
 
 
 def distilled(data: Dataset, experts: Any, out: Path, *model: Any, **more: Any) -> DistillResult:
-    return pydistill.distill(data, experts, *model, out=out, **{**DISTILLATION, "evaluation": EVALUATION, **more})
+    return pydistill.distill(
+        data, experts, *model, out=out, device="cpu", **{**DISTILLATION, "evaluation": EVALUATION, **more}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +67,13 @@ def test_keywords_reach_the_settings(experts: TrajectoryStore, result: DistillRe
 
 
 def test_it_is_what_the_parts_compute(tmp_path: Path) -> None:
-    """Bit for bit, given one recipe."""
+    """Bit for bit, by the same recipe."""
     work = recipe(iterations=2)
     parts = train_experts(DATA, MODEL, EXPERT, tmp_path / "parts")
     run_distillation(work, DATA, parts, tmp_path / "by-parts")
-    whole = pydistill.train_experts(DATA, recipe=work, out=tmp_path / "experts")
+    whole = pydistill.train_experts(DATA, recipe=work, out=tmp_path / "experts", device="cpu")
     assert whole.digest == parts.digest
-    made = pydistill.distill(DATA, tmp_path / "experts", recipe=work, out=tmp_path / "run")
+    made = pydistill.distill(DATA, tmp_path / "experts", recipe=work, out=tmp_path / "run", device="cpu")
     assert_same_outcome(tmp_path / "by-parts", tmp_path / "run")
     assert made.set.recipe.expert == work.expert
 
@@ -155,6 +157,22 @@ def test_wrong_calls_are_refused_before_anything_is_written(
     with pytest.raises(InputError):
         call(DATA, experts, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_is_used_by_default_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def moved(data: Dataset, device: torch.device | str) -> Dataset:
+        asked.append(str(device))
+        return data
+
+    monkeypatch.setattr(Dataset, "to", moved)
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        for device in (None, "cpu"):
+            with pytest.raises(InputError):
+                pydistill.train_experts(DATA, out="", device=device)
+    assert asked == ["cuda", "cpu", "cpu", "cpu"]
 
 
 def test_callbacks_and_an_evaluation_as_settings(experts: TrajectoryStore, tmp_path: Path) -> None:
@@ -257,6 +275,6 @@ def test_a_set_as_html(result: DistillResult) -> None:
 
 def test_the_run_s_recipe_makes_the_run_again(result: DistillResult, tmp_path: Path) -> None:
     used = recipe_from_dict(result.set.provenance["recipe"], "the run")
-    pydistill.train_experts(DATA, recipe=used, out=tmp_path / "experts")
-    pydistill.distill(DATA, tmp_path / "experts", recipe=used, out=tmp_path / "run")
+    pydistill.train_experts(DATA, recipe=used, out=tmp_path / "experts", device="cpu")
+    pydistill.distill(DATA, tmp_path / "experts", recipe=used, out=tmp_path / "run", device="cpu")
     assert_same_outcome(result.folder, tmp_path / "run")
