@@ -21,20 +21,21 @@ Isa widest() {
 }
 
 Isa choose() {
-  const char* wanted = std::getenv("PYDISTILL_ISA");
-  if (wanted == nullptr || *wanted == '\0') {
+  const char* requested = std::getenv("PYDISTILL_ISA");
+  if (requested == nullptr || *requested == '\0') {
     return widest();
   }
-  for (const Isa each : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
-    if (std::string(wanted) == isa_name(each)) {
-      if (each > widest()) {
-        throw std::runtime_error(std::string("PYDISTILL_ISA=") + wanted + ": this processor has " +
+  for (const Isa isa : {Isa::kBaseline, Isa::kAvx2, Isa::kAvx512}) {
+    if (std::string(requested) == isa_name(isa)) {
+      if (isa > widest()) {
+        throw std::runtime_error(std::string("PYDISTILL_ISA=") + requested + ": this processor has " +
                                  isa_name(widest()) + " at most");
       }
-      return each;
+      return isa;
     }
   }
-  throw std::runtime_error(std::string("PYDISTILL_ISA=") + wanted + " is not one of baseline, avx2, avx512");
+  throw std::runtime_error(std::string("PYDISTILL_ISA=") + requested +
+                           " is not one of baseline, avx2, avx512");
 }
 
 }  // namespace

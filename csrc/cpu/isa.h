@@ -1,13 +1,12 @@
-// Which of the instruction sets that the loops of simd/ are compiled for this processor has.
+// Choose the instruction set of the loops in simd/.
 #pragma once
 
 namespace pydistill::cpu {
 
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 
-// The widest that this processor has, asked once. PYDISTILL_ISA=baseline|avx2|avx512 in the environment asks
-// for a narrower one; one that the processor does not have, or another word, is an error
-// (std::runtime_error).
+// The widest that this processor has, or that of PYDISTILL_ISA=baseline|avx2|avx512 in the environment, which
+// is read once. Throws std::runtime_error if the processor does not have that one, or the name is not known.
 Isa isa();
 const char* isa_name(Isa isa);
 

@@ -9,7 +9,7 @@ namespace pydistill::cpu {
 // Writes the elements [begin, end), asking once for each piece.
 template <typename Map>
 void map_chunk(const Map& shared_map, int64_t begin, int64_t end) {
-  const Map map = shared_map;  // a copy that no store can be taken to change
+  const Map map = shared_map;  // a local copy, which no store can alias
   for (int64_t i = begin; i < end;) {
     const typename Map::Piece piece = map.piece(i);
     const int64_t stop = piece.end < end ? piece.end : end;

@@ -18,11 +18,11 @@ using kernels::NormActPoolPhase;
 using kernels::NormActPoolSettings;
 
 constexpr int64_t kCacheLine = 64;
-// What both passes over a group may read: a share of the last cache.
+// The most that both passes over a group read: a share of the last-level cache.
 constexpr int64_t kCacheBytes = 4 * 1024 * 1024;
-// Planes that are written in one call: more leave the caches.
+// More bytes of planes than this, written in one call, do not stay in the caches.
 constexpr int64_t kStreamBytes = 8 * 1024 * 1024;
-// What a thread must read for it to be worth its start.
+// Bytes that a thread must read to be worth starting.
 constexpr int64_t kThreadBytes = 256 * 1024;
 
 template <typename scalar_t>
@@ -40,8 +40,8 @@ NormActPoolLoop<scalar_t> loop() {
   return &baseline::norm_act_pool;
 }
 
-// Whether the planes that are written go past the caches: there is too much of them for whoever reads it next
-// to find it there, and a store to memory that is not in the cache would first read it.
+// Whether to store planes past the caches: they are too large to be there when they are read next, and an
+// ordinary store to memory that is not cached would read it first.
 template <typename scalar_t>
 bool streams(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_t images,
              const NormActPoolArrays<scalar_t>& arrays) {
@@ -59,7 +59,7 @@ bool streams(NormActPoolPhase phase, const NormActPoolSettings& settings, int64_
   return aligned && written >= kStreamBytes;
 }
 
-// Every image and group of channels is a piece of work; no channel's result depends on how they are grouped.
+// An image and a group of channels are one task. A channel's result does not depend on the grouping.
 template <typename scalar_t>
 void run(NormActPoolPhase phase, const NormActPoolSettings& settings, const at::Tensor& z,
          const NormActPoolArrays<scalar_t>& arrays) {

@@ -1,20 +1,20 @@
-// Work that is too little for more than one thread of the CPU.
+// Run work that is too small for several threads on one.
 #pragma once
 
 #include <omp.h>
 
-// MKL, inside PyTorch, has a number of threads of its own as soon as torch.set_num_threads was called; this
-// sets it for the calling thread and returns what was set (0: nothing). Null where there is no MKL.
+// MKL, inside PyTorch, has a separate number of threads once torch.set_num_threads was called. This sets it
+// for the calling thread and returns the value before (0: not set). Null in a PyTorch without MKL.
 extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
 
 namespace pydistill::cpu {
 
-// While it lives, and if it is `wanted`, parallel loops that its thread begins run on that thread alone,
-// ATen's and its matrix products among them. A second thread gains nothing on little work, and where the
-// machine is busy the first waits for it many times as long as the work takes.
+// While an active one lives, parallel loops that its thread begins run on that thread alone, ATen's and its
+// matrix products included. On little work a second thread gains nothing, and on a busy machine the first
+// waits for it many times as long as the work takes.
 class [[nodiscard]] OnOneThread {
  public:
-  explicit OnOneThread(bool wanted) : before_(wanted ? omp_get_max_threads() : 1) {
+  explicit OnOneThread(bool active) : before_(active ? omp_get_max_threads() : 1) {
     if (before_ > 1) {
       omp_set_num_threads(1);
       if (MKL_Set_Num_Threads_Local != nullptr) {

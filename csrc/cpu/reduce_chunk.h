@@ -5,8 +5,8 @@
 
 namespace pydistill::cpu {
 
-// The number of elements in a chunk. It depends on nothing, so that the order of the additions, and with it
-// every bit of the result, is the same for any number of threads.
+// Elements in a chunk: a constant, so that the order of the additions, and with it every bit of the result,
+// is the same for any number of threads.
 constexpr int64_t kChunkSize = 8192;
 
 // Several states side by side break the chain of dependent additions, which would otherwise set the speed.
@@ -17,7 +17,7 @@ constexpr int64_t kLanes = 8;
 template <typename Map>
 typename Map::State reduce_chunk(const Map& shared_map, int64_t begin, int64_t end) {
   using State = typename Map::State;
-  const Map map = shared_map;  // a copy that no store can be taken to change
+  const Map map = shared_map;  // a local copy, which no store can alias
   const auto constants = map.constants();
   State lanes[kLanes];
   for (State& lane : lanes) {

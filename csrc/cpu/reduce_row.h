@@ -13,16 +13,16 @@ void reduce_row(const Map& map, int64_t row) {
   typename Map::Score largest = -INFINITY;
   for (int64_t column = 0; column < columns; ++column) {
     const typename Map::Score score = map.score(row, column);
-    largest = score > largest ? score : largest;  // passes over a NaN, which the sums will meet
+    largest = score > largest ? score : largest;  // skips NaN, which the sums pick up
   }
   typename Map::Sums sums = Map::identity();
   for (int64_t column = 0; column < columns; ++column) {
     map.accumulate(sums, row, column, largest);
   }
-  const typename Map::Row found = map.finish(largest, sums);
-  map.write_row(row, found);
+  const typename Map::Row result = map.finish(largest, sums);
+  map.write_row(row, result);
   for (int64_t column = 0; column < columns; ++column) {
-    map.write(row, column, found);
+    map.write(row, column, result);
   }
 }
 

@@ -10,10 +10,10 @@
 
 namespace pydistill::cpu {
 
-// Elements that are worth a thread of their own: about 30 microseconds of exponentials.
+// Elements that are worth one more thread: about 30 microseconds of exponentials.
 constexpr int64_t kElementsPerThread = 4096;
 
-// A row is one thread's, from its first column to its last: the result is the same, bit for bit, for any
+// One thread takes a row, from the first column to the last: the result is the same, bit for bit, for any
 // number of threads.
 template <typename Map>
 void row_map(const Map& map, int64_t rows) {

@@ -8,9 +8,9 @@
 
 namespace pydistill::cpu {
 
-void take_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out) {
-  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "pydistill::take_point", [&] {
-    map(tensors::take_point_arrays<scalar_t>(points, step, out), out.numel());
+void copy_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out) {
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "pydistill::copy_point", [&] {
+    map(tensors::copy_point_arrays<scalar_t>(points, step, out), out.numel());
   });
 }
 
@@ -30,10 +30,10 @@ void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product
   });
 }
 
-void take_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
-               const at::Tensor& out) {
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kLong, out.scalar_type(), "pydistill::take_rows", [&] {
-    map(tensors::take_rows_arrays<scalar_t>(table, index, step, out), out.numel());
+void gather_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
+                 const at::Tensor& out) {
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kLong, out.scalar_type(), "pydistill::gather_rows", [&] {
+    map(tensors::gather_rows_arrays<scalar_t>(table, index, step, out), out.numel());
   });
 }
 

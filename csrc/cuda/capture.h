@@ -1,4 +1,4 @@
-// The order of a recording: begun, the work queued, ended; and given up where the work fails. No CUDA here:
+// The order of a capture: begin, queue the work, end; or discard, if the work fails. No CUDA here:
 // csrc/tests/capture_test.cpp.
 #pragma once
 

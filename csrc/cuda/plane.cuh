@@ -71,7 +71,7 @@ struct PlaneSums {
 struct PlaneThread {
   int64_t image;
   int64_t channel;
-  bool has_channel;  // the last block of an image may have threads to spare; they still meet the barriers
+  bool has_channel;  // false for spare threads of an image's last block, which still reach the barriers
 };
 
 template <typename Op>

@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kRowThreads) row_map_rows(const Map map, int64
   typename Map::Score largest = -INFINITY;
   for (int64_t column = lane; column < columns; column += kWarp) {
     const typename Map::Score score = map.score(row, column);
-    largest = score > largest ? score : largest;  // passes over a NaN, which the sums will meet
+    largest = score > largest ? score : largest;  // skips NaN, which the sums pick up
   }
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     const typename Map::Score other = shuffle(largest, mask);
@@ -59,12 +59,12 @@ __global__ void __launch_bounds__(kRowThreads) row_map_rows(const Map map, int64
   for (int mask = kWarp / 2; mask > 0; mask /= 2) {
     sums = Map::combine(sums, shuffle(sums, mask));
   }
-  const typename Map::Row found = map.finish(largest, sums);
+  const typename Map::Row result = map.finish(largest, sums);
   if (lane == 0) {
-    map.write_row(row, found);
+    map.write_row(row, result);
   }
   for (int64_t column = lane; column < columns; column += kWarp) {
-    map.write(row, column, found);
+    map.write(row, column, result);
   }
 }
 

@@ -12,11 +12,11 @@
 
 namespace pydistill::cuda {
 
-void take_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out) {
+void copy_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out) {
   const c10::cuda::CUDAGuard guard(out.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "pydistill::take_point", [&] {
-    C10_CUDA_CHECK(map(tensors::take_point_arrays<scalar_t>(points, step, out), out.numel(), stream));
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "pydistill::copy_point", [&] {
+    C10_CUDA_CHECK(map(tensors::copy_point_arrays<scalar_t>(points, step, out), out.numel(), stream));
   });
 }
 
@@ -46,12 +46,12 @@ void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product
   });
 }
 
-void take_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
-               const at::Tensor& out) {
+void gather_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
+                 const at::Tensor& out) {
   const c10::cuda::CUDAGuard guard(out.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
-  AT_DISPATCH_FLOATING_TYPES_AND(at::kLong, out.scalar_type(), "pydistill::take_rows", [&] {
-    C10_CUDA_CHECK(map(tensors::take_rows_arrays<scalar_t>(table, index, step, out), out.numel(), stream));
+  AT_DISPATCH_FLOATING_TYPES_AND(at::kLong, out.scalar_type(), "pydistill::gather_rows", [&] {
+    C10_CUDA_CHECK(map(tensors::gather_rows_arrays<scalar_t>(table, index, step, out), out.numel(), stream));
   });
 }
 

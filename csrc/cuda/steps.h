@@ -9,7 +9,7 @@ namespace pydistill::cuda {
 // theta_0 ... theta_N, [N + 1, P]. Queued on that device's current stream; reads nothing back.
 
 // out: [P] <- theta_k
-void take_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out);
+void copy_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out);
 
 // theta, grad, target: [P]; lr: [N]; writes theta_{k+1} and row k + 1 of distances: [N + 1, 2] double.
 void sgd_step_of_tables(const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& target,
@@ -22,8 +22,8 @@ void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product
 
 // table: [n] int64 or [n, K]; index: [N, B] int64; out: [B] or [B, K] <- the rows index[k]. A row that does
 // not exist is NaN, or -1 in whole numbers.
-void take_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
-               const at::Tensor& out);
+void gather_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
+                 const at::Tensor& out);
 
 // gradient: [n, K]; share: [B, K]; gradient[index[k, b]] -= lr_k share[b], in the order of b.
 void subtract_rows(const at::Tensor& share, const at::Tensor& index, const at::Tensor& lr,

@@ -1,4 +1,4 @@
-// Which network a student is: the ConvNet of the papers or an MLP, as pydistill.nn builds them.
+// A student's network: a ConvNet or an MLP of pydistill.nn, and the shape of its images.
 #pragma once
 
 #include <cstdint>

@@ -12,7 +12,7 @@
 namespace pydistill::engine {
 namespace {
 
-// `first` and `second` as one batch: without a copy if they lie one behind the other.
+// `first` and `second` as one batch: without a copy if they are adjacent in memory.
 at::Tensor as_one_batch(const at::Tensor& first, const at::Tensor& second) {
   const bool adjacent = first.is_alias_of(second) && first.strides() == second.strides() &&
                         second.storage_offset() == first.storage_offset() + first.size(0) * first.stride(0);
@@ -59,7 +59,7 @@ class AtenConvolution final : public LinearMap {
     return convolve(dz, weight_, true);
   }
 
-  // Gradients lie in memory with the tangent first, as they meet (x, x') in a weight gradient.
+  // In memory the tangent comes first, to match (x, x') in add_weight_gradient_jvp.
   DualTensor input_gradient_jvp(const DualTensor& dz, const DualTensor& /*into*/) override {
     if (shape_.first) {
       return {{}, convolve(dz.tangent, weight_, true).add_(convolve(dz.value, weight_tangent_, true))};
@@ -90,17 +90,17 @@ class AtenConvolution final : public LinearMap {
   }
 
   std::unique_ptr<LinearMap> with_shared_weights() const override {
-    auto made = std::make_unique<AtenConvolution>(shape_, options_);
-    made->weight_ = weight_;
-    made->weight_tangent_ = weight_tangent_;
-    return made;
+    auto map = std::make_unique<AtenConvolution>(shape_, options_);
+    map->weight_ = weight_;
+    map->weight_tangent_ = weight_tangent_;
+    return map;
   }
 
   at::Tensor weight_gradient_sum() const override { return sum_; }
 
  private:
-  // The convolution of x, or its transpose: the gradient in x of what the convolution makes of it. Not every
-  // library behind it keeps the memory channels-last (in float64 a GPU's does not).
+  // The convolution of x, or its transpose, which is the gradient in the input. Not every library behind ATen
+  // returns channels-last memory (on a GPU, in float64, it does not).
   at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, bool transposed = false) const {
     const std::array<int64_t, 2> padding = {shape_.padding, shape_.padding};
     return at::convolution(x, weight, {}, {1, 1}, padding, {1, 1}, transposed, {0, 0}, 1)

@@ -69,10 +69,10 @@ class Dense final : public LinearMap {
   }
 
   std::unique_ptr<LinearMap> with_shared_weights() const override {
-    auto made = std::make_unique<Dense>(channels_, pixels_, outputs_, sum_.options());
-    made->weight_ = weight_;
-    made->weight_tangent_ = weight_tangent_;
-    return made;
+    auto map = std::make_unique<Dense>(channels_, pixels_, outputs_, sum_.options());
+    map->weight_ = weight_;
+    map->weight_tangent_ = weight_tangent_;
+    return map;
   }
 
   at::Tensor weight_gradient_sum() const override { return sum_; }

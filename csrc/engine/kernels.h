@@ -1,4 +1,4 @@
-// The kernels of cpu/ and cuda/ under one name: each goes to the device of its first tensor.
+// Calls the launcher of cpu/ or of cuda/, by the device of a tensor.
 #pragma once
 
 #include "../cpu/augment.h"
@@ -16,7 +16,7 @@
 
 namespace pydistill::engine {
 
-// Calls `on_cpu` or `on_cuda` with the same arguments; the first tells the device.
+// Calls `on_cpu` or `on_cuda`, by the device of `tensor`, with the other arguments.
 template <typename Function, typename... Rest>
 void on_device_of(const at::Tensor& tensor, Function* on_cpu, [[maybe_unused]] Function* on_cuda,
                   Rest&&... arguments) {

@@ -31,13 +31,14 @@ void Program::train(int64_t first, int64_t last) {
   }
 }
 
-void Program::go_back(int64_t last, int64_t first, const std::vector<int64_t>& wanted) {
+void Program::go_back(int64_t last, int64_t first, const std::vector<int64_t>& outputs) {
   tables_.step.fill_(last - 1);
   for (int64_t step = last; step-- > first;) {
     const int64_t kind = batches_of_step_[static_cast<size_t>(step)];
-    const int64_t now = wanted[static_cast<size_t>(step - first)];
+    const int64_t output = outputs[static_cast<size_t>(step - first)];
     student_->discard_unfinished_pass();
-    replayer_.run({1, kind, now}, [this, kind, now] { adjoint_step(static_cast<size_t>(kind), now); });
+    replayer_.run({1, kind, output},
+                  [this, kind, output] { adjoint_step(static_cast<size_t>(kind), output); });
   }
 }
 
@@ -45,45 +46,45 @@ tensors::AugmentRecipe Program::recipe(const BatchTables& batches) const {
   return {batches.image_index, batches.operations, batches.parameters, tables_.step};
 }
 
-// theta_k and batch k in the student's own memory.
-Student::Inputs Program::make_batch(size_t kind) {
+// Writes theta_k and batch k to the student's inputs.
+Student::Inputs Program::load_step(size_t kind) {
   const BatchTables& batches = tables_.batches[kind];
   Student::Inputs inputs = student_->inputs(batches.image_index.size(1));
-  PYDISTILL_ON_DEVICE_OF(inputs.theta, take_point, tables_.points, tables_.step, inputs.theta);
+  PYDISTILL_ON_DEVICE_OF(inputs.theta, copy_point, tables_.points, tables_.step, inputs.theta);
   PYDISTILL_ON_DEVICE_OF(inputs.images, augment, tables_.images, recipe(batches), inputs.images);
-  PYDISTILL_ON_DEVICE_OF(labels_[kind], take_rows, batches.labels, batches.label_index, tables_.step,
+  PYDISTILL_ON_DEVICE_OF(labels_[kind], gather_rows, batches.labels, batches.label_index, tables_.step,
                          labels_[kind]);
   return inputs;
 }
 
 void Program::forward_step(size_t kind) {
-  const Student::Inputs inputs = make_batch(kind);
+  const Student::Inputs inputs = load_step(kind);
   const at::Tensor& gradient = student_->gradient_of_inputs(labels_[kind]);
   PYDISTILL_ON_DEVICE_OF(gradient, sgd_step_of_tables, inputs.theta, gradient, tables_.target, tables_.lr,
                          tables_.step, tables_.points, tables_.sums);
   tables_.step.add_(1);
 }
 
-void Program::adjoint_step(size_t kind, int64_t wanted) {
-  if (wanted != 0) {
+void Program::adjoint_step(size_t kind, int64_t outputs) {
+  if (outputs != 0) {
     const BatchTables& batches = tables_.batches[kind];
-    const Student::Inputs inputs = make_batch(kind);
+    const Student::Inputs inputs = load_step(kind);
     inputs.lambda.copy_(tables_.adjoint);
-    const Student::Adjoint found = student_->adjoint_of_inputs(
-        labels_[kind], {(wanted & kProduct) != 0, (wanted & kImages) != 0, (wanted & kLabels) != 0});
-    if ((wanted & kLr) != 0) {
-      PYDISTILL_ON_DEVICE_OF(found.inner, subtract_at_step, found.inner, tables_.step, tables_.lr_gradient);
+    const Student::Adjoint result = student_->adjoint_of_inputs(
+        labels_[kind], {(outputs & kProduct) != 0, (outputs & kImages) != 0, (outputs & kLabels) != 0});
+    if ((outputs & kLr) != 0) {
+      PYDISTILL_ON_DEVICE_OF(result.inner, subtract_at_step, result.inner, tables_.step, tables_.lr_gradient);
     }
-    if ((wanted & kImages) != 0) {
-      PYDISTILL_ON_DEVICE_OF(found.images, augment_backward, found.images, recipe(batches), tables_.lr, true,
-                             tables_.image_gradients);
+    if ((outputs & kImages) != 0) {
+      PYDISTILL_ON_DEVICE_OF(result.images, augment_backward, result.images, recipe(batches), tables_.lr,
+                             true, tables_.image_gradients);
     }
-    if ((wanted & kLabels) != 0) {
-      PYDISTILL_ON_DEVICE_OF(found.labels, subtract_rows, found.labels, batches.label_index, tables_.lr,
+    if ((outputs & kLabels) != 0) {
+      PYDISTILL_ON_DEVICE_OF(result.labels, subtract_rows, result.labels, batches.label_index, tables_.lr,
                              tables_.step, batches.label_gradients);
     }
-    if ((wanted & kProduct) != 0) {
-      PYDISTILL_ON_DEVICE_OF(found.product, adjoint_step_of_tables, tables_.adjoint, found.product,
+    if ((outputs & kProduct) != 0) {
+      PYDISTILL_ON_DEVICE_OF(result.product, adjoint_step_of_tables, tables_.adjoint, result.product,
                              tables_.lr, tables_.step);
     }
   }

@@ -1,11 +1,11 @@
-// A student's training as a program: two bodies of work, one step forward and one step of the way back
-// (pydistill/matching/backends/torch.py has the formulas), which find all that a step needs by a counter, in
-// memory that stays in place. A body queued once can so be replayed for every step of every training of this
-// shape.
+// A student's training as a program: two bodies of work, one step forward and one step backward
+// (pydistill/matching/backends/torch.py has the formulas). They find what a step needs by a counter, in
+// memory whose address never changes: a body that was recorded once can be replayed for every step of every
+// training of this shape.
 //
-//   forward:    theta_{k+1} = theta_k - lr_k g_k, in the same pass the distances of theta_{k+1} to the
+//   forward:    theta_{k+1} = theta_k - lr_k g_k, and in the same pass the distances of theta_{k+1} to the
 //               target; k + 1
-//   way back:   dL/dX_k = -lr_k d<g_k, lambda_{k+1}>/dX_k, likewise Y_k;  dL/dlr_k = -<g_k, lambda_{k+1}>;
+//   backward:   dL/dX_k = -lr_k d<g_k, lambda_{k+1}>/dX_k, likewise Y_k;  dL/dlr_k = -<g_k, lambda_{k+1}>;
 //               lambda_k = lambda_{k+1} - lr_k H_k lambda_{k+1};  k - 1
 #pragma once
 
@@ -21,15 +21,15 @@
 
 namespace pydistill::engine {
 
-// What the batches of some steps have in common, and where these steps find theirs. Tables have N rows, of
-// which only those of such steps are read.
+// The batches of the steps of one kind: those of one size, with class numbers or with label rows. Tables have
+// N rows, of which those of other steps are not read.
 struct BatchTables {
   at::Tensor image_index;      // [N, B] int64: rows of the images
   at::Tensor label_index;      // [N, B] int64: rows of the labels
   at::Tensor labels;           // [n] int64, or rows [n, K]
   at::Tensor label_gradients;  // [n, K]; undefined for class numbers
-  at::Tensor operations;       // [N, L] int64 and [N, B or 1, width]: the augmentation; undefined: none
-  at::Tensor parameters;
+  at::Tensor operations;       // [N, L] int64; undefined without augmentation
+  at::Tensor parameters;       // [N, B or 1, width]; likewise
 };
 
 struct ProgramTables {
@@ -45,34 +45,34 @@ struct ProgramTables {
   std::vector<BatchTables> batches;
 };
 
-// What a step of the way back adds to, as the sum of these.
-enum Wanted : int64_t { kProduct = 1, kImages = 2, kLabels = 4, kLr = 8 };
+// What a backward step computes, as a sum of these: lambda_k, and dL/dX_k, dL/dY_k and dL/dlr_k.
+enum StepOutput : int64_t { kProduct = 1, kImages = 2, kLabels = 4, kLr = 8 };
 
 class Program {
  public:
-  // batches_of_step: for each of the N steps, which of the batches' tables it reads.
+  // batches_of_step: for each of the N steps, the batch tables that it reads.
   Program(std::shared_ptr<Student> student, ProgramTables tables, std::vector<int64_t> batches_of_step,
           bool graphs);
 
-  // The steps [first, last): theta_first is given; theta_{first+1} ... theta_last and their sums are written.
+  // The steps [first, last): reads theta_first; writes theta_{first+1} ... theta_last and their sums.
   void train(int64_t first, int64_t last);
 
-  // The steps last - 1 ... first: lambda goes from lambda_last to lambda_first, the gradients are added to.
-  // wanted: of each step from `first` on.
-  void go_back(int64_t last, int64_t first, const std::vector<int64_t>& wanted);
+  // The steps last - 1 ... first: replaces lambda_last by lambda_first and adds to the gradients. outputs: of
+  // the steps from `first` on.
+  void go_back(int64_t last, int64_t first, const std::vector<int64_t>& outputs);
 
   const Replayer& replayer() const { return replayer_; }
 
  private:
-  Student::Inputs make_batch(size_t kind);
+  Student::Inputs load_step(size_t kind);
   tensors::AugmentRecipe recipe(const BatchTables& batches) const;
   void forward_step(size_t kind);
-  void adjoint_step(size_t kind, int64_t wanted);
+  void adjoint_step(size_t kind, int64_t outputs);
 
   std::shared_ptr<Student> student_;
   ProgramTables tables_;
   std::vector<int64_t> batches_of_step_;
-  std::vector<at::Tensor> labels_;  // of the step, for each of the batches' tables: [B] or [B, K]
+  std::vector<at::Tensor> labels_;  // the step's, for each of the batch tables: [B] or [B, K]
   Replayer replayer_;
 };
 

@@ -1,4 +1,4 @@
-// What records work that a device is given, so that it can be given the same work again at once.
+// Records the work that is queued on a device, to queue it again in one call.
 #pragma once
 
 #include <functional>
@@ -18,11 +18,12 @@ class Recorder {
  public:
   virtual ~Recorder() = default;
 
-  // Whether the caller is recording what is queued now.
+  // Whether the current stream is being recorded.
   virtual bool is_recording() const = 0;
 
-  // The work, which is not done. What it allocates is the recording's own, or shared with another one; those
-  // that share must not run at the same time. Throws what the work throws, and if it cannot be recorded.
+  // Records the work without running it. Its allocations come from the recording's memory, or from that of
+  // `shares`; recordings that share memory must not run at the same time. Throws what the work throws, and if
+  // it cannot be recorded.
   virtual std::shared_ptr<Recording> record(const std::function<void()>& work,
                                             const std::shared_ptr<Recording>& shares) = 0;
 };

@@ -35,7 +35,7 @@ class GraphRecorder final : public Recorder {
 
 #endif
 
-// None where work is not to be recorded, or cannot be.
+// Null if work is not to be recorded, or cannot be.
 inline std::unique_ptr<Recorder> recorder_of([[maybe_unused]] c10::Device device,
                                              [[maybe_unused]] bool graphs) {
 #if defined(PYDISTILL_WITH_CUDA)

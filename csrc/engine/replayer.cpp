@@ -5,7 +5,7 @@
 namespace pydistill::engine {
 namespace {
 
-// What comes after it in an error of PyTorch's is where it was raised.
+// The message alone: in PyTorch's errors the lines after it are a backtrace.
 std::string first_line_of(const std::string& message) { return message.substr(0, message.find('\n')); }
 
 }  // namespace
@@ -19,13 +19,13 @@ void Replayer::run(const std::vector<int64_t>& key, const std::function<void()>&
   ++known.runs;
 }
 
-// A body is recorded the second time: by then the libraries have chosen their algorithms and loaded their
-// kernels, which they cannot do while it is recorded.
+// Returns whether the body was replayed. Recording waits for the second run: by then the libraries have
+// chosen their algorithms and loaded their kernels, which they cannot do during recording.
 bool Replayer::replay(Body& body, const std::function<void()>& work) {
   if (recorder_ == nullptr) {
     return false;
   }
-  if (recorder_->is_recording()) {  // the caller's own graph, which the work becomes a part of
+  if (recorder_->is_recording()) {  // the caller's graph, of which the work becomes a part
     obstacle_ = "the current stream is being recorded already";
     return false;
   }

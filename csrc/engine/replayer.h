@@ -1,6 +1,6 @@
-// Runs bodies of work that read what they need from memory that stays in place. Where there is a recorder, as
-// on a GPU, a body that has run before is recorded the next time and replayed from then on; elsewhere it is
-// run each time. No torch here: csrc/tests/replayer_test.cpp.
+// Runs bodies of work whose inputs lie at fixed addresses. With a recorder, as on a GPU, a body runs directly
+// the first time, is recorded the second time and replayed from then on; without one it always runs directly.
+// No torch here, for csrc/tests/replayer_test.cpp.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,11 @@ class Replayer {
  public:
   explicit Replayer(std::unique_ptr<Recorder> recorder) : recorder_(std::move(recorder)) {}
 
-  // Queues the body on the device's current stream. Bodies of one key queue the same work, and what they
-  // allocate is free again when they end.
+  // Queues the body on the device's current stream. Bodies with the same key must queue the same work, and
+  // free what they allocate.
   void run(const std::vector<int64_t>& key, const std::function<void()>& body);
 
-  // How often a body was run as it is, recorded, replayed.
+  // How many times a body ran directly, was recorded, was replayed.
   struct Counts {
     int64_t direct;
     int64_t recorded;
@@ -31,13 +31,13 @@ class Replayer {
   };
   const Counts& counts() const { return counts_; }
 
-  // Why a body was run as it is where it should have been recorded; empty if none was.
+  // Why a body ran directly that should have been recorded; empty if none did.
   const std::string& obstacle() const { return obstacle_; }
 
  private:
   struct Body {
     int64_t runs = 0;
-    bool failed = false;  // to be recorded: it is not tried again
+    bool failed = false;  // recording it failed, and is not tried again
     std::shared_ptr<Recording> recording;
   };
 

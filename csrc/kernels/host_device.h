@@ -1,11 +1,11 @@
-// Marks a function as arithmetic for both machines. This header and everything in kernels/ includes neither
+// Mark a function as arithmetic for host and device. This header and everything in kernels/ includes neither
 // torch nor the CUDA runtime: g++ compiles it as plain C++17, nvcc once for the host and once for the device.
 #pragma once
 
 #include <cmath>
 
-// Always inlined on the host too: a file that is compiled for several instruction sets (cpu/simd/isa.h)
-// leaves no copy of such a function for the linker to take for another's.
+// Always inlined on the host too: of a file that is compiled for several instruction sets (cpu/simd/isa.h)
+// the linker would otherwise choose one copy of such a function for all.
 #if defined(__CUDACC__)
 #define PYDISTILL_HOST_DEVICE __host__ __device__ __forceinline__
 #elif defined(__GNUC__)
@@ -14,8 +14,8 @@
 #define PYDISTILL_HOST_DEVICE inline
 #endif
 
-// Marks a function that is given its engine and so runs where that runs: nvcc compiles it for the device
-// alone, any other compiler for the host.
+// Mark a function that takes its driver as an argument and runs where that runs: nvcc compiles it for the
+// device alone, any other compiler for the host.
 #if defined(__CUDACC__)
 #define PYDISTILL_ENGINE_SIDE __device__ __forceinline__
 #else
@@ -24,9 +24,8 @@
 
 namespace pydistill::kernels {
 
-// Arithmetic that is written for a value type V runs on one number (V = float or double, as on a GPU) or on
-// as many as a vector register holds (V = Lanes, see cpu/simd/lanes.h). What it needs beyond + - * / and
-// comparisons is
+// Arithmetic for a value type V runs on one number (V = float or double, as on a GPU) or on as many as a
+// vector register holds (V = Lanes, see cpu/simd/lanes.h). Besides + - * / and comparisons it uses
 //   select(condition, a, b)   a where the condition holds, b elsewhere; both are evaluated
 //   square_root(a)
 // Conditions are written so that a NaN stays one: select(v <= 0, 0, v), not select(v > 0, v, 0).

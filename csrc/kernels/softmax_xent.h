@@ -102,21 +102,21 @@ struct SoftmaxXent {
             static_cast<scalar_t>(sums.mass), static_cast<scalar_t>(sums.mass * log_sum - sums.scores)};
   }
 
-  PYDISTILL_HOST_DEVICE void write_row(int64_t row, const Row& found) const {
+  PYDISTILL_HOST_DEVICE void write_row(int64_t row, const Row& shared) const {
     if (losses != nullptr) {
-      losses[row] = scale * found.loss;
+      losses[row] = scale * shared.loss;
     }
   }
 
-  PYDISTILL_HOST_DEVICE void write(int64_t row, int64_t column, const Row& found) const {
+  PYDISTILL_HOST_DEVICE void write(int64_t row, int64_t column, const Row& shared) const {
     const int64_t i = row * classes + column;
-    const scalar_t below = logits[i] - found.largest;
+    const scalar_t below = logits[i] - shared.largest;
     if (grad_logits != nullptr) {
-      const scalar_t probability = std::exp(below) / found.sum;
-      grad_logits[i] = scale * (found.mass * probability - labels.weight(row, column));
+      const scalar_t probability = std::exp(below) / shared.sum;
+      grad_logits[i] = scale * (shared.mass * probability - labels.weight(row, column));
     }
     if (grad_labels != nullptr) {
-      grad_labels[i] = scale * (found.log_sum - below);
+      grad_labels[i] = scale * (shared.log_sum - below);
     }
   }
 };
@@ -176,17 +176,17 @@ struct SoftmaxXentTangent {
             static_cast<scalar_t>(sums.mass), static_cast<scalar_t>(sums.mass * mean_tangent - sums.moved)};
   }
 
-  PYDISTILL_HOST_DEVICE void write_row(int64_t row, const Row& found) const {
+  PYDISTILL_HOST_DEVICE void write_row(int64_t row, const Row& shared) const {
     if (loss_tangents != nullptr) {
-      loss_tangents[row] = scale * found.loss_tangent;
+      loss_tangents[row] = scale * shared.loss_tangent;
     }
   }
 
-  PYDISTILL_HOST_DEVICE void write(int64_t row, int64_t column, const Row& found) const {
+  PYDISTILL_HOST_DEVICE void write(int64_t row, int64_t column, const Row& shared) const {
     const int64_t i = row * classes + column;
-    const scalar_t spread = logits_tangent[i] - found.mean_tangent;
+    const scalar_t spread = logits_tangent[i] - shared.mean_tangent;
     if (grad_logits != nullptr || grad_logits_tangent != nullptr) {
-      const scalar_t share = found.mass * (std::exp(logits[i] - found.largest) / found.sum);
+      const scalar_t share = shared.mass * (std::exp(logits[i] - shared.largest) / shared.sum);
       if (grad_logits != nullptr) {
         grad_logits[i] = scale * (share - labels.weight(row, column));
       }

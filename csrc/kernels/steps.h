@@ -1,8 +1,7 @@
-// Tables with a row for each step of a student, and maps over the row of the step that a counter in memory
-// names: work that was queued once reads and writes another row each time that it runs.
+// Tables with one row per step of a student, and maps over row k, with k read from a counter in memory: work
+// that is recorded once reads and writes another row every time it is replayed.
 //
-// now() gives the map over the rows of the step; the engines in cpu/ and cuda/ ask for it once in each
-// thread.
+// now() returns the map over row k; the drivers in cpu/ and cuda/ call it once per thread.
 #pragma once
 
 #include <cstdint>
@@ -65,7 +64,7 @@ struct AdjointStepOfTables {
 
 // out = theta_k
 template <typename scalar_t>
-struct TakePoint {
+struct CopyPoint {
   const int64_t* points;  // [], the address of the points [N + 1, P]
   const int64_t* step;    // []
   int64_t count;          // P
@@ -85,7 +84,7 @@ struct TakePoint {
 
 // out[b] = table[index[k, b]]; a row that does not exist is NaN, or -1 in whole numbers.
 template <typename scalar_t>
-struct TakeRows {
+struct GatherRows {
   const scalar_t* table;  // [n, width]
   int64_t table_rows;     // n
   const int64_t* index;   // [N, rows]

@@ -8,7 +8,7 @@
 
 namespace pydistill::kernels {
 
-// A map of pieces, as the engines in cpu/ and cuda/ drive it: piece(i) gives what element i shares with those
+// A map of pieces, as the drivers in cpu/ and cuda/ run it: piece(i) returns what element i shares with those
 // after it, up to piece.end; write(i, piece) writes the element.
 template <typename scalar_t>
 struct TrajectoryPoint {
@@ -24,7 +24,7 @@ struct TrajectoryPoint {
     int64_t end;
   };
 
-  // The first tensor that ends behind i; one of no elements is never found.
+  // The first tensor that ends after i; never an empty one.
   PYDISTILL_HOST_DEVICE Piece piece(int64_t i) const {
     int64_t low = 0;
     int64_t high = tensors - 1;

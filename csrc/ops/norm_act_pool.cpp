@@ -52,7 +52,7 @@ void check_z(const char* op, const at::Tensor& z) {
                     z.sizes(), "; it must be [B, C, H, W] with C, H and W of at least 1");
 }
 
-// weight or bias, contiguous; undefined where it is absent and may be.
+// weight or bias, contiguous; undefined if it is absent, which only norm=none allows.
 at::Tensor parameter(const char* op, const NormActPoolSettings& settings, const OptionalTensor& value,
                      const char* name, const at::Tensor& z) {
   if (!value.has_value()) {
@@ -81,16 +81,16 @@ Parameters tangents(const char* op, const Parameters& values, const OptionalTens
                     ": weight and weight_tangent must both be given or neither");
   TORCH_CHECK_VALUE(values.bias.defined() == bias.has_value(), op,
                     ": bias and bias_tangent must both be given or neither");
-  Parameters found;
+  Parameters result;
   if (weight.has_value()) {
     check_like_z(op, *weight, "weight_tangent", {z.size(1)}, z);
-    found.weight = weight->contiguous();
+    result.weight = weight->contiguous();
   }
   if (bias.has_value()) {
     check_like_z(op, *bias, "bias_tangent", {z.size(1)}, z);
-    found.bias = bias->contiguous();
+    result.bias = bias->contiguous();
   }
-  return found;
+  return result;
 }
 
 at::Tensor channels_last(const at::Tensor& planes) {
@@ -106,7 +106,7 @@ std::vector<int64_t> out_shape(const NormActPoolSettings& settings, const at::Te
   return {z.size(0), z.size(1), z.size(2) / side, z.size(3) / side};
 }
 
-// Without a norm there is nothing to be kept: no rows, and undefined for the launchers.
+// Without a norm the statistics have no rows, and the launchers get an undefined tensor.
 at::Tensor new_stats(const NormActPoolSettings& settings, const at::Tensor& z, int64_t rows) {
   return at::empty({z.size(0), settings.norm == Norm::kNone ? 0 : rows, z.size(1)}, z.options());
 }

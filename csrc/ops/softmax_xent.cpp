@@ -22,7 +22,7 @@ void check_like_logits(const at::Tensor& value, const char* name, const at::Tens
                     " where logits is on ", logits.device());
 }
 
-// On a GPU nobody looks at the numbers: the kernels turn the rows of wrong ones into NaN.
+// On a GPU class numbers are not checked: the kernels turn the rows of invalid ones into NaN.
 void check_class_numbers(const at::Tensor& labels, int64_t classes) {
   const at::Tensor dense = labels.contiguous();
   const int64_t* numbers = dense.const_data_ptr<int64_t>();
@@ -79,7 +79,7 @@ double scale_of(const at::Tensor& logits) { return 1.0 / static_cast<double>(log
 
 at::Tensor like(const at::Tensor& logits) { return at::empty_like(logits, at::MemoryFormat::Contiguous); }
 
-// The mean from the rows' shares of it: [] from [B]. That of no row is NaN, as PyTorch's is.
+// The mean [] from the rows' shares of it [B]; NaN without rows, as in PyTorch.
 template <typename Device>
 at::Tensor total(const at::Tensor& shares) {
   at::Tensor mean = at::empty({}, shares.options());
@@ -163,7 +163,7 @@ void implement(torch::Library& library) {
 
 }  // namespace
 
-// A gradient of the labels that is not asked for, or that class numbers do not have, is an empty tensor [0].
+// The gradient of the labels is an empty tensor [0] if it is not asked for, or the labels are class numbers.
 TORCH_LIBRARY_FRAGMENT(pydistill, library) {
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
   library.def("softmax_xent(Tensor logits, Tensor labels) -> Tensor loss", tags);

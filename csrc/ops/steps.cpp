@@ -1,5 +1,4 @@
-// The work on a step's row of tables as ops, one for each kernel, for tests of the kernels alone: the engine
-// calls the launchers itself, with what it has checked.
+// The kernels of kernels/steps.h as ops, for their tests alone: the engine calls the launchers directly.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/library.h>
@@ -23,7 +22,7 @@ void check_like(const Tensor& tensor, const char* name, const Tensor& like, at::
   check(tensor, name, like.device(), like.scalar_type(), shape);
 }
 
-// The number of a step among `steps`; a number in a GPU's memory is not looked at, as that would wait for it.
+// Check that a step lies in [0, steps); not on a GPU, where reading it would wait for the device.
 void check_step(const Tensor& step, const Tensor& like, int64_t steps) {
   check(step, "step", like.device(), at::kLong, {});
   if (step.is_cpu()) {
@@ -42,7 +41,7 @@ void check_vector(const Tensor& tensor, const char* name) {
                     tensor.sizes());
 }
 
-// Where the points [N + 1, P] lie, as the kernels read it: [] int64 in the device's memory.
+// The address of the points [N + 1, P], [] int64 in the device's memory, where the kernels read it.
 Tensor address_of(const Tensor& points) {
   return at::scalar_tensor(reinterpret_cast<int64_t>(points.data_ptr()), points.options().dtype(at::kLong));
 }
@@ -52,7 +51,7 @@ void take_point(const Tensor& points, const Tensor& step, Tensor out) {
   TORCH_CHECK_VALUE(points.dim() == 2, "points must be [N + 1, P], not ", points.sizes());
   check_like(points, "points", out, {points.size(0), out.numel()});
   check_step(step, out, points.size(0));
-  PYDISTILL_ON_DEVICE_OF(out, take_point, address_of(points), step, out);
+  PYDISTILL_ON_DEVICE_OF(out, copy_point, address_of(points), step, out);
 }
 void sgd_step_of_tables(const Tensor& theta, const Tensor& grad, const Tensor& target, const Tensor& lr,
                         const Tensor& step, Tensor points, Tensor distances) {
@@ -83,7 +82,7 @@ void take_rows(const Tensor& table, const Tensor& index, const Tensor& step, Ten
   shape[0] = index.size(1);
   check_like(out, "out", table, shape);
   check_step(step, out, index.size(0));
-  PYDISTILL_ON_DEVICE_OF(out, take_rows, table, index, step, out);
+  PYDISTILL_ON_DEVICE_OF(out, gather_rows, table, index, step, out);
 }
 void subtract_rows(const Tensor& share, const Tensor& index, const Tensor& lr, const Tensor& step,
                    Tensor gradient) {

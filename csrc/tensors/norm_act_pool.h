@@ -1,5 +1,5 @@
-// From the tensors that the launchers of norm_act_pool take, for any device, to the pointers that its kernels
-// take. Shapes are those of cpu/norm_act_pool.h.
+// Convert the tensors of norm_act_pool's launchers to the pointers of its kernels, for any device. Shapes are
+// those of cpu/norm_act_pool.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,12 +9,12 @@
 namespace pydistill::tensors {
 
 // A value and its tangent; either may be undefined.
-struct Pair {
+struct DualRef {
   const at::Tensor& value;
   const at::Tensor& tangent;
 };
 
-// Where a tensor's numbers lie; null if it is undefined.
+// The address of a tensor's elements; null if it is undefined.
 template <typename T>
 const T* data_or_null(const at::Tensor& tensor) {
   return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
@@ -25,20 +25,21 @@ T* mutable_data_or_null(const at::Tensor& tensor) {
 }
 
 template <typename T>
-void read(const T* (&to)[2], const Pair& from) {
+void read(const T* (&to)[2], const DualRef& from) {
   to[0] = data_or_null<T>(from.value);
   to[1] = data_or_null<T>(from.tangent);
 }
 
 template <typename T>
-void write(T* (&to)[2], const Pair& from) {
+void write(T* (&to)[2], const DualRef& from) {
   to[0] = mutable_data_or_null<T>(from.value);
   to[1] = mutable_data_or_null<T>(from.tangent);
 }
 
 template <typename T>
 kernels::NormActPoolArrays<T> norm_act_pool_inputs(const kernels::NormActPoolSettings& settings,
-                                                   const Pair& z, const Pair& weight, const Pair& bias) {
+                                                   const DualRef& z, const DualRef& weight,
+                                                   const DualRef& bias) {
   kernels::NormActPoolArrays<T> arrays{};
   arrays.channels = z.value.size(1);
   arrays.height = z.value.size(2);
@@ -52,8 +53,9 @@ kernels::NormActPoolArrays<T> norm_act_pool_inputs(const kernels::NormActPoolSet
 
 template <typename T>
 kernels::NormActPoolArrays<T> norm_act_pool_arrays(const kernels::NormActPoolSettings& settings,
-                                                   const Pair& z, const Pair& weight, const Pair& bias,
-                                                   const Pair& out, const at::Tensor& stats) {
+                                                   const DualRef& z, const DualRef& weight,
+                                                   const DualRef& bias, const DualRef& out,
+                                                   const at::Tensor& stats) {
   auto arrays = norm_act_pool_inputs<T>(settings, z, weight, bias);
   write(arrays.out, out);
   arrays.stats = mutable_data_or_null<T>(stats);
@@ -62,9 +64,9 @@ kernels::NormActPoolArrays<T> norm_act_pool_arrays(const kernels::NormActPoolSet
 
 template <typename T>
 kernels::NormActPoolArrays<T> norm_act_pool_backward_arrays(const kernels::NormActPoolSettings& settings,
-                                                            const Pair& grad_out, const Pair& z,
-                                                            const Pair& weight, const Pair& bias,
-                                                            const at::Tensor& stats, const Pair& grad_z,
+                                                            const DualRef& grad_out, const DualRef& z,
+                                                            const DualRef& weight, const DualRef& bias,
+                                                            const at::Tensor& stats, const DualRef& grad_z,
                                                             const at::Tensor& parameter_grads) {
   auto arrays = norm_act_pool_inputs<T>(settings, z, weight, bias);
   read(arrays.grad_out, grad_out);

@@ -1,4 +1,4 @@
-// From the tensors that the launchers of steps take, for any device, to the pointers that its kernels take.
+// Convert the tensors of the steps' launchers to the pointers of their kernels, for any device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +13,7 @@ namespace pydistill::tensors {
 inline int64_t width_of(const at::Tensor& rows) { return rows.dim() == 1 ? 1 : rows.size(1); }
 
 template <typename scalar_t>
-kernels::TakePoint<scalar_t> take_point_arrays(const at::Tensor& points, const at::Tensor& step,
+kernels::CopyPoint<scalar_t> copy_point_arrays(const at::Tensor& points, const at::Tensor& step,
                                                const at::Tensor& out) {
   return {points.const_data_ptr<int64_t>(), step.const_data_ptr<int64_t>(), out.numel(),
           out.mutable_data_ptr<scalar_t>()};
@@ -39,8 +39,8 @@ kernels::AdjointStepOfTables<scalar_t> adjoint_step_arrays(const at::Tensor& adj
 }
 
 template <typename scalar_t>
-kernels::TakeRows<scalar_t> take_rows_arrays(const at::Tensor& table, const at::Tensor& index,
-                                             const at::Tensor& step, const at::Tensor& out) {
+kernels::GatherRows<scalar_t> gather_rows_arrays(const at::Tensor& table, const at::Tensor& index,
+                                                 const at::Tensor& step, const at::Tensor& out) {
   return {table.const_data_ptr<scalar_t>(), table.size(0), index.const_data_ptr<int64_t>(),
           step.const_data_ptr<int64_t>(),   index.size(1), width_of(table),
           out.mutable_data_ptr<scalar_t>()};

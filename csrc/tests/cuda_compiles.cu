@@ -55,11 +55,11 @@ template cudaError_t map_reduce_now<kernels::SgdStep<double>>(const kernels::Sgd
                                                               int64_t, kernels::DistanceSums*, cudaStream_t);
 template cudaError_t map(const kernels::AdjointStepOfTables<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::AdjointStepOfTables<double>&, int64_t, cudaStream_t);
-template cudaError_t map(const kernels::TakePoint<float>&, int64_t, cudaStream_t);
-template cudaError_t map(const kernels::TakePoint<double>&, int64_t, cudaStream_t);
-template cudaError_t map(const kernels::TakeRows<int64_t>&, int64_t, cudaStream_t);
-template cudaError_t map(const kernels::TakeRows<float>&, int64_t, cudaStream_t);
-template cudaError_t map(const kernels::TakeRows<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::CopyPoint<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::CopyPoint<double>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::GatherRows<int64_t>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::GatherRows<float>&, int64_t, cudaStream_t);
+template cudaError_t map(const kernels::GatherRows<double>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::SubtractRows<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::SubtractRows<double>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::SubtractAtStep<float>&, int64_t, cudaStream_t);

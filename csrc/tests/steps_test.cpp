@@ -16,12 +16,12 @@ using pydistill::cpu::map_chunk;
 using pydistill::cpu::reduce_chunk;
 using pydistill::kernels::AdjointStep;
 using pydistill::kernels::AdjointStepOfTables;
+using pydistill::kernels::CopyPoint;
+using pydistill::kernels::GatherRows;
 using pydistill::kernels::SgdStep;
 using pydistill::kernels::SgdStepOfTables;
 using pydistill::kernels::SubtractAtStep;
 using pydistill::kernels::SubtractRows;
-using pydistill::kernels::TakePoint;
-using pydistill::kernels::TakeRows;
 
 constexpr int64_t kSteps = 3;
 constexpr int64_t kCount = 21;  // P
@@ -69,7 +69,7 @@ void sgd_step_reads_and_writes_its_rows() {
     }
     std::vector<scalar_t> taken(static_cast<size_t>(kCount));
     const int64_t after = step + 1;
-    map_chunk(TakePoint<scalar_t>{&where, &after, kCount, taken.data()}, 0, kCount);
+    map_chunk(CopyPoint<scalar_t>{&where, &after, kCount, taken.data()}, 0, kCount);
     CHECK(taken == next);
   }
 }
@@ -110,8 +110,9 @@ void rows_are_taken_by_the_index_of_the_step(int64_t width) {
     for (int64_t begin = 0; begin <= count; ++begin) {
       for (int64_t end = begin; end <= count; ++end) {
         std::vector<scalar_t> out(static_cast<size_t>(count), scalar_t(77));
-        map_chunk(TakeRows<scalar_t>{table.data(), kTableRows, index.data(), &step, kRows, width, out.data()},
-                  begin, end);
+        map_chunk(
+            GatherRows<scalar_t>{table.data(), kTableRows, index.data(), &step, kRows, width, out.data()},
+            begin, end);
         for (int64_t i = 0; i < count; ++i) {
           const scalar_t found = out[static_cast<size_t>(i)];
           const int64_t from = index[static_cast<size_t>(step * kRows + i / width)];

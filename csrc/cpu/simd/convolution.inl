@@ -104,33 +104,33 @@ void transform_images(const Tiles& tiles, int64_t channels, const T* images, int
     const T* image = images + tile.image * tiles.height * tiles.width * channels;
     const bool inside =
         tile.row > 0 && tile.column > 0 && tile.row + 2 < tiles.height && tile.column + 2 < tiles.width;
-    for_each_vector<T>(channels, [&](int64_t panel, int64_t column,
-                                     int64_t count) __attribute__((always_inline)) {
-      const int64_t channel = panel * kPanel<T> + column;
-      V patch[16];
-      if (inside && count == V::kSize) {
-        const T* corner = image + ((tile.row - 1) * tiles.width + tile.column - 1) * channels + channel;
+    for_each_vector<T>(
+        channels, [&](int64_t panel, int64_t column, int64_t count) __attribute__((always_inline)) {
+          const int64_t channel = panel * kPanel<T> + column;
+          V patch[16];
+          if (inside && count == V::kSize) {
+            const T* corner = image + ((tile.row - 1) * tiles.width + tile.column - 1) * channels + channel;
 #pragma GCC unroll 16
-        for (int each = 0; each < 16; ++each) {
-          patch[each] = V::load(corner + ((each / 4) * tiles.width + each % 4) * channels);
-        }
-      } else {
-        for (int each = 0; each < 16; ++each) {
-          const int64_t row = tile.row - 1 + each / 4;
-          const int64_t pixel = tile.column - 1 + each % 4;
-          const bool exists = row >= 0 && row < tiles.height && pixel >= 0 && pixel < tiles.width;
-          patch[each] =
-              exists ? load_up_to(image + (row * tiles.width + pixel) * channels + channel, count) : V(T(0));
-        }
-      }
-      V transformed[16];
-      winograd::both<4, 4>(winograd::Input<V>(), patch, transformed);
+            for (int i = 0; i < 16; ++i) {
+              patch[i] = V::load(corner + ((i / 4) * tiles.width + i % 4) * channels);
+            }
+          } else {
+            for (int i = 0; i < 16; ++i) {
+              const int64_t row = tile.row - 1 + i / 4;
+              const int64_t pixel = tile.column - 1 + i % 4;
+              const bool exists = row >= 0 && row < tiles.height && pixel >= 0 && pixel < tiles.width;
+              patch[i] = exists ? load_up_to(image + (row * tiles.width + pixel) * channels + channel, count)
+                                : V(T(0));
+            }
+          }
+          V transformed[16];
+          winograd::both<4, 4>(winograd::Input<V>(), patch, transformed);
 #pragma GCC unroll 16
-      for (int64_t position = 0; position < kPositions; ++position) {
-        transformed[position].store(
-            spectrum + ((position * panels + panel) * padded_tiles + index) * kPanel<T> + column);
-      }
-    });
+          for (int64_t position = 0; position < kPositions; ++position) {
+            transformed[position].store(
+                spectrum + ((position * panels + panel) * padded_tiles + index) * kPanel<T> + column);
+          }
+        });
   }
 }
 
@@ -147,12 +147,12 @@ void transform_gradients(const Tiles& tiles, int64_t channels, const T* gradient
           const int64_t channel = panel * kPanel<T> + column;
           V outputs[4];
 #pragma GCC unroll 4
-          for (int each = 0; each < 4; ++each) {
-            const int64_t row = tile.row + each / 2;
-            const int64_t pixel = tile.column + each % 2;
-            outputs[each] = row < tiles.height && pixel < tiles.width
-                                ? load_up_to(image + (row * tiles.width + pixel) * channels + channel, count)
-                                : V(T(0));
+          for (int i = 0; i < 4; ++i) {
+            const int64_t row = tile.row + i / 2;
+            const int64_t pixel = tile.column + i % 2;
+            outputs[i] = row < tiles.height && pixel < tiles.width
+                             ? load_up_to(image + (row * tiles.width + pixel) * channels + channel, count)
+                             : V(T(0));
           }
           V transformed[16];
           winograd::both<2, 4>(winograd::OutputGradient<V>(), outputs, transformed);
@@ -175,10 +175,9 @@ void outputs(const Tiles& tiles, int64_t inputs, int64_t outputs, int64_t panel,
   for (int64_t position = 0; position < kPositions; ++position) {
     for (int64_t tile = 0; tile < block_tiles; tile += kRows) {
       Block<T> block;
-      for (int each = 0; each < terms_count; ++each) {
-        const T* left =
-            terms[each].images + (position * input_panels * padded_tiles + first + tile) * kPanel<T>;
-        const T* right = terms[each].weights + (position * output_panels + panel) * inputs * kPanel<T>;
+      for (int i = 0; i < terms_count; ++i) {
+        const T* left = terms[i].images + (position * input_panels * padded_tiles + first + tile) * kPanel<T>;
+        const T* right = terms[i].weights + (position * output_panels + panel) * inputs * kPanel<T>;
         for (int64_t input = 0; input < inputs; input += kPanel<T>) {
           block.add(least(kPanel<T>, inputs - input), left, kPanel<T>, 1, right, kPanel<T>);
           left += padded_tiles * kPanel<T>;
@@ -210,11 +209,11 @@ void outputs(const Tiles& tiles, int64_t inputs, int64_t outputs, int64_t panel,
       V pixels[4];
       winograd::both<4, 2>(winograd::Output<V>(), products, pixels);
 #pragma GCC unroll 4
-      for (int each = 0; each < 4; ++each) {
-        const int64_t row = tile.row + each / 2;
-        const int64_t pixel = tile.column + each % 2;
+      for (int i = 0; i < 4; ++i) {
+        const int64_t row = tile.row + i / 2;
+        const int64_t pixel = tile.column + i % 2;
         if (row < tiles.height && pixel < tiles.width) {
-          store_up_to(pixels[each], image + (row * tiles.width + pixel) * outputs + channel, count);
+          store_up_to(pixels[i], image + (row * tiles.width + pixel) * outputs + channel, count);
         }
       }
     }
@@ -247,12 +246,12 @@ void weight_gradient(int64_t position, int64_t inputs, int64_t outputs, const Gr
       const int64_t depth = least(kTilesAtATime, padded_tiles - tile);
       for (int64_t input = 0; input < block_inputs; input += kRows) {
         Block<T> block;
-        for (int each = 0; each < terms_count; ++each) {
-          const T* left = terms[each].images +
+        for (int i = 0; i < terms_count; ++i) {
+          const T* left = terms[i].images +
                           ((position * input_panels + input / kPanel<T>)*padded_tiles + tile) * kPanel<T> +
                           input % kPanel<T>;
           const T* right =
-              terms[each].gradients + ((position * output_panels + panel) * padded_tiles + tile) * kPanel<T>;
+              terms[i].gradients + ((position * output_panels + panel) * padded_tiles + tile) * kPanel<T>;
           block.add(depth, left, 1, kPanel<T>, right, kPanel<T>);
         }
         add_block(block, sums + ((position * output_panels + panel) * block_inputs + input) * kPanel<T>,
@@ -317,9 +316,9 @@ void product(int64_t row_count, int64_t columns, int64_t depth, const T* const* 
     const int64_t count = least(kRows, row_count - row);
     for (int64_t column = 0; column < columns; column += kPanel<T>) {
       Block<T> block;
-      for (int each = 0; each < terms_count; ++each) {
-        const T* left = lefts[each] + row * left_row;
-        const T* right = rights[each] + column * depth;
+      for (int i = 0; i < terms_count; ++i) {
+        const T* left = lefts[i] + row * left_row;
+        const T* right = rights[i] + column * depth;
         if (count == kRows) {
           block.add(depth, left, left_row, 1, right, kPanel<T>);
         } else {
@@ -330,11 +329,11 @@ void product(int64_t row_count, int64_t columns, int64_t depth, const T* const* 
           }
         }
       }
-      for (int64_t each = 0; each < count; ++each) {
-        T* to = out + (row + each) * out_row + column;
-        store_up_to(block.sums[each][0], to, least(columns - column, V::kSize));
+      for (int64_t i = 0; i < count; ++i) {
+        T* to = out + (row + i) * out_row + column;
+        store_up_to(block.sums[i][0], to, least(columns - column, V::kSize));
         if (columns - column > V::kSize) {
-          store_up_to(block.sums[each][1], to + V::kSize, least(columns - column - V::kSize, V::kSize));
+          store_up_to(block.sums[i][1], to + V::kSize, least(columns - column - V::kSize, V::kSize));
         }
       }
     }
@@ -354,17 +353,17 @@ void transposed_product(int64_t row_count, int64_t left_columns, int64_t columns
       int64_t from_row = columns;
       if (columns - column < kPanel<T>) {
         for (int64_t k = 0; k < depth; ++k) {
-          for (int64_t each = 0; each < kPanel<T>; ++each) {
-            packed[k * kPanel<T> + each] = column + each < columns ? from[k * columns + each] : T(0);
+          for (int64_t i = 0; i < kPanel<T>; ++i) {
+            packed[k * kPanel<T> + i] = column + i < columns ? from[k * columns + i] : T(0);
           }
         }
         from = packed;
         from_row = kPanel<T>;
       }
-      for (int64_t each = 0; each < left_columns; each += kRows) {
+      for (int64_t i = 0; i < left_columns; i += kRows) {
         Block<T> block;
-        block.add(depth, left + row * left_row + each, 1, left_row, from, from_row);
-        add_block(block, sums + each * padded_columns + column, padded_columns);
+        block.add(depth, left + row * left_row + i, 1, left_row, from, from_row);
+        add_block(block, sums + i * padded_columns + column, padded_columns);
       }
     }
   }

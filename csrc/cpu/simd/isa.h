@@ -14,9 +14,9 @@
 #pragma GCC target("avx2,fma,bmi,bmi2")
 #define PYDISTILL_ISA avx2
 #define PYDISTILL_VECTOR_BYTES 32
-#else  // what every machine of the kind has: SSE2 or NEON
+#else  // on every processor of the architecture: SSE2 or NEON
 #if defined(__x86_64__)
-// Or the compiler (12) moves numbers through the registers that long double needs, and leaves them unusable.
+// Without it GCC 12 uses MMX registers and leaves the x87 state, which long double needs, unusable.
 #pragma GCC target("no-mmx")
 #endif
 #define PYDISTILL_ISA baseline

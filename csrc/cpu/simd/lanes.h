@@ -44,7 +44,7 @@ struct Lanes {
     std::memcpy(&lanes.vector, from, sizeof(Vector));
     return lanes;
   }
-  // The first `count` numbers, zeros after them; nothing beyond them is read.
+  // Loads the first `count` numbers and zeros; reads nothing beyond them.
   PYDISTILL_INLINE static Lanes load(const T* from, int64_t count) {
     T numbers[PYDISTILL_VECTOR_BYTES / sizeof(T)] = {};
     for (int64_t lane = 0; lane < count; ++lane) {
@@ -53,8 +53,8 @@ struct Lanes {
     return load(numbers);
   }
   PYDISTILL_INLINE void store(T* to) const { std::memcpy(to, &vector, sizeof(Vector)); }
-  // As store(), past the caches where a vector is a whole line of them: for much memory that nobody reads
-  // soon, at a multiple of the vector's bytes. Other threads see it after fence_streams().
+  // As store(), but past the caches where a vector is a cache line: for large memory that is not read soon.
+  // `to` is aligned to the vector's size. Other threads see the result after fence_streams().
   PYDISTILL_INLINE void stream(T* to) const {
 #if defined(PYDISTILL_ISA_AVX512)
     stream(to, vector);
@@ -62,7 +62,7 @@ struct Lanes {
     store(to);
 #endif
   }
-  // The first `count` numbers; nothing beyond them is written.
+  // Stores the first `count` numbers; writes nothing beyond them.
   PYDISTILL_INLINE void store(T* to, int64_t count) const {
     T numbers[PYDISTILL_VECTOR_BYTES / sizeof(T)];
     store(numbers);

@@ -29,8 +29,8 @@ struct WholeVector {
   PYDISTILL_INLINE void store(T* to, Value value) const { value.store(to); }
   PYDISTILL_INLINE void store_plane(T* to, Value value) const {
     bool now = streams;
-    // What cannot be known beforehand: or else the compiler makes two loops of one, and their roundings
-    // differ.
+    // Hides the value from the compiler, which would otherwise make two loops of one, with different
+    // roundings.
     asm volatile("" : "+r"(now));
     if (now) {
       value.stream(to);
@@ -133,34 +133,33 @@ PYDISTILL_INLINE void take_moments(const Op& op, int64_t image, int64_t channel,
   const int64_t begin = op.pixel_offset(image, 0, 0, channel);
   Moments moments[count];
   int64_t done = pixels < kFirstPixels ? 1 : kFirstPixels;
-  for (std::size_t each = 0; each < count; ++each) {
-    const int64_t offset = begin + static_cast<int64_t>(each) * kSize;
-    moments[each] =
-        done == 1 ? op.template moments_of<1>(offset) : op.template moments_of<kFirstPixels>(offset);
+  for (std::size_t i = 0; i < count; ++i) {
+    const int64_t offset = begin + static_cast<int64_t>(i) * kSize;
+    moments[i] = done == 1 ? op.template moments_of<1>(offset) : op.template moments_of<kFirstPixels>(offset);
   }
   while (done < pixels) {
     int64_t more = done < kMostPixels ? done : kMostPixels;
     more = pixels - done < more ? pixels - done : more;
     typename Moments::Deviations deviations[count];
-    for (std::size_t each = 0; each < count; ++each) {
-      deviations[each] = Moments::Deviations::none();
+    for (std::size_t i = 0; i < count; ++i) {
+      deviations[i] = Moments::Deviations::none();
     }
     int64_t offset = begin + done * op.arrays.channels;
     for (int64_t pixel = 0; pixel < more; ++pixel) {
 #pragma GCC unroll 8
-      for (std::size_t each = 0; each < count; ++each) {
-        deviations[each].add(op.deviation(moments[each], offset + static_cast<int64_t>(each) * kSize));
+      for (std::size_t i = 0; i < count; ++i) {
+        deviations[i].add(op.deviation(moments[i], offset + static_cast<int64_t>(i) * kSize));
       }
       offset += op.arrays.channels;
     }
-    for (std::size_t each = 0; each < count; ++each) {
-      moments[each] = Moments::grow(moments[each], static_cast<Scalar>(done), deviations[each],
-                                    static_cast<Scalar>(more));
+    for (std::size_t i = 0; i < count; ++i) {
+      moments[i] =
+          Moments::grow(moments[i], static_cast<Scalar>(done), deviations[i], static_cast<Scalar>(more));
     }
     done += more;
   }
-  for (std::size_t each = 0; each < count; ++each) {
-    taken[each] = moments[each];
+  for (std::size_t i = 0; i < count; ++i) {
+    taken[i] = moments[i];
   }
 }
 
@@ -212,7 +211,7 @@ void backward(const Op& shared_op, const Group& group) {
   const Op op = shared_op;
   typename Op::Channel channels[kMostVectors];
   typename Op::Sums sums[kMostVectors];
-  typename Op::Sums row_sums[kMostVectors];  // of a row first: fewer roundings on each number's way
+  typename Op::Sums row_sums[kMostVectors];  // summed by rows first, for smaller rounding errors
   typename Op::Projection projections[kMostVectors];
   for (int64_t vector = 0; vector < group.vectors; ++vector) {
     channels[vector] = op.channel_of(group.image, group.channel + vector * Op::V::kSize);
