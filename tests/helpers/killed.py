@@ -29,7 +29,7 @@ from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import EXPERT, MODEL, recipe
 
-KILLS = 20
+KILLS = 10
 DATA = blobs()
 
 
@@ -59,8 +59,8 @@ class Death:
 
     def __init__(self, after: int | None, pipe: int) -> None:
         self.left, self.pipe = after, pipe
-        self.flush, self.rename, self.cut, self.append = os.fsync, os.replace, os.truncate, RunFolder.append_metrics
-        os.fsync, os.replace, os.truncate = self.fsync, self.replace, self.truncate  # type: ignore[assignment]
+        self.flush, self.rename, self.cut, self.append = os.fsync, os.replace, os.ftruncate, RunFolder.append_metrics
+        os.fsync, os.replace, os.ftruncate = self.fsync, self.replace, self.truncate  # type: ignore[assignment]
         RunFolder.append_metrics = lambda folder, record: self.append_metrics(folder, record)  # type: ignore[method-assign]
 
     def moment(self, name: str, leave: Callable[[], object] = lambda: None) -> None:
@@ -78,7 +78,7 @@ class Death:
         name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
         if name.endswith(".tmp"):
             half = os.fstat(descriptor).st_size // 2
-            self.moment(f"half of {name.split('.')[1]}", lambda: os.ftruncate(descriptor, half))
+            self.moment(f"half of {name.split('.')[1]}", lambda: self.cut(descriptor, half))
         self.flush(descriptor)
 
     def replace(self, source: str | Path, target: str | Path) -> None:
@@ -86,9 +86,9 @@ class Death:
         self.rename(source, target)
         self.moment(f"after {Path(target).stem}")
 
-    def truncate(self, path: str | Path, size: int) -> None:
+    def truncate(self, descriptor: int, size: int) -> None:
         self.moment("before rewinding")
-        self.cut(path, size)
+        self.cut(descriptor, size)
         self.moment("after rewinding")
 
     def append_metrics(self, folder: RunFolder, record: dict[str, object]) -> None:
@@ -145,8 +145,7 @@ class Mortal:
 
 
 def main(kind: str, experts: Path, out: Path) -> None:
-    """Kill at twenty random times, at a moment of writing of every kind and at twenty such moments or more, and let
-    every work be finished."""
+    """Kill at KILLS random times and at KILLS or more moments of writing, every kind among them; finish every run."""
     work = WORKS[kind]
     work(experts, out / "whole")  # here, so that what is imported on the way is there for all
     if len(os.listdir("/proc/self/task")) > 1:

@@ -15,7 +15,7 @@ from pydistill.distillation.records import IterationReport
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.evaluation import NoCallback
+from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.training.experts import ExpertSettings, train_experts
 from pydistill.training.train import TrainingSettings
@@ -47,7 +47,7 @@ def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings =
     return train_experts(dataset or blobs(), model, EXPERT, folder)
 
 
-class BreakAt(NoCallback):
+class BreakAt(RunCallback):
     """Breaks off after an iteration, as a fault would."""
 
     def __init__(self, iteration: int) -> None:
