@@ -36,8 +36,8 @@ def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterat
         folder.mkdir(parents=True, exist_ok=True)
         os.close(open_regular(path, os.O_RDWR | os.O_CREAT))
     except OSError as error:
-        kind, told = not_made(error)
-        raise kind(f"cannot write in {folder}: {told}") from error
+        kind, reason = not_made(error)
+        raise kind(f"cannot write in {folder}: {reason}") from error
     try:
         lock.acquire()
     except Timeout as error:

@@ -184,7 +184,7 @@ class RunFolder:
     def _metrics_error(self, error: OSError) -> WriteError:
         return WriteError(
             f"cannot write {self.metrics_path}: {told_with_remedy(error)}, and resume the run; "
-            "the last checkpoint is whole"
+            "the last checkpoint is intact"
         )
 
     def metrics(self) -> list[dict[str, Any]]:

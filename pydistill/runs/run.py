@@ -129,7 +129,7 @@ def run_distillation(
         RunDivergedError: too many updates had to be rejected. distilled.safetensors then is the set of the best
             evaluation, or, if there has been none, the last good set, evaluated.
         OutOfMemoryError: a student step does not fit into memory.
-        WriteError: the folder cannot be written or the disk is full; the last checkpoint is whole.
+        WriteError: the folder cannot be written or the disk is full; the last checkpoint is intact.
         Interrupted: Ctrl-C; the state is saved.
     """
     callback = CallbackList(callbacks)

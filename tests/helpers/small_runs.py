@@ -28,7 +28,7 @@ EVALUATION = EvaluationSettings(repeats=2, training=TrainingSettings(epochs=5, b
 
 
 def recipe(**distill: Any) -> Recipe:
-    """Two student steps' worth of distillation unless told otherwise."""
+    """A recipe of eight iterations of three student steps, with these settings of the distillation changed."""
     settings = {
         "iterations": 8,
         "steps": 3,
@@ -48,7 +48,7 @@ def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings =
 
 
 class BreakAt(RunCallback):
-    """Breaks off after an iteration, as a fault would."""
+    """Ends the run by an error after an iteration."""
 
     def __init__(self, iteration: int) -> None:
         self.iteration = iteration
@@ -59,12 +59,12 @@ class BreakAt(RunCallback):
 
 
 def plain_metrics(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics without what the clock decides."""
+    """A run's metrics without wall times."""
     return [{key: value for key, value in line.items() if key != "seconds"} for line in RunFolder(folder).metrics()]
 
 
 def assert_same_outcome(one: Path, other: Path) -> None:
-    """Two runs have the same sets and the same metrics, bit for bit."""
+    """Assert that two runs have the same sets and the same metrics, bit for bit."""
     for name in ("distilled.safetensors", "best.safetensors"):
         first, second = Artefact.load(one / name), Artefact.load(other / name)
         assert torch.equal(first.images, second.images)

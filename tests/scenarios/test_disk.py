@@ -1,4 +1,4 @@
-"""A disk that is full at any write, a folder that may not be written, and files that are whole or absent."""
+"""A disk that is full at any write, a folder that may not be written, and files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_new_run_in_a_folder_that_may_only_be_read(store: TrajectoryStore, ope
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
-    """safetensors reports a full disk by an error of its own."""
+    """safetensors does not report a full disk by an OSError."""
     folder = RunFolder(tmp_path)
 
     def state(iteration: int) -> dict[str, Any]:
