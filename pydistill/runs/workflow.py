@@ -138,5 +138,3 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "peak_memory_bytes": peak_resident(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
-
-
