@@ -288,7 +288,7 @@ def test_a_run_draws_the_experts_of_its_store_only(store: TrajectoryStore, tmp_p
     fewer = TrajectoryStore.create(tmp_path / "fewer", store.record)
     fewer.add(1, store.recorded(1).snapshots)
     before = content(tmp_path / "run" / "convexified")
-    with pytest.raises(MismatchError, match=r"holds experts that .*fewer, does not: 0, 2; remove it to convexify"):
+    with pytest.raises(MismatchError, match="0, 2"):
         run_distillation(recipe(method="mct", waypoints=4), DATA, fewer, tmp_path / "run")
     assert content(tmp_path / "run" / "convexified") == before
 
