@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pydistill.trajectories import TrajectoryStore
+from tests.helpers.small_runs import experts
+
 # The tests' problems are tiny: a second thread costs more than it does, and everything waits when the cores are busy.
 # The processes that tests start inherit it: sums over other numbers of threads differ in their last bits.
 torch.set_num_threads(1)
@@ -26,3 +29,9 @@ def open_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
+    """The experts of `tests.helpers.small_runs`, trained once; tests must not change them."""
+    return experts(tmp_path_factory.mktemp("experts"))

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, flushed to the disk, then renamed."""
+"""Files that are complete or absent: written under a temporary name, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -123,11 +123,26 @@ def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> N
         shutil.copyfileobj(content, copy)
 
 
+def open_regular(path: str | os.PathLike[str], flags: int) -> int:
+    """Open a regular file without following links, as an `opener` of `open`.
+
+    In a folder that somebody else made, a name may be a link to one of the user's own files.
+
+    Raises:
+        OSError: the path is a link or not a regular file, or cannot be opened.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+    return descriptor
+
+
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Delete what killed writers of these files left in the folder under temporary names; call it while nobody writes
-    them."""
-    for name in names:
-        for path in folder.glob(f".{name}.*.tmp"):
+    """Delete the temporary files that killed writers of `names` left; the caller must be the folder's only writer."""
+    patterns = [f".{name}.*.tmp" for name in names]
+    for pattern in (*patterns, ".tmp??????"):  # the last is what safetensors calls its own
+        for path in folder.glob(pattern):
             path.unlink()
 
 

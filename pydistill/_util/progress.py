@@ -1,9 +1,10 @@
-"""What a command shows while it works: bars on a terminal, a line now and then elsewhere."""
+"""Progress on the standard error: bars on a terminal and in a notebook, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -18,29 +19,36 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
+def on_terminal() -> bool:
+    """Whether the standard error is a terminal; it may also be closed."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def is_shown(progress: bool | None) -> bool:
     """Whether to show progress: as asked, and by default on a terminal and in a notebook."""
-    return sys.stderr.isatty() or in_notebook() if progress is None else progress
+    return on_terminal() or in_notebook() if progress is None else progress
 
 
 class Bar:
     """A progress bar with values behind it, on a terminal and in a notebook; elsewhere a plain line every 15 seconds.
 
+    If the standard error is closed, full or its reader is gone, nothing more is shown, and the work continues.
+
     Args:
-        title: what is being done.
-        total: how many steps there are.
-        done: how many were done before (a resumed run).
+        title: the name of the work.
+        total: the number of steps.
+        done: the number of steps done before, by a run that is resumed.
         quiet: show nothing.
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
         self._title, self._total, self._done = title, total, done
-        self._quiet = quiet
+        self._quiet = quiet or sys.stderr is None
         self._next_line = time.monotonic() + LINE_EVERY_SECONDS
         self._values: dict[str, str] = {}
         self._bar: Any = None
         self._lines = ExitStack()
-        if not quiet and (sys.stderr.isatty() or in_notebook()):
+        if not self._quiet and (on_terminal() or in_notebook()):
             try:
                 from tqdm import tqdm
 
@@ -48,32 +56,47 @@ class Bar:
                     from tqdm.auto import tqdm
             except ImportError:
                 return  # plain lines need nothing
-            self._bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True, leave=True)
+            # With a delay, nothing is written before the first update, where errors are caught.
+            self._bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True, leave=True, delay=1e-3)
 
     def step(self, count: int = 1, **values: str) -> None:
-        """So many steps are done; `values` are shown behind the bar, and where there are none, those before."""
+        """Advance by `count` steps. Shows `values` behind the bar, or the last ones if there are none."""
         self._done += count
         self._values = values or self._values
         if self._bar is not None:
-            self._bar.set_postfix(self._values, refresh=False)
-            self._bar.update(count)
-        elif not self._quiet and time.monotonic() >= self._next_line:
+            self._show(lambda: self._update(count))
+        elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_EVERY_SECONDS
-            told = ", ".join(f"{name} {value}" for name, value in self._values.items())
+            shown = ", ".join(f"{name} {value}" for name, value in self._values.items())
             line = f"{self._title} {self._done}/{self._total}"
-            print(f"{line}: {told}" if told else line, file=sys.stderr, flush=True)
+            self.say(f"{line}: {shown}" if shown else line)
+
+    def _update(self, count: int) -> None:
+        self._bar.set_postfix(self._values, refresh=False)
+        self._bar.update(count)
 
     @property
     def done(self) -> int:
-        """How many steps are done."""
+        """The number of steps done."""
         return self._done
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """Print a line, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
-        elif not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            self._show(lambda: self._bar.write(line, file=sys.stderr))
+        else:
+            self._show(lambda: print(line, file=sys.stderr, flush=True))
+
+    def _show(self, write: Callable[[], None]) -> None:
+        """Write to the standard error, and nothing more once that fails."""
+        if self._quiet:
+            return
+        try:
+            write()
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._quiet = True
+            if self._bar is not None:
+                self._bar.disable = True
 
     def __enter__(self) -> Bar:
         if self._bar is not None:
@@ -86,5 +109,5 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._bar.close()
+            self._show(self._bar.close)
         self._lines.close()

@@ -67,7 +67,7 @@ def run(values: Any) -> int:
     check_recipe_and_experts(recipe, experts=store)
     refuse_experts(Path(values.out))
     if not values.resume:
-        RunFolder(values.out).continues({}, resume=False)
+        RunFolder(values.out).check_free()
     dataset = load_dataset(recipe, values.device)
     pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
     check_memory_available(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")

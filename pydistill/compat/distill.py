@@ -62,7 +62,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         raw=Naming(folder, inverted=None) if script == "att" else None,
     )
     result = distill_and_report(
-        dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, observers=[files]
+        dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, callbacks=[files]
     )
     best = result.accuracy_best
     told = accuracy_of(best.mean, best.std, len(best.accuracies))

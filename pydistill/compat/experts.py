@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydistill._util.layout import holds_experts
 from pydistill.compat.command import note
 from pydistill.compat.flags import Script
 from pydistill.compat.messages import OTHER_STORE, in_flags
@@ -120,24 +119,13 @@ def import_experts(
                 out, wanted, kind=store.kind, dtype=store.dtype, convexification=store.convexification
             )
     layout: ForeignLayout = (describe_mct if convexified else describe_mtt)(files[0])
-    # The files do not tell how the experts were trained: only whose layout they have is known.
-    training = _begun(out) or {"source": "mct" if convexified else "mtt"}
+    # The files do not say how the experts were trained, only whose layout they have.
+    training = {"source": "mct" if convexified else "mtt"}
     record = _record(dataset, model, training, layout.epochs)
     with in_flags(OTHER_STORE):
         store = (import_mct if convexified else import_mtt)(files, out, record, per_file=values.max_experts)
     keep_sources(out, read, values.max_experts)
     return store
-
-
-def _begun(out: Path) -> dict[str, Any] | None:
-    """What an import that was stopped in `out` says of its experts' training; None if none has begun there.
-
-    An older one names the script that made it; which of them it was changes none of its experts.
-    """
-    if not holds_experts(out):
-        return None
-    training = TrajectoryStore.open(out).record.training
-    return training if training.keys() == {"source"} else None  # experts that were trained there are no import
 
 
 def _record(dataset: Dataset, model: ModelSettings, training: dict[str, Any], epochs: int) -> ExpertsRecord:

@@ -16,6 +16,7 @@ from pydistill.data import Preprocessing
 from pydistill.distillation.distiller import IterationReport
 from pydistill.errors import InputError
 from pydistill.evaluation.evaluate import Evaluation
+from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.trajectories.formats.common import save_torch
 
@@ -75,7 +76,7 @@ class Naming:
         save_torch(labels.detach().cpu().clone(), self.folder / self.labels.format(when))
 
 
-class LegacyFiles:
+class LegacyFiles(RunCallback):
     """An observer that leaves `images_N.pt`, `labels_N.pt`, `images_best.pt`, `labels_best.pt` and, beside what is
     published, `lr_best.pt`.
 

@@ -274,8 +274,6 @@ class Distiller:
     def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, bit for bit.
 
-        A state from before there was a guard is taken for a good one.
-
         Raises:
             MismatchError: the state is of a set of another shape.
             FormatError: it is damaged.
@@ -310,9 +308,6 @@ class Distiller:
             self.average.updates = int(values["average_updates"])
         self.iteration = int(values["iteration"])
         self.order.load_state(values["order"])
-        if "guard" not in values:
-            self._good, self._good_iterations = self._snapshot(), 0
-            return
         self.guard.load_state(values["guard"])
         good = values["good"]
         average = None

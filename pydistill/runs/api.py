@@ -32,7 +32,7 @@ from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evalua
 from pydistill.nn import ModelSettings, Network, parse, settings_of
 from pydistill.recipes.keywords import recipe_from, with_values
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.evaluation import RunCallback
+from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report import write_report
 from pydistill.runs.run import RunResult
@@ -176,7 +176,7 @@ def distill(
         resume=resume,
         quiet=not is_shown(progress),
         log=log,
-        observers=callbacks,
+        callbacks=callbacks,
         network=network,
     )
     return DistillResult(DistilledSet(run.final, data=data), run)

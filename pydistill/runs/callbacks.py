@@ -1,6 +1,8 @@
-"""Who looks on while a run goes on: a progress bar, and several observers as one."""
+"""Callbacks of a run: the base class, a list of several, and the progress bar."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -8,10 +10,60 @@ from pydistill._util.format import accuracy_of, networks
 from pydistill._util.progress import Bar
 from pydistill.distillation.records import IterationReport
 from pydistill.evaluation.evaluate import Evaluation
-from pydistill.runs.evaluation import RunCallback
 
 
-class ProgressBar:
+class RunCallback:
+    """Base class of callbacks: every method does nothing. An exception that a callback raises ends the run."""
+
+    def on_start(self, iteration: int) -> None:
+        """Called once, before the first iteration of this process, when `iteration` iterations are done."""
+
+    def on_iteration(self, report: IterationReport) -> None:
+        """Called after each outer iteration."""
+
+    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Called after each evaluation on fresh networks."""
+
+    def on_images(self, iteration: int, images: Tensor) -> None:
+        """Called at the start and after each checkpoint, with the preprocessed images [n, C, H, W] saved in it."""
+
+    def on_end(self) -> None:
+        """Called once when the run ends, also by an error."""
+
+
+class CallbackList(RunCallback):
+    """Calls several callbacks in order."""
+
+    def __init__(self, callbacks: Sequence[RunCallback]) -> None:
+        self._callbacks = callbacks
+
+    def on_start(self, iteration: int) -> None:
+        """Call `on_start` of every callback."""
+        for callback in self._callbacks:
+            callback.on_start(iteration)
+
+    def on_iteration(self, report: IterationReport) -> None:
+        """Call `on_iteration` of every callback."""
+        for callback in self._callbacks:
+            callback.on_iteration(report)
+
+    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
+        """Call `on_evaluation` of every callback."""
+        for callback in self._callbacks:
+            callback.on_evaluation(iteration, evaluation)
+
+    def on_images(self, iteration: int, images: Tensor) -> None:
+        """Call `on_images` of every callback."""
+        for callback in self._callbacks:
+            callback.on_images(iteration, images)
+
+    def on_end(self) -> None:
+        """Call `on_end` of every callback."""
+        for callback in self._callbacks:
+            callback.on_end()
+
+
+class ProgressBar(RunCallback):
     """Shows iterations in a bar, and evaluations as lines above it."""
 
     def __init__(self, bar: Bar) -> None:
@@ -22,32 +74,7 @@ class ProgressBar:
         self._bar.step(loss=f"{report.loss:.4f}", step=", ".join(map(str, report.steps)), lr=f"{report.lr:.4g}")
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """Say what the set is worth now."""
+        """Print the accuracy."""
         count = len(evaluation.accuracies)
-        told = accuracy_of(evaluation.mean, evaluation.std, count)
-        self._bar.say(f"iteration {iteration}: {told} on {networks(count, 'fresh')}")
-
-    def on_images(self, iteration: int, images: Tensor) -> None:
-        """Nothing: a bar has no room for pictures."""
-
-
-class CallbackList:
-    """Tells several observers, in their order."""
-
-    def __init__(self, *observers: RunCallback) -> None:
-        self._observers = observers
-
-    def on_iteration(self, report: IterationReport) -> None:
-        """After each outer iteration."""
-        for observer in self._observers:
-            observer.on_iteration(report)
-
-    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """After each evaluation on fresh networks."""
-        for observer in self._observers:
-            observer.on_evaluation(iteration, evaluation)
-
-    def on_images(self, iteration: int, images: Tensor) -> None:
-        """At the beginning and after each checkpoint."""
-        for observer in self._observers:
-            observer.on_images(iteration, images)
+        accuracy = accuracy_of(evaluation.mean, evaluation.std, count)
+        self._bar.say(f"iteration {iteration}: {accuracy} on {networks(count, 'fresh')}")

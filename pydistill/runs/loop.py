@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -18,7 +19,8 @@ from pydistill.distillation.distiller import Distiller
 from pydistill.errors import DivergedError, Interrupted, OutOfMemoryError
 from pydistill.evaluation.evaluate import Evaluation
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.evaluation import PeriodicEvaluator, RunCallback
+from pydistill.runs.callbacks import RunCallback
+from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RunFolder
 
 EVALUATION_MEMORY = (
@@ -34,14 +36,14 @@ class RunResult:
 
     Attributes:
         folder: the run folder.
-        final: the artefact of the last iteration; of a run that ended early, the best there is.
+        final: the artefact of the last iteration; of a run that ended early, the best one.
         accuracy_final: its evaluation.
-        accuracy_best: the best of all evaluations of the run, chosen by test accuracy as the papers do.
-        best_iteration: where that was.
-        iterations: how many the run has done.
-        seconds: wall time of the run, of every process that worked on it up to its last checkpoint.
+        accuracy_best: the best evaluation of the run, chosen by test accuracy as the papers do.
+        best_iteration: the iteration of the best evaluation.
+        iterations: the number of iterations done.
+        seconds: wall time of the run, summed over all processes that worked on it, each up to its last checkpoint.
         ended_early: why the guard ended the run before its last iteration, or None.
-        threads: how many threads PyTorch had in the process that ended the run; None on a GPU.
+        threads: the number of PyTorch's threads in the process that ended the run; None on a GPU.
     """
 
     folder: RunFolder
@@ -69,91 +71,103 @@ class RunDivergedError(DivergedError):
 
 @dataclass(frozen=True)
 class RunLoop:
-    """A run that is under way: the loop of iterations, evaluations and checkpoints."""
+    """The loop of a run."""
 
     recipe: Recipe
+    config: dict[str, Any]
     distiller: Distiller
-    judge: PeriodicEvaluator
+    evaluator: PeriodicEvaluator
     folder: RunFolder
-    observer: RunCallback
+    callback: RunCallback
     began: float
 
     def finish(self, stop: Stop) -> RunResult:
-        """Iterate to the end, or until the guard or Ctrl-C ends it."""
+        """Iterate until the last iteration, the guard or Ctrl-C ends the run."""
         distiller, settings = self.distiller, self.recipe.distill
-        self.observer.on_images(distiller.iteration, distiller.images)
+        if distiller.iteration == 0:
+            self._save_checkpoint()
+        self.callback.on_start(distiller.iteration)
+        self.callback.on_images(distiller.iteration, distiller.images)
         while distiller.guard.ended is None:
-            if self.judge.is_due():  # after an iteration, or left over by a process that was stopped
-                self._judge(stop)
-            evaluation = self.judge.evaluation_now()
+            if self.evaluator.is_due():  # also if an earlier process was stopped before this evaluation
+                self._evaluate(stop)
+            evaluation = self.evaluator.current()
             if distiller.iteration >= settings.iterations and evaluation is not None:
                 return self._result(evaluation, None)
             if stop.requested:
                 self._checkpoint()
                 raise Interrupted(
-                    f"stopped after iteration {distiller.iteration} of {settings.iterations}; continue with --resume"
+                    f"stopped after iteration {distiller.iteration} of {settings.iterations}; resume the run"
                 )
             self._iterate()
             if (
-                self.judge.is_due()
+                self.evaluator.is_due()
                 or distiller.guard.ended is not None
-                or distiller.iteration == 1
                 or distiller.iteration % settings.checkpoint_every == 0
             ):
                 self._checkpoint()
-        raise RunDivergedError(self._result_of_best(distiller.guard.ended, stop))
+        raise RunDivergedError(self._diverged_result(distiller.guard.ended, stop))
 
     def _iterate(self) -> None:
-        with _memory_told(*_student_memory(self.recipe)):
+        with _explained_out_of_memory(*_student_memory(self.recipe)):
             report = self.distiller.iterate()
         self.folder.append_metrics(report.as_record())
         if report.guard is not None:
             self.folder.append_metrics(report.guard.as_record())
         if report.iteration == 1 or report.iteration % self.recipe.distill.checkpoint_every == 0:
             self.folder.append_metrics(report.segments[0].distances_record(report.iteration))
-        self.observer.on_iteration(report)
+        self.callback.on_iteration(report)
 
-    def _judge(self, stop: Stop) -> None:
-        """Evaluate and checkpoint, unless Ctrl-C comes in between: then the evaluation is left to the next process."""
+    def _evaluate(self, stop: Stop) -> None:
+        """Evaluate the current set and save a checkpoint; Ctrl-C leaves the evaluation to the resumed run."""
         try:
-            with stop.abandonable(), _memory_told(*EVALUATION_MEMORY):
-                evaluation = self.judge.evaluation()
+            with stop.abandonable(), _explained_out_of_memory(*EVALUATION_MEMORY):
+                evaluation = self.evaluator.evaluate()
         except KeyboardInterrupt:
             if not stop.requested:
                 raise
             return
-        self.judge.keep(evaluation)
+        self.evaluator.record(evaluation)
         self._checkpoint()
 
     def _checkpoint(self) -> None:
+        """Save a checkpoint and the best set, if it is the current one, and pass the images to the callback."""
+        self._save_checkpoint()
+        self.evaluator.save_best()
+        self.callback.on_images(self.distiller.iteration, self.distiller.images)
+
+    def _save_checkpoint(self) -> None:
         values, tensors = self.distiller.state()
-        state = {"distiller": values, "judge": self.judge.state(), "seconds": time.perf_counter() - self.began}
+        state = {
+            "config": self.config,
+            "distiller": values,
+            "evaluations": self.evaluator.state(),
+            "seconds": time.perf_counter() - self.began,
+        }
         self.folder.save_checkpoint(state, tensors)
-        self.observer.on_images(self.distiller.iteration, self.distiller.images)
 
     def _result(self, evaluation: Evaluation, ended_early: str | None) -> RunResult:
-        """The result of the set as it is now and its evaluation."""
-        artefact = self.judge.artefact(evaluation)
+        """Save the current set as the run's result."""
+        artefact = self.evaluator.artefact(evaluation)
         artefact.save(self.folder.path / SET_NAME)
-        best_iteration, best = self.judge.best or (self.distiller.iteration, evaluation)
-        return self._ended(artefact, evaluation, best, best_iteration, ended_early)
+        best_iteration, best = self.evaluator.best or (self.distiller.iteration, evaluation)
+        return self._run_result(artefact, evaluation, best, best_iteration, ended_early)
 
-    def _result_of_best(self, why: str, stop: Stop) -> RunResult:
-        """The result of a run that was ended: the set of the best evaluation, or else the last good one, evaluated."""
-        best, file = self.judge.best, self.folder.path / BEST_NAME
-        told = f"{why}; {SET_NAME} is the best set of the run, as after iteration"
+    def _diverged_result(self, reason: str, stop: Stop) -> RunResult:
+        """Save the set of the best evaluation as the run's result; without one, evaluate and save the last good set."""
+        best, file = self.evaluator.best, self.folder.path / BEST_NAME
+        ended_early = f"{reason}; {SET_NAME} is the best set of the run, as after iteration"
         if best is None or not file.exists():
-            self._judge(stop)
-            evaluation = self.judge.evaluation_now()
+            self._evaluate(stop)
+            evaluation = self.evaluator.current()
             if evaluation is None:
-                raise Interrupted("stopped in the last evaluation of a run that diverged; continue with --resume")
-            return self._result(evaluation, f"{told} {self.distiller.good_iteration}")
+                raise Interrupted("stopped in the last evaluation of a run that diverged; resume the run")
+            return self._result(evaluation, f"{ended_early} {self.distiller.good_iteration}")
         final = Artefact.load(file)
         copy_file(file, self.folder.path / SET_NAME)
-        told = f"{told} {best[0]}"
-        return self._ended(final, best[1], best[1], best[0], told)
+        return self._run_result(final, best[1], best[1], best[0], f"{ended_early} {best[0]}")
 
-    def _ended(
+    def _run_result(
         self, final: Artefact, accuracy: Evaluation, best: Evaluation, best_iteration: int, ended_early: str | None
     ) -> RunResult:
         done = self.distiller.iteration
@@ -164,21 +178,21 @@ class RunLoop:
 
 def _student_memory(recipe: Recipe) -> tuple[str, str]:
     settings = recipe.distill
-    what = f"a student's training ({settings.steps} steps of {settings.batch_size or 'all'} images)"
+    task = f"a student's training ({settings.steps} steps of {settings.batch_size or 'all'} images)"
     if settings.backend == "autograd":
-        return what, "distill.backend = torch needs the memory of one step instead of all, with the same result"
-    return what, (
-        "one step is already all that is kept, so free memory elsewhere; "
+        return task, "distill.backend = torch needs the memory of one step instead of all, with the same result"
+    return task, (
+        "only one step's memory is in use, so free memory elsewhere; "
         "a smaller distill.batch_size also fits, but changes the result"
     )
 
 
 @contextmanager
-def _memory_told(what: str, remedy: str) -> Iterator[None]:
-    """Turn PyTorch's out-of-memory errors, of the GPU and of the CPU, into one that names the remedy."""
+def _explained_out_of_memory(task: str, remedy: str) -> Iterator[None]:
+    """Turn PyTorch's out-of-memory errors, on GPU and CPU, into one that names the remedy."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise OutOfMemoryError(f"out of memory in {what}: {first_line(error)}; {remedy}") from error
+        raise OutOfMemoryError(f"out of memory in {task}: {first_line(error)}; {remedy}") from error

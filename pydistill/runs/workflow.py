@@ -1,4 +1,4 @@
-"""What the commands do, with progress shown: shared by the command line and the demo."""
+"""Workflows with a progress bar and a report, shared by the command line and the demo."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from typing import Any
 
 import torch
 
-from pydistill._util.files import read_json, write_json
+from pydistill._util.files import write_json
 from pydistill._util.format import first_line
 from pydistill._util.layout import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SUMMARY_NAME
 from pydistill._util.memory import peak_resident
 from pydistill._util.progress import Bar
-from pydistill.artefact.figures import check_matplotlib
 from pydistill.data import Dataset
-from pydistill.errors import FormatError, MissingDependencyError
 from pydistill.evaluation.evaluate import accuracy_record
 from pydistill.nn import Network
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.callbacks import CallbackList, ProgressBar
-from pydistill.runs.evaluation import RunCallback
+from pydistill.runs.callbacks import ProgressBar, RunCallback
 from pydistill.runs.folder import RunFolder
-from pydistill.runs.loggers import LogCallback, LogSettings
+from pydistill.runs.loggers import LogSettings, make_loggers
 from pydistill.runs.report import draw_run, write_report
 from pydistill.runs.run import RunDivergedError, RunResult, run_distillation
 from pydistill.training.experts import train_experts
@@ -58,64 +55,63 @@ def distill_and_report(
     *,
     resume: bool,
     quiet: bool,
-    log: LogSettings | None = None,
-    observers: Sequence[RunCallback] = (),
     network: Network | None = None,
+    log: LogSettings | None = None,
+    callbacks: Sequence[RunCallback] = (),
 ) -> RunResult:
-    """Distil with a bar and logs, then write summary.json, the pictures and the report into the run folder.
+    """Distil with a progress bar and loggers, then write summary.json, the pictures and the report into the run folder.
 
-    Pictures and report are no result: what cannot be made of them is told, and the run is what it is without.
+    A failure of the pictures or the report is logged as a warning and does not fail the run.
 
     Args:
-        observers: who else looks on.
         network: a factory instead of the recipe's model, as in `run_distillation`.
+        callbacks: further callbacks of the run.
 
     Raises:
         PydistillError: as `run_distillation`.
+        WriteError: summary.json cannot be written.
     """
-    logs = LogCallback(log or LogSettings(), out, recipe, dataset.preprocessing, dataset.num_classes)
-    try:
-        check_matplotlib()
-    except MissingDependencyError as error:
-        _log.warning("%s; the run goes on without %s and %s", error, IMAGES_NAME, CURVES_NAME)
+    loggers = make_loggers(log or LogSettings(), out, recipe, dataset)
     folder = RunFolder(out)
-    done = int(folder.checkpoint_state()["distiller"]["iteration"]) if resume and folder.checkpoint_path.exists() else 0
+    done = folder.checkpoint_header()["distiller"]["iteration"] if resume and folder.checkpoint_path.exists() else 0
     with Bar("distilling", recipe.distill.iterations, done=done, quiet=quiet) as bar:
+        all_callbacks = (ProgressBar(bar), *loggers, *callbacks)
         try:
-            observer = CallbackList(ProgressBar(bar), logs, *observers)
-            result = run_distillation(recipe, dataset, store, out, network=network, resume=resume, observer=observer)
+            result = run_distillation(
+                recipe, dataset, store, out, network=network, resume=resume, callbacks=all_callbacks
+            )
         except RunDivergedError as error:
-            with _only_told(SUMMARY_NAME):
-                _write_summary(out / SUMMARY_NAME, run_summary(recipe, error.result), resume=resume)
-            show_run(folder)
+            _write_outcome(recipe, error.result)
             raise
-        finally:
-            logs.close()
-    _write_summary(out / SUMMARY_NAME, run_summary(recipe, result), resume=resume)
-    show_run(folder)
+    _write_outcome(recipe, result)
     return result
 
 
-def show_run(folder: RunFolder) -> list[Path]:
-    """Write report.html, images.png and curves.png of a run into its folder; returns those that there are now.
+def _write_outcome(recipe: Recipe, result: RunResult) -> None:
+    write_json(result.folder.path / SUMMARY_NAME, run_summary(recipe, result))
+    show_run(result.folder)
 
-    What cannot be made is told as a warning.
+
+def show_run(folder: RunFolder) -> list[Path]:
+    """Write report.html, images.png and curves.png of a run into its folder; returns those that were written.
+
+    A failure is logged as a warning.
     """
-    made: list[Path] = []
-    with _only_told(REPORT_NAME):
-        made.append(write_report(folder.path))
-    with _only_told("a picture"):
-        made += draw_run(folder.path)
-    return made
+    written: list[Path] = []
+    with _failure_logged(REPORT_NAME):
+        written.append(write_report(folder.path))
+    with _failure_logged(f"{IMAGES_NAME} or {CURVES_NAME}"):
+        written += draw_run(folder.path)
+    return written
 
 
 @contextmanager
-def _only_told(name: str) -> Iterator[None]:
-    """Let a failure of the body be a warning that this file is not written."""
+def _failure_logged(name: str) -> Iterator[None]:
+    """Log any failure of the body as a warning that the file is not written."""
     try:
         yield
-    except Exception as error:  # drawing calls other packages: whatever it is, what was computed is whole
-        _log.warning("%s is not written (%s); the run is whole without", name, first_line(error))
+    except Exception as error:  # drawing uses other packages, and no error of theirs may fail a finished run
+        _log.warning("%s is not written (%s); the run's results are complete", name, first_line(error))
 
 
 def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
@@ -129,7 +125,6 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "method": recipe.distill.method,
         "seed": recipe.distill.seed,
         "iterations": result.iterations,
-        "iterations_without_metrics": result.iterations - len({line["iteration"] for line in iterations}),
         "rejected_updates": sum(line["event"] == "guard" and line["what"] != "skipped" for line in lines),
         "seconds": result.seconds,
         "accuracy_final": accuracy_record(result.accuracy_final.accuracies),
@@ -143,39 +138,3 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "peak_memory_bytes": peak_resident(),
         "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     }
-
-
-def _write_summary(file: Path, summary: dict[str, Any], *, resume: bool) -> None:
-    """Write a run's summary; of a run that was continued, with what only the demo that began it wrote into its own."""
-    before = _earlier_summary(file) if resume else {}
-    write_json(file, _with_what_a_demo_wrote(before, summary))
-
-
-def _earlier_summary(file: Path) -> dict[str, Any]:
-    """The summary that is there; none of a damaged one, which is told: the result does not hang on it."""
-    if not file.exists():
-        return {}
-    try:
-        found = read_json(file)
-    except FormatError as error:
-        told = str(error)
-    else:
-        if isinstance(found, dict):
-            return found
-        told = f"{file} is damaged: it holds no JSON object"
-    _log.warning("%s; it is written anew, without what a demo may have written into it", told)
-    return {}
-
-
-def _with_what_a_demo_wrote(before: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary, with what only a demo wrote into the one `before`."""
-    merged = before | summary
-    if "accuracy_distilled" in before:
-        merged["accuracy_distilled"] = summary["accuracy_final"]
-    if isinstance(before.get("seconds"), dict):  # by phase
-        phases = {name: value for name, value in before["seconds"].items() if name != "total"}
-        phases["distillation"] = summary["seconds"]
-        if "total" in before["seconds"]:
-            phases["total"] = sum(phases.values())
-        merged["seconds"] = phases
-    return merged

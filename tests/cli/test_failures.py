@@ -91,16 +91,10 @@ def test_a_folder_that_goes_while_a_run_writes_is_no_wrong_usage(into: str | Non
         with pytest.raises(WriteError) as error:
             write()
         sentence, code = told(error.value)
-        assert "directory; put back the folder that was there, and continue with --resume" in sentence
+        assert "directory; put back the folder that was there" in sentence
         assert "can be made" not in sentence
         assert code == 1
     assert not folder.path.is_dir()
-
-
-def test_a_run_without_its_configuration_is_damaged(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"config\.json cannot be read") as error:
-        RunFolder(tmp_path).config()
-    assert told(error.value)[1] == 1
 
 
 def test_an_unforeseen_error_shows_its_traceback_with_debug_only(

@@ -340,23 +340,6 @@ def test_the_scripts_share_one_store(here: Path, monkeypatch: pytest.MonkeyPatch
         assert index.read_bytes() == before
 
 
-@pytest.mark.parametrize("source", ["tesla", "att", "mct"])
-def test_an_older_import_that_was_stopped_is_finished(source: str, here: Path) -> None:
-    """It names the script that made it."""
-    assert mtt.main(SHORT) == 0
-    folder = store_of(here, False)
-    about = json.loads((folder / "index.json").read_text())
-    rows = [each["rows_sha256"] for each in about["experts"].values()]
-    about["record"]["training"] = {"source": source}
-    (folder / about["experts"].popitem()[1]["file"]).unlink()
-    (folder / "index.json").write_text(json.dumps(about))
-    (folder / "sources.json").unlink()
-    assert mtt.main([*SHORT, "--name", "again"]) == 0
-    found = json.loads((folder / "index.json").read_text())
-    assert found["record"]["training"] == {"source": source}
-    assert [each["rows_sha256"] for each in found["experts"].values()] == rows
-
-
 @pytest.mark.parametrize("imported", [True, False], ids=["imported", "stopped"])
 def test_a_store_of_other_experts_is_refused_by_the_flags_that_there_are(
     imported: bool, here: Path, capsys: pytest.CaptureFixture[str]

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FakeWandb(ModuleType):
-    """As much of wandb as a run calls; keeps what it is told, and offline makes the folder of a run."""
+    """The part of wandb that a run calls: records the calls, and offline creates the folder of a run."""
 
     def __init__(self, *, key: str | None = "key", reachable: bool = True) -> None:
         super().__init__("wandb")

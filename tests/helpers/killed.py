@@ -1,11 +1,10 @@
-"""A process whose children are killed.
+"""A process that kills its children.
 
     python -m tests.helpers.killed distillation|convexified|experts EXPERTS FOLDER
 
-
-It works once undisturbed, which imports what is slow, starts no threads, and forks a child for each attempt. A child
-works until it is done or is killed, at a random time or at a random moment of its writing; the next one continues what
-it left. Printed, as JSON: the finished folders, and how often a child was killed at what.
+It does the work once undisturbed, which imports all modules, starts no threads, and forks a child for each attempt. A
+child works until it is done or killed, at a random time or at a random moment of a write; the next one resumes its
+work. Prints as JSON the finished folders, and how often a child was killed at each kind of moment.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import EXPERT, MODEL, recipe
 
-KILLS = 20
+KILLS = 10
 DATA = blobs()
 
 
 def distil(experts: Path, folder: Path) -> None:
-    """A small distillation, or what is left of it."""
+    """Start or resume a small distillation."""
     work = recipe(iterations=8, evaluate_every=4, checkpoint_every=2, batch_size=3)
     run_distillation(work, DATA, TrajectoryStore.open(experts), folder, resume=True)
 
 
 def distil_convexified(experts: Path, folder: Path) -> None:
-    """A small distillation by MCT, which convexifies the experts, with soft labels that move and augmentation."""
+    """Start or resume a small distillation by MCT from recorded experts, with learned labels and augmentation."""
     settings: dict[str, Any] = {"method": "mct", "waypoints": 3, "labels": "learned", "dsa": DsaSettings()}
     work = recipe(iterations=8, evaluate_every=4, checkpoint_every=2, batch_size=3, **settings)
     run_distillation(work, DATA, TrajectoryStore.open(experts), folder, resume=True)
 
 
 def train(experts: Path, folder: Path) -> None:
-    """A few small experts, or those that are missing."""
+    """Train a few small experts, or those that are missing."""
     train_experts(DATA, MODEL, EXPERT, folder)
 
 
@@ -55,12 +54,12 @@ WORKS = {"distillation": distil, "convexified": distil_convexified, "experts": t
 
 
 class Death:
-    """Kills the process at its nth moment of writing, if it comes to that; tells the moments on `pipe`."""
+    """Kills the process at its nth moment of writing; writes the moments to `pipe`."""
 
     def __init__(self, after: int | None, pipe: int) -> None:
         self.left, self.pipe = after, pipe
-        self.flush, self.rename, self.cut, self.append = os.fsync, os.replace, os.truncate, RunFolder.append_metrics
-        os.fsync, os.replace, os.truncate = self.fsync, self.replace, self.truncate  # type: ignore[assignment]
+        self.flush, self.rename, self.cut, self.append = os.fsync, os.replace, os.ftruncate, RunFolder.append_metrics
+        os.fsync, os.replace, os.ftruncate = self.fsync, self.replace, self.truncate  # type: ignore[assignment]
         RunFolder.append_metrics = lambda folder, record: self.append_metrics(folder, record)  # type: ignore[method-assign]
 
     def moment(self, name: str, leave: Callable[[], object] = lambda: None) -> None:
@@ -78,7 +77,7 @@ class Death:
         name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
         if name.endswith(".tmp"):
             half = os.fstat(descriptor).st_size // 2
-            self.moment(f"half of {name.split('.')[1]}", lambda: os.ftruncate(descriptor, half))
+            self.moment(f"half of {name.split('.')[1]}", lambda: self.cut(descriptor, half))
         self.flush(descriptor)
 
     def replace(self, source: str | Path, target: str | Path) -> None:
@@ -86,9 +85,9 @@ class Death:
         self.rename(source, target)
         self.moment(f"after {Path(target).stem}")
 
-    def truncate(self, path: str | Path, size: int) -> None:
+    def truncate(self, descriptor: int, size: int) -> None:
         self.moment("before rewinding")
-        self.cut(path, size)
+        self.cut(descriptor, size)
         self.moment("after rewinding")
 
     def append_metrics(self, folder: RunFolder, record: dict[str, object]) -> None:
@@ -98,7 +97,7 @@ class Death:
 
 
 class Mortal:
-    """Attempts at one kind of work, each in a child of its own."""
+    """Attempts at one kind of work, each in its own child process."""
 
     def __init__(self, work: Callable[[Path], None]) -> None:
         self.work = work
@@ -110,11 +109,11 @@ class Mortal:
         """Work on the folder in a child.
 
         Args:
-            seconds: kill it after so long.
+            seconds: kill it after this time.
             moment: kill it at this moment of its writing.
 
         Returns:
-            Whether it finished, and the moments that there were, or the one that it was killed at.
+            Whether it finished, and the moments it passed, or the one at which it was killed.
         """
         reading, writing = os.pipe()
         pid = os.fork()
@@ -135,32 +134,31 @@ class Mortal:
             time.sleep(seconds)
             os.kill(pid, signal.SIGKILL)
         with open(reading, encoding="utf-8") as pipe:
-            told = pipe.read().split("\n")[:-1]
+            moments = pipe.read().split("\n")[:-1]
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if status == -signal.SIGKILL:
-            self.killed[told[-1] if told else "some time"] += 1
+            self.killed[moments[-1] if moments else "some time"] += 1
         elif status != 0:
             raise SystemExit("a child failed")
-        return status == 0, told
+        return status == 0, moments
 
 
 def main(kind: str, experts: Path, out: Path) -> None:
-    """Kill at twenty random times, at a moment of writing of every kind and at twenty such moments or more, and let
-    every work be finished."""
+    """Kill at KILLS random times and at KILLS or more moments of writing, every kind among them; finish every run."""
     work = WORKS[kind]
-    work(experts, out / "whole")  # here, so that what is imported on the way is there for all
+    work(experts, out / "whole")  # in this process, so that the children find all modules imported
     if len(os.listdir("/proc/self/task")) > 1:
-        raise SystemExit("the process has threads, which its children would lack")
+        raise SystemExit("the process has threads, which its children would not have")
     mortal = Mortal(lambda folder: work(experts, folder))
     began = time.perf_counter()
     _, moments = mortal.attempt(out / "counted")
-    long = time.perf_counter() - began
+    duration = time.perf_counter() - began
     finished = []
     for by_time in (True, False):
-        chance = random.Random(1)  # a new one: how many draws the times take is left to chance
-        wanted = sum(mortal.killed.values()) + KILLS
+        chance = random.Random(1)  # new, since the number of draws before it varies
+        target = sum(mortal.killed.values()) + KILLS
         kinds = [] if by_time else sorted(set(moments))
-        while kinds or sum(mortal.killed.values()) < wanted:
+        while kinds or sum(mortal.killed.values()) < target:
             folder = out / f"parts-{len(finished)}"
             done = False
             if kinds:
@@ -168,9 +166,9 @@ def main(kind: str, experts: Path, out: Path) -> None:
                 done, _ = mortal.attempt(
                     folder, moment=chance.choice([i for i, at in enumerate(moments) if at == name])
                 )
-            while not done and sum(mortal.killed.values()) < wanted:
+            while not done and sum(mortal.killed.values()) < target:
                 if by_time:
-                    done, _ = mortal.attempt(folder, seconds=chance.uniform(0.0, 1.0) * long)
+                    done, _ = mortal.attempt(folder, seconds=chance.uniform(0.0, 1.0) * duration)
                 else:
                     done, _ = mortal.attempt(folder, moment=chance.randrange(len(moments)))
             if not done:

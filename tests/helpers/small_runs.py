@@ -15,7 +15,7 @@ from pydistill.distillation.records import IterationReport
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.evaluation import NoCallback
+from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.training.experts import ExpertSettings, train_experts
 from pydistill.training.train import TrainingSettings
@@ -28,7 +28,7 @@ EVALUATION = EvaluationSettings(repeats=2, training=TrainingSettings(epochs=5, b
 
 
 def recipe(**distill: Any) -> Recipe:
-    """Two student steps' worth of distillation unless told otherwise."""
+    """A recipe of eight iterations of three student steps, with these settings of the distillation changed."""
     settings = {
         "iterations": 8,
         "steps": 3,
@@ -47,8 +47,8 @@ def experts(folder: Path, dataset: Dataset | None = None, model: ModelSettings =
     return train_experts(dataset or blobs(), model, EXPERT, folder)
 
 
-class BreakAt(NoCallback):
-    """Breaks off after an iteration, as a fault would."""
+class BreakAt(RunCallback):
+    """Ends the run by an error after an iteration."""
 
     def __init__(self, iteration: int) -> None:
         self.iteration = iteration
@@ -59,12 +59,12 @@ class BreakAt(NoCallback):
 
 
 def plain_metrics(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics without what the clock decides."""
+    """A run's metrics without wall times."""
     return [{key: value for key, value in line.items() if key != "seconds"} for line in RunFolder(folder).metrics()]
 
 
 def assert_same_outcome(one: Path, other: Path) -> None:
-    """Two runs have the same sets and the same metrics, bit for bit."""
+    """Assert that two runs have the same sets and the same metrics, bit for bit."""
     for name in ("distilled.safetensors", "best.safetensors"):
         first, second = Artefact.load(one / name), Artefact.load(other / name)
         assert torch.equal(first.images, second.images)

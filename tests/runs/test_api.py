@@ -20,7 +20,7 @@ from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
 from pydistill.recipes.recipe import recipe_from_dict
 from pydistill.runs.api import DistillResult
-from pydistill.runs.evaluation import NoCallback
+from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.run import run_distillation
 from pydistill.training.experts import train_experts
 from pydistill.training.train import TrainingSettings
@@ -176,7 +176,7 @@ def test_a_gpu_is_used_by_default_if_there_is_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_callbacks_and_an_evaluation_as_settings(experts: TrajectoryStore, tmp_path: Path) -> None:
-    class Counting(NoCallback):
+    class Counting(RunCallback):
         iterations = 0
 
         def on_iteration(self, report: Any) -> None:

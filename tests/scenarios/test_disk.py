@@ -1,10 +1,9 @@
-"""A disk that is full, at every single write; a folder that may not be written; files that are whole or absent."""
+"""A disk that is full at any write, a folder that may not be written, and files that are complete or absent."""
 
 from __future__ import annotations
 
 import builtins
 import errno
-import json
 import os
 import resource
 import shutil
@@ -13,38 +12,31 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from pydistill._util.files import WriteError, atomic_path, copy_file, write_text
-from pydistill.errors import FormatError
-from pydistill.runs import folder as runfolder_module
-from pydistill.runs.folder import CHECKPOINT_KEY, RunFolder
+from pydistill.runs import folder as folder_module
+from pydistill.runs.folder import CHECKPOINT_FORMAT, RunFolder
 from pydistill.runs.run import run_distillation
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.folder_content import content
 from tests.helpers.nobody import as_nobody
-from tests.helpers.small_runs import EXPERT, MODEL, assert_same_outcome, experts, recipe
+from tests.helpers.small_runs import EXPERT, MODEL, assert_same_outcome, recipe
 
 DATA = blobs()
 WORK = recipe(iterations=2, checkpoint_every=1)
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
-    return experts(tmp_path_factory.mktemp("experts"))
-
-
 class Disk:
-    """Fails from its nth write on, as a disk does that is full, until there is room again."""
+    """A disk that is full from its nth write on until `left` is None again."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: int | None = None
         self.writes = 0
         for name in ("fsync", "replace", "truncate", "ftruncate"):
             monkeypatch.setattr(os, name, self.failing(getattr(os, name)))
-        monkeypatch.setattr(runfolder_module, "open", self.open, raising=False)
+        monkeypatch.setattr(folder_module, "open", self.open, raising=False)
 
     def full(self) -> bool:
         self.writes += 1
@@ -58,12 +50,12 @@ class Disk:
 
         return write
 
-    def open(self, path: Path, mode: str = "r", **how: Any) -> Any:
+    def open(self, path: Path, mode: str = "r", **options: Any) -> Any:
         if mode == "a" and self.full():
-            with builtins.open(path, mode, **how) as handle:
+            with builtins.open(path, mode, **options) as handle:
                 handle.write('{"event": "iter')  # as much as there was room for
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return builtins.open(path, mode, **how)
+        return builtins.open(path, mode, **options)
 
 
 def test_a_disk_that_is_full_at_any_write_of_a_run(
@@ -78,8 +70,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(
         disk.left, disk.writes = number, 0
         with pytest.raises(WriteError) as caught:
             run_distillation(WORK, DATA, store, folder.path, resume=True)
-        assert any(told in str(caught.value) for told in ("cannot write", "is written, but may not last"))
-        assert "No space left on device; make room there, or choose a folder elsewhere" in str(caught.value)
+        assert "No space left on device" in str(caught.value)
         assert not list(folder.path.glob("*.tmp"))
         disk.left = None
         if folder.checkpoint_path.exists():
@@ -97,7 +88,7 @@ def test_a_disk_that_is_full_at_any_write_of_experts(tmp_path: Path, monkeypatch
     for number in range(writes):
         folder = tmp_path / str(number)
         disk.left, disk.writes = number, 0
-        with pytest.raises(WriteError, match="No space left on device; make room there"):
+        with pytest.raises(WriteError, match="No space left on device"):
             train_experts(DATA, MODEL, EXPERT, folder)
         disk.left = None
         if number > 2:
@@ -115,7 +106,7 @@ def test_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Pat
     try:
         with as_nobody(), pytest.raises(WriteError) as caught:
             run_distillation(recipe(iterations=3), DATA, store, out, resume=True)
-        assert str(caught.value) == f"cannot write in {out}: Permission denied; choose a folder that may be written"
+        assert str(out) in str(caught.value)
         assert content(out) == before
     finally:
         out.chmod(0o755)
@@ -126,9 +117,9 @@ def test_a_new_run_in_a_folder_that_may_only_be_read(store: TrajectoryStore, ope
     open_folder.chmod(0o555)
     try:
         with as_nobody():
-            with pytest.raises(WriteError, match=r"cannot write in .*run: Permission denied; choose a folder that may"):
+            with pytest.raises(WriteError, match="run"):
                 run_distillation(recipe(iterations=1), DATA, store, open_folder / "run")
-            with pytest.raises(WriteError, match=r"cannot write in .*experts: Permission denied; choose a folder"):
+            with pytest.raises(WriteError, match="experts"):
                 train_experts(DATA, MODEL, EXPERT, open_folder / "experts")
     finally:
         open_folder.chmod(0o755)
@@ -136,47 +127,32 @@ def test_a_new_run_in_a_folder_that_may_only_be_read(store: TrajectoryStore, ope
 
 
 def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
-    """safetensors' own error, which is no OSError, becomes the one that says what was being written."""
+    """safetensors does not report a full disk by an OSError."""
     folder = RunFolder(tmp_path)
 
     def state(iteration: int) -> dict[str, Any]:
-        return {"distiller": {"iteration": iteration}, "judge": {}, "seconds": 0.0}
+        return {"config": {}, "distiller": {"iteration": iteration}, "evaluations": {}, "seconds": 0.0}
 
-    folder.begin_anew(resume=False)
     folder.save_checkpoint(state(1), {"images": torch.ones(4)})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
     try:
-        with pytest.raises(WriteError, match=r"cannot write .*checkpoint.*File too large.*; what was there before"):
+        with pytest.raises(WriteError, match="File too large"):
             folder.save_checkpoint(state(2), {"images": torch.ones(4000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert folder.load_checkpoint()[0] == {"format": 2, "config": None, **state(1), "metrics_bytes": 0}
+    assert folder.load_checkpoint()[0] == {**state(1), "format": CHECKPOINT_FORMAT, "metrics_bytes": 0}
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "metrics.jsonl"}
-
-
-def test_a_checkpoint_of_the_first_format_may_be_without_checksums(tmp_path: Path) -> None:
-    """As early versions wrote them; those of today cannot lose theirs."""
-    folder = RunFolder(tmp_path)
-    state = {"format": 1, "distiller": {"iteration": 1}, "judge": {}, "seconds": 0.0, "metrics_bytes": 0}
-    for number in (1, 2):
-        header = {CHECKPOINT_KEY: json.dumps(state | {"format": number})}
-        save_file({"images": torch.ones(4)}, folder.checkpoint_path, metadata=header)
-        if number == 1:
-            assert folder.load_checkpoint()[0] == state
-        else:
-            with pytest.raises(FormatError, match=r"does not have the SHA-256 .*; remove it to begin the run anew"):
-                folder.load_checkpoint()
 
 
 def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WriteError, match=r"cannot write .*file/run"):
+    with pytest.raises(WriteError, match="file/run"):
         run_distillation(recipe(), DATA, store, tmp_path / "file" / "run")
 
 
 def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The new file is there then, and the message does not say otherwise."""
+    """The new file is written, and the message says so."""
 
     def fails(folder: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -184,15 +160,12 @@ def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("pydistill._util.files._flush_folder", fails)
     target = tmp_path / "file"
     target.write_text("before")
-    with pytest.raises(WriteError) as caught:
+    with pytest.raises(WriteError, match="is written"):
         write_text(target, "after")
-    assert str(caught.value) == (
-        f"{target} is written, but may not last through a loss of power: {os.strerror(errno.EIO)}"
-    )
     assert target.read_text() == "after"
 
 
-def test_a_source_that_cannot_be_read_is_what_is_told(tmp_path: Path) -> None:
+def test_a_source_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         copy_file(tmp_path / "source", tmp_path / "copy")
     assert caught.value.filename == str(tmp_path / "source")

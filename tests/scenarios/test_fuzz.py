@@ -184,7 +184,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "DC-BENCH's parts of labels": ("set-parts/labels_best_1.pt", read_parts),
     "what an export tells": ("set-mtt/preprocessing.json", read_mtt_set),
     "checkpoint": ("run/checkpoint.safetensors", resume),
-    "configuration": ("run/config.json", resume),
+    "configuration": ("run/config.json", read_page),
     "metrics": ("run/metrics.jsonl", read_metrics),
     "metrics of a resumed run": ("run/metrics.jsonl", resume),
     "best set": ("run/best.safetensors", read_best),
@@ -192,7 +192,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "summary": ("run/summary.json", read_page),
     "recipe": ("run/recipe.json", read_recipe),
 }
-LEFT_OUT = ("summary",)  # damage is a warning, and the report is made without it
+LEFT_OUT = ("summary", "configuration")  # damage is a warning, and the report is made without it
 
 Content = tuple[dict[str, torch.Tensor], Any]
 

@@ -1,4 +1,4 @@
-"""Where a run is logged."""
+"""Settings of a run's loggers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WandbMode = Literal["offline", "online"]
 
 @dataclass(frozen=True)
 class LogSettings:
-    """Where a run is logged, beside metrics.jsonl; no result depends on it, so it is no part of the recipe.
+    """Loggers of a run besides metrics.jsonl; no result depends on them, so they are no part of the recipe.
 
     Args:
         tensorboard: write events into the run folder's tensorboard/; null: if the package tensorboard is installed.
-        wandb: offline (into the run folder, to be synchronised later), online, or null for not at all.
-        project: of wandb.
+        wandb: offline (into the run folder, to be synchronised later), online, or null for none.
+        project: the project of wandb.
 
     Raises:
         InputError: wandb is neither offline nor online nor null.
@@ -38,10 +38,10 @@ class LogSettings:
         return _installed("tensorboard") if self.tensorboard is None else self.tensorboard
 
     def check(self) -> None:
-        """Refuse what is not installed, before anything is computed.
+        """Check that the packages of the requested loggers are installed.
 
         Raises:
-            MissingDependencyError: a package that was asked for by name is not installed.
+            MissingDependencyError: one is not installed.
         """
         for name, asked in (("tensorboard", bool(self.tensorboard)), ("wandb", self.wandb is not None)):
             if asked and not _installed(name):
@@ -51,6 +51,6 @@ class LogSettings:
 
 
 def _installed(name: str) -> bool:
-    """Whether there is a package of this name; a mere folder of the name (a run's, say) is none."""
+    """Whether there is a package of this name; a folder of the name, such as a run's, does not count."""
     spec = importlib.util.find_spec(name)
     return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)

@@ -1,4 +1,4 @@
-"""TensorBoard's events in the run folder's tensorboard/."""
+"""TensorBoard's event files in the run folder's tensorboard/."""
 
 from __future__ import annotations
 
@@ -11,52 +11,43 @@ from torch import Tensor
 
 from pydistill._util.layout import TENSORBOARD_NAME
 from pydistill.errors import MissingDependencyError
+from pydistill.runs.loggers.logger import Logger
 
 
-class TensorBoard:
-    """Event files that TensorBoard reads while the run goes on.
+class TensorBoardLogger(Logger):
+    """Writes event files that TensorBoard reads while the run proceeds.
 
-    A resumed run opens another file that begins behind the last checkpoint: TensorBoard then forgets what the stopped
-    process had written of later iterations, which are done again.
-
-    Args:
-        run: the run folder.
-        done: iterations done before.
-
-    Raises:
-        MissingDependencyError: the package tensorboard is not installed.
-        OSError: the folder cannot be written.
+    A resumed run opens another file that starts after its checkpoint: TensorBoard then drops what the stopped process
+    wrote of later iterations.
     """
 
     name = "TensorBoard"
 
-    def __init__(self, run: Path, done: int) -> None:
+    def _open(self, iteration: int) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingDependencyError(
                 "log.tensorboard needs the package tensorboard; install it with: pip install 'pydistill[tensorboard]'"
             ) from error
-        _wait_for_a_later_name(run / TENSORBOARD_NAME)
-        purged = done + 1 if done else 0
-        self._writer: Any = SummaryWriter(str(run / TENSORBOARD_NAME), flush_secs=10, purge_step=purged)
+        folder = self._folder / TENSORBOARD_NAME
+        _wait_for_later_name(folder)
+        return SummaryWriter(str(folder), flush_secs=10, purge_step=iteration + 1 if iteration else 0)
 
-    def numbers(self, iteration: int, values: dict[str, float]) -> None:
-        """A scalar per number."""
+    def _log_numbers(self, iteration: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, iteration)
+            self._backend.add_scalar(name, value, iteration)
 
-    def picture(self, iteration: int, image: Tensor) -> None:
-        """The picture under "images"."""
-        self._writer.add_image("images", image, iteration)
+    def _log_picture(self, iteration: int, picture: Tensor) -> None:
+        self._backend.add_image("images", picture, iteration)
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()
+    def _close(self) -> None:
+        self._backend.close()
 
 
-def _wait_for_a_later_name(folder: Path) -> None:
-    """Wait until an event file opened now is read after those there: they are ordered by the second in their names."""
-    seconds = [int(found[1]) for each in folder.glob("*") if (found := re.search(r"tfevents\.(\d+)\.", each.name))]
+def _wait_for_later_name(folder: Path) -> None:
+    """Wait until a new event file sorts after those in the folder: they are ordered by the second in their names."""
+    names = [re.search(r"tfevents\.(\d+)\.", path.name) for path in folder.glob("*")]
+    seconds = [int(match[1]) for match in names if match]
     if seconds:
         time.sleep(min(1.0, max(0.0, max(seconds) + 1 - time.time())))
