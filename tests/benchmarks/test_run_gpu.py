@@ -113,7 +113,7 @@ def test_the_files_with_tests_for_a_gpu_are_found() -> None:
     assert found[0].startswith("tests/ops/")
     assert found[-1].startswith("tests/benchmarks/")
     expected = {
-        "tests/ops/test_sgd_step_cuda.py",
+        "tests/ops/test_parameter_maps_cuda.py",
         "tests/matching/backends/test_fused_cuda.py",
         "tests/training/test_gradients.py",
     }

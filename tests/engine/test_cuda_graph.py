@@ -85,7 +85,7 @@ def test_forgetting_captures_anew(played: Played) -> None:
 def test_where_capturing_fails_it_is_told_once_and_the_work_is_done(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graphs._tell.cache_clear()
+    graphs._warn_once.cache_clear()
     played = Played(monkeypatch, fails=True)
     calls: list[int] = []
     work = CudaGraphStep(lambda: calls.append(1), GPU, capture=True)
@@ -365,7 +365,7 @@ def test_no_step_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_that_waits_for_the_gpu_is_not_captured_and_trains_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graphs._tell.cache_clear()
+    graphs._warn_once.cache_clear()
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     expected, _ = trained("convnet2-w4", monkeypatch, False)
     count_correct = steps.count_correct

