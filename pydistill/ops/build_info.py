@@ -1,4 +1,4 @@
-"""How this copy of pydistill was built."""
+"""The build configuration of this copy of pydistill."""
 
 from __future__ import annotations
 

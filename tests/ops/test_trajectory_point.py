@@ -113,8 +113,8 @@ def test_the_reference_has_every_derivative() -> None:
 def test_forward_mode_and_function_transforms(op: Op) -> None:
     start, end, weights, sizes = arguments([5, 8], torch.float64)
     tangent = torch.ones_like(weights)
-    _, found = torch.func.jvp(lambda w: op(start, end, w, sizes), (weights,), (tangent,))
-    torch.testing.assert_close(found, end - start)
+    _, actual = torch.func.jvp(lambda w: op(start, end, w, sizes), (weights,), (tangent,))
+    torch.testing.assert_close(actual, end - start)
     gradient = torch.func.grad(lambda s: op(s, end, weights, sizes).sum())(start)
     torch.testing.assert_close(gradient, 1 - expanded(weights, sizes))
     with torch.autograd.forward_ad.dual_level():
