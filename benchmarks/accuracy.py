@@ -33,7 +33,7 @@ BATCH_OF_EXPERTS = 64
 
 @dataclass(frozen=True)
 class Case:
-    """What is matched."""
+    """A matching problem: the student's settings, its start, the target and the images."""
 
     model: ConvNet
     start: Tensor
@@ -44,30 +44,30 @@ class Case:
 
 @cache
 def dataset(name: str, path: str | None) -> Dataset:
-    """A data set, standardised."""
+    """Load a data set, standardised."""
     return load(DataSettings(name=name, path=path))
 
 
-def random_case(seed: int, given: argparse.Namespace) -> Case:
-    """A network as it is made, a target near it, images of noise."""
+def random_case(seed: int, options: argparse.Namespace) -> Case:
+    """Make a problem from a fresh network, a target near it and images of noise."""
     torch.manual_seed(seed)
-    model = ConvNet(3, 10, given.size, width=given.width, depth=3)
+    model = ConvNet(3, 10, options.size, width=options.width, depth=3)
     start = flatten(model)
     target = start + 0.01 * torch.randn_like(start)
-    images = torch.randn(given.batch, 3, given.size, given.size)
-    return Case(model, start, target, images, torch.arange(given.batch) % 10)
+    images = torch.randn(options.batch, 3, options.size, options.size)
+    return Case(model, start, target, images, torch.arange(options.batch) % 10)
 
 
-def expert_case(seed: int, given: argparse.Namespace) -> Case:
-    """A segment of an expert's way on some images of a data set, and of these as many of each class."""
-    data = dataset(given.data, given.path)
-    some = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))[: given.images]
+def expert_case(seed: int, options: argparse.Namespace) -> Case:
+    """Make a problem from a segment of an expert's trajectory, with equally many images of each class."""
+    data = dataset(options.data, options.path)
+    some = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))[: options.images]
     images, labels = data.train_images[some], data.train_labels[some]
     classes = data.num_classes
     torch.manual_seed(seed)
-    model = ConvNet(data.in_channels, classes, data.image_size, width=given.width, depth=3)
+    model = ConvNet(data.in_channels, classes, data.image_size, width=options.width, depth=3)
     points = {0: flatten(model).clone()}
-    last = given.expert_epochs + EPOCHS_TO_TARGET
+    last = options.expert_epochs + EPOCHS_TO_TARGET
     train(
         model,
         images,
@@ -76,14 +76,16 @@ def expert_case(seed: int, given: argparse.Namespace) -> Case:
         generator=torch.Generator().manual_seed(seed),
         on_epoch=lambda epoch, *_: points.update({epoch: flatten(model).clone()}),
     )
-    rows = torch.stack([(labels == number % classes).nonzero()[number // classes, 0] for number in range(given.batch)])
-    return Case(model, points[given.expert_epochs], points[last], images[rows], labels[rows])
+    rows = torch.stack(
+        [(labels == number % classes).nonzero()[number // classes, 0] for number in range(options.batch)]
+    )
+    return Case(model, points[options.expert_epochs], points[last], images[rows], labels[rows])
 
 
-def gradients(case: Case, contestant: str, dtype: torch.dtype, given: argparse.Namespace, steps: int) -> list[Tensor]:
-    """∂L/∂images and ∂L/∂lr in float64, computed by a contestant in `dtype`."""
+def gradients(case: Case, contestant: str, dtype: torch.dtype, options: argparse.Namespace, steps: int) -> list[Tensor]:
+    """Compute ∂L/∂images and ∂L/∂lr with a contestant in `dtype`; return them in float64."""
     images = case.images.to(dtype, copy=True).requires_grad_()
-    lr = torch.tensor(given.lr, dtype=dtype, requires_grad=True)
+    lr = torch.tensor(options.lr, dtype=dtype, requires_grad=True)
     index = torch.arange(len(images)).repeat(steps, 1)
     outcome = match(
         case.model.to(dtype),
@@ -93,7 +95,7 @@ def gradients(case: Case, contestant: str, dtype: torch.dtype, given: argparse.N
         lr,
         backend=contestant,
     )
-    return [each.double() for each in torch.autograd.grad(outcome.loss, [images, lr])]
+    return [value.double() for value in torch.autograd.grad(outcome.loss, [images, lr])]
 
 
 def main() -> None:
@@ -109,32 +111,32 @@ def main() -> None:
     parser.add_argument("--data", default="digits")
     parser.add_argument("--path", default=None)
     parser.add_argument("--images", type=int, default=None, help="so many images for each expert; all by default")
-    given = parser.parse_args()
-    if min(given.width, given.batch, given.seeds) < 1 or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", given.steps):
+    options = parser.parse_args()
+    if min(options.width, options.batch, options.seeds) < 1 or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", options.steps):
         parser.error("--width, --batch and --seeds must be at least 1, --steps such numbers with commas between")
-    if given.size < 8:
-        parser.error(f"--size must be at least 8 for three poolings, not {given.size}")
-    if given.expert_epochs is not None and given.expert_epochs < 0:
-        parser.error(f"--expert-epochs must be at least 0, not {given.expert_epochs}")
-    make, what = random_case, f"{given.size}×{given.size}"
-    if given.expert_epochs is not None:
-        last = given.expert_epochs + EPOCHS_TO_TARGET
-        make, what = expert_case, f"experts on {given.data}, epochs {given.expert_epochs} → {last}"
-    print(f"ConvNetD3, width {given.width}, {what}, batch {given.batch}, {given.seeds} seeds")
+    if options.size < 8:
+        parser.error(f"--size must be at least 8 for three poolings, not {options.size}")
+    if options.expert_epochs is not None and options.expert_epochs < 0:
+        parser.error(f"--expert-epochs must be at least 0, not {options.expert_epochs}")
+    make, what = random_case, f"{options.size}×{options.size}"
+    if options.expert_epochs is not None:
+        last = options.expert_epochs + EPOCHS_TO_TARGET
+        make, what = expert_case, f"experts on {options.data}, epochs {options.expert_epochs} → {last}"
+    print(f"ConvNetD3, width {options.width}, {what}, batch {options.batch}, {options.seeds} seeds")
     print(f"{'N':>3} {'backend':>9} | images: mean, median | lr: mean, median | cosine in images: median, least")
-    for steps in map(int, given.steps.split(",")):
+    for steps in map(int, options.steps.split(",")):
         errors: dict[str, list[list[float]]] = {contestant: [] for contestant in CONTESTANTS}
-        for seed in range(given.seeds):
-            case = make(seed, given)
-            exact = gradients(case, "autograd", torch.float64, given, steps)
+        for seed in range(options.seeds):
+            case = make(seed, options)
+            exact = gradients(case, "autograd", torch.float64, options, steps)
             for contestant, rows in errors.items():
-                found = gradients(case, contestant, torch.float32, given, steps)
-                row = [float((each - true).norm() / true.norm()) for each, true in zip(found, exact, strict=True)]
-                cosine = torch.dot(found[0].flatten(), exact[0].flatten()) / (found[0].norm() * exact[0].norm())
+                result = gradients(case, contestant, torch.float32, options, steps)
+                row = [float((value - true).norm() / true.norm()) for value, true in zip(result, exact, strict=True)]
+                cosine = torch.dot(result[0].flatten(), exact[0].flatten()) / (result[0].norm() * exact[0].norm())
                 rows.append([*row, float(cosine)])
         for contestant, rows in errors.items():
             *columns, cosines = zip(*rows, strict=True)
-            told = " | ".join(f"{statistics.mean(each):.1e}, {statistics.median(each):.1e}" for each in columns)
+            told = " | ".join(f"{statistics.mean(value):.1e}, {statistics.median(value):.1e}" for value in columns)
             told += f" | {statistics.median(cosines):.4f}, {min(cosines):.4f}"
             print(f"{steps:>3} {contestant:>9} | {told}", flush=True)
 

@@ -1,4 +1,4 @@
-"""Real runs on CIFAR-10 without a GPU: every method from the same experts, each in a process of its own.
+"""Real runs on CIFAR-10 without a GPU: every method from the same experts, each in a separate process.
 
     python -m benchmarks.cifar10_cpu --data CIFAR --work FOLDER
 
@@ -35,12 +35,12 @@ RUNS: dict[int, dict[str, Any]] = {
 
 
 def pydistill(*arguments: object) -> None:
-    """Run one command of the package in a process of its own; its output goes through."""
-    subprocess.run([sys.executable, "-m", "pydistill.cli", *(str(each) for each in arguments)], check=True)
+    """Run one command of the package in a separate process and pass its output through."""
+    subprocess.run([sys.executable, "-m", "pydistill.cli", *(str(item) for item in arguments)], check=True)
 
 
 def provenance() -> dict[str, Any]:
-    """What made a run: commit, torch, processor, threads."""
+    """Describe the origin of a run: commit, torch, processor, threads."""
     malloc = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")}
     return {
         "commit": harness.commit(),
@@ -52,7 +52,7 @@ def provenance() -> dict[str, Any]:
 
 
 def distilled(path: str, work: Path, method: str, ipc: int) -> dict[str, Any]:
-    """One run as a row of the results, made now unless it is there."""
+    """Return one run as a row of the results; run it unless it exists."""
     out = work / f"{method}-ipc{ipc}"
     made = out / "made.json"
     if not made.exists():
@@ -68,13 +68,13 @@ def distilled(path: str, work: Path, method: str, ipc: int) -> dict[str, Any]:
 
 
 def random_baseline(path: str, work: Path, ipc: int, rates: list[float]) -> dict[str, Any]:
-    """Random real images, at the best of the rates, as a row of the results; made now unless it is there."""
+    """Return random real images at the best rate as a row of the results; measure it unless it exists."""
     file = work / f"random-real-ipc{ipc}.json"
     if not file.exists():
         recipe = load_recipe(preset_path(PRESET), [f"--data.path={path}"])
         dataset = data.load(recipe.data)
-        found, rate = random_real(dataset, recipe.model, recipe.evaluation, ipc=ipc, rates=rates)
-        row = {"ipc": ipc, "set": "random real", "mean": found.mean, "std": found.std, "lr": rate}
+        result, rate = random_real(dataset, recipe.model, recipe.evaluation, ipc=ipc, rates=rates)
+        row = {"ipc": ipc, "set": "random real", "mean": result.mean, "std": result.std, "lr": rate}
         write_json(file, row | provenance())
     return dict(read_json(file))
 
@@ -85,13 +85,13 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--ipc", type=int, nargs="+", default=sorted(RUNS), choices=sorted(RUNS))
-    given = parser.parse_args()
-    pydistill("experts", "--preset", PRESET, f"--data.path={given.data}", "--out", given.work / "experts")
+    options = parser.parse_args()
+    pydistill("experts", "--preset", PRESET, f"--data.path={options.data}", "--out", options.work / "experts")
     rows = []
-    for ipc in given.ipc:
-        found = [distilled(given.data, given.work, method, ipc) for method in METHODS]
-        rates = [0.01, max(row["lr"] for row in found)]
-        rows += [random_baseline(given.data, given.work, ipc, rates), *found]
+    for ipc in options.ipc:
+        result = [distilled(options.data, options.work, method, ipc) for method in METHODS]
+        rates = [0.01, max(row["lr"] for row in result)]
+        rows += [random_baseline(options.data, options.work, ipc, rates), *result]
     save(rows)
     print(f"{'| IPC':<6} | {'set':<12} | accuracy (%) | loss first → last | seconds | peak memory (GB) |")
     print("|---|---|---|---|---|---|")
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def save(rows: list[dict[str, Any]]) -> None:
-    """Append the rows that are not there yet to the results."""
+    """Append the missing rows to the results."""
     names = ["commit", "torch", "processor", "threads", "malloc", "ipc", "set", "mean", "std", "lr"]
     names += ["iterations", "loss_first", "loss_last", "seconds", "peak_bytes"]
     texts = [{name: str(row.get(name, "")) for name in names} for row in rows]

@@ -1,4 +1,4 @@
-"""The hypergradient, and what to hold it against, as contestants of `benchmarks.hypergradient`.
+"""The hypergradient and its baselines as contestants of `benchmarks.hypergradient`.
 
 A backend's contestant is `pydistill.match(…, backend=NAME).loss.backward()`, to the images and the learning rate.
 Beside them stand the published TESLA scheme (`tesla`) and the sweep by forward over reverse in torch.func
@@ -68,7 +68,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a hypergradient contestant computes: L, ∂L/∂images and ∂L/∂α; and the step K that it matched."""
+    """The output of a hypergradient contestant: L, ∂L/∂images, ∂L/∂α, and the matched step K."""
 
     loss: Tensor
     images: Tensor
@@ -78,7 +78,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Work:
-    """A contestant: a call's seconds, times `scale`, are what is reported."""
+    """A contestant; a call's seconds times `scale` are reported."""
 
     call: Callable[[], Gradients | None]
     scale: float = 1.0
@@ -105,11 +105,11 @@ class Problem:
         self.target = self.start - 2 * setting.steps * self.lr * self.gradient(self.start, *first)
 
     def model_like(self) -> Tensor:
-        """A tensor of the problem's dtype and device."""
+        """Convert a tensor to the problem's dtype and device."""
         return next(self.model.parameters()).detach()
 
     def batches(self, images: Tensor) -> Batches:
-        """What the steps train on: all images, or batches and augmentations that are drawn anew at each call."""
+        """Make the steps' batches: all images, or batches and augmentations drawn at every call."""
         setting = self.setting
         if setting.images is None and not setting.dsa:
             return Batches(
@@ -163,7 +163,7 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
 
 
 def release() -> None:
-    """Give back what is kept between calls."""
+    """Free the memory that is cached between calls."""
     release_students()
 
 
@@ -173,18 +173,18 @@ def smallest(setting: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def gradient_of(name: str, setting: Setting) -> str:
-    """The gradient that a contestant computes: TESLA's is truncated whatever is asked for."""
+    """Return the kind of gradient that a contestant computes; TESLA's is always truncated."""
     return "truncated" if name == "tesla" else setting.gradient
 
 
 def vectors_bytes(setting: Setting) -> int:
-    """Size of the N + 1 parameter vectors that the sweep keeps by design."""
+    """Return the size of the N + 1 parameter vectors that the sweep stores by design."""
     parameters = list(setting.network().parameters())
-    return (setting.steps + 1) * sum(each.numel() * each.element_size() for each in parameters)
+    return (setting.steps + 1) * sum(value.numel() * value.element_size() for value in parameters)
 
 
 def by_backend(problem: Problem, backend: str) -> Gradients:
-    """The package's own: match and backward; autograd's augmentation is PyTorch's, as in the published loops."""
+    """`match` and backward of this package; backend `autograd` augments by PyTorch, as the published loops do."""
     setting = problem.setting
     images, lr = problem.images.clone().requires_grad_(), problem.lr.clone().requires_grad_()
     choices: dict[str, Any] = {"gradient": setting.gradient, "selection": setting.selection, "backend": backend}
@@ -195,11 +195,11 @@ def by_backend(problem: Problem, backend: str) -> Gradients:
             (augmented_by(images, draw), batches.labels[index])
             for images, draw, index in zip(rows, batches.draws, batches.index, strict=True)
         ]
-    found = match(problem.model, problem.start, problem.target, batches, lr, **choices)
-    torch.autograd.backward(found.loss)
+    result = match(problem.model, problem.start, problem.target, batches, lr, **choices)
+    torch.autograd.backward(result.loss)
     assert images.grad is not None
     assert lr.grad is not None
-    return Gradients(found.loss.detach(), images.grad, lr.grad, found.step)
+    return Gradients(result.loss.detach(), images.grad, lr.grad, result.step)
 
 
 def by_tesla(problem: Problem) -> Gradients:
@@ -240,12 +240,12 @@ def by_torch_func(problem: Problem) -> Gradients:
     to_images, to_lr = torch.zeros_like(problem.images), torch.zeros_like(problem.lr)
     for step in reversed(range(problem.setting.steps)):
         with_product = problem.setting.gradient == "exact" and step > 0
-        wanted = torch.func.grad_and_value(problem.objective, argnums=(1, 0) if with_product else (1,))
+        needed = torch.func.grad_and_value(problem.objective, argnums=(1, 0) if with_product else (1,))
         rows, labels = _rows(batches, step).requires_grad_(), batches.labels[batches.index[step]]
         images = _augmented(rows, batches, step)
         constants = (images.detach(), labels)
         along_adjoint: Any = torch.func.jvp(
-            lambda theta, wanted=wanted, constants=constants: wanted(theta, *constants), (points[step],), (adjoint,)
+            lambda theta, needed=needed, constants=constants: needed(theta, *constants), (points[step],), (adjoint,)
         )
         tangents, product = along_adjoint[1]
         (to_rows,) = torch.autograd.grad(images, rows, tangents[0])
@@ -275,18 +275,18 @@ class _Layer:
     def __init__(self, module: nn.Conv2d | nn.Linear, x: Tensor, y: Tensor, setting: Setting) -> None:
         options = {"dtype": getattr(torch, setting.dtype), "device": setting.device}
         # Room for [x; ẋ] and [dy; dẏ].
-        self.x, self.y = (torch.randn(2 * setting.batch, *each.shape[1:], **options) for each in (x, y))
+        self.x, self.y = (torch.randn(2 * setting.batch, *value.shape[1:], **options) for value in (x, y))
         self.weight = torch.randn(module.weight.shape, **options)
         self.batch = setting.batch
         self.multiply_adds = setting.batch * module.weight[0].numel() * y[0].numel()
         self.conv = module if isinstance(module, nn.Conv2d) else None
         if self.conv is not None:
             self.x, self.y, self.weight = (
-                each.contiguous(memory_format=torch.channels_last) for each in (self.x, self.y, self.weight)
+                value.contiguous(memory_format=torch.channels_last) for value in (self.x, self.y, self.weight)
             )
 
     def run(self, product: str, batches: int) -> None:
-        """One call; its result is dropped."""
+        """Run one product and drop its result."""
         x, y, w = self.x[: batches * self.batch], self.y[: batches * self.batch], self.weight
         if self.conv is None:
             left, right = {"forward": (x, w.t()), "weight": (y.t(), x), "input": (y, w)}[product]
@@ -301,10 +301,10 @@ class _Layer:
 
 def _layers(setting: Setting) -> list[_Layer]:
     """The student's convolutions and linear layers in the order in which they run."""
-    network, found = setting.network(), []
+    network, result = setting.network(), []
 
     def note(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append(_Layer(module, inputs[0], output, setting))
+        result.append(_Layer(module, inputs[0], output, setting))
 
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -312,7 +312,7 @@ def _layers(setting: Setting) -> list[_Layer]:
     with torch.no_grad():
         like = next(network.parameters())
         network(torch.zeros(1, setting.channels, setting.size, setting.size, dtype=like.dtype, device=like.device))
-    return found
+    return result
 
 
 def _products(layers: list[_Layer], setting: Setting) -> Iterator[tuple[_Layer, str, int]]:
@@ -342,7 +342,7 @@ def _products(layers: list[_Layer], setting: Setting) -> Iterator[tuple[_Layer, 
 
 
 def multiply_adds(setting: Setting) -> int:
-    """Multiply-adds of the products of N student steps and their sweep."""
+    """Count the multiply-adds of the products of N student steps and their sweep."""
     one_image = replace(setting, batch=1)  # the layers hold tensors of their batch
     products = _products(_layers(one_image), setting)
     return setting.batch * sum(layer.multiply_adds * batches for layer, _, batches in products)

@@ -38,7 +38,7 @@ WORKS = ("train", "test")
 
 @dataclass(frozen=True)
 class Setting:
-    """The network, its images, and what is done with them; "" for `dsa` is no augmentation."""
+    """The network, its images and the work; an empty `dsa` means no augmentation."""
 
     model: str
     channels: int
@@ -60,7 +60,7 @@ PROBLEMS = {
 }
 
 ON_A_GPU = {"cifar": 50_000}
-"""Problems that have more images there, for an epoch of the small part is over too soon."""
+"""Problems with more images on a GPU, where an epoch of the small problem is too short to time."""
 
 EPOCHS_A_CALL = {"cpu": 1, "cuda": 5}
 """Epochs of training in a call: on a GPU its first steps, which are captured as CUDA graphs, are shared by several."""
@@ -75,7 +75,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Work:
-    """A contestant; its call's seconds are what is reported."""
+    """A contestant; the seconds of its calls are reported."""
 
     call: Callable[[], object]
     scale: float = 1.0
@@ -115,8 +115,8 @@ def measure(setting: Setting, repeats: int) -> dict[str, list[float] | str]:
         return harness.take_turns(workers, repeats)
 
 
-def rows_of(found: Mapping[str, list[float] | str], setting: Setting, date: str) -> list[dict[str, Any]]:
-    """What was measured as rows of the results."""
+def rows_of(result: Mapping[str, list[float] | str], setting: Setting, date: str) -> list[dict[str, Any]]:
+    """Convert the measurements to rows of the results."""
     shared = {name: getattr(setting, name) for name in PROBLEM} | {
         "date": date,
         "commit": harness.commit(),
@@ -126,31 +126,31 @@ def rows_of(found: Mapping[str, list[float] | str], setting: Setting, date: str)
         "device": setting.device if setting.device == "cpu" else torch.cuda.get_device_name(setting.device),
     }
     rows = []
-    for name, seconds in found.items():
+    for name, seconds in result.items():
         if not isinstance(seconds, str):
-            times = zip(("median", "q10", "q90"), (f"{each:.6g}" for each in harness.quantiles(seconds)), strict=True)
+            times = zip(("median", "q10", "q90"), (f"{value:.6g}" for value in harness.quantiles(seconds)), strict=True)
             rows.append(shared | {"contestant": name, "repeats": len(seconds)} | dict(times))
     return rows
 
 
-def table(found: Mapping[str, list[float] | str], setting: Setting) -> str:
-    """What is printed: one line for each contestant."""
+def table(result: Mapping[str, list[float] | str], setting: Setting) -> str:
+    """Format the measurements, one line per contestant."""
     lines = [
         f"{setting.work}: {setting.model}, {setting.images} images {setting.channels} × {setting.size}×{setting.size}, "
         f"batch {setting.batch}, {setting.dsa or 'no augmentation'}, {setting.device}, {setting.threads} threads",
         f"{'contestant':>10} {'s':>10} {'10 %':>10} {'90 %':>10} {'per s':>10}",
     ]
-    for name, seconds in found.items():
+    for name, seconds in result.items():
         if isinstance(seconds, str):
             lines.append(f"{name:>10} cannot run: {seconds}")
         else:
             times = harness.quantiles(seconds)
-            lines.append(" ".join([f"{name:>10}", *(f"{each:>10.4g}" for each in (*times, 1 / times[0]))]))
+            lines.append(" ".join([f"{name:>10}", *(f"{value:>10.4g}" for value in (*times, 1 / times[0]))]))
     return "\n".join(lines)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; what is wrong with it is told in one sentence, and the exit status is 2."""
+    """Parse the command line; an error is one sentence and exit status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.experts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -161,34 +161,34 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=harness.counted, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=harness.counted, default=5, help="rounds")
     parser.add_argument("--csv", default=str(RESULTS), help="append the rows here ('': nowhere)")
-    given = parser.parse_args(arguments)
-    if given.device == "cuda" and not torch.cuda.is_available():
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: no NVIDIA GPU is visible")
     try:
-        if given.csv:
-            harness.check_header(Path(given.csv), COLUMNS)
+        if options.csv:
+            harness.check_header(Path(options.csv), COLUMNS)
     except ValueError as error:
         parser.error(str(error))
-    return given
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, append; 1 if nothing could be measured."""
-    given = parse_arguments(arguments)
+    options = parse_arguments(arguments)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     measured = 0
-    for problem in given.problems:
-        for work in given.works:
-            plain = work == "test" or given.no_augmentation
-            setting = replace(PROBLEMS[problem], work=work, device=given.device, threads=given.threads)
+    for problem in options.problems:
+        for work in options.works:
+            plain = work == "test" or options.no_augmentation
+            setting = replace(PROBLEMS[problem], work=work, device=options.device, threads=options.threads)
             setting = replace(setting, dsa="") if plain else setting
-            if given.device == "cuda" and problem in ON_A_GPU:
+            if options.device == "cuda" and problem in ON_A_GPU:
                 setting = replace(setting, images=ON_A_GPU[problem])
-            found = measure(setting, given.repeat)
-            print(table(found, setting), flush=True)
-            rows = rows_of(found, setting, date)
-            if given.csv:
-                harness.append_rows(Path(given.csv), COLUMNS, rows)
+            result = measure(setting, options.repeat)
+            print(table(result, setting), flush=True)
+            rows = rows_of(result, setting, date)
+            if options.csv:
+                harness.append_rows(Path(options.csv), COLUMNS, rows)
             measured += len(rows)
     return 0 if measured else 1
 

@@ -1,4 +1,4 @@
-"""What benchmarks share: contestants in processes of their own, peak memory, where a row comes from, rows of a CSV.
+"""The benchmarks' harness: contestants in separate processes, peak memory, the origin of a row, CSV files.
 
 A contestant is what `prepare(name, setting)` of a module returns: an object with `call()`, the work, and `scale`, what
 a second of that call counts as. Where memory is asked for, the module also has `smallest(setting)`, the same problem at
@@ -65,7 +65,7 @@ class Contestant(Protocol):
 
 
 class Worker:
-    """One contestant in a process of its own, kept alive and asked over pipes.
+    """One contestant in a separate process that stays alive and answers over pipes.
 
     Args:
         module: import path of the module that has `prepare`, and `smallest` if memory is asked for.
@@ -96,7 +96,7 @@ class Worker:
         )
 
     def ask(self, what: str, limit: float | None = None) -> float:
-        """The `value` of what `request` is answered."""
+        """Send a request and return the `value` of the answer."""
         return float(self.request(what, limit)["value"])
 
     def request(self, what: str, limit: float | None = None) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class Worker:
         return reply
 
     def said(self) -> list[str]:
-        """The lines that the process has written beside its answers, without empty ones."""
+        """Return the non-empty lines that the process has printed besides its answers."""
         file = self._errors.fileno()
         # The process writes at the position of the same file, so that it must not be moved by reading.
         text = os.pread(file, os.fstat(file).st_size, 0).decode("utf-8", "replace")
@@ -152,7 +152,7 @@ class Worker:
         return f"its process ended with status {code}: {last}"
 
     def close(self) -> None:
-        """End the process, in the middle of a call if need be."""
+        """End the process, even during a call."""
         self._process.kill()
         self._process.communicate()
         self._errors.close()
@@ -166,43 +166,43 @@ class Worker:
 
 def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float] | str]:
     """Seconds of each worker's calls, or why it could not run: everyone is asked once a round, one at a time."""
-    found: dict[str, list[float] | str] = {name: [] for name in workers}
+    result: dict[str, list[float] | str] = {name: [] for name in workers}
     names = list(workers)
     for turn in range(-WARM_CALLS, rounds):
         shift = turn % len(names)  # nobody always follows the same one
         for name in [*names[shift:], *names[:shift]]:
-            seconds_so_far = found[name]
+            seconds_so_far = result[name]
             if isinstance(seconds_so_far, str):
                 continue
             time.sleep(SETTLING_SECONDS)
             try:
-                each = workers[name].ask("time")
+                value = workers[name].ask("time")
             except CannotRun as error:
-                found[name] = str(error)
+                result[name] = str(error)
                 workers[name].close()
             else:
-                seconds_so_far += [each] if turn >= 0 else []
-    return found
+                seconds_so_far += [value] if turn >= 0 else []
+    return result
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
     """Median, 10 % and 90 % quantile."""
-    each = torch.tensor(values, dtype=torch.float64)
-    q10, q90 = torch.quantile(each, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
+    value = torch.tensor(values, dtype=torch.float64)
+    q10, q90 = torch.quantile(value, torch.tensor([0.1, 0.9], dtype=torch.float64)).tolist()
     return statistics.median(values), q10, q90
 
 
 def serve(module: ModuleType, name: str, setting: dict[str, Any], asked: IO[str], replies: IO[str]) -> None:
-    """A worker's life: answer each line of `asked` by one line of JSON."""
+    """Run a worker: answer every line of `asked` with one line of JSON."""
     contestant: Contestant | None = None
     for line in asked:
-        what, _, given = line.strip().partition(" ")
+        what, _, options = line.strip().partition(" ")
         reply: dict[str, Any]
         try:
             if what == "memory":
                 reply = {"value": _peak_of_a_call(module, name, setting)}
             elif what == "problem":
-                contestant, setting = None, json.loads(given)
+                contestant, setting = None, json.loads(options)
                 if hasattr(module, "release"):
                     module.release()
                 _start_peak()
@@ -220,7 +220,7 @@ def serve(module: ModuleType, name: str, setting: dict[str, Any], asked: IO[str]
 
 
 def seconds(contestant: Contestant) -> float:
-    """Wall-clock time of one call, to the end of what it put on a GPU."""
+    """Measure the wall-clock time of one call, including the work that it queued on a GPU."""
     gc.collect()
     _synchronise()
     begin = time.perf_counter()
@@ -257,7 +257,7 @@ def _peak_of_a_call(module: ModuleType, name: str, setting: dict[str, Any]) -> f
 
 
 def _start_peak() -> None:
-    """Give back what is not in use, and let peak memory start again."""
+    """Free unused memory and reset the peak."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -276,20 +276,20 @@ def _peak() -> dict[str, float]:
 
 
 def _kernels(contestant: Contestant) -> dict[str, Any]:
-    """Seconds that the kernels of a call run, and the twelve that take longest."""
+    """Measure the seconds that a call's kernels run; also list the twelve longest."""
     on_gpu = torch.cuda.is_initialized()
     activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
     _synchronise()
     with torch.profiler.profile(activities=[activity]) as profiler:
         contestant.call()
         _synchronise()
-    found = [
-        ((each.self_device_time_total if on_gpu else each.self_cpu_time_total) / 1e6, each.count, each.key)
-        for each in profiler.key_averages()
+    result = [
+        ((value.self_device_time_total if on_gpu else value.self_cpu_time_total) / 1e6, value.count, value.key)
+        for value in profiler.key_averages()
     ]
-    total = sum(taken for taken, _, _ in found)
+    total = sum(taken for taken, _, _ in result)
     lines = [f"{'s':>10} {'share':>6} {'calls':>7}  kernel"]
-    for taken, count, key in sorted(found, reverse=True)[:12]:
+    for taken, count, key in sorted(result, reverse=True)[:12]:
         lines.append(f"{taken:>10.4g} {taken / total if total else 0:>6.1%} {count:>7}  {key[:100]}")
     return {"value": total * contestant.scale, "table": "\n".join(lines)}
 
@@ -323,7 +323,7 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """The processor's own name."""
+    """Return the processor's name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
@@ -335,7 +335,7 @@ def machine() -> str:
 
 
 def counted(text: str) -> int:
-    """A whole number of at least 1, as an argument of the command line."""
+    """Parse a command-line argument that is an integer of at least 1."""
     if not text.strip().isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return int(text)
@@ -346,13 +346,13 @@ def check_header(path: Path, names: Sequence[str]) -> None:
     if not path.exists() or not path.stat().st_size:
         return
     with open(path, newline="", encoding="utf-8") as handle:
-        found = next(csv.reader(handle), [])
-    if found != list(names):
+        result = next(csv.reader(handle), [])
+    if result != list(names):
         raise ValueError(f"{path} has other columns than these rows ({', '.join(names)})")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV; none if it is not there."""
+    """Read the rows of a CSV; a missing file has none."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as handle:

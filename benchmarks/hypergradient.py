@@ -1,4 +1,4 @@
-"""Time and memory of one hypergradient by each contestant, in processes of their own that take turns.
+"""Time and memory of one hypergradient by every contestant, in separate processes that take turns.
 
     python -m benchmarks.hypergradient --model convnet3 --width 128 --batch 100 --steps 5 --backends torch,fused,floor
 
@@ -48,7 +48,7 @@ COLUMNS = (
 
 @dataclass
 class Outcome:
-    """What was measured of one contestant, or why it could not be."""
+    """The measurements of one contestant, or the reason why it cannot run."""
 
     contestant: str
     allocator: str
@@ -60,27 +60,27 @@ class Outcome:
         """Median, 10 % and 90 % quantile of the seconds per student step."""
         if not self.seconds:
             return None
-        return harness.quantiles([each / steps for each in self.seconds])
+        return harness.quantiles([value / steps for value in self.seconds])
 
 
 def measure_times(outcomes: Sequence[Outcome], setting: Setting, repeats: int) -> None:
-    """Fill in the outcomes' seconds: every contestant once a round, each in its own process, one at a time."""
+    """Measure the outcomes' seconds: every contestant once per round, in its process, one at a time."""
     with contextlib.ExitStack() as stack:
         workers = {
-            each.contestant: stack.enter_context(Worker(MODULE, each.contestant, asdict(setting), each.allocator))
-            for each in outcomes
+            value.contestant: stack.enter_context(Worker(MODULE, value.contestant, asdict(setting), value.allocator))
+            for value in outcomes
         }
         turns = harness.take_turns(workers, repeats)
     for outcome in outcomes:
-        found = turns[outcome.contestant]
-        if isinstance(found, str):
-            outcome.reason = found
+        result = turns[outcome.contestant]
+        if isinstance(result, str):
+            outcome.reason = result
         else:
-            outcome.seconds = found
+            outcome.seconds = result
 
 
 def measure_memory(name: str, setting: Setting) -> float:
-    """Peak in MB of one hypergradient, in a process of its own.
+    """Measure the peak in MB of one hypergradient in a separate process.
 
     Raises:
         CannotRun: it cannot run, or peaks cannot be read here.
@@ -89,12 +89,12 @@ def measure_memory(name: str, setting: Setting) -> float:
         return worker.ask("memory")
 
 
-def measure(names: Sequence[str], setting: Setting, given: argparse.Namespace) -> list[Outcome]:
-    """Time and memory, as asked for, of each contestant."""
-    outcomes = [Outcome(name, "keeping" if name == "floor" else given.allocator) for name in names]
-    if not given.memory_only:
-        measure_times(outcomes, setting, given.repeat)
-    if not given.time_only:
+def measure(names: Sequence[str], setting: Setting, options: argparse.Namespace) -> list[Outcome]:
+    """Measure the requested time and memory of every contestant."""
+    outcomes = [Outcome(name, "keeping" if name == "floor" else options.allocator) for name in names]
+    if not options.memory_only:
+        measure_times(outcomes, setting, options.repeat)
+    if not options.time_only:
         for outcome in outcomes:
             if outcome.contestant in YARDSTICKS or outcome.reason is not None:
                 continue
@@ -106,7 +106,7 @@ def measure(names: Sequence[str], setting: Setting, given: argparse.Namespace) -
 
 
 def rows_of(outcomes: Sequence[Outcome], setting: Setting, date: str) -> list[dict[str, Any]]:
-    """The outcomes that were measured as rows of the results."""
+    """Convert the measured outcomes to rows of the results."""
     device = setting.device if setting.device == "cpu" else torch.cuda.get_device_name(setting.device)
     shared = {name: getattr(setting, name) for name in PROBLEM} | {
         "date": date,
@@ -125,7 +125,7 @@ def rows_of(outcomes: Sequence[Outcome], setting: Setting, date: str) -> list[di
         row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | shared
         row |= {"contestant": outcome.contestant, "gradient": gradient_of(outcome.contestant, setting)}
         if times is not None:
-            row |= dict(zip(("median", "q10", "q90"), (f"{each:.6g}" for each in times), strict=True))
+            row |= dict(zip(("median", "q10", "q90"), (f"{value:.6g}" for value in times), strict=True))
             row |= {"repeats": len(outcome.seconds), "allocator": outcome.allocator}
         if outcome.peak_mb is not None:
             row |= {"peak_mb": f"{outcome.peak_mb:.1f}", "vectors_mb": f"{vectors_mb:.4g}"}
@@ -134,7 +134,7 @@ def rows_of(outcomes: Sequence[Outcome], setting: Setting, date: str) -> list[di
 
 
 def table(outcomes: Sequence[Outcome], setting: Setting) -> str:
-    """What is printed: one line for each contestant."""
+    """Format the outcomes, one line per contestant."""
     vectors = vectors_bytes(setting) / harness.MEGABYTE
     lines = [
         f"{setting.model}, width {setting.width}, {setting.channels} × {setting.size}×{setting.size}, "
@@ -144,12 +144,12 @@ def table(outcomes: Sequence[Outcome], setting: Setting) -> str:
         f"{'contestant':>10} {'s/step':>10} {'10 %':>10} {'90 %':>10} {'s/call':>10} {'/autograd':>9} {'peak MB':>9} "
         f"{'less vectors':>12}",
     ]
-    oracle = next((each.per_step(setting.steps) for each in outcomes if each.contestant == "autograd"), None)
+    oracle = next((value.per_step(setting.steps) for value in outcomes if value.contestant == "autograd"), None)
     for outcome in outcomes:
         cells = []
         if times := outcome.per_step(setting.steps):
             ratio = f"{times[0] / oracle[0]:.3f}" if oracle else ""
-            cells = [*(f"{each:>10.4g}" for each in (*times, times[0] * setting.steps)), f"{ratio:>9}"]
+            cells = [*(f"{value:>10.4g}" for value in (*times, times[0] * setting.steps)), f"{ratio:>9}"]
         elif outcome.peak_mb is not None:
             cells = [" " * width for width in (10, 10, 10, 10, 9)]
         if outcome.peak_mb is not None:
@@ -161,11 +161,11 @@ def table(outcomes: Sequence[Outcome], setting: Setting) -> str:
 
 
 def _steps(text: str) -> list[int]:
-    return [harness.counted(each) for each in text.split(",")]
+    return [harness.counted(value) for value in text.split(",")]
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; what is wrong with it is told in one sentence, and the exit status is 2."""
+    """Parse the command line; an error is one sentence and exit status 2."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hypergradient",
         description=__doc__,
@@ -196,42 +196,42 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     only.add_argument("--time-only", action="store_true")
     parser.add_argument("--csv", default=str(RESULTS), help="append the rows here ('': nowhere)")
     parser.add_argument("--json", type=Path, help="write the rows and every call's seconds here")
-    given = parser.parse_args(arguments)
-    given.contestants = list(dict.fromkeys(given.backends.split(",")))
-    if unknown := [name for name in given.contestants if name not in CONTESTANTS]:
+    options = parser.parse_args(arguments)
+    options.contestants = list(dict.fromkeys(options.backends.split(",")))
+    if unknown := [name for name in options.contestants if name not in CONTESTANTS]:
         parser.error(f"argument --backends: there is no contestant {unknown[0]!r}; there are {', '.join(CONTESTANTS)}")
-    if given.device == "cuda" and not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("argument --device: no NVIDIA GPU is visible")
-    if given.json and not given.json.parent.is_dir():
-        parser.error(f"argument --json: there is no folder {given.json.parent}")
-    keys = [each.name for each in fields(Setting) if each.name not in ("steps", "images")]
-    given.setting = Setting(**{key: getattr(given, key) for key in keys})
+    if options.json and not options.json.parent.is_dir():
+        parser.error(f"argument --json: there is no folder {options.json.parent}")
+    keys = [value.name for value in fields(Setting) if value.name not in ("steps", "images")]
+    options.setting = Setting(**{key: getattr(options, key) for key in keys})
     try:
-        given.setting.network()
-        DsaSettings(strategy=given.dsa)
-        if given.csv:
-            harness.check_header(Path(given.csv), COLUMNS)
+        options.setting.network()
+        DsaSettings(strategy=options.dsa)
+        if options.csv:
+            harness.check_header(Path(options.csv), COLUMNS)
     except (InputError, ValueError) as error:
         parser.error(str(error))
-    return given
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, append; 1 if nothing could be measured."""
-    given = parse(arguments)
+    options = parse(arguments)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     rows, runs = [], []
-    for steps in given.steps:
-        setting = replace(given.setting, steps=steps)
-        outcomes = measure(given.contestants, setting, given)
+    for steps in options.steps:
+        setting = replace(options.setting, steps=steps)
+        outcomes = measure(options.contestants, setting, options)
         print(table(outcomes, setting), flush=True)
-        found = rows_of(outcomes, setting, date)
-        if given.csv:
-            harness.append_rows(Path(given.csv), COLUMNS, found)
-        rows += found
+        result = rows_of(outcomes, setting, date)
+        if options.csv:
+            harness.append_rows(Path(options.csv), COLUMNS, result)
+        rows += result
         runs.append({"setting": asdict(setting), "outcomes": [asdict(outcome) for outcome in outcomes]})
-    if given.json:
-        given.json.write_text(json.dumps({"rows": rows, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+    if options.json:
+        options.json.write_text(json.dumps({"rows": rows, "runs": runs}, indent=1) + "\n", encoding="utf-8")
     return 0 if rows else 1
 
 

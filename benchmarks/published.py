@@ -1,4 +1,4 @@
-"""Training and testing a network the way that the published loops do, in plain PyTorch, to be measured against.
+"""Train and test a network as the published loops do, in plain PyTorch: the baseline of `benchmarks.experts`.
 
 A DataLoader without workers puts each batch together image by image on the CPU; the batch goes to the device, is
 augmented there by PyTorch's own operations, and each step waits for its loss and its predictions (Cazenavette et al.,
@@ -44,12 +44,12 @@ def train(
     device: torch.device,
     dsa: DsaSettings | None,
 ) -> tuple[float, float]:
-    """One epoch; its mean loss and the share of its images that were classified rightly."""
+    """Train for one epoch; return its mean loss and the fraction of images that were classified correctly."""
     model.train()
     generator = torch.Generator().manual_seed(0)
     loss_sum, right, count = 0.0, 0, 0
-    for given, target in loader:
-        images, labels = given.to(device), target.to(device)
+    for options, target in loader:
+        images, labels = options.to(device), target.to(device)
         if dsa is not None:
             images = augmented(images, dsa, generator)
         logits = model(images)
@@ -65,27 +65,27 @@ def train(
 
 @torch.no_grad()
 def test(model: nn.Module, loader: DataLoader[tuple[Tensor, ...]], device: torch.device) -> float:
-    """The share of the images that the model classifies rightly."""
+    """Return the fraction of images that the model classifies correctly."""
     model.eval()
     right, count = 0, 0
-    for given, target in loader:
-        images, labels = given.to(device), target.to(device)
+    for options, target in loader:
+        images, labels = options.to(device), target.to(device)
         right += count_correct(model(images), labels)
         count += len(labels)
     return right / count
 
 
 def augmented(images: Tensor, dsa: DsaSettings, generator: torch.Generator) -> Tensor:
-    """The batch as one draw augments it, by PyTorch's own operations."""
+    """Augment the batch by one draw with PyTorch's operations."""
     return augmented_by(images, dsa.draw(len(images), images.shape[2], images.shape[3], generator))
 
 
 def augmented_by(images: Tensor, draw: DsaDraw) -> Tensor:
-    """The batch as this draw augments it, by PyTorch's own operations."""
+    """Augment the batch by this draw with PyTorch's operations."""
     operations = torch.tensor([list(COLUMNS).index(name) for name in draw.operations], dtype=torch.int64)
     return augment(images, operations.to(images.device), draw.parameters.to(images))
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> int:
-    """How many predictions are right, counted on the CPU."""
+    """Count the correct predictions on the CPU."""
     return int((logits.argmax(1).cpu() == labels.cpu()).sum())

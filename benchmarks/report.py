@@ -1,4 +1,4 @@
-"""Tables and plots of docs/performance.md from benchmarks/results: hypergradient.csv, experts.csv, and those of GPUs.
+"""Make the tables and plots of docs/performance.md from benchmarks/results: hypergradient, experts, GPU sessions.
 
     python -m benchmarks.report              fills the page's regions and draws docs/images/performance-*.svg
     python -m benchmarks.report --check      changes nothing; status 1 if page or plots are not those of the data
@@ -38,7 +38,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Plot:
-    """What one plot shows; `lines` are (label, values), the values' meaning is the kind's."""
+    """The data of one plot; `lines` are (label, values), whose meaning depends on the kind."""
 
     kind: str  # time: bars with (median, q10, q90); memory: curves of (N, MB) pairs
     name: str
@@ -46,16 +46,16 @@ class Plot:
     lines: tuple[tuple[str, tuple[Any, ...]], ...]
 
     def digest(self) -> str:
-        """A fingerprint of what is shown, which the file carries."""
+        """A fingerprint of the data, stored in the file."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
     def file(self, images: Path) -> Path:
-        """Where it is kept."""
+        """The plot's path."""
         return images / f"performance-{self.kind}-{self.name}.svg"
 
 
 def label_of(row: Row) -> str:
-    """The contestant with what sets it apart from the others of its configuration."""
+    """Return the contestant with the options that distinguish it within its configuration."""
     notes = ["truncated"] if row["gradient"] == "truncated" else []
     if row["allocator"] == "keeping" and row["contestant"] not in YARDSTICKS:
         notes.append("malloc keeps memory")
@@ -63,21 +63,21 @@ def label_of(row: Row) -> str:
 
 
 def groups(rows: Sequence[Row], names: Sequence[str]) -> dict[Key, list[Row]]:
-    """Rows by what `names` say of them."""
-    found: dict[Key, list[Row]] = {}
+    """Group rows by the columns `names`."""
+    result: dict[Key, list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in names), []).append(row)
-    return found
+        result.setdefault(tuple(row[name] for name in names), []).append(row)
+    return result
 
 
 def latest(rows: Sequence[Row]) -> list[Row]:
-    """Of each label and N the last row, in the order of the contestants."""
-    found = {(label_of(row), row["steps"]): row for row in sorted(rows, key=lambda row: row["date"])}
-    return sorted(found.values(), key=lambda row: (CONTESTANTS.index(row["contestant"]), label_of(row)))
+    """Return the last row of every label and N, in the order of the contestants."""
+    result = {(label_of(row), row["steps"]): row for row in sorted(rows, key=lambda row: row["date"])}
+    return sorted(result.values(), key=lambda row: (CONTESTANTS.index(row["contestant"]), label_of(row)))
 
 
 def title_of(row: Row) -> str:
-    """The problem of a row, without N."""
+    """Return the problem of a row, without N."""
     return (
         f"{row['model']}, width {row['width']}, {row['channels']} × {row['size']}×{row['size']}, batch {row['batch']}, "
         f"{row['dtype']}, selection {row['selection']}" + (", augmented" if row["dsa"] else "")
@@ -85,28 +85,28 @@ def title_of(row: Row) -> str:
 
 
 def name_of(row: Row, key: Key) -> str:
-    """A file name's middle: readable, and different for different keys."""
+    """Make a readable, unique part of a file name from a key."""
     short = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:6]
     return f"{row['model']}-w{row['width']}-{row['size']}px-b{row['batch']}-{short}"
 
 
 def command_of(rows: Sequence[Row], *options: str) -> str:
-    """The command that measures these rows again."""
+    """Return the command that reproduces these rows."""
     row = rows[0]
     words = [f"--{name} {row[name]}" for name in WHAT if row[name]] + list(options) + [f"--threads {row['threads']}"]
     words += ["--device cuda"] if row["device"] != "cpu" else []
-    exact = [each for each in rows if each["contestant"] != "tesla" and each["gradient"] == "exact"]
+    exact = [value for value in rows if value["contestant"] != "tesla" and value["gradient"] == "exact"]
     words += [] if exact else ["--gradient truncated"]
-    contestants = dict.fromkeys(each["contestant"] for each in rows)
+    contestants = dict.fromkeys(value["contestant"] for value in rows)
     return f"python -m benchmarks.hypergradient {' '.join(words)} --backends {','.join(contestants)}"
 
 
 def where_of(rows: Sequence[Row]) -> str:
-    """Machine, threads, versions and commits of rows from one machine."""
+    """List machine, threads, versions and commits of rows from one machine."""
     row = rows[0]
     device = "" if row["device"] == "cpu" else f", {row['device']}"
     versions, commits, days = (
-        sorted({each[name][:size] for each in rows}) for name, size in (("torch", 40), ("commit", 40), ("date", 10))
+        sorted({value[name][:size] for value in rows}) for name, size in (("torch", 40), ("commit", 40), ("date", 10))
     )
     return (
         f"{row['machine']}{device}; {row['threads']} threads; torch {', '.join(versions)}; "
@@ -115,7 +115,7 @@ def where_of(rows: Sequence[Row]) -> str:
 
 
 def time_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
-    """For each configuration that was timed a table and a plot of seconds per student step."""
+    """Make a table and a plot of seconds per student step for every timed configuration."""
     parts, plots = [], []
     for key, group in groups([row for row in rows if row["median"]], (*WHERE, *WHAT, "steps")).items():
         shown = latest(group)
@@ -142,7 +142,7 @@ def time_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
 
 
 def memory_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
-    """For each configuration whose memory was measured a table and a plot of peaks against N."""
+    """Make a table and a plot of peak memory against N for every measured configuration."""
     parts, plots = [], []
     measured = [{**row, "allocator": ""} for row in rows if row["peak_mb"]]
     for key, group in groups(measured, (*WHERE, *WHAT)).items():
@@ -153,9 +153,9 @@ def memory_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
         vectors = {int(row["steps"]): row["vectors_mb"] for row in shown}
         lines = [f"| N | {' | '.join(peaks)} | parameter vectors |", "|---" * (len(peaks) + 2) + "|"]
         for steps in sorted(vectors):
-            cells = [_rounded(found.get(steps)) for found in peaks.values()]
+            cells = [_rounded(result.get(steps)) for result in peaks.values()]
             lines.append(f"| {steps} | {' | '.join(cells)} | {float(vectors[steps]):,.1f} |")
-        curves = ((label, tuple((n, float(mb)) for n, mb in sorted(found.items()))) for label, found in peaks.items())
+        curves = ((label, tuple((n, float(mb)) for n, mb in sorted(result.items()))) for label, result in peaks.items())
         plot = Plot("memory", name_of(shown[0], key), title_of(shown[0]), tuple(curves))
         plots.append(plot)
         steps_option = f"--memory-only --steps {','.join(str(steps) for steps in sorted(vectors))}"
@@ -164,7 +164,7 @@ def memory_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
 
 
 def experts_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
-    """For each machine a table of training and testing networks."""
+    """Make a table of training and testing networks for every machine."""
     parts = []
     for (_, threads, device), group in groups(rows, WHERE).items():
         lines = ["| | contestant | s, median (10 % – 90 %) | per second | of `torch` | rounds |", "|---" * 6 + "|"]
@@ -187,17 +187,17 @@ def experts_region(rows: Sequence[Row]) -> tuple[str, list[Plot]]:
 
 @dataclass(frozen=True)
 class OnGpu:
-    """What a folder that benchmarks/run_gpu.sh has filled holds: the grid's rows, and the real run in a sentence."""
+    """The contents of a folder of benchmarks/run_gpu.sh: the grid's rows, and the real run in a sentence."""
 
     rows: list[Row]
     real: str
 
 
 def gpu_region(recorded: Mapping[str, OnGpu]) -> tuple[str, list[Plot]]:
-    """For each recorded run of benchmarks/run_gpu.sh its table, the newest first."""
+    """Make a table for every recorded run of benchmarks/run_gpu.sh, the newest first."""
     parts = []
-    for folder, found in sorted(recorded.items(), key=lambda run: run[1].rows[-1]["date"], reverse=True):
-        rows, one = found.rows, found.rows[-1]
+    for folder, result in sorted(recorded.items(), key=lambda run: run[1].rows[-1]["date"], reverse=True):
+        rows, one = result.rows, result.rows[-1]
         rates = (
             f"Measured ceilings: {float(one['matrix_rate']) / 1e12:.3g} TFLOP/s in matrix products "
             f"({one['precision']}), {float(one['copy_rate']) / 1e12:.3g} TB/s in copies."
@@ -206,24 +206,24 @@ def gpu_region(recorded: Mapping[str, OnGpu]) -> tuple[str, list[Plot]]:
         versions = f"torch {one['torch']}, CUDA {one['cuda']}"
         where = f"({one['machine']}; {versions}; commit {', '.join(commits)}; {', '.join(days)}."
         link = f"Rows and logs: [benchmarks/results/{folder}](../benchmarks/results/{folder}).)"
-        distilled = [f"CIFAR-10, one image per class, within a time: {found.real}"] if found.real else []
+        distilled = [f"CIFAR-10, one image per class, within a time: {result.real}"] if result.real else []
         title = f"### {one['device']}"
         parts.append("\n\n".join([title, rates, table.of_rows(rows).strip(), *distilled, f"{where} {link}"]) + "\n")
     return "\n".join(parts) or NO_GPU + "\n", []
 
 
 def recorded_on_gpus(results: Path) -> dict[str, OnGpu]:
-    """Each folder of the results that holds a grid.
+    """List the folders of the results that hold a grid.
 
     Raises:
         ValueError: a grid has other columns.
     """
-    found = {}
+    result = {}
     for file in sorted(results.glob(f"*/{grid.FILE}")):
         check_header(file, grid.COLUMNS)
         if rows := read_rows(file):
-            found[file.parent.name] = OnGpu(rows, real.told(file.parent / real.FILE))
-    return found
+            result[file.parent.name] = OnGpu(rows, real.describe(file.parent / real.FILE))
+    return result
 
 
 def _what(row: Row) -> str:
@@ -246,7 +246,7 @@ def _section(title: str, command: str, where: str, lines: list[str], plot: Plot)
 def filled(
     page: str, rows: Sequence[Row], of_experts: Sequence[Row], of_gpus: Mapping[str, OnGpu]
 ) -> tuple[str, list[Plot]]:
-    """The page with its regions filled from the rows, and the plots that it shows.
+    """Fill the page's regions from the rows; return it with its plots.
 
     Raises:
         ValueError: the page does not have each region once.
@@ -257,9 +257,9 @@ def filled(
         "gpu": lambda: gpu_region(of_gpus),
         "experts": lambda: experts_region(of_experts),
     }
-    found = [match[1] for match in REGION.findall(page)]
-    if sorted(found) != sorted(regions):
-        raise ValueError(f"the page has the regions {', '.join(found) or 'none'}, not {', '.join(regions)}")
+    result = [match[1] for match in REGION.findall(page)]
+    if sorted(result) != sorted(regions):
+        raise ValueError(f"the page has the regions {', '.join(result) or 'none'}, not {', '.join(regions)}")
     made = {name: region() for name, region in regions.items()}
     page = REGION.sub(lambda match: f"{match[1]}\n{made[match[2]][0]}\n{match[3]}", page)
     return page, [plot for _, plots in made.values() for plot in plots]
@@ -312,20 +312,20 @@ def _draw_memory(axes: Any, plot: Plot) -> None:
 
 
 def stale(page: Path, text: str, plots: Sequence[Plot]) -> list[str]:
-    """One sentence for each file that is not what the data make."""
+    """Describe every file that differs from what the data give, in one sentence each."""
     images = page.parent / "images"
-    wanted = {plot.file(images): plot for plot in plots}
-    found = [] if page.read_text(encoding="utf-8") == text else [f"{page} is not what the results make it"]
-    for file, plot in wanted.items():
+    needed = {plot.file(images): plot for plot in plots}
+    result = [] if page.read_text(encoding="utf-8") == text else [f"{page} is not what the results make it"]
+    for file, plot in needed.items():
         if not file.exists():
-            found.append(f"{file} is missing")
+            result.append(f"{file} is missing")
         elif plot.digest() not in file.read_text(encoding="utf-8"):
-            found.append(f"{file} does not show the results")
-    return found + [f"{file} belongs to no result" for file in _extra(images, wanted)]
+            result.append(f"{file} does not show the results")
+    return result + [f"{file} belongs to no result" for file in _extra(images, needed)]
 
 
-def _extra(images: Path, wanted: dict[Path, Plot]) -> list[Path]:
-    return [file for file in sorted(images.glob("performance-*.svg")) if file not in wanted]
+def _extra(images: Path, needed: dict[Path, Plot]) -> list[Path]:
+    return [file for file in sorted(images.glob("performance-*.svg")) if file not in needed]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -340,31 +340,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--gpu-results", type=Path, default=RESULTS.parent, help="its folders' grid.csv and experts.csv count"
     )
     parser.add_argument("--page", type=Path, default=PAGE)
-    given = parser.parse_args(arguments)
+    parsed = parser.parse_args(arguments)
     try:
-        check_header(given.csv, COLUMNS)
-        check_header(given.experts_csv, experts.COLUMNS)
-        page = given.page.read_text(encoding="utf-8")
-        of_gpus = recorded_on_gpus(given.gpu_results)
-        of_experts = read_rows(given.experts_csv)
-        for file in sorted(given.gpu_results.glob("*/experts.csv")):
+        check_header(parsed.csv, COLUMNS)
+        check_header(parsed.experts_csv, experts.COLUMNS)
+        page = parsed.page.read_text(encoding="utf-8")
+        of_gpus = recorded_on_gpus(parsed.gpu_results)
+        of_experts = read_rows(parsed.experts_csv)
+        for file in sorted(parsed.gpu_results.glob("*/experts.csv")):
             check_header(file, experts.COLUMNS)
             of_experts += read_rows(file)
-        text, plots = filled(page, read_rows(given.csv), of_experts, of_gpus)
+        text, plots = filled(page, read_rows(parsed.csv), of_experts, of_gpus)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    found = stale(given.page, text, plots)
-    if given.check:
-        for sentence in found:
+    result = stale(parsed.page, text, plots)
+    if parsed.check:
+        for sentence in result:
             print(f"{sentence}: run python -m benchmarks.report")
-        return 1 if found else 0
-    images = given.page.parent / "images"
+        return 1 if result else 0
+    images = parsed.page.parent / "images"
     images.mkdir(exist_ok=True)
     for plot in plots:
         draw(plot, plot.file(images))
     for file in _extra(images, {plot.file(images): plot for plot in plots}):
         file.unlink()
-    given.page.write_text(text, encoding="utf-8")
+    parsed.page.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -16,19 +16,19 @@ class FormatError(PydistillError, ValueError):
 
 
 class MismatchError(PydistillError, ValueError):
-    """Two things that must agree (experts and student, run and configuration) do not; both are named."""
+    """Two things that must agree (experts and student, run and configuration) do not; the message names both."""
 
 
 class BackendError(PydistillError, RuntimeError):
-    """A backend asked for by name cannot run the model; the message says which can."""
+    """The requested backend cannot run the model; the message names one that can."""
 
 
 class DivergedError(PydistillError, RuntimeError):
-    """The optimisation left the finite numbers more often than it may; the message names the knob to turn."""
+    """The optimisation diverged; the message names the setting to change."""
 
 
 class MissingDependencyError(PydistillError, ImportError):
-    """An optional package is needed for what was asked; the message says which, and how to install it."""
+    """An optional package is missing; the message says how to install it."""
 
 
 class OutOfMemoryError(PydistillError, MemoryError):
@@ -36,4 +36,4 @@ class OutOfMemoryError(PydistillError, MemoryError):
 
 
 class Interrupted(PydistillError):
-    """A run was asked to stop (Ctrl-C) and its state is saved; the message says how to continue."""
+    """A run was interrupted (Ctrl-C) and its state is saved; the message says how to continue."""

@@ -1,3 +1,3 @@
-"""The version of the package: here, so that any module can import it."""
+"""The version of the package, in a module that every other can import."""
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""What a device can do at most: its measured rate of matrix products and its measured bandwidth of copies."""
+"""Measure a device's peak rates: matrix products and copies."""
 
 from __future__ import annotations
 
@@ -64,5 +64,5 @@ def measure(device: str) -> Ceilings:
 
 def _median(call: Callable[[], object]) -> float:
     timed = _Timed(call)
-    found = [seconds(timed) for _ in range(WARM_CALLS + REPEATS)]
-    return statistics.median(found[WARM_CALLS:])
+    result = [seconds(timed) for _ in range(WARM_CALLS + REPEATS)]
+    return statistics.median(result[WARM_CALLS:])

@@ -55,7 +55,7 @@ CONTESTANTS: dict[str, tuple[str, dict[str, str]]] = {
     "torch": ("torch", {}),
     "fused-direct": ("fused", {"PYDISTILL_CUDA_GRAPHS": "0"}),
 }
-"""What is measured: who does it, and with which variables in the environment."""
+"""The contestants, with the environment variables that each runs with."""
 
 GROWING = ("autograd",)  # whose memory grows with the steps
 PROFILED = ("C10-50",)  # where kernels are timed too
@@ -73,7 +73,7 @@ COLUMNS = (
 
 
 class Asked(Protocol):
-    """What is asked of a worker."""
+    """The requests that a worker answers."""
 
     def ask(self, what: str, limit: float | None = None) -> float: ...
 
@@ -82,7 +82,7 @@ class Asked(Protocol):
 
 @dataclass
 class Outcome:
-    """What was measured of one contestant on one problem; `seconds` are of outer iterations, scaled if need be."""
+    """The measurements of one contestant on one problem; `seconds` are those of outer iterations, scaled if needed."""
 
     seconds: list[float] = field(default_factory=list)
     steps: int = 0  # student steps of the iterations that were run
@@ -163,7 +163,7 @@ def _record(outcome: Outcome, worker: Asked, seconds: list[float], setting: Sett
 
 
 def row_of(
-    name: str, contestant: str, setting: Setting, outcome: Outcome, found: Ceilings, shared: Mapping[str, Any]
+    name: str, contestant: str, setting: Setting, outcome: Outcome, result: Ceilings, shared: Mapping[str, Any]
 ) -> dict[str, Any]:
     """An outcome as a row of the results."""
     counted = replace(setting, device="cpu")
@@ -171,8 +171,8 @@ def row_of(
     row |= {key: getattr(setting, key) for key in PROBLEM}
     row |= {"problem": name, "contestant": contestant, "note": outcome.note}
     row |= {"gradient": gradient_of(contestant, setting), "multiply_adds": multiply_adds(counted)}
-    row |= {"bytes": bytes_beyond(counted, found.cache), "precision": found.precision}
-    row |= {"matrix_rate": f"{found.matrix_rate:.4g}", "copy_rate": f"{found.copy_rate:.4g}"}
+    row |= {"bytes": bytes_beyond(counted, result.cache), "precision": result.precision}
+    row |= {"matrix_rate": f"{result.matrix_rate:.4g}", "copy_rate": f"{result.copy_rate:.4g}"}
     if outcome.seconds:
         times = zip(("median", "q10", "q90"), harness.quantiles(outcome.seconds), strict=True)
         row |= {key: f"{value:.6g}" for key, value in times}
@@ -184,12 +184,12 @@ def row_of(
     return row
 
 
-def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argparse.Namespace) -> int:
+def run(out: Path, names: Sequence[str], contestants: Sequence[str], options: argparse.Namespace) -> int:
     """Measure problem after problem, appending rows; returns how many rows have times."""
-    deadline = time.monotonic() + given.seconds
+    deadline = time.monotonic() + options.seconds
     pairs = [(name, contestant) for name in names for contestant in contestants]
-    found, shared = _ceilings(given.device), _shared(given.device)
-    cuda = given.device == "cuda"
+    result, shared = _ceilings(options.device), _shared(options.device)
+    cuda = options.device == "cuda"
     room_mb = torch.cuda.get_device_properties(0).total_memory / harness.MEGABYTE if cuda else None
     timed = 0
     with contextlib.ExitStack() as stack:
@@ -197,8 +197,8 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
         workers = {contestant: _start(stack, contestant) for contestant in contestants}
         heard: set[tuple[str, str]] = set()
         for place, (name, contestant) in enumerate(pairs):
-            setting = replace(PROBLEMS[name], device=given.device)
-            setting = tiny(setting) if given.scale == "tiny" else setting
+            setting = replace(PROBLEMS[name], device=options.device)
+            setting = tiny(setting) if options.scale == "tiny" else setting
             share = (deadline - time.monotonic()) / (len(pairs) - place)
             if share <= 0:
                 print(f"the time is over; not measured: {', '.join(' '.join(pair) for pair in pairs[place:])}")
@@ -208,7 +208,7 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
             outcome = measure(worker, setting, share, room_mb=room)
             if name in PROFILED and outcome.seconds:
                 measure_kernels(worker, setting, outcome)
-            row = row_of(name, contestant, setting, outcome, found, shared)
+            row = row_of(name, contestant, setting, outcome, result, shared)
             harness.append_rows(out / FILE, COLUMNS, [row])
             print(_line(row), flush=True)
             if outcome.kernel_table:
@@ -222,12 +222,12 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], given: argp
 
 
 def _ceilings(device: str) -> Ceilings:
-    found = ceilings.measure(device)
-    rates = f"{found.matrix_rate / 1e12:.3g} TFLOP/s ({found.precision}), copy {found.copy_rate / 1e12:.3g} TB/s"
-    print(f"ceilings: {rates}, cache {found.cache / harness.MEGABYTE:.0f} MB", flush=True)
+    result = ceilings.measure(device)
+    rates = f"{result.matrix_rate / 1e12:.3g} TFLOP/s ({result.precision}), copy {result.copy_rate / 1e12:.3g} TB/s"
+    print(f"ceilings: {rates}, cache {result.cache / harness.MEGABYTE:.0f} MB", flush=True)
     if device == "cuda":
         torch.cuda.empty_cache()
-    return found
+    return result
 
 
 def _shared(device: str) -> dict[str, Any]:
@@ -285,20 +285,20 @@ def parse(command: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS))
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
-    given = parser.parse_args(command)
-    arguments.check(parser, given)
+    options = parser.parse_args(command)
+    arguments.check(parser, options)
     try:
-        harness.check_header(given.out / FILE, COLUMNS)
+        harness.check_header(options.out / FILE, COLUMNS)
     except ValueError as error:
         parser.error(str(error))
-    return given
+    return options
 
 
 def main(command: Sequence[str] | None = None) -> int:
     """Measure, append, print; 1 if nothing could be timed."""
-    given = parse(command)
-    timed = run(given.out, given.problems, given.contestants, given)
-    print(table.of_rows(harness.read_rows(given.out / FILE)))
+    options = parse(command)
+    timed = run(options.out, options.problems, options.contestants, options)
+    print(table.of_rows(harness.read_rows(options.out / FILE)))
     return 0 if timed else 1
 
 

@@ -1,4 +1,4 @@
-"""Whether this machine can run benchmarks/run_gpu.sh, and what it is.
+"""Check that this machine can run benchmarks/run_gpu.sh, and describe it.
 
 python -m benchmarks.gpu.ready      prints the machine, or one sentence that says what is missing (status 1)
 """
@@ -51,7 +51,7 @@ def describe() -> list[str]:
 
 
 def _said(*command: str) -> str:
-    """What a program prints, or why it cannot be run."""
+    """Return a program's output, or the reason why it cannot run."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError) as error:

@@ -82,9 +82,9 @@ def tiny(recipe: Recipe) -> Recipe:
 class Run:
     """A run within a time, and its record."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, given: argparse.Namespace, begin: float) -> None:
-        self.recipe, self.dataset, self.out, self.work = recipe, dataset, given.out, given.work
-        self.begin, self.deadline = begin, begin + given.seconds
+    def __init__(self, recipe: Recipe, dataset: Dataset, options: argparse.Namespace, begin: float) -> None:
+        self.recipe, self.dataset, self.out, self.work = recipe, dataset, options.out, options.work
+        self.begin, self.deadline = begin, begin + options.seconds
 
     def record(self, event: str, **values: Any) -> None:
         """Append one line to the record, and print it."""
@@ -101,9 +101,9 @@ class Run:
         """Evaluate random real images on one network; returns its seconds."""
         settings, ipc = self.recipe.evaluation, self.recipe.distill.ipc
         images, labels = self.dataset.sample_per_class(ipc, torch.Generator().manual_seed(0))
-        found = self._evaluated(images, labels, self.recipe.distill.lr_init, replace(settings, repeats=1))
-        self.record("random real", **found.as_record())
-        return found.seconds
+        result = self._evaluated(images, labels, self.recipe.distill.lr_init, replace(settings, repeats=1))
+        self.record("random real", **result.as_record())
+        return result.seconds
 
     def experts(self) -> TrajectoryStore:
         """As many experts as the preset has or a share of the time allows, at least one."""
@@ -145,8 +145,8 @@ class Run:
     def judge(self, distiller: Distiller) -> None:
         """Evaluate what was distilled, by the preset's protocol."""
         labels = distiller.synthetic.training_labels
-        found = self._evaluated(distiller.images, labels, distiller.lr, self.recipe.evaluation)
-        self.record("distilled", iteration=distiller.iteration, lr=distiller.lr, **found.as_record())
+        result = self._evaluated(distiller.images, labels, distiller.lr, self.recipe.evaluation)
+        self.record("distilled", iteration=distiller.iteration, lr=distiller.lr, **result.as_record())
 
     def _evaluated(
         self, images: torch.Tensor, labels: torch.Tensor, lr: float, settings: EvaluationSettings
@@ -154,16 +154,16 @@ class Run:
         return evaluate(images, labels, lr, self.dataset, self.recipe.model, settings)
 
 
-def run(recipe: Recipe, given: argparse.Namespace) -> None:
+def run(recipe: Recipe, options: argparse.Namespace) -> None:
     """Load, train experts, distil, evaluate; each step is recorded when it is done."""
     began = time.monotonic()
-    read = replace(recipe.data, path=str(given.data), cache=str(given.work / "data"))
-    dataset = data.load(read).to(given.device)
-    one = Run(recipe, dataset, given, began)
-    machine = torch.cuda.get_device_name() if given.device == "cuda" else harness.machine()
+    read = replace(recipe.data, path=str(options.data), cache=str(options.work / "data"))
+    dataset = data.load(read).to(options.device)
+    one = Run(recipe, dataset, options, began)
+    machine = torch.cuda.get_device_name() if options.device == "cuda" else harness.machine()
     about = {"commit": harness.commit(), "torch": torch.__version__, "device": machine}
     one.record(
-        "data", train=len(dataset.train_pictures), test=len(dataset.test_pictures), seconds=given.seconds, **about
+        "data", train=len(dataset.train_pictures), test=len(dataset.test_pictures), seconds=options.seconds, **about
     )
     network_seconds = one.random_real()
     store = one.experts()
@@ -171,8 +171,8 @@ def run(recipe: Recipe, given: argparse.Namespace) -> None:
     one.judge(distiller)
 
 
-def told(file: Path) -> str:
-    """What the last run of a record says, in two sentences of Markdown; "" if there is none."""
+def describe(file: Path) -> str:
+    """Summarise the last run of a record in two sentences of Markdown; "" if there is none."""
     if not file.exists():
         return ""
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -205,19 +205,19 @@ def parse(command: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr-image", type=float, help="learning rate of the pixels, if not the preset's")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")
-    given = parser.parse_args(command)
-    arguments.check(parser, given)
-    return given
+    options = parser.parse_args(command)
+    arguments.check(parser, options)
+    return options
 
 
 def main(command: Sequence[str] | None = None) -> int:
     """Run; 1 with one sentence if the data or a training stop it."""
-    given = parse(command)
-    recipe = tiny(preset()) if given.scale == "tiny" else preset()
-    if given.lr_image is not None:
-        recipe = replace(recipe, distill=replace(recipe.distill, lr_image=given.lr_image))
+    options = parse(command)
+    recipe = tiny(preset()) if options.scale == "tiny" else preset()
+    if options.lr_image is not None:
+        recipe = replace(recipe, distill=replace(recipe.distill, lr_image=options.lr_image))
     try:
-        run(recipe, given)
+        run(recipe, options)
     except PydistillError as error:
         print(error)
         return 1

@@ -30,8 +30,8 @@ def page(out: Path, parts: Sequence[str]) -> str:
         ("Tests that need a GPU", "tests", OF_PYTEST),
         ("compute-sanitizer", "sanitizer", OF_SANITIZER),
     ):
-        if found := _lines(out / f"{name}.log", pattern):
-            sections += [f"## {title}", _items(found)]
+        if result := _lines(out / f"{name}.log", pattern):
+            sections += [f"## {title}", _items(result)]
     if rows := read_rows(out / "grid.csv"):
         one = rows[-1]
         rates = (
@@ -42,7 +42,7 @@ def page(out: Path, parts: Sequence[str]) -> str:
     log = out / "experts.log"
     if log.exists():
         sections += ["## Training and testing networks", f"```\n{log.read_text(encoding='utf-8').strip()}\n```"]
-    if told := real.told(out / real.FILE):
+    if told := real.describe(out / real.FILE):
         sections += ["## CIFAR-10, one image per class", told]
     return "\n\n".join(sections) + "\n"
 
@@ -50,11 +50,11 @@ def page(out: Path, parts: Sequence[str]) -> str:
 def _lines(log: Path, pattern: re.Pattern[str]) -> list[str]:
     if not log.exists():
         return []
-    found = [line.strip("= \n") for line in log.read_text(encoding="utf-8").splitlines() if pattern.match(line)]
-    found.sort(key=lambda line: not line.startswith("RESULT"))
-    if len(found) > MOST_LINES:
-        found = [*found[:MOST_LINES], f"… and {len(found) - MOST_LINES} lines more, the last: {found[-1]}"]
-    return found
+    result = [line.strip("= \n") for line in log.read_text(encoding="utf-8").splitlines() if pattern.match(line)]
+    result.sort(key=lambda line: not line.startswith("RESULT"))
+    if len(result) > MOST_LINES:
+        result = [*result[:MOST_LINES], f"… and {len(result) - MOST_LINES} lines more, the last: {result[-1]}"]
+    return result
 
 
 def _items(lines: Sequence[str]) -> str:
@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("parts", nargs="*")
-    given = parser.parse_args(arguments)
-    text = page(given.out, given.parts)
-    (given.out / "summary.md").write_text(text, encoding="utf-8")
+    options = parser.parse_args(arguments)
+    text = page(options.out, options.parts)
+    (options.out / "summary.md").write_text(text, encoding="utf-8")
     print(text)
 
 

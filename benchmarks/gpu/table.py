@@ -34,15 +34,15 @@ def of_rows(rows: Sequence[Row]) -> str:
     heads = ["problem", "classes, images, B, N", "floor", *names, "`fused` of `autograd`", "`fused` of the floor"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for problem in problems:
-        found = {name: latest[problem, name] for name in contestants if (problem, name) in latest}
-        one = next(iter(found.values()))
+        result = {name: latest[problem, name] for name in contestants if (problem, name) in latest}
+        one = next(iter(result.values()))
         sizes = ", ".join(one[key] for key in ("classes", "images", "batch", "steps"))
-        fused, oracle = (_whole(found.get(name)) for name in ("fused", "autograd"))
+        fused, oracle = (_whole(result.get(name)) for name in ("fused", "autograd"))
         ratios = [
             f"{fused / oracle:.3g}" if fused and oracle else "",
             f"{fused / floor(one):.3g}" if fused else "",
         ]
-        cells = [problem, sizes, _seconds(floor(one)), *(_cell(found.get(name)) for name in contestants), *ratios]
+        cells = [problem, sizes, _seconds(floor(one)), *(_cell(result.get(name)) for name in contestants), *ratios]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" + "".join(_kernels(row) for row in latest.values() if row["kernels"])
 

@@ -23,9 +23,9 @@ NO_TESTS = 5  # pytest's status
 
 def files(root: Path) -> list[Path]:
     """The test files in which the mark appears, kernels first, then matching, and benchmarks last."""
-    found = [file for file in (root / "tests").rglob("test_*.py") if MARK in file.read_text(encoding="utf-8")]
+    result = [file for file in (root / "tests").rglob("test_*.py") if MARK in file.read_text(encoding="utf-8")]
     place = {"ops": 0, "matching": 1, "benchmarks": 3}
-    return sorted(found, key=lambda file: (place.get(file.parent.name, 2), file))
+    return sorted(result, key=lambda file: (place.get(file.parent.name, 2), file))
 
 
 def run(file: Path, marks: str) -> tuple[int, str]:
@@ -43,9 +43,9 @@ def run(file: Path, marks: str) -> tuple[int, str]:
 
 def main(root: Path = ROOT) -> int:
     """Test, print; 1 if a test failed or none was found."""
-    found = files(root)
+    result = files(root)
     results: list[str] = []
-    failed = not found
+    failed = not result
 
     def tell(file: Path, marks: str, outcome: tuple[int, str]) -> None:
         nonlocal failed
@@ -60,9 +60,9 @@ def main(root: Path = ROOT) -> int:
 
     quick, slow = "cuda and not slow", "cuda and slow"
     with ThreadPoolExecutor(AT_A_TIME) as pool:
-        for file, outcome in zip(found, pool.map(lambda each: run(each, quick), found), strict=True):
+        for file, outcome in zip(result, pool.map(lambda value: run(value, quick), result), strict=True):
             tell(file, quick, outcome)
-    for file in found:
+    for file in result:
         if "mark.slow" in file.read_text(encoding="utf-8"):
             tell(file, slow, run(file, slow))
     print("\n".join(results))

@@ -58,8 +58,8 @@ def test_norm_act_pool(
         "_jvp": pairs,
         "_backward_jvp": (grad, grad_tangent, *pairs),
     }[phase]
-    whole, pooled = PHASES[phase]
-    source = torch.randn((whole * z.numel() + pooled * grad.numel()) // 2, device=device)
+    complete, pooled = PHASES[phase]
+    source = torch.randn((complete * z.numel() + pooled * grad.numel()) // 2, device=device)
     target = torch.empty_like(source)
 
     def run() -> None:
@@ -72,8 +72,8 @@ def test_norm_act_pool(
         elif stats is None or phase in ("", "_jvp"):
             getattr(ops, f"norm_act_pool{phase}")(*arguments)
         else:  # the statistics were kept, as in training
-            kept = stats[:, :2].contiguous() if phase == "_backward" else stats
-            getattr(torch.ops.pydistill, f"norm_act_pool{phase}")(*arguments, kept, "instance", "average", 1e-5)
+            stored = stats[:, :2].contiguous() if phase == "_backward" else stats
+            getattr(torch.ops.pydistill, f"norm_act_pool{phase}")(*arguments, stored, "instance", "average", 1e-5)
         if device == "cuda":
             torch.cuda.synchronize()
 

@@ -82,7 +82,7 @@ class GuardEvent:
 
 @dataclass(frozen=True)
 class GuardLimits:
-    """What an update may do before it is refused.
+    """The limits of an update.
 
     Attributes:
         max_rejections: how many updates of the last `window` iterations may be rejected.

@@ -1,1 +1,1 @@
-"""The C++ student from Python, CUDA graphs and streams."""
+"""The C++ engine's student, CUDA graphs of Python steps, and streams."""

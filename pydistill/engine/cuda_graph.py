@@ -1,4 +1,4 @@
-"""Work on memory that stays in place, which a GPU replays: captured once as a CUDA graph, after a few direct calls."""
+"""Capture a step of Python work on fixed memory as a CUDA graph, and replay it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _log = logging.getLogger("pydistill")
 
 
 def cuda_graphs_enabled() -> bool:
-    """Whether work may be captured as CUDA graphs: unless `PYDISTILL_CUDA_GRAPHS=0` is in the environment."""
+    """Return True unless `PYDISTILL_CUDA_GRAPHS=0` is in the environment."""
     return os.environ.get(SWITCH) != "0"
 
 
 class CudaGraphStep:
-    """Work that is the same every time, called often; `csrc/engine/replayer.h` does as much for the engine's programs.
+    """A step that is the same at every call; `csrc/engine/replayer.h` is its counterpart for the engine's programs.
 
-    On a GPU the first few calls run it directly, on a side stream, so that libraries choose their algorithms and
-    allocate; the next one captures it as a CUDA graph, which that call and all further ones replay on the current
-    stream. Where capturing fails, the log says so once and each call runs the work directly. Elsewhere each call does.
+    On a GPU the first few calls run the work directly on a side stream, so that libraries choose their algorithms and
+    allocate. The next call captures it as a CUDA graph; that call and all later ones replay the graph on the current
+    stream. If the capture fails, a warning is logged once and every call runs the work directly, as on a CPU.
 
     Args:
-        work: reads and writes memory that stays in place, allocates nothing that outlives it, and waits for nothing.
-        device: where it works.
+        work: reads and writes memory at fixed addresses, allocates nothing that outlives it, and does not synchronise.
+        device: the device of the work.
         capture: whether it may be captured; see also `cuda_graphs_enabled`.
     """
 
@@ -56,7 +56,7 @@ class CudaGraphStep:
         self._graph: Any = None
 
     def __call__(self) -> None:
-        """Do the work once."""
+        """Run the work once."""
         if self._captures and self._graph is None:
             if self._calls < WARM_CALLS:
                 self._calls += 1
@@ -74,7 +74,7 @@ class CudaGraphStep:
         self._captures = self._captures and capture
 
     def _warm(self) -> None:
-        """Do the work on the side stream, after what was queued before and before what is queued after."""
+        """Run the work on the side stream, in order with the current stream."""
         current = torch.cuda.current_stream(self._device)
         side = _side_stream(current)
         side.wait_stream(current)
@@ -87,12 +87,14 @@ class CudaGraphStep:
             self._graph = _captured(self._work, self._device)
         except RuntimeError as error:
             self._captures = False
-            _tell(first_line(error.__context__ or error))  # ending a capture that failed fails as well
+            _warn_once(first_line(error.__context__ or error))  # ending a failed capture fails too; report the cause
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether a training pass of the network is the same work every time: layers of torch.nn and pydistill.nn that draw
-    no random numbers, and nothing that listens to them."""
+    """Return True if a training pass of the network is the same work every time.
+
+    That holds for layers of torch.nn and pydistill.nn that draw no random numbers and have no hooks.
+    """
     if has_hooks(model):
         return False
     if any(parameter._backward_hooks or parameter._post_accumulate_grad_hooks for parameter in model.parameters()):
@@ -106,12 +108,12 @@ def is_plain(model: nn.Module) -> bool:
 
 
 def _captured(work: Callable[[], None], device: torch.device) -> Any:
-    """The work as a graph that has not run yet; whatever happens, the current stream is afterwards what it was."""
+    """Capture `work` without running it; always restore the current stream."""
     graph = torch.cuda.CUDAGraph()
     current = torch.cuda.current_stream(device)
     capture = torch.cuda.graph(graph, stream=_side_stream(current), capture_error_mode="thread_local")
-    # Where PyTorch keeps cuBLAS's workspaces for each stream, the graph must have one of its own: others may be given
-    # back while it lives.
+    # PyTorch caches a cuBLAS workspace per stream. The graph needs one that is allocated in its pool: a cached one may
+    # be freed while the graph exists.
     torch._C._cuda_clearCublasWorkspaces()
     with torch.cuda.stream(current), capture:
         _check_pool(graph, device)
@@ -121,24 +123,24 @@ def _captured(work: Callable[[], None], device: torch.device) -> Any:
 
 
 def _side_stream(stream: Any) -> Any:
-    """A stream for what goes before a capture, and for the capture itself, beside this one."""
+    """Return the stream for warm-up calls and captures on behalf of `stream`."""
     return stream_of("graphs", stream.device, stream.cuda_stream)
 
 
 def _check_pool(graph: Any, device: torch.device) -> None:
-    """Raise RuntimeError if what is allocated now does not come from the memory of the graph that is being captured."""
-    if torch.cuda.get_allocator_backend() != "native":  # others know no pools but those of graphs
+    """Raise RuntimeError if allocations do not come from the memory pool of the graph that is being captured."""
+    if torch.cuda.get_allocator_backend() != "native":  # other allocators have no pools but those of graphs
         return
     probe = torch.empty(1, device=device)
     segments = torch.cuda.memory_snapshot(graph.pool())  # type: ignore[no-untyped-call]
-    if not any(each["address"] <= probe.data_ptr() < each["address"] + each["total_size"] for each in segments):
+    address = probe.data_ptr()
+    if not any(segment["address"] <= address < segment["address"] + segment["total_size"] for segment in segments):
         raise RuntimeError(
-            "memory comes from a pool of the caller's (torch.cuda.use_mem_pool), which others take from as well; "
+            "memory comes from the caller's pool (torch.cuda.use_mem_pool), which other allocations share; "
             f"train outside it, or set {SWITCH}=0"
         )
 
 
 @lru_cache
-def _tell(reason: str) -> None:
-    """Once for each reason."""
+def _warn_once(reason: str) -> None:
     _log.warning("a training step could not be captured as a CUDA graph and runs directly: %s", reason)

@@ -1,4 +1,4 @@
-"""A GPU's streams, always the same ones: PyTorch's allocator and the engine keep memory for each stream."""
+"""Cached CUDA streams: PyTorch's allocator and the engine hold memory per stream, so streams are reused."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ import torch
 
 @lru_cache(maxsize=256)
 def stream_of(use: str, device: torch.device, number: int = 0) -> Any:
-    """The stream of this number that a use has on a GPU, named by its index ("cuda:0"); other uses have others."""
+    """Return stream `number` of a use on a GPU that is named by its index ("cuda:0"); other uses get other streams."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Students and evaluation networks, and flat parameter vectors."""
+"""Networks for students and evaluations, their registry, and flat parameter vectors."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ SMALLEST_IMAGE = 8
 class AlexNet(nn.Module):
     """Five convolutions (5x5, 5x5, three 3x3) of stride 1, three 2x2 max poolings, then one linear layer.
 
-    The variant of the dataset-distillation papers; their code gives it no norm, which is the default here.
+    The variant of the dataset-distillation papers, without a norm as in their code (the default).
     Differentiable any number of times; no buffers except with norm "batch".
 
     Source: Krizhevsky, Sutskever and Hinton, NeurIPS 2012; this size: Zhao, Mopuri and Bilen, ICLR 2021.
@@ -44,12 +44,12 @@ class AlexNet(nn.Module):
         first_padding: int = 2,
     ) -> None:
         super().__init__()
-        self.in_channels = layers.whole_number("in_channels", in_channels, 1)
-        self.num_classes = layers.whole_number("num_classes", num_classes, 1)
+        self.in_channels = layers.integer("in_channels", in_channels, 1)
+        self.num_classes = layers.integer("num_classes", num_classes, 1)
         self.image_size = layers.plane_of(image_size)
-        self.width = layers.whole_number("width", width, 2)
+        self.width = layers.integer("width", width, 2)
         self.norm = layers.one_of("norm", norm, NORMS)
-        self.first_padding = layers.whole_number("first_padding", first_padding, 0)
+        self.first_padding = layers.integer("first_padding", first_padding, 0)
         if width % 2:
             raise InputError(f"width of an AlexNet must be even, not {width}")
         plane = layers.padded(self.image_size, 5, first_padding)
@@ -86,6 +86,6 @@ class AlexNet(nn.Module):
         self.classifier = nn.Linear(channels * plane[0] * plane[1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, in_channels, H, W]."""
+        """Compute logits [B, num_classes] of images [B, in_channels, H, W]."""
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits

@@ -50,21 +50,21 @@ class ConvNet(nn.Module):
         first_padding: int = 1,
     ) -> None:
         super().__init__()
-        self.in_channels = layers.whole_number("in_channels", in_channels, 1)
-        self.num_classes = layers.whole_number("num_classes", num_classes, 1)
+        self.in_channels = layers.integer("in_channels", in_channels, 1)
+        self.num_classes = layers.integer("num_classes", num_classes, 1)
         self.image_size = layers.plane_of(image_size)
-        self.width = layers.whole_number("width", width, 1)
-        self.depth = layers.whole_number("depth", depth, 1, 6)
+        self.width = layers.integer("width", width, 1)
+        self.depth = layers.integer("depth", depth, 1, 6)
         self.norm = layers.one_of("norm", norm, layers.NORMS)
         self.activation = layers.one_of("activation", activation, layers.ACTIVATIONS)
         self.pooling = layers.one_of("pooling", pooling, layers.POOLINGS)
-        self.first_padding = layers.whole_number("first_padding", first_padding, 0)
+        self.first_padding = layers.integer("first_padding", first_padding, 0)
 
         self.features, plane = self._make_features()
         self.classifier = nn.Linear(width * plane[0] * plane[1], num_classes)
 
     def _make_features(self) -> tuple[nn.Sequential, layers.Plane]:
-        """The blocks, and the plane that they leave."""
+        """Make the blocks; return them and the plane of their output."""
         modules: list[nn.Module] = []
         channels, plane = self.in_channels, self.image_size
         self._check_size()
@@ -94,6 +94,6 @@ class ConvNet(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, in_channels, H, W]."""
+        """Compute logits [B, num_classes] of images [B, in_channels, H, W]."""
         logits: Tensor = self.classifier(self.features(images).flatten(1))
         return logits

@@ -1,4 +1,4 @@
-"""Whether a module makes logits of a data set's images: asked once, before anything is trained or written."""
+"""Check that a module maps a data set's images to logits, before anything is trained or written."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ def check_fits(
     plane: Sequence[int],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Refuse a module that does not make logits [B, K] of images [B, C, H, W].
+    """Refuse a module that does not map images [B, C, H, W] to logits [B, K].
 
-    It is shown two black images in evaluation mode, on the device of its parameters, and left in the modes it was in;
-    PyTorch's global random numbers are left as they were.
+    Runs it on two black images in evaluation mode, on the device of its parameters. Its modes and PyTorch's global
+    random state are restored.
 
     Args:
-        name: of the network, for the message.
+        name: the network's name, for the message.
         plane: (H, W).
-        dtype: of the images; None: that of its parameters.
+        dtype: of the images; None for the dtype of the parameters.
 
     Raises:
-        InputError: the module fails, or returns something else; both shapes are named.
+        InputError: the module fails or returns something else; the message names both shapes.
     """
     parameter = next(model.parameters(), torch.empty(0))
-    shape, kind = [2, in_channels, *plane], dtype or parameter.dtype
+    shape, dtype = [2, in_channels, *plane], dtype or parameter.dtype
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.no_grad(), torch.random.fork_rng([parameter.device] if parameter.is_cuda else []):
-            found = model(torch.zeros(shape, dtype=kind, device=parameter.device))
+            output = model(torch.zeros(shape, dtype=dtype, device=parameter.device))
     except (PydistillError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:
-        told = f"the network {name} cannot take images {shape} of {kind}: {type(error).__name__}: {error}"
-        if kind != parameter.dtype:
-            told += f"; its parameters are {parameter.dtype}, so give it as .to({kind})"
-        raise InputError(told) from error
+    except Exception as error:  # a module of the user's may raise anything
+        message = f"the network {name} cannot take images {shape} of {dtype}: {type(error).__name__}: {error}"
+        if dtype != parameter.dtype:
+            message += f"; its parameters are {parameter.dtype}, so convert it with .to({dtype})"
+        raise InputError(message) from error
     finally:
         for module, training in modes:
             module.training = training
-    returned = f"logits {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    returned = f"logits {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     if returned != f"logits {[2, num_classes]}":
         raise InputError(
-            f"the network {name} must return logits {[2, num_classes]} for images {shape}, a number per class, "
+            f"the network {name} must return logits {[2, num_classes]} for images {shape}, one number per class, "
             f"not {returned}"
         )

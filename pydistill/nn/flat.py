@@ -13,7 +13,7 @@ from pydistill.errors import InputError
 
 @dataclass(frozen=True)
 class ParameterLayout:
-    """Names and shapes of a network's parameters, and with them the way between a flat vector and its tensors."""
+    """Names and shapes of a network's parameters; converts between a flat vector and the tensors."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
@@ -29,7 +29,7 @@ class ParameterLayout:
         return sum(self.sizes)
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of `flat` [P] by parameter name, each in its own shape; differentiable any number of times.
+        """Split `flat` [P] into views by parameter name, in their shapes; differentiable any number of times.
 
         Raises:
             InputError: `flat` does not have P elements.
@@ -42,21 +42,21 @@ class ParameterLayout:
         return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
-        """One flat vector [P] from tensors in the layout's order."""
-        found = tuple(tuple(tensor.shape) for tensor in tensors)
-        if found != self.shapes:
-            raise InputError(f"parameter tensors of shapes {found} do not fit the network's {self.shapes}")
+        """Join tensors in the layout's order into one flat vector [P]."""
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        if shapes != self.shapes:
+            raise InputError(f"parameter tensors of shapes {shapes} do not fit the network's {self.shapes}")
         return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
 def layout_of(model: nn.Module) -> ParameterLayout:
-    """The layout of `model.parameters()`."""
+    """Return the layout of `model.parameters()`."""
     named = list(model.named_parameters())
     return ParameterLayout(tuple(name for name, _ in named), tuple(tuple(value.shape) for _, value in named))
 
 
 def flatten(model: nn.Module) -> Tensor:
-    """A detached copy of the model's parameters as one vector [P].
+    """Copy the model's parameters to one detached vector [P].
 
     Raises:
         InputError: the model has no parameters.

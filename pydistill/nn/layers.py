@@ -1,4 +1,4 @@
-"""What every network here is made of: checked sizes, norms, activations and pooling by name."""
+"""The parts of every network: checked sizes, norms, activations and pooling by name."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ Plane = tuple[int, int]
 
 
 def one_of(argument: str, value: str, allowed: Sequence[str]) -> str:
-    """`value` itself if it is among `allowed`.
+    """Return `value` if it is among `allowed`.
 
     Raises:
-        InputError: it is not; the message names the argument and all that is allowed.
+        InputError: it is not; the message names the argument and the allowed values.
     """
     if value not in allowed:
         raise InputError(f"{argument} must be one of {', '.join(allowed)}, not {value!r}")
     return value
 
 
-def whole_number(argument: str, value: object, low: int, high: int | None = None) -> int:
-    """`value` itself if it is an int within [low, high].
+def integer(argument: str, value: object, low: int, high: int | None = None) -> int:
+    """Return `value` if it is an int within [low, high].
 
     Raises:
         InputError: it is not; the message names the argument and its limits.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise InputError(f"{argument} must be a whole number {limits}, not {value!r}")
+        raise InputError(f"{argument} must be an integer {limits}, not {value!r}")
     return value
 
 
 def plane_of(image_size: int | Sequence[int]) -> Plane:
-    """(height, width) of an image size given as one int (square) or as a pair.
+    """Return (height, width) of an image size that is one int (square) or a pair.
 
     Raises:
         InputError: it is neither, or a side is below 1.
     """
     if isinstance(image_size, int):
-        side = whole_number("image_size", image_size, 1)
+        side = integer("image_size", image_size, 1)
         return side, side
     if len(image_size) != 2:
-        raise InputError(f"image_size must be one whole number or (height, width), not {tuple(image_size)}")
+        raise InputError(f"image_size must be an integer or (height, width), not {tuple(image_size)}")
     height, width = image_size
-    return whole_number("image_size's height", height, 1), whole_number("image_size's width", width, 1)
+    return integer("image_size's height", height, 1), integer("image_size's width", width, 1)
 
 
 def plane_at_least(image_size: int | Sequence[int], smallest: int, network: str) -> Plane:
-    """`plane_of`, of which both sides must be at least `smallest` for `network`; InputError names the limit."""
+    """Return `plane_of(image_size)`; InputError if a side is below `smallest`, which `network` needs."""
     height, width = plane = plane_of(image_size)
     if min(plane) < smallest:
         raise InputError(
@@ -67,21 +67,20 @@ def plane_at_least(image_size: int | Sequence[int], smallest: int, network: str)
 
 
 def make_norm(kind: str, channels: int, plane: Plane) -> nn.Module | None:
-    """The norm layer named `kind` for feature maps [B, channels, *plane]; None for "none".
+    """Make the norm layer named `kind` for feature maps [B, channels, *plane]; None for "none".
 
-    "instance" is GroupNorm with one channel per group, as published: the same arithmetic as InstanceNorm2d,
-    without buffers. On a plane of one pixel it would subtract the pixel from itself and put out its bias
-    whatever the image was, so it is refused there.
+    "instance" is GroupNorm with one channel per group, as published: the arithmetic of InstanceNorm2d, without buffers.
+    On a plane of one pixel it would return its bias for every image, so it is refused there.
 
     Raises:
-        InputError: "instance" on a plane of one pixel; "group" where the channels are no multiple of 4.
+        InputError: "instance" on a plane of one pixel; "group" with a number of channels that 4 does not divide.
     """
     one_of("norm", kind, NORMS)
     if kind == "instance":
         if plane == (1, 1):
             raise InputError(
-                "norm instance needs feature maps of at least two pixels, and here they have one: "
-                "take larger images, less depth, or another norm"
+                "norm instance needs feature maps of at least two pixels, and these have one: "
+                "use larger images, less depth, or another norm"
             )
         return nn.GroupNorm(channels, channels)
     if kind == "group":
@@ -96,7 +95,7 @@ def make_norm(kind: str, channels: int, plane: Plane) -> nn.Module | None:
 
 
 def make_activation(kind: str) -> nn.Module:
-    """The activation named `kind`; never in place, so that every derivative can be taken."""
+    """Make the activation named `kind`; never in place, so that it can be differentiated any number of times."""
     one_of("activation", kind, ACTIVATIONS)
     if kind == "relu":
         return nn.ReLU()
@@ -106,7 +105,7 @@ def make_activation(kind: str) -> nn.Module:
 
 
 def make_pooling(kind: str) -> nn.Module | None:
-    """The 2x2 pooling of stride 2 named `kind`; None for "none"."""
+    """Make the 2x2 pooling of stride 2 named `kind`; None for "none"."""
     one_of("pooling", kind, POOLINGS)
     if kind == "average":
         return nn.AvgPool2d(2)
@@ -116,11 +115,11 @@ def make_pooling(kind: str) -> nn.Module | None:
 
 
 def padded(plane: Plane, kernel: int, padding: int) -> Plane:
-    """The plane after a convolution of stride 1 with this kernel side and padding."""
+    """Return the plane after a convolution of stride 1 with this kernel side and padding."""
     height, width = plane
     return height + 2 * padding - kernel + 1, width + 2 * padding - kernel + 1
 
 
 def halved(plane: Plane) -> Plane:
-    """The plane after a 2x2 pooling of stride 2; an odd last row or column is dropped."""
+    """Return the plane after a 2x2 pooling of stride 2; an odd last row or column is dropped."""
     return plane[0] // 2, plane[1] // 2

@@ -12,9 +12,8 @@ from pydistill.nn import layers
 class MLP(nn.Module):
     """`depth` linear layers over the flattened image, with an activation between them.
 
-    Published: 3 layers, 128 hidden units, ReLU. Parameters: `layers.i.weight`, `layers.i.bias` from the
-        image to the logits.
-    Differentiable any number of times where the activation is; no buffers.
+    Published: 3 layers, 128 hidden units, ReLU. Parameters: `layers.i.weight`, `layers.i.bias`, from the image to the
+    logits. Differentiable any number of times where the activation is; no buffers.
 
     Args:
         in_channels: C of the images [B, C, H, W].
@@ -38,11 +37,11 @@ class MLP(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        self.in_channels = layers.whole_number("in_channels", in_channels, 1)
-        self.num_classes = layers.whole_number("num_classes", num_classes, 1)
+        self.in_channels = layers.integer("in_channels", in_channels, 1)
+        self.num_classes = layers.integer("num_classes", num_classes, 1)
         self.image_size = layers.plane_of(image_size)
-        self.width = layers.whole_number("width", width, 1)
-        self.depth = layers.whole_number("depth", depth, 1)
+        self.width = layers.integer("width", width, 1)
+        self.depth = layers.integer("depth", depth, 1)
         self.activation = layers.one_of("activation", activation, layers.ACTIVATIONS)
 
         pixels = in_channels * self.image_size[0] * self.image_size[1]
@@ -55,6 +54,6 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*modules)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, in_channels, H, W]."""
+        """Compute logits [B, num_classes] of images [B, in_channels, H, W]."""
         logits: Tensor = self.layers(images.flatten(1))
         return logits

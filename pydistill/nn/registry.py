@@ -1,4 +1,4 @@
-"""Networks by name: what a configuration or a command line says, and the network that it means."""
+"""Networks by name: parse short names, build networks, and write their canonical names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "resnet18": ResNet18,
 }
 
-# What a short name such as "convnet4-w32-nopool" may be followed by, and the option that it sets.
+# The words of a short name such as "convnet4-w32-nopool", and the option that each sets.
 _WORDS: dict[str, tuple[str, str]] = {
     "in": ("norm", "instance"),
     "gn": ("norm", "group"),
@@ -71,16 +71,16 @@ class ModelSettings:
     first_padding: int | None = None
 
     def options(self) -> dict[str, Any]:
-        """The options that are set, by name."""
+        """Return the options that are set, by name."""
         return {key: value for key, value in asdict(self).items() if key != "name" and value is not None}
 
 
 Network = ModelSettings | Callable[[int, int, tuple[int, int]], nn.Module]
-"""A network by settings, or what makes one from (in_channels, num_classes, (height, width))."""
+"""A network by settings, or a function that makes one from (in_channels, num_classes, (height, width))."""
 
 
 def parse(text: str) -> ModelSettings:
-    """The network that a short name means.
+    """Parse a network's short name.
 
     name[depth][-word …]: "convnet3", "convnet4-w32", "resnet18-bn", "mlp2-w64-sigmoid", or an import path
     "package.module:callable". Words: w32 width, d4 depth, p3 first padding; in, gn, bn, ln, nonorm (norm);
@@ -107,8 +107,8 @@ def parse(text: str) -> ModelSettings:
         elif word in _WORDS:
             option, value = _WORDS[word]
         else:
-            words_known = ", ".join(["w<number>", "d<number>", "p<number>", *_WORDS])
-            raise InputError(f"{word!r} in the network {text!r} is not one of {words_known}")
+            allowed = ", ".join(["w<number>", "d<number>", "p<number>", *_WORDS])
+            raise InputError(f"{word!r} in the network {text!r} is not one of {allowed}")
         if option in options:
             raise InputError(f"the network {text!r} sets its {option} twice")
         options[option] = value
@@ -117,7 +117,7 @@ def parse(text: str) -> ModelSettings:
 
 
 def name_of(network: Network) -> str:
-    """The short name of a network: what `parse` turns into its settings; module and name of a callable."""
+    """Return the short name that `parse` turns into these settings; of a callable, its module and name."""
     if not isinstance(network, ModelSettings):
         return _callable_name(network)
     words = [network.name if network.depth is None else f"{network.name}{network.depth}"]
@@ -138,26 +138,26 @@ def build(
     *,
     seed: int | None = None,
 ) -> nn.Module:
-    """A freshly initialised network on the CPU, in float32.
+    """Build a freshly initialised network on the CPU, in float32.
 
-    The same seed gives the same parameters, and leaves PyTorch's global random state as it was; without a
-    seed the initialisation draws from that state.
+    The same seed gives the same parameters and does not change PyTorch's global random state; without a seed the
+    initialisation draws from that state.
 
     Raises:
         InputError: no such network, an option that it does not have, or a value outside its limits.
-        OutOfMemoryError: its parameters are more than the machine's free memory.
+        OutOfMemoryError: its parameters need more than the free memory.
     """
     factory = _factory(settings)
     plane = plane_of(image_size)
     if isinstance(settings, ModelSettings) and ":" not in settings.name:
         empty = _without_memory(settings, in_channels, num_classes, plane)
-        parameters = sum(each.numel() for each in empty.parameters())
+        parameters = sum(parameter.numel() for parameter in empty.parameters())
         remedy = "lower its width or the images' size"
         check_memory_available(4 * parameters, f"the network {name_of(settings)} of {parameters} parameters", remedy)
     if seed is None:
         return factory(in_channels, num_classes, plane)
     with torch.random.fork_rng(devices=[]):
-        # The CPU's generator alone: torch.manual_seed would reseed every GPU too, for good.
+        # Only the CPU's generator: torch.manual_seed would also reseed every GPU, and nothing would restore them.
         torch.default_generator.manual_seed(seed)
         return factory(in_channels, num_classes, plane)
 
@@ -170,19 +170,18 @@ def architecture_of(
     *,
     device: torch.device | str = "cpu",
 ) -> str:
-    """One canonical line that names the network: "convnet(width=128, depth=3, norm=instance, …)".
+    """Return the canonical name of the network: "convnet(width=128, depth=3, norm=instance, …)".
 
-    Every option is spelt out: two settings that mean the same network give the same line. Channels, classes
-    and image size are checked but not part of it: they belong to the data. A network of the user's own is tried, on
-    `device`.
+    Every option is listed: two settings of the same network give the same name. Channels, classes and image size are
+    checked but not part of it: they belong to the data. A network of the user's is run once, on `device`.
 
     Raises:
-        InputError: as `build`, or a network of the user's own that does not make logits [B, K] of such images.
+        InputError: as `build`, or a network of the user's that does not map such images to logits [B, K].
     """
     if not isinstance(settings, ModelSettings) or ":" in settings.name:
         name = name_of(settings)
-        own = build(settings, in_channels, num_classes, image_size, seed=0).to(device)
-        check_fits(own, name, in_channels, num_classes, plane_of(image_size))
+        network = build(settings, in_channels, num_classes, image_size, seed=0).to(device)
+        check_fits(network, name, in_channels, num_classes, plane_of(image_size))
         return name
     model = _without_memory(settings, in_channels, num_classes, plane_of(image_size))
     options = ", ".join(f"{option}={getattr(model, option)}" for option in options_of(settings.name))
@@ -208,7 +207,7 @@ def settings_of(architecture: str) -> ModelSettings:
 
 
 def check_named(settings: Network) -> None:
-    """Refuse what can be refused of a network before the images are known.
+    """Check everything about a network that does not depend on the images.
 
     Raises:
         InputError: no such network, an option that it does not have, or an import path that leads to no callable.
@@ -217,7 +216,7 @@ def check_named(settings: Network) -> None:
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """The options that the network `name` has, in the order of its constructor."""
+    """Return the options of the network `name`, in the order of its constructor."""
     if name not in NETWORKS:
         raise _unknown(name)
     return tuple(inspect.signature(NETWORKS[name]).parameters)[3:]
@@ -225,7 +224,7 @@ def options_of(name: str) -> tuple[str, ...]:
 
 def _unknown(name: str) -> InputError:
     return InputError(
-        f"there is no network {name!r}: take one of {', '.join(NETWORKS)}, or an import path package.module:callable"
+        f"there is no network {name!r}: use one of {', '.join(NETWORKS)}, or an import path package.module:callable"
     )
 
 
@@ -237,7 +236,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
 
 
 def _factory(settings: Network) -> Callable[[int, int, tuple[int, int]], nn.Module]:
-    """What makes the network from (in_channels, num_classes, (H, W)), its options checked."""
+    """Return the function from (in_channels, num_classes, (H, W)) to the network; check its options."""
     if not isinstance(settings, ModelSettings):
         return _checked(settings, _callable_name(settings))
     options = settings.options()
@@ -254,7 +253,7 @@ def _factory(settings: Network) -> Callable[[int, int, tuple[int, int]], nn.Modu
 
 
 def _without_memory(settings: ModelSettings, in_channels: int, num_classes: int, plane: tuple[int, int]) -> nn.Module:
-    """The network by settings with parameters that have shapes alone."""
+    """Build the network on the meta device: its parameters have shapes but no memory."""
     factory = _factory(settings)
     try:
         with torch.device("meta"):
@@ -285,22 +284,22 @@ def _checked(function: Callable[..., object], name: str) -> Callable[[int, int, 
 
 
 def _check_callable(function: Callable[..., object], name: str) -> None:
-    """Refuse, before it is called, what is no factory of networks."""
-    wanted = "it is called with (in_channels, num_classes, image_size) and must return an nn.Module"
+    """Check, before calling it, that `function` can make a network."""
+    remedy = "it is called with (in_channels, num_classes, image_size) and must return an nn.Module"
     if not callable(function):
-        raise InputError(f"the network {name} is a {type(function).__name__} and cannot be called; {wanted}")
+        raise InputError(f"the network {name} is a {type(function).__name__} and cannot be called; {remedy}")
     try:
         inspect.signature(function).bind(1, 1, (1, 1))
     except TypeError as error:
-        raise InputError(f"the network {name} does not take its arguments ({error}); {wanted}") from error
-    except ValueError as error:  # a function of C, which does not tell its arguments
-        raise InputError(f"the network {name} does not tell its arguments; wrap it in a function: {wanted}") from error
+        raise InputError(f"the network {name} does not take its arguments ({error}); {remedy}") from error
+    except ValueError as error:  # a C function without a signature
+        raise InputError(f"the network {name} has no signature; wrap it in a function: {remedy}") from error
 
 
 def _callable_name(function: Callable[..., object]) -> str:
     if isinstance(function, nn.Module):
         raise InputError(
-            f"a network is given by what makes a fresh one, not by a module itself: give {type(function).__name__} "
+            f"a network must be a function that makes a new module, not a module: pass {type(function).__name__} "
             "or a function of (in_channels, num_classes, (height, width)) that returns one"
         )
     if not callable(function):
@@ -309,21 +308,21 @@ def _callable_name(function: Callable[..., object]) -> str:
             f"a network must be ModelSettings or a callable of (in_channels, num_classes, (height, width)), "
             f"not a {type(function).__name__}{remedy}"
         )
-    described = function if hasattr(function, "__qualname__") else type(function)
-    return f"{described.__module__}:{described.__qualname__}"
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def _imported(path: str) -> Callable[..., object]:
-    """The callable at an import path "package.module:callable"."""
+    """Import the callable at "package.module:callable"."""
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise InputError(f"the network {path!r} cannot be imported; write package.module:callable")
     try:
-        found = importlib.import_module(module_name)
+        imported: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # the user's module may fail in any way
+            imported = getattr(imported, part)
+    except Exception as error:  # the user's module may raise anything
         raise InputError(f"the network {path!r} cannot be imported: {type(error).__name__}: {error}") from error
-    if not callable(found):
+    if not callable(imported):
         raise InputError(f"the network {path!r} is not a callable")
-    return found
+    return imported  # type: ignore[no-any-return]

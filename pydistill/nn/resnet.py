@@ -37,7 +37,7 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B, C', H', W'] from features [B, C, H, W]."""
+        """Compute features [B, C', H', W'] from features [B, C, H, W]."""
         inner = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(features)))))
         return torch.relu(inner + self.shortcut(features))
 
@@ -46,9 +46,9 @@ class ResNet18(nn.Module):
     """A 3x3 convolution, four stages of two basic blocks, the average over the plane, and one linear layer.
 
     The variant of the dataset-distillation papers (no 7x7 stem, no first pooling); the last three stages
-    halve the plane. On images below 16x16 a stage that would leave fewer than two pixels a side keeps its
-    plane instead: an instance norm of one pixel would wipe out the signal. Differentiable any number of
-    times; no buffers except with norm "batch".
+    halve the plane. On images below 16x16, a stage that would leave fewer than two pixels a side keeps its
+    plane: an instance norm of one pixel would erase the signal. Differentiable any number of times; no buffers
+    except with norm "batch".
 
     Source: He, Zhang, Ren and Sun, CVPR 2016; this size: Zhao, Mopuri and Bilen, ICLR 2021.
 
@@ -74,12 +74,12 @@ class ResNet18(nn.Module):
         first_padding: int = 1,
     ) -> None:
         super().__init__()
-        self.in_channels = layers.whole_number("in_channels", in_channels, 1)
-        self.num_classes = layers.whole_number("num_classes", num_classes, 1)
+        self.in_channels = layers.integer("in_channels", in_channels, 1)
+        self.num_classes = layers.integer("num_classes", num_classes, 1)
         self.image_size = layers.plane_at_least(image_size, SMALLEST_IMAGE, "a ResNet18")
-        self.width = layers.whole_number("width", width, 1)
+        self.width = layers.integer("width", width, 1)
         self.norm = layers.one_of("norm", norm, NORMS)
-        self.first_padding = layers.whole_number("first_padding", first_padding, 0)
+        self.first_padding = layers.integer("first_padding", first_padding, 0)
 
         plane = layers.padded(self.image_size, 3, first_padding)
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=first_padding, bias=False)
@@ -98,7 +98,7 @@ class ResNet18(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, in_channels, H, W]."""
+        """Compute logits [B, num_classes] of images [B, in_channels, H, W]."""
         features = self.blocks(torch.relu(self.norm1(self.conv1(images))))
         logits: Tensor = self.classifier(features.mean((2, 3)))
         return logits

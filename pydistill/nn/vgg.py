@@ -11,16 +11,16 @@ from pydistill.nn import layers
 NORMS = ("instance", "batch")
 SMALLEST_IMAGE = 8
 STAGES = ((1,), (2,), (4, 4), (8, 8), (8, 8))
-"""Channels of the convolutions between one pooling and the next, in multiples of the width."""
+"""Channels of the convolutions of each stage, in multiples of the width."""
 
 
 class VGG11(nn.Module):
     """Eight convolutions 3x3 with norm and ReLU in five stages, a max pooling after each, one linear layer.
 
-    The variant of the dataset-distillation papers. From 32x32 on, the pixels left by the fifth stage are
-    averaged. On smaller images a pooling that would leave fewer than two pixels a side to the stage behind
-    it is left out: an instance norm of one pixel would wipe out the signal. Differentiable any number of
-    times; no buffers except with norm "batch".
+    The variant of the dataset-distillation papers. From 32x32 on, the output pixels of the fifth stage are
+    averaged. On smaller images, a pooling that would leave fewer than two pixels a side to the next stage is
+    omitted: an instance norm of one pixel would erase the signal. Differentiable any number of times; no
+    buffers except with norm "batch".
 
     Source: Simonyan and Zisserman, ICLR 2015; this size: Zhao, Mopuri and Bilen, ICLR 2021.
 
@@ -46,12 +46,12 @@ class VGG11(nn.Module):
         first_padding: int = 1,
     ) -> None:
         super().__init__()
-        self.in_channels = layers.whole_number("in_channels", in_channels, 1)
-        self.num_classes = layers.whole_number("num_classes", num_classes, 1)
+        self.in_channels = layers.integer("in_channels", in_channels, 1)
+        self.num_classes = layers.integer("num_classes", num_classes, 1)
         self.image_size = layers.plane_at_least(image_size, SMALLEST_IMAGE, "a VGG11")
-        self.width = layers.whole_number("width", width, 1)
+        self.width = layers.integer("width", width, 1)
         self.norm = layers.one_of("norm", norm, NORMS)
-        self.first_padding = layers.whole_number("first_padding", first_padding, 0)
+        self.first_padding = layers.integer("first_padding", first_padding, 0)
 
         modules: list[nn.Module] = []
         channels, plane, padding = (
@@ -75,6 +75,6 @@ class VGG11(nn.Module):
         self.classifier = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, num_classes] of images [B, in_channels, H, W]."""
+        """Compute logits [B, num_classes] of images [B, in_channels, H, W]."""
         logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
         return logits

@@ -1,4 +1,4 @@
-"""The ops: compiled where there are kernels for the tensor's device, plain PyTorch elsewhere; one set of errors."""
+"""The ops: compiled where there are kernels for the tensor's device, plain PyTorch elsewhere, with the same errors."""
 
 from __future__ import annotations
 

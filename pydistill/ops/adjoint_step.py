@@ -1,4 +1,4 @@
-"""`adjoint_step`: one step of the adjoint sweep and its share of the learning rate's gradient, in one pass."""
+"""`adjoint_step`: one step of the adjoint sweep and its term of the learning rate's gradient, in one pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMPILED_FOR = load_extension().device_types
 
 
 def adjoint_step(adjoint: Tensor, product: Tensor, grad: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the adjoint sweep, and the inner product that the learning rate's gradient is made of.
+    """Take one step of the adjoint sweep; also return the inner product that gives the learning rate's gradient.
 
     Formula: λ' = λ − α Hλ,  s = ⟨λ, g⟩  (so that ∂L/∂α = −s).
 
@@ -59,7 +59,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, T
 
 
 def _backward(ctx: Any, of_next: Tensor | None, of_inner: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Made of differentiable operations on tensors of the graph, so that it has derivatives of its own."""
+    """Compute the gradients by differentiable operations, so that they can be differentiated again."""
     adjoint, product, grad, lr = ctx.saved_tensors
     of_adjoint = of_next
     of_product = of_grad = of_lr = None
@@ -70,8 +70,8 @@ def _backward(ctx: Any, of_next: Tensor | None, of_inner: Tensor | None) -> tupl
         weight = of_inner.to(adjoint.dtype)
         of_grad = weight * adjoint
         of_adjoint = weight * grad if of_next is None else of_next + weight * grad
-    found = (of_adjoint, of_product, of_grad, of_lr)
-    return tuple(each if wanted else None for each, wanted in zip(found, ctx.needs_input_grad, strict=True))
+    gradients = (of_adjoint, of_product, of_grad, of_lr)
+    return tuple(grad if needed else None for grad, needed in zip(gradients, ctx.needs_input_grad, strict=True))
 
 
 if _COMPILED_FOR:

@@ -1,4 +1,4 @@
-"""`augment`: differentiable Siamese augmentation of a batch, from numbers that were drawn beforehand."""
+"""`augment`: differentiable Siamese augmentation of a batch, with parameters drawn in advance."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 def augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None = None) -> Tensor:
-    """Take images by their number and apply a list of augmentations to each, one operation after the other.
+    """Select images by index and apply a list of augmentations to them, one operation after the other.
 
     Formula: X_j = A_j(images[index_j]),  A_j = the operations with row j of the parameters; affine in the images, and 0
-    outside them. `pydistill.data.DsaSettings.draw` says what the parameters mean.
+    outside them. `pydistill.data.DsaSettings.draw` documents the parameters.
 
     The result is the same, bit for bit, on every run and for any number of threads.
 
@@ -36,7 +36,7 @@ def augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tenso
 
     Raises:
         InputError: an argument is not as above; on the CPU also an operation or an image that does not exist. On a GPU,
-            where looking would stop the queue, these make their images NaN.
+            where a check would synchronise, these make their images NaN.
 
     Derivatives: any order in the images. If `parameters` requires a gradient, in forward mode and under torch.func's
     transforms, the plain PyTorch version runs.
@@ -58,7 +58,7 @@ def augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tenso
 def augment_backward(
     grad_out: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None, images: int
 ) -> Tensor:
-    """The gradient of `augment` in the images.
+    """Compute the gradient of `augment` in the images.
 
     Formula: ∂/∂images_i = Σ_{j: index_j = i} A_jᵀ grad_out_j, in the order of the batch, without brightness.
 

@@ -20,10 +20,10 @@ PACKAGE = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Extension:
-    """What came of loading the compiled ops.
+    """The outcome of loading the compiled ops.
 
-    `config` is how it was built (None if it is not in use), `reason` why it is not in use (None if it is), `path` its
-    file (None if there is none), `device_types` the kinds of device that it has kernels for.
+    `config` is the build configuration (None if the extension is not in use), `reason` why it is not in use (None if it
+    is), `path` its file (None if there is none), `device_types` the device types that it has kernels for.
     """
 
     config: dict[str, Any] | None
@@ -46,22 +46,22 @@ def _release(version: str) -> str:
 def load_extension() -> Extension:
     """Load the extension on the first call; later calls give the same answer.
 
-    An extension that was never built is no fault: the reference runs instead. One that is there and cannot be used (it
-    does not load, or was compiled for another torch, whose C++ interface differs, or belongs to an installed package
-    that this one, a source tree, hides) is warned about, once.
+    Without an extension the reference runs. A RuntimeWarning, once, reports an extension that exists and cannot be
+    used: it does not load, was compiled for another torch with another C++ interface, or belongs to an installed
+    package that this source tree hides.
     """
     path = _find(PACKAGE)
     if path is None:
         if (hidden := _hidden()) is not None:
             return _unusable(
-                f"it is that of the installed package, which the one in {PACKAGE} hides, and that was not built",
+                f"it belongs to the installed package, which the source tree {PACKAGE}, not built, hides",
                 hidden,
-                "run in another folder, or build it here too (docs/building.md says how)",
+                "run in another folder, or build it here too (see docs/building.md)",
             )
-        return Extension(None, "the extension pydistill/_C was not built (docs/building.md says how)", None)
+        return Extension(None, "the extension pydistill/_C was not built (see docs/building.md)", None)
     try:
         config = _load(path)
-    except Exception as error:  # whatever it is, it is told in the warning and in build_config()
+    except Exception as error:  # the warning and build_config() report it
         return _unusable(f"it does not load: {type(error).__name__}: {error}", path)
     built, running = _release(config["torch_version"]), _release(torch.__version__)
     if built != running:
@@ -70,16 +70,13 @@ def load_extension() -> Extension:
 
 
 def _find(package: Path) -> str | None:
-    """The library's file beside the modules of a package."""
+    """Return the extension's file in a package's folder, if there is one."""
     return next((str(path) for suffix in EXTENSION_SUFFIXES if os.path.exists(path := package / f"_C{suffix}")), None)
 
 
 def _hidden() -> str | None:
-    """The library of another copy of this package that Python would find after this one.
-
-    Of `sys.path`, Python's import passes over what is no str.
-    """
-    places = (place for place in sys.path if isinstance(place, str))
+    """Return the extension of the copy of this package that comes next in `sys.path`, if there is one."""
+    places = (place for place in sys.path if isinstance(place, str))  # Python's import ignores other entries
     copies = [copy for place in places if (copy := _copy_in(place)) is not None]
     if PACKAGE not in copies:
         return None
@@ -88,10 +85,10 @@ def _hidden() -> str | None:
 
 
 def _copy_in(place: str) -> Path | None:
-    """Where a copy of this package lies in a folder of `sys.path`, if one does; None if the folder is passed over."""
+    """Return the folder that a copy of this package has in an entry of `sys.path`; None if the entry is unusable."""
     try:
         return (Path(place or ".") / PACKAGE.name).resolve()
-    except (OSError, RuntimeError, ValueError):  # the current folder is deleted, links in a circle: as Python's import
+    except (OSError, RuntimeError, ValueError):  # a deleted current folder, circular links: Python's import skips them
         return None
 
 

@@ -1,4 +1,4 @@
-"""The kinds of differentiation that a compiled op has no rule for, and for which the reference runs in its place."""
+"""Detect the kinds of differentiation that compiled ops have no rules for; the reference handles them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _unpack_dual: Any = forward_ad.unpack_dual
 
 
 def needs_plain_torch(*tensors: Tensor) -> bool:
-    """Whether a forward-mode tangent or a transform of torch.func (grad, jvp, vmap, …) is at work on these tensors.
+    """Return True under forward mode or a transform of torch.func (grad, jvp, vmap, …) on these tensors.
 
-    torch gives an op without a forward-mode rule tangents of zero and says nothing, so this has to be asked beforehand.
+    For an op without a forward-mode rule torch returns zero tangents without an error, so ops check this first.
     """
     if torch.compiler.is_compiling():
         return False

@@ -1,4 +1,4 @@
-"""A compiled op without a derivative raises when one is asked for, where it would otherwise be a silent zero."""
+"""Make the derivative of a compiled op raise, where it would otherwise be a silent zero."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def refuse_derivative(name: str) -> None:
-    """Tie the results of the op `name` to its arguments, with a backward that raises RuntimeError."""
+    """Register a backward of the op `name` that raises RuntimeError."""
 
     def backward(ctx: Any, *grads: Any) -> None:
-        raise RuntimeError(f"{name} gives no derivative; pydistill.reference.{name} gives derivatives of any order")
+        raise RuntimeError(f"{name} has no derivative; pydistill.reference.{name} has derivatives of any order")
 
     torch.library.register_autograd(f"pydistill::{name}", backward)

@@ -25,25 +25,25 @@ def norm_act_pool(
     pooling: str = "average",
     eps: float = 1e-5,
 ) -> Tensor:
-    """One block of a ConvNet without its convolution.
+    """Compute one block of a ConvNet without its convolution.
 
     Formula: p = pool(relu(v)), v = γu + β, u = (z − mean z) / √(var z + eps) over the H·W pixels of each image and
     channel; without a norm v = z + β.
 
-    The statistics are taken without cancellation, however large the mean is beside the spread. On one kind of device
-    the result is the same, bit for bit, on every run and for any number of threads.
+    The statistics are computed without cancellation, however large the mean is relative to the spread. On one kind of
+    device the result is the same, bit for bit, on every run and for any number of threads.
 
     Args:
         z: [B, C, H, W], float32 or float64; fastest in channels-last memory.
         weight: γ, [C], dtype and device of `z`; none without a norm.
-        bias: β, likewise; may be left out without a norm.
+        bias: β, likewise; optional without a norm.
         norm: "instance" or "none".
         pooling: "average" or "max" over 2 × 2 pixels (an odd last row or column takes part in the norm alone), or
             "none".
         eps: added to the variance.
 
     Returns:
-        p, [B, C, H // 2, W // 2] ([B, C, H, W] without pooling), in channels-last memory. A NaN stays one.
+        p, [B, C, H // 2, W // 2] ([B, C, H, W] without pooling), in channels-last memory. NaN propagates.
 
     Raises:
         InputError: an argument is not as above.
@@ -72,22 +72,22 @@ def norm_act_pool_backward(
     pooling: str = "average",
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """The gradients of ⟨`grad_out`, norm_act_pool(z, weight, bias)⟩.
+    """Compute the gradients of ⟨`grad_out`, norm_act_pool(z, weight, bias)⟩.
 
     Formula, with r = 1 / √(var z + eps) and M = H·W: dv = [v > 0] · unpool(dp), dβ = Σ dv, dγ = Σ dv·u,
     dz = γ r (dv − Σ dv / M − u Σ dv·u / M).
 
     Args:
         grad_out: dp, of the result's shape, dtype and device of `z`.
-        z, weight, bias, norm, pooling, eps: as of `norm_act_pool`.
+        z, weight, bias, norm, pooling, eps: as in `norm_act_pool`.
 
     Returns:
-        dz [B, C, H, W] in channels-last memory, dγ [C] and dβ [C]; None for a parameter that is left out.
+        dz [B, C, H, W] in channels-last memory, dγ [C] and dβ [C]; None for an omitted parameter.
 
     Raises:
         InputError: an argument is not as above.
 
-    Derivatives: the compiled op raises RuntimeError if one is asked for.
+    Derivatives: none; differentiating the compiled op raises RuntimeError.
     """
     check_norm_act_pool(z, weight, bias, norm=norm, pooling=pooling, eps=eps, op="norm_act_pool_backward")
     check_backward("norm_act_pool_backward", grad_out, z, pooling)
@@ -111,15 +111,15 @@ def norm_act_pool_jvp(
     pooling: str = "average",
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor]:
-    """`norm_act_pool` and its derivative in the direction of the tangents.
+    """Compute `norm_act_pool` and its derivative in the direction of the tangents.
 
     Formula: u̇ = r (ż − mean ż) − r u mean(u ż), v̇ = γ̇u + γu̇ + β̇, ṗ = pool([v > 0] v̇); max pooling takes v̇ of the pixel
-    that wins.
+    with the maximum.
 
     Args:
-        z_tangent, weight_tangent, bias_tangent: each of the shape, dtype and device of what it is the tangent of, and
-            left out with it.
-        z, weight, bias, norm, pooling, eps: as of `norm_act_pool`.
+        z_tangent, weight_tangent, bias_tangent: tangents with the shape, dtype and device of their arguments, omitted
+            with them.
+        z, weight, bias, norm, pooling, eps: as in `norm_act_pool`.
 
     Returns:
         p and ṗ, in channels-last memory.
@@ -127,7 +127,7 @@ def norm_act_pool_jvp(
     Raises:
         InputError: an argument is not as above.
 
-    Derivatives: the compiled op raises RuntimeError if one is asked for.
+    Derivatives: none; differentiating the compiled op raises RuntimeError.
     """
     check_norm_act_pool(z, weight, bias, norm=norm, pooling=pooling, eps=eps, op="norm_act_pool_jvp")
     check_tangents("norm_act_pool_jvp", z, z_tangent, (weight, bias), (weight_tangent, bias_tangent))
@@ -152,22 +152,22 @@ def norm_act_pool_backward_jvp(
     pooling: str = "average",
     eps: float = 1e-5,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """`norm_act_pool_backward` and its derivative in the direction of the tangents: forward over reverse.
+    """Compute `norm_act_pool_backward` and its derivative in the direction of the tangents: forward over reverse.
 
-    Formula: the derivative of that of `norm_act_pool_backward`, [v > 0] and the pixel that wins held fixed.
+    Formula: the derivative of the formula of `norm_act_pool_backward`, with [v > 0] and the maximum's pixel held fixed.
 
     Args:
-        grad_out_tangent: of the shape, dtype and device of `grad_out`.
-        grad_out: as of `norm_act_pool_backward`.
-        z, …, bias_tangent, norm, pooling, eps: as of `norm_act_pool_jvp`.
+        grad_out_tangent: shape, dtype and device of `grad_out`.
+        grad_out: as in `norm_act_pool_backward`.
+        z, …, bias_tangent, norm, pooling, eps: as in `norm_act_pool_jvp`.
 
     Returns:
-        dz, its tangent, dγ, its tangent, dβ, its tangent; None for a parameter that is left out.
+        dz, its tangent, dγ, its tangent, dβ, its tangent; None for an omitted parameter.
 
     Raises:
         InputError: an argument is not as above.
 
-    Derivatives: the compiled op raises RuntimeError if one is asked for.
+    Derivatives: none; differentiating the compiled op raises RuntimeError.
     """
     op = "norm_act_pool_backward_jvp"
     check_norm_act_pool(z, weight, bias, norm=norm, pooling=pooling, eps=eps, op=op)
@@ -190,12 +190,12 @@ def norm_act_pool_backward_jvp(
 
 
 def _runs_compiled(*tensors: Tensor | None) -> bool:
-    given = [tensor for tensor in tensors if tensor is not None]
-    return given[0].device.type in _COMPILED_FOR and not needs_plain_torch(*given)
+    present = [tensor for tensor in tensors if tensor is not None]
+    return present[0].device.type in _COMPILED_FOR and not needs_plain_torch(*present)
 
 
 def _of_parameters(sums: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """The rows of weight and bias, None for what is not there."""
+    """Return the rows of weight and bias; None for an omitted parameter."""
     return None if weight is None else sums[0], None if bias is None else sums[1]
 
 
@@ -259,13 +259,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward(ctx: Any, of_out: Tensor | None, of_stats: Tensor | None) -> tuple[Any, ...]:
-    """Through an op whose own derivative raises, so that a second one is never a silent zero."""
+    """Compute the gradients by an op whose derivative raises, so that a second derivative is never a silent zero."""
     if of_out is None:
         return (None,) * 6
     z, weight, bias, stats = ctx.saved_tensors
     grad_z, sums = torch.ops.pydistill.norm_act_pool_backward(of_out, z, weight, bias, stats, *ctx.settings)
     grads = (grad_z, *_of_parameters(sums, weight, bias))
-    return *(grad if wanted else None for grad, wanted in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 3
+    return *(grad if needed else None for grad, needed in zip(grads, ctx.needs_input_grad, strict=False)), *(None,) * 3
 
 
 if _COMPILED_FOR:

@@ -16,7 +16,7 @@ _COMPILED_FOR = load_extension().device_types
 
 
 def sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of gradient descent and its L1 and squared L2 distances to a target.
+    """Take one step of gradient descent; also return its L1 and squared L2 distances to a target.
 
     Formula: θ' = θ − α g,  d = (Σ|θ' − θ*|, Σ(θ' − θ*)²).
 
@@ -62,9 +62,9 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, T
 
 
 def _backward(ctx: Any, of_next: Tensor | None, of_distances: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Made of differentiable operations on tensors of the graph, so that it has derivatives of its own."""
+    """Compute the gradients by differentiable operations, so that they can be differentiated again."""
     theta_next, grad, lr, target = ctx.saved_tensors
-    wanted = ctx.needs_input_grad
+    needed = ctx.needs_input_grad
     of_gap = None
     if of_distances is not None:
         weights = of_distances.to(theta_next.dtype)
@@ -74,10 +74,10 @@ def _backward(ctx: Any, of_next: Tensor | None, of_distances: Tensor | None) -> 
     if total is None:
         return None, None, None, None
     return (
-        total if wanted[0] else None,
-        -lr * total if wanted[1] else None,
-        -(total * grad).sum() if wanted[2] else None,
-        -of_gap if wanted[3] and of_gap is not None else None,
+        total if needed[0] else None,
+        -lr * total if needed[1] else None,
+        -(total * grad).sum() if needed[2] else None,
+        -of_gap if needed[3] and of_gap is not None else None,
     )
 
 

@@ -17,7 +17,7 @@ _COMPILED_FOR = load_extension().device_types
 
 
 def softmax_xent(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean softmax cross-entropy of one batch.
+    """Compute the mean softmax cross-entropy of one batch.
 
     Formula: ℓ = −(1/B) Σ_b Σ_c y_bc log p_bc,  p = softmax(a).
 
@@ -32,8 +32,8 @@ def softmax_xent(logits: Tensor, labels: Tensor) -> Tensor:
         ℓ, a 0-dim tensor in the dtype of `logits`; NaN for an empty batch.
 
     Raises:
-        InputError: an argument is not as above, or on the CPU a class number lies outside [0, K). On a GPU, where
-            looking would stop the queue, such a number makes the loss and its row of the gradient NaN.
+        InputError: an argument is not as above, or on the CPU a class number lies outside [0, K). On a GPU, where a
+            check would synchronise, such a number makes the loss and its row of the gradient NaN.
 
     Derivatives: first order in the logits and the label rows; a second one raises RuntimeError. In forward mode and
     under torch.func's transforms the plain PyTorch version runs, which has every order.
@@ -52,7 +52,7 @@ def softmax_xent(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def softmax_xent_backward(grad_loss: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The gradient of `softmax_xent`.
+    """Compute the gradient of `softmax_xent`.
 
     Formula: ∂ℓ/∂a = (m p − y)/B,  ∂ℓ/∂y = −log p / B,  with the mass m = Σ_c y_c of each row; both times `grad_loss`.
 
@@ -61,12 +61,12 @@ def softmax_xent_backward(grad_loss: Tensor, logits: Tensor, labels: Tensor) -> 
         logits, labels: as in `softmax_xent`.
 
     Returns:
-        The gradients of the logits [B, K] and of the label rows [B, K]; None in their place for class numbers.
+        The gradients of the logits [B, K] and of the label rows [B, K]; for class numbers the latter is None.
 
     Raises:
         InputError: an argument is not as above.
 
-    Derivatives: none; asking for one raises RuntimeError. In forward mode and under torch.func's transforms the plain
+    Derivatives: none; differentiating raises RuntimeError. In forward mode and under torch.func's transforms the plain
     PyTorch version runs, which has every order.
 
     Equivalent to:
@@ -84,7 +84,7 @@ def softmax_xent_backward(grad_loss: Tensor, logits: Tensor, labels: Tensor) -> 
 
 
 def softmax_xent_jvp(logits: Tensor, logits_tangent: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """`softmax_xent` and its derivative along a tangent of the logits.
+    """Compute `softmax_xent` and its derivative along a tangent of the logits.
 
     Formula: ℓ̇ = −(1/B) Σ_b Σ_c y_bc (ȧ_bc − ⟨p_b, ȧ_b⟩).
 
@@ -98,7 +98,7 @@ def softmax_xent_jvp(logits: Tensor, logits_tangent: Tensor, labels: Tensor) -> 
     Raises:
         InputError: an argument is not as above.
 
-    Derivatives: none; asking for one raises RuntimeError. In forward mode and under torch.func's transforms the plain
+    Derivatives: none; differentiating raises RuntimeError. In forward mode and under torch.func's transforms the plain
     PyTorch version runs, which has every order.
 
     Equivalent to:
@@ -115,7 +115,7 @@ def softmax_xent_jvp(logits: Tensor, logits_tangent: Tensor, labels: Tensor) -> 
 def softmax_xent_backward_jvp(
     logits: Tensor, logits_tangent: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The gradient of `softmax_xent`, and the derivative of that gradient along a tangent of the logits.
+    """Compute the gradient of `softmax_xent`, and its derivative along a tangent of the logits.
 
     Formula, with da = ∂ℓ/∂a and dy = ∂ℓ/∂y:
         da = (m p − y)/B,  dȧ = m p (ȧ − ⟨p, ȧ⟩)/B,  dẏ = −(ȧ − ⟨p, ȧ⟩)/B.
@@ -125,12 +125,12 @@ def softmax_xent_backward_jvp(
         logits_tangent: ȧ, [B, K], dtype and device of `logits`.
 
     Returns:
-        da, dȧ and dẏ, each [B, K]; None in the place of dẏ for class numbers.
+        da, dȧ and dẏ, each [B, K]; for class numbers dẏ is None.
 
     Raises:
         InputError: an argument is not as above.
 
-    Derivatives: none; asking for one raises RuntimeError. In forward mode and under torch.func's transforms the plain
+    Derivatives: none; differentiating raises RuntimeError. In forward mode and under torch.func's transforms the plain
     PyTorch version runs, which has every order.
 
     Equivalent to:
@@ -140,8 +140,8 @@ def softmax_xent_backward_jvp(
     check_softmax_xent(logits, labels, logits_tangent=logits_tangent)
     check_class_numbers(labels, logits.shape[1])
     if logits.device.type in _COMPILED_FOR and not needs_plain_torch(logits, logits_tangent, labels):
-        found = torch.ops.pydistill.softmax_xent_backward_jvp(logits, logits_tangent, labels)
-        return found[0], found[1], None if labels.dtype == torch.int64 else found[2]
+        results = torch.ops.pydistill.softmax_xent_backward_jvp(logits, logits_tangent, labels)
+        return results[0], results[1], None if labels.dtype == torch.int64 else results[2]
     return reference.softmax_xent_backward_jvp(logits, logits_tangent, labels)
 
 
@@ -171,10 +171,10 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> N
 
 
 def _backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Through the op that has every saved tensor for an argument, and that raises when it is differentiated."""
+    """Compute the gradients by an op whose derivative raises; every saved tensor is one of its arguments."""
     of_logits, of_labels = ctx.needs_input_grad
-    found = torch.ops.pydistill.softmax_xent_backward(grad_loss, *ctx.saved_tensors, of_labels)
-    return found[0] if of_logits else None, found[1] if of_labels else None
+    gradients = torch.ops.pydistill.softmax_xent_backward(grad_loss, *ctx.saved_tensors, of_labels)
+    return gradients[0] if of_logits else None, gradients[1] if of_labels else None
 
 
 if _COMPILED_FOR:
@@ -183,5 +183,5 @@ if _COMPILED_FOR:
     torch.library.register_fake("pydistill::softmax_xent_jvp", _fake_jvp)
     torch.library.register_fake("pydistill::softmax_xent_backward_jvp", _fake_backward_jvp)
     torch.library.register_autograd("pydistill::softmax_xent", _backward, setup_context=_setup_context)
-    for each in ("softmax_xent_backward", "softmax_xent_jvp", "softmax_xent_backward_jvp"):
-        refuse_derivative(each)
+    for _name in ("backward", "jvp", "backward_jvp"):
+        refuse_derivative(f"softmax_xent_{_name}")

@@ -1,4 +1,4 @@
-"""The CUDA compiler and driver of this machine, found without touching a GPU."""
+"""Find the CUDA compiler and driver of this machine without using a GPU."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def cuda_compiler() -> dict[str, str] | None:
-    """path and version of the nvcc that is found first; None if none is there that works.
+    """Return path and version of the first working nvcc; None if there is none.
 
-    Looked at are $CUDA_HOME, the PATH, and what pip installed (nvidia-cuda-nvcc), as setup.py does.
+    Searches $CUDA_HOME, the PATH and pip's nvidia-cuda-nvcc, as setup.py does.
     """
     places = []
     if home := os.environ.get("CUDA_HOME"):
@@ -32,20 +32,20 @@ def cuda_compiler() -> dict[str, str] | None:
 
 
 def cuda_driver() -> str | None:
-    """The NVIDIA driver's version, from nvidia-smi or the kernel's module; None if there is no driver."""
+    """Return the NVIDIA driver's version, from nvidia-smi or the kernel module; None if there is no driver."""
     if smi := shutil.which("nvidia-smi"):
-        found = re.search(r"\d+\.\d+(\.\d+)?", _output([smi, "--query-gpu=driver_version", "--format=csv,noheader"]))
-        if found is not None:
-            return found[0]
+        version = re.search(r"\d+\.\d+(\.\d+)?", _output([smi, "--query-gpu=driver_version", "--format=csv,noheader"]))
+        if version is not None:
+            return version[0]
     try:
-        found = re.search(r"Kernel Module.*?(\d+\.\d+(\.\d+)?)", _DRIVER.read_text(encoding="utf-8"))
+        version = re.search(r"Kernel Module.*?(\d+\.\d+(\.\d+)?)", _DRIVER.read_text(encoding="utf-8"))
     except OSError:
         return None
-    return None if found is None else found[1]
+    return None if version is None else version[1]
 
 
 def _output(command: list[str]) -> str:
-    """What a program prints; nothing if it cannot be run, fails or hangs."""
+    """Return a program's standard output; empty if it cannot be run, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=True)
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""`trajectory_point`: a point between two waypoints, one linear interpolation for each parameter tensor."""
+"""`trajectory_point`: a point between two waypoints, interpolated linearly per parameter tensor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 def trajectory_point(start: Tensor, end: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
-    """θ_j = lerp(start_j, end_j, weights_j) for each parameter tensor j of a flat vector.
+    """Interpolate between two flat parameter vectors, with one weight for each parameter tensor.
 
     Formula: θ_j = start_j + w_j (end_j − start_j).
 
@@ -36,7 +36,7 @@ def trajectory_point(start: Tensor, end: Tensor, weights: Tensor, sizes: Sequenc
     Raises:
         InputError: an argument is not as above.
 
-    Derivatives: none; asking for one raises RuntimeError. In forward mode and under torch.func's transforms the plain
+    Derivatives: none; differentiating raises RuntimeError. In forward mode and under torch.func's transforms the plain
     PyTorch version runs, which has every order.
 
     Equivalent to:

@@ -1,4 +1,4 @@
-"""Each op again in plain PyTorch, same name and signature: the tests' oracle, and what runs where none is compiled."""
+"""Every op in plain PyTorch, with the same name and signature: the tests' oracle, and the fallback of the ops."""
 
 from __future__ import annotations
 

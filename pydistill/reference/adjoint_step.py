@@ -9,10 +9,10 @@ from pydistill.errors import InputError
 
 
 def check_adjoint_step(adjoint: Tensor, product: Tensor, grad: Tensor, lr: Tensor) -> None:
-    """Refuse what `adjoint_step` cannot take.
+    """Check the arguments of `adjoint_step`.
 
     Raises:
-        InputError: `adjoint` is not a float32 or float64 vector, or another argument does not go with it.
+        InputError: `adjoint` is not a float32 or float64 vector, or another argument does not match it.
     """
     for name, value in (("adjoint", adjoint), ("product", product), ("grad", grad), ("lr", lr)):
         if not isinstance(value, Tensor):

@@ -19,7 +19,7 @@ COLUMNS: dict[str, int] = {
     "scale": 2,  # factor on x, on y
     "rotate": 1,  # angle in radians
 }
-"""The operations, and how many parameters each has; in a list of operations each is its position here."""
+"""The operations and their numbers of parameters; a list of operations holds their positions here."""
 
 END_OF_LIST = -1
 _NAMES = tuple(COLUMNS)
@@ -27,7 +27,7 @@ _vjp: Any = torch.func.vjp
 
 
 def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index: Tensor | None, batch: int) -> None:
-    """Refuse what `augment` and `augment_backward` cannot take; the numbers in the lists are not looked at.
+    """Check the arguments of `augment` and `augment_backward`, except the values of the integers.
 
     Args:
         images: as in `augment`, or the gradients [B, C, H, W] in their place.
@@ -35,12 +35,12 @@ def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index:
         batch: B.
 
     Raises:
-        InputError: `images` is not floating [n, C, H, W], or another argument does not go with it.
+        InputError: `images` is not floating [n, C, H, W], or another argument does not match it.
     """
-    given = {"images": images, "operations": operations, "parameters": parameters}
+    tensors = {"images": images, "operations": operations, "parameters": parameters}
     if index is not None:
-        given["index"] = index
-    for name, value in given.items():
+        tensors["index"] = index
+    for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise InputError(f"augment: {name} must be a tensor, not {type(value).__name__}")
     if not images.dtype.is_floating_point:
@@ -48,7 +48,7 @@ def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index:
     if images.dim() != 4:
         raise InputError(f"augment: images has shape {list(images.shape)}; it must be [n, C, H, W]")
     for name, shape in (("operations", "[L]"), ("index", "[B]")):
-        numbers = given.get(name)
+        numbers = tensors.get(name)
         if numbers is not None and (numbers.dtype != torch.int64 or numbers.dim() != 1):
             raise InputError(f"augment: {name} is {numbers.dtype} {list(numbers.shape)}; it must be int64 {shape}")
     if parameters.dtype != images.dtype:
@@ -56,18 +56,18 @@ def check_augment(images: Tensor, operations: Tensor, parameters: Tensor, index:
     if parameters.dim() != 2 or parameters.shape[0] not in (1, batch):
         raise InputError(
             f"augment: parameters has shape {list(parameters.shape)} for a batch of {batch} images; "
-            "it must be [B, width], or [1, width] for one set that all share"
+            "it must be [B, width], or [1, width] to share one set"
         )
-    for name, value in given.items():
+    for name, value in tensors.items():
         if value.device != images.device:
             raise InputError(f"augment: {name} is on {value.device} where images is on {images.device}")
 
 
 def check_numbers(operations: Tensor, parameters: Tensor, index: Tensor | None, images: int) -> None:
-    """Refuse operations and images that do not exist, where they can be looked at: on the CPU, outside transforms.
+    """Check the values of operations and index, on the CPU and outside torch.func's transforms.
 
     Raises:
-        InputError: there is one, or the operations need more columns than `parameters` has.
+        InputError: an operation or an image does not exist, or the operations need more columns than `parameters` has.
     """
     if operations.device.type != "cpu" or torch.compiler.is_compiling():
         return
@@ -121,10 +121,10 @@ def augment_backward(
 
 
 def check_batch(grad_out: Tensor, index: Tensor | None, images: int) -> None:
-    """Refuse gradients of another number of images than the batch has.
+    """Check that the gradients have the batch's number of images.
 
     Raises:
-        InputError: there are more or fewer.
+        InputError: they do not.
     """
     batch = images if index is None else index.shape[0]
     if grad_out.shape[0] != batch:
@@ -132,22 +132,22 @@ def check_batch(grad_out: Tensor, index: Tensor | None, images: int) -> None:
 
 
 def batch_of(images: Tensor, index: Tensor | None) -> int:
-    """B, or 0 where there is no shape to take it from."""
-    some = images if index is None else index
-    return some.shape[0] if isinstance(some, Tensor) and some.dim() else 0
+    """Return B, or 0 if the arguments are not tensors with a first dimension (`check_augment` refuses them)."""
+    rows = images if index is None else index
+    return rows.shape[0] if isinstance(rows, Tensor) and rows.dim() else 0
 
 
 def _before_the_end(operations: Tensor) -> list[int]:
-    """The operations' numbers, up to the one that ends the list."""
+    """Return the operations' numbers before END_OF_LIST."""
     numbers: list[int] = operations.tolist()
     return numbers[: numbers.index(END_OF_LIST)] if END_OF_LIST in numbers else numbers
 
 
 def _color(images: Tensor, p: Tensor) -> Tensor:
-    """Brightness b, saturation s and contrast c, one after the other, in one go.
+    """Apply brightness b, then saturation s, then contrast c, in one pass.
 
-    Saturation keeps each pixel's mean over channels, so the mean that contrast needs is known beforehand,
-    and the three are cs·x + c(1 − s)·grey(x) + (1 − c)·mean(x) + b.
+    Saturation does not change a pixel's mean over the channels, so the mean that contrast needs is that of x, and the
+    result is cs·x + c(1 − s)·grey(x) + (1 − c)·mean(x) + b.
     """
     b, s, c = p[:, :, None, None, None].unbind(1)
     grey = images.mean(1, keepdim=True)
@@ -160,7 +160,7 @@ def _crop(images: Tensor, p: Tensor) -> Tensor:
     rows = torch.arange(height, device=images.device) + p[:, :1].long()
     columns = torch.arange(width, device=images.device) + p[:, 1:].long()
     outside = ((rows < 0) | (rows >= height))[:, :, None] | ((columns < 0) | (columns >= width))[:, None, :]
-    # one zero is put behind the pixels of each channel, for everything outside to read
+    # pixels outside read the zero that is appended to every channel
     source = ((rows * width)[:, :, None] + columns[:, None, :]).masked_fill(outside, height * width)
     source = source.view(-1, 1, height * width).expand(batch, channels, -1)
     return functional.pad(images.reshape(batch, channels, -1), (0, 1)).gather(2, source).view(images.shape)
@@ -171,8 +171,8 @@ def _cutout(images: Tensor, p: Tensor) -> Tensor:
     columns = torch.arange(images.shape[3], device=images.device, dtype=images.dtype)
     inside_rows = (rows >= p[:, 0:1]) & (rows < p[:, 1:2])
     inside_columns = (columns >= p[:, 2:3]) & (columns < p[:, 3:4])
-    kept = ~(inside_rows[:, :, None] & inside_columns[:, None, :])
-    return torch.where(kept[:, None], images, 0)
+    inside = inside_rows[:, :, None] & inside_columns[:, None, :]
+    return torch.where(~inside[:, None], images, 0)
 
 
 def _flip(images: Tensor, p: Tensor) -> Tensor:
@@ -189,11 +189,9 @@ def _rotate(images: Tensor, p: Tensor) -> Tensor:
 
 
 def _resample(images: Tensor, along_x: Tensor, along_y: Tensor) -> Tensor:
-    """Bilinear sampling at x·along_x + y·along_y, where x and y run from −1 to 1 between the outermost
-    pixels' centres.
+    """Sample bilinearly at x·along_x + y·along_y; x and y run from −1 to 1 between the centres of the outer pixels.
 
-    along_x, along_y: [B or 1, 2], each an (x, y). Instead of affine_grid, which takes longer than the
-    sampling itself.
+    along_x, along_y: (x, y), [B or 1, 2]. affine_grid would take longer than the sampling itself.
     """
     height, width = images.shape[2:]
     x, y = (_from_minus_one(side, images)[:, None] for side in (width, height))
@@ -202,7 +200,7 @@ def _resample(images: Tensor, along_x: Tensor, along_y: Tensor) -> Tensor:
 
 
 def _from_minus_one(side: int, images: Tensor) -> Tensor:
-    """[side] coordinates from −1 to 1; a single pixel lies at 0."""
+    """Return [side] coordinates from −1 to 1; a single pixel is at 0."""
     if side == 1:
         return torch.zeros(1, dtype=images.dtype, device=images.device)
     return torch.linspace(-1, 1, side, dtype=images.dtype, device=images.device)

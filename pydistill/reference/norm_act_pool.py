@@ -20,7 +20,7 @@ _jvp: Any = torch.func.jvp
 
 
 def out_shape(z: Tensor, pooling: str) -> tuple[int, int, int, int]:
-    """The shape of the result for `z`: half as high and as wide, rounded down, if there is a pooling."""
+    """Return the shape of the result for `z`: height and width halved and rounded down if there is a pooling."""
     images, channels, height, width = z.shape
     side = 1 if pooling == "none" else 2
     return images, channels, height // side, width // side
@@ -36,11 +36,11 @@ def check_norm_act_pool(
     eps: float,
     op: str = "norm_act_pool",
 ) -> None:
-    """Refuse what `norm_act_pool` cannot take.
+    """Check the arguments of `norm_act_pool`.
 
     Raises:
-        InputError: `z` is no float32 or float64 batch of planes, a parameter does not go with it, or a setting is
-            none of those there are.
+        InputError: `z` is not a float32 or float64 batch of planes, a parameter does not match it, or a setting is
+            unknown.
     """
     if norm not in NORMS:
         raise InputError(f"{op}: norm={norm} is not one of {', '.join(NORMS)}")
@@ -55,7 +55,7 @@ def check_norm_act_pool(
     if z.dim() != 4 or 0 in z.shape[1:]:
         raise InputError(f"{op}: z has shape {list(z.shape)}; it must be [B, C, H, W] with C, H and W of at least 1")
     if norm == "none" and weight is not None:
-        raise InputError(f"{op}: weight is given; norm=none has none")
+        raise InputError(f"{op}: weight must be None, as norm=none has no weight")
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None:
             _check_like_z(op, name, value, (z.shape[1],), z)
@@ -64,10 +64,10 @@ def check_norm_act_pool(
 
 
 def check_backward(op: str, grad_out: Tensor, z: Tensor, pooling: str, name: str = "grad_out") -> None:
-    """Refuse a gradient that is not of the result's shape, or not of the kind of `z`.
+    """Check that a gradient has the result's shape, and the dtype and device of `z`.
 
     Raises:
-        InputError: it is not.
+        InputError: it does not.
     """
     _check_like_z(op, name, grad_out, out_shape(z, pooling), z)
 
@@ -79,15 +79,15 @@ def check_tangents(
     parameters: tuple[Tensor | None, Tensor | None],
     tangents: tuple[Tensor | None, Tensor | None],
 ) -> None:
-    """Refuse tangents that do not go with what they are the tangents of.
+    """Check that tangents match their arguments.
 
     Raises:
-        InputError: one has another shape, dtype or device, or is missing, or has nothing to be the tangent of.
+        InputError: one has another shape, dtype or device, is missing, or has no argument.
     """
     _check_like_z(op, "z_tangent", z_tangent, tuple(z.shape), z)
     for name, value, tangent in zip(("weight", "bias"), parameters, tangents, strict=True):
         if (value is None) != (tangent is None):
-            raise InputError(f"{op}: {name} and {name}_tangent must both be given or neither")
+            raise InputError(f"{op}: {name} and {name}_tangent must both be tensors or both be None")
         if tangent is not None:
             _check_like_z(op, f"{name}_tangent", tangent, (z.shape[1],), z)
 
@@ -127,7 +127,7 @@ def norm_act_pool(
     active = v.relu()
     if pooling == "none":
         return _channels_last(active)
-    if min(z.shape[2:]) < 2:  # nothing is left, which PyTorch's poolings refuse
+    if min(z.shape[2:]) < 2:  # the result is empty, which PyTorch's poolings refuse
         return active[:, :, : z.shape[2] // 2, : z.shape[3] // 2]
     return _channels_last(F.avg_pool2d(active, 2) if pooling == "average" else F.max_pool2d(active, 2))
 
@@ -145,8 +145,8 @@ def norm_act_pool_backward(
     """`pydistill.ops.norm_act_pool_backward` by PyTorch's own differentiation of `norm_act_pool`."""
     check_norm_act_pool(z, weight, bias, norm=norm, pooling=pooling, eps=eps, op="norm_act_pool_backward")
     check_backward("norm_act_pool_backward", grad_out, z, pooling)
-    forward, given = _function_of_given((z, weight, bias), norm, pooling, eps)
-    return _all_three(_vjp(forward, *given)[1](grad_out), weight, bias)
+    forward, present = _function_of_present((z, weight, bias), norm, pooling, eps)
+    return _with_nones(_vjp(forward, *present)[1](grad_out), weight, bias)
 
 
 def norm_act_pool_jvp(
@@ -164,8 +164,8 @@ def norm_act_pool_jvp(
     """`pydistill.ops.norm_act_pool_jvp` by PyTorch's own differentiation of `norm_act_pool`."""
     check_norm_act_pool(z, weight, bias, norm=norm, pooling=pooling, eps=eps, op="norm_act_pool_jvp")
     check_tangents("norm_act_pool_jvp", z, z_tangent, (weight, bias), (weight_tangent, bias_tangent))
-    forward, given = _function_of_given((z, weight, bias), norm, pooling, eps)
-    out, out_tangent = _jvp(forward, given, _given(z_tangent, weight_tangent, bias_tangent))
+    forward, present = _function_of_present((z, weight, bias), norm, pooling, eps)
+    out, out_tangent = _jvp(forward, present, _without_nones(z_tangent, weight_tangent, bias_tangent))
     return out, out_tangent
 
 
@@ -189,15 +189,15 @@ def norm_act_pool_backward_jvp(
     check_backward(op, grad_out, z, pooling)
     check_backward(op, grad_out_tangent, z, pooling, "grad_out_tangent")
     check_tangents(op, z, z_tangent, (weight, bias), (weight_tangent, bias_tangent))
-    forward, given = _function_of_given((z, weight, bias), norm, pooling, eps)
+    forward, present = _function_of_present((z, weight, bias), norm, pooling, eps)
 
     def backward(grad: Tensor, *arguments: Tensor) -> Any:
         return _vjp(forward, *arguments)[1](grad)
 
-    tangents = (grad_out_tangent, *_given(z_tangent, weight_tangent, bias_tangent))
-    values, derivatives = _jvp(backward, (grad_out, *given), tangents)
-    grad_z, grad_weight, grad_bias = _all_three(values, weight, bias)
-    z_rate, weight_rate, bias_rate = _all_three(derivatives, weight, bias)
+    tangents = (grad_out_tangent, *_without_nones(z_tangent, weight_tangent, bias_tangent))
+    values, derivatives = _jvp(backward, (grad_out, *present), tangents)
+    grad_z, grad_weight, grad_bias = _with_nones(values, weight, bias)
+    z_rate, weight_rate, bias_rate = _with_nones(derivatives, weight, bias)
     return grad_z, z_rate, grad_weight, weight_rate, grad_bias, bias_rate
 
 
@@ -205,25 +205,25 @@ def _channels_last(planes: Tensor) -> Tensor:
     return planes.contiguous(memory_format=torch.channels_last)
 
 
-def _given(*values: Tensor | None) -> tuple[Tensor, ...]:
+def _without_nones(*values: Tensor | None) -> tuple[Tensor, ...]:
     return tuple(value for value in values if value is not None)
 
 
-def _function_of_given(
+def _function_of_present(
     values: tuple[Tensor, Tensor | None, Tensor | None], norm: str, pooling: str, eps: float
 ) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
-    """`norm_act_pool` as a function of those of z, weight and bias that are there, and these."""
+    """Return `norm_act_pool` as a function of only those of z, weight and bias that are not None, and these."""
 
-    def forward(*given: Tensor) -> Tensor:
-        z, weight, bias = _all_three(given, *values[1:])
+    def forward(*present: Tensor) -> Tensor:
+        z, weight, bias = _with_nones(present, *values[1:])
         return norm_act_pool(z, weight, bias, norm=norm, pooling=pooling, eps=eps)
 
-    return forward, _given(*values)
+    return forward, _without_nones(*values)
 
 
-def _all_three(
-    given: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None
+def _with_nones(
+    present: tuple[Tensor, ...], weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Of z, weight and bias; None for a parameter that is not there."""
-    rest = iter(given)
+    """Reverse `_without_nones` for z, weight and bias."""
+    rest = iter(present)
     return next(rest), None if weight is None else next(rest), None if bias is None else next(rest)

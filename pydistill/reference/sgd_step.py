@@ -9,10 +9,10 @@ from pydistill.errors import InputError
 
 
 def check_sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor) -> None:
-    """Refuse what `sgd_step` cannot take.
+    """Check the arguments of `sgd_step`.
 
     Raises:
-        InputError: `theta` is not a float32 or float64 vector, or another argument does not go with it.
+        InputError: `theta` is not a float32 or float64 vector, or another argument does not match it.
     """
     for name, value in (("theta", theta), ("grad", grad), ("lr", lr), ("target", target)):
         if not isinstance(value, Tensor):

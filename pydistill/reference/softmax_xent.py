@@ -10,14 +10,14 @@ from pydistill.errors import InputError
 
 
 def check_softmax_xent(logits: Tensor, labels: Tensor, **others: Tensor) -> None:
-    """Refuse what `softmax_xent` and its derivatives cannot take; the class numbers themselves are not looked at.
+    """Check the arguments of `softmax_xent` and its derivatives, except the values of class numbers.
 
     Args:
         logits, labels: as in `softmax_xent`.
         others: `logits_tangent`, `grad_loss`, where the op has them.
 
     Raises:
-        InputError: `logits` is not a float32 or float64 matrix, or another argument does not go with it.
+        InputError: `logits` is not a float32 or float64 matrix, or another argument does not match it.
     """
     for name, value in {"logits": logits, "labels": labels, **others}.items():
         if not isinstance(value, Tensor):
@@ -47,10 +47,10 @@ def check_softmax_xent(logits: Tensor, labels: Tensor, **others: Tensor) -> None
 
 
 def check_class_numbers(labels: Tensor, classes: int) -> None:
-    """Refuse class numbers outside [0, K), where they can be looked at: on the CPU, outside torch's transforms.
+    """Check that class numbers lie in [0, K), on the CPU and outside torch.func's transforms.
 
     Raises:
-        InputError: there is one.
+        InputError: one does not.
     """
     if labels.dtype != torch.int64 or labels.device.type != "cpu" or labels.numel() == 0:
         return
@@ -65,14 +65,14 @@ def check_class_numbers(labels: Tensor, classes: int) -> None:
 
 
 def _label_rows(logits: Tensor, labels: Tensor) -> Tensor:
-    """y [B, K], from class numbers too."""
+    """Return label rows y [B, K]; class numbers become one-hot rows."""
     if labels.dtype != torch.int64:
         return labels
     return (labels.unsqueeze(1) == torch.arange(logits.shape[1], device=labels.device)).to(logits.dtype)
 
 
 def _spread(logits: Tensor, logits_tangent: Tensor) -> Tensor:
-    """ȧ − ⟨p, ȧ⟩, [B, K]."""
+    """Compute ȧ − ⟨p, ȧ⟩, [B, K]."""
     return logits_tangent - (F.softmax(logits, dim=1) * logits_tangent).sum(dim=1, keepdim=True)
 
 

@@ -11,7 +11,7 @@ from pydistill.errors import InputError
 
 
 def check_trajectory_point(start: Tensor, end: Tensor, weights: Tensor, sizes: Sequence[int]) -> None:
-    """Refuse what `trajectory_point` cannot take.
+    """Check the arguments of `trajectory_point`.
 
     Raises:
         InputError: `start` is not a vector of a floating dtype, or another argument does not go with it.
@@ -21,7 +21,7 @@ def check_trajectory_point(start: Tensor, end: Tensor, weights: Tensor, sizes: S
             raise InputError(f"trajectory_point: {name} must be a tensor, not {type(value).__name__}")
     for index, size in enumerate(sizes):
         if size < 0:
-            raise InputError(f"trajectory_point: sizes[{index}] is {size}; a tensor has no fewer than 0 elements")
+            raise InputError(f"trajectory_point: sizes[{index}] is {size}; it must be at least 0")
     total = sum(sizes)
     if start.shape != (total,) or end.shape != (total,):
         raise InputError(

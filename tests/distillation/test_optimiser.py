@@ -20,8 +20,8 @@ def run(gradients: list[tuple[float, float]], start: float = 0.5, **settings: An
     velocities = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     rule = OuterOptimiser(RATES, momentum=0.5, **settings)
     for pixel, rate in gradients:
-        given = {"images": torch.full_like(leaves["images"], pixel), "lr": torch.full_like(leaves["lr"], rate)}
-        velocities, leaves = rule(leaves, velocities, given)
+        arguments = {"images": torch.full_like(leaves["images"], pixel), "lr": torch.full_like(leaves["lr"], rate)}
+        velocities, leaves = rule(leaves, velocities, arguments)
     return leaves["images"], float(leaves["lr"])
 
 

@@ -218,8 +218,10 @@ def test_code_that_a_page_names_is_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     text = re.sub(r"`([\w/]+)\.\{(\w+),(\w+)\}`", r"`\1.\2` `\1.\3`", text)  # `csrc/cpu/OP.{h,cpp}` is two
     files = re.findall(r"`((?:pydistill|tests|benchmarks|csrc|docs)/[\w./-]+\.(?:py|h|cpp|cu|md|sh|csv))`", text)
-    # X and Y stand for any name, OP for any op
-    files = [file.replace("OP", "sgd_step") for file in files if not {"X", "Y"} & set(re.split("[/._]", file))]
+    # X, Y, DECODER and COMMAND stand for any name, OP for any op
+    placeholders = {"X", "Y", "DECODER", "COMMAND"}
+    files = [file for file in files if not placeholders & set(re.split("[/._]", file))]
+    files = [file.replace("OP", "softmax_xent") for file in files]
     assert not [file for file in files if not (ROOT / file).is_file()]
     # In tables of terms a file is followed by names in it: `pydistill/matching/loss.py` `student_loss`, `matching_loss`
     for file, names in re.findall(r"`(pydistill/[\w/]+\.py)`((?:,? `\w+`)+)", text):

@@ -85,7 +85,7 @@ def test_forgetting_captures_anew(played: Played) -> None:
 def test_where_capturing_fails_it_is_told_once_and_the_work_is_done(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graphs._tell.cache_clear()
+    graphs._warn_once.cache_clear()
     played = Played(monkeypatch, fails=True)
     calls: list[int] = []
     work = CudaGraphStep(lambda: calls.append(1), GPU, capture=True)
@@ -193,7 +193,7 @@ class TestTraining:
 
 
 class Own(nn.Module):
-    """Of another package: it may do anything in Python."""
+    """A layer of another package, which may run any Python code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,11 +246,11 @@ def test_what_is_not_plain(make: Callable[[], nn.Module]) -> None:
 
 
 COURSE_BOUND = 1e-3
-"""Of all that a training moved its parameters: rounding stays below it, a step on another step's row does not."""
+"""Relative to how far a training moves the parameters: above rounding, below a step on another step's row."""
 
 
 def course_error(found: torch.Tensor, expected: torch.Tensor, name: str = "convnet2-w4") -> float:
-    """How far apart two trainings from the same start end, of how far the second went."""
+    """Return the distance between the ends of two trainings, relative to how far the second moved."""
     start = flatten(fresh(name))
     return float((found - expected).norm() / (expected - start).norm())
 
@@ -365,7 +365,7 @@ def test_no_step_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_that_waits_for_the_gpu_is_not_captured_and_trains_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graphs._tell.cache_clear()
+    graphs._warn_once.cache_clear()
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     expected, _ = trained("convnet2-w4", monkeypatch, False)
     count_correct = steps.count_correct

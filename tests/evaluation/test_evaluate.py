@@ -41,16 +41,16 @@ def test_defaults_are_the_published_protocol() -> None:
 def test_the_set_teaches_the_task() -> None:
     images, labels = distilled(10)
     settings = replace(QUICK, training=replace(QUICK.training, epochs=40, dsa=None))
-    found = evaluate(images, labels, 0.05, DATA, STUDENT, settings)
-    assert found.mean > 0.95
-    assert found.diverged == 0
-    assert found.seconds > 0
-    assert found.model == "convnet2-w4"
+    result = evaluate(images, labels, 0.05, DATA, STUDENT, settings)
+    assert result.mean > 0.95
+    assert result.diverged == 0
+    assert result.seconds > 0
+    assert result.model == "convnet2-w4"
 
 
 def test_equals_the_loop_in_its_docstring() -> None:
     images, labels = distilled()
-    found = evaluate(images, labels, 0.03, DATA, STUDENT, QUICK)
+    result = evaluate(images, labels, 0.03, DATA, STUDENT, QUICK)
     expected = []
     for repeat in range(3):
         seed = derive_seed("evaluation", 0, repeat)
@@ -58,7 +58,7 @@ def test_equals_the_loop_in_its_docstring() -> None:
         recipe = replace(QUICK.training, lr=0.03)
         train(network, images, labels, recipe, generator=torch.Generator().manual_seed(seed))
         expected.append(accuracy(network, DATA.test_images, DATA.test_labels))
-    assert found.accuracies == tuple(expected)
+    assert result.accuracies == tuple(expected)
 
 
 def test_a_network_depends_on_seed_and_number_alone() -> None:
@@ -76,10 +76,10 @@ def test_a_network_depends_on_seed_and_number_alone() -> None:
 def test_the_learned_lr_is_used_and_not_the_settings_own() -> None:
     images, labels = distilled()
     settings = replace(QUICK, training=replace(QUICK.training, lr=123.0))
-    found = evaluate(images, labels, 0.03, DATA, STUDENT, settings)
-    assert found.accuracies == evaluate(images, labels, 0.03, DATA, STUDENT, QUICK).accuracies
+    result = evaluate(images, labels, 0.03, DATA, STUDENT, settings)
+    assert result.accuracies == evaluate(images, labels, 0.03, DATA, STUDENT, QUICK).accuracies
     slower = evaluate(images, labels, 1e-9, DATA, STUDENT, settings)
-    assert slower.accuracies != found.accuracies
+    assert slower.accuracies != result.accuracies
 
 
 def test_nothing_that_was_given_is_changed() -> None:
@@ -97,36 +97,36 @@ def test_soft_labels() -> None:
     images, labels = distilled()
     soft = functional.one_hot(labels, 4).double()
     hard = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, repeats=1))
-    found = evaluate(images.double(), soft, 0.03, DATA, STUDENT, replace(QUICK, repeats=1))
-    assert found.mean == pytest.approx(hard.mean, abs=0.05)
+    result = evaluate(images.double(), soft, 0.03, DATA, STUDENT, replace(QUICK, repeats=1))
+    assert result.mean == pytest.approx(hard.mean, abs=0.05)
 
 
 def test_a_diverged_network_is_counted_and_gives_chance() -> None:
     images, labels = distilled()
-    found = evaluate(images, labels, 1e30, DATA, STUDENT, QUICK)
-    assert found.diverged == 3
-    assert found.accuracies == (0.25, 0.25, 0.25)
+    result = evaluate(images, labels, 1e30, DATA, STUDENT, QUICK)
+    assert result.diverged == 3
+    assert result.accuracies == (0.25, 0.25, 0.25)
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize(("lr", "epochs"), [(0.03, 3 * 15), (1e30, 3)])
 def test_every_epoch_is_told(at_once: int, lr: float, epochs: int) -> None:
-    """Of three networks of 15 epochs; those that leave the finite numbers in the second have one each."""
+    """Three networks train for 15 epochs; one that diverges in the second epoch has completed one."""
     images, labels = distilled()
-    told: list[str] = []
-    found = evaluate(
+    text: list[str] = []
+    result = evaluate(
         images,
         labels,
         lr,
         DATA,
         STUDENT,
         replace(QUICK, at_once=at_once),
-        on_network=lambda repeat, accuracy: told.append("network"),
-        on_epoch=lambda: told.append("epoch"),
+        on_network=lambda repeat, accuracy: text.append("network"),
+        on_epoch=lambda: text.append("epoch"),
     )
-    assert (told.count("network"), told.count("epoch")) == (3, epochs)
-    assert told[-1] == "network"
-    assert found == replace(evaluate(images, labels, lr, DATA, STUDENT, QUICK), seconds=found.seconds)
+    assert (text.count("network"), text.count("epoch")) == (3, epochs)
+    assert text[-1] == "network"
+    assert result == replace(evaluate(images, labels, lr, DATA, STUDENT, QUICK), seconds=result.seconds)
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
@@ -151,14 +151,14 @@ def test_what_on_epoch_raises_closes_the_training(at_once: int, monkeypatch: pyt
     courses: list[Generator[None, None, None]] = []
     epochs_of = evaluate_module.epochs_of
 
-    def kept(*given: Any, **more: Any) -> Generator[None, None, None]:
-        courses.append(epochs_of(*given, **more))
+    def stored(*arguments: Any, **more: Any) -> Generator[None, None, None]:
+        courses.append(epochs_of(*arguments, **more))
         return courses[-1]
 
     def breaks_off() -> None:
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(evaluate_module, "epochs_of", kept)
+    monkeypatch.setattr(evaluate_module, "epochs_of", stored)
     with pytest.raises(RuntimeError, match="enough"):
         evaluate(*distilled(), 0.03, DATA, STUDENT, replace(QUICK, at_once=at_once), on_epoch=breaks_off)
     assert len(courses) == at_once
@@ -184,7 +184,7 @@ def test_networks_side_by_side_are_those_one_after_the_other(at_once: int, name:
     seen: list[tuple[int, float]] = []
     settings = replace(QUICK, repeats=4, training=replace(QUICK.training, batch_size=5, epochs=6))
     one = evaluate(images, labels, 0.03, DATA, parse(name), replace(settings, at_once=1))
-    found = evaluate(
+    result = evaluate(
         images,
         labels,
         0.03,
@@ -193,7 +193,7 @@ def test_networks_side_by_side_are_those_one_after_the_other(at_once: int, name:
         replace(settings, at_once=at_once),
         on_network=lambda *report: seen.append(report),
     )
-    assert found.accuracies == one.accuracies
+    assert result.accuracies == one.accuracies
     assert seen == list(enumerate(one.accuracies))
 
 
@@ -202,8 +202,8 @@ def test_networks_side_by_side_take_turns(monkeypatch: pytest.MonkeyPatch) -> No
     turns: list[int] = []
     epochs_of = evaluate_module.epochs_of
 
-    def noted(network: nn.Module, *given: Any, generator: torch.Generator) -> Iterator[None]:
-        for _ in epochs_of(network, *given, generator=generator):
+    def noted(network: nn.Module, *arguments: Any, generator: torch.Generator) -> Iterator[None]:
+        for _ in epochs_of(network, *arguments, generator=generator):
             turns.append(generator.initial_seed())
             yield
 
@@ -216,23 +216,23 @@ def test_networks_side_by_side_take_turns(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_networks_side_by_side_diverge_each_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = distilled()
-    found = evaluate(images, labels, 1e30, DATA, STUDENT, replace(QUICK, at_once=2))
-    assert found.diverged == 3
-    assert found.accuracies == (0.25, 0.25, 0.25)
+    result = evaluate(images, labels, 1e30, DATA, STUDENT, replace(QUICK, at_once=2))
+    assert result.diverged == 3
+    assert result.accuracies == (0.25, 0.25, 0.25)
     epochs_of = evaluate_module.epochs_of
     broken = derive_seed("evaluation", 0, 1)
 
-    def one_breaks(network: nn.Module, *given: Any, generator: torch.Generator) -> Iterator[None]:
-        for number, _ in enumerate(epochs_of(network, *given, generator=generator)):
+    def one_breaks(network: nn.Module, *arguments: Any, generator: torch.Generator) -> Iterator[None]:
+        for number, _ in enumerate(epochs_of(network, *arguments, generator=generator)):
             if generator.initial_seed() == broken and number == 3:
                 raise DivergedError("as if")
             yield
 
     one = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, at_once=1))
     monkeypatch.setattr(evaluate_module, "epochs_of", one_breaks)
-    found = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, at_once=3))
-    assert found.diverged == 1
-    assert (found.accuracies[0], found.accuracies[2]) == (one.accuracies[0], one.accuracies[2])
+    result = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, at_once=3))
+    assert result.diverged == 1
+    assert (result.accuracies[0], result.accuracies[2]) == (one.accuracies[0], one.accuracies[2])
 
 
 class Dropping(nn.Module):
@@ -264,8 +264,8 @@ def test_how_many_at_once() -> None:
 
 def test_a_network_of_ones_own() -> None:
     images, labels = distilled()
-    found = evaluate(images, labels, 0.03, DATA, MLP, replace(QUICK, repeats=1))
-    assert found.model == "pydistill.nn.mlp:MLP"
+    result = evaluate(images, labels, 0.03, DATA, MLP, replace(QUICK, repeats=1))
+    assert result.model == "pydistill.nn.mlp:MLP"
 
 
 def test_a_wrong_network_is_refused_before_the_first_is_trained() -> None:
@@ -300,9 +300,9 @@ def test_a_wrong_network_is_refused_before_the_first_is_trained() -> None:
 )
 def test_a_set_that_does_not_fit(change: dict[str, Any], message: str) -> None:
     images, labels = distilled()
-    given: dict[str, Any] = {"images": images, "labels": labels, "lr": 0.03, **change}
+    arguments: dict[str, Any] = {"images": images, "labels": labels, "lr": 0.03, **change}
     with pytest.raises(InputError, match=message):
-        evaluate(given["images"], given["labels"], given["lr"], DATA, STUDENT, QUICK)
+        evaluate(arguments["images"], arguments["labels"], arguments["lr"], DATA, STUDENT, QUICK)
 
 
 def test_repeats_below_one() -> None:

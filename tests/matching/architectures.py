@@ -12,7 +12,7 @@ from tests.matching.engine import Network
 
 
 def _too_few_pixels(model: ConvNet) -> bool:
-    """Whether an instance norm sees two pixels: they become −1 and 1 whatever they were, so that derivatives are
+    """Return True if an instance norm sees two pixels: they become −1 and 1 whatever they were, so that derivatives are
     differences of nearly equal numbers, in every implementation."""
     height, width = model.image_size
     for block in range(model.depth):

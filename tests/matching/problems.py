@@ -43,7 +43,7 @@ class Case:
     def run(
         self, backend: str, *, recipe: bool = True, wanted: Collection[str] = LEAVES
     ) -> tuple[Match, dict[str, Tensor]]:
-        """What `match` returns, and the gradient in each of the leaves that are wanted (hard labels have none)."""
+        """Run `match`; return its result and the gradients of the requested leaves (hard labels have none)."""
         leaves = {name: getattr(self, name).clone() for name in LEAVES}
         for name, leaf in leaves.items():
             leaf.requires_grad_(name in wanted and leaf.is_floating_point())
@@ -114,19 +114,19 @@ def _settings(network: str) -> ModelSettings:
     return parse(network)
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """‖found − expected‖ / ‖expected‖; where the expected value is zero, the norm of what was found."""
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """‖actual − expected‖ / ‖expected‖; where the expected value is zero, the norm of the actual value."""
     norm = float(expected.norm())
-    return float((found - expected).norm()) / (norm or 1.0)
+    return float((actual - expected).norm()) / (norm or 1.0)
 
 
 def assert_same(
-    found: tuple[Match, dict[str, Tensor]], expected: tuple[Match, dict[str, Tensor]], bound: float
+    actual: tuple[Match, dict[str, Tensor]], expected: tuple[Match, dict[str, Tensor]], bound: float
 ) -> None:
-    assert found[0].step == expected[0].step
-    assert relative_error(found[0].loss.detach(), expected[0].loss.detach()) <= bound
-    assert relative_error(found[0].distances, expected[0].distances) <= bound
-    assert found[1].keys() == expected[1].keys()
+    assert actual[0].step == expected[0].step
+    assert relative_error(actual[0].loss.detach(), expected[0].loss.detach()) <= bound
+    assert relative_error(actual[0].distances, expected[0].distances) <= bound
+    assert actual[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
         assert gradient.norm() > 0, f"the oracle's gradient to {name} is zero, so nothing is compared"
-        assert relative_error(found[1][name], gradient) <= bound, name
+        assert relative_error(actual[1][name], gradient) <= bound, name

@@ -84,7 +84,7 @@ def test_pairs_and_recipe_are_the_same_problem(augmented: bool, backend: str) ->
 def test_pairs_that_share_some_of_their_tensors(backend: str) -> None:
     """Batches of several sizes, images and labels given for several steps, some of them wanted and some not."""
     case = make_case(labels="soft", selection="nearest")
-    found = {}
+    actual = {}
     for name in (backend, "autograd"):
         one, other = (case.images[:k].clone().requires_grad_() for k in (2, 5))
         fixed, rows = case.images[1:3].clone(), case.labels[:2].clone().requires_grad_()
@@ -92,8 +92,8 @@ def test_pairs_that_share_some_of_their_tensors(backend: str) -> None:
         pairs = [(one, rows), (other, case.labels[:5]), (one, numbers), (fixed, rows), (fixed, numbers)]
         outcome = match(case.model, case.start, case.target, pairs, case.lr, backend=name)
         gradients = torch.autograd.grad(outcome.loss, [one, other, rows])
-        found[name] = outcome, dict(zip(("one", "other", "rows"), gradients, strict=True))
-    assert_same(found[backend], found["autograd"], BOUND)
+        actual[name] = outcome, dict(zip(("one", "other", "rows"), gradients, strict=True))
+    assert_same(actual[backend], actual["autograd"], BOUND)
 
 
 @pytest.mark.parametrize("backend", SWEEPS)
@@ -109,9 +109,9 @@ def test_an_image_several_times_in_one_batch(augmented: bool, backend: str) -> N
 def test_an_early_step_is_chosen(options: dict[str, str], backend: str) -> None:
     """A large learning rate overshoots a near target, so that `nearest` stops before the last step."""
     case = make_case(steps=12, lr=0.5, distance_to_target=0.002, per_step_lr=True, **options)
-    found = case.run(backend)
-    assert (found[0].step == 12) == (options["selection"] == "last")
-    assert_same(found, case.run("autograd"), BOUND)
+    actual = case.run(backend)
+    assert (actual[0].step == 12) == (options["selection"] == "last")
+    assert_same(actual, case.run("autograd"), BOUND)
 
 
 @pytest.mark.parametrize("backend", ALL)
@@ -132,15 +132,15 @@ def test_of_equal_steps_the_later_is_chosen(distance: str, backend: str) -> None
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("backend", SWEEPS)
 def test_every_subset_of_the_gradients(backend: str, augmented: bool, gradient: str) -> None:
-    """What is not wanted is not there, and what is wanted is what it is when all are."""
+    """Gradients that are not requested are None; the others do not depend on what is requested."""
     case = make_case(
         "convnet1-w3", steps=3, labels="soft", size=4, dsa=DsaSettings() if augmented else None, gradient=gradient
     )
     loss, everything = case.run("autograd")
     for count in range(1, len(LEAVES) + 1):
-        for wanted in combinations(LEAVES, count):
-            expected = {name: everything[name] for name in wanted}
-            assert_same(case.run(backend, wanted=wanted), (loss, expected), BOUND)
+        for needed in combinations(LEAVES, count):
+            expected = {name: everything[name] for name in needed}
+            assert_same(case.run(backend, wanted=needed), (loss, expected), BOUND)
 
 
 def test_dropout_draws_the_same_numbers_in_the_sweep() -> None:
@@ -148,10 +148,10 @@ def test_dropout_draws_the_same_numbers_in_the_sweep() -> None:
         torch.manual_seed(1)
         model = nn.Sequential(nn.Flatten(), nn.Linear(128, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3))
     case = make_case(model=model, steps=5)
-    found = case.run("torch")
-    assert_same(found, case.run("autograd"), BOUND)
+    actual = case.run("torch")
+    assert_same(actual, case.run("autograd"), BOUND)
     model.eval()
-    assert not torch.equal(case.run("torch")[0].loss, found[0].loss)
+    assert not torch.equal(case.run("torch")[0].loss, actual[0].loss)
 
 
 def test_the_mode_must_not_change_before_backward() -> None:
@@ -196,8 +196,10 @@ def test_a_gradient_that_is_an_expanded_view() -> None:
     assert_same(case.run("torch", recipe=False), case.run("autograd", recipe=False), BOUND)
     images = case.images.clone().requires_grad_()
     pairs = [(images, case.labels)] * 3
-    found = [match(case.model, case.start, case.target, pairs, case.lr, backend=each) for each in ("torch", "autograd")]
-    one, other = (torch.autograd.grad(each.loss, images)[0] for each in found)
+    actual = [
+        match(case.model, case.start, case.target, pairs, case.lr, backend=value) for value in ("torch", "autograd")
+    ]
+    one, other = (torch.autograd.grad(value.loss, images)[0] for value in actual)
     torch.testing.assert_close(one, other, rtol=BOUND, atol=0)
 
 
@@ -224,8 +226,8 @@ def test_fp32_error_is_no_larger_than_the_oracles_own() -> None:
         case = make_case(steps=4, lr=0.02)
         case.images = torch.randn(case.images.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         exact = case.run("autograd")[1]["images"]
-        for backend, found in errors.items():
+        for backend, actual in errors.items():
             gradient = case.to(torch.float32).run(backend)[1]["images"].double()
-            found.append(float((gradient - exact).norm() / exact.norm()))
-    medians = {backend: float(torch.tensor(found).median()) for backend, found in errors.items()}
+            actual.append(float((gradient - exact).norm() / exact.norm()))
+    medians = {backend: float(torch.tensor(actual).median()) for backend, actual in errors.items()}
     assert medians["torch"] <= 2 * medians["autograd"] + 1e-6

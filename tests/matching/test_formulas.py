@@ -46,8 +46,8 @@ def test_pixels_by_forward_mode(backend: str, gradient: str) -> None:
         theta, velocity = theta - case.lr * value, velocity - case.lr * derivative
     scale = 2 / (case.start - case.target).square().sum()
     expected = scale * torch.dot(theta - case.target, velocity)
-    found = (case.run(backend)[1]["images"] * direction).sum()
-    assert relative_error(found, expected) < 1e-10
+    actual = (case.run(backend)[1]["images"] * direction).sum()
+    assert relative_error(actual, expected) < 1e-10
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft", "logits"])

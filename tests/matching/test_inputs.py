@@ -227,7 +227,7 @@ class Subclass(ConvNet):
 def _several_shapes() -> dict[str, Any]:
     # The odd last row and column are dropped by the pooling, so the network takes both.
     images = [IMAGES, torch.ones(2, 2, 9, 9, dtype=torch.float64)]
-    return {"model": _convnet(), "batches": [(each, LABELS) for each in images]}
+    return {"model": _convnet(), "batches": [(value, LABELS) for value in images]}
 
 
 OBSTACLES: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
@@ -271,16 +271,16 @@ def _with_points(changes: dict[str, Any]) -> dict[str, Any]:
 
 def _falls_back(changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture) -> None:
     """By name `fused` raises and names the backend that can; `auto` takes that one and says why."""
-    given = _with_points(changes)
+    inputs = _with_points(changes)
     with pytest.raises(BackendError, match=f"'fused'.*{reason}.*'torch'"):
-        run(**given, backend="fused")
+        run(**inputs, backend="fused")
     with caplog.at_level(logging.INFO, logger="pydistill"):
-        outcome = run(**given, backend="auto")
+        outcome = run(**inputs, backend="auto")
     assert outcome.backend == "torch"
-    assert torch.equal(outcome.loss, run(**given, backend="torch").loss)
-    told = [record.message for record in caplog.records if "with backend 'torch'" in record.message]
-    assert len(told) == 1
-    assert re.search(f"runs any module in the memory of one step; 'fused' cannot: .*{reason}", told[0])
+    assert torch.equal(outcome.loss, run(**inputs, backend="torch").loss)
+    text = [record.message for record in caplog.records if "with backend 'torch'" in record.message]
+    assert len(text) == 1
+    assert re.search(f"runs any module in the memory of one step; 'fused' cannot: .*{reason}", text[0])
 
 
 @pytest.fixture
@@ -322,12 +322,12 @@ def test_a_device_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("backend", SWEEPS)
 def test_a_dtype_that_only_the_whole_graph_takes(backend: str) -> None:
     case = make_case(steps=2).to(torch.bfloat16)
-    given = {name: getattr(case, name) for name in ("model", "start", "target")}
-    given["batches"] = Batches(case.images, case.labels, case.index)
-    told = "it computes in float32 or float64, not torch.bfloat16; backend 'autograd' can"
-    with pytest.raises(BackendError, match=f"backend '{backend}' cannot run this: {told}"):
-        run(**given, backend=backend)
-    assert run(**given, backend="auto").backend == "autograd"
+    inputs = {name: getattr(case, name) for name in ("model", "start", "target")}
+    inputs["batches"] = Batches(case.images, case.labels, case.index)
+    text = "it computes in float32 or float64, not torch.bfloat16; backend 'autograd' can"
+    with pytest.raises(BackendError, match=f"backend '{backend}' cannot run this: {text}"):
+        run(**inputs, backend=backend)
+    assert run(**inputs, backend="auto").backend == "autograd"
 
 
 @needs_engine
@@ -337,8 +337,8 @@ def test_auto_says_once_what_runs_and_why(caplog: pytest.LogCaptureFixture) -> N
         first = run(backend="auto")
         run(backend="auto")
     assert first.backend == "fused"
-    told = [record.message for record in caplog.records if record.name == "pydistill"]
-    assert told == ["matching ConvNet on cpu with backend 'fused': the adjoint sweep over fused kernels is the fastest"]
+    text = [record.message for record in caplog.records if record.name == "pydistill"]
+    assert text == ["matching ConvNet on cpu with backend 'fused': the adjoint sweep over fused kernels is the fastest"]
 
 
 @pytest.mark.parametrize("backend", ALL)
@@ -376,9 +376,9 @@ def test_the_nearest_step_of_a_diverging_student_is_one_before_it_diverged(backe
 )
 def test_recipe_message(arguments: dict[str, Any], message: str) -> None:
     case = make_case()
-    given = {"images": case.images, "labels": case.labels, "index": case.index, "draws": None} | arguments
+    inputs = {"images": case.images, "labels": case.labels, "index": case.index, "draws": None} | arguments
     with pytest.raises(InputError, match=message):
-        Batches(**given)
+        Batches(**inputs)
 
 
 @pytest.mark.parametrize(
@@ -399,9 +399,9 @@ def test_recipe_message(arguments: dict[str, Any], message: str) -> None:
 )
 def test_drawing_a_recipe(arguments: dict[str, Any], message: str) -> None:
     case = make_case()
-    given = {"images": case.images, "labels": case.labels, "steps": 2, "batch_size": 3, "generator": torch.Generator()}
+    inputs = {"images": case.images, "labels": case.labels, "steps": 2, "batch_size": 3, "generator": torch.Generator()}
     with pytest.raises(InputError, match=message):
-        Batches.draw(**(given | arguments))
+        Batches.draw(**(inputs | arguments))
 
 
 def test_matching_several_of_nothing() -> None:
@@ -444,6 +444,6 @@ def test_a_module_that_cannot_be_differentiated_twice() -> None:
             assert images.grad is not None
             assert images.grad.count_nonzero() > 0
             continue
-        told = r"Attention cannot be differentiated twice.* no derivative of aten::.*attention.*; call attention within"
-        with pytest.raises(InputError, match=told):
+        text = r"Attention cannot be differentiated twice.* no derivative of aten::.*attention.*; call attention within"
+        with pytest.raises(InputError, match=text):
             outcome.loss.backward()

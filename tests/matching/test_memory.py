@@ -26,7 +26,7 @@ def test_sweep_is_flat_and_the_graph_is_not() -> None:
 
 @needs_engine
 def test_fused_is_flat() -> None:
-    """But for the parameter vectors; and it needs less than the sweep in PyTorch."""
+    """Parameter vectors excluded; it also needs less memory than the sweep in PyTorch."""
     few, many = (Setting(batch=64, width=32, steps=steps, threads=1) for steps in (5, 50))
     first, last = (measure_memory("fused", at) - vectors_bytes(at) / MEGABYTE for at in (few, many))
     assert last <= 1.05 * first

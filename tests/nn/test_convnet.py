@@ -13,8 +13,8 @@ from pydistill.nn.layers import ACTIVATIONS, NORMS, POOLINGS
 
 def test_parameters_have_the_published_names_order_and_shapes() -> None:
     model = ConvNet(3, 10, 32, width=128, depth=3)
-    found = [(name, tuple(value.shape)) for name, value in model.named_parameters()]
-    assert found == [
+    actual = [(name, tuple(value.shape)) for name, value in model.named_parameters()]
+    assert actual == [
         ("features.0.weight", (128, 3, 3, 3)),
         ("features.0.bias", (128,)),
         ("features.1.weight", (128,)),

@@ -1,4 +1,4 @@
-"""What trajectory matching asks of a student: second derivatives, functional calls, forward over reverse."""
+"""The derivatives that trajectory matching needs: second order, functional calls, forward over reverse."""
 
 from __future__ import annotations
 

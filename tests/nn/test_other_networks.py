@@ -103,8 +103,8 @@ def test_vgg_leaves_out_the_poolings_that_a_small_image_has_no_pixels_for() -> N
 
 def test_mlp_is_the_published_one() -> None:
     model = MLP(1, 10, 28)
-    found = [(name, tuple(value.shape)) for name, value in model.named_parameters()]
-    assert found == [
+    actual = [(name, tuple(value.shape)) for name, value in model.named_parameters()]
+    assert actual == [
         ("layers.0.weight", (128, 784)),
         ("layers.0.bias", (128,)),
         ("layers.2.weight", (128, 128)),

@@ -1,4 +1,4 @@
-"""What only a GPU can prove of `augment`: csrc/README.md lists it."""
+"""GPU proofs of `augment`; csrc/README.md lists them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def on(problem: Problem, device: str) -> Problem:
 
 def assert_agrees_with_the_cpu(problem: Problem, tolerance: float = 1e-9) -> None:
     expected = problem.run()
-    for found, other in zip(on(problem, "cuda").run(), expected, strict=True):
-        assert found.is_cuda
-        torch.testing.assert_close(found.cpu(), other, rtol=tolerance, atol=tolerance)
+    for actual, other in zip(on(problem, "cuda").run(), expected, strict=True):
+        assert actual.is_cuda
+        torch.testing.assert_close(actual.cpu(), other, rtol=tolerance, atol=tolerance)
 
 
 @needs_kernels
-@pytest.mark.parametrize("operations", [(), *[(each,) for each in OPERATIONS], OPERATIONS], ids="_".join)
+@pytest.mark.parametrize("operations", [(), *[(value,) for value in OPERATIONS], OPERATIONS], ids="_".join)
 def test_indexing_barriers_and_tails(operations: tuple[str, ...]) -> None:
     for shape in SHAPES:
         assert_agrees_with_the_cpu(Problem(operations, shape))
@@ -74,10 +74,10 @@ def test_what_does_not_exist_is_not_a_number() -> None:
     assert gradient.isfinite().all()
     problem = on(Problem(("flip",)), "cuda")
     problem.operations.fill_(6)
-    assert all(each.isnan().all() for each in problem.run())
+    assert all(value.isnan().all() for value in problem.run())
     problem = on(Problem(("flip",)), "cuda")
     problem.operations.fill_(2)  # a cutout, which has four parameters where there is one
-    assert all(each.isnan().all() for each in problem.run())
+    assert all(value.isnan().all() for value in problem.run())
 
 
 @needs_kernels
@@ -112,9 +112,9 @@ def test_runs_on_the_current_stream() -> None:
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # a kernel on any other stream would overtake this and read what is written next
         problem.images, problem.grad = problem.images.clone(), problem.grad.clone()
-        found = problem.run()
+        actual = problem.run()
     torch.cuda.current_stream().wait_stream(stream)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one, other)
 
 
@@ -140,9 +140,9 @@ def test_runs_on_the_device_of_its_arguments() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     expected = Problem().run()
-    for found, other in zip(on(Problem(), "cuda:1").run(), expected, strict=True):
-        assert found.device == torch.device("cuda:1")
-        torch.testing.assert_close(found.cpu(), other, rtol=1e-9, atol=1e-9)
+    for actual, other in zip(on(Problem(), "cuda:1").run(), expected, strict=True):
+        assert actual.device == torch.device("cuda:1")
+        torch.testing.assert_close(actual.cpu(), other, rtol=1e-9, atol=1e-9)
 
 
 @needs_kernels
@@ -165,5 +165,5 @@ def test_devices_must_agree() -> None:
 
 def test_without_kernels_the_reference_runs() -> None:
     problem = on(Problem(), "cuda")
-    for found, expected in zip(problem.run(), problem.run(pydistill.reference), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for actual, expected in zip(problem.run(), problem.run(pydistill.reference), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)

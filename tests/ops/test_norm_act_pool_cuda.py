@@ -1,4 +1,4 @@
-"""What only a GPU can prove of `norm_act_pool`: csrc/README.md lists it."""
+"""GPU proofs of `norm_act_pool`; csrc/README.md lists them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPES = [(2, 1, 4, 4), (1, 31, 5, 6), (3, 32, 1, 9), (2, 33, 7, 7), (2, 65, 33,
 def on(problem: Problem, device: str) -> Problem:
     problem.z, problem.grad = problem.z.to(device), problem.grad.to(device)
     problem.weight, problem.bias = (
-        each.to(device) if isinstance(each, torch.Tensor) else each for each in (problem.weight, problem.bias)
+        value.to(device) if isinstance(value, torch.Tensor) else value for value in (problem.weight, problem.bias)
     )
     return problem
 
@@ -32,10 +32,10 @@ def on(problem: Problem, device: str) -> Problem:
 @pytest.mark.parametrize("norm", NORMS)
 def test_indexing_barriers_and_tails(norm: str, pooling: str, phase: str) -> None:
     for shape in SHAPES:
-        found = on(Problem(shape, norm, pooling), "cuda").run(phase)
-        assert all(each is None or each.is_cuda for each in found)
+        actual = on(Problem(shape, norm, pooling), "cuda").run(phase)
+        assert all(value is None or value.is_cuda for value in actual)
         expected = Problem(shape, norm, pooling).run(phase, pydistill.reference)
-        assert_same(tuple(each if each is None else each.cpu() for each in found), expected, 1e-9)
+        assert_same(tuple(value if value is None else value.cpu() for value in actual), expected, 1e-9)
 
 
 @needs_kernels
@@ -49,12 +49,12 @@ def test_float32_is_as_accurate_as_on_the_cpu(phase: str) -> None:
     single.weight, single.bias = exact.weight.float(), exact.bias.float()
     exact.z = single.z.double()
     on_cpu = single.run(phase)
-    for found, same, truth in zip(on(single, "cuda").run(phase), on_cpu, exact.run(phase), strict=True):
-        assert found is not None
+    for actual, same, truth in zip(on(single, "cuda").run(phase), on_cpu, exact.run(phase), strict=True):
+        assert actual is not None
         assert same is not None
         assert truth is not None
         floor = 8 * torch.finfo(torch.float32).eps * truth.abs().max()
-        assert (found.cpu() - truth).abs().max() <= 2 * (same - truth).abs().max() + floor
+        assert (actual.cpu() - truth).abs().max() <= 2 * (same - truth).abs().max() + floor
 
 
 @needs_kernels
@@ -91,9 +91,9 @@ def test_runs_on_the_current_stream(phase: str) -> None:
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # a kernel on any other stream would overtake this and read what is written next
         problem.z = problem.z.clone()
-        found = problem.run(phase)
+        actual = problem.run(phase)
     torch.cuda.current_stream().wait_stream(stream)
-    assert_same(found, expected, 0)
+    assert_same(actual, expected, 0)
 
 
 @needs_kernels
@@ -116,16 +116,18 @@ def test_is_captured_in_a_graph_and_replayed_on_new_values(phase: str) -> None:
 def test_runs_on_the_device_of_its_arguments(phase: str) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    found = on(Problem((2, 33, 5, 6)), "cuda:1").run(phase)
-    assert found[0] is not None
-    assert found[0].device == torch.device("cuda:1")
-    assert_same(tuple(each if each is None else each.cpu() for each in found), Problem((2, 33, 5, 6)).run(phase), 1e-9)
+    actual = on(Problem((2, 33, 5, 6)), "cuda:1").run(phase)
+    assert actual[0] is not None
+    assert actual[0].device == torch.device("cuda:1")
+    assert_same(
+        tuple(value if value is None else value.cpu() for value in actual), Problem((2, 33, 5, 6)).run(phase), 1e-9
+    )
 
 
 @needs_kernels
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
 def test_gradients_and_opcheck() -> None:
-    inputs = tuple(each.requires_grad_() for each in on(Problem((2, 3, 4, 5)), "cuda").arguments(""))
+    inputs = tuple(value.requires_grad_() for value in on(Problem((2, 3, 4, 5)), "cuda").arguments(""))
     assert torch.autograd.gradcheck(pydistill.ops.norm_act_pool, inputs)
     checks = torch.library.opcheck(torch.ops.pydistill.norm_act_pool.default, (*inputs, "instance", "average", 1e-5))
     assert set(checks.values()) == {"SUCCESS"}

@@ -1,4 +1,4 @@
-"""What only a GPU can prove of `softmax_xent` and its derivatives: csrc/README.md lists it."""
+"""GPU proofs of `softmax_xent` and its derivatives; csrc/README.md lists them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def arguments(shape: tuple[int, int], kind: str, dtype: torch.dtype) -> tuple[Te
 
 def results(module: ModuleType, logits: Tensor, tangent: Tensor, labels: Tensor) -> list[Tensor]:
     """Of all four ops."""
-    found = (
+    actual = (
         module.softmax_xent(logits, labels),
         *module.softmax_xent_backward(logits.new_full((), -2.5), logits, labels),
         *module.softmax_xent_jvp(logits, tangent, labels),
         *module.softmax_xent_backward_jvp(logits, tangent, labels),
     )
-    return [value for value in found if value is not None]
+    return [value for value in actual if value is not None]
 
 
 @needs_kernels
@@ -47,12 +47,12 @@ def results(module: ModuleType, logits: Tensor, tangent: Tensor, labels: Tensor)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_indexing_and_tails(shape: tuple[int, int], kind: str, dtype: torch.dtype) -> None:
     logits, tangent, labels = arguments(shape, kind, dtype)
-    found = results(ops, logits, tangent, labels)
+    actual = results(ops, logits, tangent, labels)
     labels = labels.cpu() if kind == "hard" else labels.cpu().double()
     expected = results(reference, logits.cpu().double(), tangent.cpu().double(), labels)
     mass = 1 if kind == "hard" else shape[1]
     tolerance = 32 * torch.finfo(dtype).eps
-    for own, exact in zip(found, expected, strict=True):
+    for own, exact in zip(actual, expected, strict=True):
         assert own.dtype == dtype
         torch.testing.assert_close(
             own.cpu().double(), exact, rtol=tolerance, atol=tolerance * mass, equal_nan=shape[0] == 0
@@ -77,12 +77,12 @@ def test_a_class_that_does_not_exist_makes_its_row_nan(number: int) -> None:
 def test_what_is_not_finite_reaches_every_lane_of_its_row(column: int) -> None:
     logits, tangent, rows = arguments((20, 41), "rows", torch.float64)
     logits[7, column] = float("nan")
-    for found in results(ops, logits, tangent, rows):
-        if found.dim() == 2:
-            assert found[7].isnan().all()
-            assert found[[6, 8]].isfinite().all()
+    for actual in results(ops, logits, tangent, rows):
+        if actual.dim() == 2:
+            assert actual[7].isnan().all()
+            assert actual[[6, 8]].isfinite().all()
         else:
-            assert found.isnan()
+            assert actual.isnan()
     logits[7, column] = -float("inf")
     for own, exact in zip(results(ops, logits, tangent, rows), results(reference, logits, tangent, rows), strict=True):
         torch.testing.assert_close(own, exact, equal_nan=True)
@@ -122,9 +122,9 @@ def test_runs_on_the_current_stream() -> None:
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # a kernel on any other stream would overtake this and read what is written next
         logits = logits.clone()
-        found = results(ops, logits, tangent, rows)
+        actual = results(ops, logits, tangent, rows)
     torch.cuda.current_stream().wait_stream(stream)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @needs_kernels
@@ -147,9 +147,9 @@ def test_runs_on_the_device_of_its_arguments() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
     inputs = [value.to("cuda:1") for value in arguments((103, 10), "rows", torch.float64)]
-    found = results(ops, *inputs)
-    assert all(value.device == inputs[0].device for value in found)
-    torch.testing.assert_close(found, results(reference, *inputs))
+    actual = results(ops, *inputs)
+    assert all(value.device == inputs[0].device for value in actual)
+    torch.testing.assert_close(actual, results(reference, *inputs))
 
 
 @needs_kernels

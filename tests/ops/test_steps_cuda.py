@@ -1,4 +1,4 @@
-"""What only a GPU can prove of the kernels of csrc/kernels/steps.h: csrc/README.md lists it."""
+"""GPU proofs of the kernels in csrc/kernels/steps.h; csrc/README.md lists them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def test_indexing_and_tails(kernel: str, size: int, dtype: torch.dtype) -> None:
 
 
 def test_same_bits_on_every_run() -> None:
-    found = []
+    actual = []
     for _ in range(5):
         t = Tables(1_048_583, 1, torch.float32, "cuda")
         ops = torch.ops.pydistill
         ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.lr, t.step, t.points, t.distances)
         ops.steps_subtract_rows(t.share, t.index, t.lr, t.step, t.gradient)
-        found.append((t.points, t.distances, t.gradient))
-    for each in found[1:]:
-        assert all(torch.equal(one, other) for one, other in zip(each, found[0], strict=True))
+        actual.append((t.points, t.distances, t.gradient))
+    for value in actual[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(value, actual[0], strict=True))
 
 
 def test_is_captured_in_a_graph_and_replayed_on_new_values() -> None:

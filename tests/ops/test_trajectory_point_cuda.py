@@ -1,4 +1,4 @@
-"""What only a GPU can prove of `trajectory_point`: csrc/README.md lists it."""
+"""GPU proofs of `trajectory_point`; csrc/README.md lists them."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_runs_on_the_current_stream() -> None:
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # a kernel on any other stream would overtake this and read what is written next
         start = start.clone()
-        found = ops.trajectory_point(start, end, weights, sizes)
+        actual = ops.trajectory_point(start, end, weights, sizes)
     torch.cuda.current_stream().wait_stream(stream)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(actual, expected)
 
 
 @needs_kernels
@@ -75,9 +75,9 @@ def test_runs_on_the_device_of_its_arguments() -> None:
         pytest.skip("needs two GPUs")
     *tensors, sizes = arguments([5003, 7], torch.float64)
     inputs = [value.to("cuda:1") for value in tensors]
-    found = ops.trajectory_point(*inputs, sizes)
-    assert found.device == inputs[0].device
-    torch.testing.assert_close(found, reference.trajectory_point(*inputs, sizes))
+    actual = ops.trajectory_point(*inputs, sizes)
+    assert actual.device == inputs[0].device
+    torch.testing.assert_close(actual, reference.trajectory_point(*inputs, sizes))
 
 
 @needs_kernels

@@ -75,17 +75,17 @@ def test_records_every_epoch_from_the_initialisation_on(tmp_path: Path) -> None:
 def test_accuracies_are_those_of_the_recorded_parameters(tmp_path: Path) -> None:
     seen: list[tuple[int, int, float, float, float]] = []
     store = train_experts(DATA, STUDENT, SETTINGS, tmp_path, on_progress=lambda *report: seen.append(report))
-    kept = TrajectoryStore.open(tmp_path).accuracies(2)
+    stored = TrajectoryStore.open(tmp_path).accuracies(2)
     network = ConvNet(1, 4, 8, width=4, depth=2)
-    found = []
+    actual = []
     for row in points(store, 2):
         unflatten(network, row)
-        found.append(accuracy(network, DATA.test_images, DATA.test_labels))
-    assert kept["test"] == found
+        actual.append(accuracy(network, DATA.test_images, DATA.test_labels))
+    assert stored["test"] == actual
     unflatten(network, points(store, 2)[0])
-    assert kept["train"][0] == accuracy(network, DATA.train_images, DATA.train_labels)
-    assert kept["train"][1:] == [report[3] for report in seen if report[0] == 2]
-    assert kept["test"][1:] == [report[4] for report in seen if report[0] == 2]
+    assert stored["train"][0] == accuracy(network, DATA.train_images, DATA.train_labels)
+    assert stored["train"][1:] == [report[3] for report in seen if report[0] == 2]
+    assert stored["test"][1:] == [report[4] for report in seen if report[0] == 2]
 
 
 def test_experts_learn(tmp_path: Path) -> None:
@@ -133,13 +133,13 @@ def test_a_killed_run_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
     after = (tmp_path / "killed" / "expert_0000.safetensors").stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     train_experts(DATA, STUDENT, SETTINGS, tmp_path / "whole")
-    resumed, whole = TrajectoryStore.open(tmp_path / "killed"), TrajectoryStore.open(tmp_path / "whole")
-    assert resumed.experts == whole.experts == (0, 1, 2)
-    assert resumed.record == whole.record
+    resumed, complete = TrajectoryStore.open(tmp_path / "killed"), TrajectoryStore.open(tmp_path / "whole")
+    assert resumed.experts == complete.experts == (0, 1, 2)
+    assert resumed.record == complete.record
     for position in range(3):
-        assert torch.equal(points(resumed, position), points(whole, position))
-        assert resumed.accuracies(position) == whole.accuracies(position)
-        assert resumed.details(position) == whole.details(position)
+        assert torch.equal(points(resumed, position), points(complete, position))
+        assert resumed.accuracies(position) == complete.accuracies(position)
+        assert resumed.details(position) == complete.details(position)
 
 
 def test_more_experts_are_added_to_those_there(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ def test_an_expert_whose_file_is_gone_or_damaged_is_trained_again(
     others = [tmp_path / f"expert_000{number}.safetensors" for number in (0, 2)]
     before = [(file.stat().st_ino, file.stat().st_mtime_ns) for file in others]
     trained: set[int] = set()
-    wanted = replace(SETTINGS, count=count)
-    store = train_experts(DATA, STUDENT, wanted, tmp_path, on_progress=lambda expert, *_: trained.add(expert))
+    needed = replace(SETTINGS, count=count)
+    store = train_experts(DATA, STUDENT, needed, tmp_path, on_progress=lambda expert, *_: trained.add(expert))
     assert trained == {1}
     (message,) = caplog.messages
     assert str(tmp_path / "expert_0001.safetensors") in message

@@ -32,8 +32,8 @@ def fresh(name: str = "convnet2-w4", size: int = 8) -> nn.Module:
 
 def data(size: int = 8) -> tuple[Tensor, Tensor]:
     """48 images of 2 channels in four classes."""
-    found = blobs(channels=2, size=size)
-    return found.train_images.double(), found.train_labels
+    actual = blobs(channels=2, size=size)
+    return actual.train_images.double(), actual.train_labels
 
 
 def soft(labels: Tensor) -> Tensor:
@@ -61,13 +61,13 @@ def assert_same_training(model: nn.Module, images: Tensor, labels: Tensor, setti
     """By the engine and in PyTorch: losses, shares and parameters after every epoch."""
     other, start = copy.deepcopy(model), flatten(model)
     assert isinstance(gradients_for(model, images, labels, settings.batch_size, engine=True), EngineGradients)
-    found, expected = run(model, images, labels, settings), run(other, images, labels, settings, engine=False)
-    assert len(found) == len(expected) == settings.epochs
-    for (loss, share, point), (loss_expected, share_expected, point_expected) in zip(found, expected, strict=True):
+    actual, expected = run(model, images, labels, settings), run(other, images, labels, settings, engine=False)
+    assert len(actual) == len(expected) == settings.epochs
+    for (loss, share, point), (loss_expected, share_expected, point_expected) in zip(actual, expected, strict=True):
         assert loss == pytest.approx(loss_expected, rel=1e-6)  # summed in fp32
         assert share == share_expected
         assert (point - point_expected).norm() <= 1e-9 * (point_expected - start).norm()
-    assert torch.equal(flatten(model), found[-1][2])
+    assert torch.equal(flatten(model), actual[-1][2])
 
 
 @engine_only
@@ -113,8 +113,8 @@ def test_logits(name: str, batch_size: int) -> None:
     run(model, images, labels, SETTINGS)
     logits = logits_of(model, images, batch_size, engine=True)
     assert logits is not model
-    found = torch.cat([logits(batch) for batch in torch.split(images, batch_size)])
-    torch.testing.assert_close(found, model(images).detach(), rtol=1e-10, atol=1e-10)
+    actual = torch.cat([logits(batch) for batch in torch.split(images, batch_size)])
+    torch.testing.assert_close(actual, model(images).detach(), rtol=1e-10, atol=1e-10)
     assert accuracy(model, images, labels, batch_size) == accuracy(model, images, labels, batch_size, engine=False)
 
 
@@ -152,7 +152,7 @@ def listened_to(model: ConvNet) -> nn.Module:
 
 
 def hooked(model: ConvNet) -> nn.Module:
-    model.classifier.register_forward_hook(lambda module, given, logits: 2 * logits)
+    model.classifier.register_forward_hook(lambda module, arguments, logits: 2 * logits)
     return model
 
 
@@ -181,15 +181,15 @@ def assert_pytorchs(make: Callable[[], nn.Module]) -> None:
     """PyTorch trains it: the same bits, engine or not."""
     model, other, (images, labels) = make(), make(), data()
     assert isinstance(gradients_for(model, images, labels, 20, engine=True), TorchGradients)
-    found, expected = run(model, images, labels, SETTINGS), run(other, images, labels, SETTINGS, engine=False)
-    assert torch.equal(found[-1][2], expected[-1][2])
+    actual, expected = run(model, images, labels, SETTINGS), run(other, images, labels, SETTINGS, engine=False)
+    assert torch.equal(actual[-1][2], expected[-1][2])
 
 
 def test_what_else_is_pytorchs() -> None:
     model, (images, labels) = fresh(), data()
 
-    def in_pytorch(*given: Any, engine: bool = True) -> bool:
-        return isinstance(gradients_for(*given, 20, engine=engine), TorchGradients)
+    def in_pytorch(*arguments: Any, engine: bool = True) -> bool:
+        return isinstance(gradients_for(*arguments, 20, engine=engine), TorchGradients)
 
     assert in_pytorch(model, images, labels, engine=False)
     assert in_pytorch(model, images.half(), labels)

@@ -49,14 +49,14 @@ def test_it_is_pytorchs_but_for_last_bits(
 
 def test_a_rate_in_memory_is_followed_likewise() -> None:
     """As a captured step follows it; here on the CPU, where it is read when the step is made."""
-    plain, kept = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
-    for parameter, in_memory in ((plain, False), (kept, True)):
+    plain, stored = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    for parameter, in_memory in ((plain, False), (stored, True)):
         sgd = Sgd([parameter], momentum=0.9, weight_decay=0.1, lr_in_memory=in_memory)
         for lr in (0.5, 0.125):
             sgd.set_lr(lr)
             parameter.grad = torch.tensor([1.0, -2.0, 0.0])
             sgd.step()
-    assert torch.equal(plain, kept)
+    assert torch.equal(plain, stored)
     assert not torch.equal(plain, torch.ones(3))
 
 
@@ -78,8 +78,8 @@ def test_float64_has_numbers_beyond_float32(
 ) -> None:
     monkeypatch.setattr(sgd_module, "WORTH_ALL_THREADS", 3 if fused else 4)
     parameter = nn.Parameter(torch.ones(3, dtype=torch.float64))
-    found = one_step(parameter, lr, weight_decay, in_memory=False)
-    assert found.tolist() == pytest.approx([1 - lr * (1 + weight_decay)] * 3, rel=1e-15)
+    actual = one_step(parameter, lr, weight_decay, in_memory=False)
+    assert actual.tolist() == pytest.approx([1 - lr * (1 + weight_decay)] * 3, rel=1e-15)
 
 
 def test_a_rate_in_memory_is_for_float32() -> None:

@@ -283,11 +283,11 @@ def test_a_training_left_suspended_does_not_abort_the_interpreter(name: str) -> 
 
 
 def test_a_training_that_is_closed_leaves_what_was_learned() -> None:
-    data, whole, closed = blobs(), fresh(), fresh()
+    data, complete, closed = blobs(), fresh(), fresh()
     settings = TrainingSettings(epochs=2, batch_size=20, lr=0.1)
-    train(whole, data.train_images, data.train_labels, settings, generator=generator())
+    train(complete, data.train_images, data.train_labels, settings, generator=generator())
     course = epochs_of(closed, data.train_images, data.train_labels, settings, generator=generator())
     next(course)
     next(course)
     course.close()
-    assert torch.equal(flatten(closed), flatten(whole))
+    assert torch.equal(flatten(closed), flatten(complete))

@@ -27,14 +27,14 @@ def main(arguments: Sequence[str] | None = None, runs: int = RUNS) -> dict[str, 
         "after": (after.main, args),
         "after, with pydistill.nn.ConvNet": (after.main, argparse.Namespace(**{**vars(args), "network": "pydistill"})),
     }
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in scripts}
+    result: dict[str, list[dict[str, Any]]] = {name: [] for name in scripts}
     for _ in range(runs):
-        for name, (script, given) in scripts.items():
-            found[name].append(script(given))
-    seconds = {name: min(each["seconds"] for each in results) / args.Iteration for name, results in found.items()}
+        for name, (script, options) in scripts.items():
+            result[name].append(script(options))
+    seconds = {name: min(item["seconds"] for item in results) / args.Iteration for name, results in result.items()}
     print(f"{'script':<34} {'s/iteration':>11}  {'speed-up':>8}  {'first loss':>10}")
     for name, value in seconds.items():
-        loss = found[name][0]["losses"][0]
+        loss = result[name][0]["losses"][0]
         print(f"{name:<34} {value:>11.4f}  {seconds['before'] / value:>7.1f}x  {loss:>10.5f}")
     return seconds
 

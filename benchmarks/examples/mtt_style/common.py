@@ -113,5 +113,5 @@ def train_experts(args: argparse.Namespace, images: Tensor, labels: Tensor) -> l
 def real_images(args: argparse.Namespace, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """`ipc` random images of each digit, class by class, and their labels."""
     rows = [(labels == digit).nonzero().squeeze(1) for digit in range(10)]
-    chosen = torch.cat([each[torch.randperm(len(each))[: args.ipc]] for each in rows])
+    chosen = torch.cat([value[torch.randperm(len(value))[: args.ipc]] for value in rows])
     return images[chosen].clone(), labels[chosen]
