@@ -335,7 +335,7 @@ def test_the_scripts_share_one_store(here: Path, monkeypatch: pytest.MonkeyPatch
         before = index.read_bytes()
         for script in (mtt, att, tesla, mct):
             with monkeypatch.context() as patch:
-                patch.delattr("pydistill.trajectories.mtt.load_untrusted")
+                patch.delattr("pydistill.trajectories.formats.mtt.load_untrusted")
                 assert script.main([*SHORT, "--name", f"{script.__name__}-{source}"]) == 0
         assert index.read_bytes() == before
 
