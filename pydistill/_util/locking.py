@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydistill._util.files import WriteError, not_made, told_with_remedy
+from pydistill._util.files import WriteError, not_made, with_remedy
 from pydistill._util.layout import LOCK
 from pydistill.errors import InputError
 
@@ -46,7 +46,7 @@ def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterat
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            raise WriteError(f"cannot write {path}: {told_with_remedy(error)}") from error
+            raise WriteError(f"cannot write {path}: {with_remedy(error)}") from error
         yield
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pydistill._util.files import WriteError, read_json, remove_leftovers, told_with_remedy, write_json, write_text
+from pydistill._util.files import WriteError, read_json, remove_leftovers, with_remedy, write_json, write_text
 from pydistill._util.layout import (
     BEST_NAME,
     CHECKPOINT_NAME,
@@ -208,7 +208,7 @@ class RunFolder:
                 aside = next(place for place in places if not os.path.lexists(place))
                 moving.replace(aside)
             except OSError as error:
-                told = f"cannot move what an earlier run left in {self.path} out of the way: {told_with_remedy(error)}"
+                told = f"cannot move what an earlier run left in {self.path} out of the way: {with_remedy(error)}"
                 raise WriteError(f"{told}; nothing is lost, and --resume goes on with it") from error
         return aside, [name for name in names if os.path.lexists(aside / name)]
 
@@ -272,7 +272,7 @@ class RunFolder:
 
     def _not_written(self, error: OSError) -> WriteError:
         return WriteError(
-            f"cannot write {self.metrics_path}: {told_with_remedy(error)}, and continue with --resume; "
+            f"cannot write {self.metrics_path}: {with_remedy(error)}, and continue with --resume; "
             "the last checkpoint is whole"
         )
 
