@@ -55,8 +55,8 @@ def test_an_error_is_a_sentence_and_a_status(error: Exception, message: str, cod
 @pytest.mark.parametrize(
     ("make", "remedy"),
     [
-        (lambda place: place / "file" / "below", "choose another folder, as none can be made there"),
-        (lambda place: place / "file", "choose another folder, as none can be made there"),
+        (lambda place: place / "file" / "below", "choose another folder, as none can be created there"),
+        (lambda place: place / "file", "choose another folder, as none can be created there"),
         (lambda place: place / ("x" * 300), "choose a shorter name"),
     ],
     ids=["below a file", "a file", "too long"],
@@ -91,7 +91,7 @@ def test_a_folder_that_goes_while_a_run_writes_is_no_wrong_usage(into: str | Non
         with pytest.raises(WriteError) as error:
             write()
         sentence, code = told(error.value)
-        assert "directory; put back the folder that was there, and continue with --resume" in sentence
+        assert "directory; put the folder back, and continue with --resume" in sentence
         assert "can be made" not in sentence
         assert code == 1
     assert not folder.path.is_dir()

@@ -273,7 +273,7 @@ def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.
     assert script.main(flags) == 0
     with monkeypatch.context() as patch:
         for module in ("mtt", "mct"):
-            patch.delattr(f"pydistill.trajectories.{module}.load_untrusted")
+            patch.delattr(f"pydistill.trajectories.formats.{module}.load_untrusted")
         assert script.main(flags) == 0
         assert script.main([*flags, "--model", "convnet2-w8", "--experts", str(store_of(here, published))]) == 2
     (here / BUFFERS / damaged).write_bytes(b"changed")

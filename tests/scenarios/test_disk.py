@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import json
 import os
 import resource
 import shutil
@@ -13,12 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from pydistill._util.files import WriteError, atomic_path, copy_file, write_text
-from pydistill.errors import FormatError
 from pydistill.runs import folder as runfolder_module
-from pydistill.runs.folder import CHECKPOINT_KEY, RunFolder
+from pydistill.runs.folder import RunFolder
 from pydistill.runs.run import run_distillation
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
@@ -78,7 +75,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(
         disk.left, disk.writes = number, 0
         with pytest.raises(WriteError) as caught:
             run_distillation(WORK, DATA, store, folder.path, resume=True)
-        assert any(told in str(caught.value) for told in ("cannot write", "is written, but may not last"))
+        assert any(told in str(caught.value) for told in ("cannot write", "is written, but may not survive"))
         assert "No space left on device; make room there, or choose a folder elsewhere" in str(caught.value)
         assert not list(folder.path.glob("*.tmp"))
         disk.left = None
@@ -115,7 +112,7 @@ def test_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Pat
     try:
         with as_nobody(), pytest.raises(WriteError) as caught:
             run_distillation(recipe(iterations=3), DATA, store, out, resume=True)
-        assert str(caught.value) == f"cannot write in {out}: Permission denied; choose a folder that may be written"
+        assert str(caught.value).startswith(f"cannot write in {out}: Permission denied; ")
         assert content(out) == before
     finally:
         out.chmod(0o755)
@@ -126,9 +123,9 @@ def test_a_new_run_in_a_folder_that_may_only_be_read(store: TrajectoryStore, ope
     open_folder.chmod(0o555)
     try:
         with as_nobody():
-            with pytest.raises(WriteError, match=r"cannot write in .*run: Permission denied; choose a folder that may"):
+            with pytest.raises(WriteError, match=r"cannot write in .*run: Permission denied"):
                 run_distillation(recipe(iterations=1), DATA, store, open_folder / "run")
-            with pytest.raises(WriteError, match=r"cannot write in .*experts: Permission denied; choose a folder"):
+            with pytest.raises(WriteError, match=r"cannot write in .*experts: Permission denied"):
                 train_experts(DATA, MODEL, EXPERT, open_folder / "experts")
     finally:
         open_folder.chmod(0o755)
@@ -155,20 +152,6 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "metrics.jsonl"}
 
 
-def test_a_checkpoint_of_the_first_format_may_be_without_checksums(tmp_path: Path) -> None:
-    """As early versions wrote them; those of today cannot lose theirs."""
-    folder = RunFolder(tmp_path)
-    state = {"format": 1, "distiller": {"iteration": 1}, "judge": {}, "seconds": 0.0, "metrics_bytes": 0}
-    for number in (1, 2):
-        header = {CHECKPOINT_KEY: json.dumps(state | {"format": number})}
-        save_file({"images": torch.ones(4)}, folder.checkpoint_path, metadata=header)
-        if number == 1:
-            assert folder.load_checkpoint()[0] == state
-        else:
-            with pytest.raises(FormatError, match=r"does not have the SHA-256 .*; remove it to begin the run anew"):
-                folder.load_checkpoint()
-
-
 def test_a_folder_that_cannot_be_made(store: TrajectoryStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WriteError, match=r"cannot write .*file/run"):
@@ -186,9 +169,7 @@ def test_a_folder_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.Mon
     target.write_text("before")
     with pytest.raises(WriteError) as caught:
         write_text(target, "after")
-    assert str(caught.value) == (
-        f"{target} is written, but may not last through a loss of power: {os.strerror(errno.EIO)}"
-    )
+    assert str(caught.value) == (f"{target} is written, but may not survive a power failure: {os.strerror(errno.EIO)}")
     assert target.read_text() == "after"
 
 
