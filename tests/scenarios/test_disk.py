@@ -148,7 +148,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(tmp_path: Path) -> None:
             folder.save_checkpoint(state(2), {"images": torch.ones(4000)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert folder.load_checkpoint()[0] == {"format": 2, "config": None, **state(1), "metrics_bytes": 0}
+    assert folder.load_checkpoint()[0] == {"format": 1, "config": None, **state(1), "metrics_bytes": 0}
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint.safetensors", "metrics.jsonl"}
 
 
