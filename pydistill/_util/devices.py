@@ -11,20 +11,20 @@ from pydistill.errors import InputError
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """The device of a name, if pydistill runs on it and it is there.
+    """Check that a device exists and that pydistill runs on it.
 
     Args:
         device: cpu, cuda, or cuda:N.
 
     Raises:
-        InputError: it is another one, or not to be had on this machine.
+        InputError: it is another one, or is not available on this machine.
     """
     if re.fullmatch(r"cpu|cuda|cuda:\d+", str(device)) is None:
-        raise InputError(f"device {str(device)!r} is not to be had: only cpu, cuda and cuda:N (N = 0, 1, …) are taken")
+        raise InputError(f"unknown device {str(device)!r}: use cpu, cuda or cuda:N")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        usable = torch.device(device)
+        torch.empty(0, device=usable)
     except (RuntimeError, AssertionError) as error:
-        why = first_line(error).split(". ")[0].rstrip(".")
-        raise InputError(f"device {str(device)!r} is not to be had: {why}; take cpu") from error
-    return found
+        reason = first_line(error).split(". ")[0].rstrip(".")
+        raise InputError(f"device {str(device)!r} is not available: {reason}; use cpu") from error
+    return usable

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written under a temporary name, flushed to the disk, then renamed."""
+"""Atomic files: written under a temporary name, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class WriteError(PydistillError, OSError):
 
 
 class PathError(WriteError):
-    """A file or a folder cannot be made where it was asked for: another place must be named."""
+    """A file or a folder cannot be created at this path; choose another one."""
 
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on a clean exit it is flushed and renamed to `path`.
+    """Yield a temporary path in the folder of `path`; on a clean exit flush the file and rename it to `path`.
 
-    On any error the temporary file is removed and `path` keeps what it held before. A reader never sees a
-    half-written file.
+    On any error the temporary file is removed and `path` is unchanged. Readers never see a half-written file. A link
+    at `path` is replaced, not followed.
 
     Raises:
-        PathError: the folder cannot be made, or the path is a folder's.
-        WriteError: the folder cannot be written or the disk is full; or the folder of the renamed file cannot be
-            flushed: then the message says that the new file is there.
+        PathError: the folder cannot be created, or `path` is a folder.
+        WriteError: the folder cannot be written or the disk is full; or the folder cannot be flushed after the rename,
+            in which case the message says that the file is written.
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -48,62 +48,60 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.touch()
+            temporary.touch(exist_ok=False)
             mode = stat.S_IMODE(temporary.stat().st_mode)
             made = True
             yield temporary
-            temporary.chmod(mode)  # that of any new file: safetensors makes one for its owner alone
+            temporary.chmod(mode)  # of any new file; safetensors creates files that only their owner may read
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:  # safetensors tells a full disk by an error of its own
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own error
         if isinstance(error, PydistillError):
             raise
-        kind, told = (WriteError, told_with_remedy(error)) if made else not_made(error)
-        raise kind(f"cannot write {target}: {told}; what was there before is unchanged") from error
+        kind, reason = (WriteError, with_remedy(error)) if made else not_made(error)
+        raise kind(f"cannot write {target}: {reason}; what was there before is unchanged") from error
     try:
         _flush_folder(target.parent)
     except OSError as error:
-        raise WriteError(
-            f"{target} is written, but may not last through a loss of power: {told_with_remedy(error)}"
-        ) from error
+        raise WriteError(f"{target} is written, but may not survive a power failure: {with_remedy(error)}") from error
 
 
-# What is told of an error, and what mends it.
+# System errors by the remedy that they need.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR}
 _NO_PLACE = {
-    **dict.fromkeys((*_NO_FOLDER, errno.EEXIST), "choose another folder, as none can be made there"),
+    **dict.fromkeys((*_NO_FOLDER, errno.EEXIST), "choose another folder, as none can be created there"),
     errno.EISDIR: "name a file",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
 
 
-def told_with_remedy(error: Exception) -> str:
-    """What the system says of a file that could not be written, and what to do about it."""
-    told = (error.strerror if isinstance(error, OSError) else None) or str(error)
+def with_remedy(error: Exception) -> str:
+    """The system's reason why a file could not be written, and the remedy."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     number = error.errno if isinstance(error, OSError) else None
-    if number in _NO_ROOM or any(os.strerror(each) in told for each in _NO_ROOM):
-        return f"{told}; make room there, or choose a folder elsewhere"
-    if number in _NO_WRITING or any(os.strerror(each) in told for each in _NO_WRITING):
-        return f"{told}; choose a folder that may be written"
+    if number in _NO_ROOM or any(os.strerror(code) in reason for code in _NO_ROOM):
+        return f"{reason}; make room there, or choose a folder elsewhere"
+    if number in _NO_WRITING or any(os.strerror(code) in reason for code in _NO_WRITING):
+        return f"{reason}; choose a writable folder"
     if number in _NO_FOLDER:
-        return f"{told}; put back the folder that was there"
-    return told
+        return f"{reason}; put the folder back"
+    return reason
 
 
 def not_made(error: Exception) -> tuple[type[WriteError], str]:
-    """The kind of error, and what is told with the remedy, where a file or its folder could not be made at all."""
+    """The error class, and the reason with its remedy, if a file or its folder could not be created at all."""
     if isinstance(error, OSError) and error.errno in _NO_PLACE:
         return PathError, f"{error.strerror}; {_NO_PLACE[error.errno]}"
-    return WriteError, told_with_remedy(error)
+    return WriteError, with_remedy(error)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename in the folder last through a loss of power, where folders can be opened (POSIX)."""
+    """Make a rename in the folder survive a power failure, on systems that can open folders (POSIX)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -139,7 +137,11 @@ def open_regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Delete the temporary files that killed writers of `names` left; the caller must be the folder's only writer."""
+    """Delete the temporary files of killed writers of these files; the caller must be the folder's only writer.
+
+    Args:
+        names: file names, or shell patterns of them.
+    """
     patterns = [f".{name}.*.tmp" for name in names]
     for pattern in (*patterns, ".tmp??????"):  # the last is what safetensors calls its own
         for path in folder.glob(pattern):

@@ -1,12 +1,12 @@
-"""Times, amounts of memory, accuracies and errors in words."""
+"""Times, sizes, accuracies and errors as short texts."""
 
 from __future__ import annotations
 
-ROUNDED = 0.9995  # what three digits make a 1 of
+ROUNDED = 0.9995  # the least that three digits round to 1
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the two units that say most: 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
+    """Seconds in readable units: 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
     if seconds < ROUNDED:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 100:
@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that fits: 12 kB, 3.4 MB, 5.6 GB (powers of 1000)."""
+    """Bytes in readable units: 12 kB, 3.4 MB, 5.6 GB (powers of 1000)."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if count >= ROUNDED * factor:
             return f"{count / factor:.3g} {unit}"
@@ -29,21 +29,21 @@ def size(count: float) -> str:
 
 
 def accuracy_of(mean: float, std: float, count: int) -> str:
-    """Mean and spread of accuracies in [0, 1] in percent: 60.0 ± 10.0 %; of one network no spread: 60.0 %."""
+    """Mean and standard deviation of accuracies in [0, 1] in percent: 60.0 ± 10.0 %; for one network 60.0 %."""
     return f"{100 * mean:.1f} %" if count == 1 else f"{100 * mean:.1f} ± {100 * std:.1f} %"
 
 
 def networks(count: int, kind: str = "") -> str:
-    """How many networks: 1 network, 5 networks, 5 fresh networks."""
+    """A number of networks: 1 network, 5 networks, 5 fresh networks."""
     return counted(count, f"{kind} network" if kind else "network")
 
 
-def counted(count: int, what: str) -> str:
-    """How many of what is named in the singular, a word that takes an s: 1 expert, 2 experts."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str) -> str:
+    """A number with a noun whose plural ends in s: 1 expert, 2 experts."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that is not blank; of an error without a text, its type's name."""
+    """The first line of an error's message that is not blank, or its type's name."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip() if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The distilled set on disk: one safetensors file that holds all that is needed to use it again."""
+"""The distilled set on disk: one safetensors file with everything that is needed to use it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pydistill.evaluation.evaluate import EvaluationSettings
 FORMAT = 1
 KEY = "pydistill.artefact"
 PREFIX = "preprocessing."
-# How far a row of soft labels may be from a sum of 1: an import takes rows that are off by up to 1e-3, of which another
-# order of summing makes at most 1e-4 more; float32's softmax over 1,000 classes is off by less than 1e-6.
+# Allowed deviation of a row of soft labels from a sum of 1. Imports accept 1e-3, to which another order of summation
+# adds at most 1e-4; float32's softmax over 1,000 classes is off by less than 1e-6.
 ROW_TOLERANCE = 2e-3
 
 ABOUT = (
@@ -38,8 +38,8 @@ MEANINGS = {
     "labels": "class numbers [n], or class probabilities [n, classes]",
     "classes": "the class that each image stands for [n]",
     "initial_images": "the images before the first iteration, [n, C, H, W], preprocessed",
-    "preprocessing.mean": "of the training pixels in [0, 1]: per channel [C], or per pixel [C, H, W] for zca",
-    "preprocessing.std": "of the training pixels in [0, 1], per channel [C]",
+    "preprocessing.mean": "mean of the training pixels in [0, 1]: per channel [C], or per pixel [C, H, W] for zca",
+    "preprocessing.std": "standard deviation of the training pixels in [0, 1], per channel [C]",
     "preprocessing.matrix": "ZCA whitening W [D, D], D = C H W: image = W (pixels - mean)",
     "preprocessing.inverse": "the inverse of W [D, D]",
 }
@@ -47,7 +47,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Artefact:
-    """A distilled set with its learning rate and its preprocessing: without them nobody can train on it or look at it.
+    """A distilled set with the learning rate and the preprocessing that training on it and viewing it need.
 
     Attributes:
         images: [n, C, H, W] float32, preprocessed (as the networks see them), class-major.
@@ -73,15 +73,15 @@ class Artefact:
         return tuple(self.provenance["dataset"]["classes"])
 
     def viewable(self, images: Tensor | None = None) -> Tensor:
-        """The images (or others in the same space) as pixels in [0, 1], [n, C, H, W]."""
+        """The images (or other preprocessed ones) as pixels in [0, 1], [n, C, H, W]."""
         return self.preprocessing.invert(self.images if images is None else images).clamp(0, 1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artefact to `path` (a .safetensors file), atomically.
 
         Raises:
-            InputError: it is not what `load` reads: its parts do not agree, a number is not finite, or soft labels are
-                no probabilities.
+            InputError: `load` would refuse it: its parts do not agree, a number is not finite, or soft labels are not
+                probabilities.
             WriteError: the folder cannot be written or the disk is full.
         """
         try:
@@ -96,7 +96,7 @@ class Artefact:
         if self.initial_images is not None:
             stored["initial_images"] = self.initial_images
         recorded = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
-        evaluation = recorded or asdict(EvaluationSettings())  # which is what evaluates an imported set
+        evaluation = recorded or asdict(EvaluationSettings())  # the default, which evaluates imported sets
         header = {
             "format": FORMAT,
             "about": ABOUT,
@@ -112,13 +112,11 @@ class Artefact:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Artefact:
-        """Read an artefact from a file, or from the run folder that holds it; nothing in the file is executed.
-
-        The checksums of the header and of every tensor are verified.
+        """Read an artefact from a file or a run folder and verify its checksums; runs no code from the file.
 
         Raises:
             InputError: there is no artefact at `path`.
-            FormatError: the file is damaged, not an artefact, or of a later format.
+            FormatError: the file is damaged, not an artefact, or has another format.
         """
         file = Path(path)
         if file.is_dir():
@@ -146,10 +144,10 @@ class Artefact:
 
 
 def _absent(path: str | os.PathLike[str], file: Path) -> str:
-    """What is told of a set that is not there."""
+    """The message for a missing set."""
     run = file.parent
     if file.name == BEST_NAME and (run / METRICS_NAME).exists() and (run / SET_NAME).exists():
-        return f"{file} is gone, the best set of the run in {run}; its last one is {run / SET_NAME}"
+        return f"{file}, the best set of the run in {run}, is missing; its final set is {run / SET_NAME}"
     if file.name in (SET_NAME, BEST_NAME) and (run / METRICS_NAME).exists():
         when = "at its end" if file.name == SET_NAME else "by its first evaluation"
         best = file.name == SET_NAME and (run / BEST_NAME).exists()
@@ -171,7 +169,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _fault(artefact: Artefact) -> str | None:
-    """What makes of it no distilled set, as the end of a sentence; None if it is one."""
+    """The reason why this is not a valid distilled set, as the end of a sentence; None if it is valid."""
     images, labels, classes = artefact.images, artefact.labels, artefact.classes
     count = images.shape[0] if images.ndim == 4 else -1
     agrees = labels.ndim in (1, 2) and classes.ndim == 1 and labels.shape[0] == count == classes.shape[0]
@@ -179,30 +177,30 @@ def _fault(artefact: Artefact) -> str | None:
         return "its images, labels and classes do not agree in number"
     labels_fit = labels.is_floating_point() if labels.ndim == 2 else labels.dtype == torch.int64
     if not (images.is_floating_point() and classes.dtype == torch.int64 and labels_fit):
-        return "its images, labels or classes are numbers of the wrong kind"
+        return "its images, labels or classes have the wrong dtype"
     tensors = [images, labels] + ([] if artefact.initial_images is None else [artefact.initial_images])
-    if not all(bool(torch.isfinite(each).all()) for each in tensors) or not (
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors) or not (
         math.isfinite(artefact.lr) and artefact.lr > 0
     ):
-        return "its images or its learning rate are not usable numbers"
+        return "its images, labels or learning rate are not finite, or the learning rate is not positive"
     if not all(isinstance(artefact.provenance.get(name, {}), Mapping) for name in ("dataset", "recipe")):
         return "its provenance is not what pydistill writes"
     names = artefact.class_names
     if not names or not all(isinstance(name, str) for name in names):
         return "its classes have no names"
     numbers = [classes] + ([labels] if labels.ndim == 1 else [])
-    outside = any(bool(((each < 0) | (each >= len(names))).any()) for each in numbers)
+    outside = any(bool(((values < 0) | (values >= len(names))).any()) for values in numbers)
     if count < 1 or outside or (labels.ndim == 2 and labels.shape[1] != len(names)):
-        return f"its labels are not of its {len(names)} classes"
+        return f"its labels do not belong to its {len(names)} classes"
     if labels.ndim == 2 and not _are_probabilities(labels):
-        return "its soft labels are no probabilities, which are at least 0 and sum to 1 in each row"
+        return "its soft labels are not probabilities, which are at least 0 and sum to 1 in every row"
     if not torch.equal(classes, torch.arange(len(names), device=classes.device).repeat_interleave(count // len(names))):
-        return "its images are not sorted by class, equally many of each"
+        return "its images are not sorted by class with equally many per class"
     artefact.preprocessing.invert(images[:1])
     return None
 
 
 def _are_probabilities(rows: Tensor) -> bool:
-    """Whether each row [n, K] could be class probabilities, up to rounding."""
+    """True if every row [n, K] could be class probabilities, up to rounding."""
     sums = rows.double().sum(dim=1)
     return bool((rows >= 0).all()) and bool(((sums - 1).abs() <= ROW_TOLERANCE).all())

@@ -39,9 +39,9 @@ def run(values: Any) -> int:
     distilled = load(values.run, which=values.which)
     done = export_set(distilled, values.format, values.out, as_is=values.as_is)
     if values.json:
-        about = {"folder": str(done.folder), "files": [str(path) for path in done.files], "images": done.told()}
+        about = {"folder": str(done.folder), "files": [str(path) for path in done.files], "images": done.description()}
         print_json(about | {"lr": distilled.lr})
     else:
         images, files = counted(len(distilled), "image"), counted(len(done.files), "file")
-        print(f"{images} in {done.folder} ({files}), {done.told()}; lr {distilled.lr:g}")
+        print(f"{images} in {done.folder} ({files}), {done.description()}; lr {distilled.lr:g}")
     return status.DONE

@@ -1,5 +1,4 @@
-"""The ImageNet subsets of the trajectory-matching papers (Cazenavette et al., CVPR 2022): ten classes
-each."""
+"""The ImageNet subsets of ten classes from the trajectory-matching papers (Cazenavette et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -77,5 +76,4 @@ SUBSETS: dict[str, dict[str, str]] = {
         "n01531178": "goldfinch",
     },
 }
-"""WordNet ids (ImageNet's folder names) and class names of each subset, in the published order of the
-labels."""
+"""WordNet ids (ImageNet's folder names) and class names of every subset, in the published order of the labels."""

@@ -1,4 +1,4 @@
-"""Pictures in memory, as floats or as bytes, and batches of them as networks see them."""
+"""Images in memory, as floats or as bytes, and preprocessed batches of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydistill.errors import InputError
 
 @dataclass(frozen=True)
 class Pictures:
-    """n pictures, of which a batch is made when it is asked for.
+    """n images, and preprocessed batches of them.
 
     Args:
-        pixels: [n, C, H, W]: floating point, what a network sees; or uint8 0 … 255, before the preprocessing, in a
-            quarter of float32's memory.
-        preprocessing: what a batch of bytes, as numbers in [0, 1], goes through; None for floating point.
+        pixels: [n, C, H, W]: floating point, preprocessed; or uint8 0 … 255, not preprocessed, in a quarter of
+            float32's memory.
+        preprocessing: of batches of bytes, scaled to [0, 1]; None for floating point.
 
     Raises:
         InputError: bytes without a preprocessing, or floating point with one.
@@ -39,7 +39,7 @@ class Pictures:
 
     @property
     def are_bytes(self) -> bool:
-        """Whether they are kept as uint8."""
+        """True if the images are stored as uint8."""
         return self.pixels.dtype == torch.uint8
 
     @property
@@ -49,29 +49,29 @@ class Pictures:
 
     @property
     def ndim(self) -> int:
-        """4, unless they were given wrongly."""
+        """Number of dimensions of `pixels`, which should be 4."""
         return self.pixels.ndim
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of a batch."""
+        """The dtype of a batch."""
         return torch.float32 if self.are_bytes else self.pixels.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where they are, and where a batch will be."""
+        """The device of the images and of batches."""
         return self.pixels.device
 
     def batch(self, index: Tensor) -> Tensor:
-        """The pictures at `index` [B] int64, as a network sees them: [B, C, H, W], new."""
-        return self._seen(self.pixels.index_select(0, index))
+        """The preprocessed images at `index` [B] int64: a new tensor [B, C, H, W]."""
+        return self._preprocessed(self.pixels.index_select(0, index))
 
     def rows(self, first: int, end: int) -> Tensor:
-        """Those from `first` up to `end`, as a network sees them; a view where they are floats."""
-        return self._seen(self.pixels[first:end])
+        """The preprocessed images from `first` up to `end`; a view if they are stored as floats."""
+        return self._preprocessed(self.pixels[first:end])
 
     def as_floats(self) -> Pictures:
-        """The same pictures as floats: of bytes a new tensor of four times the memory."""
+        """The same images as floats; for bytes a new tensor of four times the memory."""
         if not self.are_bytes:
             return self
         floats = torch.empty(self.shape, dtype=torch.float32, device=self.device)
@@ -80,16 +80,16 @@ class Pictures:
         return Pictures(floats)
 
     def to(self, device: torch.device | str) -> Pictures:
-        """The same pictures on `device`."""
+        """The same images on `device`."""
         preprocessing = None if self.preprocessing is None else self.preprocessing.to(device)
         return replace(self, pixels=self.pixels.to(device), preprocessing=preprocessing)
 
-    def _seen(self, pixels: Tensor) -> Tensor:
+    def _preprocessed(self, pixels: Tensor) -> Tensor:
         if not self.are_bytes:
             return pixels
-        seen = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
-        self._fill(seen, pixels)
-        return seen
+        batch = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+        self._fill(batch, pixels)
+        return batch
 
     def _fill(self, target: Tensor, pixels: Tensor) -> None:
         assert self.preprocessing is not None

@@ -1,4 +1,4 @@
-"""What is done to pixels before a network sees them, kept with the data so that it can always be undone."""
+"""Invertible maps between pixels and the images that networks are trained on."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Preprocessing(abc.ABC):
     """An invertible map of images in [0, 1] to what networks are trained on.
 
     Args of every kind:
-        source: what it was fitted on (a digest), or "" if its numbers were given; two fits on the same data
-            are the same preprocessing even where another machine rounds the last bit otherwise.
+        source: digest of the images on which it was fitted, or "" if its numbers were given; two fits on the same
+            images are the same preprocessing even if machines round the last bit differently.
     """
 
     kind: ClassVar[str]
@@ -34,21 +34,19 @@ class Preprocessing(abc.ABC):
 
     @abc.abstractmethod
     def apply(self, images: Tensor) -> Tensor:
-        """Images in [0, 1], [n, C, H, W] floating point, to what a network sees, same shape, dtype and
-        device; differentiable."""
+        """Preprocess images in [0, 1], [n, C, H, W] floating point; differentiable."""
 
     def apply_(self, images: Tensor) -> None:
-        """`apply` in place, for images that need no gradient; the same bits."""
+        """`apply` in place, with the same bits, for images that need no gradient."""
         images.copy_(self.apply(images))
 
     @abc.abstractmethod
     def invert(self, images: Tensor) -> Tensor:
-        """The inverse of `apply`: images of range [0, 1], not clamped (distilled images leave the range);
-        differentiable."""
+        """The inverse of `apply`; not clamped, as distilled images may leave [0, 1]; differentiable."""
 
     @abc.abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Everything that defines it: (values that JSON can hold, tensors by name)."""
+        """Everything that defines it: (JSON-able values, tensors by name)."""
 
     @abc.abstractmethod
     def to(self, device: torch.device | str) -> Preprocessing:
@@ -57,12 +55,11 @@ class Preprocessing(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-        """The inverse of `state`; KeyError or TypeError for a state that lacks something."""
+        """The inverse of `state`; raises KeyError or TypeError for an incomplete state."""
 
     @property
     def fingerprint(self) -> str:
-        """A short name that two equal preprocessings share: kind and 16 hexadecimal digits, such as
-        "zca-0f3a…"."""
+        """Kind and 16 hexadecimal digits, such as "zca-0f3a…"; equal for equal preprocessings."""
         values, tensors = self.state()
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
         if not self.source:
@@ -72,10 +69,10 @@ class Preprocessing(abc.ABC):
 
     @staticmethod
     def from_state(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-        """The preprocessing that `state` described.
+        """Restore a preprocessing from its `state`.
 
         Raises:
-            FormatError: the kind is unknown, or something is missing or of a wrong shape.
+            FormatError: the kind is unknown, or an entry is missing or has a wrong shape.
         """
         kind = values.get("kind")
         if kind not in KINDS:
@@ -93,7 +90,7 @@ class Normalise(Preprocessing):
 
     Args:
         mean, std: [C], in units of the [0, 1] range; std > 0.
-        source: digest of the training images that they were measured on, if any.
+        source: digest of the training images on which they were measured, if any.
 
     Raises:
         InputError: the shapes differ, or a number is not finite, or a std is not positive.
@@ -112,9 +109,9 @@ class Normalise(Preprocessing):
 
     @staticmethod
     def fit(images: Tensor, *, source: str = "") -> Normalise:
-        """Mean and (population) standard deviation of each channel over all pixels, computed in fp64.
+        """Measure mean and (population) standard deviation of every channel over all pixels, in fp64.
 
-        A channel that is constant has standard deviation 0; it is only centred (divided by 1).
+        A constant channel has standard deviation 0 and is only centred (divided by 1).
 
         Args:
             images: [n, C, H, W], uint8 0 … 255 or floating point in [0, 1], n ≥ 1.
@@ -170,17 +167,17 @@ class Normalise(Preprocessing):
 
 
 def chunks_of(images: Tensor, elements: int = 2**24) -> Iterator[Tensor]:
-    """Views of so many images that each has about `elements` elements, so that what is made of them stays small."""
+    """Split images into views of about `elements` elements, so that temporary tensors stay small."""
     size = max(1, elements // images[:1].numel())
     for first in range(0, len(images), size):
         yield images[first : first + size]
 
 
 def check_images(images: Tensor, channels: int, image_size: tuple[int, int] | None = None) -> None:
-    """Refuse what a preprocessing of so many channels (and pixels) cannot be applied to.
+    """Check that images have the channels (and size) of a preprocessing.
 
     Raises:
-        InputError: not floating point [n, C, H, W] with the right C (and H × W).
+        InputError: they are not floating point [n, C, H, W] with this C (and H × W).
     """
     fits = images.ndim == 4 and images.shape[1] == channels and image_size in (None, tuple(images.shape[2:]))
     if not (fits and images.is_floating_point()):

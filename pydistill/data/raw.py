@@ -1,4 +1,4 @@
-"""A data set as it came: pixels in [0, 1] or bytes, before any preprocessing."""
+"""Data sets before preprocessing: checked images as bytes or in [0, 1], and labels."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pydistill.errors import InputError
 
 @dataclass(frozen=True)
 class RawData:
-    """Images and labels as read, checked.
+    """Checked images and labels before preprocessing.
 
     Args:
-        name: of the data set, as records and reports print it.
-        class_names: one per class; their number is the number of classes.
+        name: of the data set, for records and reports.
+        class_names: one per class.
         train_images, test_images: [n, C, H, W], uint8 0 … 255 or float32 in [0, 1], both of one kind and
             size.
         train_labels, test_labels: [n] int64 in [0, number of classes).
 
     Raises:
-        InputError: a shape, type, label or pixel is not as said above, or a class has no training image; the
-            message names the argument.
+        InputError: a shape, type, label or pixel is not as described, or a class has no training image; the message
+            names the argument.
     """
 
     name: str
@@ -81,20 +81,20 @@ def raw_from(
     Without class names, the classes are numbered 0 … (largest training label).
 
     Raises:
-        InputError: as RawData, or a value that is no array of numbers.
+        InputError: as RawData, or a value is not an array of numbers.
     """
-    given = {
+    values = {
         "train_images": train_images,
         "train_labels": train_labels,
         "test_images": test_images,
         "test_labels": test_labels,
     }
     tensors: dict[str, Tensor] = {}
-    for key, value in given.items():
+    for key, value in values.items():
         try:
             tensor = torch.as_tensor(value).detach()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{key} is no array of numbers: {error}") from error
+            raise InputError(f"{key} is not an array of numbers: {error}") from error
         if key.endswith("labels"):
             whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
             tensor = tensor.to("cpu", torch.int64) if whole else tensor
@@ -156,7 +156,7 @@ def _check_images(name: str, images: Tensor) -> None:
 
 
 def check_labels(name: str, labels: Tensor, images: int, classes: int) -> None:
-    """InputError unless labels are whole numbers below `classes`, one for each of `images` images or rows."""
+    """Raise an InputError unless labels are `images` integers from 0 to `classes` − 1."""
     if labels.shape != (images,) or labels.dtype != torch.int64:
         raise InputError(
             f"{name} must be {images} whole numbers, one per image, not {labels.dtype} {list(labels.shape)}"

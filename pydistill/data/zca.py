@@ -1,5 +1,4 @@
-"""ZCA whitening, with its inverse and its mean, so that whitened images can be looked at and used
-elsewhere."""
+"""ZCA whitening with its mean and its inverse, so that whitened images can be turned into pixels again."""
 
 from __future__ import annotations
 
@@ -24,8 +23,8 @@ class Zca(Preprocessing):
     Args:
         mean: [C, H, W] of the training images in [0, 1].
         matrix, inverse: W and its inverse U diag(√(S + eps)) Uᵀ, [D, D] with D = C·H·W; both symmetric.
-        eps: what was added to the eigenvalues.
-        source: digest of the training images that it was fitted on, if any.
+        eps: added to the eigenvalues.
+        source: digest of the training images on which it was fitted, if any.
 
     Raises:
         InputError: the shapes do not fit together, or a number is not finite.
@@ -47,7 +46,7 @@ class Zca(Preprocessing):
 
     @staticmethod
     def fit(images: Tensor, eps: float = 0.1, *, source: str = "") -> Zca:
-        """Whitening of a training set: covariance (divisor n − 1) and its eigendecomposition in fp64, kept
+        """Fit the whitening of a training set: covariance (divisor n − 1) and eigendecomposition in fp64, result
         in fp32.
 
         Args:

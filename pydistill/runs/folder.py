@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pydistill._util.files import WriteError, open_regular, remove_leftovers, told_with_remedy, write_text
+from pydistill._util.files import WriteError, open_regular, remove_leftovers, with_remedy, write_text
 from pydistill._util.layout import (
     BEST_NAME,
     CHECKPOINT_NAME,
@@ -183,8 +183,7 @@ class RunFolder:
 
     def _metrics_error(self, error: OSError) -> WriteError:
         return WriteError(
-            f"cannot write {self.metrics_path}: {told_with_remedy(error)}, and resume the run; "
-            "the last checkpoint is intact"
+            f"cannot write {self.metrics_path}: {with_remedy(error)}, and resume the run; the last checkpoint is intact"
         )
 
     def metrics(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The order in which a distillation visits its experts: each of them once per pass, freshly shuffled."""
+"""The order in which a distillation visits its experts: once per pass, in a new random order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydistill.errors import FormatError, InputError, MismatchError
 
 
 class ExpertOrder:
-    """Shuffled passes over 0 … count − 1; it can be stored and continued in the middle of a pass."""
+    """Shuffled passes over 0 … count − 1, which can be stored and continued in the middle of a pass."""
 
     def __init__(self, count: int) -> None:
         """An order of `count` experts, before its first pass.
@@ -20,7 +20,7 @@ class ExpertOrder:
             InputError: count is below 1.
         """
         if count < 1:
-            raise InputError(f"count = {count} must be 1 or more: there is no expert to visit")
+            raise InputError(f"count = {count} must be 1 or more: there are no experts to visit")
         self._count = count
         self._order: list[int] = []
         self._position = 0
@@ -35,14 +35,14 @@ class ExpertOrder:
         return expert
 
     def state(self) -> dict[str, Any]:
-        """The current pass and the place in it, json-able."""
+        """The current pass and the position in it, JSON-able."""
         return {"count": self._count, "order": list(self._order), "position": self._position}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue where `state()` was taken.
 
         Raises:
-            FormatError: not a state of an expert order.
+            FormatError: this is not the state of an expert order.
             MismatchError: it belongs to another number of experts.
         """
         count, order, position = state.get("count"), state.get("order"), state.get("position")
@@ -50,7 +50,7 @@ class ExpertOrder:
             raise FormatError("the state of the expert order lacks 'count', 'order' or 'position'")
         if count != self._count:
             raise MismatchError(f"the stored expert order is over {count} experts and this run has {self._count}")
-        whole = all(isinstance(expert, int) for expert in order) and sorted(order) in ([], list(range(count)))
-        if not whole or not 0 <= position <= len(order):
+        complete = all(isinstance(expert, int) for expert in order) and sorted(order) in ([], list(range(count)))
+        if not complete or not 0 <= position <= len(order):
             raise FormatError(f"the state of the expert order is damaged: it is not a pass over {count} experts")
         self._order, self._position = list(order), position

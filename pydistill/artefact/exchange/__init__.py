@@ -1,9 +1,9 @@
-"""Distilled sets as other tools keep them: MTT's files, DC-BENCH's, DD-Ranking's, and image folders.
+"""Export and import distilled sets as other tools' files: MTT, DC-BENCH, DD-Ranking, and image folders.
 
     exchange.export_set(pydistill.load("RUN"), "ddranking", "OUT")
     exchange.import_set("mtt", "FOLDER", lr=0.01, dataset="cifar10")
 
-One module per format; docs/artefact.md says what each holds and what it leaves out.
+docs/artefact.md describes the formats and what they leave out.
 """
 
 from __future__ import annotations

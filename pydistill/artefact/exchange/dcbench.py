@@ -24,13 +24,13 @@ PARTS = 5
 
 
 def folder_of(artefact: Artefact) -> str:
-    """Where below DC-BENCH's root its reader looks for the set: TM/DATASET/IPCn.
+    """The set's folder below DC-BENCH's root: TM/DATASET/IPCn.
 
     Raises:
-        InputError: the labels are soft, or the data set's name is no folder name.
+        InputError: the labels are soft, or the data set's name cannot be the name of a folder.
     """
     if artefact.labels.ndim != 1:
-        raise InputError("DC-BENCH has no soft labels and this set has; export it as mtt or ddranking")
+        raise InputError("DC-BENCH has no soft labels; export this set as mtt or ddranking")
     dataset = str(artefact.provenance["dataset"].get("name", ""))
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}", dataset):
         raise InputError(f"the data set's name {dataset!r} cannot name DC-BENCH's folder; export the set as mtt")
@@ -49,18 +49,18 @@ def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
 
 
 def folder_in(path: Path) -> Path:
-    """The folder of the one set at or below a path, which may be DC-BENCH's root; the path itself if there is none.
+    """The folder of the only set at or below a path, which may be DC-BENCH's root; the path itself if there is none.
 
     Raises:
         InputError: there are several sets below it.
     """
     if _holds_images(path):
         return path
-    found = [each for form in ("IPC*", "*/IPC*", "TM/*/IPC*") for each in sorted(path.glob(form))]
-    below = [each for each in found if _holds_images(each)]
-    if len(below) > 1:
-        raise InputError(f"{path} holds several of DC-BENCH's sets; name one of {', '.join(map(str, below))}")
-    return below[0] if below else path
+    patterns = ("IPC*", "*/IPC*", "TM/*/IPC*")
+    folders = [folder for pattern in patterns for folder in sorted(path.glob(pattern)) if _holds_images(folder)]
+    if len(folders) > 1:
+        raise InputError(f"{path} holds several of DC-BENCH's sets; name one of {', '.join(map(str, folders))}")
+    return folders[0] if folders else path
 
 
 def _holds_images(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""From a distilled set to other tools' files."""
+"""Export a distilled set to other tools' files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pydistill._util.files import WriteError, told_with_remedy
+from pydistill._util.files import WriteError, with_remedy
 from pydistill.artefact.distilled_set import DistilledSet
-from pydistill.artefact.exchange import dcbench, ddranking, imagefolder, mtt
-from pydistill.artefact.exchange import manifest as told
+from pydistill.artefact.exchange import dcbench, ddranking, imagefolder, manifest, mtt
 from pydistill.artefact.exchange.published import readers_normalisation
 from pydistill.artefact.file import Artefact
 from pydistill.data import Normalise, Preprocessing, Zca
@@ -33,13 +32,13 @@ _WRITERS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """The result of an export.
 
     Attributes:
-        folder: where the files are.
+        folder: the folder of the files.
         files: their paths.
-        preprocessing: what made the exported images of pixels; None: they are pixels.
-        converted: whether that is not the set's own preprocessing.
+        preprocessing: of the exported images; None if they are pixels.
+        converted: whether that differs from the set's own preprocessing.
     """
 
     folder: Path
@@ -47,8 +46,8 @@ class Exported:
     preprocessing: Preprocessing | None
     converted: bool
 
-    def told(self) -> str:
-        """What the exported images are, in words."""
+    def description(self) -> str:
+        """The preprocessing of the exported images in words."""
         if self.preprocessing is None:
             return "8-bit pixels"
         if isinstance(self.preprocessing, Zca):
@@ -69,21 +68,21 @@ def export_set(
 ) -> Exported:
     """Write a distilled set in another tool's format.
 
-    pydistill normalises with statistics measured on the training images; other tools normalise their test images with
-    constants of their own. So that a network trained on the exported images sees test images in the same space, the
-    images are converted to these constants, where they are known: x' = (pixels − mean') / std'. Whitened images stay
-    whitened in `mtt` and `ddranking`, whose readers fit the same whitening, and become normalised ones in `dcbench`,
-    whose reader has none; where its constants are not known, they are refused. What the images are is written beside
-    them (preprocessing.json), for `import_set`. An export that fails leaves nothing.
+    pydistill normalises with statistics measured on the training images; other tools normalise test images with
+    constants in their code. Images are converted to these constants if they are known, x' = (pixels − mean') / std',
+    so that networks train and are tested in the same space. Whitened images stay whitened in `mtt` and `ddranking`,
+    whose readers fit the same whitening. For `dcbench`, whose reader does not whiten, they are normalised, or refused
+    if its constants are unknown. preprocessing.json records the result for `import_set`. A failed export leaves no
+    files.
 
     Args:
         form: mtt, dcbench, ddranking or imagefolder.
-        out: a folder to write into; for dcbench its root ("distilled_results").
-        as_is: leave the images as the set has them, bit for bit.
+        out: a new or empty folder; for dcbench its root ("distilled_results").
+        as_is: write the set's images unchanged, bit for bit.
 
     Raises:
-        InputError: no such format, the set does not fit into it, or the folder already holds something; whitened images
-            for DC-BENCH of a data set whose normalisation it is not known to have.
+        InputError: there is no such format, the set does not fit into it, or the folder is not empty; or the images
+            are whitened, for DC-BENCH, which has no known normalisation for their data set.
         WriteError: the folder cannot be written or the disk is full.
     """
     if form not in FORMATS:
@@ -93,42 +92,45 @@ def export_set(
     if form == "dcbench":
         folder = folder / dcbench.folder_of(artefact)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} already holds something; choose another folder")
+        raise InputError(f"{folder} is not empty; choose another folder")
     if form == "imagefolder" and as_is:
-        raise InputError("an image folder holds pixels, so as_is is not to be had; export the set as mtt or ddranking")
+        raise InputError("an image folder holds pixels, so as_is does not apply; export the set as mtt or ddranking")
     images, preprocessing = _converted(artefact, form, as_is)
     inside = dcbench.folder_of(artefact) if form == "dcbench" else "set"
-    with _whole(folder, inside) as staging:
+    with _all_or_nothing(folder, inside) as staging:
         files = _WRITERS[form](artefact, images.cpu().contiguous(), staging)
         if preprocessing is not None:
-            files.append(told.write(preprocessing, files, staging))
+            files.append(manifest.write(preprocessing, files, staging))
     files = [folder / file.relative_to(staging) for file in files]
     return Exported(folder, tuple(files), preprocessing, preprocessing is not artefact.preprocessing)
 
 
 @contextmanager
-def _whole(folder: Path, inside: str) -> Iterator[Path]:
-    """Give a folder `inside` a temporary one beside `folder`; on a clean exit its content is in `folder`, on any error
-    nothing is, so that the export can be repeated."""
+def _all_or_nothing(folder: Path, inside: str) -> Iterator[Path]:
+    """Yield a temporary folder, and move its content to `folder` on a clean exit; on any error delete it.
+
+    Args:
+        inside: name of the yielded folder inside the temporary one, whose last parts DC-BENCH's writer looks at.
+    """
     target = folder.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     staging = temporary / inside
     try:
         yield staging
-        if target.exists():  # empty; it may be somebody's current folder, so it stays itself
+        if target.exists():  # it is empty and may be a process's working directory, so it is not replaced
             _move_all(staging, target)
         else:
             staging.rename(target)
-    except WriteError as error:  # of a file in the temporary folder, which is of no use to who gave `folder`
+    except WriteError as error:  # it names a file in the temporary folder
         raise type(error)(str(error).replace(str(staging), str(folder))) from error
     except OSError as error:
-        raise WriteError(f"cannot write {folder}: {told_with_remedy(error)}") from error
+        raise WriteError(f"cannot write {folder}: {with_remedy(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _move_all(source: Path, target: Path) -> None:
-    """Move what a folder holds into another; on any error all of it is back where it was."""
+    """Move the content of one folder into another; on any error move everything back."""
     moved: list[Path] = []
     try:
         for path in sorted(source.iterdir()):
@@ -141,23 +143,23 @@ def _move_all(source: Path, target: Path) -> None:
 
 
 def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Preprocessing | None]:
-    """The images as the format has them, and what made them of pixels."""
+    """The images for the format, and their preprocessing."""
     if form == "imagefolder":
         return artefact.viewable(), None
     own = artefact.preprocessing
-    wanted = readers_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
-    if own.kind == "zca" and form == "dcbench" and wanted is None and not as_is:
+    theirs = readers_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
+    if own.kind == "zca" and form == "dcbench" and theirs is None and not as_is:
         raise InputError(
             f"DC-BENCH's reader knows no whitening, and its normalisation of {artefact.provenance['dataset']['name']} "
-            "is not known; export the whitened set as mtt or ddranking, or leave its images as they are (--as-is)"
+            "is not known; export the whitened set as mtt or ddranking, or as dcbench as it is"
         )
-    if as_is or wanted is None or (own.kind == "zca" and form != "dcbench") or _same(own, wanted):
+    if as_is or theirs is None or (own.kind == "zca" and form != "dcbench") or _same(own, theirs):
         return artefact.images, own
-    return wanted.apply(own.invert(artefact.images)), wanted
+    return theirs.apply(own.invert(artefact.images)), theirs
 
 
-def _same(own: Preprocessing, wanted: Normalise) -> bool:
-    """Whether the set has the readers' numbers already: its images stay as they are, to the bit."""
+def _same(own: Preprocessing, theirs: Normalise) -> bool:
+    """True if the set has the readers' numbers already, so that its images stay the same to the bit."""
     return isinstance(own, Normalise) and all(
-        torch.equal(mine.cpu(), theirs) for mine, theirs in ((own.mean, wanted.mean), (own.std, wanted.std))
+        torch.equal(mine.cpu(), other) for mine, other in ((own.mean, theirs.mean), (own.std, theirs.std))
     )

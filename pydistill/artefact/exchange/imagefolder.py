@@ -1,10 +1,10 @@
 """An image folder: a PNG file per image in a folder per class, as torchvision's ImageFolder and most tools read.
 
     OUT/cat/0000.png …      8-bit pixels, rounded and clamped to [0, 1]
-    OUT/distilled.json      what pictures cannot hold: learning rate, class names, soft labels by file
+    OUT/distilled.json      learning rate, class names, soft labels by file
 
-Only for looking and sharing: the rounding is small beside the images' contrast, but whitened images leave [0, 1] far,
-and clamping then changes what networks learn from them.
+For viewing and sharing only: rounding is small compared with the images' contrast, but whitened images leave [0, 1]
+by far, and clamping then changes what networks learn from them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ ABOUT = "distilled.json"
 
 
 def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
-    """Write the pictures, and what pictures cannot hold; returns their paths.
+    """Write the images and the JSON file; returns their paths.
 
     Args:
         images: pixels in [0, 1].
 
     Raises:
-        InputError: images of another number of channels than one or three.
+        InputError: the images have neither one nor three channels.
     """
     if images.shape[1] not in (1, 3):
-        raise InputError(f"images of {images.shape[1]} channels are no pictures; export the set as mtt or ddranking")
+        raise InputError(
+            f"images of {images.shape[1]} channels cannot be PNG files; export the set as mtt or ddranking"
+        )
     folders = class_folders(artefact.class_names)
     written: list[Path] = []
     soft: dict[str, list[float]] = {}
@@ -58,7 +60,7 @@ def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
-    """A folder per class, sorted as the classes are: their names, or number and name where these do not serve."""
+    """A folder name per class, sorted as the classes are: the class names, or number and name if these do not sort."""
     plain = all(re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}", name) for name in names)
     if plain and sorted(set(names)) == list(names):
         return list(names)

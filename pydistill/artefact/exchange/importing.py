@@ -1,4 +1,4 @@
-"""From other tools' files to a distilled set: what they do not tell is asked for by name."""
+"""Import other tools' files as a distilled set; what the files do not hold must be given."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from pydistill.artefact.distilled_set import DistilledSet
-from pydistill.artefact.exchange import dcbench, ddranking, mtt
-from pydistill.artefact.exchange import manifest as told
+from pydistill.artefact.exchange import dcbench, ddranking, manifest, mtt
 from pydistill.artefact.exchange.published import readers_normalisation
 from pydistill.artefact.exchange.tensors import Soft, probabilities
 from pydistill.artefact.file import Artefact
@@ -40,126 +39,130 @@ def import_set(
     like: DistilledSet | Artefact | None = None,
     as_is: bool = False,
 ) -> DistilledSet:
-    """Read a distilled set of another tool; nothing in its files is executed.
+    """Read another tool's distilled set; runs no code from its files.
 
-    The files hold images and labels, and some the learning rate; the rest must be given.
+    The files hold images and labels, and some the learning rate; everything else must be given.
 
     Args:
         form: mtt, dcbench or ddranking.
-        path: the folder of the files; for mtt also an images file, with labels beside it; for dcbench also a folder
-            such as its root, below which there is one set.
-        lr: the learned learning rate; needed unless a file of it is there, and taken before that.
-        dataset: name of the data set that was distilled, or the data set itself.
-        preprocessing: what made the images of pixels in [0, 1]; None: what `export_set` wrote beside them, else that of
-            `like`, else the normalisation that the format's tools give the data set of that name (for whitened images
-            give a `Zca`; that this was assumed is told in `provenance["imported"]["assumed"]`).
-        class_names: None: those of the data set if it is given itself, else the class numbers.
-        model: name of the student's network, such as "convnet3", if it shall be known.
-        soft: whether label rows are logits or probabilities; None: logits, unless they could be either.
-        like: a distilled set of pydistill's that the images were exported from or go with: data set, preprocessing,
-            class names and network are taken from it where they are not given; the learning rate, which belongs to
-            the images, is not.
+        path: the folder of the files; for mtt also an images file, with its labels in the same folder; for dcbench
+            also a folder such as its root, below which there is one set.
+        lr: the learned learning rate; needed if no file holds it, and used instead of that in a file.
+        dataset: the data set that was distilled, or its name.
+        preprocessing: how pixels in [0, 1] were turned into the images. By default the preprocessing that
+            `export_set` recorded, else that of `like`, else the normalisation that the format's tools use for the
+            data set of that name. The last is an assumption, recorded in `provenance["imported"]["assumed"]`: for
+            whitened images give a `Zca`.
+        class_names: by default those of `dataset` if it is a `Dataset`, else the class numbers.
+        model: name of the student's network, such as "convnet3".
+        soft: whether rows of labels are logits or probabilities; by default logits, unless they could be either.
+        like: a distilled set that the images were exported from or belong to: data set, preprocessing, class names
+            and network are taken from it unless they are given. The learning rate is not, as it belongs to the images.
         as_is: the images have the preprocessing of `like`, as after `export_set(…, as_is=True)`.
 
     Raises:
-        InputError: no such format, something that the files do not tell was not given, or does not fit.
+        InputError: there is no such format, or something that the files do not hold is missing or does not fit.
         FormatError: a file is missing, damaged, would have to run code, or holds something else.
     """
     if form not in IMPORTED:
         raise InputError(f"format must be one of {', '.join(IMPORTED)}, not {form!r}")
     origin = like.artefact if isinstance(like, DistilledSet) else like
-    if form == "dcbench":
-        path = dcbench.folder_in(Path(path))
-    found = _READERS[form](Path(path))
-    rate = found.lr if lr is None else lr
-    name, digest = _data_named(dataset, origin)
-    before = told.read(Path(path) if Path(path).is_dir() else Path(path).parent, found.files)
-    made, assumed = _preprocessing(form, name, preprocessing, before, origin, as_is, str(path))
-    if rate is None or made is None:
+    path = dcbench.folder_in(Path(path)) if form == "dcbench" else Path(path)
+    files = _READERS[form](path)
+    rate = files.lr if lr is None else lr
+    name, digest = _data_set(dataset, origin)
+    exported = manifest.read(path if path.is_dir() else path.parent, files.files)
+    applied, assumed = _preprocessing(form, name, preprocessing, exported, origin, as_is, str(path))
+    if rate is None or applied is None:
         missing = [
             *([_missing_rate(origin)] if rate is None else []),
-            *([_missing_preprocessing(form, name)] if made is None else []),
+            *([_missing_preprocessing(form, name)] if applied is None else []),
         ]
-        raise InputError(
-            f"the files in {path} do not tell {' and '.join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
-        )
+        raise InputError(f"the files in {path} do not hold {' and '.join(missing)}; give what is missing")
     if not 0 < rate < float("inf"):
         raise InputError(f"lr must be a finite number above 0, not {rate}")
-    labels = found.labels if found.labels.ndim == 1 else probabilities(found.labels, soft, str(path))
+    labels = files.labels if files.labels.ndim == 1 else probabilities(files.labels, soft, str(path))
     names = _class_names(labels, class_names, dataset, origin)
-    images, labels, classes = _by_class(found.images, labels, len(names), str(path), sorted_already=before is not None)
+    images, labels, classes = _by_class(files.images, labels, len(names), str(path), class_major=exported is not None)
     try:
-        made.invert(images[:1])
+        applied.invert(images[:1])
     except InputError as error:
         raise InputError(f"the preprocessing does not fit the images in {path}: {error}") from error
-    recipe = _recipe(dataset, name, made, model, origin, (images.shape[1], len(names), images.shape[2:]))
+    recorded = origin.provenance.get("recipe", {}) if origin is not None else {}
+    recipe = {part: recorded[part] for part in ("data", "model", "evaluation") if part in recorded}
+    if dataset is not None and name in NAMES and name != recipe.get("data", {}).get("name"):
+        recipe["data"] = asdict(DataSettings(name, zca=applied.kind == "zca"))
+    if model is not None:
+        settings = parse(model)
+        architecture_of(settings, images.shape[1], len(names), images.shape[2:])
+        recipe["model"] = asdict(settings)
     provenance: dict[str, Any] = {
         "recipe": recipe,
         "dataset": {"name": name, "digest": digest, "classes": list(names)},
-        "imported": {"format": form, "files": dict(found.files)} | ({} if assumed is None else {"assumed": assumed}),
+        "imported": {"format": form, "files": dict(files.files)} | ({} if assumed is None else {"assumed": assumed}),
         "versions": {"pydistill": VERSION, "torch": torch.__version__},
     }
-    return DistilledSet(Artefact(images, labels, classes, float(rate), made.to("cpu"), provenance, None))
+    return DistilledSet(Artefact(images, labels, classes, float(rate), applied.to("cpu"), provenance, None))
 
 
 def _preprocessing(
     form: str,
     name: str,
     given: Preprocessing | None,
-    before: told.Manifest | None,
+    exported: manifest.Manifest | None,
     origin: Artefact | None,
     as_is: bool,
     where: str,
 ) -> tuple[Preprocessing | None, str | None]:
-    """What made the images of pixels, or None where nothing tells; and a sentence if that was assumed.
+    """The preprocessing of the images, or None if it is unknown; and a sentence if it is an assumption.
 
     Raises:
-        InputError: `as_is` without `like`, or it cannot be known which of two normalisations it was.
+        InputError: `as_is` without `like`, or it could be either of two normalisations.
     """
     if as_is and origin is None:
-        raise InputError("as_is (--as-is) is about the set that the images come from; give it by like (--like)")
+        raise InputError("as_is is used with like, the set whose preprocessing the images have")
     if given is not None:
         return given, None
     own = None if origin is None else origin.preprocessing
     if as_is:
         return own, None
-    if before is not None and before.kind == "zca":
+    if exported is not None and exported.normalisation is not None:
+        return (own if _same(own, exported.normalisation) else exported.normalisation), None
+    if exported is not None:
         return (own if own is not None and own.kind == "zca" else None), None
-    if before is not None and before.normalisation is not None:
-        return (own if _same(own, before.normalisation) else before.normalisation), None
     readers = readers_normalisation(name, form)
     if own is not None:
         converts = own.kind != "zca" or form == "dcbench"
         if converts and readers is not None and not _same(own, readers):
             raise InputError(
-                f"the files in {where} do not tell whether their images have the preprocessing of the set given by "
-                f"like (--like) or the normalisation that readers of {form} use; say --as-is (as_is) for the first, or "
-                f"--mean {_numbers(readers.mean)} --std {_numbers(readers.std)} (preprocessing) for the second"
+                f"the files in {where} do not say whether their images have the preprocessing of `like` or the "
+                f"normalisation that readers of {form} use; set as_is for the first, or give the normalisation, mean "
+                f"{_numbers(readers.mean)} and std {_numbers(readers.std)}, for the second"
             )
         return own, None
     if readers is None or form == "dcbench":
         return readers, None
     return readers, (
-        f"the images are taken for normalised with mean {_numbers(readers.mean)} and std {_numbers(readers.std)}, as "
-        f"{name} is without ZCA; if they were whitened (distilled with --zca), import them with --zca and --data"
+        f"the images are assumed to be normalised with mean {_numbers(readers.mean)} and std {_numbers(readers.std)}, "
+        f"as {name} is without ZCA; if they were whitened, import them with the whitening (zca) of the same data"
     )
 
 
 def _missing_rate(origin: Artefact | None) -> str:
-    """What to give where nothing tells the learning rate, which was learned with the images and fits no others."""
+    """The learning rate by its argument's name, with that of `like`, which fits only the images of that set."""
     if origin is None:
-        return "the learning rate (lr, --lr)"
+        return "the learning rate, lr"
     return (
-        "the learning rate (lr, --lr), which like (--like) does not give, as it belongs to the images: if these are "
+        "the learning rate, lr, which `like` does not give, as it belongs to the images: if these are "
         f"those of that set, it is {origin.lr!r}"
     )
 
 
 def _missing_preprocessing(form: str, name: str) -> str:
-    """What to give where nothing tells the preprocessing, by its names on the command line and in Python."""
-    ways = ["--mean and --std", "--zca with --data, or --like; in Python: preprocessing or like"]
+    """The preprocessing, with the ways to give it."""
+    ways = ["its mean and std", "the ZCA whitening of the data", "or the set `like` to which the images belong"]
     if not name:
-        ways.insert(0, "--dataset, where its normalisation is known")
+        ways.insert(0, "the data set, if its normalisation is known")
     elif readers_normalisation(name, form) is None:
         return f"the preprocessing, and no normalisation is known for {name} ({', '.join(ways)})"
     return f"the preprocessing ({', '.join(ways)})"
@@ -173,8 +176,8 @@ def _numbers(values: Tensor) -> str:
     return " ".join(f"{value:g}" for value in values.tolist())
 
 
-def _data_named(dataset: str | Dataset | None, origin: Artefact | None) -> tuple[str, str]:
-    """Name and digest of the data set, "" where unknown."""
+def _data_set(dataset: str | Dataset | None, origin: Artefact | None) -> tuple[str, str]:
+    """Name and digest of the data set, "" if unknown."""
     if isinstance(dataset, Dataset):
         return dataset.name, dataset.digest
     about = origin.provenance["dataset"] if origin is not None else {}
@@ -186,7 +189,7 @@ def _data_named(dataset: str | Dataset | None, origin: Artefact | None) -> tuple
 def _class_names(
     labels: Tensor, given: Sequence[str] | None, dataset: str | Dataset | None, origin: Artefact | None
 ) -> tuple[str, ...]:
-    least = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    count = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
     if given is not None:
         names = tuple(given)
     elif isinstance(dataset, Dataset):
@@ -194,25 +197,25 @@ def _class_names(
     elif origin is not None:
         names = origin.class_names
     else:
-        names = tuple(str(number) for number in range(least))
-    if len(names) < least or (labels.ndim == 2 and len(names) != least):
-        raise InputError(f"the labels are of {least} classes, and {len(names)} class names were given")
+        names = tuple(str(number) for number in range(count))
+    if len(names) < count or (labels.ndim == 2 and len(names) != count):
+        raise InputError(f"the labels have {count} classes, and there are {len(names)} class names")
     return names
 
 
 def _by_class(
-    images: Tensor, labels: Tensor, number: int, where: str, *, sorted_already: bool
+    images: Tensor, labels: Tensor, number: int, where: str, *, class_major: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and labels sorted by class, and the class of each.
+    """Images and labels sorted by class, and their classes.
 
-    The class of a row of soft labels is its largest entry, if that makes equally many of each class. If not (a teacher
-    errs), the images must be sorted by class, and most rows must agree with that.
+    The class of a row of soft labels is its largest entry, if that gives equally many images per class. Otherwise (a
+    teacher errs) the images must be sorted by class, and most rows must agree with that.
     """
     in_order = torch.arange(number).repeat_interleave(len(images) // number)
     uneven = f"the {len(images)} images in {where} are not equally many of each of {number} classes"
     if len(in_order) != len(images):
         raise FormatError(uneven)
-    if labels.ndim == 2 and sorted_already:
+    if labels.ndim == 2 and class_major:
         return images, labels, in_order
     classes = labels if labels.ndim == 1 else labels.argmax(dim=1)
     order = classes.argsort(stable=True)
@@ -223,28 +226,8 @@ def _by_class(
     agreeing = int((classes == in_order).sum())
     if 2 * agreeing < len(images):
         raise FormatError(
-            f"the soft labels in {where} do not tell the classes of the images: their largest entries are not equally "
-            f"many of each class, and in the order of classes only {agreeing} of {len(images)} agree; sort images and "
-            "labels by class"
+            f"the classes of the images in {where} are unknown: the largest entries of the soft labels are not equally "
+            f"many of each class, and only {agreeing} of {len(images)} images are in the order of classes; sort images "
+            "and labels by class"
         )
     return images, labels, in_order
-
-
-def _recipe(
-    dataset: str | Dataset | None,
-    name: str,
-    preprocessing: Preprocessing,
-    model: str | None,
-    origin: Artefact | None,
-    form: tuple[int, int, Sequence[int]],
-) -> dict[str, Any]:
-    """What of a recipe is known: the data set if it has a name that `data.load` knows, and the student."""
-    before = origin.provenance.get("recipe", {}) if origin is not None else {}
-    recipe = {part: before[part] for part in ("data", "model", "evaluation") if part in before}
-    if dataset is not None and name in NAMES and name != recipe.get("data", {}).get("name"):
-        recipe["data"] = asdict(DataSettings(name, zca=preprocessing.kind == "zca"))
-    if model is not None:
-        settings = parse(model)
-        architecture_of(settings, form[0], form[1], form[2])
-        recipe["model"] = asdict(settings)
-    return recipe

@@ -1,9 +1,8 @@
-"""What an export leaves beside its files, so that an import need not guess: what made the images of pixels.
+"""The side-car of an export, which records how its pixels were preprocessed, for an import to read.
 
     preprocessing.json    {"kind": "normalise", "mean": […], "std": […], "files": {name: SHA-256}}, or kind "zca"
 
-The order of the images is told by the same file: exports are class-major. It says nothing of other images and labels,
-so one that lies beside files with other digests is as if it were not there.
+It also shows that the images are class-major, as exports are. It applies only to the files whose digests it lists.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ NAME = "preprocessing.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an export told of its images.
+    """The preprocessing of an export's images.
 
     Attributes:
         kind: normalise or zca.
-        normalisation: its numbers; None for zca, whose matrices are not among them.
+        normalisation: mean and std; None for zca, whose matrices the file does not hold.
     """
 
     kind: str
@@ -36,7 +35,7 @@ class Manifest:
 
 
 def write(preprocessing: Preprocessing, files: Sequence[Path], folder: Path) -> Path:
-    """Write the file for an export of these files; returns its path."""
+    """Write the manifest of an export of these files; returns its path."""
     about: dict[str, Any] = {"kind": preprocessing.kind}
     if isinstance(preprocessing, Normalise):
         about |= {"mean": preprocessing.mean.tolist(), "std": preprocessing.std.tolist()}
@@ -46,24 +45,24 @@ def write(preprocessing: Preprocessing, files: Sequence[Path], folder: Path) -> 
 
 
 def read(folder: Path, files: Mapping[str, str]) -> Manifest | None:
-    """What is told of files with these digests by name; None where nothing is.
+    """Read the manifest of the files with these digests by name; None if there is none for them.
 
     Raises:
-        FormatError: the file is damaged.
+        FormatError: the manifest is damaged.
     """
     path = folder / NAME
     if not path.is_file():
         return None
-    found = read_json(path)
-    told = found.get("files") if isinstance(found, dict) else None
-    if not isinstance(told, dict) or not told or found.get("kind") not in ("normalise", "zca"):
-        raise FormatError(f"{path} is damaged; export the set again, or remove this file and say what it says")
-    if any(files.get(name) != digest for name, digest in told.items()):
+    about = read_json(path)
+    digests = about.get("files") if isinstance(about, dict) else None
+    if not isinstance(digests, dict) or not digests or about.get("kind") not in ("normalise", "zca"):
+        raise FormatError(f"{path} is damaged; export the set again, or remove this file and give the preprocessing")
+    if any(files.get(name) != digest for name, digest in digests.items()):
         return None
-    if found["kind"] == "zca":
+    if about["kind"] == "zca":
         return Manifest("zca", None)
     try:
-        mean, std = (torch.tensor(found[name], dtype=torch.float64) for name in ("mean", "std"))
+        mean, std = (torch.tensor(about[name], dtype=torch.float64) for name in ("mean", "std"))
         return Manifest("normalise", Normalise(mean, std))
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, InputError) as error:
-        raise FormatError(f"{path} is damaged: its mean and std are no numbers per channel ({error})") from error
+        raise FormatError(f"{path} is damaged: its mean and std are not one number per channel ({error})") from error

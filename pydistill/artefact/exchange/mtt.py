@@ -2,7 +2,7 @@
 
 images_best.pt    float32 [n, C, H, W], class-major, normalised or whitened as the student saw them
 labels_best.pt    int64 [n]; or logits [n, K] where labels are soft (TESLA, DATM)
-lr_best.pt        the learning rate, a number: written by DATM; MTT itself keeps it nowhere
+lr_best.pt        the learning rate, a number; DATM writes it, MTT does not
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def write(artefact: Artefact, images: torch.Tensor, folder: Path) -> list[Path]:
 
 
 def read(path: Path) -> ForeignSet:
-    """Read the files of a folder, or an images file of any name that has images in it, with its labels and rate beside.
+    """Read the files of a folder, or an images file with the labels and the learning rate in its folder.
 
-    "images_500.pt" has "labels_500.pt" and, if there is one, "lr_500.pt" beside it.
+    "images_500.pt" belongs to "labels_500.pt" and, if it exists, "lr_500.pt".
 
     Raises:
         FormatError: a file is missing, damaged or something else.

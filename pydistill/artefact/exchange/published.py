@@ -1,4 +1,4 @@
-"""The statistics that other tools normalise images with: constants in their code, not measured on the data."""
+"""The constants with which other tools normalise images; they are in their code, not measured on the data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from pydistill.data import Normalise
 from pydistill.data.statistics import PUBLISHED, Numbers
 
-# As DC-BENCH's evaluator has them.
+# From DC-BENCH's evaluator.
 DC_BENCH: dict[str, Numbers] = {
     "cifar10": PUBLISHED["cifar10"],
     "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -16,14 +16,14 @@ DC_BENCH: dict[str, Numbers] = {
 
 
 def readers_normalisation(dataset: str, form: str) -> Normalise | None:
-    """The normalisation that readers of the format give the data set's test images, or None where it is not known.
+    """The normalisation that readers of the format apply to the data set's test images, or None if it is unknown.
 
     Args:
         dataset: its name, such as cifar10.
         form: mtt, dcbench or ddranking.
     """
-    found = (DC_BENCH if form == "dcbench" else PUBLISHED).get(dataset)
-    if found is None:
+    numbers = (DC_BENCH if form == "dcbench" else PUBLISHED).get(dataset)
+    if numbers is None:
         return None
-    mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in found)
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in numbers)
     return Normalise(mean, std)

@@ -1,4 +1,4 @@
-"""What the formats of single torch-saved tensors share: untrusted reading, checks, labels as logits."""
+"""Shared by the formats of torch-saved tensors: untrusted reading, checks, labels as logits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Soft = Literal["logits", "probabilities"]
 
 @dataclass(frozen=True)
 class ForeignSet:
-    """What files of another tool hold.
+    """The content of another tool's files.
 
     Attributes:
         images: [n, C, H, W] float32.
-        labels: [n] int64, or rows [n, K] of which the files do not tell whether they are logits or probabilities.
-        lr: if there is a file of it.
+        labels: [n] int64, or rows [n, K] that may be logits or probabilities.
+        lr: the learning rate; None without a file of it.
         files: SHA-256 by file name.
     """
 
@@ -36,7 +36,7 @@ class ForeignSet:
 
 
 def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignSet:
-    """Images and labels, each out of one file or of several in order, and the learning rate if one of `lr` is there.
+    """Read images and labels from one or several files in order, and the learning rate if one of `lr` exists.
 
     Raises:
         FormatError: a file is missing, damaged, would have to run code, or holds something else.
@@ -45,7 +45,7 @@ def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignS
     targets = torch.cat(_alike([_labels(path) for path in labels], labels))
     if len(pixels) != len(targets):
         raise FormatError(
-            f"{labels[0]} is damaged or of another set: it holds {len(targets)} labels for {len(pixels)} images"
+            f"{labels[0]} is damaged or belongs to another set: it holds {len(targets)} labels for {len(pixels)} images"
         )
     rates = [path for path in lr if path.is_file()][:1]
     files = {path.name: sha256_of(path) for path in [*images, *labels, *rates]}
@@ -55,15 +55,15 @@ def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignS
 def _alike(parts: list[Tensor], paths: list[Path]) -> list[Tensor]:
     for part, path in zip(parts, paths, strict=True):
         if part.shape[1:] != parts[0].shape[1:] or part.dtype != parts[0].dtype:
-            raise FormatError(f"{path} is damaged or of another set: its shape is not that of {paths[0]}")
+            raise FormatError(f"{path} is damaged or belongs to another set: its shape is not that of {paths[0]}")
     return parts
 
 
 def _tensor(path: Path) -> Tensor:
-    found = load_untrusted(path)
-    if not is_plain_tensor(found) or found.is_complex():
+    value = load_untrusted(path)
+    if not is_plain_tensor(value) or value.is_complex():
         raise FormatError(f"{path} does not hold a tensor of plain numbers")
-    tensor: Tensor = found.detach()
+    tensor: Tensor = value.detach()
     return tensor
 
 
@@ -86,19 +86,19 @@ def _labels(path: Path) -> Tensor:
         raise FormatError(f"{path} holds labels that are not finite")
     if labels.ndim != 1 or labels.dtype == torch.bool:
         raise FormatError(f"{path} must hold class numbers [n] or rows [n, K] in floating point, not {_form(labels)}")
-    numbers = labels.double()  # MTT's own are int64, others keep whole numbers as floats
+    numbers = labels.double()  # MTT's are int64, other tools store floats
     if not bool(((numbers >= 0) & (numbers < 2**31) & (numbers == numbers.floor())).all()):
-        raise FormatError(f"{path} holds class numbers that are not whole or not from 0")
+        raise FormatError(f"{path} holds class numbers that are not integers from 0")
     return numbers.long()
 
 
 def _rate(path: Path) -> float:
-    found = load_untrusted(path)
-    if isinstance(found, Tensor) and found.numel() == 1 and found.is_floating_point():
-        found = found.item()
-    if type(found) is not float or not (math.isfinite(found) and found > 0):
+    rate = load_untrusted(path)
+    if isinstance(rate, Tensor) and rate.numel() == 1 and rate.is_floating_point():
+        rate = rate.item()
+    if type(rate) is not float or not (math.isfinite(rate) and rate > 0):
         raise FormatError(f"{path} must hold one learning rate, a finite number above 0")
-    return found
+    return rate
 
 
 def _form(value: Tensor) -> str:
@@ -106,27 +106,27 @@ def _form(value: Tensor) -> str:
 
 
 def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
-    """Label rows [n, K] of a file as class probabilities.
+    """Turn label rows [n, K] of a file into class probabilities.
 
     Args:
         rows: logits or probabilities.
-        soft: which of the two; None: logits, as the tools themselves write, unless they could be probabilities.
+        soft: which of the two; by default logits, which the tools write, unless they could be probabilities.
 
     Raises:
-        InputError: they could be either, or are no probabilities; `where` names the files.
+        InputError: they could be either, or are not probabilities; `where` names the files.
     """
     could_be = bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
     if soft is None and could_be:
         raise InputError(
-            f"the labels in {where} are rows that sum to 1: probabilities or logits? say which by soft (--soft)"
+            f"the labels in {where} are rows that sum to 1; set soft to logits or probabilities, whichever they are"
         )
     if soft == "probabilities":
         if not could_be:
-            raise InputError(f"the labels in {where} are no probabilities: give soft = logits")
+            raise InputError(f"the labels in {where} are not probabilities; set soft to logits")
         return rows
     return rows.softmax(dim=1)
 
 
 def logits(rows: Tensor) -> Tensor:
-    """Probabilities [n, K] as logits, log p, whose softmax gives them back to rounding."""
+    """Turn probabilities [n, K] into logits, log p, whose softmax returns them to rounding."""
     return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
