@@ -240,11 +240,11 @@ def test_show(distilled: DistilledSet, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_it_works_with_torch_numpy_and_safetensors_alone(finished: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe is rebuilt without jsonargparse; only a picture asks for more."""
+    """The recipe is read without ruamel.yaml; only a picture needs more."""
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.split(".")[0] in {"jsonargparse", "matplotlib", "yaml", "tqdm", "PIL", "sklearn", "torchvision"}:
+        if name.split(".")[0] in {"ruamel", "matplotlib", "tqdm", "PIL", "sklearn", "torchvision"}:
             raise ImportError(name)
         return real(name, *rest, **more)
 

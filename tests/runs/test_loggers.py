@@ -128,10 +128,10 @@ def test_a_folder_is_no_package(inside: str, found: bool, tmp_path: Path, monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: find_spec(name))
     assert LogSettings().with_tensorboard is found
     if found:
-        LogSettings(wandb="offline").check()
+        LogSettings(wandb="offline")
     else:
-        with pytest.raises(MissingDependencyError, match="wandb"):
-            LogSettings(wandb="offline").check()
+        with pytest.raises(MissingDependencyError, match=r"log\.wandb needs the package wandb"):
+            LogSettings(wandb="offline")
 
 
 def test_a_refused_run_leaves_no_log(store: TrajectoryStore, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_what_is_asked_for_and_not_installed(
         distil(store, tmp_path / "run", asked)
     assert not (tmp_path / "run").exists()
     assert not LogSettings().with_tensorboard
-    LogSettings().check()
+    LogSettings()
 
 
 def test_a_mode_that_does_not_exist() -> None:

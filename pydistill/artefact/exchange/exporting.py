@@ -149,7 +149,7 @@ def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Prep
     if own.kind == "zca" and form == "dcbench" and wanted is None and not as_is:
         raise InputError(
             f"DC-BENCH's reader knows no whitening, and its normalisation of {artefact.provenance['dataset']['name']} "
-            "is not known; export the whitened set as mtt or ddranking, or leave its images as they are (--as-is)"
+            "is not known; export the whitened set as mtt or ddranking, or as dcbench as it is"
         )
     if as_is or wanted is None or (own.kind == "zca" and form != "dcbench") or _same(own, wanted):
         return artefact.images, own

@@ -19,7 +19,7 @@ from pydistill.artefact.exchange.tensors import Soft, probabilities
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, DataSettings, Normalise, Preprocessing
 from pydistill.data.load import NAMES
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, SettingError
 from pydistill.nn import architecture_of, parse
 from pydistill.version import VERSION
 
@@ -117,7 +117,7 @@ def _preprocessing(
         InputError: `as_is` without `like`, or it cannot be known which of two normalisations it was.
     """
     if as_is and origin is None:
-        raise InputError("as_is (--as-is) is about the set that the images come from; give it by like (--like)")
+        raise SettingError("as_is", as_is, "used with like, the set whose preprocessing the images keep")
     if given is not None:
         return given, None
     own = None if origin is None else origin.preprocessing
@@ -132,34 +132,34 @@ def _preprocessing(
         converts = own.kind != "zca" or form == "dcbench"
         if converts and readers is not None and not _same(own, readers):
             raise InputError(
-                f"the files in {where} do not tell whether their images have the preprocessing of the set given by "
-                f"like (--like) or the normalisation that readers of {form} use; say --as-is (as_is) for the first, or "
-                f"--mean {_numbers(readers.mean)} --std {_numbers(readers.std)} (preprocessing) for the second"
+                f"the files in {where} do not say whether their images have the preprocessing of `like` or the "
+                f"normalisation that readers of {form} use; set as_is for the first, or give the normalisation, mean "
+                f"{_numbers(readers.mean)} and std {_numbers(readers.std)}, for the second"
             )
         return own, None
     if readers is None or form == "dcbench":
         return readers, None
     return readers, (
         f"the images are taken for normalised with mean {_numbers(readers.mean)} and std {_numbers(readers.std)}, as "
-        f"{name} is without ZCA; if they were whitened (distilled with --zca), import them with --zca and --data"
+        f"{name} is without ZCA; if they were whitened, import them with the whitening (zca) of the same data"
     )
 
 
 def _missing_rate(origin: Artefact | None) -> str:
     """What to give where nothing tells the learning rate, which was learned with the images and fits no others."""
     if origin is None:
-        return "the learning rate (lr, --lr)"
+        return "the learning rate, lr"
     return (
-        "the learning rate (lr, --lr), which like (--like) does not give, as it belongs to the images: if these are "
+        "the learning rate, lr, which `like` does not give, as it belongs to the images: if these are "
         f"those of that set, it is {origin.lr!r}"
     )
 
 
 def _missing_preprocessing(form: str, name: str) -> str:
-    """What to give where nothing tells the preprocessing, by its names on the command line and in Python."""
-    ways = ["--mean and --std", "--zca with --data, or --like; in Python: preprocessing or like"]
+    """Say what is missing where nothing records the preprocessing."""
+    ways = ["its mean and std", "the ZCA whitening of the data", "or the set `like` which these images are"]
     if not name:
-        ways.insert(0, "--dataset, where its normalisation is known")
+        ways.insert(0, "the data set, if its normalisation is known")
     elif readers_normalisation(name, form) is None:
         return f"the preprocessing, and no normalisation is known for {name} ({', '.join(ways)})"
     return f"the preprocessing ({', '.join(ways)})"

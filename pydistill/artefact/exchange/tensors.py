@@ -118,7 +118,7 @@ def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
     could_be = bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
     if soft is None and could_be:
         raise InputError(
-            f"the labels in {where} are rows that sum to 1: probabilities or logits? say which by soft (--soft)"
+            f"the labels in {where} are rows that sum to 1; set soft to logits or probabilities, whichever they are"
         )
     if soft == "probabilities":
         if not could_be:
