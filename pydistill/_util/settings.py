@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import operator
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
@@ -165,9 +165,8 @@ def nested_settings(hint: Any) -> type[Any] | None:
     return next((option for option in _options(hint) if isinstance(option, type) and is_dataclass(option)), None)
 
 
-@cache
-def _types_of(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+_types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+"""The annotations of a settings class, evaluated."""
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
