@@ -79,8 +79,7 @@ def test_a_demo_that_was_stopped_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, stop)
             assert main([*command, "--resume"]) == 130
-        again = f"pydistill demo --method att --seed 3 --out '{out}' --resume"
-        assert capsys.readouterr().err.endswith(f"continue with: {again}\n")
+        assert f"resume the demo of method att and seed 3 in {out}\n" in capsys.readouterr().err
         assert main([*command, "--resume", "--seed", "1"]) == 2
         assert "seed" in capsys.readouterr().err
     experts = {path: path.stat().st_mtime_ns for path in (out / "experts").glob("expert*")}

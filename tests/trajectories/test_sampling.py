@@ -95,7 +95,7 @@ def test_rounding_never_carries_a_target_past_the_end(length):
 
 def test_starts_beyond_what_was_stored_are_refused_before_the_first_step():
     sampler = StartSampler(StartSettings(max_start=10))
-    words = r"max_start = 10 and length M = 2 reach up to epoch 11, but the expert trajectories end at epoch 10"
+    words = "max_start must be at most 9 "
     with pytest.raises(InputError, match=words):
         sampler.check(RECORDED, 2)
     generator = torch.Generator().manual_seed(0)

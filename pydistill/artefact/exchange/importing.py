@@ -148,9 +148,9 @@ def _preprocessing(
 def _missing_rate(origin: Artefact | None) -> str:
     """What to give where nothing tells the learning rate, which was learned with the images and fits no others."""
     if origin is None:
-        return "the learning rate, lr"
+        return "the learning rate (lr)"
     return (
-        "the learning rate, lr, which `like` does not give, as it belongs to the images: if these are "
+        "the learning rate (lr), which `like` does not give, as it belongs to the images: if these are "
         f"those of that set, it is {origin.lr!r}"
     )
 
