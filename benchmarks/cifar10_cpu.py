@@ -71,7 +71,7 @@ def random_baseline(path: str, work: Path, ipc: int, rates: list[float]) -> dict
     """Return random real images at the best rate as a row of the results; measure it unless it exists."""
     file = work / f"random-real-ipc{ipc}.json"
     if not file.exists():
-        recipe = load_recipe(preset_path(PRESET), [f"--data.path={path}"])
+        recipe = load_recipe(preset_path(PRESET), {"data.path": str(path)})
         dataset = data.load(recipe.data)
         result, rate = random_real(dataset, recipe.model, recipe.evaluation, ipc=ipc, rates=rates)
         row = {"ipc": ipc, "set": "random real", "mean": result.mean, "std": result.std, "lr": rate}

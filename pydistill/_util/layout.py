@@ -63,7 +63,7 @@ def no_run(folder: Path) -> InputError:
 def refuse_experts(folder: Path) -> None:
     """InputError if the folder, in which a run is wanted, holds experts."""
     if holds_experts(folder):
-        raise InputError(f"{folder} holds experts; choose another folder for the run (experts are given by --experts)")
+        raise InputError(f"{folder} holds experts; choose another folder for the run")
 
 
 def refuse_run(folder: Path) -> None:

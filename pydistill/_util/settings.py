@@ -1,88 +1,221 @@
-"""Settings out of plain values: a dataclass rebuilt from what `dataclasses.asdict` and JSON made of it."""
+"""Settings dataclasses: a setting is written once, as a field with its type, default, limits and one line of help.
+
+    @dataclass(frozen=True)
+    class TrainingSettings(Settings):
+        epochs: int = setting(50, "passes over the data", at_least=1)
+
+A class checks itself when an instance is made, so there is no invalid instance. Files, flags and stored settings become
+instances through `from_dict`; the command line and its help are derived from `described_settings`.
+"""
 
 from __future__ import annotations
 
-import difflib
 import math
+import operator
 import types
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydistill._util.checks import fits, wanted
-from pydistill.errors import InputError
+from pydistill.errors import SettingError, UnknownSettingError
 
-Settings = TypeVar("Settings")
+_LIMITS = {
+    "at_least": (operator.ge, "of at least {}"),
+    "above": (operator.gt, "above {}"),
+    "at_most": (operator.le, "at most {}"),
+    "below": (operator.lt, "below {}"),
+}
+_NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
 
 
-def settings_from_dict(kind: type[Settings], values: Any, where: str) -> Settings:
-    """The settings of class `kind` that `values` describes; what is not named keeps its default.
-
-    Strict: a whole number is taken where any number is wanted, a list where a tuple is, and nothing else is converted.
+def setting(
+    default: Any,
+    help: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A field of a settings dataclass.
 
     Args:
-        kind: a dataclass, whose fields may be dataclasses, numbers, texts, truth values, lists, tuples of one type,
-            literals, and unions of these with None.
-        values: nested mappings, lists and scalars, as `dataclasses.asdict` or a JSON file gives them.
-        where: names the origin in messages.
+        default: its value when none is given; settings dataclasses are immutable and may be one.
+        help: one line, shown by --help.
+        at_least, above, at_most, below: limits of a number.
+    """
+    given = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    limits = {name: limit for name, limit in given.items() if limit is not None}
+    return field(default=default, metadata={"help": help, "limits": limits})
+
+
+class Settings:
+    """Base of the settings dataclasses: checks and normalises every field when an instance is made.
+
+    Fields are int, float (finite; whole numbers become floats), bool, str, Literal, lists and tuples of one of these,
+    other settings dataclasses, and unions of them with None. NumPy's numbers become Python's.
 
     Raises:
-        InputError: a setting does not exist, has the wrong kind, or is refused by its class.
+        SettingError: a value has the wrong type or is outside its limits.
+    """
+
+    def __post_init__(self) -> None:
+        types_by_name = _types_of(type(self))
+        for item in fields(self):  # type: ignore[arg-type]
+            value, limits = getattr(self, item.name), item.metadata.get("limits", {})
+            try:
+                value = _within(_converted(value, types_by_name[item.name]), limits)
+            except (TypeError, OverflowError):
+                raise SettingError(item.name, value, _allowed(types_by_name[item.name], limits)) from None
+            object.__setattr__(self, item.name, value)  # settings are frozen
+        self._check()
+
+    def _check(self) -> None:
+        """Check what depends on several settings; a subclass raises SettingError."""
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def from_dict(kind: type[S], values: Any, *, base: S | None = None, source: str = "") -> S:
+    """Make settings from nested mappings, lists and scalars, as YAML, JSON or `dataclasses.asdict` give them.
+
+    Args:
+        kind: the settings dataclass.
+        values: by name; a setting that is not named keeps its default, in nested settings too.
+        base: where the defaults come from; the class's own by default.
+        source: the origin that an error message begins with.
+
+    Raises:
+        SettingError: a setting does not exist, has the wrong type or is outside its limits.
     """
     try:
-        return _dataclass(kind, values, "")
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
+        return _made(kind, values, base)
+    except SettingError as error:
+        error.source = source
+        raise
 
 
-class _WrongKind(InputError):
-    """A value of a kind that the setting does not take."""
-
-
-def _dataclass(kind: type[Settings], values: Any, name: str) -> Settings:
+def _made(kind: type[S], values: Any, base: S | None) -> S:
     if not isinstance(values, Mapping):
-        raise _WrongKind(f"{name or 'the settings'} must be settings by name, not {values!r:.80}")
-    hints = get_type_hints(kind)
-    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
-    prefix = f"{name}." if name else ""
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, 1)
-            told = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(known)}"
-            raise InputError(f"there is no setting {prefix}{key}; {told}")
-    return kind(**{key: _value(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
+        raise SettingError("", values, "a mapping of names to values")
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    chosen = {}
+    for name, value in values.items():
+        if name not in known:
+            raise UnknownSettingError(str(name), known)
+        nested = nested_settings(_types_of(kind)[name])
+        if nested is not None and isinstance(value, Mapping):
+            default = known[name].default if base is None else getattr(base, name)
+            with in_group(name):
+                value = _made(nested, value, default if isinstance(default, nested) else None)
+        chosen[name] = value
+    return kind(**chosen) if base is None else replace(base, **chosen)  # type: ignore[type-var]
 
 
-def _value(hint: Any, value: Any, name: str) -> Any:
+@contextmanager
+def in_group(name: str) -> Iterator[None]:
+    """Put the group's name before the setting that an error raised inside names."""
+    try:
+        yield
+    except SettingError as error:
+        error.setting = f"{name}.{error.setting}" if error.setting else name
+        raise
+
+
+@dataclass(frozen=True)
+class Described:
+    """One setting, as the command line and its help need it.
+
+    Attributes:
+        name: dotted.
+        help: one line.
+        allowed: its type and limits in words.
+        default: its value when none is given.
+        textual: whether text is a value of it, as it stands.
+    """
+
+    name: str
+    help: str
+    allowed: str
+    default: Any
+    textual: bool
+
+
+def described_settings(settings: Settings | type[Settings], prefix: str = "") -> Iterator[Described]:
+    """Every single setting of a class (or of an instance, whose values are the defaults), nested ones included."""
+    kind = settings if isinstance(settings, type) else type(settings)
+    for item in fields(kind):  # type: ignore[arg-type]
+        hint, name = _types_of(kind)[item.name], f"{prefix}{item.name}"
+        default = item.default if isinstance(settings, type) else getattr(settings, item.name)
+        nested = nested_settings(hint)
+        if hint is not nested:
+            textual = any(option is str or get_origin(option) is Literal for option in _options(hint))
+            allowed = _allowed(hint, item.metadata.get("limits", {}))
+            yield Described(name, item.metadata.get("help", ""), allowed, default, textual)
+        if nested is not None:
+            yield from described_settings(default if isinstance(default, nested) else nested, f"{name}.")
+
+
+def nested_settings(hint: Any) -> type[Any] | None:
+    """The settings dataclass that an annotation allows, alone or in a union."""
+    return next((option for option in _options(hint) if isinstance(option, type) and is_dataclass(option)), None)
+
+
+_types_of: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+"""The annotations of a settings class, evaluated."""
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """The value in the form that the annotation names; TypeError if it has none."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return _of_union(arguments, value, name)
-    if is_dataclass(hint):
-        return _dataclass(hint, value, name)  # type: ignore[arg-type]
-    if origin in (list, tuple) and isinstance(value, (list, tuple)):
-        return origin(_value(arguments[0], each, f"{name}[{number}]") for number, each in enumerate(value))
-    if not fits(value, hint):
-        raise _WrongKind(f"{name} must be {wanted(hint)}, not {value!r:.80}")
-    return _number(value) if hint is float else value
+        for option in arguments:
+            with suppress(TypeError):
+                return _converted(value, option)
+    elif origin is Literal and isinstance(value, str) and value in arguments:
+        return value
+    elif origin in (list, tuple) and isinstance(value, Sequence) and not isinstance(value, str):
+        return origin(_converted(item, arguments[0]) for item in value)
+    elif hint in (int, float):
+        if isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool):
+            return hint(value)
+    elif isinstance(hint, type) and origin is None and isinstance(value, hint):
+        return value
+    raise TypeError
 
 
-def _number(value: float) -> float:
-    """A whole number too large for a real one is infinite, which the settings then refuse by their limits."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.copysign(math.inf, value > 0 or -1)
+def _within(value: Any, limits: Mapping[str, float]) -> Any:
+    """The value; OverflowError if it is a number that is not finite or outside the limits."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OverflowError
+    if isinstance(value, (int, float)) and not all(_LIMITS[name][0](value, limit) for name, limit in limits.items()):
+        raise OverflowError
+    return value
 
 
-def _of_union(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    """The value as the first of the kinds that takes it; a mapping belongs to the one dataclass among them."""
-    classes = [kind for kind in kinds if is_dataclass(kind)]
-    if isinstance(value, Mapping) and len(classes) == 1:
-        return _value(classes[0], value, name)
-    for kind in kinds:
-        try:
-            return _value(kind, value, name)
-        except _WrongKind:
-            continue
-    told = " or ".join(wanted(kind) for kind in kinds)
-    raise _WrongKind(f"{name} must be {told}, not {value!r:.80}")
+def _allowed(hint: Any, limits: Mapping[str, float]) -> str:
+    """The type and limits of a setting in words, such as "a number of at least 0 and below 1 or null"."""
+    bounds = " and ".join(_LIMITS[name][1].format(_number(limit)) for name, limit in limits.items())
+    words: list[str] = []
+    for option in _options(hint):
+        if get_origin(option) is Literal:
+            words += get_args(option)
+        elif get_origin(option) in (list, tuple):
+            words.append("a list such as [a, b]" if get_args(option)[0] is str else "a list such as [1, 2]")
+        elif option in (int, float) and bounds:
+            words.append(f"{_NAMES[option]} {bounds}")
+        else:
+            words.append(_NAMES.get(option, "settings by name"))
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _number(limit: float) -> str:
+    return f"2^{int(limit).bit_length() - 1}" if limit >= 2**32 else f"{limit:g}"

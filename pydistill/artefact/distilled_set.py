@@ -13,18 +13,19 @@ import torch
 import torch.utils.data
 from torch import Tensor, nn
 
-from pydistill._util.checks import check_path, described
+from pydistill._util.checks import check_path
 from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
 from pydistill._util.png import html_sheet
 from pydistill._util.progress import in_notebook, is_shown
+from pydistill._util.settings import from_dict
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, Preprocessing
 from pydistill.data import load as load_data
-from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.errors import FormatError, InputError, MismatchError, SettingError, shown
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
 from pydistill.nn import ModelSettings, Network, parse
-from pydistill.recipes.recipe import Recipe, recipe_from_dict
+from pydistill.recipes.recipe import Recipe
 
 View = Literal["normalised", "viewable"]
 Which = Literal["final", "best"]
@@ -115,7 +116,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         Raises:
             InputError: the recipe has settings that this version does not know.
         """
-        return recipe_from_dict(self.provenance.get("recipe", {}), "the recipe in the distilled set")
+        return from_dict(Recipe, self.provenance.get("recipe", {}), source="the recipe in the distilled set")
 
     @property
     def student(self) -> ModelSettings:
@@ -130,7 +131,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         if named is not None:
             raise _own_network("distilled", named)
         if model is None:
-            raise InputError("the set does not tell its student's network; name one with model (--models)")
+            raise InputError("the set does not record its student's network; name one")
         return self.recipe.model
 
     def normalised(self) -> DistilledSet:
@@ -239,7 +240,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             InputError: its images have other channels or another size, or it is no data set.
         """
         if not isinstance(dataset, Dataset):
-            raise InputError(f"data must be a Dataset or the path of one, not {described(dataset)}")
+            raise InputError(f"data must be a Dataset or the path of one, not {shown(dataset)}")
         digest = str(self.provenance["dataset"].get("digest", ""))
         if digest not in ("", dataset.digest):
             raise MismatchError(
@@ -318,10 +319,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             raise InputError("the set does not name the data that it was distilled from; pass data")
         recorded = self.recipe.data
         if data is not None and recorded.name == "digits":
-            raise InputError(
-                "the set was distilled from digits, which come with scikit-learn and lie nowhere else; "
-                f"leave out data={os.fspath(data)!r}"
-            )
+            raise SettingError("data", os.fspath(data), "left out for digits, which come with scikit-learn")
         path = recorded.path if data is None else os.fspath(data)
         if path is None and recorded.name == "tensors":
             raise InputError("the set was distilled from data in memory; pass the data set itself")
@@ -342,7 +340,7 @@ def check_file(path: str | os.PathLike[str]) -> None:
         raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
     # by what a run alone has: a set of this name may lie in any folder
     if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in RUN_ONLY):
-        raise InputError(f"{path} is a run's own set; choose another file (--out)")
+        raise InputError(f"{path} is a run's own set; choose another file")
     if file.exists():
         try:
             Artefact.load(file)
@@ -351,7 +349,9 @@ def check_file(path: str | os.PathLike[str]) -> None:
 
 
 def _own_network(how: str, named: str) -> InputError:
-    return InputError(f"the set was {how} with a network of its author's own, {named}; name one with model (--models)")
+    return InputError(
+        f"the set was {how} with a network of its author's own, {named}; name one that comes with pydistill"
+    )
 
 
 def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSet:

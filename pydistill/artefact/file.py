@@ -151,12 +151,12 @@ def _absent(path: str | os.PathLike[str], file: Path) -> str:
     if file.name in (SET_NAME, BEST_NAME) and (run / METRICS_NAME).exists():
         when = "at its end" if file.name == SET_NAME else "by its first evaluation"
         best = file.name == SET_NAME and (run / BEST_NAME).exists()
-        other = "evaluate and export take its best set so far with --which best (load with which='best'), "
+        other = "its best set so far can be loaded with which = best; "
         return (
             f"the run in {run} has no {file.name}, which is written {when}: that is still to come, or the file was "
             "removed; "
             f"{other if best else ''}"
-            f"pydistill report {run} shows the run as it is, and pydistill distill … --resume continues it"
+            "the run can be resumed"
         )
     if file.name in (SET_NAME, BEST_NAME) and run.is_dir():
         remedy = other_runs(run) or "give a run's folder, or a set's file"

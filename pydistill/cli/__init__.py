@@ -5,23 +5,25 @@ A command's module holds
     ABOUT: str                      one line: what it does
     USAGE: str                      what follows the command's name
     EXAMPLES: str                   indented command lines, shown at the end of --help
-    add_arguments(parser) -> None   what it takes, of a jsonargparse parser
-    run(values) -> int              do it; returns the exit status (pydistill.cli.status)
+    add_arguments(parser) -> None   add its flags to a pydistill.cli.parser.Parser
+    run(values) -> int              do it; returns the exit status (pydistill.cli.errors)
 
-and imports heavy packages inside its functions, so that help is quick. What a command has as its result goes to
-stdout; progress, warnings and errors go to stderr.
+and imports heavy packages inside its functions, so that help is quick. A command's result goes to stdout; progress,
+warnings and errors go to stderr.
 """
 
 from __future__ import annotations
 
+import importlib
+import keyword
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from pydistill.cli import status
-from pydistill.cli.ending import guarded
-from pydistill.errors import InputError, MissingDependencyError
+from pydistill.cli.errors import DONE, USAGE, guarded
+from pydistill.errors import InputError, SettingError, UnknownSettingError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -38,52 +40,73 @@ COMMANDS = (
     "export",
     "import",
     "doctor",
-    "completion",
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
-    An error is one line on stderr, with the way to mend it; with --debug it is raised, and shows its traceback.
+    An error is one line on stderr, with its remedy; with --debug it is raised, and shows its traceback.
     """
     return guarded(_run, arguments)
 
 
-def _run(given: list[str]) -> int:
+def command_module(name: str) -> Any:
+    """The module of a command; see the package's docstring."""
+    return importlib.import_module(f"pydistill.cli.{name}{'_' if keyword.iskeyword(name) else ''}")
+
+
+def _run(words: list[str]) -> int:
+    from pydistill.cli.help import print_help, print_overview
+    from pydistill.cli.parser import Parser, did_you_mean
+    from pydistill.version import VERSION
+
+    _prepare_imports()
+    name, *rest = words or ["--help"]
+    if name == "help" and rest:  # `pydistill help distill` as well as `pydistill distill --help`
+        name, *rest = [rest[0], "--help", *rest[1:]]
+    if name in ("-h", "--help", "help"):
+        print_overview({command: command_module(command).ABOUT for command in COMMANDS})
+        return DONE if words else USAGE
+    if name in ("-V", "--version"):
+        print(f"pydistill {VERSION}")
+        return DONE
+    if name not in COMMANDS:
+        wrong = "the command goes before" if name.startswith("-") else "there is no command"
+        raise InputError(f"{wrong} {name}{did_you_mean(name, COMMANDS)} (pydistill --help lists the commands)")
+    command = command_module(name)
+    parser = Parser(
+        prog=f"pydistill {name}",
+        description=command.ABOUT,
+        usage=f"pydistill {name} {command.USAGE}".rstrip(),
+        optional="--print_config" in rest or "--print-config" in rest,
+    )
+    command.add_arguments(parser)
+    help_flag = next((word for word in rest if word in ("-h", "--help")), None)
+    if help_flag is not None:
+        topics = [word for word in rest[rest.index(help_flag) + 1 :][:1] if not word.startswith("-")]
+        print_help(parser, command.EXAMPLES, topics[0] if topics else None)
+        return DONE
+    log = logging.getLogger("pydistill")
+    level = log.level
     try:
-        return _command(given)
-    except InputError as error:
-        from pydistill.cli.messages import as_given
+        values = parser.parse(rest)
+        if getattr(values, "quiet", False):
+            log.setLevel(logging.WARNING)
+        return int(command.run(values))
+    except SettingError as error:
+        if not error.source:  # else it names a setting in a file
+            error.spell = "--{}".format if isinstance(error, UnknownSettingError) else parser.spell
+        raise
+    finally:
+        log.setLevel(level)
 
-        told = as_given(str(error), given)
-        if told == str(error):
-            raise
-        raise InputError(told) from error
 
-
-def _command(given: list[str]) -> int:
+def _prepare_imports() -> None:
+    """Let a network of the user's own in the working directory be imported, as `--model.name mynet:small`."""
     try:
         here = os.getcwd()
     except FileNotFoundError as error:
-        raise InputError("the working directory does not exist any more; change to another one (cd)") from error
-    if here not in sys.path:  # for a network of the user's own, `--model.name mynet:small`
+        raise InputError("the working directory no longer exists; change to another one (cd)") from error
+    if here not in sys.path:
         sys.path.append(here)
-    try:
-        from pydistill.cli.parser import parse
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the command line needs jsonargparse; install it with: pip install 'pydistill[cli]'"
-        ) from error
-    found = parse(given or ["--help"])
-    if found is None:
-        return status.DONE if given else status.USAGE
-    command, values = found
-    log = logging.getLogger("pydistill")
-    level = log.level
-    if getattr(values, "quiet", False):
-        log.setLevel(logging.WARNING)
-    try:
-        return command.run(values)
-    finally:
-        log.setLevel(level)

@@ -19,7 +19,7 @@ from pydistill.version import VERSION
 
 TOLERANCE = 1e-9
 PACKAGES = (
-    *("torch", "numpy", "safetensors", "torchvision", "jsonargparse", "scikit-learn", "matplotlib", "pillow", "tqdm"),
+    *("torch", "numpy", "safetensors", "torchvision", "ruamel.yaml", "scikit-learn", "matplotlib", "pillow", "tqdm"),
     *("tensorboard", "wandb"),
 )
 TESTED: tuple[Backend, ...] = ("fused", "torch")

@@ -1,21 +1,19 @@
-"""Arguments that several commands share: the recipe, the device, and what is made of them."""
+"""Arguments that several commands share, and what is made of them."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jsonargparse
-
 from pydistill._util.format import accuracy_of, networks
-from pydistill.cli.help import GROUPS, hide
-from pydistill.cli.messages import one_line, setting_error, too_large
-from pydistill.errors import InputError
 
 if TYPE_CHECKING:
+    from pydistill.cli.parser import Parser
     from pydistill.data import Dataset
     from pydistill.evaluation.evaluate import Evaluation
     from pydistill.recipes.recipe import Recipe
@@ -23,57 +21,67 @@ if TYPE_CHECKING:
 RECIPE_USAGE = "[--preset NAME | --config FILE] [--GROUP.SETTING VALUE …]"
 
 
-class RecipeFile(jsonargparse.ActionConfigFile):  # type: ignore[misc]
-    """Reads a recipe from a file, or from a preset by its name."""
-
-    def __call__(self, parser: Any, config: Any, value: Any, option: str | None = None) -> None:
-        """Put the values of the file into `config`."""
-        from pydistill.recipes.recipe import preset_path, read_recipe_file
-
-        path = preset_path(value) if option == "--preset" else value
-        settings = read_recipe_file(path)
-        try:
-            super().__call__(parser, config, json.dumps(settings), option)
-        except (TypeError, ValueError, KeyError, jsonargparse.ArgumentError) as error:
-            raise InputError(f"recipe {path}: {setting_error(one_line(error))}") from error
-        except OverflowError as error:
-            raise InputError(f"recipe {path}: {too_large(())}") from error
+def path(text: str) -> str:
+    """The type of an argument that is a file or a folder: empty, as from an unset shell variable, it is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, not be empty")
+    return text
 
 
-def add_recipe(parser: Any, used: Sequence[str] = tuple(GROUPS)) -> None:
-    """--preset, --config, and a flag for every setting of a recipe.
+def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
+    """Add --preset, --config, --print_config, and a flag for every setting of a recipe.
 
     Args:
-        used: the groups of settings that matter to the command; the help does not show the others.
+        listed: the groups of settings that matter to the command; --help lists no others.
     """
     from pydistill.recipes.recipe import Recipe
 
-    parser.add_argument("--config", "--preset", action=RecipeFile, metavar="FILE|NAME", help="a recipe; see below")
-    parser.add_class_arguments(Recipe, None)
-    hide(parser, [group for group in GROUPS if group not in used])
+    parser.add_argument("--preset", action="append", default=[], metavar="NAME", help="a recipe of pydistill's")
+    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="a recipe of your own")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the resulting recipe as YAML for --config, and stop"
+    )
+    for group in fields(Recipe):
+        shown = listed is None or group.name in listed
+        parser.add_settings(group.name, group.metadata["help"], getattr(Recipe(), group.name), listed=shown)
 
 
 def recipe_of(values: Any) -> Recipe:
-    """The recipe that `add_recipe`'s arguments make."""
-    from pydistill.recipes.recipe import Recipe
+    """The recipe of a command line: its files, and its flags over them."""
+    from pydistill._util.settings import from_dict
+    from pydistill.recipes.recipe import Recipe, preset_path, put, read_recipe_file
 
-    return Recipe(**{name: values[name] for name in ("data", "model", "expert", "distill", "evaluation")})
+    settings: dict[str, Any] = {}
+    for file in [*map(preset_path, values.preset), *values.config]:
+        for name, value in read_recipe_file(file).items():
+            put(settings, name, value)
+    for name, value in values.settings:
+        if not name.startswith("log."):
+            put(settings, name, value)
+    return from_dict(Recipe, settings)
 
 
-def add_device(parser: Any) -> None:
-    """--device."""
+def print_recipe(recipe: Recipe) -> None:
+    """Print the recipe as --config reads it."""
+    from pydistill.recipes.yaml import write_yaml
+
+    print(write_yaml(recipe.as_dict()), end="")
+
+
+def add_device(parser: Parser) -> None:
+    """Add --device."""
     parser.add_argument(
         "--device", type=str, default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU if there is one"
     )
 
 
-def add_quiet(parser: Any) -> None:
-    """--quiet."""
+def add_quiet(parser: Parser) -> None:
+    """Add --quiet."""
     parser.add_argument("--quiet", action="store_true", help="show no progress, only warnings and errors")
 
 
 def device_of(device: str) -> str:
-    """What --device means on this machine.
+    """The device that --device means on this machine.
 
     Raises:
         InputError: there is no such device.
@@ -98,27 +106,27 @@ def load_dataset(recipe: Recipe, device: str) -> Dataset:
     return data.load(recipe.data, device_of(device))
 
 
-def add_json(parser: Any) -> None:
-    """--json."""
+def add_json(parser: Parser) -> None:
+    """Add --json."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON, for machines")
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on stdout; numbers that JSON does not have are null."""
+    """Print one JSON value on stdout; numbers that JSON does not have are null."""
     print(json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
 
 
 def percent(evaluation: Evaluation) -> str:
-    """An evaluation in a person's words."""
+    """An evaluation as text."""
     count = len(evaluation.accuracies)
     return f"{accuracy_of(evaluation.mean, evaluation.std, count)} ({networks(count)})"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import Any, get_args
 
-from pydistill.cli import status
-from pydistill.cli.arguments import add_json, add_quiet, print_json
+from pydistill.cli.arguments import add_json, add_quiet, path, print_json
+from pydistill.cli.errors import DONE
 
 ABOUT = "Convexify recorded experts into waypoints (MCT)."
 USAGE = "EXPERTS --out CONVEXIFIED [--waypoints W]"
@@ -16,16 +17,31 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The two folders and how waypoints are made."""
+    """Add the two folders and how waypoints are made."""
     from pydistill.trajectories import FractionRule, Smoothing
 
-    parser.add_argument("experts", type=str, help="folder of recorded experts")
-    parser.add_argument("--out", type=str, required=True, help="folder of the convexified experts")
-    parser.add_argument("--waypoints", type=int | list[int], default=4, help="how many waypoints, or their epochs")
-    parser.add_argument("--smoothing", type=Smoothing, default="neighbours", help="how waypoints are smoothed")
-    parser.add_argument("--fractions", type=FractionRule, default="path", help="how far along a segment each epoch is")
+    parser.add_argument("experts", type=path, help="folder of recorded experts")
+    parser.add_argument("--out", type=path, required=True, help="folder of the convexified experts")
+    parser.add_argument(
+        "--waypoints", type=_waypoints, default=4, metavar="W", help="how many waypoints, or their epochs"
+    )
+    parser.add_argument(
+        "--smoothing", choices=get_args(Smoothing), default="neighbours", help="how waypoints are smoothed"
+    )
+    parser.add_argument(
+        "--fractions", choices=get_args(FractionRule), default="path", help="how far along a segment each epoch is"
+    )
     add_quiet(parser)
     add_json(parser)
+
+
+def _waypoints(text: str) -> int | list[int]:
+    """A number of waypoints, or a list of epochs."""
+    value = json.loads(text)
+    epochs = value if isinstance(value, list) else [value]
+    if not all(type(epoch) is int for epoch in epochs):
+        raise ValueError
+    return value  # type: ignore[no-any-return]
 
 
 def run(values: Any) -> int:
@@ -45,6 +61,6 @@ def run(values: Any) -> int:
         )
     if values.json:
         print_json({"folder": values.out, "experts": len(written), **written.convexification})
-        return status.DONE
+        return DONE
     print(f"{counted(len(written), 'convexified expert')} in {values.out}")
-    return status.DONE
+    return DONE

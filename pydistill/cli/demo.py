@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydistill.cli import status
-from pydistill.cli.arguments import add_json, add_quiet, print_json
+from pydistill.cli.arguments import add_json, add_quiet, path, print_json
+from pydistill.cli.errors import DONE
 from pydistill.errors import InputError
 
 ABOUT = "Distil scikit-learn's digits into ten images, from experts to pictures."
@@ -19,13 +19,14 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The method, the seed, the folder."""
-    parser.add_argument("--method", choices=["att", "mct", "mtt", "tesla"], default="att", help="how to distil")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    """Add the method, the seed and the folder."""
+    parser.add_argument(
+        "--method", choices=["att", "mct", "mtt", "tesla"], default="att", help="how to distil (default: att)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random (default: 0)")
     parser.add_argument(
         "--out",
-        type=str | None,
-        default=None,
+        type=path,
         help="run folder; default runs/demo-METHOD-SEED, or the next free number of it",
     )
     parser.add_argument("--resume", action="store_true", help="continue the demo that was stopped in --out")
@@ -34,13 +35,13 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Run it and print the table that it ends in."""
+    """Run the demo and print its table of accuracies."""
+    from pydistill._util.checks import check_seed
     from pydistill._util.files import read_json
     from pydistill._util.layout import SUMMARY_NAME
     from pydistill.runs.demo import demo
-    from pydistill.training.train import check_seed
 
-    check_seed("--seed", values.seed)
+    check_seed(values.seed)
     if values.resume and not values.out:
         raise InputError("--resume needs --out: the folder of the demo that was stopped")
     out = Path(values.out) if values.out else _free_folder(Path("runs"), f"demo-{values.method}-{values.seed}")
@@ -49,11 +50,11 @@ def run(values: Any) -> int:
         print_json({"folder": out} | read_json(out / SUMMARY_NAME))
     else:
         print(table)
-    return status.DONE
+    return DONE
 
 
 def _free_folder(parent: Path, name: str) -> Path:
-    """parent/name, or parent/name-2, -3, … if there are some already."""
+    """parent/name, or the first of parent/name-2, -3, … that does not exist yet."""
     number = 1
     while (parent / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1

@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pydistill.cli import status
 from pydistill.cli.arguments import (
     RECIPE_USAGE,
     add_device,
@@ -14,10 +13,13 @@ from pydistill.cli.arguments import (
     add_quiet,
     add_recipe,
     load_dataset,
+    path,
     percent,
     print_json,
+    print_recipe,
     recipe_of,
 )
+from pydistill.cli.errors import DONE
 
 ABOUT = "Distil a data set from stored experts."
 USAGE = f"{RECIPE_USAGE} --experts EXPERTS --out RUN [--resume]"
@@ -29,30 +31,25 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The recipe, the folders, the device."""
+    """Add the recipe, the folders, the device and the logs."""
+    from pydistill.runs.loggers import LogSettings
+
     add_recipe(parser)
-    parser.add_argument("--experts", type=str, required=True, help="folder of experts, recorded or convexified")
-    parser.add_argument("--out", type=str, required=True, help="run folder")
+    parser.add_argument("--experts", type=path, required=True, help="folder of experts, recorded or convexified")
+    parser.add_argument("--out", type=path, required=True, help="run folder")
     add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
-    _add_log(parser)
+    parser.add_settings("log", "where a run is logged besides metrics.jsonl: TensorBoard, wandb", LogSettings())
     add_quiet(parser)
     add_json(parser)
 
 
-def _add_log(parser: Any) -> None:
-    parser.add_argument(
-        "--log.tensorboard", type=bool | None, help="write TensorBoard's events; null: if it is installed"
-    )
-    parser.add_argument("--log.wandb", choices=["offline", "online"], help="log to wandb too")
-    parser.add_argument("--log.project", type=str, default="pydistill", help="of wandb")
-
-
 def run(values: Any) -> int:
-    """Distil, evaluate, and tell the outcome."""
+    """Distil, evaluate, and print the accuracies."""
     from pydistill._util.files import read_json
     from pydistill._util.layout import SUMMARY_NAME, refuse_experts
     from pydistill._util.memory import check_memory_available
+    from pydistill._util.settings import from_dict, in_group
     from pydistill.nn import architecture_of, parse
     from pydistill.runs.folder import RunFolder
     from pydistill.runs.loggers import LogSettings
@@ -60,9 +57,13 @@ def run(values: Any) -> int:
     from pydistill.runs.workflow import distill_and_report
     from pydistill.trajectories import TrajectoryStore
 
-    recipe, log = recipe_of(values), LogSettings(**vars(values.log))
-    recipe.distill.check()
-    log.check()
+    recipe = recipe_of(values)
+    if values.print_config:
+        print_recipe(recipe)
+        return DONE
+    settings = {name.removeprefix("log."): value for name, value in values.settings if name.startswith("log.")}
+    with in_group("log"):
+        log = from_dict(LogSettings, settings)
     store = TrajectoryStore.open(values.experts)
     check_recipe_and_experts(recipe, experts=store)
     refuse_experts(Path(values.out))
@@ -84,9 +85,9 @@ def run(values: Any) -> int:
     )
     if values.json:
         print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY_NAME))
-        return status.DONE
+        return DONE
     final, best = result.accuracy_final, result.accuracy_best
     print(f"final accuracy: {percent(final)}, after {recipe.distill.iterations} iterations")
     print(f"best accuracy:  {percent(best)}, after {result.best_iteration} iterations (chosen by test accuracy)")
     print(f"the set is in {result.folder.path}, the whole run in its summary.json")
-    return status.DONE
+    return DONE

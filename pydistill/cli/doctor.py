@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistill.cli import status
 from pydistill.cli.arguments import add_json, print_json
+from pydistill.cli.errors import DONE, FAILED
 
 ABOUT = "Tell what is installed and what would run, and test it."
 USAGE = "[--json]"
@@ -29,4 +29,4 @@ def run(values: Any) -> int:
         print_json(found)
     else:
         print(report(found))
-    return status.DONE if found["healthy"] else status.FAILED
+    return DONE if found["healthy"] else FAILED

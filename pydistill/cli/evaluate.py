@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydistill.cli import status
-from pydistill.cli.arguments import add_device, add_json, add_quiet, device_of, print_json
+from pydistill.cli.arguments import add_device, add_json, add_quiet, device_of, path, print_json
+from pydistill.cli.errors import DONE
 
 if TYPE_CHECKING:
     from pydistill.artefact.distilled_set import DistilledSet
@@ -24,12 +24,12 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The set, the networks, and how many of them."""
-    parser.add_argument("run", type=str, help="run folder, or a distilled set's file")
+    parser.add_argument("run", type=path, help="run folder, or a distilled set's file")
     parser.add_argument("--models", type=str, nargs="+", help="networks, e.g. convnet3 alexnet vgg11 resnet18")
-    parser.add_argument("--repeats", type=int | None, default=None, help="networks of each kind")
-    parser.add_argument("--epochs", type=int | None, default=None, help="epochs of each training")
-    parser.add_argument("--seed", type=int | None, default=None, help="of the networks")
-    parser.add_argument("--data", type=str | None, default=None, help="where the data lie, if not where they were")
+    parser.add_argument("--repeats", type=int, help="networks of each kind")
+    parser.add_argument("--epochs", type=int, help="epochs of each training")
+    parser.add_argument("--seed", type=int, help="seed of the networks")
+    parser.add_argument("--data", type=path, help="where the data lie, if not where they were")
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     add_quiet(parser)
@@ -60,7 +60,7 @@ def run(values: Any) -> int:
         print_json([row.as_record() for row in rows])
     else:
         print(table(rows))
-    return status.DONE
+    return DONE
 
 
 def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydistill.cli import status
 from pydistill.cli.arguments import (
     RECIPE_USAGE,
     add_device,
@@ -13,9 +12,12 @@ from pydistill.cli.arguments import (
     add_quiet,
     add_recipe,
     load_dataset,
+    path,
     print_json,
+    print_recipe,
     recipe_of,
 )
+from pydistill.cli.errors import DONE
 
 ABOUT = "Train experts and store their trajectories."
 USAGE = f"{RECIPE_USAGE} --out EXPERTS"
@@ -27,32 +29,37 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The recipe, the folder, the device."""
-    add_recipe(parser, used=("data", "model", "expert"))
-    parser.add_argument("--out", type=str, required=True, help="folder of the experts; whole ones in it are kept")
+    """Add the recipe, the folder and the device."""
+    add_recipe(parser, listed=("data", "model", "expert"))
+    parser.add_argument("--out", type=path, required=True, help="folder of the experts; intact ones in it are kept")
     add_device(parser)
     add_quiet(parser)
     add_json(parser)
 
 
 def run(values: Any) -> int:
-    """Train what is missing or broken in the folder."""
+    """Train the experts that are missing or damaged in the folder."""
     from pydistill._util.format import counted
     from pydistill.runs.workflow import train_and_store
     from pydistill.training.experts import check_disk
 
     recipe = recipe_of(values)
+    if values.print_config:
+        print_recipe(recipe)
+        return DONE
     dataset = load_dataset(recipe, values.device)
     remedy = "make room there, lower expert.count or expert.training.epochs, or take another --out"
     check_disk(dataset, recipe.model, recipe.expert, values.out, remedy)
     store = train_and_store(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
     if values.json:
-        print_json({"folder": values.out, "experts": len(store), "test_accuracies": [each / 100 for each in finals]})
-        return status.DONE
+        print_json(
+            {"folder": values.out, "experts": len(store), "test_accuracies": [accuracy / 100 for accuracy in finals]}
+        )
+        return DONE
     asked = recipe.expert.count
     kept = f" ({asked} asked for, all {len(store)} that are there already are kept)" if len(store) > asked else ""
     average = sum(finals) / len(finals)
     mean = " on average" if len(finals) > 1 else ""
     print(f"{counted(len(store), 'expert')} in {values.out}{kept}; final test accuracy {average:.1f} %{mean}")
-    return status.DONE
+    return DONE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistill.cli import status
-from pydistill.cli.arguments import add_json, print_json
+from pydistill.cli.arguments import add_json, path, print_json
+from pydistill.cli.errors import DONE
 
 ABOUT = "Write a distilled set in another tool's format."
 USAGE = "RUN --format mtt|dcbench|ddranking|imagefolder --out DIR"
@@ -20,9 +20,9 @@ def add_arguments(parser: Any) -> None:
     """The set, the format, and where to."""
     from pydistill.artefact.exchange import FORMATS
 
-    parser.add_argument("run", type=str, help="run folder, or a distilled set's file")
+    parser.add_argument("run", type=path, help="run folder, or a distilled set's file")
     parser.add_argument("--format", choices=list(FORMATS), required=True, help="whose files to write")
-    parser.add_argument("--out", type=str, required=True, help="new or empty folder (of dcbench: its root)")
+    parser.add_argument("--out", type=path, required=True, help="new or empty folder (of dcbench: its root)")
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     parser.add_argument(
         "--as-is", action="store_true", help="keep the set's own normalisation instead of the one the readers expect"
@@ -44,4 +44,4 @@ def run(values: Any) -> int:
     else:
         images, files = counted(len(distilled), "image"), counted(len(done.files), "file")
         print(f"{images} in {done.folder} ({files}), {done.description()}; lr {distilled.lr:g}")
-    return status.DONE
+    return DONE

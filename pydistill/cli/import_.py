@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pydistill.cli import status
-from pydistill.cli.arguments import add_json, print_json
+from pydistill.cli.arguments import add_json, path, print_json
+from pydistill.cli.errors import DONE
 from pydistill.errors import InputError
 
 ABOUT = "Read another tool's distilled set."
@@ -22,20 +22,20 @@ def add_arguments(parser: Any) -> None:
     """The files, and what they do not tell."""
     from pydistill.artefact.exchange import IMPORTED
 
-    parser.add_argument("files", type=str, help="folder of the files; of mtt also an images file, of dcbench its root")
+    parser.add_argument("files", type=path, help="folder of the files; of mtt also an images file, of dcbench its root")
     parser.add_argument("--format", choices=list(IMPORTED), required=True, help="who wrote them")
-    parser.add_argument("--out", type=str, required=True, help="the distilled set's file, .safetensors")
-    parser.add_argument("--lr", type=float | None, default=None, help="the learned learning rate, if no file holds it")
-    parser.add_argument("--dataset", type=str | None, default=None, help="the distilled data set, such as cifar10")
-    parser.add_argument("--data", type=str | None, default=None, help="where it lies: class names, ZCA and digest")
+    parser.add_argument("--out", type=path, required=True, help="the distilled set's file, .safetensors")
+    parser.add_argument("--lr", type=float, help="the learned learning rate, if no file holds it")
+    parser.add_argument("--dataset", type=str, help="the distilled data set, such as cifar10")
+    parser.add_argument("--data", type=str, help="where it lies: class names, ZCA and digest")
     parser.add_argument("--zca", action="store_true", help="the images are whitened (needs --data, to fit the same)")
     parser.add_argument("--mean", type=float, nargs="+", help="that the images were normalised with, per channel")
     parser.add_argument("--std", type=float, nargs="+", help="likewise; both by default those known for the data set")
     parser.add_argument("--classes", type=str, nargs="+", help="the classes' names, in the order of the labels")
-    parser.add_argument("--model", type=str | None, default=None, help="the student's network, such as convnet3")
-    parser.add_argument("--soft", choices=["logits", "probabilities"], default=None, help="what rows of labels are")
+    parser.add_argument("--model", type=str, help="the student's network, such as convnet3")
+    parser.add_argument("--soft", choices=["logits", "probabilities"], help="what rows of labels are")
     like = "a run or set to take what is unknown from, but for --lr, which belongs to the images"
-    parser.add_argument("--like", type=str | None, default=None, help=like)
+    parser.add_argument("--like", type=str, help=like)
     parser.add_argument("--as-is", action="store_true", help="the images are preprocessed as those of --like")
     add_json(parser)
 
@@ -47,7 +47,7 @@ def run(values: Any) -> int:
     from pydistill import data
     from pydistill.artefact.distilled_set import check_file, load
     from pydistill.artefact.exchange import import_set
-    from pydistill.cli.messages import nearest
+    from pydistill.cli.parser import did_you_mean
     from pydistill.data import DataSettings, Normalise
     from pydistill.data.load import NAMES
 
@@ -92,7 +92,7 @@ def run(values: Any) -> int:
         print(f"{found!r}, {labels}, preprocessing {found.preprocessing.kind}: {values.out}")
     if own:
         told = f"{values.dataset} is no data set that pydistill knows, and is kept as the name of data of your own"
-        print(f"pydistill: {told}{nearest(values.dataset, known)}", file=sys.stderr)
+        print(f"pydistill: {told}{did_you_mean(values.dataset, known)}", file=sys.stderr)
     if assumed is not None:
         print(f"pydistill: {assumed}", file=sys.stderr)
-    return status.DONE
+    return DONE

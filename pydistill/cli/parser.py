@@ -1,137 +1,121 @@
-"""From the command's words to its values: a parser per command, built when the command is asked for."""
+"""argparse, with a flag for every setting of a settings dataclass: `--group.setting VALUE`."""
 
 from __future__ import annotations
 
-import importlib
-import json
-import keyword
-from argparse import SUPPRESS
-from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, Protocol, cast
+import argparse
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import jsonargparse
+from pydistill.errors import FormatError, InputError, SettingError
 
-from pydistill.cli import COMMANDS
-from pydistill.cli.help import HelpFormatter, print_help, print_overview
-from pydistill.cli.messages import nearest, one_line, said, too_large
-from pydistill.errors import InputError
-from pydistill.version import VERSION
+if TYPE_CHECKING:
+    from pydistill._util.settings import Described, Settings
 
 
-class Command(Protocol):
-    """What the module of a command holds; see the package's docstring."""
+class Group(NamedTuple):
+    """A group of settings: its name, a line of help, its settings with their defaults, and whether --help lists it."""
 
-    ABOUT: str
-    USAGE: str
-    EXAMPLES: str
-
-    def add_arguments(self, parser: Any) -> None:
-        """Add what the command takes."""
-
-    def run(self, values: Any) -> int:
-        """Do it; returns the exit status."""
+    name: str
+    help: str
+    settings: list[Described]
+    listed: bool
 
 
-def command_module(name: str) -> Command:
-    """The module of a command."""
-    module = f"{name}_" if keyword.iskeyword(name) else name
-    return cast(Command, importlib.import_module(f"pydistill.cli.{module}"))
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are InputError, and whose flags may be written with hyphens or underscores.
 
-
-class Parser(jsonargparse.ArgumentParser):  # type: ignore[misc]
-    """jsonargparse's, whose --print_config prints a recipe that --config reads again."""
-
-    def dump(self, cfg: Any, **how: Any) -> str:
-        """The recipe among the values, as YAML; of a parser without one all its values, as jsonargparse has them."""
-        from pydistill._util.yaml import yaml_text
-        from pydistill.recipes.recipe import Recipe
-
-        recipe = [each.name for each in fields(Recipe)]
-        if not all(name in cfg for name in recipe):
-            return str(super().dump(cfg, **how))
-        rest = [name for name in vars(cfg) if name not in recipe]
-        cfg = cfg.clone()
-        for name in rest:
-            del cfg[name]
-        hidden = [action for action in self._actions if action.help == SUPPRESS and action.dest.split(".")[0] in recipe]
-        for action in hidden:  # those that do not matter to the command are of the recipe too, and else were left out
-            action.help = None
-        try:
-            left_out = {name: value for name, value in how.items() if name.startswith("skip_")}
-            return yaml_text(json.loads(super().dump(cfg, format="json", **left_out)))
-        finally:
-            for action in hidden:
-                action.help = SUPPRESS
-
-
-def command_parser(name: str) -> Any:
-    """The parser of one command."""
-    command = command_module(name)
-    parser = Parser(
-        prog=f"pydistill {name}",
-        description=command.ABOUT,
-        usage=f"pydistill {name} {command.USAGE}".rstrip(),
-        formatter_class=HelpFormatter,
-        exit_on_error=False,
-    )
-    command.add_arguments(parser)
-    return parser
-
-
-# The arguments that are files or folders; an empty one would be the current folder.
-PATHS = {"out": "a folder", "run": "a folder or a file", "experts": "a folder", "data": "a folder or a file"}
-
-
-def _check_paths(parser: Any, values: Any) -> None:
-    """InputError for a path that is empty, as of a shell's variable that is not set."""
-    for action in parser._actions:
-        what = PATHS.get(action.dest)
-        if action.dest == "out" and parser.prog.endswith((" import", " report")):
-            what = "a file"
-        if what is not None and values.get(action.dest) == "":
-            name = action.option_strings[-1] if action.option_strings else action.dest.upper()
-            raise InputError(f"{name} must name {what}, not be empty")
-
-
-def parse(given: Sequence[str]) -> tuple[Command, Any] | None:
-    """The command that is asked for, and its values; None if help or the version was asked for, and printed.
-
-    Raises:
-        InputError: an unknown command or flag, a missing one, or a value outside its limits.
+    Args:
+        optional: treat no flag as required, for --print_config.
     """
-    name, rest = given[0], list(given[1:])
-    if name in ("-h", "--help", "help"):
-        if rest:  # `pydistill help distill` as well as `pydistill distill --help`
-            return parse([rest[0], "--help", *rest[1:]])
-        print_overview({each: command_module(each).ABOUT for each in COMMANDS})
-        return None
-    if name in ("-V", "--version"):
-        print(f"pydistill {VERSION}")
-        return None
-    if name not in COMMANDS:
-        if name.startswith("-"):
-            raise InputError(f"the command goes before {name}: pydistill COMMAND … (pydistill --help lists them)")
-        raise InputError(
-            f"there is no command {name!r}{nearest(name, COMMANDS)} (pydistill --help lists what there is)"
-        )
-    command, parser = command_module(name), command_parser(name)
-    asked = next((place for place, word in enumerate(rest) if word in ("-h", "--help")), None)
-    if asked is not None:
-        print_help(parser, name, command.EXAMPLES, rest[asked + 1 : asked + 2])
-        return None
-    try:
-        parsed = parser.parse_args(rest)
-    except jsonargparse.ArgumentError as error:
-        raise InputError(
-            f"{said(one_line(error), parser, rest)} (pydistill {name} --help lists what there is)"
-        ) from error
-    except OverflowError as error:
-        raise InputError(too_large(rest)) from error
-    _check_paths(parser, parsed)
-    try:
-        return command, parser.instantiate(parsed)
-    except (TypeError, ValueError) as error:
-        from pydistill.recipes.recipe import refused_setting
 
-        raise refused_setting(error) from error
+    def __init__(self, *, optional: bool = False, **options: Any) -> None:
+        self._optional = optional
+        self.names: dict[str, str] = {}  # argument → its flag, as the user types it
+        self.groups: list[Group] = []
+        super().__init__(**({"allow_abbrev": False} | options))
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """Add a flag or a positional argument, as argparse does."""
+        if self._optional:
+            options.pop("required", None)
+        return self.know(super().add_argument(*names, **options))
+
+    def know(self, action: argparse.Action) -> argparse.Action:
+        """Remember the flag of an argument, for error messages."""
+        self.names[action.dest] = action.option_strings[-1] if action.option_strings else action.dest.upper()
+        return action
+
+    def add_settings(self, name: str, help: str, settings: Settings, *, listed: bool = True) -> None:
+        """Add a flag for every setting of a group; `listed` is whether --help shows them."""
+        from pydistill._util.settings import described_settings
+
+        self.groups.append(Group(name, help, list(described_settings(settings, f"{name}.")), listed))
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse a command line; `settings` of the result are (dotted name, value) pairs in the order of the flags.
+
+        Raises:
+            InputError: an unknown or a missing flag, or a value that argparse refuses.
+        """
+        rest, settings = self._split(words)
+        values, unknown = self.parse_known_args(rest)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            if not flag.startswith("-"):
+                self.error(f"{flag!r} is one argument too many; a flag's name goes before its value")
+            settings_flags = [f"--{setting.name}" for group in self.groups for setting in group.settings]
+            self.error(f"there is no flag {flag}{did_you_mean(flag, [*self.names.values(), *settings_flags])}")
+        values.settings = settings
+        return values
+
+    def spell(self, setting: str) -> str:
+        """The flag of a setting or an argument, or its plain name if it has none."""
+        if setting.partition(".")[0] in {group.name for group in self.groups} or "." in setting:
+            return f"--{setting}"
+        return self.names.get(setting, setting)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise InputError instead of printing the usage and leaving Python."""
+        raise InputError(f"{message} ({self.prog} --help lists the flags)")
+
+    def _split(self, words: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
+        """Separate the flags of settings, with their values, from the other words."""
+        flags = {flag.replace("-", "_"): flag for flag in self.names.values()}
+        known = {setting.name: setting for group in self.groups for setting in group.settings}
+        rest: list[str] = []
+        settings: list[tuple[str, Any]] = []
+        remaining = iter(words)
+        for word in remaining:
+            flag, equals, text = word.partition("=")
+            name = flag[2:].replace("-", "_")
+            if not self.groups or not flag.startswith("--") or "." not in name:
+                rest.append(flags.get(flag.replace("-", "_"), flag) + equals + text)
+                continue
+            if not equals:
+                text = next(remaining, "--")
+                if text.startswith("--"):
+                    raise InputError(f"--{name} needs a value")
+            settings.append((name, _read(text, known[name]) if name in known else text))
+        return rest, settings
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` with the known name that is nearest, or nothing."""
+    names = list(known)
+    last = word.lstrip("-").rpartition(".")[2]
+    near = [name for name in names if name.lstrip("-").rpartition(".")[2] == last][:3]
+    near = near or difflib.get_close_matches(word, names, 1)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _read(text: str, setting: Described) -> Any:
+    """The value of a flag: text where text is allowed, else read as YAML."""
+    from pydistill.recipes.yaml import read_yaml
+
+    if setting.textual:
+        return None if text == "null" else text
+    try:
+        return read_yaml(text)
+    except FormatError as error:
+        raise SettingError(setting.name, text, setting.allowed) from error

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistill.cli import status
-from pydistill.cli.arguments import RECIPE_USAGE, add_device, add_json, add_recipe, device_of, print_json, recipe_of
+from pydistill.cli.arguments import (
+    RECIPE_USAGE,
+    add_device,
+    add_json,
+    add_recipe,
+    device_of,
+    path,
+    print_json,
+    print_recipe,
+    recipe_of,
+)
+from pydistill.cli.errors import DONE
 
 ABOUT = "Estimate what a recipe costs on this machine: time, disk and memory."
 USAGE = f"{RECIPE_USAGE} [--experts EXPERTS] [--json]"
@@ -19,9 +29,7 @@ EXAMPLES = """
 def add_arguments(parser: Any) -> None:
     """Add the recipe, the experts and the device."""
     add_recipe(parser)
-    parser.add_argument(
-        "--experts", type=str | None, default=None, help="folder of the experts, if there are any; else made up"
-    )
+    parser.add_argument("--experts", type=path, help="folder of the experts, if there are any; else dummies are timed")
     add_device(parser)
     add_json(parser)
 
@@ -32,10 +40,13 @@ def run(values: Any) -> int:
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
+    if values.print_config:
+        print_recipe(recipe)
+        return DONE
     experts = None if values.experts is None else TrajectoryStore.open(values.experts)
     cost = plan(recipe, experts=experts, device=device_of(values.device))
     if values.json:  # seconds and bytes
         print_json(cost.as_dict())
     else:
         print(table(cost))
-    return status.DONE
+    return DONE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistill.cli import status
-from pydistill.cli.arguments import add_json, print_json
+from pydistill.cli.arguments import add_json, path, print_json
+from pydistill.cli.errors import DONE
 
 ABOUT = "Write a run's report: one HTML file with its images, charts and tables."
 USAGE = "RUN [--out FILE]"
@@ -17,8 +17,8 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """The run, and where its report goes."""
-    parser.add_argument("run", type=str, help="run folder; the run may be finished, going on or stopped")
-    parser.add_argument("--out", type=str | None, default=None, help="the file; default report.html in the run folder")
+    parser.add_argument("run", type=path, help="run folder; the run may be finished, running or stopped")
+    parser.add_argument("--out", type=path, help="the file; default report.html in the run folder")
     add_json(parser)
 
 
@@ -26,9 +26,9 @@ def run(values: Any) -> int:
     """Write the report and name its file."""
     from pydistill.runs.report import write_report
 
-    path = write_report(values.run, values.out)
+    report = write_report(values.run, values.out)
     if values.json:
-        print_json({"report": path})
+        print_json({"report": report})
     else:
-        print(path)
-    return status.DONE
+        print(report)
+    return DONE

@@ -7,18 +7,15 @@ from collections.abc import Sequence
 
 from pydistill import data
 from pydistill._util.format import counted
+from pydistill._util.settings import from_dict
 from pydistill.compat.command import device, run_command
 from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.exported import export_buffers, refuse_foreign
 from pydistill.compat.flags import buffer_parser
-from pydistill.compat.messages import TRAINING
 from pydistill.compat.networks import network_of
-from pydistill.data import DsaSettings
 from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.workflow import train_and_store
-from pydistill.training.experts import ExpertSettings
-from pydistill.training.train import TrainingSettings
 
 STORE = "pydistill-experts"
 
@@ -32,7 +29,7 @@ def train(arguments: Sequence[str]) -> None:
         InputError: a flag is wrong or asks for what is not done here, or a buffer would replace another program's.
         PydistillError: as `train_experts`.
     """
-    values = buffer_parser().parse_args(arguments)
+    values = buffer_parser().parse(arguments)
     if values.dsa == "False":
         raise InputError(
             "--dsa False is refused, as buffer.py then augments otherwise; --dsa_strategy none augments nothing"
@@ -42,22 +39,20 @@ def train(arguments: Sequence[str]) -> None:
             "--mom with --decay is refused: buffer.py then forgets its momentum at the lower rate, which is not done "
             "here; leave one of them out"
         )
-    if values.num_experts < 1 or values.save_interval < 1:
-        raise InputError(
-            f"--num_experts={values.num_experts} and --save_interval={values.save_interval} must be at least 1"
-        )
-    none = values.dsa_strategy.lower() in ("", "none")
-    training = TrainingSettings(
-        epochs=values.train_epochs,
-        batch_size=values.batch_train,
-        lr=values.lr_teacher,
-        momentum=values.mom,
-        weight_decay=values.l2,
-        schedule="halfway" if values.decay else "constant",
-        dsa=None if none else DsaSettings(strategy=values.dsa_strategy),
-    )
-    settings = ExpertSettings(count=values.num_experts, seed=values.seed, training=training)
-    recipe = Recipe(data=data_of(values), model=network_of(values.model), expert=settings)
+    if values.save_interval < 1:
+        raise InputError(f"--save_interval must be at least 1, not {values.save_interval}")
+    no_dsa = values.dsa_strategy.lower() in ("", "none")
+    training = {
+        "epochs": values.train_epochs,
+        "batch_size": values.batch_train,
+        "lr": values.lr_teacher,
+        "momentum": values.mom,
+        "weight_decay": values.l2,
+        "schedule": "halfway" if values.decay else "constant",
+        "dsa": None if no_dsa else {"strategy": values.dsa_strategy},
+    }
+    expert = {"count": values.num_experts, "seed": values.seed, "training": training}
+    recipe = from_dict(Recipe, {"data": data_of(values), "model": network_of(values.model), "expert": expert})
     folder = buffer_folder(values)
     refuse_foreign(folder, (f"replay_buffer_{n}.pt" for n in range(-(-values.num_experts // values.save_interval))))
     store = train_and_store(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
@@ -67,7 +62,7 @@ def train(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train experts; returns the exit status."""
-    return run_command(train, arguments, TRAINING)
+    return run_command(train, arguments)
 
 
 if __name__ == "__main__":

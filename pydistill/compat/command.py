@@ -1,33 +1,36 @@
-"""Running a compatible command: its notes, its errors and its exit status."""
+"""Running a published script's command: its notes, its errors and its exit status."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from pydistill.cli import status
-from pydistill.cli.ending import PREFIX, guarded
-from pydistill.compat.messages import in_flags
+from pydistill.cli.errors import DONE, PREFIX, guarded
+from pydistill.compat.flags import FLAGS
+from pydistill.errors import SettingError
 
 
-def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | None, names: Mapping[str, str]) -> int:
-    """Run with the command line's arguments, or these; returns the exit status as `pydistill` has it.
+def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | None) -> int:
+    """Run with the process's arguments, or these; returns the exit status, as `pydistill` does.
 
-    Errors are told as those of `pydistill` are, with the command's flags (`names`, see `in_flags`) for settings.
+    Errors are reported as those of `pydistill`, with the script's own flags in place of settings.
     """
 
-    def done(given: list[str]) -> int:
-        with in_flags(names):
-            run(given)
-        return status.DONE
+    def done(words: list[str]) -> int:
+        try:
+            run(words)
+        except SettingError as error:
+            error.spell = lambda setting: FLAGS.get(setting, setting)
+            raise
+        return DONE
 
     return guarded(done, arguments)
 
 
 def note(line: str) -> None:
-    """Tell something that is no result."""
+    """Print a line that is not part of the result."""
     print(f"{PREFIX}{line}", file=sys.stderr)
 
 

@@ -11,13 +11,13 @@ import torch
 from pydistill import data
 from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
+from pydistill._util.settings import in_group
 from pydistill.artefact.file import Artefact
 from pydistill.compat.command import device, note, run_command
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
 from pydistill.compat.files import RUN, LegacyFiles, Naming, log_folder
 from pydistill.compat.flags import Script, distill_parser
-from pydistill.compat.messages import DISTILLATION
 from pydistill.compat.recipe import plan_of
 from pydistill.evaluation.evaluate import evaluate_models, table
 from pydistill.recipes.recipe import Recipe
@@ -28,7 +28,7 @@ from pydistill.trajectories import StartSampler, TrajectoryStore
 
 def main(script: Script, arguments: Sequence[str] | None = None) -> int:
     """Run the distillation that `arguments` (or the command line) ask for; returns the exit status."""
-    return run_command(lambda given: distil(script, given), arguments, DISTILLATION)
+    return run_command(lambda given: distil(script, given), arguments)
 
 
 def distil(script: Script, arguments: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         MismatchError: the buffers hold experts of another network or image size.
         PydistillError: as `distill_and_report`.
     """
-    values = distill_parser(script).parse_args(arguments)
+    values = distill_parser(script).parse(arguments)
     plan = plan_of(values, script)
     recipe = plan.recipe
     folder = log_folder(values.dataset, values.name, script, resume=values.resume)
@@ -49,7 +49,8 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     store = import_experts(values, script, buffer_folder(values, script), dataset, recipe.model)
     recipe = with_experts(recipe, store, values)
     # The run checks this too, but only when the folder of its --name is there.
-    StartSampler(recipe.distill.start_settings()).check_reach(store.end, recipe.distill.expert_epochs)
+    with in_group("distill"):
+        StartSampler(recipe.distill.start_settings).check_reach(store.end, recipe.distill.expert_epochs)
     run = RunFolder(folder / RUN)
     classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
     files = LegacyFiles(

@@ -10,7 +10,6 @@ from typing import Any
 
 from pydistill.compat.command import note
 from pydistill.compat.flags import Script
-from pydistill.compat.messages import OTHER_STORE, in_flags
 from pydistill.compat.sources import imported_before, keep_sources
 from pydistill.data import Dataset
 from pydistill.errors import InputError
@@ -114,16 +113,14 @@ def import_experts(
         content=False
     ):
         wanted = _record(dataset, model, store.record.training, store.record.epochs)
-        with in_flags(OTHER_STORE):
-            return TrajectoryStore.create(
-                out, wanted, kind=store.kind, dtype=store.dtype, convexification=store.convexification
-            )
+        return TrajectoryStore.create(
+            out, wanted, kind=store.kind, dtype=store.dtype, convexification=store.convexification
+        )
     layout: ForeignLayout = (describe_mct if convexified else describe_mtt)(files[0])
     # The files do not say how the experts were trained, only whose layout they have.
     training = {"source": "mct" if convexified else "mtt"}
     record = _record(dataset, model, training, layout.epochs)
-    with in_flags(OTHER_STORE):
-        store = (import_mct if convexified else import_mtt)(files, out, record, per_file=values.max_experts)
+    store = (import_mct if convexified else import_mtt)(files, out, record, per_file=values.max_experts)
     keep_sources(out, read, values.max_experts)
     return store
 

@@ -1,33 +1,56 @@
-"""The flags of the published scripts: their names, kinds and defaults, and this package's own beside them."""
+"""The flags of the published scripts: their names, types and defaults, and this package's own."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any, Literal, NoReturn
+from collections.abc import Callable
+from typing import Any, Literal
 
-from pydistill.cli.messages import said
-from pydistill.errors import InputError
+from pydistill.cli.parser import Parser
 
 Script = Literal["mtt", "att", "tesla", "mct"]
 STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are the package's own."""
-
-    def error(self, message: str) -> NoReturn:
-        """Wrong usage.
-
-        Raises:
-            InputError: always.
-        """
-        if message.startswith("unrecognized arguments"):
-            raise InputError(f"{said(message, self, ())} ({self.prog} --help lists the flags)")
-        raise InputError(f"{message}; {self.prog} --help lists the flags")
+FLAGS = {
+    "data.name": "--dataset",
+    "data.path": "--data_path",
+    "data.image_size": "--res",
+    "data.download": "--download",
+    "distill.ipc": "--ipc",
+    "distill.iterations": "--Iteration",
+    "distill.steps": "--syn_steps",
+    "distill.expert_epochs": "--expert_epochs",
+    "distill.max_start": "--max_start_epoch",
+    "distill.lr_image": "--lr_img",
+    "distill.lr_lr": "--lr_lr",
+    "distill.lr_init": "--lr_teacher",
+    "distill.batch_size": "--batch_syn",
+    "distill.ema": "--ema_decay",
+    "distill.dsa.strategy": "--dsa_strategy",
+    "distill.waypoints": "--num_interpolation",
+    "distill.backend": "--backend",
+    "distill.seed": "--seed",
+    "distill.evaluate_every": "--eval_it",
+    "evaluation.repeats": "--num_eval",
+    "evaluation.seed": "--seed",
+    "evaluation.training.epochs": "--epoch_eval_train",
+    "evaluation.training.batch_size": "--batch_train",
+    "evaluation.training.dsa.strategy": "--dsa_strategy",
+    "expert.count": "--num_experts",
+    "expert.seed": "--seed",
+    "expert.training.epochs": "--train_epochs",
+    "expert.training.batch_size": "--batch_train",
+    "expert.training.lr": "--lr_teacher",
+    "expert.training.momentum": "--mom",
+    "expert.training.weight_decay": "--l2",
+    "expert.training.dsa.strategy": "--dsa_strategy",
+}
+"""The flag of a setting."""
 
 
 def truth(text: str) -> bool:
-    """True or False as they are written on a command line."""
+    """Read True or False."""
     if text.lower() in ("true", "1", "yes"):
         return True
     if text.lower() in ("false", "0", "no", ""):
@@ -40,6 +63,7 @@ def distill_parser(script: Script) -> Parser:
     parser = Parser(
         prog=f"python -m pydistill.compat.{script}",
         description=f"{script.upper()}'s distillation command, run by pydistill.",
+        allow_abbrev=True,
         epilog="docs/compat.md says what each flag does here. --debug shows the whole traceback of an error.",
     )
     _shared(parser, data_path="datas" if script == "att" else "data")
@@ -81,13 +105,13 @@ def distill_parser(script: Script) -> Parser:
         parser.add_argument("--optimizer", default="SGD")
     for name in switches:
         parser.add_argument(f"--{name}", action="store_true")
-    own = _own(parser)
-    own.add_argument("--name", help="of the folder in logged_files/DATASET, which wandb names there")
-    own.add_argument("--experts", help="where the imported experts are kept; default: beside the buffers")
-    own.add_argument("--resume", action="store_true", help="continue the run of that --name")
-    own.add_argument("--backend", choices=["auto", "fused", "torch", "autograd"], default="auto")
+    add = _own(parser)
+    add("--name", help="of the folder in logged_files/DATASET, which wandb names there")
+    add("--experts", help="where the imported experts are kept; default: beside the buffers")
+    add("--resume", action="store_true", help="continue the run of that --name")
+    add("--backend", choices=["auto", "fused", "torch", "autograd"], default="auto")
     if script == "mct":
-        own.add_argument("--gradient", choices=["exact", "truncated"], default="exact", help="truncated: as published")
+        add("--gradient", choices=["exact", "truncated"], default="exact", help="truncated: as published")
     return parser
 
 
@@ -96,6 +120,7 @@ def buffer_parser() -> Parser:
     parser = Parser(
         prog="python -m pydistill.compat.buffer",
         description="MTT's buffer.py, run by pydistill.",
+        allow_abbrev=True,
         epilog="docs/compat.md says what each flag does here. --debug shows the whole traceback of an error.",
     )
     _shared(parser, data_path="data")
@@ -124,10 +149,15 @@ def _shared(parser: Parser, *, data_path: str) -> None:
     parser.add_argument("--zca", action="store_true")
 
 
-def _own(parser: Parser) -> Any:
-    own = parser.add_argument_group("pydistill's own")
-    own.add_argument("--seed", type=int, default=0, help="of everything random")
-    own.add_argument("--download", action="store_true", help="let torchvision fetch what is missing")
-    own.add_argument("--cache", default=None, help="folder for unpacked data and ZCA matrices")
-    own.add_argument("--quiet", action="store_true", help="show no progress")
-    return own
+def _own(parser: Parser) -> Callable[..., None]:
+    """Add pydistill's own flags; returns what adds another to their group."""
+    group = parser.add_argument_group("pydistill's own")
+
+    def add(name: str, **options: Any) -> None:
+        parser.know(group.add_argument(name, **options))
+
+    add("--seed", type=int, default=0, help="seed of everything random")
+    add("--download", action="store_true", help="let torchvision fetch what is missing")
+    add("--cache", default=None, help="folder for unpacked data and ZCA matrices")
+    add("--quiet", action="store_true", help="show no progress")
+    return add

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
+from pydistill._util.settings import from_dict
 from pydistill.compat.datasets import data_of
 from pydistill.compat.flags import Script
-from pydistill.compat.messages import EVALUATION, in_flags
 from pydistill.compat.networks import network_of, pool_of
-from pydistill.data import DsaSettings
-from pydistill.distillation.distiller import DistillSettings
 from pydistill.errors import InputError
-from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import name_of
 from pydistill.recipes.recipe import Recipe
-from pydistill.training.train import TrainingSettings
 
 # Refused: what the flag would do, and what there is instead.
 REFUSED = {
@@ -49,28 +46,26 @@ def plan_of(values: argparse.Namespace, script: Script) -> Plan:
     pool, absent = pool_of(values.eval_mode, values.model)
     model = network_of(values.model)
     names = tuple(dict.fromkeys(name_of(network_of(name)) for name in pool))
-    with in_flags(EVALUATION):
-        dsa = _augmentation(values.dsa == "True", values.dsa_strategy)
-        evaluation = EvaluationSettings(
-            models=() if names == (name_of(model),) else names,
-            repeats=values.num_eval,
-            seed=values.seed,
-            training=TrainingSettings(
-                epochs=values.epoch_eval_train,
-                batch_size=values.batch_train,
-                momentum=0.9,
-                weight_decay=5e-4,
-                schedule="halfway",
-                dsa=dsa,
-            ),
-        )
-    recipe = Recipe(
-        data=data_of(values),
-        model=model,
-        distill=_distill(values, script, None if values.no_aug else dsa),
-        evaluation=evaluation,
-    )
-    recipe.distill.check()
+    dsa = _augmentation(values.dsa == "True", values.dsa_strategy)
+    settings = {
+        "data": data_of(values),
+        "model": model,
+        "distill": _distill(values, script, None if values.no_aug else dsa),
+        "evaluation": {
+            "models": () if names == (name_of(model),) else names,
+            "repeats": values.num_eval,
+            "seed": values.seed,
+            "training": {
+                "epochs": values.epoch_eval_train,
+                "batch_size": values.batch_train,
+                "momentum": 0.9,
+                "weight_decay": 5e-4,
+                "schedule": "halfway",
+                "dsa": dsa,
+            },
+        },
+    }
+    recipe = from_dict(Recipe, settings)
     return Plan(recipe, tuple(_notes(values, script, absent)))
 
 
@@ -86,34 +81,34 @@ def _refuse(values: argparse.Namespace) -> None:
         raise InputError(f"--eval_it must be at least 1, not {values.eval_it}")
 
 
-def _augmentation(wanted: bool, strategy: str) -> DsaSettings | None:
-    return DsaSettings(strategy=strategy) if wanted and strategy.lower() not in ("", "none") else None
+def _augmentation(augment: bool, strategy: str) -> dict[str, Any] | None:
+    return {"strategy": strategy} if augment and strategy.lower() not in ("", "none") else None
 
 
-def _distill(values: argparse.Namespace, script: Script, dsa: DsaSettings | None) -> DistillSettings:
+def _distill(values: argparse.Namespace, script: Script, dsa: dict[str, Any] | None) -> dict[str, Any]:
     gradient = getattr(values, "gradient", None)
     halved = script == "tesla" or gradient == "truncated"
-    return DistillSettings(
-        method=script,
-        ipc=values.ipc,
-        iterations=values.Iteration,
-        steps=values.syn_steps,
-        expert_epochs=float(values.expert_epochs),
-        max_start=float(values.max_start_epoch),
-        continuous=False if getattr(values, "mute_continuous_spl", False) else None,
-        gradient=gradient,
-        labels="teacher" if getattr(values, "teacher_label", False) else None,
-        lr_image=values.lr_img / 2 if halved else values.lr_img,
-        lr_lr=0.0 if getattr(values, "mute_syn_lr", False) else values.lr_lr,
-        lr_init=values.lr_teacher,
-        batch_size=values.batch_syn,
-        initialisation=values.pix_init,
-        ema=getattr(values, "ema_decay", None),
-        dsa=dsa,
-        evaluate_every=values.eval_it,
-        backend=values.backend,
-        seed=values.seed,
-    )
+    return {
+        "method": script,
+        "ipc": values.ipc,
+        "iterations": values.Iteration,
+        "steps": values.syn_steps,
+        "expert_epochs": float(values.expert_epochs),
+        "max_start": float(values.max_start_epoch),
+        "continuous": False if getattr(values, "mute_continuous_spl", False) else None,
+        "gradient": gradient,
+        "labels": "teacher" if getattr(values, "teacher_label", False) else None,
+        "lr_image": values.lr_img / 2 if halved else values.lr_img,
+        "lr_lr": 0.0 if getattr(values, "mute_syn_lr", False) else values.lr_lr,
+        "lr_init": values.lr_teacher,
+        "batch_size": values.batch_syn,
+        "initialisation": values.pix_init,
+        "ema": getattr(values, "ema_decay", None),
+        "dsa": dsa,
+        "evaluate_every": values.eval_it,
+        "backend": values.backend,
+        "seed": values.seed,
+    }
 
 
 def _notes(values: argparse.Namespace, script: Script, absent: list[str]) -> list[str]:

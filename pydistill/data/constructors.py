@@ -11,12 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pydistill._util.checks import described
 from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.load import load
 from pydistill.data.raw import raw_from
 from pydistill.data.settings import DataSettings, Pixels, Statistics
-from pydistill.errors import InputError
+from pydistill.errors import InputError, shown
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -162,7 +161,7 @@ def from_dataset(
 def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """All images [n, …] and labels [n] of one split."""
     if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")) or len(items) == 0:
-        raise InputError(f"{split} must be a data set with a length above 0 and items by index, not {described(items)}")
+        raise InputError(f"{split} must be a data set with a length above 0 and items by index, not {shown(items)}")
     labels = np.empty(len(items), np.int64)
     images: NDArray[Any] | None = None
     for number in range(len(items)):
@@ -172,7 +171,7 @@ def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDA
         if isinstance(label, (np.ndarray, torch.Tensor)) and label.ndim == 0:
             label = label.item()
         if not isinstance(label, Integral) or isinstance(label, bool):
-            raise InputError(f"the label of {where} must be a whole number from 0, not {described(label)}")
+            raise InputError(f"the label of {where} must be a whole number from 0, not {shown(label)}")
         if images is None:
             images = np.empty((len(items), *pixels.shape), pixels.dtype)
         if pixels.shape != images.shape[1:] or pixels.dtype != images.dtype:
@@ -193,7 +192,7 @@ def _pair(where: str, item: Any, columns: tuple[str, str] | None) -> tuple[Any, 
             raise InputError(f"{where} has the columns {', '.join(map(str, item))}; name image and label with columns=")
         return item[image], item[label]
     if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise InputError(f"{where} must be a pair (image, label) or a mapping with both, not {described(item)}")
+        raise InputError(f"{where} must be a pair (image, label) or a mapping with both, not {shown(item)}")
     return item[0], item[1]
 
 
@@ -213,7 +212,7 @@ def _pixels(where: str, image: Any) -> NDArray[Any]:
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     if isinstance(image, np.ndarray):
         return image
-    raise InputError(f"the image of {where} must be a PIL image, an array or a tensor, not {described(image)}")
+    raise InputError(f"the image of {where} must be a PIL image, an array or a tensor, not {shown(image)}")
 
 
 def _class_names(train: Any, columns: tuple[str, str] | None) -> Sequence[str] | None:

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pydistill import ops
-from pydistill._util.checks import check_fields
-from pydistill.errors import InputError
+from pydistill._util.settings import Settings, setting
+from pydistill.errors import InputError, SettingError
 from pydistill.reference.augment import COLUMNS, END_OF_LIST
 
 _NUMBER = {name: number for number, name in enumerate(COLUMNS)}
@@ -84,53 +84,30 @@ class DsaDraw:
 
 
 @dataclass(frozen=True)
-class DsaSettings:
-    """Which augmentations, and how strong; the defaults are those of every published trajectory-matching
-    recipe.
+class DsaSettings(Settings):
+    """Which augmentations, and how strong; the defaults are those of every published trajectory-matching recipe."""
 
-    Args:
-        strategy: words from color, crop, cutout, flip, scale, rotate joined by "_"; "" or "none" augments
-            nothing.
-        mode: "S" applies one word of the strategy per call, chosen at random; "M" applies all, in the
-            strategy's order.
-        flip: probability of a left-right flip, in [0, 1].
-        scale: largest enlargement r ≥ 1; each axis is scaled by a factor from [1/r, r).
-        rotate: largest angle in degrees, ≥ 0.
-        crop: largest shift as a share of the side, in [0, 1].
-        cutout: side of the erased rectangle as a share of the image's side, in [0, 1].
-        brightness, saturation, contrast: strengths, ≥ 0.
-        shared: one parameter set for the whole batch instead of one per image.
+    strategy: str = setting(
+        "color_crop_cutout_flip_scale_rotate",
+        'color, crop, cutout, flip, scale and rotate, joined by "_"; "" or "none" augments nothing',
+    )
+    mode: Literal["S", "M"] = setting(
+        "S", "S applies one random part of the strategy per batch; M applies all of them in order"
+    )
+    flip: float = setting(0.5, "probability of a left-right flip", at_least=0, at_most=1)
+    scale: float = setting(1.2, "largest enlargement r; each axis is scaled by a factor from [1/r, r)", at_least=1)
+    rotate: float = setting(15.0, "largest angle in degrees", at_least=0)
+    crop: float = setting(0.125, "largest shift as a share of the side", at_least=0, at_most=1)
+    cutout: float = setting(0.5, "side of the erased rectangle as a share of the image's side", at_least=0, at_most=1)
+    brightness: float = setting(1.0, "strength of the brightness change", at_least=0)
+    saturation: float = setting(2.0, "strength of the saturation change", at_least=0)
+    contrast: float = setting(0.5, "strength of the contrast change", at_least=0)
+    shared: bool = setting(False, "one set of parameters for a batch instead of one per image")
 
-    Raises:
-        InputError: a value is outside its limits.
-    """
-
-    strategy: str = "color_crop_cutout_flip_scale_rotate"
-    mode: Literal["S", "M"] = "S"
-    flip: float = 0.5
-    scale: float = 1.2
-    rotate: float = 15.0
-    crop: float = 0.125
-    cutout: float = 0.5
-    brightness: float = 1.0
-    saturation: float = 2.0
-    contrast: float = 0.5
-    shared: bool = False
-
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         for part in self.parts:
             if part not in COLUMNS:
-                raise InputError(f"strategy={self.strategy!r} holds {part!r}, which is none of {', '.join(COLUMNS)}")
-        if self.mode not in ("S", "M"):
-            raise InputError(f"mode={self.mode!r} is neither 'S' (one part per call) nor 'M' (all parts)")
-        limits = {"flip": (0, 1), "crop": (0, 1), "cutout": (0, 1), "scale": (1, math.inf)}
-        for name in ("flip", "scale", "rotate", "crop", "cutout", "brightness", "saturation", "contrast"):
-            low, high = limits.get(name, (0, math.inf))
-            value = getattr(self, name)
-            if not (math.isfinite(value) and low <= value <= high):
-                allowed = f"in [{low}, {high}]" if math.isfinite(high) else f"a number ≥ {low}"
-                raise InputError(f"{name}={value} of the augmentation must be {allowed}")
-        check_fields(self)
+                raise SettingError("strategy", self.strategy, f'{", ".join(COLUMNS)}, joined by "_"')
 
     @property
     def parts(self) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from pydistill.data.folders import FolderLayout, read_folder
 from pydistill.data.imagenet import SUBSETS
 from pydistill.data.npz import read_npz
 from pydistill.data.raw import RawData
-from pydistill.data.settings import PIXELS, STATISTICS, DataSettings
+from pydistill.data.settings import DataSettings
 from pydistill.data.sklearn_digits import read_digits
 from pydistill.data.statistics import published_normalisation
 from pydistill.data.vision import SOURCES, read_vision
-from pydistill.errors import InputError
+from pydistill.errors import SettingError
 
 NAMES = ("digits", *SOURCES, "tiny-imagenet", *SUBSETS, "folder", "tensors")
 """The values of DataSettings.name."""
@@ -41,12 +41,8 @@ def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
     """
     device = usable_device(device)
     cache = cache_folder(settings.cache)
-    if settings.pixels not in PIXELS:
-        raise InputError(f"data.pixels must be one of {', '.join(PIXELS)}, not {settings.pixels!r}")
-    if settings.statistics not in STATISTICS:
-        raise InputError(f"data.statistics must be one of {', '.join(STATISTICS)}, not {settings.statistics!r}")
     if settings.statistics == "published" and settings.zca:
-        raise InputError("data.statistics=published is a normalisation and data.zca=true whitens instead; give one")
+        raise SettingError("data.statistics", "published", "measured with zca, which whitens instead of normalising")
     normalise = published_normalisation(settings.name) if settings.statistics == "published" else None
     raw = read(settings, cache)
     as_bytes = settings.pixels == "bytes"
@@ -60,24 +56,21 @@ def read(settings: DataSettings, cache: Path) -> RawData:
     """Read a data set before any preprocessing; raises what `load` raises."""
     name, size = settings.name, settings.image_size
     if name not in NAMES:
-        raise InputError(f"data.name={name!r} is none of {', '.join(NAMES)}")
+        raise SettingError("data.name", name, f"one of {', '.join(NAMES)}")
     path = None if settings.path is None else Path(settings.path).expanduser()
     layout = _folder_layout(name, size, path)
     if layout is not None:
         return read_folder(_required(path, name), name, layout, cache)
     if size is not None:
-        raise InputError(f"data.image_size={size} applies only to image files, which {name} here is not; leave it out")
+        raise SettingError("data.image_size", size, f"left out for {name}, which does not consist of image files")
     if name == "digits":
         if path is not None:
-            raise InputError(
-                f"data.name=digits comes with scikit-learn and reads no data.path={path}; leave data.path out, or set "
-                "data.name to the data set in that place"
-            )
+            raise SettingError("data.path", str(path), "left out for digits, which come with scikit-learn")
         return read_digits()
     if name == "tensors":
         return read_npz(_required(path, name))
     if path is not None and not path.exists() and not settings.download:
-        raise InputError(f"data.path={path} does not exist; give the folder or archive that holds {name}")
+        raise SettingError("data.path", str(path), f"the folder or archive that holds {name}", "it does not exist")
     return read_vision(name, path or cache / "torchvision", download=settings.download)
 
 
@@ -94,6 +87,6 @@ def _folder_layout(name: str, size: int | None, path: Path | None) -> FolderLayo
 
 def _required(path: Path | None, name: str) -> Path:
     if path is None:
-        what = "a .npz file" if name == "tensors" else "the folder or archive (tar, zip) that holds its images"
-        raise InputError(f"data.name={name} needs data.path: {what}")
+        what = "a .npz file" if name == "tensors" else "the folder or archive (tar, zip) that holds the images"
+        raise SettingError("data.path", None, f"{what} for {name}")
     return path

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pydistill.data.raw import RawData, raw_from
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, SettingError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -25,7 +25,7 @@ def read_npz(path: Path) -> RawData:
     """
     needed = f"data.name=tensors needs a .npz file with {', '.join(ARRAYS)}, which numpy.savez writes"
     if not path.is_file():
-        raise InputError(f"data.path={str(path)!r} is not a file; {needed}")
+        raise SettingError("data.path", str(path), f"a .npz file with {', '.join(ARRAYS)}")
     if not zipfile.is_zipfile(path):  # np.load would take it for a pickle, and advise to run it
         raise FormatError(f"{path} is damaged or not a .npz file; {needed}")
     try:

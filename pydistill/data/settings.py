@@ -5,46 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydistill.errors import InputError
+from pydistill._util.settings import Settings, setting
 
 Pixels = Literal["auto", "bytes", "floats"]
-PIXELS = ("auto", "bytes", "floats")
 Statistics = Literal["measured", "published"]
-STATISTICS = ("measured", "published")
 LARGEST_SIDE = 4096
 """Pixels; networks on larger images need more memory than any machine has."""
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class DataSettings(Settings):
     """Which data set, where it lies, and how it is preprocessed.
 
-    Args:
-        name: digits, cifar10, cifar100, fashion-mnist, svhn, tiny-imagenet, imagenette, imagewoof,
-            imagefruit, imagemeow, imagesquawk, imageyellow, folder or tensors.
-        path: the folder, archive or .npz file that holds it; the embedded digits need none.
-        image_size: side in pixels to which images are resized and centre-cropped; the set's own by default.
-        zca: ZCA-whiten instead of normalising per channel.
-        statistics: mean and deviation of the normalisation: measured on the training images, or published, the numbers
-            written into MTT's code and what follows it, which experts from there were trained with (docs/compat.md).
-        download: let torchvision download what is missing (cifar10, cifar100, fashion-mnist, svhn).
-        pixels: how pictures that come as bytes are kept: as bytes, in a quarter of the memory, each batch preprocessed
-            when it is made; as floats, preprocessed once; or auto, which is bytes on a GPU unless they are whitened.
-        cache: folder for unpacked data and ZCA matrices; $PYDISTILL_CACHE or ~/.cache/pydistill by default.
+    `statistics` chooses the mean and deviation of the normalisation: measured on the training images, or the numbers
+    written into MTT's code and its descendants, which experts from there were trained with (docs/compat.md).
 
-    Raises:
-        InputError: image_size outside its limits.
+    `pixels` chooses how images that come as bytes are stored: as bytes, in a quarter of the memory, every batch
+    preprocessed when it is made; or as floats, preprocessed once. auto means bytes on a GPU unless they are whitened.
     """
 
-    name: str = "digits"
-    path: str | None = None
-    image_size: int | None = None
-    zca: bool = False
-    statistics: Statistics = "measured"
-    download: bool = False
-    pixels: Pixels = "auto"
-    cache: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.image_size is not None and not 1 <= self.image_size <= LARGEST_SIDE:
-            raise InputError(f"data.image_size={self.image_size} must be at least 1 pixel and at most {LARGEST_SIDE}")
+    name: str = setting(
+        "digits",
+        "digits, cifar10, cifar100, fashion-mnist, svhn, tiny-imagenet, imagenette, imagewoof, imagefruit, imagemeow, "
+        "imagesquawk, imageyellow, folder or tensors",
+    )
+    path: str | None = setting(None, "the folder, archive or .npz file of the data; the built-in digits need none")
+    image_size: int | None = setting(
+        None,
+        "side in pixels to which images are resized and centre-cropped; null for the data set's own",
+        at_least=1,
+        at_most=LARGEST_SIDE,
+    )
+    zca: bool = setting(False, "ZCA-whiten instead of normalising per channel")
+    statistics: Statistics = setting("measured", "mean and deviation of the normalisation: measured or published")
+    download: bool = setting(False, "let torchvision download what is missing (cifar10, cifar100, fashion-mnist, svhn)")
+    pixels: Pixels = setting("auto", "how images are stored in memory: auto, bytes or floats")
+    cache: str | None = setting(
+        None, "folder for unpacked data and ZCA matrices; null for $PYDISTILL_CACHE or ~/.cache/pydistill"
+    )

@@ -74,9 +74,8 @@ class Distiller:
         check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_arrays makes one of arrays")
         check_instance("store", store, TrajectoryStore, "a TrajectoryStore; TrajectoryStore.open(path) opens one")
         check_instance("student", student, nn.Module, "a torch.nn.Module")
-        settings.check()
         self.settings = settings
-        self.method = settings.resolved_method()
+        self.method = settings.resolved_method
         if store.kind != self.method.trajectories:
             raise MismatchError(
                 f"method {settings.method} uses {self.method.trajectories} trajectories "
@@ -84,7 +83,7 @@ class Distiller:
             )
         self.store = store
         self.student = student
-        self.sampler = StartSampler(settings.start_settings())
+        self.sampler = StartSampler(settings.start_settings)
         self.sampler.check(store, settings.expert_epochs)
         _check_student(student, store)
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -100,7 +99,7 @@ class Distiller:
             generator=self.generator,
         )
         self.initial_images = self.synthetic.images.detach().clone()
-        decay = settings.ema_decay()
+        decay = settings.ema_decay
         self.average = ImageAverage(self.synthetic.images, decay) if decay > 0 else None
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
         self.update = settings.outer_optimiser()

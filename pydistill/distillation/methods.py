@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydistill.errors import InputError
+from pydistill.errors import SettingError
 from pydistill.matching import Gradient, Selection
 from pydistill.synthesis.set import Labels
 
@@ -49,7 +49,7 @@ METHODS: dict[str, Method] = {
 
 
 def method_named(name: str) -> Method:
-    """The method of that name; InputError names those there are."""
+    """Return the method of that name; SettingError lists the names."""
     if name not in METHODS:
-        raise InputError(f"method must be one of {', '.join(METHODS)}, not {name!r}")
+        raise SettingError("method", name, f"one of {', '.join(METHODS)}")
     return METHODS[name]

@@ -7,17 +7,18 @@ import statistics
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from pydistill._util.checks import check_fields, check_whole
+from pydistill._util.checks import SEEDS_BELOW, check_whole
 from pydistill._util.devices import usable_device
 from pydistill._util.format import accuracy_of
 from pydistill._util.format import networks as networks_text
 from pydistill._util.progress import Bar
+from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
 from pydistill.engine.cuda_graph import is_plain
@@ -28,7 +29,6 @@ from pydistill.nn.fits import check_fits
 from pydistill.training.train import (
     TrainingSettings,
     accuracy,
-    check_seed,
     derive_seed,
     epochs_of,
     seeded_modules,
@@ -46,34 +46,27 @@ def evaluation_training() -> TrainingSettings:
 
 
 @dataclass(frozen=True)
-class EvaluationSettings:
-    """The protocol that judges a distilled set.
+class EvaluationSettings(Settings):
+    """The protocol of an evaluation: fresh networks are trained on the distilled set and tested.
 
-    Args:
-        models: networks by short name ("convnet3", "alexnet", …; see `pydistill.nn.parse`); empty: the student's own.
-        repeats: fresh networks of each kind, at least 1.
-        seed: network r of a kind starts and trains by random numbers that depend on (seed, r) alone.
-        training: the recipe; its lr is replaced by the learned one.
-        at_once: networks of a kind that train side by side, an epoch each in turns, on a GPU on streams of their own;
-            null means 4 on a GPU, else 1. No outcome depends on it.
+    The learning rate of `training` is replaced by the set's own. No result depends on `at_once`.
 
     Raises:
-        InputError: repeats or at_once below 1, a seed outside its limits, or no network of one of the names.
+        SettingError: a value is outside its limits.
+        InputError: there is no network of one of the names.
     """
 
-    models: tuple[str, ...] = ()
-    repeats: int = 5
-    seed: int = 0
-    training: TrainingSettings = field(default_factory=evaluation_training)
-    at_once: int | None = None
+    models: tuple[str, ...] = setting(
+        (), "networks by short name, such as [convnet3, alexnet]; empty for the student's own"
+    )
+    repeats: int = setting(5, "fresh networks of each kind", at_least=1)
+    seed: int = setting(0, "network r of a kind depends on (seed, r) alone", at_least=0, below=SEEDS_BELOW)
+    training: TrainingSettings = setting(evaluation_training(), "how each network is trained")
+    at_once: int | None = setting(
+        None, "networks trained side by side, on a GPU on separate streams; null: 4 on a GPU, else 1", at_least=1
+    )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.repeats < 1:
-            raise InputError(f"repeats must be at least 1, not {self.repeats}")
-        if self.at_once is not None and self.at_once < 1:
-            raise InputError(f"at_once must be at least 1 (or null for the device's own), not {self.at_once}")
-        check_seed("seed of the evaluation", self.seed)
+    def _check(self) -> None:
         for name in self.models:
             parse(name)
 

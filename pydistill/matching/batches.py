@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pydistill._util.checks import check_generator, check_instance, check_tensor, check_whole, described
+from pydistill._util.checks import check_generator, check_instance, check_tensor, check_whole
 from pydistill.data.dsa import DsaDraw, DsaSettings, augment, draw_tables
-from pydistill.errors import InputError
+from pydistill.errors import InputError, shown
 
 
 class DrawTable(tuple[DsaDraw, ...]):
@@ -84,8 +84,7 @@ class Batches:
             not isinstance(self.draws, Sequence) or not all(isinstance(draw, DsaDraw) for draw in self.draws)
         ):
             raise InputError(
-                f"draws must be DsaDraws, one for each step, as DsaSettings.draw makes them, not "
-                f"{described(self.draws)}"
+                f"draws must be DsaDraws, one for each step, as DsaSettings.draw makes them, not {shown(self.draws)}"
             )
         if self.draws is not None and len(self.draws) != self.index.shape[0]:
             raise InputError(f"draws must hold one draw for each of {self.index.shape[0]} steps, not {len(self.draws)}")
@@ -223,7 +222,7 @@ def plan_of(batches: Batches | Sequence[tuple[Tensor, Tensor]], label_logits: bo
 
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         raise InputError(
-            f"batches must be pairs (images, labels), one for each step, or a Batches recipe, not {described(batches)}"
+            f"batches must be pairs (images, labels), one for each step, or a Batches recipe, not {shown(batches)}"
         )
     steps = []
     for number, pair in enumerate(batches):

@@ -12,8 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pydistill._util.checks import described
-from pydistill.errors import BackendError, InputError
+from pydistill.errors import BackendError, InputError, shown
 from pydistill.matching.backends.autograd import match_autograd
 from pydistill.matching.backends.fused import match_fused, match_many_fused, why_not_fused, why_not_these_images
 from pydistill.matching.backends.torch import match_torch
@@ -185,7 +184,7 @@ def match_many(
     """
     for name, several in (("starts", starts), ("targets", targets), ("batches", batches)):
         if not isinstance(several, (Sequence, Tensor)):
-            raise InputError(f"{name} must be a list, one for each match, not {described(several)}")
+            raise InputError(f"{name} must be a list, one for each match, not {shown(several)}")
     if not len(starts) == len(targets) == len(batches) >= 1:
         raise InputError(
             "starts, targets and batches must have one length of at least 1, "

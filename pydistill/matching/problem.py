@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from pydistill._util.checks import check_instance, check_tensor, described
-from pydistill.errors import InputError
+from pydistill._util.checks import check_instance, check_tensor
+from pydistill.errors import InputError, shown
 from pydistill.matching.batches import Batches, BatchPlan, plan_of
 from pydistill.matching.functional import FunctionalStudent
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection
@@ -87,7 +87,7 @@ def check_problem(
     _check_choice("distance", distance, DISTANCES)
     _check_choice("gradient", gradient, GRADIENTS)
     if not isinstance(label_logits, bool):
-        raise InputError(f"label_logits must be True or False, not {described(label_logits)}")
+        raise InputError(f"label_logits must be True or False, not {shown(label_logits)}")
     check_instance("model", model, nn.Module, "a torch.nn.Module")
     student = FunctionalStudent(model)
     _check_points(start, target, student.layout.total)
@@ -96,7 +96,7 @@ def check_problem(
         raise InputError("batches is empty; the student needs at least one step (N ≥ 1)")
     if not isinstance(lr, Tensor):
         if not isinstance(lr, Real) or isinstance(lr, bool):
-            raise InputError(f"lr must be a number or a floating tensor, not {described(lr)}")
+            raise InputError(f"lr must be a number or a floating tensor, not {shown(lr)}")
         lr = torch.tensor(float(lr), dtype=start.dtype)
         _check_rate(lr)
         lr = lr.to(start.device)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pydistill._util.memory import check_memory_available
+from pydistill._util.settings import Settings, setting
 from pydistill.errors import InputError, PydistillError
 from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
@@ -48,27 +49,22 @@ _NUMBERS = {"w": "width", "d": "depth", "p": "first_padding"}
 
 
 @dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(Settings):
     """A network by name, with the options that differ from its own defaults.
 
-    Args:
-        name: convnet, mlp, alexnet, vgg11, resnet18, or an import path "package.module:callable", called with
-            (in_channels, num_classes, image_size) and returning an nn.Module.
-        width: channels or units.
-        depth: number of blocks or layers.
-        norm: instance, group, batch, layer or none.
-        activation: relu, leaky_relu or sigmoid.
-        pooling: average, max or none.
-        first_padding: zeros around the image in the first convolution.
+    A network of the user's own is an import path "package.module:callable", called with (in_channels, num_classes,
+    image_size) and returning an nn.Module.
     """
 
-    name: str = "convnet"
-    width: int | None = None
-    depth: int | None = None
-    norm: str | None = None
-    activation: str | None = None
-    pooling: str | None = None
-    first_padding: int | None = None
+    name: str = setting(
+        "convnet", "convnet, mlp, alexnet, vgg11, resnet18, or the import path package.module:callable of your own"
+    )
+    width: int | None = setting(None, "channels or units")
+    depth: int | None = setting(None, "number of blocks or layers")
+    norm: str | None = setting(None, "instance, group, batch, layer or none")
+    activation: str | None = setting(None, "relu, leaky_relu or sigmoid")
+    pooling: str | None = setting(None, "average, max or none")
+    first_padding: int | None = setting(None, "zeros around the image in the first convolution")
 
     def options(self) -> dict[str, Any]:
         """Return the options that are set, by name."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from pydistill._util.checks import check_path
-from pydistill.data import DsaSettings
-from pydistill.errors import InputError
+from pydistill._util.settings import Settings, from_dict
+from pydistill.errors import UnknownSettingError
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path
 
-Settings = TypeVar("Settings")
+S = TypeVar("S", bound=Settings)
 
 
 def recipe_from(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
@@ -30,31 +29,24 @@ def recipe_from(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
     return load_recipe(preset_path(name) if name in preset_names() else name)
 
 
-def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+def with_values(settings: S, values: Mapping[str, Any]) -> S:
     """The settings with new values for some of their fields, or of the fields of their `training`.
 
-    A mapping for `dsa` stands for `DsaSettings` of these values.
-
     Raises:
-        InputError: there is no such setting, or a value is outside its limits.
+        SettingError: there is no such setting, or a value is outside its limits.
     """
     training: Any = getattr(settings, "training", None)
     own, inner = _names(settings), [] if training is None else _names(training)
     for name in values:
         if name not in (*own, *inner):
-            near = difflib.get_close_matches(str(name), (*own, *inner), 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join((*own, *inner))}"
-            raise InputError(f"{name} is not a setting here; {hint}")
-    changed = {name: _value(name, value) for name, value in values.items()}
-    of_training = {name: changed.pop(name) for name in inner if name in changed}
-    if of_training:
-        changed["training"] = replace(changed.get("training", training), **of_training)
-    return replace(settings, **changed)  # type: ignore[type-var]
+            raise UnknownSettingError(name, (*own, *inner))
+    settings = from_dict(type(settings), {name: values[name] for name in own if name in values}, base=settings)
+    of_training = {name: values[name] for name in inner if name in values and name not in own}
+    if not of_training:
+        return settings
+    training = from_dict(type(training), of_training, base=settings.training)  # type: ignore[attr-defined]
+    return replace(settings, training=training)  # type: ignore[type-var]
 
 
 def _names(settings: Any) -> list[str]:
     return [field.name for field in fields(settings)]
-
-
-def _value(name: str, value: Any) -> Any:
-    return with_values(DsaSettings(), value) if name == "dsa" and isinstance(value, Mapping) else value

@@ -1,23 +1,22 @@
-"""A recipe: everything that decides a distillation, from the data to the evaluation, in one place and one file."""
+"""A recipe: all settings of a run, from the data to the evaluation, in one object and one file."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydistill._util.checks import plain
-from pydistill._util.settings import settings_from_dict
-from pydistill._util.yaml import plain_yaml
+from pydistill._util.settings import Settings, from_dict, setting
 from pydistill.data import DataSettings
 from pydistill.distillation.distiller import DistillSettings
-from pydistill.errors import InputError, MissingDependencyError
+from pydistill.errors import FormatError, InputError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
+from pydistill.recipes.yaml import read_yaml
 from pydistill.training.experts import ExpertSettings
 
 PRESETS = "presets"
@@ -26,22 +25,16 @@ LARGEST_FILE = 2**20
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is distilled, by which networks, from which experts, how, and how the outcome is judged.
+class Recipe(Settings):
+    """The settings of a run as a whole; the folder of the experts is given beside it."""
 
-    Args:
-        data: the data set and its preprocessing.
-        model: the network of the experts, the student and the evaluation.
-        expert: how experts are trained (the folder of experts is given beside the recipe).
-        distill: the distillation.
-        evaluation: the protocol that judges a distilled set.
-    """
-
-    data: DataSettings = field(default_factory=DataSettings)
-    model: ModelSettings = field(default_factory=ModelSettings)
-    expert: ExpertSettings = field(default_factory=ExpertSettings)
-    distill: DistillSettings = field(default_factory=DistillSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    data: DataSettings = setting(DataSettings(), "the data set and its preprocessing")
+    model: ModelSettings = setting(ModelSettings(), "the network of the experts, the student and the evaluation")
+    expert: ExpertSettings = setting(ExpertSettings(), "how experts are trained")
+    distill: DistillSettings = setting(
+        DistillSettings(), "the distillation: method, steps, learning rates, starts and so on"
+    )
+    evaluation: EvaluationSettings = setting(EvaluationSettings(), "the protocol of the evaluations")
 
     def with_seed(self, seed: int) -> Recipe:
         """The recipe with one seed for experts, distillation and evaluation."""
@@ -53,19 +46,8 @@ class Recipe:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as nested JSON-able values."""
-        values: dict[str, Any] = plain(asdict(self))
-        return values
-
-
-def refused_setting(error: Exception) -> InputError:
-    """What a settings class said of a value, out of what jsonargparse makes of it; else its message in one line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InputError):
-            return InputError(str(cause))
-        cause = cause.__cause__
-    return InputError(" ".join(str(error).split()))
+        """The recipe as nested values that JSON can hold."""
+        return asdict(self)
 
 
 def preset_names() -> list[str]:
@@ -84,93 +66,67 @@ def preset_path(name: str) -> Path:
     """The file of a preset.
 
     Raises:
-        InputError: there is no preset of that name; those there are are named.
+        InputError: there is no preset of that name; the message suggests similar ones.
     """
     names = preset_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
-        told = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-        raise InputError(f"there is no preset {name!r}; {told}")
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise InputError(f"there is no preset {name!r}; {hint}")
     return Path(str(resources.files("pydistill.recipes") / PRESETS / f"{name}.yaml"))
 
 
 def read_recipe_file(path: str | Path) -> dict[str, Any]:
-    """The settings in a recipe's file as nested plain values, each known and of its kind.
+    """Read the settings in a recipe's file as nested plain values, and check them.
 
     Raises:
-        InputError: the file cannot be read or is no recipe; or a setting in it does not exist, has the wrong kind or is
-            outside its limits. The message names the file and never shows its content.
-        MissingDependencyError: pyyaml is not installed.
+        InputError: the file cannot be read or is no recipe, or a setting in it does not exist, has the wrong type or is
+            outside its limits. The message names the file.
+        MissingDependencyError: ruamel.yaml is not installed.
     """
-    where = f"recipe {path}"
+    source = f"recipe {path}"
     try:
-        if Path(path).is_file() and Path(path).stat().st_size > LARGEST_FILE:
-            raise InputError(f"{where} has more than {LARGEST_FILE} bytes and is none; give a file such as recipe.json")
-        text = Path(path).read_bytes().decode("utf-8")
-        values = plain_yaml(text)
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise InputError(f"{source} is larger than 1 MiB; a recipe is a small file such as a run's recipe.json")
+        values = read_yaml(content.decode("utf-8"))
     except OSError as error:
-        raise InputError(
-            f"{where} cannot be read: {(error.strerror or str(error)).lower()}; name a recipe's file"
-        ) from error
-    except ValueError as error:
-        told = "it holds bytes that are no text in UTF-8" if isinstance(error, UnicodeDecodeError) else error
-        raise InputError(f"{where} is not readable as YAML or JSON: {told}") from error
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{where} holds no settings by name; write it like recipe.json of a run folder, in YAML or JSON"
-        )
-    settings_from_dict(Recipe, values, where)
-    return values
+        raise InputError(f"{source} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not text in UTF-8") from error
+    except FormatError as error:
+        raise InputError(f"{source}: {error}") from error
+    from_dict(Recipe, values, source=source)
+    return dict(json.loads(json.dumps(values)))  # without YAML's aliases, so that a change of one is not one of both
 
 
-def recipe_parser() -> Any:
-    """A jsonargparse parser with the fields of `Recipe`, and `--config` for a file of them.
-
-    Raises:
-        MissingDependencyError: jsonargparse is not installed.
-    """
-    try:
-        import jsonargparse
-    except ImportError as error:
-        raise MissingDependencyError(
-            "reading a recipe needs jsonargparse; install it with: pip install 'pydistill[cli]'"
-        ) from error
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(Recipe, None)
-    return parser
-
-
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe from a YAML or JSON file; what it does not name keeps its default.
 
     Args:
         path: a YAML or JSON file with the fields of `Recipe`.
-        overrides: command-line style settings put over it, e.g. ["--distill.steps=3"].
+        overrides: settings that replace the file's, by dotted name, such as {"distill.steps": 3}.
 
     Raises:
-        InputError: the file cannot be read, or a setting does not exist or has the wrong kind.
-        MissingDependencyError: jsonargparse is not installed.
+        InputError: the file cannot be read, or a setting does not exist or is refused.
+        MissingDependencyError: ruamel.yaml is not installed.
     """
-    settings = json.dumps(read_recipe_file(path))
-    parser = recipe_parser()
-    return _parsed(parser, lambda: parser.parse_args([f"--config={settings}", *overrides]), f"recipe {path}")
+    values = read_recipe_file(path)
+    for name, value in (overrides or {}).items():
+        put(values, name, value)
+    return from_dict(Recipe, values)
 
 
-def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe that `Recipe.as_dict` was taken of; what it does not name keeps its default.
-
-    Raises:
-        InputError: a setting does not exist or has the wrong kind; `where` names its origin in the message.
-    """
-    return settings_from_dict(Recipe, values, where)
-
-
-def _parsed(parser: Any, parse: Callable[[], Any], where: str) -> Recipe:
-    import jsonargparse
-
-    try:
-        parsed = parser.instantiate(parse())
-    except (jsonargparse.ArgumentError, OSError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: {refused_setting(error)}") from error
-    return Recipe(**{each.name: parsed[each.name] for each in fields(Recipe)})
+def put(values: dict[str, Any], name: str, value: Any) -> None:
+    """Set the value of a dotted name in nested mappings; mappings are merged."""
+    *groups, last = name.split(".")
+    for group in groups:
+        if not isinstance(values.get(group), dict):
+            values[group] = {}
+        values = values[group]
+    if isinstance(value, dict) and isinstance(values.get(last), dict):
+        for key, item in value.items():
+            put(values[last], key, item)
+    else:
+        values[last] = value

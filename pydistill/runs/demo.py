@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,8 +55,7 @@ def demo(method: str, seed: int, out: Path, *, quiet: bool = False, resume: bool
         return _demo(demo_recipe(method, seed), out, quiet, resume)
     except (Interrupted, KeyboardInterrupt) as error:
         reason = str(error).partition(";")[0] or "stopped"
-        command = f"pydistill demo --method {method} --seed {seed} --out {shlex.quote(str(out))} --resume"
-        raise Interrupted(f"{reason}; continue with: {command}") from error
+        raise Interrupted(f"{reason}; resume the demo of method {method} and seed {seed} in {out}") from error
     finally:
         torch.set_num_threads(threads)
 

@@ -190,7 +190,7 @@ def _trajectories(
     recipe: Recipe, network: Network, record: ExpertsRecord, experts: TrajectoryStore | None, folder: Path
 ) -> tuple[TrajectoryStore, float | None]:
     """Return experts of the kind that the method needs, and the seconds to convexify one of them if it has to be."""
-    kind = recipe.distill.resolved_method().trajectories
+    kind = recipe.distill.resolved_method.trajectories
     if experts is not None and experts.kind == kind:
         return experts, None
     store = TrajectoryStore.create(folder / "experts", record)
@@ -209,7 +209,7 @@ def _disk_of_experts(
     disk = {}
     if experts is None or experts.kind == "recorded":
         disk["experts_recorded"] = count * (epochs + 1) * total * FLOAT
-    if recipe.distill.resolved_method().trajectories == "convexified":
+    if recipe.distill.resolved_method.trajectories == "convexified":
         waypoints = 4 if recipe.distill.waypoints is None else recipe.distill.waypoints
         points = len(waypoint_epochs(epochs, waypoints))
         fractions = 2 * FLOAT * (epochs + points - 1) * len(record.sizes)
@@ -231,7 +231,7 @@ def _bytes_of(tensors: Iterable[Tensor]) -> int:
 
 def _notes(recipe: Recipe, experts: TrajectoryStore | None) -> list[str]:
     notes = ["not counted: starting Python and CUDA, reading the data, checkpoints, pictures and logs"]
-    if experts is None and recipe.distill.resolved_method().selection == "nearest":
+    if experts is None and recipe.distill.resolved_method.selection == "nearest":
         notes.append(
             "without real experts every iteration is measured at the last student step, which costs most; "
             "with them it is measured at the nearest"

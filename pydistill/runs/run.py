@@ -15,6 +15,7 @@ from torch import nn
 from pydistill._util.files import write_json
 from pydistill._util.interrupt import stopping_cleanly
 from pydistill._util.layout import BEST_NAME, CONVEXIFIED_NAME
+from pydistill._util.settings import in_group
 from pydistill.data import Dataset
 from pydistill.distillation.distiller import Distiller
 from pydistill.errors import FormatError, InputError, MismatchError
@@ -55,13 +56,14 @@ def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> Tr
         MismatchError: the experts are convexified with other settings than the recipe's, or the folder holds experts
             that the store does not.
     """
-    if recipe.distill.resolved_method().trajectories == "recorded":
+    if recipe.distill.resolved_method.trajectories == "recorded":
         return store  # the distiller refuses convexified ones
     check_convexification(recipe, store)
     if store.kind == "recorded":
         # The distiller checks this too, but only once the experts are convexified.
-        StartSampler(recipe.distill.start_settings()).check_reach(store.end, recipe.distill.expert_epochs)
-        return store.write_convexified(folder / CONVEXIFIED_NAME, **_convexification(recipe))
+        with in_group("distill"):
+            StartSampler(recipe.distill.start_settings).check_reach(store.end, recipe.distill.expert_epochs)
+            return store.write_convexified(folder / CONVEXIFIED_NAME, **_convexification(recipe))
     return store
 
 
@@ -93,7 +95,7 @@ def _convexification(recipe: Recipe) -> dict[str, Any]:
 
 def _warn_of_unused_settings(recipe: Recipe) -> None:
     """Warn of settings of convexification in a run on recorded experts."""
-    if recipe.distill.resolved_method().trajectories == "recorded" and (settings := _convexification(recipe)):
+    if recipe.distill.resolved_method.trajectories == "recorded" and (settings := _convexification(recipe)):
         names = ", ".join(f"distill.{name}" for name in settings)
         _log.warning("%s: no effect, since %s works on recorded experts", names, recipe.distill.method)
 
@@ -149,7 +151,6 @@ def _run(
     callback: RunCallback,
 ) -> RunResult:
     began = time.perf_counter()
-    recipe.distill.check()
     _warn_of_unused_settings(recipe)
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
@@ -161,8 +162,9 @@ def _run(
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
         store = trajectories_for(recipe, store, folder.path)
         student = build(network, *dataset.sizes, seed=0).to(dataset.device)
-        teachers = () if recipe.distill.resolved_method().labels == "hard" else _teachers(network, dataset, store)
-        distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
+        teachers = () if recipe.distill.resolved_method.labels == "hard" else _teachers(network, dataset, store)
+        with in_group("distill"):
+            distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
         evaluator = PeriodicEvaluator(recipe, network, dataset, distiller, folder, callback)
         if checkpoint is None:
             folder.start_metrics()
@@ -191,8 +193,8 @@ def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[s
         "by_recipe": store.record.training == json.loads(json.dumps(training)),
     }
     config = recipe.as_dict() | {"trajectories": trajectories, "architecture": architecture}
-    if recipe.distill.resolved_method().growing:  # its default follows from the iterations, which may change on resume
-        config["distill"]["grow_iterations"] = recipe.distill.start_settings().grow_iterations
+    if recipe.distill.resolved_method.growing:  # its default follows from the iterations, which may change on resume
+        config["distill"]["grow_iterations"] = recipe.distill.start_settings.grow_iterations
     as_json: dict[str, Any] = json.loads(json.dumps(config))
     return as_json
 

@@ -6,21 +6,22 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from pydistill._util.checks import check_fields
+from pydistill._util.checks import SEEDS_BELOW
 from pydistill._util.files import WriteError
 from pydistill._util.format import counted, size
 from pydistill._util.layout import holds_experts
+from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError, Interrupted
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
-from pydistill.training.train import TrainingSettings, accuracy, check_seed, derive_seed, train
+from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 from pydistill.trajectories.index import file_name
 
@@ -33,27 +34,15 @@ def expert_training() -> TrainingSettings:
 
 
 @dataclass(frozen=True)
-class ExpertSettings:
-    """How many experts, and how they are trained.
+class ExpertSettings(Settings):
+    """How many experts there are, and how they are trained.
 
-    Args:
-        count: experts to have in the store, at least 1 (the papers take 100).
-        seed: expert i starts and trains by random numbers that depend on (seed, i) alone.
-        training: the recipe; snapshots are kept at epoch 0 (the initialisation) and after each epoch.
-
-    Raises:
-        InputError: count below 1, or a seed outside its limits.
+    A snapshot is kept at epoch 0 (the initialisation) and after every epoch.
     """
 
-    count: int = 10
-    seed: int = 0
-    training: TrainingSettings = field(default_factory=expert_training)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.count < 1:
-            raise InputError(f"count must be at least 1, not {self.count}")
-        check_seed("seed of the experts", self.seed)
+    count: int = setting(10, "experts to have in the store (the papers use 100)", at_least=1)
+    seed: int = setting(0, "expert i depends on (seed, i) alone", at_least=0, below=SEEDS_BELOW)
+    training: TrainingSettings = setting(expert_training(), "how each expert is trained")
 
 
 def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -> ExpertsRecord:

@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pydistill._util.checks import check_fields, check_generator
+from pydistill._util.checks import check_generator
+from pydistill._util.settings import Settings, setting
 from pydistill.data.dsa import DsaSettings
 from pydistill.data.pictures import Pictures
 from pydistill.engine.cuda_graph import is_plain
@@ -22,50 +23,23 @@ from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
 from pydistill.training.gradients import GradientBackend, gradients_for, logits_of
 from pydistill.training.sgd import Sgd
 
-SCHEDULES = ("constant", "halfway", "cosine")
 EPOCHS_PER_DRAW = 20
 IMAGES_PER_DRAW = 1 << 16
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
-    """How a network is trained: SGD on cross entropy.
+class TrainingSettings(Settings):
+    """How a network is trained: SGD on the cross entropy."""
 
-    Args:
-        epochs: passes over the data, at least 1.
-        batch_size: images per step; the last step of an epoch takes what is left.
-        lr: learning rate of the first epoch, above 0.
-        momentum: of SGD, in [0, 1).
-        weight_decay: of SGD, at least 0.
-        schedule: "constant"; "halfway" (a tenth of lr from epoch epochs//2 + 1 on); "cosine" (to 0 at the end, a step
-            per epoch).
-        dsa: differentiable Siamese augmentation of every batch, or none.
-
-    Raises:
-        InputError: a value outside its limits.
-    """
-
-    epochs: int = 50
-    batch_size: int = 256
-    lr: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "halfway", "cosine"] = "constant"
-    dsa: DsaSettings | None = None
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise InputError(f"lr must be a finite number above 0, not {self.lr}")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum must be in [0, 1), not {self.momentum}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise InputError(f"weight_decay must be a finite number of at least 0, not {self.weight_decay}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule!r}")
+    epochs: int = setting(50, "passes over the data", at_least=1)
+    batch_size: int = setting(256, "images per step; the last step of an epoch takes the remainder", at_least=1)
+    lr: float = setting(0.01, "learning rate of the first epoch", above=0)
+    momentum: float = setting(0.0, "momentum of SGD", at_least=0, below=1)
+    weight_decay: float = setting(0.0, "weight decay of SGD", at_least=0)
+    schedule: Literal["constant", "halfway", "cosine"] = setting(
+        "constant", "constant, halfway (a tenth of lr after half of the epochs) or cosine (to 0, a step per epoch)"
+    )
+    dsa: DsaSettings | None = setting(None, "differentiable Siamese augmentation of every batch; null for none")
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of epoch 1 … epochs."""
@@ -241,12 +215,6 @@ def accuracy(
         for module, training in modes:
             module.training = training
     return int(correct) / len(pictures)
-
-
-def check_seed(what: str, seed: int) -> None:
-    """Refuse a seed that is not at least 0 and below 2^63; InputError names `what`."""
-    if not 0 <= seed < 2**63:
-        raise InputError(f"{what} must be at least 0 and below 2^63, not {seed}")
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pydistill.errors import InputError
+from pydistill.errors import InputError, SettingError
 from pydistill.trajectories.trajectory import ConvexifiedTrajectory, Rows, as_rows
 
 FractionRule = Literal["path", "uniform", "decreasing", "projected"]
@@ -32,14 +32,13 @@ def waypoint_epochs(end: int, waypoints: int | Sequence[int]) -> tuple[int, ...]
     """
     if isinstance(waypoints, int):
         if not 2 <= waypoints <= end + 1:
-            raise InputError(f"waypoints = {waypoints} must be 2 to {end + 1} for a trajectory of epochs 0 to {end}")
+            raise SettingError("waypoints", waypoints, f"2 to {end + 1} for a trajectory of epochs 0 to {end}")
         return tuple(-(-index * end // (waypoints - 1)) for index in range(waypoints))
     epochs = tuple(waypoints)
     rising = all(isinstance(epoch, int) for epoch in epochs) and list(epochs) == sorted(set(epochs))
     if len(epochs) < 2 or not rising or epochs[0] != 0 or epochs[-1] != end:
-        raise InputError(
-            f"waypoints = {list(epochs)} must be whole epochs that rise strictly from 0 to the trajectory's end, {end}"
-        )
+        allowed = f"whole epochs that rise strictly from 0 to the trajectory's end, {end}"
+        raise SettingError("waypoints", list(epochs), allowed)
     return epochs
 
 

@@ -7,31 +7,43 @@ from dataclasses import dataclass
 
 import torch
 
-from pydistill.errors import InputError
+from pydistill._util.settings import Settings, setting
+from pydistill.errors import InputError, SettingError
 from pydistill.trajectories.trajectory import Span
 
 
 @dataclass(frozen=True)
-class StartSettings:
+class StartSettings(Settings):
     """The range that starts are drawn from, in epochs.
 
-    Attributes:
-        max_start: upper end T⁺, exclusive: whole starts are min_start … max_start − 1, real ones lie in
-            [min_start, max_start).
-        min_start: lower end T⁻, inclusive.
-        continuous: draw real starts (convexified experts), not whole epochs.
-        growing: let the upper end grow linearly, from grow_from at iteration 0 to max_start at
-            grow_iterations.
-        grow_from: upper end at iteration 0.
-        grow_iterations: iterations until the upper end reaches max_start; needed with `growing`.
+    Whole starts are min_start … max_start − 1; real ones (`continuous`) lie in [min_start, max_start).
     """
 
-    max_start: float
-    min_start: float = 0.0
-    continuous: bool = False
-    growing: bool = False
-    grow_from: float = 0.5
-    grow_iterations: int = 0
+    max_start: float = setting(2.0, "upper end T⁺, exclusive", at_least=0)
+    min_start: float = setting(0.0, "lower end T⁻, inclusive", at_least=0)
+    continuous: bool = setting(False, "draw real starts (convexified experts) instead of whole epochs")
+    growing: bool = setting(
+        False, "let the upper end grow linearly from grow_from at iteration 0 to max_start at grow_iterations"
+    )
+    grow_from: float = setting(0.5, "upper end at iteration 0", at_least=0)
+    grow_iterations: int = setting(0, "iterations until the upper end reaches max_start; needed if growing", at_least=0)
+
+    def _check(self) -> None:
+        lower, upper = self.min_start, self.max_start
+        if not self.continuous:
+            for name, value in (("min_start", lower), ("max_start", upper)):
+                if value != int(value):
+                    raise SettingError(name, value, "a whole epoch unless starts are continuous")
+        least = lower if self.continuous else lower + 1
+        if upper < least:
+            beyond = "" if self.continuous else ", as whole starts lie below max_start"
+            raise SettingError("max_start", upper, f"at least {least:g} for min_start = {lower:g}{beyond}")
+        if self.growing:
+            if self.grow_iterations < 1:
+                raise SettingError("grow_iterations", self.grow_iterations, "at least 1 for a growing range")
+            if not lower <= self.grow_from <= upper:
+                allowed = f"between min_start = {lower:g} and max_start = {upper:g}"
+                raise SettingError("grow_from", self.grow_from, allowed)
 
 
 class StartSampler:
@@ -45,35 +57,6 @@ class StartSampler:
     """
 
     def __init__(self, settings: StartSettings) -> None:
-        """Check the settings by themselves.
-
-        Raises:
-            InputError: a setting is outside its limits.
-        """
-        lower, upper = settings.min_start, settings.max_start
-        if not (math.isfinite(lower) and lower >= 0):
-            raise InputError(f"min_start = {lower} must be 0 or more")
-        if not math.isfinite(upper):
-            raise InputError(f"max_start = {upper} must be a finite number of epochs")
-        if settings.continuous:
-            if upper < lower:
-                raise InputError(f"max_start = {upper} must be at least min_start = {lower}")
-        else:
-            for name, value in (("min_start", lower), ("max_start", upper)):
-                if value != int(value):
-                    raise InputError(f"{name} = {value} must be a whole epoch unless starts are continuous")
-            if upper < lower + 1:
-                raise InputError(
-                    f"max_start = {upper:g} must be at least {lower + 1:g}: "
-                    f"whole starts run from min_start = {lower:g} up to, but not with, max_start"
-                )
-        if settings.growing:
-            if settings.grow_iterations < 1:
-                raise InputError(f"grow_iterations = {settings.grow_iterations} must be 1 or more for a growing range")
-            if not lower <= settings.grow_from <= upper:
-                raise InputError(
-                    f"grow_from = {settings.grow_from} must lie between min_start = {lower} and max_start = {upper}"
-                )
         self.settings = settings
 
     @property
@@ -105,9 +88,7 @@ class StartSampler:
         if self.settings.continuous and not trajectory.continuous:
             raise InputError("continuous starts need convexified experts, and these are recorded at whole epochs only")
         if not trajectory.continuous and length != int(length):
-            raise InputError(
-                f"length M = {length} must be a whole number of epochs for experts recorded at whole epochs"
-            )
+            raise SettingError("expert_epochs", length, "a whole number for experts recorded at whole epochs")
         self.check_reach(trajectory.end, length)
 
     def check_reach(self, trajectory_end: float, length: float) -> None:
@@ -117,13 +98,15 @@ class StartSampler:
             InputError: M is not positive; the last start plus M exceeds T.
         """
         if not (math.isfinite(length) and length > 0):
-            raise InputError(f"length M = {length} must be a positive number of epochs")
+            raise SettingError("expert_epochs", length, "a finite number above 0")
         if self.latest + length > trajectory_end:
-            raise InputError(
-                f"max_start = {self.settings.max_start:g} and length M = {length:g} reach up to "
-                f"epoch {self.latest + length:g}, "
-                f"but the expert trajectories end at epoch {trajectory_end:g}; lower distill.max_start or "
-                "distill.expert_epochs, or train experts for more epochs"
+            furthest = trajectory_end - length + (0 if self.settings.continuous else 1)
+            raise SettingError(
+                "max_start",
+                self.settings.max_start,
+                f"at most {furthest:g} for expert_epochs = {length:g}",
+                f"the expert trajectories end at epoch {trajectory_end:g}; lower it or expert_epochs, or train experts "
+                "for more epochs",
             )
 
     def draw(
@@ -141,7 +124,7 @@ class StartSampler:
             InputError: as `check` would have; iteration below 0.
         """
         if iteration < 0:
-            raise InputError(f"iteration = {iteration} must be 0 or more")
+            raise SettingError("iteration", iteration, "at least 0")
         self.check_reach(trajectory_end, length)
         lower, upper = self.settings.min_start, self.upper(iteration)
         if self.settings.continuous:

@@ -1,76 +1,221 @@
-"""Settings out of plain values: round trips, and one sentence for everything else."""
+"""Settings: what a dataclass of them refuses, plain values to settings and back, and the names in errors."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from typing import Any
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 
-from pydistill._util.settings import settings_from_dict
-from pydistill.data import DsaSettings
-from pydistill.errors import InputError
-from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path
-
-
-@pytest.mark.parametrize("name", preset_names()[::5])
-def test_a_recipe_survives_json(name: str) -> None:
-    pytest.importorskip("jsonargparse")
-    recipe = load_recipe(preset_path(name))
-    assert settings_from_dict(Recipe, json.loads(json.dumps(recipe.as_dict())), "here") == recipe
-
-
-def test_every_kind_of_setting_survives() -> None:
-    recipe = Recipe()
-    recipe = replace(
-        recipe,
-        distill=replace(recipe.distill, waypoints=[0, 3, 6], dsa=DsaSettings(mode="M"), expert_epochs=2, ema=0.5),
-        evaluation=replace(recipe.evaluation, models=("convnet3", "mlp")),
-    )
-    found = settings_from_dict(Recipe, json.loads(json.dumps(recipe.as_dict())), "here")
-    assert found == recipe
-    assert type(found.distill.expert_epochs) is float
-    assert type(found.evaluation.models) is tuple
+from pydistill._util.settings import Settings, described_settings, from_dict, in_group, setting
+from pydistill.data import DataSettings, DsaSettings
+from pydistill.distillation.distiller import DistillSettings
+from pydistill.errors import SettingError, UnknownSettingError
+from pydistill.evaluation.evaluate import EvaluationSettings
+from pydistill.nn import ModelSettings
+from pydistill.recipes.recipe import Recipe
+from pydistill.runs.loggers import LogSettings
+from pydistill.runs.run import run_distillation
+from pydistill.training.experts import ExpertSettings, train_experts
+from pydistill.training.train import TrainingSettings
+from pydistill.trajectories import StartSettings
+from tests.helpers.blobs import blobs
+from tests.helpers.small_runs import EXPERT, assert_same_outcome, recipe
 
 
-def test_what_is_not_named_keeps_its_default() -> None:
-    assert settings_from_dict(Recipe, {}, "here") == Recipe()
-    assert settings_from_dict(Recipe, {"distill": {"steps": 3}}, "here").distill.steps == 3
+@dataclass(frozen=True)
+class Inner(Settings):
+    """Settings inside others."""
+
+    share: float = setting(0.5, "a share", at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class Outer(Settings):
+    """One setting of every type."""
+
+    count: int = setting(1, "a count", at_least=1, below=10)
+    rate: float = setting(0.1, "a rate", above=0)
+    limit: float | None = setting(None, "a limit", above=0)
+    name: str = setting("a", "a name")
+    flag: bool = setting(False, "a flag")
+    kind: Literal["x", "y"] = setting("x", "a kind")
+    epochs: int | list[int] | None = setting(None, "epochs")
+    words: tuple[str, ...] = setting((), "words")
+    inner: Inner = setting(Inner(0.25), "nested")
+    maybe: Inner | None = setting(None, "nested, if at all")
+
+    def _check(self) -> None:
+        if self.flag and self.kind == "y":
+            raise SettingError("kind", self.kind, "x with flag")
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("name", "value"),
     [
-        ([], "here: the settings must be settings by name, not []"),
-        ({"distill": 3}, "here: distill must be settings by name, not 3"),
-        ({"distill": {"stps": 3}}, "here: there is no setting distill.stps; did you mean distill.steps?"),
-        ({"teacher": {}}, "here: there is no setting teacher; there are data, model, expert, distill, evaluation"),
-        ({"distill": {"steps": "3"}}, "here: distill.steps must be a whole number, not '3'"),
-        ({"distill": {"steps": True}}, "here: distill.steps must be a whole number, not True"),
-        ({"distill": {"steps": 3.0}}, "here: distill.steps must be a whole number, not 3.0"),
-        ({"distill": {"ema": "none"}}, "here: distill.ema must be a number or None, not 'none'"),
-        (
-            {"distill": {"backend": "gpu"}},
-            "here: distill.backend must be one of auto, fused, torch, autograd, not 'gpu'",
-        ),
-        (
-            {"distill": {"waypoints": [1, "x"]}},
-            "here: distill.waypoints must be a whole number or a list of which each",
-        ),
-        ({"distill": {"dsa": {"flip": 2}}}, "here: flip=2.0 of the augmentation must be in [0, 1]"),
-        ({"distill": {"lr_image": 10**400}}, None),
-        (
-            {"evaluation": {"training": {"epochs": None}}},
-            "here: evaluation.training.epochs must be a whole number, not",
-        ),
-        ({"evaluation": {"repeats": 0}}, "here: repeats must be at least 1, not 0"),
+        ("count", 0),
+        ("count", 10),
+        ("count", 2.0),
+        ("count", True),
+        ("count", "2"),
+        ("count", None),
+        ("rate", 0),
+        ("rate", math.inf),
+        ("rate", math.nan),
+        ("rate", 10**400),
+        ("rate", "0.1"),
+        ("rate", torch.tensor(0.1)),
+        ("limit", 0.0),
+        ("name", 3),
+        ("flag", 1),
+        ("kind", "z"),
+        ("epochs", "4"),
+        ("epochs", [1, 2.5]),
+        ("epochs", 2.5),
+        ("words", "ab"),
+        ("words", [1]),
+        ("inner", None),
+        ("inner", {"share": 0.5}),
+        ("maybe", 5),
     ],
 )
-def test_what_is_refused(values: Any, message: str | None) -> None:
-    if message is None:
-        assert settings_from_dict(Recipe, values, "here").distill.lr_image == float("inf")
-        return
-    with pytest.raises(InputError) as told:
-        settings_from_dict(Recipe, values, "here")
-    assert str(told.value).startswith(message)
+def test_a_value_of_the_wrong_type_or_outside_its_limits_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(SettingError) as raised:
+        Outer(**{name: value})
+    assert raised.value.setting == name
+    assert raised.value.value is value
+    assert str(raised.value).startswith(f"{name} must be {raised.value.allowed}, not ")
+
+
+def test_limits_are_inclusive_or_not_as_they_say() -> None:
+    settings = Outer(count=9, inner=Inner(1))
+    assert (settings.count, settings.inner.share) == (9, 1.0)
+    assert Outer(count=1, inner=Inner(0)).inner.share == 0
+
+
+def test_a_class_checks_several_settings_together() -> None:
+    with pytest.raises(SettingError) as raised:
+        replace(Outer(flag=True), kind="y")
+    assert raised.value.setting == "kind"
+
+
+def test_values_become_python_s_own() -> None:
+    settings = Outer(
+        count=np.int64(3),  # type: ignore[arg-type]
+        rate=2,
+        limit=np.float32(0.25),  # type: ignore[arg-type]
+        epochs=range(0, 6, 2),  # type: ignore[arg-type]
+        words=["a", "b"],  # type: ignore[arg-type]
+    )
+    assert settings == Outer(3, 2.0, 0.25, epochs=[0, 2, 4], words=("a", "b"))
+    values = [settings.count, settings.rate, settings.limit, settings.epochs, settings.words]
+    assert [type(value) for value in values] == [int, float, float, list, tuple]
+
+
+def test_plain_values_become_settings_and_the_rest_keeps_its_default() -> None:
+    assert from_dict(Outer, {}) == Outer()
+    values = {"rate": 3, "words": ["a"], "maybe": {}}
+    assert from_dict(Outer, values) == Outer(rate=3.0, words=("a",), maybe=Inner(0.5))
+    assert from_dict(Outer, {"inner": {}}).inner.share == 0.25, "a nested setting keeps the default of its field"
+    assert from_dict(Outer, {"count": 2}, base=Outer(rate=5)) == Outer(count=2, rate=5)
+    training = from_dict(Recipe, {"evaluation": {"training": {"epochs": 3}}}).evaluation.training
+    assert (training.epochs, training.momentum, training.dsa) == (3, 0.9, DsaSettings())
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"distill": {"steps": 0}}, "distill.steps"),
+        ({"distill": {"dsa": {"flip": 2}}}, "distill.dsa.flip"),
+        ({"distill": {"max_start": 2.5}}, "distill.max_start"),
+        ({"distill": {"method": "magic"}}, "distill.method"),
+        ({"evaluation": {"training": {"epochs": None}}}, "evaluation.training.epochs"),
+        ({"expert": {"seed": -1}}, "expert.seed"),
+        ({"distill": 3}, "distill"),
+        ({"distill": {"dsa": []}}, "distill.dsa"),
+        ([], ""),
+    ],
+)
+def test_an_error_names_the_setting_with_its_groups_and_the_source(values: Any, name: str) -> None:
+    with pytest.raises(SettingError) as raised:
+        from_dict(Recipe, values, source="recipe mine.yaml")
+    assert raised.value.setting == name
+    assert str(raised.value).startswith(f"recipe mine.yaml: {name or 'the settings'} must be ")
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "near"),
+    [
+        ({"distill": {"stps": 3}}, "distill.stps", "distill.steps"),
+        ({"distil": {}}, "distil", "distill"),
+        ({"distill": {"dsa": {"flp": 2}}}, "distill.dsa.flp", "distill.dsa.flip"),
+        ({1: 2}, "1", None),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_name(values: Any, name: str, near: str | None) -> None:
+    with pytest.raises(UnknownSettingError) as raised:
+        from_dict(Recipe, values)
+    error = raised.value
+    assert error.setting == name
+    assert near is None or f"did you mean {near}?" in str(error)
+    error.spell = lambda setting: f"--{setting}"
+    assert str(error).startswith(f"--{name} is not a setting; ")
+    assert near is None or f"did you mean --{near}?" in str(error)
+
+
+def test_groups_and_spelling_are_added_on_the_way_out() -> None:
+    with pytest.raises(SettingError) as raised, in_group("run"), in_group("outer"):
+        Outer(count=0)
+    error = raised.value
+    assert error.setting == "run.outer.count"
+    error.spell = {"run.outer.count": "--count"}.__getitem__
+    assert str(error) == "--count must be a whole number of at least 1 and below 10, not 0"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        DataSettings,
+        DistillSettings,
+        DsaSettings,
+        EvaluationSettings,
+        ExpertSettings,
+        LogSettings,
+        ModelSettings,
+        Recipe,
+        StartSettings,
+        TrainingSettings,
+    ],
+)
+def test_every_settings_class_has_valid_defaults_help_and_a_round_trip(kind: type[Settings]) -> None:
+    settings = kind()
+    assert from_dict(kind, json.loads(json.dumps(asdict(settings)))) == settings  # type: ignore[call-overload]
+    assert all(item.help and item.allowed for item in described_settings(settings))
+
+
+def test_nested_settings_are_described_with_their_own_defaults() -> None:
+    described = {item.name: item for item in described_settings(Recipe())}
+    assert described["evaluation.training.momentum"].default == 0.9
+    assert described["distill.dsa"].default is None
+    assert described["distill.dsa.flip"].default == 0.5
+    assert "distill" not in described
+
+
+def test_a_recipe_of_numpy_s_numbers_is_written_as_one_of_python_s(tmp_path: Path) -> None:
+    own = recipe(iterations=1, lr_image=0.5)
+    numpy_s = replace(
+        recipe(iterations=np.arange(3)[1], lr_image=np.float32(0.5)),
+        expert=replace(EXPERT, count=np.int64(EXPERT.count), training=replace(EXPERT.training, epochs=np.uint8(6))),
+        evaluation=replace(own.evaluation, repeats=np.int64(2), seed=np.int64(0)),
+    )
+    store = train_experts(blobs(), numpy_s.model, numpy_s.expert, tmp_path / "experts")
+    for name, settings in (("own", own), ("numpy", numpy_s)):
+        run_distillation(settings, blobs(), store, tmp_path / name)
+    for file in ("recipe.json", "config.json"):
+        assert (tmp_path / "own" / file).read_text() == (tmp_path / "numpy" / file).read_text()
+    assert_same_outcome(tmp_path / "own", tmp_path / "numpy")

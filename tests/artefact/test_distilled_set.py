@@ -76,7 +76,7 @@ def test_the_two_views(distilled: DistilledSet) -> None:
 def test_the_best_set_of_a_run(finished: RunResult) -> None:
     best = pydistill.load(finished.folder.path, which="best")
     assert best.provenance["iteration"] == finished.best_iteration
-    with pytest.raises(InputError, match="path must name a folder or a file, not be empty"):
+    with pytest.raises(InputError, match="path must be the path of a file or a folder"):
         pydistill.load("")
     with pytest.raises(InputError, match="which must be final or best, not 'first'"):
         pydistill.load(finished.folder.path, which="first")  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def test_the_recipe_s_own_networks_are_evaluated(
         hostile.evaluate(data=DATA)
     hostile.save(tmp_path / "hostile.safetensors")
     assert main(["evaluate", str(tmp_path / "hostile.safetensors")]) == 2
-    told = "the set was evaluated with a network of its author's own, os:system; name one with model (--models)"
+    told = "the set was evaluated with a network of its author's own, os:system; "
     assert told in " ".join(capsys.readouterr().err.split())
 
 
@@ -187,7 +187,7 @@ def test_a_file_never_decides_what_code_runs(distilled: DistilledSet) -> None:
     named = recipe().as_dict() | {"model": {"name": "os:system"}}
     for hostile in (changed(distilled, recipe=named), changed(distilled, architecture="os:system")):
         for use in (hostile.train, lambda hostile=hostile: hostile.evaluate(data=DATA)):
-            with pytest.raises(InputError, match=r"a network of its author's own, os:system; name one with model"):
+            with pytest.raises(InputError, match=r"a network of its author's own, os:system; "):
                 use()
         assert hostile.train("mlp-w8", epochs=1)
 
@@ -201,7 +201,7 @@ def test_a_run_with_a_network_of_one_s_own(tmp_path: Path) -> None:
     store = train_experts(DATA, own, EXPERT, tmp_path / "experts")
     result = run_distillation(recipe(iterations=1), DATA, store, tmp_path / "run", network=own)
     distilled = pydistill.load(tmp_path / "run")
-    with pytest.raises(InputError, match=r"a network of its author's own, .*own; name one with model"):
+    with pytest.raises(InputError, match=r"a network of its author's own, .*own; "):
         distilled.train()
     (row,) = distilled.evaluate(own, data=DATA)
     assert row.accuracies == result.accuracy_final.accuracies
@@ -209,13 +209,13 @@ def test_a_run_with_a_network_of_one_s_own(tmp_path: Path) -> None:
 
 def test_what_an_incomplete_set_does_not_tell(distilled: DistilledSet) -> None:
     bare = changed(distilled, recipe={})
-    with pytest.raises(InputError, match="does not tell its student's network; name one with model"):
+    with pytest.raises(InputError, match="student's network"):
         bare.train()
     with pytest.raises(InputError, match="data"):
         bare.evaluate("mlp-w8")
     assert bare.evaluate("mlp-w8", 1, DATA, epochs=1)
     unknown = changed(distilled, recipe=recipe().as_dict() | {"colour": "blue"})
-    with pytest.raises(InputError, match="the recipe in the distilled set: there is no setting colour"):
+    with pytest.raises(InputError, match="the recipe in the distilled set: colour is not a setting"):
         unknown.train()
 
 
@@ -240,11 +240,11 @@ def test_show(distilled: DistilledSet, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_it_works_with_torch_numpy_and_safetensors_alone(finished: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe is rebuilt without jsonargparse; only a picture asks for more."""
+    """The recipe is read without ruamel.yaml; only a picture needs more."""
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.split(".")[0] in {"jsonargparse", "matplotlib", "yaml", "tqdm", "PIL", "sklearn", "torchvision"}:
+        if name.split(".")[0] in {"ruamel", "matplotlib", "tqdm", "PIL", "sklearn", "torchvision"}:
             raise ImportError(name)
         return real(name, *rest, **more)
 
@@ -267,7 +267,7 @@ def test_the_command_evaluates_what_python_does(
     hostile = changed(pydistill.load(finished.folder.path), architecture="os:system")
     hostile.save(tmp_path / "set.safetensors")
     assert main(["evaluate", str(tmp_path / "set.safetensors")]) == 2
-    assert "name one with model (--models)" in capsys.readouterr().err
+    assert "a network of its author's own" in capsys.readouterr().err
 
 
 def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path: Path) -> None:
@@ -285,9 +285,7 @@ def test_what_is_no_path_is_refused(path: Any, distilled: DistilledSet) -> None:
             use(path)
 
 
-@pytest.mark.parametrize(
-    ("repeat", "told"), [(-1, "at least 0, not -1"), (1.5, "a whole number of at least 0, not 1.5")]
-)
+@pytest.mark.parametrize(("repeat", "told"), [(-1, "a whole number"), (1.5, "a whole number of at least 0, not 1.5")])
 def test_networks_are_numbered_from_zero(repeat: Any, told: str, distilled: DistilledSet) -> None:
     with pytest.raises(InputError, match=f"repeat must be {told}"):
         distilled.train(repeat=repeat)
@@ -329,7 +327,7 @@ def test_a_run_s_own_sets_are_not_written_over(
     if not there:
         (run / name).unlink()
     before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
-    with pytest.raises(InputError, match=rf"{name} is a run's own set; choose another file \(--out\)$"):
+    with pytest.raises(InputError, match=rf"{name} is a run's own set; choose another file$"):
         changed(distilled, iteration=77).save(run / name)
     assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
 

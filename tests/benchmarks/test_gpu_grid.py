@@ -125,7 +125,7 @@ def test_the_floor_is_the_larger_of_arithmetic_and_bytes() -> None:
 
 
 def test_the_problems_are_those_of_the_papers() -> None:
-    pytest.importorskip("jsonargparse")
+    pytest.importorskip("ruamel.yaml")
     from pydistill.recipes.recipe import load_recipe, preset_path
 
     presets = {"C10": "cifar10", "C100": "cifar100", "Tiny": "tiny-imagenet"}

@@ -13,7 +13,7 @@ from tests.data.files import two_classes, write_tar
 
 
 def test_the_recipe_is_the_preset() -> None:
-    pytest.importorskip("jsonargparse")
+    pytest.importorskip("ruamel.yaml")
     assert real.preset() == load_recipe(preset_path("att/cifar10-ipc1"))
 
 

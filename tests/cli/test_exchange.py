@@ -20,7 +20,7 @@ def test_assuming_that_images_are_not_whitened_is_reported(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """MTT's commands can whiten, which its files do not show."""
-    pytest.importorskip("jsonargparse")
+    pytest.importorskip("ruamel.yaml")
     folder = export_set(made(), form, tmp_path / "out").folder
     command = ["import", str(folder), f"--format={form}", f"--out={tmp_path / 'set.safetensors'}", "--dataset=cifar10"]
     assert main([*command, "--json"]) == 0
@@ -38,7 +38,7 @@ def test_assuming_that_images_are_not_whitened_is_reported(
 
 
 def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("jsonargparse")
+    pytest.importorskip("ruamel.yaml")
     made().save(tmp_path / "set.safetensors")
     out, file = tmp_path / "out", tmp_path / "again.safetensors"
     assert main(["export", str(tmp_path / "set.safetensors"), "--format=mtt", f"--out={out}"]) == 0
@@ -76,7 +76,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_messages_of_the_import(
     arguments: list[str], status: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("jsonargparse")
+    pytest.importorskip("ruamel.yaml")
     folder = save(tmp_path, lr=0.1)
     assert main(["import", str(folder), "--format=mtt", f"--out={tmp_path / 'set.safetensors'}", *arguments]) == status
     assert message in capsys.readouterr().err
@@ -84,7 +84,7 @@ def test_messages_of_the_import(
 
 
 def test_import_writes_over_no_set_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("jsonargparse")
+    pytest.importorskip("ruamel.yaml")
     export_set(made(), "mtt", tmp_path / "out")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").touch()
@@ -100,7 +100,7 @@ def test_import_writes_over_no_set_of_a_run(tmp_path: Path, capsys: pytest.Captu
 def test_an_unknown_data_set_is_reported(
     name: str, hint: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("jsonargparse")
+    pytest.importorskip("ruamel.yaml")
     export_set(made(), "mtt", tmp_path / "out")
     command = ["import", str(tmp_path / "out"), "--format=mtt", f"--dataset={name}"]
     assert main([*command, f"--out={tmp_path / 'set.safetensors'}"]) == 0

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pydistill.cli import COMMANDS, main
-from pydistill.cli.parser import command_module
+from pydistill.cli import COMMANDS, command_module, main
 
 ROOT = Path(__file__).parent.parent.parent
 

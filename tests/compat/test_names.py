@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from pydistill._util.settings import described_settings
 from pydistill.compat.datasets import buffer_folder, data_of
-from pydistill.compat.flags import Script, buffer_parser, distill_parser
-from pydistill.compat.messages import DISTILLATION, EVALUATION, TRAINING
+from pydistill.compat.flags import FLAGS, Script, buffer_parser, distill_parser
 from pydistill.compat.networks import network_of, pool_of
-from pydistill.distillation.settings import DistillSettings
 from pydistill.errors import InputError
 from pydistill.nn import architecture_of
+from pydistill.recipes.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -108,16 +107,8 @@ def test_an_unknown_subset_names_those_there_are() -> None:
         data_of(distill_parser("mtt").parse_args(["--dataset", "ImageNet", "--subset", "cats"]))
 
 
-def test_every_flag_that_a_message_may_name_is_one() -> None:
+def test_every_setting_with_a_flag_is_one_and_so_is_its_flag() -> None:
     scripts: list[Script] = ["mtt", "att", "tesla", "mct"]
-    distillation = {flag for script in scripts for flag in distill_parser(script)._option_string_actions}
-    for names, flags in (
-        (DISTILLATION, distillation),
-        (EVALUATION, distillation),
-        (TRAINING, buffer_parser()._option_string_actions),
-    ):
-        told = {word for flag in names.values() for word in flag.split() if word.startswith("--")}
-        assert told <= set(flags)
-        assert len(told) > 3
-    known = {field.name for field in fields(DistillSettings)}
-    assert {name.removeprefix("distill.") for name in DISTILLATION if name.startswith("distill.")} <= known
+    parsers = [*map(distill_parser, scripts), buffer_parser()]
+    assert set(FLAGS.values()) <= {flag for parser in parsers for flag in parser.names.values()}
+    assert set(FLAGS) <= {setting.name for setting in described_settings(Recipe())}

@@ -32,7 +32,7 @@ def as_bytes(data: Dataset) -> np.ndarray:
 
 
 def test_names_and_sizes_outside_their_limits() -> None:
-    with pytest.raises(InputError, match=r"data.name='mnist'"):
+    with pytest.raises(InputError, match=r"data\.name must be .*'mnist'"):
         load(DataSettings(name="mnist"))
     with pytest.raises(InputError, match=r"data.image_size=16"):
         load(DataSettings(image_size=16))
@@ -69,7 +69,7 @@ def test_missing_packages_are_named(
 def test_missing_vision_data_are_asked_for(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"data.path"):
         read(tmp_path, name, None)
-    with pytest.raises(InputError, match=r"data.path=.*nowhere"):
+    with pytest.raises(InputError, match=r"data\.path must be .*nowhere"):
         read(tmp_path, name, tmp_path / "nowhere")
 
 

@@ -168,7 +168,7 @@ class TestSettings:
         assert not self.loaded(self.arrays(tmp_path, floats=True), "cuda").train_pictures.are_bytes
 
     def test_refused(self, tmp_path: Any) -> None:
-        with pytest.raises(InputError, match=r"data\.pixels must be one of auto, bytes, floats, not 'words'"):
+        with pytest.raises(InputError, match="pixels must be"):
             self.loaded(self.arrays(tmp_path), pixels="words")
         with pytest.raises(InputError, match="came as floating point"):
             self.loaded(self.arrays(tmp_path, floats=True), pixels="bytes")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 import pydistill
 from pydistill.distillation.methods import METHODS
 from pydistill.recipes.recipe import preset_names, preset_path
+from pydistill.recipes.yaml import read_yaml
 from pydistill.runs import demo
 from tests.docs.doc_blocks import PAGES, ROOT, Block, all_blocks, blocks, files_of, read_comment
 from tests.docs.doc_commands import Kitchen, check_command, run_block
@@ -247,7 +247,7 @@ def test_recipes_on_a_page_are_the_presets(method: str) -> None:
     )
     assert {name for name, _ in rows} == {name for name in preset_names() if name.startswith(f"{method}/")}
     for name, row in rows:
-        preset = yaml.safe_load(preset_path(name).read_text())
+        preset = read_yaml(preset_path(name).read_text())
         distill = preset["distill"]
         rates = ("lr_image", "lr_lr", "lr_init")
         told = [f"{distill[key]}" for key in ("steps", "expert_epochs", "max_start")]
@@ -258,7 +258,7 @@ def test_recipes_on_a_page_are_the_presets(method: str) -> None:
 
 
 def test_the_citation_names_this_version_and_every_method_s_paper() -> None:
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    citation = read_yaml((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == pydistill.__version__
     titles = {reference["title"] for reference in citation["references"]}
     for method in METHODS:

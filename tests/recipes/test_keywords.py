@@ -37,7 +37,7 @@ def test_an_augmentation_as_a_mapping() -> None:
     [
         ({"itterations": 3}, "did you mean iterations"),
         ({"epochs": 3}, "epochs"),
-        ({"dsa": {"flp": 0.5}}, "did you mean flip"),
+        ({"dsa": {"flp": 0.5}}, "did you mean dsa.flip"),
     ],
 )
 def test_an_unknown_setting_is_named(values: dict[str, object], named: str) -> None:

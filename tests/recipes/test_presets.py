@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from pydistill._util.settings import from_dict
 from pydistill.data import Dataset, from_arrays
 from pydistill.distillation.distiller import DistillSettings
 from pydistill.errors import InputError
 from pydistill.nn import build, flatten
-from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path, recipe_from_dict
+from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path
 from pydistill.runs.run import run_distillation
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import TrajectoryStore
@@ -102,9 +103,16 @@ def test_mct_s_waypoints() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_two_iterations(name: str, tmp_path: Path) -> None:
     """The preset's own experts' length, start range and method; a narrow network, one image per class, few steps."""
-    overrides = ["--model.width=2", "--distill.ipc=1", "--distill.steps=2", "--distill.iterations=2"]
-    overrides += ["--distill.batch_size=10", "--distill.evaluate_every=0"]
-    overrides += ["--evaluation.repeats=1", "--evaluation.training.epochs=1"]
+    overrides = {
+        "model.width": 2,
+        "distill.ipc": 1,
+        "distill.steps": 2,
+        "distill.iterations": 2,
+        "distill.batch_size": 10,
+        "distill.evaluate_every": 0,
+        "evaluation.repeats": 1,
+        "evaluation.training.epochs": 1,
+    }
     recipe = load_recipe(preset_path(name), overrides)
     dataset = random_data(*SHAPES[recipe.data.name])
     result = run_distillation(recipe, dataset, walk(recipe, dataset, tmp_path / "experts"), tmp_path / "run")
@@ -134,7 +142,7 @@ def walk(recipe: Recipe, dataset: Dataset, folder: Path) -> TrajectoryStore:
 
 def test_a_recipe_survives_its_dictionary() -> None:
     recipe = load_recipe(preset_path("mct/cifar10-zca-ipc1"))
-    assert recipe_from_dict(recipe.as_dict(), "here") == recipe
+    assert from_dict(Recipe, recipe.as_dict()) == recipe
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
@@ -159,7 +167,7 @@ def test_a_recipe_that_cannot_be_read(text: str, message: str, tmp_path: Path) -
 
 
 def test_settings_of_a_preset_can_be_overridden() -> None:
-    recipe = load_recipe(preset_path("att/cifar10-ipc1"), ["--distill.steps=7", "--expert.training.dsa=null"])
+    recipe = load_recipe(preset_path("att/cifar10-ipc1"), {"distill.steps": 7, "expert.training.dsa": None})
     assert recipe.distill.steps == 7
     assert recipe.distill.lr_image == 100
     assert recipe.expert.training.dsa is None

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 import pydistill
+from pydistill._util.settings import from_dict
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.data import Dataset, DataSettings
 from pydistill.errors import InputError, MismatchError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
-from pydistill.recipes.recipe import recipe_from_dict
+from pydistill.recipes.recipe import Recipe
 from pydistill.runs.api import DistillResult
 from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.run import run_distillation
@@ -274,7 +275,7 @@ def test_a_set_as_html(result: DistillResult) -> None:
 
 
 def test_the_run_s_recipe_makes_the_run_again(result: DistillResult, tmp_path: Path) -> None:
-    used = recipe_from_dict(result.set.provenance["recipe"], "the run")
+    used = from_dict(Recipe, result.set.provenance["recipe"])
     pydistill.train_experts(DATA, recipe=used, out=tmp_path / "experts", device="cpu")
     pydistill.distill(DATA, tmp_path / "experts", recipe=used, out=tmp_path / "run", device="cpu")
     assert_same_outcome(result.folder, tmp_path / "run")

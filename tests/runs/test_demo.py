@@ -19,19 +19,19 @@ from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
 
-SMALL = [
-    "--model.width=4",
-    "--model.depth=1",
-    "--expert.count=2",
-    "--expert.training.epochs=4",
-    "--expert.training.batch_size=512",
-    "--distill.iterations=2",
-    "--distill.steps=2",
-    "--distill.expert_epochs=2",
-    "--distill.max_start=2",
-    "--evaluation.repeats=1",
-    "--evaluation.training.epochs=2",
-]
+SMALL = {
+    "model.width": 4,
+    "model.depth": 1,
+    "expert.count": 2,
+    "expert.training.epochs": 4,
+    "expert.training.batch_size": 512,
+    "distill.iterations": 2,
+    "distill.steps": 2,
+    "distill.expert_epochs": 2,
+    "distill.max_start": 2,
+    "evaluation.repeats": 1,
+    "evaluation.training.epochs": 2,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,11 @@ def test_a_disk_that_cannot_hold_the_experts(
 ) -> None:
     """Two networks of 698 numbers, five times each."""
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=10**9, free=10_000))
-    settings = ["--preset", "demo/digits-att", *SMALL] if command == "experts" else []
+    settings = (
+        ["--preset", "demo/digits-att", *(f"--{name}={value}" for name, value in SMALL.items())]
+        if command == "experts"
+        else []
+    )
     assert main([command, *settings, "--out", str(tmp_path / "out")]) == 1
     message = capsys.readouterr().err
     assert "27.9 kB" in message
@@ -75,8 +79,7 @@ def test_a_demo_that_was_stopped_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, stop)
             assert main([*command, "--resume"]) == 130
-        again = f"pydistill demo --method att --seed 3 --out '{out}' --resume"
-        assert capsys.readouterr().err.endswith(f"continue with: {again}\n")
+        assert f"resume the demo of method att and seed 3 in {out}\n" in capsys.readouterr().err
         assert main([*command, "--resume", "--seed", "1"]) == 2
         assert "seed" in capsys.readouterr().err
     experts = {path: path.stat().st_mtime_ns for path in (out / "experts").glob("expert*")}

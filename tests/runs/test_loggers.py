@@ -91,7 +91,7 @@ def test_a_log_that_fails_is_named_once_and_left_out(
     monkeypatch.setattr(TensorBoardLogger, "_open", lambda logger, iteration: object())
     monkeypatch.setattr(TensorBoardLogger, "_log_picture", lambda logger, iteration, picture: None)
     monkeypatch.setattr(TensorBoardLogger, "_log_numbers", fail)
-    monkeypatch.setattr(LogSettings, "check", lambda self: None)
+    monkeypatch.setattr(LogSettings, "_check", lambda self: None)
     with caplog.at_level(logging.WARNING, logger="pydistill"):
         distil(store, tmp_path, TENSORBOARD)
     (message,) = caplog.messages
@@ -128,10 +128,10 @@ def test_a_folder_is_no_package(inside: str, found: bool, tmp_path: Path, monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: find_spec(name))
     assert LogSettings().with_tensorboard is found
     if found:
-        LogSettings(wandb="offline").check()
+        LogSettings(wandb="offline")
     else:
         with pytest.raises(MissingDependencyError, match="wandb"):
-            LogSettings(wandb="offline").check()
+            LogSettings(wandb="offline")
 
 
 def test_a_refused_run_leaves_no_log(store: TrajectoryStore, tmp_path: Path) -> None:
@@ -141,20 +141,15 @@ def test_a_refused_run_leaves_no_log(store: TrajectoryStore, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_what_is_asked_for_and_not_installed(
-    name: str, store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_asked_for_and_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    asked = LogSettings(tensorboard=name == "tensorboard", wandb="offline" if name == "wandb" else None)
     with pytest.raises(MissingDependencyError, match=name):
-        distil(store, tmp_path / "run", asked)
-    assert not (tmp_path / "run").exists()
+        LogSettings(tensorboard=name == "tensorboard", wandb="offline" if name == "wandb" else None)
     assert not LogSettings().with_tensorboard
-    LogSettings().check()
 
 
 def test_a_mode_that_does_not_exist() -> None:
-    with pytest.raises(InputError, match=r"log\.wandb"):
+    with pytest.raises(InputError, match="wandb"):
         LogSettings(wandb="yes")  # type: ignore[arg-type]
 
 

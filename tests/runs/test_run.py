@@ -264,7 +264,7 @@ def test_convexified_experts_of_other_waypoints(store: TrajectoryStore, tmp_path
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"max_start": 6}, "max_start = 6"), ({"waypoints": 1}, "waypoints")],
+    [({"max_start": 6}, "max_start must be at most 4"), ({"waypoints": 1}, "waypoints")],
 )
 def test_a_refused_run_leaves_no_convexified_experts(
     settings: dict[str, Any], message: str, store: TrajectoryStore, tmp_path: Path
@@ -278,7 +278,7 @@ def test_starts_are_checked_before_experts_are_convexified(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(TrajectoryStore, "write_convexified")
-    with pytest.raises(InputError, match="max_start = 6"):
+    with pytest.raises(InputError, match="max_start must be at most 4"):
         run_distillation(recipe(method="mct", max_start=6), DATA, store, tmp_path / "run")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pydistill.data.dsa import DsaSettings
-from pydistill.errors import DivergedError, InputError
+from pydistill.errors import DivergedError, InputError, SettingError
 from pydistill.nn import build, flatten, parse
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, epochs_of, train
 from tests.helpers.blobs import blobs
@@ -196,20 +196,21 @@ def test_accuracy_counts_every_image(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "value"),
     [
-        ({"epochs": 0}, "epochs"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"lr": 0.0}, "lr"),
-        ({"lr": float("nan")}, "lr"),
-        ({"momentum": 1.0}, "momentum"),
-        ({"weight_decay": -1.0}, "weight_decay"),
-        ({"schedule": "step"}, "schedule"),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("momentum", 1.0),
+        ("weight_decay", -1.0),
+        ("schedule", "step"),
     ],
 )
-def test_settings_outside_their_limits(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        TrainingSettings(**change)
+def test_settings_outside_their_limits(name: str, value: Any) -> None:
+    with pytest.raises(SettingError) as raised:
+        TrainingSettings(**{name: value})
+    assert raised.value.setting == name
 
 
 @pytest.mark.parametrize(

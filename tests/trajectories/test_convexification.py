@@ -141,9 +141,9 @@ def test_there_are_as_many_waypoints_as_asked_for(end, share):
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    ({"waypoints": 1}, r"waypoints = 1 must be 2 to 11 .* epochs 0 to 10"),
-    ({"waypoints": 12}, r"waypoints = 12 must be 2 to 11"),
-    ({"waypoints": (0, 5)}, r"waypoints = \[0, 5\] must be whole epochs that rise strictly from 0 to .* 10"),
+    ({"waypoints": 1}, r"waypoints must be 2 to 11 .* epochs 0 to 10"),
+    ({"waypoints": 12}, r"waypoints must be 2 to 11"),
+    ({"waypoints": (0, 5)}, r"waypoints must be whole epochs that rise strictly from 0"),
     ({"waypoints": (0, 5, 5, 10)}, "rise strictly"),
     ({"waypoints": (0, 2.5, 10)}, "whole epochs"),
     ({"waypoints": ()}, "whole epochs"),

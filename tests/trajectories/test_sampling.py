@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pydistill.errors import InputError
+from pydistill.errors import InputError, SettingError
 from pydistill.trajectories import RecordedTrajectory, StartSampler, StartSettings, convexify
 
 from .samples import SIZES, walk
@@ -95,7 +95,7 @@ def test_rounding_never_carries_a_target_past_the_end(length):
 
 def test_starts_beyond_what_was_stored_are_refused_before_the_first_step():
     sampler = StartSampler(StartSettings(max_start=10))
-    words = r"max_start = 10 and length M = 2 reach up to epoch 11, but the expert trajectories end at epoch 10"
+    words = "max_start must be at most 9 "
     with pytest.raises(InputError, match=words):
         sampler.check(RECORDED, 2)
     generator = torch.Generator().manual_seed(0)
@@ -107,33 +107,34 @@ def test_starts_beyond_what_was_stored_are_refused_before_the_first_step():
 
 def test_a_growing_range_is_judged_by_its_final_end():
     settings = StartSettings(9, continuous=True, growing=True, grow_iterations=1000)
-    with pytest.raises(InputError, match="reach up to epoch 11"):
+    with pytest.raises(InputError, match="max_start must be at most 8 "):
         StartSampler(settings).check(CONVEX, 2)
 
 
-@pytest.mark.parametrize(("settings", "words"), [
-    (StartSettings(max_start=0), "max_start = 0 must be at least 1"),
-    (StartSettings(max_start=3, min_start=3), "max_start = 3 must be at least 4"),
-    (StartSettings(max_start=2.5), "max_start = 2.5 must be a whole epoch unless starts are continuous"),
-    (StartSettings(max_start=4, min_start=0.5), "min_start = 0.5 must be a whole epoch"),
-    (StartSettings(max_start=4, min_start=-1), "min_start = -1 must be 0 or more"),
-    (StartSettings(max_start=4, min_start=math.nan), "min_start = nan must be 0 or more"),
-    (StartSettings(max_start=math.inf, continuous=True), "max_start = inf must be a finite number"),
-    (StartSettings(max_start=1, min_start=2, continuous=True), "max_start = 1 must be at least min_start = 2"),
-    (StartSettings(max_start=4, growing=True), "grow_iterations = 0 must be 1 or more"),
-    (StartSettings(max_start=4, growing=True, grow_iterations=5, grow_from=6), "grow_from = 6 must lie between .* 4"),
+@pytest.mark.parametrize(("settings", "name"), [
+    ({"max_start": 0}, "max_start"),
+    ({"max_start": 3, "min_start": 3}, "max_start"),
+    ({"max_start": 2.5}, "max_start"),
+    ({"max_start": 4, "min_start": 0.5}, "min_start"),
+    ({"max_start": 4, "min_start": -1}, "min_start"),
+    ({"max_start": 4, "min_start": math.nan}, "min_start"),
+    ({"max_start": math.inf, "continuous": True}, "max_start"),
+    ({"max_start": 1, "min_start": 2, "continuous": True}, "max_start"),
+    ({"max_start": 4, "growing": True}, "grow_iterations"),
+    ({"max_start": 4, "growing": True, "grow_iterations": 5, "grow_from": 6}, "grow_from"),
 ])  # fmt: skip
-def test_settings_outside_their_limits(settings, words):
-    with pytest.raises(InputError, match=words):
-        StartSampler(settings)
+def test_settings_outside_their_limits(settings, name):
+    with pytest.raises(SettingError) as raised:
+        StartSettings(**settings)
+    assert raised.value.setting == name
 
 
 @pytest.mark.parametrize(("settings", "trajectory", "length", "words"), [
     (StartSettings(4, continuous=True), RECORDED, 2, "continuous starts need convexified experts"),
-    (StartSettings(4), RECORDED, 1.5, "length M = 1.5 must be a whole number of epochs"),
-    (StartSettings(4), RECORDED, 0, "length M = 0 must be a positive number"),
-    (StartSettings(4), CONVEX, -1, "length M = -1 must be a positive number"),
-    (StartSettings(4), CONVEX, math.nan, "length M = nan must be a positive number"),
+    (StartSettings(4), RECORDED, 1.5, "expert_epochs must be"),
+    (StartSettings(4), RECORDED, 0, "expert_epochs must be"),
+    (StartSettings(4), CONVEX, -1, "expert_epochs must be"),
+    (StartSettings(4), CONVEX, math.nan, "expert_epochs must be"),
 ])  # fmt: skip
 def test_trajectories_that_do_not_suit(settings, trajectory, length, words):
     with pytest.raises(InputError, match=words):
@@ -141,5 +142,5 @@ def test_trajectories_that_do_not_suit(settings, trajectory, length, words):
 
 
 def test_an_iteration_below_zero():
-    with pytest.raises(InputError, match="iteration = -1 must be 0 or more"):
+    with pytest.raises(InputError, match="iteration must be"):
         StartSampler(StartSettings(4)).draw(-1, torch.Generator(), 10.0, 2)

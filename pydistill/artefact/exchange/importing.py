@@ -18,7 +18,7 @@ from pydistill.artefact.exchange.tensors import Soft, probabilities
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, DataSettings, Normalise, Preprocessing
 from pydistill.data.load import NAMES
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, SettingError
 from pydistill.nn import architecture_of, parse
 from pydistill.version import VERSION
 
@@ -120,7 +120,7 @@ def _preprocessing(
         InputError: `as_is` without `like`, or it could be either of two normalisations.
     """
     if as_is and origin is None:
-        raise InputError("as_is is used with like, the set whose preprocessing the images have")
+        raise SettingError("as_is", as_is, "used with like, the set whose preprocessing the images keep")
     if given is not None:
         return given, None
     own = None if origin is None else origin.preprocessing

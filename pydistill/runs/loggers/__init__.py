@@ -26,7 +26,6 @@ def make_loggers(settings: LogSettings, run: Path, recipe: Recipe, dataset: Data
     Raises:
         MissingDependencyError: a package that the settings name is not installed.
     """
-    settings.check()
     loggers: list[Logger] = []
     if settings.with_tensorboard:
         loggers.append(TensorBoardLogger(run, recipe, dataset, required=settings.tensorboard is True))

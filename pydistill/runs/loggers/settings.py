@@ -6,48 +6,41 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
-from pydistill.errors import InputError, MissingDependencyError
+from pydistill._util.settings import Settings, setting
+from pydistill.errors import MissingDependencyError
 
 WandbMode = Literal["offline", "online"]
 
 
 @dataclass(frozen=True)
-class LogSettings:
-    """Loggers of a run besides metrics.jsonl; no result depends on them, so they are no part of the recipe.
+class LogSettings(Settings):
+    """Where a run is logged besides metrics.jsonl; no result depends on it, so it is not part of the recipe.
 
-    Args:
-        tensorboard: write events into the run folder's tensorboard/; null: if the package tensorboard is installed.
-        wandb: offline (into the run folder, to be synchronised later), online, or null for none.
-        project: the project of wandb.
+    A logger that was asked for by name is refused at once if its package is missing.
 
     Raises:
-        InputError: wandb is neither offline nor online nor null.
+        MissingDependencyError: the package tensorboard or wandb is not installed.
     """
 
-    tensorboard: bool | None = None
-    wandb: WandbMode | None = None
-    project: str = "pydistill"
+    tensorboard: bool | None = setting(
+        None, "write TensorBoard events into the run folder; null: if tensorboard is installed"
+    )
+    wandb: WandbMode | None = setting(
+        None, "offline (into the run folder, to be synchronised later) or online; null for not at all"
+    )
+    project: str = setting("pydistill", "the project in wandb")
 
-    def __post_init__(self) -> None:
-        if self.wandb not in (None, "offline", "online"):
-            raise InputError(f"log.wandb must be offline, online or null, not {self.wandb!r}")
-
-    @property
-    def with_tensorboard(self) -> bool:
-        """Whether TensorBoard's events are written."""
-        return _installed("tensorboard") if self.tensorboard is None else self.tensorboard
-
-    def check(self) -> None:
-        """Check that the packages of the requested loggers are installed.
-
-        Raises:
-            MissingDependencyError: one is not installed.
-        """
+    def _check(self) -> None:
         for name, asked in (("tensorboard", bool(self.tensorboard)), ("wandb", self.wandb is not None)):
             if asked and not _installed(name):
                 raise MissingDependencyError(
                     f"log.{name} needs the package {name}; install it with: pip install 'pydistill[{name}]'"
                 )
+
+    @property
+    def with_tensorboard(self) -> bool:
+        """Whether TensorBoard's events are written."""
+        return _installed("tensorboard") if self.tensorboard is None else self.tensorboard
 
 
 def _installed(name: str) -> bool:

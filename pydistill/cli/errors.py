@@ -1,0 +1,101 @@
+"""How a command ends: an error as one sentence on stderr, and the exit status."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
+
+DONE = 0
+FAILED = 1  # something went wrong while the command worked
+USAGE = 2  # wrong usage, a setting outside its limits, or inputs that do not belong together
+INTERRUPTED = 130  # stopped by Ctrl-C, as shells number it
+
+PREFIX = "pydistill: "
+_REMEDIES = {
+    errno.ENOENT: "does not exist; check its spelling",
+    errno.EACCES: "may not be opened by you; change its permissions or choose another",
+    errno.EPERM: "may not be opened by you; change its permissions or choose another",
+    errno.EISDIR: "is a folder; name a file",
+    errno.ENOTDIR: "lies below a file; choose another place",
+    errno.EROFS: "lies on a read-only disk; choose another place",
+    errno.ENAMETOOLONG: "is too long; choose a shorter name",
+    errno.ENOSPC: "does not fit on the disk; free some space and run the command again",
+}
+_WRONG_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_MEMORY = "out of memory; use fewer or smaller images, a smaller network or batch, or another device"
+
+
+def guarded(run: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
+    """Run a command with the process's arguments, or these, without --debug; return the exit status.
+
+    An error is one line on stderr, with its remedy; with --debug it is raised, and shows its traceback.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    if not logging.root.handlers:  # else the calling program has its own logging
+        logging.basicConfig(format=f"{PREFIX}%(message)s")
+        logging.getLogger("pydistill").setLevel(logging.INFO)  # other packages: warnings only
+    try:
+        status = run([word for word in words if word != "--debug"])
+        if sys.stdout is not None:  # a shell can start a process without one
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        _close_stdout()
+        return DONE
+    except KeyboardInterrupt:
+        _print("stopped")
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        if isinstance(error, OSError) and not isinstance(error, PydistillError):
+            _close_stdout()  # it may be stdout itself that cannot be written, and Python would try again at exit
+        _print(one_line(error) if isinstance(error, Interrupted) else f"error: {sentence(error)}")
+        return exit_status(error)
+
+
+def exit_status(error: Exception) -> int:
+    """The exit status of a command that ends in this error."""
+    from pydistill._util.files import PathError
+
+    if isinstance(error, Interrupted):
+        return INTERRUPTED
+    wrong_path = isinstance(error, OSError) and not isinstance(error, PydistillError) and error.errno in _WRONG_PATHS
+    return USAGE if wrong_path or isinstance(error, (InputError, MismatchError, PathError)) else FAILED
+
+
+def sentence(error: Exception) -> str:
+    """The one line that an error is reported in."""
+    if isinstance(error, FormatError) and "; " not in str(error):
+        return f"{one_line(error)}; get the file again from its source, or make it again"
+    if isinstance(error, PydistillError):
+        return one_line(error)
+    if isinstance(error, OSError):
+        name = f"{error.filename}" if error.filename is not None else "a file"
+        remedy = _REMEDIES.get(error.errno or 0)
+        return f"{name} {remedy}" if remedy else f"{name}: {(error.strerror or one_line(error)).lower()}"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error):
+        return f"{_MEMORY} ({one_line(error):.120})"
+    return f"unexpected {type(error).__name__}: {one_line(error):.200}; please report it, with the output of --debug"
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error in one line."""
+    return " ".join(str(error).split())
+
+
+def _print(line: str) -> None:
+    if sys.stderr is not None:
+        print(f"{PREFIX}{line}", file=sys.stderr)
+
+
+def _close_stdout() -> None:
+    """Discard what is still to be written to stdout."""
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

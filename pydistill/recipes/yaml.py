@@ -1,0 +1,54 @@
+"""Recipes as text: YAML 1.2 (of which JSON is a part) through ruamel.yaml."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from pydistill.errors import FormatError, MissingDependencyError
+
+
+def read_yaml(text: str) -> Any:
+    """Read one YAML or JSON document; 1e-7 is a number, and a repeated key is an error.
+
+    Raises:
+        FormatError: it is not YAML; the message says where, and shows nothing of the text.
+        MissingDependencyError: ruamel.yaml is not installed.
+    """
+    yaml = _yaml()
+    from ruamel.yaml.constructor import DuplicateKeyError
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return yaml.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
+        problem = "a repeated name" if isinstance(error, DuplicateKeyError) else "an error"
+        raise FormatError(f"it is not readable as YAML or JSON, with {problem}{where}") from error
+    except (YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise FormatError("it is not readable as YAML or JSON") from error
+
+
+def write_yaml(value: Any) -> str:
+    """Write plain values (mappings, lists, text, numbers, None) as YAML that `read_yaml` reads back.
+
+    Raises:
+        MissingDependencyError: ruamel.yaml is not installed.
+    """
+    stream = io.StringIO()
+    _yaml().dump(value, stream)
+    return stream.getvalue()
+
+
+def _yaml() -> Any:
+    try:
+        from ruamel.yaml import YAML
+    except ImportError as error:
+        raise MissingDependencyError(
+            "recipes need ruamel.yaml; install it with: pip install 'pydistill[cli]'"
+        ) from error
+    yaml = YAML(typ="safe", pure=True)  # the C parser reads YAML 1.1
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    return yaml
