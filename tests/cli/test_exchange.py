@@ -95,7 +95,7 @@ def test_import_writes_over_no_set_of_a_run(tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("nonsense", ""), ("cifar1O", "; did you mean cifar10 or cifar100?"), ("cifar10", None)]
+    ("name", "hint"), [("nonsense", ""), ("cifar1O", "; did you mean cifar10?"), ("cifar10", None)]
 )
 def test_an_unknown_data_set_is_reported(
     name: str, hint: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -32,8 +32,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BUDGET", 0.05)
 
 
-def demo(method: str = "att", *changes: str) -> Recipe:
-    return load_recipe(preset_path(f"demo/digits-{method}"), list(changes))
+def demo(method: str = "att", changes: dict[str, object] | None = None) -> Recipe:
+    return load_recipe(preset_path(f"demo/digits-{method}"), changes or {})
 
 
 def small(**distill: object) -> Recipe:
@@ -88,7 +88,7 @@ def test_the_demo_takes_as_much_memory_as_planned(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_existing_experts_are_measured_and_not_planned(tmp_path: Path) -> None:
-    work = demo("mct", "--expert.count=1")
+    work = demo("mct", {"expert.count": 1})
     store = train_experts(data.load(work.data), work.model, work.expert, tmp_path / "experts")
     assert counts(plan(work, experts=store)) == {"convexification": 1, "distillation": 150, "evaluations": 3}
     convexified = store.write_convexified(tmp_path / "convexified")
@@ -101,7 +101,7 @@ def test_existing_experts_are_measured_and_not_planned(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_experts_of_another_recipe_are_refused(tmp_path: Path) -> None:
-    work = demo("mct", "--expert.count=1")
+    work = demo("mct", {"expert.count": 1})
     store = train_experts(data.load(work.data), work.model, work.expert, tmp_path / "experts")
     convexified = store.write_convexified(tmp_path / "convexified")
     with pytest.raises(MismatchError, match="waypoints"):
