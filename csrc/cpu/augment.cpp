@@ -52,8 +52,7 @@ void check_size(const at::Tensor& images) {
 // Of one thread.
 template <typename scalar_t>
 std::unique_ptr<scalar_t[]> scratch_of(const AugmentArrays<scalar_t>& arrays) {
-  const ImageSize& size = arrays.size;
-  const int64_t numbers = augment_scratch(arrays.length, size.channels, size.height, size.width);
+  const int64_t numbers = kernels::images_between(arrays.length) * arrays.size.numbers();
   return std::unique_ptr<scalar_t[]>(new scalar_t[static_cast<size_t>(numbers)]);
 }
 

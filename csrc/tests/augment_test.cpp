@@ -1,5 +1,5 @@
-// The arithmetic of augment, pixel by pixel as a GPU runs it, and the CPU's loops over vector registers
-// against it, without torch.
+// The arithmetic of augment, on one pixel at a time as a GPU runs it, and on vector registers as the CPU does,
+// without torch.
 #include "../kernels/augment.h"
 
 #include <cmath>
@@ -18,30 +18,48 @@ namespace {
 using pydistill::cpu::Isa;
 using pydistill::kernels::AugmentArrays;
 using pydistill::kernels::dense_image;
-using pydistill::kernels::Image;
+using pydistill::kernels::images_between;
 using pydistill::kernels::ImageSize;
+using pydistill::kernels::Source;
+using pydistill::kernels::Stage;
+using pydistill::kernels::Stages;
+using pydistill::kernels::Target;
 
-// The engine of kernels::AugmentImage, pixel by pixel.
+// Runs the stages pixel by pixel, as a GPU does.
 template <typename scalar_t>
-struct PixelStage {
-  ImageSize size;
+struct WritePixel {
+  const Target<scalar_t>& target;
+  int64_t row;
+  int64_t column;
 
-  void meet() const {}
+  void operator()(int64_t channel, scalar_t value) const {
+    scalar_t& number = target.to.at(channel, row, column);
+    number = target.adds ? target.updated(number, value) : value;
+  }
+};
 
-  template <bool kTranspose, typename Operation, typename Write>
-  void stage(const Operation& operation, const Image<const scalar_t>& from, const Write& write) const {
+template <typename scalar_t>
+void run_pixel_by_pixel(const Stages<scalar_t>& stages) {
+  const ImageSize& size = stages.size;
+  for (int64_t i = 0; i < stages.count(); ++i) {
+    const Stage<scalar_t> stage = stages[i];
+    const Source<scalar_t> from{stage.from, size};
     double sum = 0;
-    for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
-      for (int64_t channel = 0; channel < size.channels; ++channel) {
-        sum += static_cast<double>(from.at(channel, pixel / size.width, pixel % size.width));
+    if (stage.operation.needs_mean()) {
+      for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
+        for (int64_t channel = 0; channel < size.channels; ++channel) {
+          sum += static_cast<double>(stage.from.at(channel, pixel / size.width, pixel % size.width));
+        }
       }
     }
     const scalar_t mean = static_cast<scalar_t>(sum / static_cast<double>(size.numbers()));
-    for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
-      operation.template pixel<kTranspose>(from, mean, pixel / size.width, pixel % size.width, write);
+    for (int64_t row = 0; row < size.height; ++row) {
+      for (int64_t column = 0; column < size.width; ++column) {
+        stage.operation.pixel(from, mean, row, column, WritePixel<scalar_t>{stage.to, row, column});
+      }
     }
   }
-};
+}
 
 // Two images of one size, the second of which is made from the first.
 template <typename scalar_t>
@@ -55,8 +73,7 @@ struct Problem {
         operations(std::move(list)),
         parameters(std::move(numbers)),
         to(static_cast<size_t>(of.numbers()), scalar_t(-77)),
-        scratch(static_cast<size_t>(pydistill::cpu::augment_scratch(static_cast<int64_t>(operations.size()),
-                                                                    of.channels, of.height, of.width))) {
+        scratch(static_cast<size_t>(images_between(static_cast<int64_t>(operations.size())) * of.numbers())) {
     for (int64_t i = 0; i < size.numbers(); ++i) {
       from.push_back(static_cast<scalar_t>(std::sin(1.0 + 0.7 * static_cast<double>(i))));
     }
@@ -80,12 +97,12 @@ struct Problem {
   std::vector<scalar_t> pixel_by_pixel(bool transpose) {
     AugmentArrays<scalar_t> of = arrays();
     of.transpose = transpose;
-    augment_place(of, 0, scratch.data(), PixelStage<scalar_t>{size});
+    run_pixel_by_pixel(of.stages(0, scratch.data()));
     return to;
   }
 
   using Place = void (*)(const AugmentArrays<scalar_t>&, int64_t, scalar_t*);
-  std::vector<scalar_t> by_rows(Place place, bool transpose) {
+  std::vector<scalar_t> by_vectors(Place place, bool transpose) {
     AugmentArrays<scalar_t> of = arrays();
     of.transpose = transpose;
     place(of, 0, scratch.data());
@@ -123,7 +140,7 @@ void check_list(const ImageSize& size, const std::vector<int64_t>& list,
   const std::vector<scalar_t> transposed = problem.pixel_by_pixel(true);
   AugmentArrays<scalar_t> linear = problem.arrays();
   linear.linear = true;
-  augment_place(linear, 0, problem.scratch.data(), PixelStage<scalar_t>{size});
+  run_pixel_by_pixel(linear.stages(0, problem.scratch.data()));
   std::vector<scalar_t> y(x.rbegin(), x.rend());
   const double one = inner(problem.to, y);
   problem.from = y;
@@ -144,8 +161,8 @@ void check_list(const ImageSize& size, const std::vector<int64_t>& list,
   }
 #endif
   for (const Place place : places) {
-    CHECK(close(problem.by_rows(place, false), forward));
-    CHECK(close(problem.by_rows(place, true), transposed));
+    CHECK(close(problem.by_vectors(place, false), forward));
+    CHECK(close(problem.by_vectors(place, true), transposed));
   }
 }
 
@@ -192,10 +209,10 @@ void what_does_not_exist_is_not_a_number() {
   };
   Problem<float> unknown({2, 3, 5}, {3, 6}, {1, 1});
   CHECK(all_nan(unknown.pixel_by_pixel(false)));
-  CHECK(all_nan(unknown.by_rows(&pydistill::cpu::baseline::augment_place, false)));
+  CHECK(all_nan(unknown.by_vectors(&pydistill::cpu::baseline::augment_place, false)));
   Problem<float> without_parameters({2, 3, 5}, {3, 2}, {1, 1, 1, 1});
   CHECK(all_nan(without_parameters.pixel_by_pixel(false)));
-  CHECK(all_nan(without_parameters.by_rows(&pydistill::cpu::baseline::augment_place, false)));
+  CHECK(all_nan(without_parameters.by_vectors(&pydistill::cpu::baseline::augment_place, false)));
   Problem<float> outside({2, 3, 5}, {3}, {1});
   const int64_t source = 1;
   AugmentArrays<float> arrays = outside.arrays();
@@ -228,7 +245,7 @@ void a_position_that_is_no_number_reads_nothing() {
   for (const float number : problem.pixel_by_pixel(false)) {
     CHECK(number == 0);
   }
-  for (const float number : problem.by_rows(&pydistill::cpu::baseline::augment_place, false)) {
+  for (const float number : problem.by_vectors(&pydistill::cpu::baseline::augment_place, false)) {
     CHECK(number == 0);
   }
 }
