@@ -3,8 +3,8 @@
 //
 // An operation computes its result, or its transpose's, at one pixel, for every channel. Pixels do not depend
 // on each other, so in both directions a pixel of the result belongs to one thread. The text is written for a
-// value type V: one number (float or double, as on a GPU), or as many neighbours in a row as a vector register
-// holds (Lanes, see cpu/simd/augment.inl).
+// value type V: one number (float or double, as on a GPU), or as many neighbours in a row as a vector
+// register holds (Lanes, see cpu/simd/augment.inl).
 #pragma once
 
 #include <cmath>
@@ -157,8 +157,7 @@ struct Color {
     for (int64_t channel = 0; channel < from.size.channels; ++channel) {
       sum += from.read(channel, place);
     }
-    const V shared =
-        V(added + of_mean * mean) + V(of_grey) * (sum / V(static_cast<T>(from.size.channels)));
+    const V shared = V(added + of_mean * mean) + V(of_grey) * (sum / V(static_cast<T>(from.size.channels)));
     for (int64_t channel = 0; channel < from.size.channels; ++channel) {
       write(channel, V(of_pixel) * from.read(channel, place) + shared);
     }
@@ -200,7 +199,9 @@ struct Cutout {
   T first_column;
   T end_column;
 
-  PYDISTILL_HOST_DEVICE static Cutout from_parameters(const T* p) { return {p[0], p[1], p[2], p[3]}; }  // p: [4]
+  PYDISTILL_HOST_DEVICE static Cutout from_parameters(const T* p) {
+    return {p[0], p[1], p[2], p[3]};
+  }  // p: [4]
 
   template <typename V, typename Index>
   PYDISTILL_HOST_DEVICE typename Source<V>::Place source(const Source<V>& from, Index row,
@@ -208,8 +209,8 @@ struct Cutout {
     const V y = Numbers<V>::value(row);
     const V x = Numbers<V>::value(column);
     auto place = from.place(row, column);
-    place.inside = place.inside && !(y >= V(first_row) && y < V(end_row) && x >= V(first_column) &&
-                                     x < V(end_column));
+    place.inside =
+        place.inside && !(y >= V(first_row) && y < V(end_row) && x >= V(first_column) && x < V(end_column));
     return place;
   }
 };
@@ -372,20 +373,23 @@ struct Resample {
     const Box box = box_of_readers(size);
     const V right = (N::value(column) - V(centre_column)) / V(box.determinant);
     const V down = (N::value(row) - V(centre_row)) / V(box.determinant);
-    const Index first_row = first_within(V(xx) * down - V(yx) * right + V(centre_row), box.half_rows,
-                                         box.rows, size.height);
-    const Index first_column = first_within(V(yy) * right - V(xy) * down + V(centre_column),
-                                            box.half_columns, box.columns, size.width);
+    const Index first_row =
+        first_within(V(xx) * down - V(yx) * right + V(centre_row), box.half_rows, box.rows, size.height);
+    const Index first_column = first_within(V(yy) * right - V(xy) * down + V(centre_column), box.half_columns,
+                                            box.columns, size.width);
     for (int64_t first = 0; first < size.channels; first += kChannelsAtOnce) {
       V sums[kChannelsAtOnce] = {V(T(0)), V(T(0)), V(T(0)), V(T(0))};
       for (int64_t v = 0; v < box.rows; ++v) {
         for (int64_t u = 0; u < box.columns; ++u) {
           const Index y = first_row + N::index(v);
           const Index x = first_column + N::index(u);
-          const V weight = tent(row_of_source<V>(y, x) - N::value(row)) *
-                           tent(column_of_source<V>(y, x) - N::value(column));
+          const V below = row_of_source<V>(y, x) - N::value(row);
+          const V beyond = column_of_source<V>(y, x) - N::value(column);
+          const V weight = tent(below) * tent(beyond);
           auto place = from.place(y, x);
-          place.inside = place.inside && weight > V(T(0));
+          // Exactly the pixels that read this one in sample(), with weight 0 too: 0 NaN is NaN.
+          place.inside =
+              place.inside && below >= V(T(-1)) && below < V(T(1)) && beyond >= V(T(-1)) && beyond < V(T(1));
           for (int64_t channel = 0; channel < kChannelsAtOnce; ++channel) {
             if (first + channel < size.channels) {
               sums[channel] += weight * from.read(first + channel, place);
@@ -534,9 +538,7 @@ struct Stage {
 };
 
 // How many images lie between the stages of a list of `length` operations.
-PYDISTILL_HOST_DEVICE int64_t images_between(int64_t length) {
-  return length < 2 ? 0 : length == 2 ? 1 : 2;
-}
+PYDISTILL_HOST_DEVICE int64_t images_between(int64_t length) { return length < 2 ? 0 : length == 2 ? 1 : 2; }
 
 // The way of one image through its list, or through the transpose, from the last operation to the first.
 // Each stage may be run when all pixels of the stage before it have been written.
@@ -620,7 +622,8 @@ struct AugmentArrays {
   PYDISTILL_HOST_DEVICE Stages<scalar_t> stages(int64_t j, scalar_t* scratch) const {
     const int64_t image = source(j);
     const bool exists = image >= 0 && image < images && list(j).is_valid();
-    return {list(j), size, from[exists ? image : 0], Target<scalar_t>::store(to[j]), scratch, transpose, exists};
+    return {list(j),   size,  from[exists ? image : 0], Target<scalar_t>::store(to[j]), scratch,
+            transpose, exists};
   }
   // What place j of the batch adds to the gradient of its source, image i.
   PYDISTILL_HOST_DEVICE Stages<scalar_t> stages_backward(int64_t i, int64_t j, scalar_t* scratch) const {

@@ -14,14 +14,6 @@
 #define PYDISTILL_HOST_DEVICE inline
 #endif
 
-// Marks a function that is given its engine and so runs where that runs: nvcc compiles it for the device
-// alone, any other compiler for the host.
-#if defined(__CUDACC__)
-#define PYDISTILL_ENGINE_SIDE __device__ __forceinline__
-#else
-#define PYDISTILL_ENGINE_SIDE inline
-#endif
-
 namespace pydistill::kernels {
 
 // Arithmetic that is written for a value type V runs on one number (V = float or double, as on a GPU) or on

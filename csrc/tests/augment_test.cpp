@@ -1,5 +1,5 @@
-// The arithmetic of augment, on one pixel at a time as a GPU runs it, and on vector registers as the CPU does,
-// without torch.
+// The arithmetic of augment, on one pixel at a time as a GPU runs it, and on vector registers as the CPU
+// does, without torch.
 #include "../kernels/augment.h"
 
 #include <cmath>
@@ -166,9 +166,10 @@ void check_list(const ImageSize& size, const std::vector<int64_t>& list,
   }
 }
 
+// Parameters of each operation.
 template <typename scalar_t>
-void check_sizes() {
-  const std::vector<std::vector<scalar_t>> sets[] = {
+std::vector<std::vector<std::vector<scalar_t>>> parameter_sets() {
+  return {
       {{0.3f, 1.7f, 0.6f}},                                                    // colour
       {{2, -1}, {-3, 0}, {0, 99}, {-99, 5}},                                   // crop
       {{1, 3, 0, 2}, {0, 99, 0, 99}, {2, 2, 0, 9}},                            // cutout
@@ -176,23 +177,56 @@ void check_sizes() {
       {{0.9f, 1.2f}, {3, 0.25f}, {0, 1}, {-1, 1}, {0.7f, -0.8f}, {-5, 0.6f}},  // scale
       {{0.2f}, {-0.26f}, {1.5707963f}, {3}, {0.7853982f}}                      // rotate
   };
+}
+
+template <typename scalar_t>
+void check_sizes() {
+  const auto sets = parameter_sets<scalar_t>();
   const int64_t sides[][2] = {{1, 1}, {1, 7}, {5, 1}, {4, 4}, {3, 9}, {17, 16}, {33, 35}};
   for (const int64_t channels : {1, 2, 3, 4, 5}) {
     for (const auto& side : sides) {
       const ImageSize size{channels, side[0], side[1]};
       std::vector<int64_t> all;
       std::vector<scalar_t> all_parameters;
-      for (int64_t operation = 0; operation < 6; ++operation) {
+      for (size_t operation = 0; operation < sets.size(); ++operation) {
         for (const auto& parameters : sets[operation]) {
-          check_list<scalar_t>(size, {operation}, parameters);
+          check_list<scalar_t>(size, {static_cast<int64_t>(operation)}, parameters);
         }
-        all.push_back(operation);
+        all.push_back(static_cast<int64_t>(operation));
         all_parameters.insert(all_parameters.end(), sets[operation][0].begin(), sets[operation][0].end());
       }
       all.push_back(-1);
       check_list<scalar_t>(size, all, all_parameters);
       check_list<scalar_t>(size, {-1, 3}, {1});
       check_list<scalar_t>(size, {}, {});
+    }
+  }
+}
+
+// Random operations in random order, on rows around the number of lanes.
+template <typename scalar_t>
+void check_random_lists() {
+  const auto sets = parameter_sets<scalar_t>();
+  uint32_t state = 1;
+  const auto below = [&](size_t count) {
+    state = state * 1664525u + 1013904223u;
+    return static_cast<size_t>(state >> 8) % count;
+  };
+  const int64_t widths[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31};
+  for (int round = 0; round < 4; ++round) {
+    for (const int64_t channels : {1, 3}) {
+      for (const int64_t width : widths) {
+        std::vector<int64_t> list;
+        std::vector<scalar_t> parameters;
+        for (size_t length = 1 + below(4); list.size() < length;) {
+          const size_t operation = below(sets.size());
+          // Only the first two sets, whose numbers stay within the tolerance's range.
+          const auto& numbers = sets[operation][below(operation == 0 ? 1 : 2)];
+          list.push_back(static_cast<int64_t>(operation));
+          parameters.insert(parameters.end(), numbers.begin(), numbers.end());
+        }
+        check_list<scalar_t>({channels, 1 + static_cast<int64_t>(below(12)), width}, list, parameters);
+      }
     }
   }
 }
@@ -255,6 +289,8 @@ void a_position_that_is_no_number_reads_nothing() {
 int main() {
   check_sizes<float>();
   check_sizes<double>();
+  check_random_lists<float>();
+  check_random_lists<double>();
   what_does_not_exist_is_not_a_number();
   gradients_are_added_up();
   a_position_that_is_no_number_reads_nothing();

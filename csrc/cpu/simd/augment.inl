@@ -1,8 +1,8 @@
-// Runs kernels/augment.h on vectors of neighbouring pixels of a row; included by one file for each instruction
-// set.
+// Runs kernels/augment.h on vectors of neighbouring pixels of a row; included by one file for each
+// instruction set.
 #include "isa.h"
 //
-#include <cstddef>
+#include <type_traits>
 
 #include "../../kernels/augment.h"
 #include "augment.h"
@@ -10,17 +10,17 @@
 
 namespace pydistill::kernels {
 
-// Positions and offsets are as wide as the numbers, so 32 bits for float: cpu/augment.cpp checks that they fit.
+// Positions and offsets are as wide as the numbers, so 32 bits for float: cpu/augment.cpp checks that they
+// fit.
 template <typename T>
 struct Numbers<cpu::PYDISTILL_ISA::Lanes<T>> {
   using Lanes = cpu::PYDISTILL_ISA::Lanes<T>;
   using Scalar = T;
   using Index = typename Lanes::Mask;
   using Mask = typename Lanes::Mask;
+  using Whole = std::conditional_t<sizeof(T) == sizeof(int32_t), int32_t, int64_t>;
 
-  PYDISTILL_INLINE static Index index(int64_t number) {
-    return Index{} + static_cast<std::remove_reference_t<decltype(Index{}[0])>>(number);
-  }
+  PYDISTILL_INLINE static Index index(int64_t number) { return Index{} + static_cast<Whole>(number); }
   PYDISTILL_INLINE static Lanes value(Index index) {
     Lanes lanes;
     lanes.vector = __builtin_convertvector(index, typename Lanes::Vector);
