@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <vector>
@@ -43,17 +44,21 @@ Loops<scalar_t> loops() {
   return {&baseline::augment_place, &baseline::augment_place_backward};
 }
 
-// Places in an image are whole numbers of 32 bits in the loops, four to a pixel.
+// Offsets in a channel of float numbers have 32 bits in the loops.
 void check_size(const at::Tensor& images) {
-  TORCH_CHECK_VALUE((images.size(2) + 2) * (images.size(3) + 2) < int64_t{1} << 28, "augment: images of ",
-                    images.size(2), " x ", images.size(3), " pixels are too large for a CPU's loops");
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const int64_t height = images.size(2);
+  const int64_t width = images.size(3);
+  const int64_t span = height * std::abs(images.stride(2)) + width * std::abs(images.stride(3));
+  TORCH_CHECK_VALUE(images.numel() == 0 || (height * width < kMost && span < kMost), "augment: images of ",
+                    height, " x ", width, " pixels with strides ", images.stride(2), " and ",
+                    images.stride(3), " are too large for the CPU");
 }
 
-// Of one thread.
+// The scratch of one thread.
 template <typename scalar_t>
 std::unique_ptr<scalar_t[]> scratch_of(const AugmentArrays<scalar_t>& arrays) {
-  const ImageSize& size = arrays.size;
-  const int64_t numbers = augment_scratch(arrays.length, size.channels, size.height, size.width);
+  const int64_t numbers = kernels::images_between(arrays.length) * arrays.size.numbers();
   return std::unique_ptr<scalar_t[]>(new scalar_t[static_cast<size_t>(numbers)]);
 }
 

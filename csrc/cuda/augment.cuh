@@ -38,48 +38,59 @@ inline __device__ double sum_of_block(double own) {
   return sum;
 }
 
-// The engine of kernels::AugmentImage: all threads of a block.
+// Writes one pixel.
 template <typename scalar_t>
-struct BlockStage {
-  kernels::ImageSize size;
+struct WritePixel {
+  const kernels::Target<scalar_t>& target;
+  int64_t row;
+  int64_t column;
 
-  __device__ void meet() const { __syncthreads(); }
-
-  template <bool kTranspose, typename Operation, typename Write>
-  __device__ void stage(const Operation& operation, const kernels::Image<const scalar_t>& from,
-                        const Write& write) const {
-    scalar_t mean = 0;
-    if constexpr (Operation::kNeedsMean) {
-      mean = mean_of(from);
-    }
-    const int64_t pixels = size.height * size.width;
-    for (int64_t pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
-      operation.template pixel<kTranspose>(from, mean, pixel / size.width, pixel % size.width, write);
-    }
-  }
-
- private:
-  __device__ scalar_t mean_of(const kernels::Image<const scalar_t>& from) const {
-    const int64_t pixels = size.height * size.width;
-    double sum = 0;
-    for (int64_t pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
-      for (int64_t channel = 0; channel < size.channels; ++channel) {
-        sum += static_cast<double>(from.at(channel, pixel / size.width, pixel % size.width));
-      }
-    }
-    return static_cast<scalar_t>(sum_of_block(sum) / static_cast<double>(size.numbers()));
+  __device__ void operator()(int64_t channel, scalar_t value) const {
+    scalar_t& number = target.to.at(channel, row, column);
+    number = target.adds ? target.updated(number, value) : value;
   }
 };
+
+// The mean of all numbers of an image, for all threads of the block; every thread must call it.
+template <typename scalar_t>
+__device__ scalar_t mean_of(const kernels::Image<const scalar_t>& from, const kernels::ImageSize& size) {
+  const int64_t pixels = size.height * size.width;
+  double sum = 0;
+  for (int64_t pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
+    for (int64_t channel = 0; channel < size.channels; ++channel) {
+      sum += static_cast<double>(from.at(channel, pixel / size.width, pixel % size.width));
+    }
+  }
+  return static_cast<scalar_t>(sum_of_block(sum) / static_cast<double>(size.numbers()));
+}
+
+// All threads of a block share the pixels of a stage, and wait for each other after it.
+template <typename scalar_t>
+__device__ void run_stages(const kernels::Stages<scalar_t>& stages) {
+  const kernels::ImageSize& size = stages.size;
+  const int64_t count = stages.count();
+  for (int64_t i = 0; i < count; ++i) {
+    const kernels::Stage<scalar_t> stage = stages[i];
+    const kernels::Source<scalar_t> from{stage.from, size};
+    const scalar_t mean = stage.operation.needs_mean() ? mean_of(stage.from, size) : scalar_t(0);
+    const int64_t pixels = size.height * size.width;
+    for (int64_t pixel = threadIdx.x; pixel < pixels; pixel += blockDim.x) {
+      const int64_t row = pixel / size.width;
+      const int64_t column = pixel % size.width;
+      stage.operation.pixel(from, mean, row, column, WritePixel<scalar_t>{stage.to, row, column});
+    }
+    __syncthreads();
+  }
+}
 
 // All places of the batch that image i went to, in their order. The threads look at as many places at once as
 // there are threads.
 template <typename scalar_t>
 __device__ void augment_image_backward(const kernels::AugmentArrays<scalar_t>& arrays, int64_t i,
                                        scalar_t* scratch) {
-  __shared__ unsigned int found[kMostAugmentThreads / kWarpLanes];
-  const BlockStage<scalar_t> engine{arrays.size};
+  __shared__ unsigned int places[kMostAugmentThreads / kWarpLanes];
   if (arrays.index == nullptr) {
-    kernels::augment_place_backward(arrays, i, i, scratch, engine);
+    run_stages(arrays.stages_backward(i, i, scratch));
     return;
   }
   for (int64_t first = 0; first < arrays.batch; first += blockDim.x) {
@@ -90,13 +101,13 @@ __device__ void augment_image_backward(const kernels::AugmentArrays<scalar_t>& a
     }
     const unsigned int of_warp = __ballot_sync(0xffffffffu, is_own);
     if (threadIdx.x % kWarpLanes == 0) {
-      found[threadIdx.x / kWarpLanes] = of_warp;
+      places[threadIdx.x / kWarpLanes] = of_warp;
     }
     __syncthreads();
     for (unsigned int warp = 0; warp < blockDim.x / kWarpLanes; ++warp) {
-      for (unsigned int left = found[warp]; left != 0; left &= left - 1) {
+      for (unsigned int left = places[warp]; left != 0; left &= left - 1) {
         const int64_t j = first + warp * kWarpLanes + (__ffs(static_cast<int>(left)) - 1);
-        kernels::augment_place_backward(arrays, i, j, scratch, engine);
+        run_stages(arrays.stages_backward(i, j, scratch));
       }
     }
   }
@@ -115,7 +126,7 @@ __global__ void __launch_bounds__(kMostAugmentThreads, 2)
     if constexpr (kBackward) {
       augment_image_backward(arrays, i, scratch);
     } else {
-      kernels::augment_place(arrays, i, scratch, BlockStage<scalar_t>{arrays.size});
+      run_stages(arrays.stages(i, scratch));
     }
   }
 }
@@ -136,8 +147,7 @@ template <typename scalar_t>
 AugmentPlan augment_plan(const kernels::AugmentArrays<scalar_t>& arrays, int64_t items,
                          int64_t shared_limit) {
   AugmentPlan plan{};
-  const int64_t buffers = arrays.length < 2 ? 0 : arrays.length == 2 ? 1 : 2;
-  plan.block_numbers = buffers * arrays.size.numbers();
+  plan.block_numbers = kernels::images_between(arrays.length) * arrays.size.numbers();
   plan.threads = 2 * kWarpLanes;
   while (plan.threads < kMostAugmentThreads &&
          plan.threads * kPixelsPerThread < arrays.size.height * arrays.size.width) {

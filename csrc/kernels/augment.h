@@ -1,11 +1,10 @@
 // Differentiable Siamese augmentation of one image: colour, crop, cutout, flip, scale and rotation, one after
-// the other, and the transpose of that. What is outside an image is 0.
+// the other, and the transpose of that. Outside an image everything is 0.
 //
-// Every operation is a struct with
-//   kNeedsMean                                     whether it reads the mean of all numbers of the image
-//   pixel<kTranspose>(from, mean, row, column, write)   its result at one pixel, or that of its transpose:
-//                                                  write(channel, row, column, value) once for every channel
-// so that a pixel of the result is one thread's, in both directions, and no two threads write to one place.
+// An operation computes its result, or its transpose's, at one pixel, for every channel. Pixels do not depend
+// on each other, so in both directions a pixel of the result belongs to one thread. The text is written for a
+// value type V: one number (float or double, as on a GPU), or as many neighbours in a row as a vector
+// register holds (Lanes, see cpu/simd/augment.inl).
 #pragma once
 
 #include <cmath>
@@ -80,47 +79,58 @@ PYDISTILL_HOST_DEVICE Image<T> dense_image(T* data, const ImageSize& size) {
 
 // Where a stage's result goes: into an image, or, times a factor, on top of it.
 template <typename T>
-struct StoreImage {
-  Image<T> to;
-  PYDISTILL_HOST_DEVICE void operator()(int64_t channel, int64_t row, int64_t column, T value) const {
-    to.at(channel, row, column) = value;
-  }
-};
-template <typename T>
-struct AddToImage {
+struct Target {
   Image<T> to;
   T factor;
-  PYDISTILL_HOST_DEVICE void operator()(int64_t channel, int64_t row, int64_t column, T value) const {
-    to.at(channel, row, column) += factor * value;
+  bool adds;
+
+  PYDISTILL_HOST_DEVICE static Target store(const Image<T>& to) { return {to, T(1), false}; }
+  PYDISTILL_HOST_DEVICE static Target add(const Image<T>& to, T factor) { return {to, factor, true}; }
+
+  // before: the numbers in the image, which are read only where the target adds.
+  template <typename V>
+  PYDISTILL_HOST_DEVICE V updated(V before, V value) const {
+    return before + V(factor) * value;
   }
 };
 
-template <typename T>
-struct Unchanged {
-  static constexpr bool kNeedsMean = false;
-  ImageSize size;
+// The whole numbers that go with the value type V: positions of pixels, and offsets in memory.
+template <typename V>
+struct Numbers {
+  using Scalar = V;
+  using Index = int64_t;
+  using Mask = bool;
 
-  template <bool kTranspose, typename Write>
-  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& from, T /*mean*/, int64_t row, int64_t column,
-                                   const Write& write) const {
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      write(channel, row, column, from.at(channel, row, column));
-    }
+  PYDISTILL_HOST_DEVICE static Index index(int64_t number) { return number; }
+  PYDISTILL_HOST_DEVICE static V value(Index index) { return static_cast<V>(index); }
+  PYDISTILL_HOST_DEVICE static Index floor(V value) { return static_cast<Index>(std::floor(value)); }
+  // The number at an offset, 0 where the mask does not hold; nothing is read there.
+  PYDISTILL_HOST_DEVICE static V read(const V* data, Index offset, Mask mask) {
+    return mask ? data[offset] : V(0);
   }
 };
 
-// NaN everywhere, for an image or an operation that does not exist.
-template <typename T>
-struct NotANumber {
-  static constexpr bool kNeedsMean = false;
+// An image as the operations read it: 0 outside.
+template <typename V>
+struct Source {
+  using Index = typename Numbers<V>::Index;
+  using Mask = typename Numbers<V>::Mask;
+
+  struct Place {
+    Index offset;  // in the memory of a channel
+    Mask inside;
+  };
+
+  Image<const typename Numbers<V>::Scalar> image;
   ImageSize size;
 
-  template <bool kTranspose, typename Write>
-  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& /*from*/, T /*mean*/, int64_t row, int64_t column,
-                                   const Write& write) const {
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      write(channel, row, column, static_cast<T>(NAN));
-    }
+  PYDISTILL_HOST_DEVICE Place place(Index row, Index column) const {
+    using N = Numbers<V>;
+    return {row * N::index(image.row_stride) + column * N::index(image.column_stride),
+            row >= 0 && row < N::index(size.height) && column >= 0 && column < N::index(size.width)};
+  }
+  PYDISTILL_HOST_DEVICE V read(int64_t channel, const Place& place) const {
+    return Numbers<V>::read(image.data + channel * image.channel_stride, place.offset, place.inside);
   }
 };
 
@@ -130,30 +140,26 @@ struct NotANumber {
 // b it is its own transpose.
 template <typename T>
 struct Color {
-  static constexpr bool kNeedsMean = true;
-  ImageSize size;
   T of_pixel;
   T of_grey;
   T of_mean;
   T added;
 
-  PYDISTILL_HOST_DEVICE Color(const ImageSize& of, const T* p, bool linear)  // p: [3]
-      : size(of),
-        of_pixel(p[2] * p[1]),
-        of_grey(p[2] - p[2] * p[1]),
-        of_mean(1 - p[2]),
-        added(linear ? T(0) : p[0]) {}
+  PYDISTILL_HOST_DEVICE static Color from_parameters(const T* p, bool linear) {  // p: [3]
+    return {p[2] * p[1], p[2] - p[2] * p[1], 1 - p[2], linear ? T(0) : p[0]};
+  }
 
-  template <bool kTranspose, typename Write>
-  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& from, T mean, int64_t row, int64_t column,
-                                   const Write& write) const {
-    T sum = 0;
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      sum += from.at(channel, row, column);
+  template <typename V, typename Write>
+  PYDISTILL_HOST_DEVICE void pixel(const Source<V>& from, T mean, typename Numbers<V>::Index row,
+                                   typename Numbers<V>::Index column, const Write& write) const {
+    const auto place = from.place(row, column);
+    V sum(T(0));
+    for (int64_t channel = 0; channel < from.size.channels; ++channel) {
+      sum += from.read(channel, place);
     }
-    const T shared = added + of_mean * mean + of_grey * (sum / static_cast<T>(size.channels));
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      write(channel, row, column, of_pixel * from.at(channel, row, column) + shared);
+    const V shared = V(added + of_mean * mean) + V(of_grey) * (sum / V(static_cast<T>(from.size.channels)));
+    for (int64_t channel = 0; channel < from.size.channels; ++channel) {
+      write(channel, V(of_pixel) * from.read(channel, place) + shared);
     }
   }
 };
@@ -161,73 +167,62 @@ struct Color {
 // The image seen through a window that is moved by whole pixels.
 template <typename T>
 struct Crop {
-  static constexpr bool kNeedsMean = false;
-  ImageSize size;
   int64_t down;
   int64_t right;
 
-  PYDISTILL_HOST_DEVICE Crop(const ImageSize& of, const T* p)  // p: [2]
-      : size(of), down(whole(p[0], of.height)), right(whole(p[1], of.width)) {}
+  PYDISTILL_HOST_DEVICE static Crop from_parameters(const ImageSize& size, const T* p,
+                                                    bool transpose) {  // p: [2]
+    const int64_t down = whole(p[0], size.height);
+    const int64_t right = whole(p[1], size.width);
+    return {transpose ? -down : down, transpose ? -right : right};
+  }
 
-  // Towards 0; what moves the window off the image, or is no number, is as good as the image's side.
+  template <typename V, typename Index>
+  PYDISTILL_HOST_DEVICE typename Source<V>::Place source(const Source<V>& from, Index row,
+                                                         Index column) const {
+    return from.place(row + Numbers<V>::index(down), column + Numbers<V>::index(right));
+  }
+
+ private:
+  // Rounded towards 0. A shift that moves the window off the image, or is NaN, becomes the image's side.
   PYDISTILL_HOST_DEVICE static int64_t whole(T shift, int64_t side) {
     const T most = static_cast<T>(side);
     return static_cast<int64_t>(shift > -most && shift < most ? shift : most);
-  }
-
-  template <bool kTranspose, typename Write>
-  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& from, T /*mean*/, int64_t row, int64_t column,
-                                   const Write& write) const {
-    const int64_t y = kTranspose ? row - down : row + down;
-    const int64_t x = kTranspose ? column - right : column + right;
-    const bool inside = y >= 0 && y < size.height && x >= 0 && x < size.width;
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      write(channel, row, column, inside ? from.at(channel, y, x) : T(0));
-    }
   }
 };
 
 // 0 in a rectangle: rows from p[0] to before p[1], columns from p[2] to before p[3]. Its own transpose.
 template <typename T>
 struct Cutout {
-  static constexpr bool kNeedsMean = false;
-  ImageSize size;
   T first_row;
   T end_row;
   T first_column;
   T end_column;
 
-  PYDISTILL_HOST_DEVICE Cutout(const ImageSize& of, const T* p)  // p: [4]
-      : size(of), first_row(p[0]), end_row(p[1]), first_column(p[2]), end_column(p[3]) {}
+  PYDISTILL_HOST_DEVICE static Cutout from_parameters(const T* p) {
+    return {p[0], p[1], p[2], p[3]};
+  }  // p: [4]
 
-  template <bool kTranspose, typename Write>
-  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& from, T /*mean*/, int64_t row, int64_t column,
-                                   const Write& write) const {
-    const T y = static_cast<T>(row);
-    const T x = static_cast<T>(column);
-    const bool cut = y >= first_row && y < end_row && x >= first_column && x < end_column;
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      write(channel, row, column, cut ? T(0) : from.at(channel, row, column));
-    }
+  template <typename V, typename Index>
+  PYDISTILL_HOST_DEVICE typename Source<V>::Place source(const Source<V>& from, Index row,
+                                                         Index column) const {
+    const V y = Numbers<V>::value(row);
+    const V x = Numbers<V>::value(column);
+    auto place = from.place(row, column);
+    place.inside =
+        place.inside && !(y >= V(first_row) && y < V(end_row) && x >= V(first_column) && x < V(end_column));
+    return place;
   }
 };
 
 // Left and right exchanged where p[0] > 0. Its own transpose.
-template <typename T>
 struct Flip {
-  static constexpr bool kNeedsMean = false;
-  ImageSize size;
   bool mirrors;
 
-  PYDISTILL_HOST_DEVICE Flip(const ImageSize& of, const T* p) : size(of), mirrors(p[0] > 0) {}  // p: [1]
-
-  template <bool kTranspose, typename Write>
-  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& from, T /*mean*/, int64_t row, int64_t column,
-                                   const Write& write) const {
-    const int64_t x = mirrors ? size.width - 1 - column : column;
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      write(channel, row, column, from.at(channel, row, x));
-    }
+  template <typename V, typename Index>
+  PYDISTILL_HOST_DEVICE typename Source<V>::Place source(const Source<V>& from, Index row,
+                                                         Index column) const {
+    return from.place(row, mirrors ? Numbers<V>::index(from.size.width - 1) - column : column);
   }
 };
 
@@ -238,57 +233,41 @@ struct Flip {
 // a pixel is tent(distance in rows) tent(distance in columns), in both directions.
 template <typename T>
 struct Resample {
-  static constexpr bool kNeedsMean = false;
   static constexpr int64_t kChannelsAtOnce = 4;
-  ImageSize size;
   T centre_row;
   T centre_column;
   T xx;
   T xy;
   T yx;
   T yy;
+  bool transpose;
 
   // The matrix in coordinates from -1 to 1: x' = xx x + xy y, y' = yx x + yy y.
-  PYDISTILL_HOST_DEVICE Resample(const ImageSize& of, T x_of_x, T x_of_y, T y_of_x, T y_of_y)
-      : size(of),
-        centre_row(static_cast<T>(of.height - 1) / 2),
-        centre_column(static_cast<T>(of.width - 1) / 2),
-        xx(x_of_x),
-        xy(of.height > 1 ? x_of_y * centre_column / centre_row : T(0)),
-        yx(of.width > 1 ? y_of_x * centre_row / centre_column : T(0)),
-        yy(y_of_y) {}
-
-  PYDISTILL_HOST_DEVICE static Resample scale(const ImageSize& of, const T* p) {  // p: [2]
-    return Resample(of, p[0], T(0), T(0), p[1]);
+  PYDISTILL_HOST_DEVICE static Resample from_matrix(const ImageSize& size, T xx, T xy, T yx, T yy,
+                                                    bool transpose) {
+    const T centre_row = static_cast<T>(size.height - 1) / 2;
+    const T centre_column = static_cast<T>(size.width - 1) / 2;
+    return {centre_row,
+            centre_column,
+            xx,
+            size.height > 1 ? xy * centre_column / centre_row : T(0),
+            size.width > 1 ? yx * centre_row / centre_column : T(0),
+            yy,
+            transpose};
   }
-  PYDISTILL_HOST_DEVICE static Resample rotate(const ImageSize& of, const T* p) {  // p: [1]
+  PYDISTILL_HOST_DEVICE static Resample scale(const ImageSize& size, const T* p, bool transpose) {  // p: [2]
+    return from_matrix(size, p[0], T(0), T(0), p[1], transpose);
+  }
+  PYDISTILL_HOST_DEVICE static Resample rotate(const ImageSize& size, const T* p, bool transpose) {  // p: [1]
     const T cosine = std::cos(p[0]);
     const T sine = std::sin(p[0]);
-    return Resample(of, cosine, -sine, sine, cosine);
+    return from_matrix(size, cosine, -sine, sine, cosine, transpose);
   }
 
-  template <typename Whole>  // int64_t, or int32_t where the compiler makes vectors of it
-  PYDISTILL_HOST_DEVICE T column_of_source(Whole row, Whole column) const {
-    const T down = static_cast<T>(row) - centre_row;
-    const T right = static_cast<T>(column) - centre_column;
-    return xx * right + (xy * down + centre_column);
-  }
-  template <typename Whole>
-  PYDISTILL_HOST_DEVICE T row_of_source(Whole row, Whole column) const {
-    const T down = static_cast<T>(row) - centre_row;
-    const T right = static_cast<T>(column) - centre_column;
-    return yx * right + (yy * down + centre_row);
-  }
-
-  PYDISTILL_HOST_DEVICE static T tent(T distance) {
-    const T weight = 1 - size_of(distance);
-    return weight > 0 ? weight : T(0);
-  }
-
-  template <bool kTranspose, typename Write>
-  PYDISTILL_HOST_DEVICE void pixel(const Image<const T>& from, T /*mean*/, int64_t row, int64_t column,
-                                   const Write& write) const {
-    if constexpr (kTranspose) {
+  template <typename V, typename Write>
+  PYDISTILL_HOST_DEVICE void pixel(const Source<V>& from, typename Numbers<V>::Index row,
+                                   typename Numbers<V>::Index column, const Write& write) const {
+    if (transpose) {
       spread(from, row, column, write);
     } else {
       sample(from, row, column, write);
@@ -296,91 +275,223 @@ struct Resample {
   }
 
  private:
-  template <typename Write>
-  PYDISTILL_HOST_DEVICE void sample(const Image<const T>& from, int64_t row, int64_t column,
+  template <typename V, typename Index>
+  PYDISTILL_HOST_DEVICE V column_of_source(Index row, Index column) const {
+    const V down = Numbers<V>::value(row) - V(centre_row);
+    const V right = Numbers<V>::value(column) - V(centre_column);
+    return V(xx) * right + (V(xy) * down + V(centre_column));
+  }
+  template <typename V, typename Index>
+  PYDISTILL_HOST_DEVICE V row_of_source(Index row, Index column) const {
+    const V down = Numbers<V>::value(row) - V(centre_row);
+    const V right = Numbers<V>::value(column) - V(centre_column);
+    return V(yx) * right + (V(yy) * down + V(centre_row));
+  }
+
+  PYDISTILL_HOST_DEVICE static T size_of(T number) { return number < 0 ? -number : number; }
+  template <typename V>
+  PYDISTILL_HOST_DEVICE static V tent(V distance) {
+    const V weight = V(T(1)) - select(distance < V(T(0)), -distance, distance);
+    return select(weight > V(T(0)), weight, V(T(0)));  // 0 for a NaN
+  }
+
+  template <typename V, typename Index, typename Write>
+  PYDISTILL_HOST_DEVICE void sample(const Source<V>& from, Index row, Index column,
                                     const Write& write) const {
-    const T x = column_of_source(row, column);
-    const T y = row_of_source(row, column);
-    const bool reaches =
-        x > -1 && x < static_cast<T>(size.width) && y > -1 && y < static_cast<T>(size.height);
-    if (!reaches) {  // also where a parameter is no number
-      for (int64_t channel = 0; channel < size.channels; ++channel) {
-        write(channel, row, column, T(0));
-      }
-      return;
+    using N = Numbers<V>;
+    const V x = column_of_source<V>(row, column);
+    const V y = row_of_source<V>(row, column);
+    const auto reaches = x > V(T(-1)) && x < V(static_cast<T>(from.size.width)) && y > V(T(-1)) &&
+                         y < V(static_cast<T>(from.size.height));
+    // A position that reaches no pixel, or is NaN, reads at -2 and -1, which is outside.
+    const Index left = N::floor(select(reaches, x, V(T(-2))));
+    const Index top = N::floor(select(reaches, y, V(T(-2))));
+    typename Source<V>::Place places[4];
+    V weights[4];
+    for (int neighbour = 0; neighbour < 4; ++neighbour) {
+      const Index v = top + N::index(neighbour / 2);
+      const Index u = left + N::index(neighbour % 2);
+      places[neighbour] = from.place(v, u);
+      weights[neighbour] = tent(y - N::value(v)) * tent(x - N::value(u));
     }
-    const int64_t left = static_cast<int64_t>(std::floor(x));
-    const int64_t top = static_cast<int64_t>(std::floor(y));
-    for (int64_t channel = 0; channel < size.channels; ++channel) {
-      T sum = 0;
-      for (int64_t v = top < 0 ? 0 : top; v <= top + 1 && v < size.height; ++v) {
-        for (int64_t u = left < 0 ? 0 : left; u <= left + 1 && u < size.width; ++u) {
-          sum += tent(y - static_cast<T>(v)) * tent(x - static_cast<T>(u)) * from.at(channel, v, u);
-        }
+    for (int64_t channel = 0; channel < from.size.channels; ++channel) {
+      V sum(T(0));
+      for (int neighbour = 0; neighbour < 4; ++neighbour) {
+        sum += weights[neighbour] * from.read(channel, places[neighbour]);
       }
-      write(channel, row, column, sum);
+      write(channel, sum);
     }
   }
 
-  // The pixels of the result, [first, end) in rows and columns, that read within a distance of 1 of one pixel
-  // of the source: what the inverse map makes of a square around it, and the box around that.
+  // The pixels of the result that read within a distance of 1 of one pixel of the source lie in a box: the
+  // inverse map makes a parallelogram of a square around the pixel, and this is the box around that.
   struct Box {
-    int64_t first_row;
-    int64_t end_row;
-    int64_t first_column;
-    int64_t end_column;
+    T determinant;
+    T half_rows;
+    T half_columns;
+    int64_t rows;
+    int64_t columns;
   };
-  PYDISTILL_HOST_DEVICE Box readers_of(int64_t row, int64_t column) const {
+  PYDISTILL_HOST_DEVICE Box box_of_readers(const ImageSize& size) const {
     const T determinant = xx * yy - xy * yx;
     // Where the matrix is too close to one without an inverse, every pixel may be a reader.
     if (!(size_of(determinant) * 64 > size_of(xx * yy) + size_of(xy * yx))) {
-      return {0, size.height, 0, size.width};
+      return {T(1), T(0), T(0), size.height, size.width};
     }
     // Half the square's side: 1, and some more for the rounding of positions and of the inverse.
     const T half = (T(1.01) + static_cast<T>(size.height + size.width) / 65536) / size_of(determinant);
-    const T right = (static_cast<T>(column) - centre_column) / determinant;
-    const T down = (static_cast<T>(row) - centre_row) / determinant;
-    const T reader_column = yy * right - xy * down + centre_column;
-    const T reader_row = xx * down - yx * right + centre_row;
-    const T columns = (size_of(yy) + size_of(xy)) * half;
-    const T rows = (size_of(xx) + size_of(yx)) * half;
-    return {limit(std::ceil(reader_row - rows), size.height),
-            limit(std::floor(reader_row + rows) + 1, size.height),
-            limit(std::ceil(reader_column - columns), size.width),
-            limit(std::floor(reader_column + columns) + 1, size.width)};
+    const T half_rows = (size_of(xx) + size_of(yx)) * half;
+    const T half_columns = (size_of(yy) + size_of(xy)) * half;
+    return {determinant, half_rows, half_columns, most_within(half_rows, size.height),
+            most_within(half_columns, size.width)};
   }
-  PYDISTILL_HOST_DEVICE static T size_of(T number) { return number < 0 ? -number : number; }
-  PYDISTILL_HOST_DEVICE static int64_t limit(T edge, int64_t side) {
-    return edge > 0 ? (edge < static_cast<T>(side) ? static_cast<int64_t>(edge) : side) : 0;
+  // The most pixels in a row of `side` pixels that lie within `half` of a position.
+  PYDISTILL_HOST_DEVICE static int64_t most_within(T half, int64_t side) {
+    return 2 * half + 1 < static_cast<T>(side) ? static_cast<int64_t>(2 * half + 1) : side;
+  }
+  // The first of `count` pixels that lie within `half` of a position.
+  template <typename V>
+  PYDISTILL_HOST_DEVICE static typename Numbers<V>::Index first_within(V position, T half, int64_t count,
+                                                                       int64_t side) {
+    using N = Numbers<V>;
+    if (count == side) {
+      return N::index(0);
+    }
+    const V least(-static_cast<T>(side));
+    const V most(static_cast<T>(side));
+    V first = position - V(half);
+    first = select(first > least, first, least);
+    first = select(first < most, first, most);
+    return -N::floor(-first);
   }
 
-  template <typename Write>
-  PYDISTILL_HOST_DEVICE void spread(const Image<const T>& from, int64_t row, int64_t column,
+  template <typename V, typename Index, typename Write>
+  PYDISTILL_HOST_DEVICE void spread(const Source<V>& from, Index row, Index column,
                                     const Write& write) const {
-    const Box box = readers_of(row, column);
+    using N = Numbers<V>;
+    const ImageSize& size = from.size;
+    const Box box = box_of_readers(size);
+    const V right = (N::value(column) - V(centre_column)) / V(box.determinant);
+    const V down = (N::value(row) - V(centre_row)) / V(box.determinant);
+    const Index first_row =
+        first_within(V(xx) * down - V(yx) * right + V(centre_row), box.half_rows, box.rows, size.height);
+    const Index first_column = first_within(V(yy) * right - V(xy) * down + V(centre_column), box.half_columns,
+                                            box.columns, size.width);
     for (int64_t first = 0; first < size.channels; first += kChannelsAtOnce) {
-      const int64_t channels =
-          size.channels - first < kChannelsAtOnce ? size.channels - first : kChannelsAtOnce;
-      T sums[kChannelsAtOnce] = {};
-      for (int64_t y = box.first_row; y < box.end_row; ++y) {
-        for (int64_t x = box.first_column; x < box.end_column; ++x) {
-          const T weight = tent(row_of_source(y, x) - static_cast<T>(row)) *
-                           tent(column_of_source(y, x) - static_cast<T>(column));
-          if (weight > 0) {
-            for (int64_t channel = 0; channel < channels; ++channel) {
-              sums[channel] += weight * from.at(first + channel, y, x);
+      V sums[kChannelsAtOnce] = {V(T(0)), V(T(0)), V(T(0)), V(T(0))};
+      for (int64_t v = 0; v < box.rows; ++v) {
+        for (int64_t u = 0; u < box.columns; ++u) {
+          const Index y = first_row + N::index(v);
+          const Index x = first_column + N::index(u);
+          const V below = row_of_source<V>(y, x) - N::value(row);
+          const V beyond = column_of_source<V>(y, x) - N::value(column);
+          const V weight = tent(below) * tent(beyond);
+          auto place = from.place(y, x);
+          // Exactly the pixels that read this one in sample(), with weight 0 too: 0 NaN is NaN.
+          place.inside =
+              place.inside && below >= V(T(-1)) && below < V(T(1)) && beyond >= V(T(-1)) && beyond < V(T(1));
+          for (int64_t channel = 0; channel < kChannelsAtOnce; ++channel) {
+            if (first + channel < size.channels) {
+              sums[channel] += weight * from.read(first + channel, place);
             }
           }
         }
       }
-      for (int64_t channel = 0; channel < channels; ++channel) {
-        write(first + channel, row, column, sums[channel]);
+      for (int64_t channel = 0; channel < kChannelsAtOnce; ++channel) {
+        if (first + channel < size.channels) {
+          write(first + channel, sums[channel]);
+        }
       }
     }
   }
 };
 
-// What is done to one image: operations one after the other, their parameters side by side.
+// One operation with its parameters, or its transpose. kEndOfList leaves the image as it is.
+template <typename T>
+struct Operation {
+  Augmentation kind;
+  bool exists;  // if not, the result is NaN
+  union {
+    Color<T> color;
+    Crop<T> crop;
+    Cutout<T> cutout;
+    Flip flip;
+    Resample<T> resample;
+  };
+
+  PYDISTILL_HOST_DEVICE static Operation unchanged() { return Operation(Augmentation::kEndOfList, true); }
+  PYDISTILL_HOST_DEVICE static Operation missing() { return Operation(Augmentation::kEndOfList, false); }
+  PYDISTILL_HOST_DEVICE static Operation from_parameters(Augmentation kind, const ImageSize& size, const T* p,
+                                                         bool linear, bool transpose) {
+    Operation operation(kind, true);
+    switch (kind) {
+      case Augmentation::kColor:
+        operation.color = Color<T>::from_parameters(p, linear || transpose);
+        break;
+      case Augmentation::kCrop:
+        operation.crop = Crop<T>::from_parameters(size, p, transpose);
+        break;
+      case Augmentation::kCutout:
+        operation.cutout = Cutout<T>::from_parameters(p);
+        break;
+      case Augmentation::kFlip:
+        operation.flip = {p[0] > 0};
+        break;
+      case Augmentation::kScale:
+        operation.resample = Resample<T>::scale(size, p, transpose);
+        break;
+      case Augmentation::kRotate:
+        operation.resample = Resample<T>::rotate(size, p, transpose);
+        break;
+      case Augmentation::kEndOfList:
+        break;
+    }
+    return operation;
+  }
+
+  // Whether pixel() reads the mean of all numbers of the image.
+  PYDISTILL_HOST_DEVICE bool needs_mean() const { return kind == Augmentation::kColor; }
+
+  // The result at one pixel, or at V's lanes from one on: write(channel, value) once for every channel.
+  template <typename V, typename Write>
+  PYDISTILL_HOST_DEVICE void pixel(const Source<V>& from, T mean, typename Numbers<V>::Index row,
+                                   typename Numbers<V>::Index column, const Write& write) const {
+    switch (kind) {
+      case Augmentation::kColor:
+        return color.pixel(from, mean, row, column, write);
+      case Augmentation::kCrop:
+        return copy(from, crop.source(from, row, column), write);
+      case Augmentation::kCutout:
+        return copy(from, cutout.source(from, row, column), write);
+      case Augmentation::kFlip:
+        return copy(from, flip.source(from, row, column), write);
+      case Augmentation::kScale:
+      case Augmentation::kRotate:
+        return resample.pixel(from, row, column, write);
+      case Augmentation::kEndOfList:
+        break;
+    }
+    if (exists) {
+      return copy(from, from.place(row, column), write);
+    }
+    for (int64_t channel = 0; channel < from.size.channels; ++channel) {
+      write(channel, V(static_cast<T>(NAN)));
+    }
+  }
+
+ private:
+  PYDISTILL_HOST_DEVICE Operation(Augmentation of, bool does_exist) : kind(of), exists(does_exist), crop{} {}
+
+  template <typename V, typename Write>
+  PYDISTILL_HOST_DEVICE static void copy(const Source<V>& from, const typename Source<V>::Place& place,
+                                         const Write& write) {
+    for (int64_t channel = 0; channel < from.size.channels; ++channel) {
+      write(channel, from.read(channel, place));
+    }
+  }
+};
+
+// The operations on one image, in order, with their parameters side by side.
 template <typename scalar_t>
 struct AugmentList {
   const int64_t* operations;   // [L]
@@ -389,7 +500,7 @@ struct AugmentList {
   int64_t width;
   bool linear;  // leave out what does not depend on the image
 
-  // The operations before the end of the list, as far as there are parameters of them.
+  // How many operations come before the end of the list and have all their parameters.
   PYDISTILL_HOST_DEVICE int64_t stages() const {
     int64_t stages = 0;
     int64_t left = width;
@@ -418,59 +529,54 @@ struct AugmentList {
   }
 };
 
-// Runs the list on one image, or its transpose, from the last operation to the first. An engine offers
-//   stage<kTranspose>(operation, from, write)   one operation on all pixels
-//   meet()                                      what one stage has written the next may read
-// from: the image; last: where the result goes; scratch: [2, C, H, W], or [1, C, H, W] for two stages and
-// nothing for one.
-template <bool kTranspose, typename scalar_t, typename Engine, typename Write>
-struct AugmentImage {
-  const AugmentList<scalar_t>& list;
-  const ImageSize& size;
-  const Engine& engine;
-  const Write& last;
-  scalar_t* scratch;
+// One operation of a list, the image that it reads, and where its result goes.
+template <typename T>
+struct Stage {
+  Operation<T> operation;
+  Image<const T> from;
+  Target<T> to;
+};
 
-  PYDISTILL_ENGINE_SIDE void run(Image<const scalar_t> from) const {
-    const int64_t stages = list.stages();
-    if (stages == 0) {
-      engine.template stage<kTranspose>(Unchanged<scalar_t>{size}, from, last);
-      engine.meet();
-    }
-    for (int64_t done = 0; done < stages; ++done) {
-      const int64_t stage = kTranspose ? stages - 1 - done : done;
-      if (done + 1 == stages) {
-        run_stage(stage, from, last);
-      } else {
-        const Image<scalar_t> between = dense_image(scratch + done % 2 * size.numbers(), size);
-        run_stage(stage, from, StoreImage<scalar_t>{between});
-        from = between.read_only();
-      }
-      engine.meet();
-    }
+// How many images lie between the stages of a list of `length` operations.
+PYDISTILL_HOST_DEVICE int64_t images_between(int64_t length) { return length < 2 ? 0 : length == 2 ? 1 : 2; }
+
+// The way of one image through its list, or through the transpose, from the last operation to the first.
+// Each stage may be run when all pixels of the stage before it have been written.
+template <typename T>
+struct Stages {
+  AugmentList<T> list;
+  ImageSize size;
+  Image<const T> from;
+  Target<T> to;
+  T* scratch;  // [images_between(L), C, H, W]
+  bool transpose;
+  bool exists;  // if not, the result is NaN
+
+  PYDISTILL_HOST_DEVICE int64_t count() const {
+    const int64_t operations = exists ? list.stages() : 0;
+    return operations == 0 ? 1 : operations;
+  }
+
+  PYDISTILL_HOST_DEVICE Stage<T> operator[](int64_t i) const {
+    const int64_t last = count() - 1;
+    return {operation(transpose ? last - i : i), i == 0 ? from : between(i - 1).read_only(),
+            i == last ? to : Target<T>::store(between(i))};
   }
 
  private:
-  template <typename To>
-  PYDISTILL_ENGINE_SIDE void run_stage(int64_t stage, const Image<const scalar_t>& from, const To& to) const {
-    const scalar_t* p = list.parameters_of(stage);
-    switch (static_cast<Augmentation>(list.operations[stage])) {
-      case Augmentation::kColor:
-        return engine.template stage<kTranspose>(Color<scalar_t>(size, p, kTranspose || list.linear), from,
-                                                 to);
-      case Augmentation::kCrop:
-        return engine.template stage<kTranspose>(Crop<scalar_t>(size, p), from, to);
-      case Augmentation::kCutout:
-        return engine.template stage<kTranspose>(Cutout<scalar_t>(size, p), from, to);
-      case Augmentation::kFlip:
-        return engine.template stage<kTranspose>(Flip<scalar_t>(size, p), from, to);
-      case Augmentation::kScale:
-        return engine.template stage<kTranspose>(Resample<scalar_t>::scale(size, p), from, to);
-      case Augmentation::kRotate:
-        return engine.template stage<kTranspose>(Resample<scalar_t>::rotate(size, p), from, to);
-      case Augmentation::kEndOfList:
-        return;
+  // The result of stage i.
+  PYDISTILL_HOST_DEVICE Image<T> between(int64_t i) const {
+    return dense_image(scratch + i % 2 * size.numbers(), size);
+  }
+  PYDISTILL_HOST_DEVICE Operation<T> operation(int64_t i) const {
+    if (!exists) {
+      return Operation<T>::missing();
     }
+    if (list.stages() == 0) {
+      return Operation<T>::unchanged();
+    }
+    return Operation<T>::from_parameters(static_cast<Augmentation>(list.operations[i]), size,
+                                         list.parameters_of(i), list.linear, transpose);
   }
 };
 
@@ -511,39 +617,18 @@ struct AugmentArrays {
     const scalar_t value = factor == nullptr ? scalar_t(1) : factor[row() * factor_step];
     return list.is_valid() ? (negate ? -value : value) : static_cast<scalar_t>(NAN);
   }
+
+  // Place j of the batch, made from its source.
+  PYDISTILL_HOST_DEVICE Stages<scalar_t> stages(int64_t j, scalar_t* scratch) const {
+    const int64_t image = source(j);
+    const bool exists = image >= 0 && image < images && list(j).is_valid();
+    return {list(j),   size,  from[exists ? image : 0], Target<scalar_t>::store(to[j]), scratch,
+            transpose, exists};
+  }
+  // What place j of the batch adds to the gradient of its source, image i.
+  PYDISTILL_HOST_DEVICE Stages<scalar_t> stages_backward(int64_t i, int64_t j, scalar_t* scratch) const {
+    return {list(j), size, from[j], Target<scalar_t>::add(to[i], factor_of(list(j))), scratch, true, true};
+  }
 };
-
-// Makes place j of the batch.
-template <typename scalar_t, typename Engine>
-PYDISTILL_ENGINE_SIDE void augment_place(const AugmentArrays<scalar_t>& arrays, int64_t j, scalar_t* scratch,
-                                         const Engine& engine) {
-  const AugmentList<scalar_t> list = arrays.list(j);
-  const int64_t source = arrays.source(j);
-  const StoreImage<scalar_t> out{arrays.to[j]};
-  if (source < 0 || source >= arrays.images || !list.is_valid()) {
-    engine.template stage<false>(NotANumber<scalar_t>{arrays.size}, arrays.from[0], out);
-    return;
-  }
-  if (arrays.transpose) {
-    const AugmentImage<true, scalar_t, Engine, StoreImage<scalar_t>> image{list, arrays.size, engine, out,
-                                                                           scratch};
-    image.run(arrays.from[source]);
-  } else {
-    const AugmentImage<false, scalar_t, Engine, StoreImage<scalar_t>> image{list, arrays.size, engine, out,
-                                                                            scratch};
-    image.run(arrays.from[source]);
-  }
-}
-
-// Adds to the gradient of image i what its place j in the batch gives.
-template <typename scalar_t, typename Engine>
-PYDISTILL_ENGINE_SIDE void augment_place_backward(const AugmentArrays<scalar_t>& arrays, int64_t i, int64_t j,
-                                                  scalar_t* scratch, const Engine& engine) {
-  const AugmentList<scalar_t> list = arrays.list(j);
-  const AddToImage<scalar_t> gradient{arrays.to[i], arrays.factor_of(list)};
-  const AugmentImage<true, scalar_t, Engine, AddToImage<scalar_t>> image{list, arrays.size, engine, gradient,
-                                                                         scratch};
-  image.run(arrays.from[j]);
-}
 
 }  // namespace pydistill::kernels

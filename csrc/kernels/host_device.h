@@ -14,14 +14,6 @@
 #define PYDISTILL_HOST_DEVICE inline
 #endif
 
-// Mark a function that takes its driver as an argument and runs where that runs: nvcc compiles it for the
-// device alone, any other compiler for the host.
-#if defined(__CUDACC__)
-#define PYDISTILL_ENGINE_SIDE __device__ __forceinline__
-#else
-#define PYDISTILL_ENGINE_SIDE inline
-#endif
-
 namespace pydistill::kernels {
 
 // Arithmetic for a value type V runs on one number (V = float or double, as on a GPU) or on as many as a

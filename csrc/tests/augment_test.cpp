@@ -1,5 +1,5 @@
-// The arithmetic of augment, pixel by pixel as a GPU runs it, and the CPU's loops over vector registers
-// against it, without torch.
+// The arithmetic of augment, on one pixel at a time as a GPU runs it, and on vector registers as the CPU
+// does, without torch.
 #include "../kernels/augment.h"
 
 #include <cmath>
@@ -18,30 +18,48 @@ namespace {
 using pydistill::cpu::Isa;
 using pydistill::kernels::AugmentArrays;
 using pydistill::kernels::dense_image;
-using pydistill::kernels::Image;
+using pydistill::kernels::images_between;
 using pydistill::kernels::ImageSize;
+using pydistill::kernels::Source;
+using pydistill::kernels::Stage;
+using pydistill::kernels::Stages;
+using pydistill::kernels::Target;
 
-// The engine of kernels::AugmentImage, pixel by pixel.
+// Runs the stages pixel by pixel, as a GPU does.
 template <typename scalar_t>
-struct PixelStage {
-  ImageSize size;
+struct WritePixel {
+  const Target<scalar_t>& target;
+  int64_t row;
+  int64_t column;
 
-  void meet() const {}
+  void operator()(int64_t channel, scalar_t value) const {
+    scalar_t& number = target.to.at(channel, row, column);
+    number = target.adds ? target.updated(number, value) : value;
+  }
+};
 
-  template <bool kTranspose, typename Operation, typename Write>
-  void stage(const Operation& operation, const Image<const scalar_t>& from, const Write& write) const {
+template <typename scalar_t>
+void run_pixel_by_pixel(const Stages<scalar_t>& stages) {
+  const ImageSize& size = stages.size;
+  for (int64_t i = 0; i < stages.count(); ++i) {
+    const Stage<scalar_t> stage = stages[i];
+    const Source<scalar_t> from{stage.from, size};
     double sum = 0;
-    for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
-      for (int64_t channel = 0; channel < size.channels; ++channel) {
-        sum += static_cast<double>(from.at(channel, pixel / size.width, pixel % size.width));
+    if (stage.operation.needs_mean()) {
+      for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
+        for (int64_t channel = 0; channel < size.channels; ++channel) {
+          sum += static_cast<double>(stage.from.at(channel, pixel / size.width, pixel % size.width));
+        }
       }
     }
     const scalar_t mean = static_cast<scalar_t>(sum / static_cast<double>(size.numbers()));
-    for (int64_t pixel = 0; pixel < size.height * size.width; ++pixel) {
-      operation.template pixel<kTranspose>(from, mean, pixel / size.width, pixel % size.width, write);
+    for (int64_t row = 0; row < size.height; ++row) {
+      for (int64_t column = 0; column < size.width; ++column) {
+        stage.operation.pixel(from, mean, row, column, WritePixel<scalar_t>{stage.to, row, column});
+      }
     }
   }
-};
+}
 
 // Two images of one size, the second of which is made from the first.
 template <typename scalar_t>
@@ -55,8 +73,7 @@ struct Problem {
         operations(std::move(list)),
         parameters(std::move(numbers)),
         to(static_cast<size_t>(of.numbers()), scalar_t(-77)),
-        scratch(static_cast<size_t>(pydistill::cpu::augment_scratch(static_cast<int64_t>(operations.size()),
-                                                                    of.channels, of.height, of.width))) {
+        scratch(static_cast<size_t>(images_between(static_cast<int64_t>(operations.size())) * of.numbers())) {
     for (int64_t i = 0; i < size.numbers(); ++i) {
       from.push_back(static_cast<scalar_t>(std::sin(1.0 + 0.7 * static_cast<double>(i))));
     }
@@ -80,12 +97,12 @@ struct Problem {
   std::vector<scalar_t> pixel_by_pixel(bool transpose) {
     AugmentArrays<scalar_t> of = arrays();
     of.transpose = transpose;
-    augment_place(of, 0, scratch.data(), PixelStage<scalar_t>{size});
+    run_pixel_by_pixel(of.stages(0, scratch.data()));
     return to;
   }
 
   using Place = void (*)(const AugmentArrays<scalar_t>&, int64_t, scalar_t*);
-  std::vector<scalar_t> by_rows(Place place, bool transpose) {
+  std::vector<scalar_t> by_vectors(Place place, bool transpose) {
     AugmentArrays<scalar_t> of = arrays();
     of.transpose = transpose;
     place(of, 0, scratch.data());
@@ -123,7 +140,7 @@ void check_list(const ImageSize& size, const std::vector<int64_t>& list,
   const std::vector<scalar_t> transposed = problem.pixel_by_pixel(true);
   AugmentArrays<scalar_t> linear = problem.arrays();
   linear.linear = true;
-  augment_place(linear, 0, problem.scratch.data(), PixelStage<scalar_t>{size});
+  run_pixel_by_pixel(linear.stages(0, problem.scratch.data()));
   std::vector<scalar_t> y(x.rbegin(), x.rend());
   const double one = inner(problem.to, y);
   problem.from = y;
@@ -144,14 +161,15 @@ void check_list(const ImageSize& size, const std::vector<int64_t>& list,
   }
 #endif
   for (const Place place : places) {
-    CHECK(close(problem.by_rows(place, false), forward));
-    CHECK(close(problem.by_rows(place, true), transposed));
+    CHECK(close(problem.by_vectors(place, false), forward));
+    CHECK(close(problem.by_vectors(place, true), transposed));
   }
 }
 
+// Parameters of each operation.
 template <typename scalar_t>
-void check_sizes() {
-  const std::vector<std::vector<scalar_t>> sets[] = {
+std::vector<std::vector<std::vector<scalar_t>>> parameter_sets() {
+  return {
       {{0.3f, 1.7f, 0.6f}},                                                    // colour
       {{2, -1}, {-3, 0}, {0, 99}, {-99, 5}},                                   // crop
       {{1, 3, 0, 2}, {0, 99, 0, 99}, {2, 2, 0, 9}},                            // cutout
@@ -159,23 +177,56 @@ void check_sizes() {
       {{0.9f, 1.2f}, {3, 0.25f}, {0, 1}, {-1, 1}, {0.7f, -0.8f}, {-5, 0.6f}},  // scale
       {{0.2f}, {-0.26f}, {1.5707963f}, {3}, {0.7853982f}}                      // rotate
   };
+}
+
+template <typename scalar_t>
+void check_sizes() {
+  const auto sets = parameter_sets<scalar_t>();
   const int64_t sides[][2] = {{1, 1}, {1, 7}, {5, 1}, {4, 4}, {3, 9}, {17, 16}, {33, 35}};
   for (const int64_t channels : {1, 2, 3, 4, 5}) {
     for (const auto& side : sides) {
       const ImageSize size{channels, side[0], side[1]};
       std::vector<int64_t> all;
       std::vector<scalar_t> all_parameters;
-      for (int64_t operation = 0; operation < 6; ++operation) {
+      for (size_t operation = 0; operation < sets.size(); ++operation) {
         for (const auto& parameters : sets[operation]) {
-          check_list<scalar_t>(size, {operation}, parameters);
+          check_list<scalar_t>(size, {static_cast<int64_t>(operation)}, parameters);
         }
-        all.push_back(operation);
+        all.push_back(static_cast<int64_t>(operation));
         all_parameters.insert(all_parameters.end(), sets[operation][0].begin(), sets[operation][0].end());
       }
       all.push_back(-1);
       check_list<scalar_t>(size, all, all_parameters);
       check_list<scalar_t>(size, {-1, 3}, {1});
       check_list<scalar_t>(size, {}, {});
+    }
+  }
+}
+
+// Random operations in random order, on rows around the number of lanes.
+template <typename scalar_t>
+void check_random_lists() {
+  const auto sets = parameter_sets<scalar_t>();
+  uint32_t state = 1;
+  const auto below = [&](size_t count) {
+    state = state * 1664525u + 1013904223u;
+    return static_cast<size_t>(state >> 8) % count;
+  };
+  const int64_t widths[] = {1, 2, 3, 4, 5, 7, 8, 9, 13, 15, 16, 17, 31};
+  for (int round = 0; round < 4; ++round) {
+    for (const int64_t channels : {1, 3}) {
+      for (const int64_t width : widths) {
+        std::vector<int64_t> list;
+        std::vector<scalar_t> parameters;
+        for (size_t length = 1 + below(4); list.size() < length;) {
+          const size_t operation = below(sets.size());
+          // Only the first two sets, whose numbers stay within the tolerance's range.
+          const auto& numbers = sets[operation][below(operation == 0 ? 1 : 2)];
+          list.push_back(static_cast<int64_t>(operation));
+          parameters.insert(parameters.end(), numbers.begin(), numbers.end());
+        }
+        check_list<scalar_t>({channels, 1 + static_cast<int64_t>(below(12)), width}, list, parameters);
+      }
     }
   }
 }
@@ -192,10 +243,10 @@ void what_does_not_exist_is_not_a_number() {
   };
   Problem<float> unknown({2, 3, 5}, {3, 6}, {1, 1});
   CHECK(all_nan(unknown.pixel_by_pixel(false)));
-  CHECK(all_nan(unknown.by_rows(&pydistill::cpu::baseline::augment_place, false)));
+  CHECK(all_nan(unknown.by_vectors(&pydistill::cpu::baseline::augment_place, false)));
   Problem<float> without_parameters({2, 3, 5}, {3, 2}, {1, 1, 1, 1});
   CHECK(all_nan(without_parameters.pixel_by_pixel(false)));
-  CHECK(all_nan(without_parameters.by_rows(&pydistill::cpu::baseline::augment_place, false)));
+  CHECK(all_nan(without_parameters.by_vectors(&pydistill::cpu::baseline::augment_place, false)));
   Problem<float> outside({2, 3, 5}, {3}, {1});
   const int64_t source = 1;
   AugmentArrays<float> arrays = outside.arrays();
@@ -228,7 +279,7 @@ void a_position_that_is_no_number_reads_nothing() {
   for (const float number : problem.pixel_by_pixel(false)) {
     CHECK(number == 0);
   }
-  for (const float number : problem.by_rows(&pydistill::cpu::baseline::augment_place, false)) {
+  for (const float number : problem.by_vectors(&pydistill::cpu::baseline::augment_place, false)) {
     CHECK(number == 0);
   }
 }
@@ -238,6 +289,8 @@ void a_position_that_is_no_number_reads_nothing() {
 int main() {
   check_sizes<float>();
   check_sizes<double>();
+  check_random_lists<float>();
+  check_random_lists<double>();
   what_does_not_exist_is_not_a_number();
   gradients_are_added_up();
   a_position_that_is_no_number_reads_nothing();
