@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Stop:
-    """Whether Ctrl-C was pressed, and whether what is being done may be thrown away.
+    """The state of Ctrl-C: pressed or not, and whether the current work may be dropped.
 
     Attributes:
         requested: it was; looked at between iterations.

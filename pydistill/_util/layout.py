@@ -1,4 +1,4 @@
-"""What a folder holds, by the names of its files: experts and a run are never written into one another."""
+"""File names of experts' folders and run folders, which never share a folder."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ INDEX_NAME = "index.json"  # of experts
 
 
 def holds_experts(folder: Path) -> bool:
-    """Whether experts lie in the folder."""
+    """True if the folder holds experts."""
     return (folder / INDEX_NAME).exists()
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a run lies in the folder."""
+    """True if the folder holds a run."""
     return any((folder / name).exists() for name in RUN_FILES)
 
 
 def other_runs(folder: Path) -> str:
-    """What to give instead of a folder that is no run's: the runs in it, two of them by name; or nothing."""
+    """Suggest up to two runs inside a folder that is not a run; an empty string if there are none."""
     if not folder.is_dir():
         return ""
     runs = [each for each in sorted(folder.iterdir()) if each.is_dir() and holds_run(each)]
@@ -52,7 +52,7 @@ def other_runs(folder: Path) -> str:
 
 
 def no_run(folder: Path) -> InputError:
-    """What is told of a folder that holds no run where one is wanted."""
+    """The error message for a folder that does not hold a run."""
     if not folder.exists():
         return InputError(f"{folder} holds no run: there is no such folder; give a run's folder")
     remedy = other_runs(folder) or "give a run's folder"

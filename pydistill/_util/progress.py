@@ -13,19 +13,19 @@ LINE_EVERY_SECONDS = 15.0
 
 
 def in_notebook() -> bool:
-    """Whether a Jupyter or Colab notebook runs this process."""
+    """True if a Jupyter or Colab notebook runs this process."""
     interactive = sys.modules.get("IPython")  # a notebook has imported it
     shell = None if interactive is None else interactive.get_ipython()
     return hasattr(shell, "kernel")
 
 
 def on_terminal() -> bool:
-    """Whether the standard error is a terminal; it may also be closed."""
+    """True if the standard error is a terminal; it may also be closed."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def is_shown(progress: bool | None) -> bool:
-    """Whether to show progress: as asked, and by default on a terminal and in a notebook."""
+    """Decide whether to show progress: as requested; by default on a terminal and in a notebook."""
     return on_terminal() or in_notebook() if progress is None else progress
 
 

@@ -96,12 +96,12 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What makes normalised images of pixels in [0, 1], and its inverse."""
+        """The map from pixels in [0, 1] to normalised images, and its inverse."""
         return self.artefact.preprocessing
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the set comes from: recipe, data set and its digest, iteration, accuracies, versions."""
+        """The origin of the set: recipe, data set and its digest, iteration, accuracies, versions."""
         return self.artefact.provenance
 
     @property

@@ -1,4 +1,4 @@
-"""What is installed, which backend would run and why, and a self-test of each backend against the oracle."""
+"""Report what is installed and which backend runs, and test the backends against the oracle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TESTED: tuple[Backend, ...] = ("fused", "torch")
 
 
 def examine() -> dict[str, Any]:
-    """What is installed, what would run and why, and whether it works, as JSON-able values. Takes a few seconds.
+    """Collect the versions, the choice of backend and the self-tests as JSON-able values. Takes a few seconds.
 
     Returns a dict of
         pydistill, python, system: versions; packages: name → version, or None where it is not installed,
@@ -54,7 +54,7 @@ def examine() -> dict[str, Any]:
 
 
 def report(found: dict[str, Any]) -> str:
-    """What `examine` found, as lines of text."""
+    """Format the result of `examine` as text."""
     packages = [f"{name} {version or 'not installed'}" for name, version in found["packages"].items()]
     lines = [
         f"pydistill   {found['pydistill']}",

@@ -72,7 +72,7 @@ def run(values: Any) -> int:
     dataset = load_dataset(recipe, values.device)
     pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
     check_memory_available(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
-    for name in recipe.evaluation.models:  # told now rather than when the set is to be judged
+    for name in recipe.evaluation.models:  # fail now rather than at the first evaluation
         architecture_of(parse(name), *dataset.sizes, device=dataset.device)
     result = distill_and_report(
         dataset,

@@ -16,7 +16,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """How the report is printed."""
+    """Add --json."""
     add_json(parser)
 
 

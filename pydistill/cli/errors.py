@@ -1,4 +1,4 @@
-"""How a command ends: an error as one sentence on stderr, and the exit status."""
+"""Report an error as one sentence on stderr and map it to an exit status."""
 
 from __future__ import annotations
 

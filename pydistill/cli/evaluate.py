@@ -64,7 +64,7 @@ def run(values: Any) -> int:
 
 
 def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) -> None:
-    """Add the row to the run's own, for its report; a run folder that cannot be written is told, and is no failure."""
+    """Add the row to the run's evaluations, for its report; warn if the run folder cannot be written."""
     from pydistill._util.files import WriteError
     from pydistill.evaluation.evaluations_file import add_evaluations
 

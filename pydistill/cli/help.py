@@ -1,4 +1,4 @@
-"""What --help prints: the commands, a command's flags, and the settings of a recipe by group."""
+"""Print the help: the commands, a command's flags, and the settings of a recipe by group."""
 
 from __future__ import annotations
 

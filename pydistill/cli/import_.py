@@ -91,8 +91,8 @@ def run(values: Any) -> int:
     else:
         print(f"{found!r}, {labels}, preprocessing {found.preprocessing.kind}: {values.out}")
     if own:
-        told = f"{values.dataset} is no data set that pydistill knows, and is kept as the name of data of your own"
-        print(f"pydistill: {told}{did_you_mean(values.dataset, known)}", file=sys.stderr)
+        note = f"pydistill does not know a data set {values.dataset}; the name is stored as that of your own data"
+        print(f"pydistill: {note}{did_you_mean(values.dataset, known)}", file=sys.stderr)
     if assumed is not None:
         print(f"pydistill: {assumed}", file=sys.stderr)
     return DONE

@@ -66,8 +66,8 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, callbacks=[files]
     )
     best = result.accuracy_best
-    told = accuracy_of(best.mean, best.std, len(best.accuracies))
-    print(f"best accuracy: {told}, after {result.best_iteration} iterations")
+    accuracy = accuracy_of(best.mean, best.std, len(best.accuracies))
+    print(f"best accuracy: {accuracy}, after {result.best_iteration} iterations")
     if recipe.evaluation.models:
         found = Artefact.load(run.path / BEST_NAME)
         print(table(evaluate_models(found.images, found.labels, found.lr, dataset, recipe.model, recipe.evaluation)))

@@ -67,7 +67,7 @@ def waypoint_stem(values: argparse.Namespace) -> str:
 
 
 def fraction_rule(values: argparse.Namespace) -> FractionRule:
-    """How far along a segment each epoch is: what one of MCT's three flags asks for, or the length of the path.
+    """Choose the fraction rule: the one of MCT's three flags that is set, or path length.
 
     Raises:
         InputError: more than one of them.
@@ -126,7 +126,7 @@ def import_experts(
 
 
 def _record(dataset: Dataset, model: ModelSettings, training: dict[str, Any], epochs: int) -> ExpertsRecord:
-    """What the experts are that these flags ask for."""
+    """Name the experts that these flags describe."""
     settings = ExpertSettings()
     settings = replace(settings, training=replace(settings.training, epochs=epochs))
     return replace(experts_record(dataset, model, settings), training=training)
@@ -135,5 +135,5 @@ def _record(dataset: Dataset, model: ModelSettings, training: dict[str, Any], ep
 def _store_name(values: argparse.Namespace, stem: str) -> str:
     """A folder for each choice of files and experts, so that no run reads what another one left out."""
     limits = {"files": values.max_files, "experts": values.max_experts}
-    told = "".join(f"-{limit}-{name}" for name, limit in limits.items() if limit is not None)
-    return re.sub("_buffer", "", f"pydistill-{stem}") + told
+    limits_text = "".join(f"-{limit}-{name}" for name, limit in limits.items() if limit is not None)
+    return re.sub("_buffer", "", f"pydistill-{stem}") + limits_text

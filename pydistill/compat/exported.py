@@ -1,4 +1,4 @@
-"""The buffers that `buffer` leaves, told from those of other programs by their digests."""
+"""The buffers that `buffer` writes, recognised by their digests."""
 
 from __future__ import annotations
 

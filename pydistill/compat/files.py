@@ -48,7 +48,7 @@ def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) 
 
 @dataclass(frozen=True)
 class Naming:
-    """Where a script leaves its sets and what it calls them; {} is the iteration, or "best".
+    """The folder and the file names of a script's sets; {} is the iteration, or "best".
 
     Attributes:
         folder: of the files.
@@ -146,7 +146,7 @@ class LegacyFiles(RunCallback):
         self._due = (iteration, is_best)
 
     def _read_metrics(self, iteration: int) -> None:
-        """What was evaluated before a run was continued at `iteration`; its last set may not have been written."""
+        """The evaluations before a run was resumed at `iteration`; the last set may not have been written."""
         self._read = True
         if iteration == 0:
             return

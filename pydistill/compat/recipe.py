@@ -25,7 +25,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command line means here.
+    """A published command line in our terms.
 
     Attributes:
         recipe: the run.

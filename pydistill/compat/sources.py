@@ -19,7 +19,7 @@ def keep_sources(out: Path, files: Sequence[Path], per_file: int | None) -> None
 
 
 def imported_before(out: Path, files: Sequence[Path], per_file: int | None) -> bool:
-    """Whether the store in `out` holds what these files do; False if it does not tell.
+    """True if the store in `out` was converted from these files; False if unknown.
 
     Raises:
         InputError: it was imported from other files, with another limit, or the files have changed since.

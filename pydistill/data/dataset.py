@@ -28,7 +28,7 @@ class Dataset:
         train_pictures, test_pictures: [n, C, H, W], of which batches are made preprocessed.
         train_labels, test_labels: int64 [n].
         preprocessing: what made these images of images in [0, 1], and its inverse.
-        digest: SHA-256 over the raw arrays, so that two data sets can be told apart whatever they are called.
+        digest: SHA-256 over the raw arrays, which identifies the data independently of the name.
         settings: what `load` read it by; None for data that exist in memory only.
     """
 
@@ -68,7 +68,7 @@ class Dataset:
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
+        """The device of the tensors."""
         return self.train_labels.device
 
     @property
@@ -134,7 +134,7 @@ class Dataset:
         )
 
     def class_indices(self, label: int) -> Tensor:
-        """Where in the training set the images of one class are, ascending; int64 [n of the class].
+        """Indices of the training images of one class, ascending; int64 [n of the class].
 
         Raises:
             InputError: there is no such label.

@@ -33,7 +33,7 @@ ANNOTATIONS, WORDS = "val_annotations.txt", "words.txt"
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """How an image folder is read.
+    """Options for reading an image folder.
 
     Args:
         classes: the class folders to read and the names of the classes, in the order of the labels; None takes every

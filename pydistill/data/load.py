@@ -75,7 +75,7 @@ def read(settings: DataSettings, cache: Path) -> RawData:
 
 
 def _folder_layout(name: str, size: int | None, path: Path | None) -> FolderLayout | None:
-    """How the data set is read if it consists of image files, else None."""
+    """Options for reading a data set of image files; None for other data sets."""
     if name in SUBSETS:
         return FolderLayout(SUBSETS[name], 128 if size is None else size, test=("val", "test"))
     if name == "tiny-imagenet":

@@ -133,7 +133,7 @@ class Normalise(Preprocessing):
         count = images.numel() // channels
         mean = total / count
         variance = (square / count - mean * mean).clamp(min=0)
-        # below the rounding of that difference, a variance cannot be told from a constant channel's 0
+        # below the rounding of that difference, a variance is indistinguishable from the 0 of a constant channel
         std = torch.where(variance > 1e-13 * (square / count), variance.sqrt(), torch.ones_like(variance))
         return Normalise(mean, std, source=source)
 

@@ -18,7 +18,7 @@ class _Source(NamedTuple):
     reader: str
     """Class in torchvision.datasets."""
     files: tuple[str, ...]
-    """What it looks for below its root."""
+    """The files expected below the root."""
 
 
 SOURCES = {

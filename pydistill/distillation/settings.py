@@ -146,12 +146,12 @@ class DistillSettings(Settings):
         return 0.999 if self.resolved_method.ema else 0.0
 
     def outer_optimiser(self) -> OuterOptimiser:
-        """How pixels, label logits and the student's learning rate move."""
+        """The update of pixels, label logits and the student's learning rate."""
         rates = {"images": self.lr_image, "lr": self.lr_lr, "label_logits": self.lr_label}
         return OuterOptimiser(rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)
 
     def guard_limits(self, scale: float) -> GuardLimits:
-        """What an update may do; `scale` is the largest |x| of the training images."""
+        """The limits of an update; `scale` is the largest |x| of the training images."""
         largest = None if self.max_pixel is None else self.max_pixel * scale
         largest_lr = None if self.max_lr is None else self.max_lr * self.lr_init
         return GuardLimits(

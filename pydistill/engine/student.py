@@ -59,7 +59,7 @@ def why_not_a_student(model: nn.Module) -> str | None:
 
 
 def has_hooks(model: nn.Module) -> bool:
-    """Whether anything is called when one of the model's modules is."""
+    """True if a module of the model has hooks."""
     everywhere = torch.nn.modules.module  # where hooks on all modules are kept
     return any(getattr(everywhere, f"_global{hooks}") for hooks in HOOKS) or any(
         getattr(module, hooks) for module in model.modules() for hooks in HOOKS
@@ -67,7 +67,7 @@ def has_hooks(model: nn.Module) -> bool:
 
 
 def _was_changed(model: ConvNet | MLP) -> bool:
-    """Whether a layer, its settings, its parameters or its way of computing are no longer those it was made with."""
+    """True if a layer, its settings, its parameters or its forward differ from those at construction."""
     if any("forward" in vars(module) for module in model.modules()):
         return True
     settings: tuple[Any, ...] = (model.in_channels, model.num_classes, model.image_size, model.width, model.depth)
@@ -78,7 +78,7 @@ def _was_changed(model: ConvNet | MLP) -> bool:
 
 @lru_cache(maxsize=16)
 def _as_made(convolutional: bool, *settings: Any) -> tuple[str, ParameterLayout]:
-    """How a network of these settings describes its layers, and its parameters."""
+    """Describe the layers and the parameters of a new network with these settings."""
     with torch.device("meta"):  # no memory and no random numbers
         model = ConvNet(*settings) if convolutional else MLP(*settings)
     return repr(model), layout_of(model)

@@ -45,7 +45,7 @@ __all__ = ["DistillResult", "distill", "evaluate", "train_experts"]
 
 @dataclass(frozen=True)
 class DistillResult:
-    """What `distill` returns.
+    """The result of `distill`.
 
     Attributes:
         set: the distilled set of the last iteration.
@@ -233,7 +233,7 @@ def _with_model(recipe: Recipe, model: str | Network | None) -> tuple[Recipe, Ne
 
 
 def _expert_settings(store: TrajectoryStore, otherwise: ExpertSettings) -> ExpertSettings:
-    """How the experts were trained, by their record; `otherwise` if it is that of another program."""
+    """The training settings in the experts' record; `otherwise` for experts of another program."""
     try:
         return with_values(ExpertSettings(count=len(store)), store.record.training)
     except InputError:

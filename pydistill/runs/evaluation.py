@@ -45,7 +45,7 @@ class PeriodicEvaluator:
         self.last: IterationEvaluation | None = None
 
     def is_due(self) -> bool:
-        """Whether the settings ask for an evaluation of the current set that has not been done."""
+        """True if the current set is due for an evaluation that has not been done."""
         iteration, settings = self.distiller.iteration, self.recipe.distill
         every = settings.evaluate_every
         due = iteration == settings.iterations or (every > 0 and iteration > 0 and iteration % every == 0)

@@ -123,7 +123,7 @@ class RunFolder:
         return state, tensors
 
     def _started(self) -> bool:
-        """Whether at least one iteration has been done; InputError if there are results but no checkpoint."""
+        """True if at least one iteration has been done; InputError if there are results but no checkpoint."""
         if self.checkpoint_path.exists():
             return bool(self.checkpoint_header()["distiller"]["iteration"] > 0)
         for name in (METRICS_NAME, *OUTCOMES):
@@ -254,7 +254,7 @@ def _checked(state: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _is_event(record: Any) -> bool:
-    """Whether a line of the metrics is an event with the numbers that its readers rely on."""
+    """True if a line of the metrics is an event with the numbers that readers need."""
 
     def is_number(name: str) -> bool:
         return isinstance(record.get(name), int | float) and not isinstance(record[name], bool)

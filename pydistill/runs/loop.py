@@ -32,7 +32,7 @@ EVALUATION_MEMORY = (
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
         folder: the run folder.

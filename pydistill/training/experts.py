@@ -35,7 +35,7 @@ def expert_training() -> TrainingSettings:
 
 @dataclass(frozen=True)
 class ExpertSettings(Settings):
-    """How many experts there are, and how they are trained.
+    """The number of experts and their training.
 
     A snapshot is kept at epoch 0 (the initialisation) and after every epoch.
     """

@@ -29,7 +29,7 @@ IMAGES_PER_DRAW = 1 << 16
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """How a network is trained: SGD on the cross entropy."""
+    """Settings of the training of a network by SGD on the cross entropy."""
 
     epochs: int = setting(50, "passes over the data", at_least=1)
     batch_size: int = setting(256, "images per step; the last step of an epoch takes the remainder", at_least=1)

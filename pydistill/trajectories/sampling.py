@@ -1,4 +1,4 @@
-"""Where on an expert's trajectory the student starts, and which point it must reach."""
+"""Sample the student's start on an expert's trajectory, and its target."""
 
 from __future__ import annotations
 

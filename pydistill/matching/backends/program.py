@@ -28,7 +28,7 @@ STEPS_A_CALL = 4
 """On the CPU, so that Ctrl-C is heard."""
 
 PRODUCT, IMAGES, LABELS, LR = 1, 2, 4, 8
-"""What a step of the way back adds to, as in csrc/engine/program.h."""
+"""The tensors to which a backward step adds, as in csrc/engine/program.h."""
 
 _log = logging.getLogger("pydistill")
 _told: set[tuple[str, str]] = set()
@@ -36,7 +36,7 @@ _told: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True)
 class BatchShape:
-    """What the batches of some steps have in common.
+    """The shape that the batches of some steps share.
 
     Attributes:
         size: B.
@@ -81,7 +81,7 @@ class StepTables:
 
 
 class Arrangement:
-    """Where the sources and steps of a plan lie in a program's tables.
+    """The rows of a program's tables that hold the sources and steps of a plan.
 
     Sources lie one behind the other: the images in one table, class numbers in another, label rows in a third.
 
@@ -298,7 +298,7 @@ def release_program(model: nn.Module, like: Tensor, shape: ProgramShape, program
 
 
 def _library_settings(device: torch.device) -> tuple[Any, ...]:
-    """What PyTorch's switches make of an operation: a graph keeps to what they were when it was recorded."""
+    """The PyTorch switches that affect an operation; a graph uses their values at recording."""
     if device.type != "cuda":
         return ()
     cudnn = torch.backends.cudnn

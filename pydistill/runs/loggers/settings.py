@@ -14,7 +14,7 @@ WandbMode = Literal["offline", "online"]
 
 @dataclass(frozen=True)
 class LogSettings(Settings):
-    """Where a run is logged besides metrics.jsonl; no result depends on it, so it is not part of the recipe.
+    """The loggers of a run besides metrics.jsonl; no result depends on them, so they are not part of the recipe.
 
     A logger that was asked for by name is refused at once if its package is missing.
 
@@ -39,11 +39,11 @@ class LogSettings(Settings):
 
     @property
     def with_tensorboard(self) -> bool:
-        """Whether TensorBoard's events are written."""
+        """True if TensorBoard events are written."""
         return _installed("tensorboard") if self.tensorboard is None else self.tensorboard
 
 
 def _installed(name: str) -> bool:
-    """Whether there is a package of this name; a folder of the name, such as a run's, does not count."""
+    """True if a package of this name is installed; a folder of that name, such as a run's, does not count."""
     spec = importlib.util.find_spec(name)
     return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Contents:
-    """What a run folder holds.
+    """The contents of a run folder.
 
     Attributes:
         path: the folder.
@@ -53,25 +53,25 @@ class Contents:
 
     @property
     def done(self) -> int:
-        """How many iterations are done."""
+        """The number of iterations done."""
         saved = 0 if self.checkpoint is None else dig(self.checkpoint[0], "distiller", "iteration")
         counts = [saved, self.summary.get("iterations", 0), *(line["iteration"] for line in self.metrics)]
         return max(count for count in counts if isinstance(count, int))
 
     @property
     def asked(self) -> int:
-        """How many iterations the recipe asks for; 0 if unknown."""
+        """The number of iterations in the recipe; 0 if unknown."""
         asked = dig(self.recipe, "distill", "iterations")
         return asked if isinstance(asked, int) else 0
 
     @property
     def is_summarised(self) -> bool:
-        """Whether the summary describes the run as it is now: it has not been resumed since."""
+        """True if the run has not been resumed since the summary was written."""
         return bool(self.summary) and self.summary["iterations"] == self.done
 
     @property
     def is_finished(self) -> bool:
-        """Whether the last iteration is done and evaluated."""
+        """True if the last iteration is done and evaluated."""
         evaluated = self.is_summarised or any(line["iteration"] == self.done for line in self.events("evaluation"))
         return evaluated and self.done >= self.asked > 0
 
