@@ -63,7 +63,7 @@ def _run(words: list[str]) -> int:
 
     _prepare_imports()
     name, *rest = words or ["--help"]
-    if name == "help" and rest:  # `pydistill help distill` as well as `pydistill distill --help`
+    if name in ("-h", "--help", "help") and rest:  # `pydistill help distill` as well as `pydistill distill --help`
         name, *rest = [rest[0], "--help", *rest[1:]]
     if name in ("-h", "--help", "help"):
         print_overview({command: command_module(command).ABOUT for command in COMMANDS})

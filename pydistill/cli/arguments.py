@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydistill.evaluation.evaluate import Evaluation
     from pydistill.recipes.recipe import Recipe
 
-RECIPE_USAGE = "[--preset NAME | --config FILE] [--GROUP.SETTING VALUE …]"
+RECIPE_USAGE = "[--preset NAME] [--config FILE] [--GROUP.SETTING VALUE …]"
 
 
 def path(text: str) -> str:
@@ -37,7 +37,9 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
     from pydistill.recipes.recipe import Recipe
 
     parser.add_argument("--preset", action="append", default=[], metavar="NAME", help="a recipe of pydistill's")
-    parser.add_argument("--config", action="append", default=[], metavar="FILE", help="a recipe of your own")
+    parser.add_argument(
+        "--config", action="append", default=[], metavar="FILE", help="a recipe of your own; overrides the preset"
+    )
     parser.add_argument(
         "--print_config", action="store_true", help="print the resulting recipe as YAML for --config, and stop"
     )
@@ -47,7 +49,7 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
 
 
 def recipe_of(values: Any) -> Recipe:
-    """The recipe of a command line: its files, and its flags over them."""
+    """The recipe of a command line: presets first, then files, then flags, each overriding those before."""
     from pydistill._util.settings import from_dict
     from pydistill.recipes.recipe import Recipe, preset_path, put, read_recipe_file
 

@@ -47,6 +47,7 @@ def add_arguments(parser: Any) -> None:
 def run(values: Any) -> int:
     """Distil, evaluate, and print the accuracies."""
     from pydistill._util.files import read_json
+    from pydistill._util.format import counted
     from pydistill._util.layout import SUMMARY_NAME, refuse_experts
     from pydistill._util.memory import check_memory_available
     from pydistill._util.settings import from_dict, in_group
@@ -87,7 +88,8 @@ def run(values: Any) -> int:
         print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY_NAME))
         return DONE
     final, best = result.accuracy_final, result.accuracy_best
-    print(f"final accuracy: {percent(final)}, after {recipe.distill.iterations} iterations")
-    print(f"best accuracy:  {percent(best)}, after {result.best_iteration} iterations (chosen by test accuracy)")
+    done, best_done = (counted(number, "iteration") for number in (recipe.distill.iterations, result.best_iteration))
+    print(f"final accuracy: {percent(final)}, after {done}")
+    print(f"best accuracy:  {percent(best)}, after {best_done} (chosen by test accuracy)")
     print(f"the set is in {result.folder.path}, the whole run in its summary.json")
     return DONE

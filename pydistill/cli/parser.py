@@ -64,8 +64,9 @@ class Parser(argparse.ArgumentParser):
             flag = unknown[0].partition("=")[0]
             if not flag.startswith("-"):
                 self.error(f"{flag!r} is one argument too many; a flag's name goes before its value")
-            settings_flags = [f"--{setting.name}" for group in self.groups for setting in group.settings]
-            self.error(f"there is no flag {flag}{did_you_mean(flag, [*self.names.values(), *settings_flags])}")
+            if flag[2:] in {group.name for group in self.groups}:
+                self.error(f"{flag} is a group of settings; give one of them, as {flag}.SETTING VALUE")
+            self.error(f"there is no flag {flag}{did_you_mean(flag, [*self.names.values(), *self._settings_flags()])}")
         values.settings = settings
         return values
 
@@ -78,6 +79,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of printing the usage and leaving Python."""
         raise InputError(f"{message} ({self.prog} --help lists the flags)")
+
+    def _settings_flags(self) -> list[str]:
+        return [f"--{setting.name}" for group in self.groups for setting in group.settings]
 
     def _split(self, words: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
         """Separate the flags of settings, with their values, from the other words."""
@@ -92,6 +96,8 @@ class Parser(argparse.ArgumentParser):
             if not self.groups or not flag.startswith("--") or "." not in name:
                 rest.append(flags.get(flag.replace("-", "_"), flag) + equals + text)
                 continue
+            if name.partition(".")[0] not in {group.name for group in self.groups}:
+                self.error(f"there is no flag {flag}{did_you_mean(flag, self._settings_flags())}")
             if not equals:
                 text = next(remaining, "--")
                 if text.startswith("--"):

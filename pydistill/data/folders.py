@@ -63,7 +63,7 @@ def read_folder(path: Path, name: str, layout: FolderLayout, cache: Path) -> Raw
         root = _root(path, name)
         return cached_raw(_key(name, layout, _listing(root, layout)), name, cache, lambda: _read(root, name, layout))
     if not path.is_file():
-        raise InputError(f"data.path={str(path)!r} does not exist; give the folder or archive that holds {name}")
+        raise InputError(f"data.path={str(path)!r} does not exist; give a folder of images or an archive of one")
 
     def read() -> RawData:
         with _unpacked(path, cache) as folder:

@@ -155,6 +155,8 @@ def distill(
         PydistillError: as `pydistill.runs.run.run_distillation`.
     """
     data = _on_device(data, device)
+    if not isinstance(experts, TrajectoryStore):
+        check_path("experts", experts)
     check_path("out", out)
     store = experts if isinstance(experts, TrajectoryStore) else TrajectoryStore.open(experts)
     base = recipe_from(recipe)

@@ -34,14 +34,12 @@ def read_index(folder: Path) -> StoreIndex:
         raise FormatError(f"{error}; put an intact {INDEX_NAME} back, or choose another folder") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         reason = f"there is no {INDEX_NAME} in it" if folder.is_dir() else "there is no such folder"
-        raise InputError(
-            f"{folder} holds no trajectory store: {reason}; give a folder that `pydistill experts` made"
-        ) from error
+        raise InputError(f"{folder} holds no trajectory store: {reason}; give a folder of trained experts") from error
     except OSError as error:
         kind = InputError if error.errno == errno.ENAMETOOLONG else FormatError
         raise kind(
             f"{folder} holds no trajectory store: {path} cannot be read ({error.strerror or error}); "
-            "`pydistill experts` makes one"
+            "give a folder of trained experts"
         ) from error
     raise FormatError(f"{path} has version {version!r}; this version of pydistill reads {VERSION}")
 
