@@ -25,7 +25,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A temporary folder that anybody can look into, as pytest's are not: for what is tried `as_nobody`."""
+    """A temporary folder that anybody can look into, as pytest's are not: for what is tried `as_unprivileged_user`."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)

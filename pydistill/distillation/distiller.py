@@ -288,12 +288,12 @@ class Distiller:
             return tensors[name].to(like)
 
         def moving(prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            found = {name: shaped(f"{prefix}{name}", leaf.detach()) for name, leaf in leaves.items()}
-            return found, {name: shaped(f"{prefix}velocity.{name}", leaf.detach()) for name, leaf in leaves.items()}
+            learned = {name: shaped(f"{prefix}{name}", leaf.detach()) for name, leaf in leaves.items()}
+            return learned, {name: shaped(f"{prefix}velocity.{name}", leaf.detach()) for name, leaf in leaves.items()}
 
-        found, self.velocities = moving("")
+        learned, self.velocities = moving("")
         for name, leaf in leaves.items():
-            leaf.copy_(found[name])
+            leaf.copy_(learned[name])
         try:
             self.generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError) as error:

@@ -155,12 +155,12 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> _C.S
 
     architecture = architecture_of(model, images)
     key = (architecture, *where(like))
-    kept = None if being_recorded(like) else _students.take(key)
-    if kept is None or kept[0] < images[0]:
-        kept = images[0], _C.Student(architecture, like=like, largest_batch=images[0])
+    cached = None if being_recorded(like) else _students.take(key)
+    if cached is None or cached[0] < images[0]:
+        cached = images[0], _C.Student(architecture, like=like, largest_batch=images[0])
     if not being_recorded(like):
-        _students.keep(key, kept)
-    return kept[1]
+        _students.keep(key, cached)
+    return cached[1]
 
 
 def being_recorded(like: Tensor) -> bool:

@@ -347,7 +347,7 @@ def evaluate_networks(
     Args:
         progress: show a bar over the epochs of all networks.
         on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
-        on_evaluation: called with the evaluation of each kind of network when it is whole.
+        on_evaluation: called with the evaluation of each kind of network when it is complete.
 
     Raises:
         InputError: as `evaluate`, or a network that does not exist or cannot take such images.

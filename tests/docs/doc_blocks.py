@@ -1,4 +1,4 @@
-"""The fenced blocks of README and docs, and what a comment before one says to its test.
+"""The fenced blocks of README and docs, and the test options in the comment before one.
 
     <!-- test: PART, PART, … -->
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _BLOCK = re.compile(
-    r"(?:^<!-- test: (?P<told>[^\n]*) -->\n+)?^```(?P<language>[^\n]*)\n(?P<source>.*?)^```$", re.M | re.S
+    r"(?:^<!-- test: (?P<options>[^\n]*) -->\n+)?^```(?P<language>[^\n]*)\n(?P<source>.*?)^```$", re.M | re.S
 )
 _PART = re.compile(
     r"(?P<name>\w+)=(?P<kind>\w+)"
@@ -37,8 +37,8 @@ _PART = re.compile(
 
 
 @dataclass
-class Told:
-    """What the comment before a block says."""
+class BlockOptions:
+    """The test options of a block."""
 
     made: dict[str, str] = field(default_factory=dict)
     appended: dict[str, str] = field(default_factory=dict)
@@ -55,58 +55,58 @@ class Block:
     line: int
     language: str
     source: str
-    told: Told
+    options: BlockOptions
 
     @property
     def name(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
-def read_comment(text: str) -> Told:
-    """The comment's parts; ValueError names what is none."""
-    told, position = Told(), 0
+def read_comment(text: str) -> BlockOptions:
+    """Parse the parts of a comment; ValueError names the first that is not one."""
+    options, position = BlockOptions(), 0
     while position < len(text):
-        found = _PART.match(text, position)
-        if found is None or (found.end() < len(text) and not text.startswith(", ", found.end())):
+        match = _PART.match(text, position)
+        if match is None or (match.end() < len(text) and not text.startswith(", ", match.end())):
             raise ValueError(f"a test comment says {text[position:]!r}, which tests/docs/doc_blocks.py does not know")
-        if found["name"]:
-            told.made[found["name"]] = found["kind"]
-        elif found["flags"] is not None:
-            told.appended[found["command"] or "recipe"] = found["flags"]
-        told.as_written |= found["as_written"] is not None
-        told.setup = found["setup"] or told.setup
-        told.server = found["server"] or told.server
-        position = found.end() + 2
-    return told
+        if match["name"]:
+            options.made[match["name"]] = match["kind"]
+        elif match["flags"] is not None:
+            options.appended[match["command"] or "recipe"] = match["flags"]
+        options.as_written |= match["as_written"] is not None
+        options.setup = match["setup"] or options.setup
+        options.server = match["server"] or options.server
+        position = match.end() + 2
+    return options
 
 
 def blocks(page: Path) -> list[Block]:
-    """All fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     text = page.read_text(encoding="utf-8")
     return [
         Block(
             page,
-            text.count("\n", 0, found.start("language")) + 1,
-            found["language"],
-            found["source"],
-            read_comment(found["told"] or ""),
+            text.count("\n", 0, match.start("language")) + 1,
+            match["language"],
+            match["source"],
+            read_comment(match["options"] or ""),
         )
-        for found in _BLOCK.finditer(text)
+        for match in _BLOCK.finditer(text)
     ]
 
 
 def files_of(page: Path) -> dict[str, str]:
-    """The files that a page's blocks of Python are, by name."""
+    """Return the Python blocks of a page that are files, by file name."""
     named = ((re.match(r"# (\w+\.py)\n", block.source), block) for block in blocks(page) if block.language == "python")
-    return {found[1]: block.source for found, block in named if found}
+    return {match[1]: block.source for match, block in named if match}
 
 
 def all_blocks(language: str) -> list[Block]:
-    """The blocks of one language on all pages."""
+    """Return the blocks of one language on all pages."""
     return [block for page in PAGES for block in blocks(page) if block.language == language]
 
 
 def command_lines(source: str) -> list[str]:
-    """The commands of a bash block, without comments and blanks; a backslash joins a line to the next."""
+    """Return the commands of a bash block, without comments and blanks; a backslash joins a line to the next."""
     joined = re.sub(r"\\\n\s*", "", source)
     return [line.strip() for line in joined.splitlines() if line.strip() and not line.strip().startswith("#")]

@@ -26,7 +26,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pydistill.cli import main
-from tests.docs.doc_blocks import ROOT, Told, command_lines
+from tests.docs.doc_blocks import ROOT, BlockOptions, command_lines
 
 # What makes a published recipe small; the flags that a page gives stand before these.
 SMALL = [
@@ -81,8 +81,8 @@ class Kitchen:
 
     def run_of_digits(self, kept: Path) -> None:
         self.make("experts", self.folder / "experts-of-the-run")
-        told = ["--experts", str(self.folder / "experts-of-the-run"), "--out", str(kept)]
-        assert main(["distill", *SMALL, *told, "--quiet"]) == 0
+        flags = ["--experts", str(self.folder / "experts-of-the-run"), "--out", str(kept)]
+        assert main(["distill", *SMALL, *flags, "--quiet"]) == 0
 
     def experts_of_digits(self, kept: Path) -> None:
         assert main(["experts", *SMALL, "--out", str(kept), "--quiet"]) == 0
@@ -107,22 +107,22 @@ _MAKERS = {
 }
 
 
-def run_block(source: str, told: Told, kitchen: Kitchen) -> None:
+def run_block(source: str, options: BlockOptions, kitchen: Kitchen) -> None:
     """Run every command of a block in the working folder; the first that fails is named."""
-    for name, kind in told.made.items():
+    for name, kind in options.made.items():
         kitchen.make(kind, Path(name))
     for line in command_lines(source):
         words = shlex.split(line, comments=True)
         if words[0] in ("make", "pip") or is_measurement(words):
             check_command(words)
             continue
-        make_inputs(words, told, kitchen)
+        make_inputs(words, options, kitchen)
         if words[0] == "pydistill" and not FOR_A_SHELL.search(line.split("#")[0]):
-            assert status_of(shrunk(words[1:], told)) == 0, line
+            assert status_of(shrunk(words[1:], options)) == 0, line
         elif words[:2] == ["python", "-m"] and not FOR_A_SHELL.search(line.split("#")[0]):
-            run_module(words[2], [*words[3:], *shlex.split(told.appended.get(words[2], ""))])
-        elif words[0] == told.server:
-            open_page([*words, *shlex.split(told.appended.get(words[0], ""))])
+            run_module(words[2], [*words[3:], *shlex.split(options.appended.get(words[2], ""))])
+        elif words[0] == options.server:
+            open_page([*words, *shlex.split(options.appended.get(words[0], ""))])
         else:
             run_in_a_shell(line)
 
@@ -135,18 +135,18 @@ def status_of(arguments: list[str]) -> object:
         return ended.code or 0
 
 
-def shrunk(words: list[str], told: Told) -> list[str]:
+def shrunk(words: list[str], options: BlockOptions) -> list[str]:
     """The command with the flags that make it small, and those that the comment adds."""
     command = words[0]
-    added = [] if told.as_written else [*SHRUNK.get(command, [])]
+    added = [] if options.as_written else [*SHRUNK.get(command, [])]
     if any(re.fullmatch(r"\w+:\w+", word) for word in words):  # a network of one's own, which has no options
         added = [flag for flag in added if not flag.startswith("--model.")]
     if command in TAKES_A_RECIPE:
-        added += shlex.split(told.appended.get("recipe", ""))
-    return [*words, *added, *shlex.split(told.appended.get(command, ""))]
+        added += shlex.split(options.appended.get("recipe", ""))
+    return [*words, *added, *shlex.split(options.appended.get(command, ""))]
 
 
-def make_inputs(words: Sequence[str], told: Told, kitchen: Kitchen) -> None:
+def make_inputs(words: Sequence[str], options: BlockOptions, kitchen: Kitchen) -> None:
     """Make what the command reads under a name of `CALLED` and what is not there yet."""
     for previous, word in zip(["", *words], words, strict=False):
         name = word.split("/")[0]
@@ -157,7 +157,7 @@ def make_inputs(words: Sequence[str], told: Told, kitchen: Kitchen) -> None:
             for flag in ("--experts", "--out", "--log.wandb"):
                 if flag in recipe:
                     del recipe[recipe.index(flag) : recipe.index(flag) + 2]
-            assert main(shrunk(["experts", *recipe, "--out", name, "--quiet"], told)) == 0
+            assert main(shrunk(["experts", *recipe, "--out", name, "--quiet"], options)) == 0
         else:
             kitchen.make(CALLED[name], Path(name))
 
@@ -189,15 +189,15 @@ def open_page(words: Sequence[str]) -> None:
     server = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = threading.Timer(SERVES_WITHIN_SECONDS, server.kill)
     deadline.start()
-    told = []
+    lines = []
     try:
         assert server.stdout is not None
         address = None
         while address is None and (line := server.stdout.readline()):
-            told.append(line)
+            lines.append(line)
             address = next(iter(re.findall(r"http://\S+", line)), None)
         deadline.cancel()
-        assert address is not None, f"{shlex.join(words)} served nothing in time: {''.join(told)}"
+        assert address is not None, f"{shlex.join(words)} served nothing in time: {''.join(lines)}"
         with urllib.request.urlopen(address, timeout=60) as answer:
             assert answer.status == 200
     finally:
@@ -249,9 +249,9 @@ def check_extras(words: Sequence[str]) -> None:
 @functools.cache
 def help_of(module: str, *command: str) -> str:
     """What `python -m MODULE COMMAND --help` prints."""
-    told = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(told):
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setattr(sys, "argv", [module, *command, "--help"])
         with contextlib.suppress(SystemExit):
             importlib.import_module(module).main()
-    return told.getvalue()
+    return output.getvalue()

@@ -52,8 +52,8 @@ LANGUAGES = {"python", "bash", "text", "json", "yaml", "mermaid"}  # of which th
 def run_python(block: Block) -> dict[str, object]:
     """The block's names after it ran, behind its set-up."""
     names: dict[str, object] = {"__name__": "__main__"}
-    if block.told.setup is not None:
-        exec(compile(SETUPS[block.told.setup], block.told.setup, "exec"), names)
+    if block.options.setup is not None:
+        exec(compile(SETUPS[block.options.setup], block.options.setup, "exec"), names)
     exec(compile("\n" * block.line + block.source, str(block.page), "exec"), names)
     return names
 
@@ -93,7 +93,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("block", all_blocks("python"), ids=lambda block: block.name)
 def test_python(block: Block, folder: Path, kitchen: Kitchen) -> None:
-    for name, kind in block.told.made.items():
+    for name, kind in block.options.made.items():
         kitchen.make(kind, folder / name)
     names = run_python(block)
     tensors = [value for value in names.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
@@ -107,9 +107,9 @@ def test_bash(block: Block, folder: Path, kitchen: Kitchen, monkeypatch: pytest.
     for name, source in files_of(block.page).items():
         (folder / name).write_text(source, encoding="utf-8")
         monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
-    if block.told.setup == "wandb":
+    if block.options.setup == "wandb":
         stand_in_for_wandb(folder, monkeypatch)
-    run_block(block.source, block.told, kitchen)
+    run_block(block.source, block.options, kitchen)
 
 
 def stand_in_for_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +123,7 @@ def stand_in_for_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_readme_s_loop_is_what_match_computes(folder: Path) -> None:
-    ours, published = [block for block in blocks(ROOT / "README.md") if block.told.setup == "problem"]
+    ours, published = [block for block in blocks(ROOT / "README.md") if block.options.setup == "problem"]
     one, other = run_python(ours), run_python(published)
     assert isinstance(other["loss"], torch.Tensor)
     other["loss"].backward()
@@ -144,12 +144,12 @@ def test_what_is_code_is_in_a_block_that_is_run(page: Path) -> None:
     assert not commands
 
 
-def test_a_wrong_comment_is_told() -> None:
+def test_a_wrong_comment_is_refused() -> None:
     parts = ["DATA=pictures", 'append "--expert.count 1"', 'append evaluate "--epochs 3"', "serves pages"]
-    told = read_comment(", ".join(parts))
-    assert told.made == {"DATA": "pictures"}
-    assert told.appended == {"recipe": "--expert.count 1", "evaluate": "--epochs 3"}
-    assert told.server == "pages"
+    options = read_comment(", ".join(parts))
+    assert options.made == {"DATA": "pictures"}
+    assert options.appended == {"recipe": "--expert.count 1", "evaluate": "--epochs 3"}
+    assert options.server == "pages"
     for wrong in ("please", "DATA=pictures; with problem", "append nothing"):
         with pytest.raises(ValueError, match="does not know"):
             read_comment(wrong)
@@ -250,11 +250,11 @@ def test_recipes_on_a_page_are_the_presets(method: str) -> None:
         preset = read_yaml(preset_path(name).read_text())
         distill = preset["distill"]
         rates = ("lr_image", "lr_lr", "lr_init")
-        told = [f"{distill[key]}" for key in ("steps", "expert_epochs", "max_start")]
-        told += [f"{float(distill[key]):g}" for key in rates]
-        told += ["yes" if preset["data"]["zca"] else "no", f"{distill.get('batch_size', 'all')}"]
-        told += [f"{distill[key]}" for key in {"att": ["ema"], "mct": ["waypoints"], "mtt": []}[method]]
-        assert row.split(" | ") == [*told, f"{distill['iterations']:,}"], name
+        cells = [f"{distill[key]}" for key in ("steps", "expert_epochs", "max_start")]
+        cells += [f"{float(distill[key]):g}" for key in rates]
+        cells += ["yes" if preset["data"]["zca"] else "no", f"{distill.get('batch_size', 'all')}"]
+        cells += [f"{distill[key]}" for key in {"att": ["ema"], "mct": ["waypoints"], "mtt": []}[method]]
+        assert row.split(" | ") == [*cells, f"{distill['iterations']:,}"], name
 
 
 def test_the_citation_names_this_version_and_every_method_s_paper() -> None:

@@ -318,7 +318,7 @@ def test_replayed_steps_train_as_direct_ones(name: str, dsa: Any, monkeypatch: p
         assert len(captures) == 2
         assert course_error(found, expected, name) <= COURSE_BOUND
         assert [report[0] for report in reports] == list(range(1, 41))
-        losses, expected_losses = ([report[1] for report in told] for told in (reports, expected_reports))
+        losses, expected_losses = ([report[1] for report in run] for run in (reports, expected_reports))
         torch.testing.assert_close(losses, expected_losses, rtol=1e-3, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pydistill.ops import extension
 from pydistill.ops.extension import load_extension
-from tests.helpers.nobody import as_nobody
+from tests.helpers.unprivileged import as_unprivileged_user
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_folders_that_cannot_be_looked_into_are_passed_over(fresh: pytest.Monkey
     gone.rmdir()
     closed.chmod(0)
     try:
-        with as_nobody():
+        with as_unprivileged_user():
             assert extension._hidden() is None
     finally:
         closed.chmod(0o755)

@@ -21,8 +21,8 @@ from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.folder_content import content
-from tests.helpers.nobody import as_nobody
 from tests.helpers.small_runs import EXPERT, MODEL, assert_same_outcome, recipe
+from tests.helpers.unprivileged import as_unprivileged_user
 
 DATA = blobs()
 WORK = recipe(iterations=2, checkpoint_every=1)
@@ -104,7 +104,7 @@ def test_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Pat
     out.chmod(0o555)
     before = content(out)
     try:
-        with as_nobody(), pytest.raises(WriteError) as caught:
+        with as_unprivileged_user(), pytest.raises(WriteError) as caught:
             run_distillation(recipe(iterations=3), DATA, store, out, resume=True)
         assert str(out) in str(caught.value)
         assert content(out) == before
@@ -116,7 +116,7 @@ def test_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Pat
 def test_a_new_run_in_a_folder_that_may_only_be_read(store: TrajectoryStore, open_folder: Path) -> None:
     open_folder.chmod(0o555)
     try:
-        with as_nobody():
+        with as_unprivileged_user():
             with pytest.raises(WriteError, match="run"):
                 run_distillation(recipe(iterations=1), DATA, store, open_folder / "run")
             with pytest.raises(WriteError, match="experts"):

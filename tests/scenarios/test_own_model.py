@@ -32,7 +32,7 @@ def test_the_page_s_commands(
         words = shlex.split(line)
         assert words[0] == "pydistill"
         assert main([*words[1:], *FLAGS.get(words[1], small)]) == 0
-    told = capsys.readouterr().out
-    assert re.search(r"^mynet:small .*%", told, re.MULTILINE)
-    assert re.search(r"^mlp2-w16 .*%", told, re.MULTILINE)
+    output = capsys.readouterr().out
+    assert re.search(r"^mynet:small .*%", output, re.MULTILINE)
+    assert re.search(r"^mlp2-w16 .*%", output, re.MULTILINE)
     assert str(tmp_path) in sys.path

@@ -23,7 +23,7 @@ from pydistill.training.experts import ExpertSettings, check_disk, experts_recor
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
-from tests.helpers.nobody import as_nobody
+from tests.helpers.unprivileged import as_unprivileged_user
 
 DATA = blobs()
 STUDENT = parse("convnet2-w4")
@@ -207,7 +207,7 @@ def test_an_expert_that_may_not_be_read_is_not_trained_again(open_folder: Path) 
     file = out / "expert_0001.safetensors"
     file.chmod(0)
     before = file.stat()
-    with as_nobody(), pytest.raises(FormatError, match="expert_0001"):
+    with as_unprivileged_user(), pytest.raises(FormatError, match="expert_0001"):
         train_experts(DATA, STUDENT, SETTINGS, out)
     assert file.stat().st_ino == before.st_ino
 

@@ -33,7 +33,7 @@ from pydistill.matching.selection import distance_sums
 from pydistill.nn import MLP
 
 STREAMS = PROGRAMS_KEPT
-"""Matches that run side by side on a GPU: with more, programs would be made anew each time."""
+"""Matches that run side by side on a GPU: with more, programs would be rebuilt on every call."""
 
 __all__ = ["FusedSweep", "image_shapes", "match_fused", "why_not_fused", "why_not_these_images"]
 
@@ -114,8 +114,8 @@ class FusedSweep(Sweep):
             program.go_back([self._wanted(step, needed) for step in range(self.step)])
             of_lr = (program.lr_gradient.sum() if lr.ndim == 0 else program.lr_gradient.clone()) if needed.lr else None
             gradients = [
-                program.gradient_of(self.arrangement, source).clone() if wanted else None
-                for source, wanted in enumerate(needed.sources)
+                program.gradient_of(self.arrangement, source).clone() if is_needed else None
+                for source, is_needed in enumerate(needed.sources)
             ]
             return program.adjoint.clone(), of_lr, gradients
 

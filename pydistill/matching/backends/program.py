@@ -66,7 +66,7 @@ class ProgramShape:
     @property
     def largest_images(self) -> tuple[int, ...]:
         """[B, C, H, W] of the largest batch."""
-        return max(each.size for each in self.batches), *self.images[1:]
+        return max(batch.size for batch in self.batches), *self.images[1:]
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class Arrangement:
         kinds = list(dict.fromkeys(of_step))
         images = plan.sources[plan.steps[0].images]
         augmentation = _augmentation(plan.draws or (), of_step[0][0], images)
-        self.tables = [self._tables(of_step, each, augmentation) for each in kinds]
+        self.tables = [self._tables(of_step, kind, augmentation) for kind in kinds]
         self.label_sources = {at.labels for at in plan.steps}
         shape = None if augmentation is None else _augmentation_shape(*augmentation)
         self.shape = ProgramShape(
             tables["images"],
             tuple(BatchShape(size, tables[kind], shape) for size, kind in kinds),
-            tuple(kinds.index(each) for each in of_step),
+            tuple(kinds.index(kind) for kind in of_step),
         )
 
     def _tables(
@@ -236,8 +236,8 @@ class Program:
 
     def clear_gradients(self) -> None:
         """Start new sums of gradients."""
-        for each in (self.image_gradients, self.lr_gradient, *self.label_gradients.values()):
-            each.zero_()
+        for gradient in (self.image_gradients, self.lr_gradient, *self.label_gradients.values()):
+            gradient.zero_()
 
     def gradient_of(self, arrangement: Arrangement, source: int) -> Tensor:
         """∂L of the rows of a source: this program's memory, until it is filled again."""
@@ -252,12 +252,12 @@ class Program:
         for first in range(0, steps, size):
             self.engine.train(first, min(first + size, steps))
 
-    def go_back(self, wanted: Sequence[int]) -> None:
-        """The steps that `wanted` says something of, the last first: moves the adjoint, adds to the gradients."""
-        size = self._steps_a_call(len(wanted))
-        for last in range(len(wanted), 0, -size):
+    def go_back(self, needed: Sequence[int]) -> None:
+        """Run the steps of `needed` backwards: move the adjoint and add to the gradients."""
+        size = self._steps_a_call(len(needed))
+        for last in range(len(needed), 0, -size):
             first = max(0, last - size)
-            self.engine.go_back(last, first, list(wanted[first:last]))
+            self.engine.go_back(last, first, list(needed[first:last]))
 
     def _steps_a_call(self, steps: int) -> int:
         return STEPS_A_CALL if self.step.device.type == "cpu" else max(1, steps)
@@ -277,16 +277,16 @@ def key_of(model: nn.Module, like: Tensor, shape: ProgramShape) -> tuple[Any, ..
 
 
 def acquire_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program:
-    """A program for this network in dtype and on device and stream of `like`: a kept one, or a new one.
+    """A program for this network in dtype and on device and stream of `like`: a cached one, or a new one.
 
     It is the caller's until `release_program`.
 
     Raises:
         InputError: the network does not take such images.
     """
-    kept: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape))
-    if kept is not None:
-        return kept
+    cached: Program | None = None if being_recorded(like) else kept_programs.take(key_of(model, like, shape))
+    if cached is not None:
+        return cached
     return Program(fused_student(model, shape.largest_images, like), like, shape, cuda_graphs_enabled())
 
 

@@ -81,8 +81,8 @@ def _title(run: Contents) -> str:
 
 
 def _dataset_name(run: Contents) -> str | None:
-    known = run.final or run.best
-    name = None if known is None else dig(known.provenance, "dataset", "name")
+    distilled = run.final or run.best
+    name = None if distilled is None else dig(distilled.provenance, "dataset", "name")
     name = name or dig(run.recipe, "data", "name")
     return None if name is None else str(name)
 

@@ -59,9 +59,9 @@ def newest_images(run: Contents) -> Any | None:
 def _checkpoint_figure(run: Contents, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
     before, after = tensors["initial_images"], tensors.get("average", tensors["images"])
     title = f"after iteration {dig(state, 'distiller', 'iteration')}"
-    known = run.final or run.best
-    if known is not None:
-        return pixels_figure(known.viewable(before), known.viewable(after), known.class_names, title)
+    distilled = run.final or run.best
+    if distilled is not None:
+        return pixels_figure(distilled.viewable(before), distilled.viewable(after), distilled.class_names, title)
     low, high = torch.aminmax(torch.cat([before, after]))
     before, after = ((images - low) / (high - low).clamp(min=1e-12) for images in (before, after))
     names = [str(label) for label in range(int(tensors["classes"].max()) + 1)]

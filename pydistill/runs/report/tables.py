@@ -144,8 +144,8 @@ def commands(run: Contents) -> str:
 
 def identity(run: Contents) -> list[list[str]]:
     """Return the versions and digests that identify the run."""
-    known = run.final or run.best
-    provenance = {} if known is None else known.provenance
+    distilled = run.final or run.best
+    provenance = {} if distilled is None else distilled.provenance
     rows = [[name, value] for name, value in dig(provenance, "versions", default={}).items()]
     rows.append(["threads", run.summary.get("threads")])
     rows.append(["data set", dig(provenance, "dataset", "name")])

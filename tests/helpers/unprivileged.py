@@ -1,4 +1,4 @@
-"""Being a user whom the system refuses what permissions forbid."""
+"""Run as a user to whom file permissions apply."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
-    """Not as the system's administrator, who may write everywhere."""
+def as_unprivileged_user() -> Iterator[None]:
+    """Drop root, which may write everywhere, for the duration of the block."""
     if os.geteuid() != 0:
         yield
         return
