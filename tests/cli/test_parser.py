@@ -73,7 +73,7 @@ def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
         (["convexify"], "--out"),
         (["show", "a", "b"], "'b'"),
         (["distill", *WHERE, "--distill.stps=3"], "--distill.stps is not a setting; did you mean --distill.steps?"),
-        (["distill", *WHERE, "--distil.steps=3"], "--distil is not a setting; did you mean --distill?"),
+        (["distill", *WHERE, "--distil.steps=3"], "there is no flag --distil.steps; did you mean --distill.steps?"),
         (["distill", *WHERE, "--steps", "3"], "there is no flag --steps; did you mean --distill.steps?"),
         (["distill", *WHERE, "--resum"], "there is no flag --resum; did you mean --resume?"),
         (["distill", *WHERE, "--distill.steps"], "--distill.steps needs a value"),
@@ -89,7 +89,7 @@ def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
         ),
         (["distill", *WHERE, "--distill.dsa=5"], "--distill.dsa must be "),
         (["distill", *WHERE, "--distill.dsa.flip=2"], "--distill.dsa.flip must be "),
-        (["distill", *WHERE, "--model", "convnet3"], "there is no flag --model"),
+        (["distill", *WHERE, "--model", "convnet3"], "--model is a group of settings"),
         (["distill", *WHERE, "--preset", "att/cifar10"], "did you mean att/cifar10-ipc1"),
         (["distill", *WHERE, "--evaluation.models=[convnt3]"], "there is no network 'convnt3'"),
         (
