@@ -1,4 +1,4 @@
-"""Make the tables and plots of docs/performance.md from benchmarks/results: hypergradient, experts, GPU sessions.
+"""Make the tables and plots of docs/performance.md from benchmarks/results: hypergradient, experts, GPU measurements.
 
     python -m benchmarks.report              fills the page's regions and draws docs/images/performance-*.svg
     python -m benchmarks.report --check      changes nothing; status 1 if page or plots are not those of the data

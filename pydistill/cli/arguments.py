@@ -55,7 +55,7 @@ def recipe_of(values: Any) -> Recipe:
 
     settings: dict[str, Any] = {}
     for file in [*map(preset_path, values.preset), *values.config]:
-        for name, value in read_recipe_file(file).items():
+        for name, value in read_recipe_file(file, from_dict(Recipe, settings)).items():
             put(settings, name, value)
     for name, value in values.settings:
         if not name.startswith("log."):

@@ -76,8 +76,11 @@ def preset_path(name: str) -> Path:
     return Path(str(resources.files("pydistill.recipes") / PRESETS / f"{name}.yaml"))
 
 
-def read_recipe_file(path: str | Path) -> dict[str, Any]:
+def read_recipe_file(path: str | Path, base: Recipe | None = None) -> dict[str, Any]:
     """Read the settings in a recipe's file as nested plain values, and check them.
+
+    Args:
+        base: the recipe that the file overrides, for the check; None: the defaults.
 
     Raises:
         InputError: the file cannot be read or is no recipe, or a setting in it does not exist, has the wrong type or is
@@ -97,7 +100,7 @@ def read_recipe_file(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{source} is not text in UTF-8") from error
     except FormatError as error:
         raise InputError(f"{source}: {error}") from error
-    from_dict(Recipe, values, source=source)
+    from_dict(Recipe, values, base=base, source=source)
     return dict(json.loads(json.dumps(values)))  # without YAML's aliases, so that a change of one is not one of both
 
 

@@ -27,7 +27,7 @@ from pydistill._util.progress import is_shown
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, DataSettings, Zca
-from pydistill.errors import InputError
+from pydistill.errors import InputError, SettingError
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
 from pydistill.nn import ModelSettings, Network, parse, settings_of
 from pydistill.recipes.keywords import recipe_from, with_values
@@ -162,6 +162,8 @@ def distill(
     base = recipe_from(recipe)
     if isinstance(evaluation, EvaluationSettings):
         base = replace(base, evaluation=evaluation)
+    elif evaluation is not None and not isinstance(evaluation, Mapping):
+        raise SettingError("evaluation", evaluation, "EvaluationSettings or a mapping of its fields")
     base = replace(
         base,
         data=data.settings or DataSettings("tensors", zca=isinstance(data.preprocessing, Zca)),
@@ -214,6 +216,8 @@ def evaluate(
     """
     data = _on_device(data, device)
     network = parse(model) if isinstance(model, str) else model
+    if "models" in settings:
+        raise SettingError("models", settings["models"], "left out; `model` names the network to evaluate")
     protocol = with_values(EvaluationSettings(), settings)
     return evaluate_networks(images, labels, lr, data, [network], protocol, progress=is_shown(progress))[0]
 

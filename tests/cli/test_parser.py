@@ -159,3 +159,15 @@ def test_a_recipe_s_file_is_named(text: str, part: str, tmp_path: Path, capsys: 
     assert part in message
     assert "--distill" not in message
     assert message.count("\n") == 1
+
+
+def test_a_partial_file_over_a_preset_is_checked_with_the_preset(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """min_start = 5 is above the default max_start, and below that of the preset."""
+    file = tmp_path / "later.yaml"
+    file.write_text("distill: {min_start: 5}")
+    assert main(["distill", "--preset", "mtt/cifar10-ipc50", "--config", str(file), "--print_config"]) == 0
+    assert "min_start: 5" in capsys.readouterr().out
+    assert main(["distill", "--config", str(file), "--print_config"]) == 2
+    assert str(file) in capsys.readouterr().err

@@ -16,7 +16,7 @@ import pydistill
 from pydistill._util.settings import from_dict
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.data import Dataset, DataSettings
-from pydistill.errors import InputError, MismatchError
+from pydistill.errors import InputError, MismatchError, SettingError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
 from pydistill.recipes.recipe import Recipe
@@ -279,3 +279,19 @@ def test_the_run_s_recipe_makes_the_run_again(result: DistillResult, tmp_path: P
     pydistill.train_experts(DATA, recipe=used, out=tmp_path / "experts", device="cpu")
     pydistill.distill(DATA, tmp_path / "experts", recipe=used, out=tmp_path / "run", device="cpu")
     assert_same_outcome(result.folder, tmp_path / "run")
+
+
+@pytest.mark.parametrize("evaluation", [[("repeats", 1)], 3])
+def test_an_evaluation_that_is_not_a_mapping_is_refused(
+    evaluation: Any, store: TrajectoryStore, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match="evaluation"):
+        pydistill.distill(DATA, store, evaluation=evaluation, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_takes_one_model(store: TrajectoryStore) -> None:
+    with pytest.raises(SettingError, match="models"):
+        pydistill.evaluate(
+            DATA.train_images, DATA.train_labels, 0.01, DATA, "mlp-w4", models=["convnet3"], device="cpu"
+        )
