@@ -80,10 +80,16 @@ def outcome(case: Case, backend: str, recipe: bool) -> dict[str, Tensor]:
 
 
 def with_last_bits_changed(case: Case) -> Case:
-    """The same problem with every pixel one rounding larger or smaller."""
+    """Change every pixel and every parameter by one rounding, up or down."""
+    generator = torch.Generator().manual_seed(0)
+
+    def changed_by_a_rounding(values: Tensor) -> Tensor:
+        signs = torch.randn(values.shape, generator=generator, dtype=torch.float64).sign()
+        return values * (1 + torch.finfo(torch.float64).eps * signs)
+
     changed = copy.copy(case)
-    signs = torch.randn(case.images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).sign()
-    changed.images = case.images * (1 + torch.finfo(torch.float64).eps * signs)
+    changed.images = changed_by_a_rounding(case.images)
+    changed.start = changed_by_a_rounding(case.start)
     return changed
 
 
