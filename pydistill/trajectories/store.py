@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,11 +15,12 @@ from pydistill._util.files import sha256_of
 from pydistill._util.format import counted
 from pydistill._util.layout import holds_experts, refuse_run
 from pydistill._util.locking import only_writer
-from pydistill._util.tensor_file import UnreadableError, tensor_sha256, write_tensors
+from pydistill._util.tensor_file import UnreadableError, tensor_sha256
 from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.trajectories._writing import write_expert
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
-from pydistill.trajectories.expert_file import DTYPES, KEY, FileRows, matrix_of, read_tensor
-from pydistill.trajectories.index import VERSION, ExpertEntry, StoreIndex, file_name
+from pydistill.trajectories.expert_file import DTYPES, FileRows, matrix_of, read_tensor
+from pydistill.trajectories.index import ExpertEntry, StoreIndex, file_name
 from pydistill.trajectories.index_file import (
     check_same,
     read_index,
@@ -292,7 +292,7 @@ class TrajectoryStore:
             raise InputError(f"snapshots need a store of recorded experts, and {self._path} is {self.kind}")
         shape = (self.record.epochs + 1, self.record.layout.total)
         matrix = matrix_of("snapshots", as_rows(snapshots), shape, self.dtype)
-        self._write(number, {"snapshots": matrix}, {}, accuracies, details)
+        self._index = write_expert(self._path, self.kind, number, {"snapshots": matrix}, {}, accuracies, details)
 
     def add_convexified(
         self,
@@ -311,47 +311,11 @@ class TrajectoryStore:
                 f"{list(self.record.sizes)}"
             )
         shape = (len(trajectory.waypoint_epochs), self.record.layout.total)
-        matrix, fractions = matrix_of("waypoints", trajectory.waypoints, shape, self.dtype), trajectory.fractions
+        matrix = matrix_of("waypoints", trajectory.waypoints, shape, self.dtype)
+        fractions = trajectory.fractions
+        tensors = {"waypoints": matrix, "fractions": fractions}
         extra = {"waypoint_epochs": trajectory.waypoint_epochs, "fractions_sha256": tensor_sha256(fractions)}
-        self._write(number, {"waypoints": matrix, "fractions": fractions}, extra, accuracies, details)
-
-    def _write(
-        self,
-        number: int,
-        tensors: dict[str, Tensor],
-        extra: dict[str, Any],
-        accuracies: Mapping[str, Sequence[float]] | None,
-        details: Mapping[str, Any] | None,
-    ) -> None:
-        if not 0 <= number < 10**9:
-            raise InputError(f"number = {number} must be 0 or more")
-        series = {name: [float(value) for value in values] for name, values in (accuracies or {}).items()}
-        if not all(math.isfinite(value) for values in series.values() for value in values):
-            raise InputError("accuracies must be finite numbers")
-        try:
-            plain_details = json.loads(json.dumps(dict(details or {}), allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise InputError(f"details must be JSON-able: {error}") from error
-        rows = next(iter(tensors.values()))
-        header = {"format": VERSION, "kind": self.kind, "expert": number}
-        path = self._path / file_name(number)
-        with only_writer(self._path, wait=True):
-            # Another process may have added experts since this one read the index.
-            index = read_index(self._path)
-            if index.experts.pop(number, None):  # a kill while it is replaced leaves it absent, not damaged
-                write_index(self._path, index)
-            write_tensors(path, KEY, header, tensors)
-            index.experts[number] = ExpertEntry(
-                file=path.name,
-                bytes=path.stat().st_size,
-                sha256=sha256_of(path),
-                rows_sha256=tuple(tensor_sha256(row) for row in rows),
-                accuracies=series,
-                details=plain_details,
-                **extra,
-            )
-            write_index(self._path, index)
-        self._index = index
+        self._index = write_expert(self._path, self.kind, number, tensors, extra, accuracies, details)
 
     def write_convexified(
         self,
