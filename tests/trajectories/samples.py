@@ -1,13 +1,14 @@
-"""Small experts, and convexification once more: slow, in Python's own floats, straight from the formulas."""
+"""Small experts, and a slow convexification in Python floats, written straight from the formulas."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pydistill.trajectories import ExpertsRecord
+from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 
 NAMES = ("features.0.weight", "features.0.bias", "classifier.weight", "classifier.bias")
 SHAPES = ((2, 1, 3), (2,), (3, 4), (3,))
@@ -16,6 +17,7 @@ TOTAL = sum(SIZES)
 
 
 def record(epochs: int = 10, **changes: object) -> ExpertsRecord:
+    """The record of the small experts, with some fields changed."""
     fields: dict[str, object] = {
         "architecture": "convnet(width=2, depth=1)",
         "parameters": tuple(zip(NAMES, SHAPES, strict=True)),
@@ -39,15 +41,23 @@ def walk(epochs: int = 10, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     return (steps * pace).cumsum(0).to(dtype)
 
 
+def stored(folder: Path) -> TrajectoryStore:
+    """A new store of three recorded experts, numbers 0, 1 and 2."""
+    store = TrajectoryStore.create(folder, record())
+    for number in range(3):
+        store.add(number, walk(seed=number), {"test": [0.1 * number] * 11}, {"seed": 100 + number})
+    return store
+
+
 def lists(snapshots: Tensor) -> list[list[list[float]]]:
-    """[epoch][tensor][element] as Python floats."""
+    """The snapshots as nested lists [epoch][tensor][element]."""
     return [[piece.tolist() for piece in row.split(SIZES)] for row in snapshots.double()]
 
 
 def slow_waypoints(path: list[list[list[float]]], epochs: list[int], smoothing: str) -> list[list[list[float]]]:
-    """[waypoint][tensor][element]."""
+    """The waypoints as nested lists [waypoint][tensor][element]."""
     last = len(path) - 1
-    found = []
+    waypoints = []
     for e in epochs:
         if e == 0 or smoothing == "none" or len(epochs) == 2:
             weights = {e: 1.0}
@@ -61,8 +71,8 @@ def slow_waypoints(path: list[list[list[float]]], epochs: list[int], smoothing: 
         for j in range(len(path[0])):
             elements = range(len(path[0][j]))
             point.append([sum(w * path[k][j][i] for k, w in weights.items()) for i in elements])
-        found.append(point)
-    return found
+        waypoints.append(point)
+    return waypoints
 
 
 def _norm(a: list[float], b: list[float]) -> float:
@@ -70,7 +80,7 @@ def _norm(a: list[float], b: list[float]) -> float:
 
 
 def slow_fraction(path: list[list[list[float]]], first: int, last: int, e: int, j: int, rule: str) -> float:
-    """β of tensor j at whole epoch e of the segment first … last."""
+    """β of tensor j at epoch e of the segment first … last."""
     n = last - first
     uniform = (e - first) / n
     if rule == "uniform":
@@ -89,7 +99,7 @@ def slow_fraction(path: list[list[list[float]]], first: int, last: int, e: int, 
 
 
 def slow_point(snapshots: Tensor, epochs: list[int], smoothing: str, rule: str, t: float) -> Tensor:
-    """θ̂(t), float64."""
+    """θ̂(t) [TOTAL] in float64."""
     path = lists(snapshots)
     waypoints = slow_waypoints(path, epochs, smoothing)
     segment = len(epochs) - 2

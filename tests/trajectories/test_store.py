@@ -1,41 +1,30 @@
-"""The store returns what was added, a row at a time; kills, full disks and damage lose nothing else."""
+"""A trajectory store returns its experts bit for bit, reads single rows, and reports damage."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from pydistill._util.files import WriteError
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.trajectories import TrajectoryStore, convexify
 from pydistill.trajectories.trajectory import TensorRows
 
-from .samples import SIZES, record, walk
-
-ROOT = Path(__file__).parents[2]
+from .samples import SIZES, record, stored, walk
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> TrajectoryStore:
-    """Three recorded experts, numbers 0, 1 and 2."""
-    made = TrajectoryStore.create(tmp_path / "experts", record())
-    for number in range(3):
-        made.add(number, walk(seed=number), {"test": [0.1 * number] * 11}, {"seed": 100 + number})
-    return made
+    """A store of three recorded experts."""
+    return stored(tmp_path / "experts")
 
 
-def test_what_goes_in_comes_out_bit_for_bit(store):
+def test_recorded_experts_round_trip_bit_for_bit(store):
     opened = TrajectoryStore.open(store.path)
     assert (len(opened), opened.experts, opened.kind, opened.dtype) == (3, (0, 1, 2), "recorded", "float32")
     assert (opened.end, opened.continuous) == (10, False)
@@ -49,7 +38,7 @@ def test_what_goes_in_comes_out_bit_for_bit(store):
     assert opened.verify() == {}
 
 
-def test_points_are_the_callers_own(store):
+def test_points_are_copies(store):
     store[0].point(3).zero_()
     assert torch.equal(store[0].point(3), walk()[3])
 
@@ -74,7 +63,7 @@ def test_float64_experts_stay_float64(tmp_path):
 
 @pytest.mark.parametrize("waypoints", [2, 4, 11])
 @pytest.mark.parametrize("rule", ["path", "uniform", "decreasing", "projected"])
-def test_convexified_experts_bit_for_bit(store, tmp_path, waypoints, rule):
+def test_convexified_experts_round_trip_bit_for_bit(store, tmp_path, waypoints, rule):
     written = store.write_convexified(tmp_path / "convex", waypoints=waypoints, fractions=rule)
     opened = TrajectoryStore.open(written.path)
     assert (opened.kind, opened.continuous, opened.end, len(opened)) == ("convexified", True, 10, 3)
@@ -89,18 +78,18 @@ def test_convexified_experts_bit_for_bit(store, tmp_path, waypoints, rule):
     assert opened.verify() == {}
 
 
-def test_convexifying_again_keeps_experts_and_refuses_other_settings(store, tmp_path):
+def test_convexifying_again_reuses_experts_and_refuses_other_settings(store, tmp_path):
     store.write_convexified(tmp_path / "convex")
     file = tmp_path / "convex" / "expert_0001.safetensors"
     before, progress = file.stat().st_mtime_ns, []
     store.write_convexified(tmp_path / "convex", on_progress=lambda done, of: progress.append((done, of)))
     assert file.stat().st_mtime_ns == before
     assert progress == [(1, 3), (2, 3), (3, 3)]
-    with pytest.raises(MismatchError, match=r"convexification is .*'path'.* there and .*'uniform'.* here"):
+    with pytest.raises(MismatchError, match="convexification"):
         store.write_convexified(tmp_path / "convex", fractions="uniform")
 
 
-def test_a_missing_convexified_expert_is_computed_again(store, tmp_path):
+def test_missing_convexified_expert_is_recomputed(store, tmp_path):
     out = store.write_convexified(tmp_path / "convex", waypoints=3)
     digest = out.digest
     (out.path / "expert_0001.safetensors").unlink()
@@ -109,16 +98,16 @@ def test_a_missing_convexified_expert_is_computed_again(store, tmp_path):
     assert again.verify() == {}
 
 
-def test_a_store_does_not_hold_an_expert_whose_file_is_gone(store):
+def test_holds_is_false_if_the_file_is_missing(store):
     number = store.experts[0]
     rows, details = store.recorded(0).snapshots, store.details(0)
-    kept = torch.stack([rows.row(index) for index in range(rows.shape[0])])
-    assert store.holds(number, TensorRows(kept), details)
+    snapshots = torch.stack([rows.row(index) for index in range(rows.shape[0])])
+    assert store.holds(number, TensorRows(snapshots), details)
     (store.path / f"expert_{number:04d}.safetensors").unlink()
-    assert not store.holds(number, TensorRows(kept), details)
+    assert not store.holds(number, TensorRows(snapshots), details)
 
 
-def test_a_convexified_store_holds_the_experts_of_its_source_only(store, tmp_path):
+def test_convexified_store_with_experts_of_another_source_is_refused(store, tmp_path):
     store.write_convexified(tmp_path / "convex")
     fewer = TrajectoryStore.create(tmp_path / "fewer", record())
     fewer.add(1, walk(seed=1))
@@ -136,7 +125,7 @@ def _peak_kib() -> int:
 
 
 @pytest.mark.parametrize("kind", ["recorded", "convexified"])
-def test_a_step_reads_two_rows_and_not_the_file(tmp_path, kind):
+def test_reading_a_point_does_not_load_the_file(tmp_path, kind):
     size = 200_000
     facts = record(epochs=40, parameters=(("weight", (size,)),))
     made = TrajectoryStore.create(tmp_path / "recorded", facts)
@@ -144,7 +133,7 @@ def test_a_step_reads_two_rows_and_not_the_file(tmp_path, kind):
     if kind == "convexified":
         made = made.write_convexified(tmp_path / "convexified", waypoints=41)
     file = made.path / "expert_0000.safetensors"
-    row, whole = size * 4, file.stat().st_size
+    row, total = size * 4, file.stat().st_size
     trajectory = TrajectoryStore.open(made.path)[0]
     trajectory.point(0)
     try:
@@ -155,14 +144,14 @@ def test_a_step_reads_two_rows_and_not_the_file(tmp_path, kind):
     trajectory.point(17 if kind == "recorded" else 17.5)
     trajectory.point(31)
     grown = (_peak_kib() - before) * 1024
-    # Mapped row, its copy, the point, and what the allocator keeps: a few rows, never the 41 of the file.
-    assert grown < 10 * row < whole / 4
+    # The mapped row, its copy, the point and the allocator's reserve are a few rows, not the 41 of the file.
+    assert grown < 10 * row < total / 4
 
 
-def test_rows_are_checked_once_and_only_themselves(store):
+def test_damaged_row_leaves_other_rows_readable(store):
     flip(store, 1, row=4)
     opened = TrajectoryStore.open(store.path)
-    with pytest.raises(FormatError, match=r"expert_0001.safetensors is damaged: row 4 of 'snapshots' is not what was"):
+    with pytest.raises(FormatError, match=r"expert_0001.safetensors.* row 4 of 'snapshots'"):
         opened[1].point(4)
     assert torch.equal(opened[1].point(5), walk(seed=1)[5])
     for position in (0, 2):
@@ -192,17 +181,13 @@ def _other_shape(file: Path) -> None:
     file.write_bytes(data.replace(b'"shape":[11,23]', b'"shape":[23,11]'))
 
 
-@pytest.mark.parametrize(("damage", "words"), [
-    (_truncate, "has 1[0-9]{3} bytes of 1[0-9]{3}; train, import or copy"),
-    (lambda file: file.write_bytes(b""), "is missing or empty"),
-    (Path.unlink, "is missing or empty"),
-    (_garble_header, "is damaged"),
-    (_other_shape, r"holds 'snapshots' as F32 \[23, 11\], but its index says F32 \[11, 23\]"),
-])  # fmt: skip
-def test_a_damaged_file_is_one_error_and_the_others_stay_readable(store, damage, words):
+@pytest.mark.parametrize(
+    "damage", [_truncate, lambda file: file.write_bytes(b""), Path.unlink, _garble_header, _other_shape]
+)
+def test_damaged_file_leaves_other_experts_readable(store, damage):
     damage(store.path / "expert_0001.safetensors")
     opened = TrajectoryStore.open(store.path)
-    with pytest.raises(FormatError, match=r"expert_0001.safetensors " + words) as caught:
+    with pytest.raises(FormatError, match=r"expert_0001\.safetensors") as caught:
         opened[1]
     assert "\n" not in str(caught.value)
     assert torch.equal(opened[0].point(10), walk()[10])
@@ -210,23 +195,23 @@ def test_a_damaged_file_is_one_error_and_the_others_stay_readable(store, damage,
     assert list(opened.verify(content=False)) == [1]
 
 
-def test_a_file_damaged_after_it_was_opened_is_noticed(store):
+def test_file_damaged_after_opening_is_detected(store):
     trajectory = store[1]
     (store.path / "expert_0001.safetensors").write_bytes(b"short")
     with pytest.raises(FormatError):
         trajectory.point(3)
-    with pytest.raises(FormatError, match="has 5 bytes"):
+    with pytest.raises(FormatError, match="5 bytes"):
         store[1]
 
 
-def test_experts_swapped_by_hand_are_noticed(store):
+def test_swapped_expert_files_are_detected(store):
     shutil.copyfile(store.path / "expert_0000.safetensors", store.path / "expert_0002.safetensors")
     opened = TrajectoryStore.open(store.path)
-    with pytest.raises(FormatError, match=r"expert_0002.safetensors is damaged: row 3"):
+    with pytest.raises(FormatError, match=r"expert_0002.safetensors.* row 3"):
         opened[2].point(3)
 
 
-def test_damaged_fractions_are_noticed(store, tmp_path):
+def test_damaged_fractions_are_detected(store, tmp_path):
     convex = store.write_convexified(tmp_path / "convex")
     file = convex.path / "expert_0000.safetensors"
     data = bytearray(file.read_bytes())
@@ -234,111 +219,27 @@ def test_damaged_fractions_are_noticed(store, tmp_path):
     header = json.loads(data[8:start])
     data[start + header["fractions"]["data_offsets"][0] + 100] ^= 1
     file.write_bytes(bytes(data))
-    with pytest.raises(FormatError, match="'fractions' is not what was written"):
+    with pytest.raises(FormatError, match="'fractions'"):
         TrajectoryStore.open(convex.path)[0]
 
 
-KILLED = """
-import os, signal, sys
-from pydistill.trajectories import TrajectoryStore
-from tests.trajectories.samples import record, walk
-rename = os.replace
-for folder, before, number in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3]):
-    child = os.fork()
-    if child:
-        status = os.waitpid(child, 0)[1]
-        print(os.WTERMSIG(status))
-        continue
-    left = int(before)
-    def killing(source, target):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        rename(source, target)
-    os.replace = killing
-    TrajectoryStore.create(folder, record()).add(int(number), walk(seed=7))
-    os._exit(0)
-"""
-
-
-def test_a_killed_run_leaves_whole_experts_and_continues_after_them(store, tmp_path):
-    # Killed just before a rename: of the new expert's file, of the index, and of a file that replaces another.
-    cases = [(tmp_path / "file", 1, 3), (tmp_path / "index", 2, 3), (tmp_path / "replacing", 2, 1)]
-    for folder, _, _ in cases:
-        shutil.copytree(store.path, folder)
-    command = [sys.executable, "-c", KILLED, *(str(word) for case in cases for word in case)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == [str(int(signal.SIGKILL))] * 3
-    for folder, _, number in cases:
-        opened = TrajectoryStore.open(folder)
-        whole = tuple(kept for kept in (0, 1, 2) if kept != number)
-        assert opened.experts == whole
-        assert opened.verify() == {}
-        assert list(folder.glob(".*.tmp"))
-        continued = TrajectoryStore.create(folder, record())
-        assert not list(folder.glob(".*.tmp"))
-        continued.add(number, walk(seed=7))
-        reopened = TrajectoryStore.open(folder)
-        assert reopened.experts == tuple(sorted({*whole, number}))
-        assert reopened.verify() == {}
-        assert torch.equal(reopened[reopened.experts.index(number)].point(2), walk(seed=7)[2])
-
-
-@pytest.mark.parametrize("room", [600, 2000], ids=["in the file", "in the index"])
-def test_a_full_disk_is_one_error_and_costs_no_expert(store, room):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    try:
-        with pytest.raises(WriteError, match=r"cannot write .*(expert_0003|index)"):
-            store.add(3, walk(seed=3))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    opened = TrajectoryStore.open(store.path)
-    assert opened.experts == (0, 1, 2)
-    assert opened.verify() == {}
-    assert not list(store.path.glob(".*.tmp"))
-
-
-def test_two_writers_of_one_store_lose_nothing(tmp_path):
-    first = TrajectoryStore.create(tmp_path, record())
-    second = TrajectoryStore.create(tmp_path, record())
-    first.add(5, walk(seed=5))
-    second.add(0, walk(seed=0))
-    first.add(3, walk(seed=3))
-    opened = TrajectoryStore.open(tmp_path)
-    assert opened.experts == (0, 3, 5)
-    assert [number in opened for number in range(6)] == [True, False, False, True, False, True]
-    for position, number in enumerate((0, 3, 5)):
-        assert torch.equal(opened[position].point(1), walk(seed=number)[1])
-
-
-def test_an_expert_can_be_replaced(store):
-    before = store[1].point(3)
-    store.add(1, walk(seed=9))
-    assert not torch.equal(before, store[1].point(3))
-    assert torch.equal(TrajectoryStore.open(store.path)[1].point(3), walk(seed=9)[3])
-    assert store.verify() == {}
-
-
-def test_creating_again_continues_the_same_store(store):
+def test_create_opens_an_existing_store(store):
     assert len(TrajectoryStore.create(store.path, record())) == 3
-    # What JSON turns into lists is still the same record.
+    # JSON turns the tuple into a list; the record still matches.
     other = TrajectoryStore.create(store.path / "inner", record(training={"betas": (0.9, 0.99)}))
     assert TrajectoryStore.create(other.path, record(training={"betas": (0.9, 0.99)})).record.training == {
         "betas": [0.9, 0.99]
     }
 
 
-@pytest.mark.parametrize(("change", "options", "words"), [
-    ({"training": {"lr": 0.5}}, {}, r"training is .*0.01.* for the store at .* and .*0.5.* for this run"),
-    ({"dataset": "svhn"}, {}, "dataset is digits for the store at .* and svhn for this run"),
-    ({}, {"dtype": "bfloat16"}, "dtype is float32 there and bfloat16 here"),
-    ({}, {"kind": "convexified"}, "kind is recorded there and convexified here"),
+@pytest.mark.parametrize(("change", "options", "name"), [
+    ({"training": {"lr": 0.5}}, {}, "training"),
+    ({"dataset": "svhn"}, {}, "dataset"),
+    ({}, {"dtype": "bfloat16"}, "dtype"),
+    ({}, {"kind": "convexified"}, "kind"),
 ])  # fmt: skip
-def test_creating_over_other_experts_is_refused(store, change, options, words):
-    with pytest.raises(MismatchError, match=words):
+def test_create_refuses_a_store_of_other_experts(store, change, options, name):
+    with pytest.raises(MismatchError, match=name):
         TrajectoryStore.create(store.path, record(**change), **options)
     assert len(TrajectoryStore.open(store.path)) == 3
 
@@ -350,27 +251,13 @@ def test_creating_over_other_experts_is_refused(store, change, options, words):
     ({"training": {"lr": math.nan}}, {}),
     ({"training": {"model": object()}}, {}),
 ])  # fmt: skip
-def test_creating_with_bad_arguments(tmp_path, change, options):
+def test_create_refuses_bad_arguments(tmp_path, change, options):
     with pytest.raises(InputError):
         TrajectoryStore.create(tmp_path / "new", record(**change), **options)
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("arguments", [
-    ((0, walk(epochs=9))),
-    ((0, walk()[:, :22])),
-    ((0, walk() * math.inf)),
-    ((-1, walk())),
-    ((0, walk(), {"test": [math.nan]})),
-    ((0, walk(), {}, {"seed": object()})),
-])  # fmt: skip
-def test_adding_with_bad_arguments(store, arguments):
-    with pytest.raises(InputError):
-        store.add(*arguments)
-    assert TrajectoryStore.open(store.path).verify() == {}
-
-
-def test_an_expert_that_was_replaced_is_convexified_again(store, tmp_path):
+def test_replaced_expert_is_convexified_again(store, tmp_path):
     store.write_convexified(tmp_path / "convex")
     before = store.digest
     store.add(1, walk(seed=9))
@@ -380,7 +267,7 @@ def test_an_expert_that_was_replaced_is_convexified_again(store, tmp_path):
         assert torch.equal(again[position].point(5), convexify(walk(seed=seed), SIZES).point(5))
 
 
-def test_each_kind_of_expert_has_its_kind_of_store(store, tmp_path):
+def test_recorded_and_convexified_stores_do_not_mix(store, tmp_path):
     convex = store.write_convexified(tmp_path / "convex")
     with pytest.raises(InputError):
         convex.add(0, walk())
@@ -397,27 +284,21 @@ def test_each_kind_of_expert_has_its_kind_of_store(store, tmp_path):
 
 
 @pytest.mark.parametrize("position", [-1, 3])
-def test_positions_that_do_not_exist(store, position):
-    with pytest.raises(InputError, match=f"position = {position} must be 0 or more and below 3"):
+def test_position_out_of_range(store, position):
+    with pytest.raises(InputError, match=f"position = {position}"):
         store[position]
 
 
-def test_a_folder_without_a_store(tmp_path):
+def test_folder_without_a_store(tmp_path):
     with pytest.raises(InputError):
-        TrajectoryStore.open(tmp_path / "nothing")
+        TrajectoryStore.open(tmp_path / "missing")
     with pytest.raises(InputError):
         TrajectoryStore.open(tmp_path / ("x" * 300))
     with pytest.raises(InputError):
         TrajectoryStore.open(tmp_path)
 
 
-def test_a_store_can_be_sent_to_another_process(store):
+def test_store_can_be_pickled(store):
     store[0].point(0)
     copy = pickle.loads(pickle.dumps(store))
     assert torch.equal(copy[2].point(8), walk(seed=2)[8])
-
-
-def test_write_errors_name_the_folder(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(WriteError, match=r"cannot write in .*file"):
-        TrajectoryStore.create(tmp_path / "file" / "store", record())
