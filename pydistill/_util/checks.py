@@ -1,4 +1,4 @@
-"""Checks of the arguments of functions, which have no settings dataclass to check them."""
+"""Check function arguments that are not fields of a settings dataclass."""
 
 from __future__ import annotations
 
@@ -15,39 +15,36 @@ SEEDS_BELOW = 2**63
 
 
 def check_tensor(name: str, value: object, allowed: str = "a tensor") -> None:
-    """Refuse what is no tensor.
+    """Raise SettingError unless `value` is a tensor.
 
     Args:
-        allowed: what it must be, with its shape.
-
-    Raises:
-        SettingError: it is none.
+        allowed: the expected tensor and its shape in words, for the message.
     """
     if not isinstance(value, Tensor):
         sequence = isinstance(value, Sequence) or hasattr(value, "__array__")
         raise SettingError(name, value, allowed, "torch.as_tensor makes one" if sequence else "")
 
 
-def check_whole(name: str, value: object, at_least: int) -> None:
-    """Raise SettingError unless `value` is a whole number of at least `at_least`."""
+def check_integer(name: str, value: object, at_least: int) -> None:
+    """Raise SettingError unless `value` is an integer of at least `at_least`."""
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < at_least:
-        raise SettingError(name, value, f"a whole number of at least {at_least}")
+        raise SettingError(name, value, f"an integer of at least {at_least}")
 
 
 def check_seed(seed: object) -> None:
-    """Raise SettingError unless `seed` is a whole number in [0, 2^63)."""
+    """Raise SettingError unless `seed` is an integer in [0, 2^63)."""
     if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < SEEDS_BELOW:
-        raise SettingError("seed", seed, "a whole number of at least 0 and below 2^63")
+        raise SettingError("seed", seed, "an integer of at least 0 and below 2^63")
 
 
 def check_path(name: str, value: object) -> None:
-    """Raise SettingError unless `value` is a path, as text or what os.fspath accepts, and not empty."""
+    """Raise SettingError unless `value` is a non-empty string or os.PathLike."""
     if not isinstance(value, (str, os.PathLike)) or os.fspath(value) == "":
         raise SettingError(name, value, "the path of a file or a folder")
 
 
 def check_generator(value: object) -> None:
-    """Raise InputError unless `value` is a random generator on the CPU."""
+    """Raise InputError unless `value` is a torch.Generator on the CPU."""
     if not isinstance(value, torch.Generator):
         hint = "torch.Generator().manual_seed(0) makes one"
         raise SettingError("generator", value, "a torch.Generator", hint)
@@ -56,6 +53,6 @@ def check_generator(value: object) -> None:
 
 
 def check_instance(name: str, value: object, kind: type, allowed: str) -> None:
-    """Raise SettingError unless `value` is an instance of this class, in words `allowed`."""
+    """Raise SettingError unless `value` is an instance of `kind`, which `allowed` describes for the message."""
     if not isinstance(value, kind):
         raise SettingError(name, value, allowed)

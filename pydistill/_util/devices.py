@@ -17,7 +17,7 @@ def usable_device(device: torch.device | str) -> torch.device:
         device: cpu, cuda, or cuda:N.
 
     Raises:
-        InputError: it is another one, or is not available on this machine.
+        InputError: it is any other device, or is not available on this machine.
     """
     if re.fullmatch(r"cpu|cuda|cuda:\d+", str(device)) is None:
         raise InputError(f"unknown device {str(device)!r}: use cpu, cuda or cuda:N")

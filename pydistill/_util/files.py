@@ -1,4 +1,4 @@
-"""Atomic files: written under a temporary name, flushed to the disk, then renamed."""
+"""Write files atomically: under a temporary name, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from pydistill.errors import FormatError, PydistillError
 
 
 class WriteError(PydistillError, OSError):
-    """A file could not be written (full disk, read-only folder)."""
+    """A file cannot be written, for example because the disk is full or the folder is read-only."""
 
 
 class PathError(WriteError):
-    """A file or a folder cannot be created at this path; choose another one."""
+    """A file or folder cannot be created at this path; another path is needed."""
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    made = False
+    created = False
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -50,9 +50,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             temporary.touch(exist_ok=False)
             mode = stat.S_IMODE(temporary.stat().st_mode)
-            made = True
+            created = True
             yield temporary
-            temporary.chmod(mode)  # of any new file; safetensors creates files that only their owner may read
+            temporary.chmod(mode)  # safetensors restricts its files to their owner; apply the umask's mode
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             os.replace(temporary, target)
@@ -61,15 +61,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by its own error
         if isinstance(error, PydistillError):
             raise
-        kind, reason = (WriteError, with_remedy(error)) if made else not_made(error)
-        raise kind(f"cannot write {target}: {reason}; what was there before is unchanged") from error
+        kind, reason = (WriteError, with_remedy(error)) if created else creation_failure(error)
+        raise kind(f"cannot write {target}: {reason}; the previous content is unchanged") from error
     try:
         _flush_folder(target.parent)
     except OSError as error:
         raise WriteError(f"{target} is written, but may not survive a power failure: {with_remedy(error)}") from error
 
 
-# System errors by the remedy that they need.
+# Error numbers of the operating system, grouped by remedy.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR}
@@ -81,7 +81,7 @@ _NO_PLACE = {
 
 
 def with_remedy(error: Exception) -> str:
-    """The system's reason why a file could not be written, and the remedy."""
+    """Return the system's reason for a failed write, with the remedy."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     number = error.errno if isinstance(error, OSError) else None
     if number in _NO_ROOM or any(os.strerror(code) in reason for code in _NO_ROOM):
@@ -93,15 +93,15 @@ def with_remedy(error: Exception) -> str:
     return reason
 
 
-def not_made(error: Exception) -> tuple[type[WriteError], str]:
-    """The error class, and the reason with its remedy, if a file or its folder could not be created at all."""
+def creation_failure(error: Exception) -> tuple[type[WriteError], str]:
+    """Return the error class and the reason with its remedy for a file or folder that could not be created."""
     if isinstance(error, OSError) and error.errno in _NO_PLACE:
         return PathError, f"{error.strerror}; {_NO_PLACE[error.errno]}"
     return WriteError, with_remedy(error)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a power failure, on systems that can open folders (POSIX)."""
+    """Flush the folder so that a rename in it survives a power failure (POSIX only)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -124,7 +124,7 @@ def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> N
 def open_regular(path: str | os.PathLike[str], flags: int) -> int:
     """Open a regular file without following links, as an `opener` of `open`.
 
-    In a folder that somebody else made, a name may be a link to one of the user's own files.
+    In a folder created by another user, a name may be a link to one of this user's files.
 
     Raises:
         OSError: the path is a link or not a regular file, or cannot be opened.
@@ -143,7 +143,7 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
         names: file names, or shell patterns of them.
     """
     patterns = [f".{name}.*.tmp" for name in names]
-    for pattern in (*patterns, ".tmp??????"):  # the last is what safetensors calls its own
+    for pattern in (*patterns, ".tmp??????"):  # the last pattern matches the temporary files of safetensors
         for path in folder.glob(pattern):
             path.unlink()
 
@@ -170,7 +170,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise FormatError(
-            f"{path} is not readable JSON ({error}); it is damaged or not a file of pydistill's"
+            f"{path} is not readable JSON ({error}); it is damaged or was not written by pydistill"
         ) from error
 
 
@@ -182,6 +182,6 @@ def _finite(text: str) -> float:
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's content as 64 hexadecimal digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Ctrl-C: a run stops where its state can be saved, and at the second time at once."""
+"""Handle Ctrl-C: the first stops a run once its state is saved, the second stops it immediately."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import FrameType
 
 
 class Stop:
-    """The state of Ctrl-C: pressed or not, and whether the current work may be dropped.
+    """A request to stop, set by Ctrl-C.
 
     Attributes:
-        requested: it was; looked at between iterations.
+        requested: true once Ctrl-C was pressed; checked between iterations.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Stop:
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
-        """Inside, the first Ctrl-C raises KeyboardInterrupt as well: what is done there can be done again."""
+        """Let the first Ctrl-C raise KeyboardInterrupt inside this context, for work that can be repeated."""
         self._abandonable = True
         try:
             if self.requested:
@@ -32,7 +32,7 @@ class Stop:
             self._abandonable = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The signal's handler."""
+        """Handle SIGINT."""
         again, self.requested = self.requested, True
         if again or self._abandonable:
             raise KeyboardInterrupt
@@ -40,9 +40,9 @@ class Stop:
 
 @contextmanager
 def stopping_cleanly() -> Iterator[Stop]:
-    """Turn the first Ctrl-C into a request; a second one raises KeyboardInterrupt, wherever the program is.
+    """Turn the first Ctrl-C into a request to stop; the second raises KeyboardInterrupt.
 
-    Outside the main thread, which alone may handle signals, nothing is ever requested.
+    Only the main thread can handle signals: in any other thread no stop is ever requested.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

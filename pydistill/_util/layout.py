@@ -24,20 +24,20 @@ CONVEXIFIED_NAME = "convexified"
 LOCK = ".lock"
 EVALUATIONS_LOCK = ".evaluations.lock"
 
-SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or written again when a run is continued
-LOGS = (TENSORBOARD_NAME, WANDB_NAME, WANDB_ID_NAME)  # begun before anything has been computed
+SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or rewritten when a run is resumed
+LOGS = (TENSORBOARD_NAME, WANDB_NAME, WANDB_ID_NAME)  # created before the first iteration
 OUTCOMES = (SET_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
-RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # by which a folder is known as a run's
-INDEX_NAME = "index.json"  # of experts
+RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
+INDEX_NAME = "index.json"  # of a trajectory store
 
 
 def holds_experts(folder: Path) -> bool:
-    """True if the folder holds experts."""
+    """Return whether the folder holds experts."""
     return (folder / INDEX_NAME).exists()
 
 
 def holds_run(folder: Path) -> bool:
-    """True if the folder holds a run."""
+    """Return whether the folder holds a run."""
     return any((folder / name).exists() for name in RUN_FILES)
 
 
@@ -45,14 +45,14 @@ def other_runs(folder: Path) -> str:
     """Suggest up to two runs inside a folder that is not a run; an empty string if there are none."""
     if not folder.is_dir():
         return ""
-    runs = [each for each in sorted(folder.iterdir()) if each.is_dir() and holds_run(each)]
+    runs = [path for path in sorted(folder.iterdir()) if path.is_dir() and holds_run(path)]
     if not runs:
         return ""
     return f"give {'the run' if len(runs) == 1 else 'one of the runs'} in it, {' or '.join(map(str, runs[:2]))}"
 
 
 def no_run(folder: Path) -> InputError:
-    """The error message for a folder that does not hold a run."""
+    """Make the error for a folder that does not hold a run."""
     if not folder.exists():
         return InputError(f"{folder} holds no run: there is no such folder; give a run's folder")
     remedy = other_runs(folder) or "give a run's folder"
@@ -61,12 +61,12 @@ def no_run(folder: Path) -> InputError:
 
 
 def refuse_experts(folder: Path) -> None:
-    """InputError if the folder, in which a run is wanted, holds experts."""
+    """Raise InputError if the folder of a new run holds experts."""
     if holds_experts(folder):
         raise InputError(f"{folder} holds experts; choose another folder for the run")
 
 
 def refuse_run(folder: Path) -> None:
-    """InputError if the folder, in which experts are wanted, holds a run."""
+    """Raise InputError if the folder of new experts holds a run."""
     if holds_run(folder):
         raise InputError(f"{folder} holds a run; choose another folder for the experts")

@@ -1,4 +1,4 @@
-"""One writer at a time: a lock on a folder that ends with its process."""
+"""Lock a folder for one writer at a time; the lock ends with its process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pydistill._util.files import WriteError, not_made, open_regular
+from pydistill._util.files import WriteError, creation_failure, open_regular
 from pydistill._util.layout import LOCK
 from pydistill.errors import InputError
 
@@ -18,12 +18,12 @@ from pydistill.errors import InputError
 def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a folder, which is created if it does not exist.
 
-    The system releases the lock when the process ends, however it ends; the lock file stays and has no meaning.
+    The system releases the lock when the process ends, even by a kill. The lock file remains, but does not lock.
 
     Args:
         folder: the folder to write.
-        name: the lock file; another one than `.lock` for files that are written while the folder's writer works.
-        wait: wait until the lock is free instead of raising. (Within one thread this would wait for ever.)
+        name: the lock file; a name other than `.lock` protects files that are written alongside the folder's writer.
+        wait: wait until the lock is free instead of raising. (Nested in one thread, this would never return.)
 
     Raises:
         InputError: another process (or this one, elsewhere) holds the lock, and `wait` is false.
@@ -36,7 +36,7 @@ def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterat
         folder.mkdir(parents=True, exist_ok=True)
         os.close(open_regular(path, os.O_RDWR | os.O_CREAT))
     except OSError as error:
-        kind, reason = not_made(error)
+        kind, reason = creation_failure(error)
         raise kind(f"cannot write in {folder}: {reason}") from error
     try:
         lock.acquire()
@@ -56,7 +56,7 @@ def only_writer(folder: Path, *, name: str = LOCK, wait: bool = False) -> Iterat
 
 
 def _holder(path: Path) -> str:
-    """The process number in a lock file, as a part of a message."""
+    """Return the process number in a lock file as part of a message."""
     try:
         with open(path, encoding="utf-8", opener=open_regular) as handle:
             number = handle.read(20).strip()

@@ -1,4 +1,4 @@
-"""Memory of this process: its peak, and how much more it can allocate."""
+"""Measure the peak memory of this process and the memory that it can still allocate."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def peak_resident() -> int:
 def available_memory() -> int | None:
     """Return how many bytes this process can still allocate, or None if the system does not say.
 
-    On Linux this is the machine's available memory, or what the process's cgroups (version 2, as in containers) still
-    allow if that is less.
+    On Linux this is the machine's available memory, or the rest of the tightest limit of the process's cgroups
+    (version 2, as in containers) if that is less.
     """
     limits = [limit for limit in (_machine_available(), _cgroup_available()) if limit is not None]
     return min(limits, default=None)
 
 
-def check_memory_available(needed: int, what: str, remedy: str) -> None:
+def check_memory_available(needed: int, subject: str, remedy: str) -> None:
     """Refuse an allocation that cannot fit.
 
     Args:
         needed: bytes, at least.
-        what: needs them; the subject of the message, in the singular.
+        subject: of the message, a singular noun phrase that names the allocation.
         remedy: the setting to change.
 
     Raises:
@@ -41,7 +41,7 @@ def check_memory_available(needed: int, what: str, remedy: str) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise OutOfMemoryError(
-            f"{what} needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; {remedy}"
+            f"{subject} needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; {remedy}"
         )
 
 
@@ -55,7 +55,7 @@ def _machine_available() -> int | None:
 
 
 def _cgroup_available() -> int | None:
-    """Return what the tightest limit on this process's cgroup and its parents leaves; None without a limit."""
+    """Return the rest of the tightest limit on this process's cgroup and its parents; None without a limit."""
     try:
         lines = _OWN_CGROUP.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
@@ -70,7 +70,9 @@ def _cgroup_available() -> int | None:
 
 def _limit_of_cgroup(group: Path) -> int | None:
     try:
-        limit = int((group / "memory.max").read_text(encoding="ascii"))  # "max" is no limit, and no number
+        limit = int(
+            (group / "memory.max").read_text(encoding="ascii")
+        )  # "max", which means no limit, raises ValueError
         used = int((group / "memory.current").read_text(encoding="ascii"))
         usage = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
         file_cache = int(usage.get("inactive_file", 0)) + int(usage.get("active_file", 0))  # reclaimed on demand

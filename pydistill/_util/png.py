@@ -1,4 +1,4 @@
-"""Image sheets, and images as PNG files."""
+"""Arrange images in sheets and encode them as PNG files."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def png_bytes(image: Tensor) -> bytes:
 
 
 def html_sheet(images: Tensor, classes: int, caption: str) -> str:
-    """HTML of images above a line of text; the text alone for images of one pixel (a table), or without Pillow.
+    """Format images above a line of text as HTML; the text alone for images of one pixel (a table) or without Pillow.
 
     Args:
-        images: [n, C, H, W] in [0, 1], class by class, equally many of each; the first of each class are shown, up to
-            a million pixels in all.
+        images: [n, C, H, W] in [0, 1], sorted by class, the same number per class; shows the first ones of every
+            class, up to a million pixels in total.
         classes: their number.
         caption: the text.
     """

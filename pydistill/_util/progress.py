@@ -1,4 +1,4 @@
-"""Progress on the standard error: bars on a terminal and in a notebook, a line now and then elsewhere."""
+"""Show progress on standard error: bars on a terminal and in a notebook, occasional lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LINE_EVERY_SECONDS = 15.0
 
 
 def in_notebook() -> bool:
-    """True if a Jupyter or Colab notebook runs this process."""
+    """Return whether this process runs in a Jupyter or Colab notebook."""
     interactive = sys.modules.get("IPython")  # a notebook has imported it
     shell = None if interactive is None else interactive.get_ipython()
     return hasattr(shell, "kernel")
 
 
 def on_terminal() -> bool:
-    """True if the standard error is a terminal; it may also be closed."""
+    """Return whether standard error is a terminal; false if it is closed."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
@@ -30,15 +30,15 @@ def is_shown(progress: bool | None) -> bool:
 
 
 class Bar:
-    """A progress bar with values behind it, on a terminal and in a notebook; elsewhere a plain line every 15 seconds.
+    """A progress bar with values after it on a terminal and in a notebook; a plain line every 15 seconds elsewhere.
 
-    If the standard error is closed, full or its reader is gone, nothing more is shown, and the work continues.
+    If standard error is closed, full or has lost its reader, the bar stops writing and the work continues.
 
     Args:
         title: the name of the work.
         total: the number of steps.
-        done: the number of steps done before, by a run that is resumed.
-        quiet: show nothing.
+        done: steps that a resumed run has already done.
+        quiet: write no output.
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, quiet: bool = False) -> None:
@@ -55,12 +55,12 @@ class Bar:
                 if in_notebook():
                     from tqdm.auto import tqdm
             except ImportError:
-                return  # plain lines need nothing
-            # With a delay, nothing is written before the first update, where errors are caught.
+                return  # print plain lines instead
+            # The delay postpones the first write to the first update, where errors are caught.
             self._bar = tqdm(total=total, initial=done, desc=title, dynamic_ncols=True, leave=True, delay=1e-3)
 
     def step(self, count: int = 1, **values: str) -> None:
-        """Advance by `count` steps. Shows `values` behind the bar, or the last ones if there are none."""
+        """Advance by `count` steps. Shows `values` after the bar, or the previous values if there are none."""
         self._done += count
         self._values = values or self._values
         if self._bar is not None:
@@ -88,7 +88,7 @@ class Bar:
             self._show(lambda: print(line, file=sys.stderr, flush=True))
 
     def _show(self, write: Callable[[], None]) -> None:
-        """Write to the standard error, and nothing more once that fails."""
+        """Write to standard error; stop writing after the first failure."""
         if self._quiet:
             return
         try:

@@ -1,11 +1,11 @@
-"""Settings dataclasses: a setting is written once, as a field with its type, default, limits and one line of help.
+"""Settings dataclasses: one field declares a setting's type, default, limits and one line of help.
 
     @dataclass(frozen=True)
     class TrainingSettings(Settings):
         epochs: int = setting(50, "passes over the data", at_least=1)
 
-A class checks itself when an instance is made, so there is no invalid instance. Files, flags and stored settings become
-instances through `from_dict`; the command line and its help are derived from `described_settings`.
+The constructor checks every field, so invalid instances do not exist. `from_dict` makes instances of files, flags and
+stored settings; the command line and its help are derived from `described_settings`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LIMITS = {
     "at_most": (operator.le, "at most {}"),
     "below": (operator.lt, "below {}"),
 }
-_NAMES = {int: "a whole number", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
+_NAMES = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
 
 
 def setting(
@@ -40,22 +40,22 @@ def setting(
     at_most: float | None = None,
     below: float | None = None,
 ) -> Any:
-    """A field of a settings dataclass.
+    """Declare a field of a settings dataclass.
 
     Args:
-        default: its value when none is given; settings dataclasses are immutable and may be one.
+        default: a value; an instance of a settings dataclass is allowed, as these are immutable.
         help: one line, shown by --help.
         at_least, above, at_most, below: limits of a number.
     """
-    given = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    limits = {name: limit for name, limit in given.items() if limit is not None}
+    bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
+    limits = {name: limit for name, limit in bounds.items() if limit is not None}
     return field(default=default, metadata={"help": help, "limits": limits})
 
 
 class Settings:
-    """Base of the settings dataclasses: checks and normalises every field when an instance is made.
+    """Base of the settings dataclasses; the constructor checks and normalises every field.
 
-    Fields are int, float (finite; whole numbers become floats), bool, str, Literal, lists and tuples of one of these,
+    Fields are int, float (finite; integers become floats), bool, str, Literal, lists and tuples of one of these,
     other settings dataclasses, and unions of them with None. NumPy's numbers become Python's.
 
     Raises:
@@ -74,7 +74,7 @@ class Settings:
         self._check()
 
     def _check(self) -> None:
-        """Check what depends on several settings; a subclass raises SettingError."""
+        """Check constraints between settings; a subclass raises SettingError."""
 
 
 S = TypeVar("S", bound=Settings)
@@ -85,9 +85,9 @@ def from_dict(kind: type[S], values: Any, *, base: S | None = None, source: str 
 
     Args:
         kind: the settings dataclass.
-        values: by name; a setting that is not named keeps its default, in nested settings too.
+        values: by name; settings that are not named have their defaults, also in nested groups.
         base: where the defaults come from; the class's own by default.
-        source: the origin that an error message begins with.
+        source: the origin of the values, which begins error messages.
 
     Raises:
         SettingError: a setting does not exist, has the wrong type or is outside its limits.
@@ -102,14 +102,14 @@ def from_dict(kind: type[S], values: Any, *, base: S | None = None, source: str 
 def _made(kind: type[S], values: Any, base: S | None) -> S:
     if not isinstance(values, Mapping):
         raise SettingError("", values, "a mapping of names to values")
-    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    fields_by_name = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     chosen = {}
     for name, value in values.items():
-        if name not in known:
-            raise UnknownSettingError(str(name), known)
+        if name not in fields_by_name:
+            raise UnknownSettingError(str(name), fields_by_name)
         nested = nested_settings(_types_of(kind)[name])
         if nested is not None and isinstance(value, Mapping):
-            default = known[name].default if base is None else getattr(base, name)
+            default = fields_by_name[name].default if base is None else getattr(base, name)
             with in_group(name):
                 value = _made(nested, value, default if isinstance(default, nested) else None)
         chosen[name] = value
@@ -118,7 +118,7 @@ def _made(kind: type[S], values: Any, base: S | None) -> S:
 
 @contextmanager
 def in_group(name: str) -> Iterator[None]:
-    """Put the group's name before the setting that an error raised inside names."""
+    """Prefix the setting named by an error from this context with the group's name."""
     try:
         yield
     except SettingError as error:
@@ -128,14 +128,14 @@ def in_group(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Described:
-    """One setting, as the command line and its help need it.
+    """The description of one setting for the command line and its help.
 
     Attributes:
         name: dotted.
         help: one line.
         allowed: its type and limits in words.
-        default: its value when none is given.
-        textual: whether text is a value of it, as it stands.
+        default: its default value.
+        textual: whether a string is a valid value without conversion.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Described:
 
 
 def described_settings(settings: Settings | type[Settings], prefix: str = "") -> Iterator[Described]:
-    """Every single setting of a class (or of an instance, whose values are the defaults), nested ones included."""
+    """Describe every setting of a class, or of an instance, whose values are the defaults; nested groups included."""
     kind = settings if isinstance(settings, type) else type(settings)
     for item in fields(kind):  # type: ignore[arg-type]
         hint, name = _types_of(kind)[item.name], f"{prefix}{item.name}"
@@ -161,7 +161,7 @@ def described_settings(settings: Settings | type[Settings], prefix: str = "") ->
 
 
 def nested_settings(hint: Any) -> type[Any] | None:
-    """The settings dataclass that an annotation allows, alone or in a union."""
+    """Return the settings dataclass that an annotation allows, alone or in a union; None if there is none."""
     return next((option for option in _options(hint) if isinstance(option, type) and is_dataclass(option)), None)
 
 
@@ -174,7 +174,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """The value in the form that the annotation names; TypeError if it has none."""
+    """Convert a value to the annotated type; raises TypeError if it does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         for option in arguments:
@@ -193,7 +193,7 @@ def _converted(value: Any, hint: Any) -> Any:
 
 
 def _within(value: Any, limits: Mapping[str, float]) -> Any:
-    """The value; OverflowError if it is a number that is not finite or outside the limits."""
+    """Return the value; raises OverflowError for a number that is not finite or outside the limits."""
     if isinstance(value, float) and not math.isfinite(value):
         raise OverflowError
     if isinstance(value, (int, float)) and not all(_LIMITS[name][0](value, limit) for name, limit in limits.items()):
@@ -202,7 +202,7 @@ def _within(value: Any, limits: Mapping[str, float]) -> Any:
 
 
 def _allowed(hint: Any, limits: Mapping[str, float]) -> str:
-    """The type and limits of a setting in words, such as "a number of at least 0 and below 1 or null"."""
+    """Describe the type and limits of a setting in words, such as "a number of at least 0 and below 1 or null"."""
     bounds = " and ".join(_LIMITS[name][1].format(_number(limit)) for name, limit in limits.items())
     words: list[str] = []
     for option in _options(hint):

@@ -1,7 +1,8 @@
-"""Safetensors files with one JSON header and checksums: distilled sets, checkpoints, experts and cached data.
+"""Read and write safetensors files with a JSON header and checksums.
 
-The header is one text in the file's metadata. Its last entry, "sha256", is the SHA-256 of the header without it; the
-entry "tensors" describes every tensor, with the SHA-256 of its bytes. Checksums detect damage, not forgery.
+Distilled sets, checkpoints, experts and cached data are such files. The header is one string in the metadata. Its last
+entry, "sha256", is the SHA-256 of the header without that entry; "tensors" describes every tensor, with the SHA-256 of
+its bytes. Checksums detect damage, not forgery.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from pydistill.errors import FormatError, InputError
 TENSORS = "tensors"
 CHECKSUM = "sha256"
 MAX_HEADER = 64 * 2**20
-"""Bytes of the longest header that is read, so that a damaged length cannot exhaust the memory."""
+"""Maximum size of a header in bytes, so that a damaged length cannot exhaust the memory."""
 
 
 class UnreadableError(FormatError):
-    """A file exists but cannot be opened or read; its content may be intact."""
+    """A file that exists cannot be opened or read; its content may be intact."""
 
 
 def write_tensors(
@@ -67,45 +68,45 @@ def write_tensors(
 
 
 def read_tensors(
-    path: str | os.PathLike[str], key: str, version: int, what: str
+    path: str | os.PathLike[str], key: str, version: int, description: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read the header and the tensors that `write_tensors` wrote, and verify all checksums; runs no code.
 
     Args:
         version: the header's `format`.
-        what: the kind of file, for messages, such as "a checkpoint".
+        description: of the kind of file, for messages, such as "a checkpoint".
 
     Raises:
-        FormatError: the file is damaged, not `what`, or of another format.
+        FormatError: the file is damaged, of another kind, or of another format.
     """
-    with open_tensors(path, what) as file:
-        header, described = _header(file, key, version, path, what)
+    with open_tensors(path, description) as file:
+        header, described = _header(file, key, version, path, description)
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
     if described.keys() != tensors.keys():
         raise FormatError(f"{path} is damaged: it does not hold the tensors that its header lists")
     for name, value in tensors.items():
         listed = described[name] if isinstance(described[name], dict) else {}
         if any(listed.get(entry) != actual for entry, actual in _description(value).items()):
-            raise FormatError(f"{path} is damaged: tensor {name} is not the one that was written")
+            raise FormatError(f"{path} is damaged: tensor {name} does not match its description in the header")
     return header, tensors
 
 
-def read_header(path: str | os.PathLike[str], key: str, version: int, what: str) -> dict[str, Any]:
+def read_header(path: str | os.PathLike[str], key: str, version: int, description: str) -> dict[str, Any]:
     """Read the header alone, as `read_tensors` returns it; does not notice damage to a tensor.
 
     Raises:
         FormatError: as `read_tensors`.
     """
-    with open_tensors(path, what) as file:
-        return _header(file, key, version, path, what)[0]
+    with open_tensors(path, description) as file:
+        return _header(file, key, version, path, description)[0]
 
 
 @contextmanager
-def open_tensors(path: str | os.PathLike[str], what: str = "a safetensors file") -> Iterator[Any]:
+def open_tensors(path: str | os.PathLike[str], description: str = "a safetensors file") -> Iterator[Any]:
     """Open a safetensors file for reading single tensors or rows, as `safetensors.safe_open` does.
 
     Args:
-        what: the kind of file, for messages.
+        description: of the kind of file, for messages.
 
     Raises:
         FormatError: the file is missing or damaged; also for damage that shows while it is read.
@@ -119,7 +120,7 @@ def open_tensors(path: str | os.PathLike[str], what: str = "a safetensors file")
         with safe_open(os.fspath(path), framework="pt") as handle:
             yield handle
     except (SafetensorError, RuntimeError) as error:
-        raise FormatError(f"{path} is damaged or not {what} ({error})") from error
+        raise FormatError(f"{path} is damaged or not {description} ({error})") from error
     except FileNotFoundError as error:
         raise FormatError(f"{path} is missing") from error
     except OSError as error:
@@ -127,28 +128,28 @@ def open_tensors(path: str | os.PathLike[str], what: str = "a safetensors file")
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    """SHA-256 of a CPU tensor's elements, row by row, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a CPU tensor's elements, row by row, as 64 hexadecimal digits."""
     return _sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b"")
 
 
 def _header(
-    file: Any, key: str, version: int, path: str | os.PathLike[str], what: str
+    file: Any, key: str, version: int, path: str | os.PathLike[str], description: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The header without the descriptions of the tensors, and these."""
+    """Return the header without its last two entries, and the descriptions of the tensors."""
     text = (file.metadata() or {}).get(key)
     if text is None:
-        raise FormatError(f"{path} is not {what} of pydistill's")
+        raise FormatError(f"{path} is not {description} written by pydistill")
     try:
         header = json.loads(text)
-        found = header.get("format") if isinstance(header, dict) else None
-        if found != version or isinstance(found, bool):
-            raise FormatError(f"{path} has format {found}; this version of pydistill reads {version}")
+        stored = header.get("format") if isinstance(header, dict) else None
+        if stored != version or isinstance(stored, bool):
+            raise FormatError(f"{path} has format {stored}; this version of pydistill reads {version}")
         checksum = header.pop(CHECKSUM, None)
         intact = checksum == _sha256(_json(header).encode())
     except FormatError:
         raise
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path} is damaged or not {what} ({error})") from error
+        raise FormatError(f"{path} is damaged or not {description} ({error})") from error
     described = header.pop(TENSORS, None)
     if not intact or not isinstance(described, dict):
         raise FormatError(f"{path} is damaged: its header does not match its SHA-256")
@@ -156,12 +157,12 @@ def _header(
 
 
 def _json(header: Mapping[str, Any]) -> str:
-    """The text of a header; reading and writing it again gives the same text."""
+    """Serialise a header; parsing and serialising it again gives the same text."""
     return json.dumps(header, allow_nan=False)
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU and contiguous, each in memory of its own, as safetensors requires."""
+    """Return the tensors on the CPU, contiguous and without shared memory, as safetensors requires."""
     stored: dict[str, Tensor] = {}
     memory: set[int] = set()
     for name, tensor in tensors.items():

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pydistill._util.checks import SEEDS_BELOW, check_whole
+from pydistill._util.checks import SEEDS_BELOW, check_integer
 from pydistill._util.devices import usable_device
 from pydistill._util.format import accuracy_of
 from pydistill._util.format import networks as networks_text
@@ -204,7 +204,7 @@ def train_network(
             device.
         DivergedError: the training diverged.
     """
-    check_whole("repeat", repeat, 0)
+    check_integer("repeat", repeat, 0)
     seed = _seed(settings, repeat)
     pictures, labels = _to_device(images, labels, usable_device(device))
     channels, *plane = pictures.shape[1:]

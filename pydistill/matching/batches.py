@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pydistill._util.checks import check_generator, check_instance, check_tensor, check_whole
+from pydistill._util.checks import check_generator, check_instance, check_integer, check_tensor
 from pydistill.data.dsa import DsaDraw, DsaSettings, augment, draw_tables
 from pydistill.errors import InputError, shown
 
@@ -125,8 +125,8 @@ class Batches:
             InputError: an argument has the wrong type or is outside its limits.
         """
         check_tensor("images", images, "a tensor [n, C, H, W]")
-        check_whole("steps", steps, 1)
-        check_whole("batch_size", batch_size, 1)
+        check_integer("steps", steps, 1)
+        check_integer("batch_size", batch_size, 1)
         check_generator(generator)
         if dsa is not None:
             check_instance("dsa", dsa, DsaSettings, "a DsaSettings, or None for no augmentation")

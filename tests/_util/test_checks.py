@@ -1,4 +1,4 @@
-"""Arguments of the wrong type, from Python: refused by their name."""
+"""Arguments of the wrong type raise an error that names them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pydistill._util.checks import check_generator, check_path, check_seed, check_tensor, check_whole
+from pydistill._util.checks import check_generator, check_integer, check_path, check_seed, check_tensor
 from pydistill.distillation.distiller import Distiller
 from pydistill.errors import InputError, SettingError
 from pydistill.nn import build
@@ -21,7 +21,7 @@ from tests.helpers.small_runs import EXPERT, MODEL, experts, recipe
     ("name", "value"),
     [("settings", {}), ("dataset", None), ("store", "experts"), ("student", MODEL)],
 )
-def test_a_distiller(name: str, value: Any, small_parts: dict[str, Any]) -> None:
+def test_distiller_arguments(name: str, value: Any, small_parts: dict[str, Any]) -> None:
     with pytest.raises(SettingError) as raised:
         Distiller(**(small_parts | {name: value}))
     assert raised.value.setting == name
@@ -38,7 +38,7 @@ def small_parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def test_a_training_without_a_generator() -> None:
+def test_training_needs_a_generator() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     images, labels = torch.zeros(2, 1, 2, 2), torch.tensor([0, 1])
     with pytest.raises(SettingError) as raised:
@@ -47,33 +47,33 @@ def test_a_training_without_a_generator() -> None:
 
 
 @pytest.mark.parametrize("value", [[1, 2], np.zeros(2), None])
-def test_a_tensor(value: Any) -> None:
+def test_check_tensor(value: Any) -> None:
     with pytest.raises(SettingError) as raised:
         check_tensor("x", value)
     assert (raised.value.setting, raised.value.hint) == ("x", "" if value is None else "torch.as_tensor makes one")
 
 
 @pytest.mark.parametrize("value", [0, 1.0, True, "1", None])
-def test_a_whole_number(value: Any) -> None:
-    with pytest.raises(SettingError, match="n must be a whole number of at least 1, not "):
-        check_whole("n", value, 1)
-    check_whole("n", np.int32(2), 1)
+def test_check_integer(value: Any) -> None:
+    with pytest.raises(SettingError, match="n must be an integer"):
+        check_integer("n", value, 1)
+    check_integer("n", np.int32(2), 1)
 
 
 @pytest.mark.parametrize("value", [-1, 2**63, 0.5, None])
-def test_a_seed(value: Any) -> None:
+def test_check_seed(value: Any) -> None:
     with pytest.raises(SettingError):
         check_seed(value)
     check_seed(2**63 - 1)
 
 
 @pytest.mark.parametrize("value", ["", None, 3])
-def test_a_path(value: Any) -> None:
+def test_check_path(value: Any) -> None:
     with pytest.raises(InputError):
         check_path("path", value)
 
 
-def test_a_generator() -> None:
+def test_check_generator() -> None:
     check_generator(torch.Generator())
     with pytest.raises(SettingError):
         check_generator(0)

@@ -1,4 +1,4 @@
-"""Times, amounts of memory, counts and errors in words."""
+"""Times, sizes, counts and errors as text."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from pydistill._util.format import accuracy_of, counted, duration, first_line, n
 
 
 def test_durations() -> None:
-    told = [duration(each) for each in (0.0123, 0.9996, 3.44, 99.6, 600, 7800, 400_000)]
-    assert told == ["12.3 ms", "1 s", "3.44 s", "99.6 s", "10 min", "2 h 10 min", "4 d 15 h"]
+    texts = [duration(seconds) for seconds in (0.0123, 0.9996, 3.44, 99.6, 600, 7800, 400_000)]
+    assert texts == ["12.3 ms", "1 s", "3.44 s", "99.6 s", "10 min", "2 h 10 min", "4 d 15 h"]
 
 
 def test_sizes() -> None:
-    told = [size(each) for each in (12_000, 3_400_000, 999_900_000, 5_600_000_000, 139_000_000_000)]
-    assert told == ["12 kB", "3.4 MB", "1 GB", "5.6 GB", "139 GB"]
+    texts = [size(count) for count in (12_000, 3_400_000, 999_900_000, 5_600_000_000, 139_000_000_000)]
+    assert texts == ["12 kB", "3.4 MB", "1 GB", "5.6 GB", "139 GB"]
 
 
-def test_counts_have_their_number() -> None:
+def test_nouns_are_pluralised() -> None:
     assert [counted(count, "expert") for count in (0, 1, 2)] == ["0 experts", "1 expert", "2 experts"]
     assert [networks(count, "fresh") for count in (1, 5)] == ["1 fresh network", "5 fresh networks"]
 
 
-def test_one_network_has_no_spread() -> None:
+def test_one_network_has_no_standard_deviation() -> None:
     assert (accuracy_of(0.149, 0.0, 1), networks(1), networks(1, "fresh")) == ("14.9 %", "1 network", "1 fresh network")
     assert (accuracy_of(0.6, 0.1, 2), networks(2, "fresh")) == ("60.0 ± 10.0 %", "2 fresh networks")
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (ValueError("the one\nthe other"), "the one"),
         (ValueError("\n \n  the one \nthe other\n"), "the one"),
@@ -36,5 +36,5 @@ def test_one_network_has_no_spread() -> None:
         (KeyboardInterrupt(), "KeyboardInterrupt"),
     ],
 )
-def test_an_error_is_told_in_one_line(error: BaseException, told: str) -> None:
-    assert first_line(error) == told
+def test_first_line_of_an_error(error: BaseException, expected: str) -> None:
+    assert first_line(error) == expected

@@ -1,4 +1,4 @@
-"""One writer of a folder at a time, and no lock that outlives its process."""
+"""A folder has one writer at a time, and a lock ends with its process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pydistill.runs.folder import RunFolder
 HOLD = """
 import sys, time
 from pathlib import Path
-sys.modules["torch"] = None  # it is slow to import, and a lock needs none
+sys.modules["torch"] = None  # slow to import, and not needed here
 import fcntl, os
 descriptor = os.open(Path(sys.argv[1]) / ".lock", os.O_RDWR | os.O_CREAT)
 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -35,7 +35,7 @@ time.sleep(60)
 """
 
 
-def test_a_folder_that_another_process_writes(tmp_path: Path) -> None:
+def test_folder_locked_by_another_process(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
@@ -45,11 +45,11 @@ def test_a_folder_that_another_process_writes(tmp_path: Path) -> None:
     finally:
         holder.kill()
         holder.communicate()
-    with RunFolder(tmp_path).opened():  # it died with its process
+    with RunFolder(tmp_path).opened():  # the lock ended with its process
         assert (tmp_path / LOCK).read_text() == f"{os.getpid()}\n"
 
 
-def test_the_same_process_is_not_let_in_twice_either(tmp_path: Path) -> None:
+def test_lock_excludes_the_same_process(tmp_path: Path) -> None:
     with only_writer(tmp_path / "new"):
         with pytest.raises(InputError, match=f"{os.getpid()}"), only_writer(tmp_path / "new"):
             pass
@@ -59,7 +59,7 @@ def test_the_same_process_is_not_let_in_twice_either(tmp_path: Path) -> None:
         pass
 
 
-def test_who_waits_is_let_in_when_the_other_has_ended(tmp_path: Path) -> None:
+def test_waiting_writer_enters_after_the_other_process_ends(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
@@ -80,8 +80,8 @@ def test_who_waits_is_let_in_when_the_other_has_ended(tmp_path: Path) -> None:
     assert entered.is_set()
 
 
-def test_two_evaluations_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each appends while the other may have read and not yet written."""
+def test_concurrent_evaluations_lose_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow read lets the evaluations overlap between reading and writing the file."""
     read = evaluations.read_evaluations
 
     def slowly(run: Path) -> Any:
@@ -90,21 +90,21 @@ def test_two_evaluations_at_once_lose_no_row(tmp_path: Path, monkeypatch: pytest
         return rows
 
     monkeypatch.setattr(evaluations, "read_evaluations", slowly)
-    found = [Evaluation(f"network {number}", (0.5,), 1.0) for number in range(6)]
-    with RunFolder(tmp_path).opened(), ThreadPoolExecutor(6) as several:  # while the run is being written
-        for done in [several.submit(evaluations.add_evaluations, tmp_path, [row]) for row in found]:
-            done.result()
-    assert {row["model"] for row in read(tmp_path)} == {row.model for row in found}
+    evaluations_to_add = [Evaluation(f"network {number}", (0.5,), 1.0) for number in range(6)]
+    with RunFolder(tmp_path).opened(), ThreadPoolExecutor(6) as pool:  # while the run is being written
+        for future in [pool.submit(evaluations.add_evaluations, tmp_path, [row]) for row in evaluations_to_add]:
+            future.result()
+    assert {row["model"] for row in read(tmp_path)} == {row.model for row in evaluations_to_add}
 
 
-def test_an_error_inside_gives_the_folder_free(tmp_path: Path) -> None:
+def test_error_releases_the_lock(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="inside"), only_writer(tmp_path):
         raise RuntimeError("inside")
     with only_writer(tmp_path):
         pass
 
 
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -115,8 +115,8 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("name", [LOCK, EVALUATIONS_LOCK])
 @pytest.mark.parametrize("exists", [True, False])
-def test_a_link_in_place_of_the_lock_is_not_followed(name: str, exists: bool, tmp_path: Path) -> None:
-    """A folder from somebody else may hold links to the user's own files."""
+def test_lock_does_not_follow_links(name: str, exists: bool, tmp_path: Path) -> None:
+    """A folder created by another user may hold links to this user's files."""
     victim, folder = tmp_path / "victim", tmp_path / "folder"
     folder.mkdir()
     (folder / name).symlink_to(victim)
@@ -128,7 +128,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(name: str, exists: bool, tm
     assert not exists or victim.read_text() == "precious"
 
 
-def test_a_lock_that_is_no_regular_file(tmp_path: Path) -> None:
+def test_lock_that_is_not_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / LOCK)
     with pytest.raises(WriteError), only_writer(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""Available memory: the machine's, or less if a cgroup allows less."""
+"""Available memory is that of the machine, or less if a cgroup limits it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cgroups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "groups"
 
 
-def test_the_machine_decides_without_a_tighter_limit(cgroups: Path) -> None:
+def test_memory_of_the_machine_without_a_tighter_limit(cgroups: Path) -> None:
     assert available_memory() == 8 * GIB
     write_cgroup(cgroups / "a" / "b", "max", 5 * GIB)
     assert available_memory() == 8 * GIB
@@ -40,7 +40,7 @@ def test_the_machine_decides_without_a_tighter_limit(cgroups: Path) -> None:
     assert available_memory() == 8 * GIB
 
 
-def test_the_tightest_cgroup_decides(cgroups: Path) -> None:
+def test_tightest_cgroup_limits_the_memory(cgroups: Path) -> None:
     write_cgroup(cgroups / "a" / "b", str(6 * GIB), 2 * GIB)
     assert available_memory() == 4 * GIB
     write_cgroup(cgroups / "a", str(10 * GIB), 7 * GIB)
@@ -51,7 +51,7 @@ def test_the_tightest_cgroup_decides(cgroups: Path) -> None:
         check_memory_available(2 * GIB, "a set", "use a smaller one")
 
 
-def test_the_file_cache_is_available(cgroups: Path) -> None:
+def test_file_cache_counts_as_available(cgroups: Path) -> None:
     write_cgroup(cgroups / "a" / "b", str(6 * GIB), 6 * GIB, cached=3 * GIB)
     assert available_memory() == 3 * GIB
     write_cgroup(cgroups / "a" / "b", str(6 * GIB), 7 * GIB)
@@ -59,7 +59,7 @@ def test_the_file_cache_is_available(cgroups: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "4:memory:/old\n", "0::/../elsewhere\n", None])
-def test_unknown_limits_are_ignored(content: str | None, cgroups: Path, tmp_path: Path) -> None:
+def test_unreadable_limits_are_ignored(content: str | None, cgroups: Path, tmp_path: Path) -> None:
     write_cgroup(cgroups, str(GIB), 0)
     (tmp_path / "cgroup").unlink()
     if content is not None:
@@ -76,7 +76,7 @@ def test_unknown_limits_are_ignored(content: str | None, cgroups: Path, tmp_path
 @pytest.mark.parametrize(
     ("file", "content"), [("memory.max", "6G\n"), ("memory.current", ""), ("memory.stat", "a 5 6\n")]
 )
-def test_an_unreadable_cgroup_is_ignored(file: str, content: str, cgroups: Path) -> None:
+def test_unreadable_cgroup_is_ignored(file: str, content: str, cgroups: Path) -> None:
     write_cgroup(cgroups / "a", str(6 * GIB), 2 * GIB)
     write_cgroup(cgroups / "a" / "b", str(GIB), 0)
     assert available_memory() == GIB

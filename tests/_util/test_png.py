@@ -15,7 +15,7 @@ from pydistill.errors import InputError, MissingDependencyError
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-def test_pixels_survive_a_png_file(channels: int, dtype: torch.dtype) -> None:
+def test_png_round_trip(channels: int, dtype: torch.dtype) -> None:
     image = pytest.importorskip("PIL.Image")
     pixels = torch.randint(0, 256, (channels, 6, 11), dtype=torch.uint8)
     levels = pixels if dtype == torch.uint8 else pixels.to(dtype) / 255
@@ -24,7 +24,7 @@ def test_pixels_survive_a_png_file(channels: int, dtype: torch.dtype) -> None:
     assert opened.tobytes() == bytes(pixels.permute(1, 2, 0).flatten().tolist())
 
 
-def test_numbers_outside_the_range_are_clamped() -> None:
+def test_values_outside_the_range_are_clamped() -> None:
     image = pytest.importorskip("PIL.Image")
     opened = image.open(io.BytesIO(png_bytes(torch.tensor([[[-1.0, 0.5, 2.0]]]))))
     assert list(opened.tobytes()) == [0, 128, 255]
@@ -52,7 +52,7 @@ def test_tiles_wrap_after_twenty_columns() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
-def test_a_sheet_shows_the_first_images_of_each_class(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sheet_shows_the_first_images_of_every_class(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL")
     images = torch.rand(6, channels, 4, 5)
     monkeypatch.setattr(png, "SHEET_PIXELS", 4 * 5 * 3)
@@ -62,7 +62,7 @@ def test_a_sheet_shows_the_first_images_of_each_class(channels: int, monkeypatch
     assert png.html_sheet(images, 3, "x").startswith('<div><img src="data:image/png;base64,')
 
 
-def test_a_sheet_of_what_cannot_be_drawn_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sheet_of_a_table_or_without_pillow_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert png.html_sheet(torch.rand(2, 7, 1, 1), 2, "<rows>") == "<div><code>&lt;rows&gt;</code></div>"
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert png.html_sheet(torch.rand(2, 1, 4, 4), 2, "text") == "<div><code>text</code></div>"

@@ -1,4 +1,4 @@
-"""Progress that cannot be shown does not end the work."""
+"""Failing to show progress does not stop the work."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from pydistill._util.progress import Bar
 
 
-class Gone(io.StringIO):
-    """A stream whose reader is gone."""
+class BrokenPipe(io.StringIO):
+    """A stream without a reader."""
 
     def __init__(self, terminal: bool) -> None:
         super().__init__()
@@ -26,11 +26,11 @@ class Gone(io.StringIO):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_a_stream_whose_reader_is_gone_is_not_used_again(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_pipe_stops_output_only(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if terminal:
         pytest.importorskip("tqdm")
     monkeypatch.setattr("pydistill._util.progress.LINE_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(sys, "stderr", stream := Gone(terminal))
+    monkeypatch.setattr(sys, "stderr", stream := BrokenPipe(terminal))
     try:
         with Bar("work", 3) as bar:
             bar.say("a line")
@@ -39,12 +39,12 @@ def test_a_stream_whose_reader_is_gone_is_not_used_again(terminal: bool, monkeyp
                 bar.step(loss="1.0")
             bar.say("another line")
     except BrokenPipeError:
-        pytest.fail("the work ended")
+        pytest.fail("the work stopped")
     assert bar.done == 3
     assert 0 < stream.writes <= writes
 
 
-def test_a_closed_standard_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_closed_standard_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with Bar("work", 1) as bar:
         bar.step()

@@ -1,4 +1,4 @@
-"""Settings: what a dataclass of them refuses, plain values to settings and back, and the names in errors."""
+"""Settings dataclasses check their values, convert to and from plain values, and name settings in errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.helpers.small_runs import EXPERT, assert_same_outcome, recipe
 
 @dataclass(frozen=True)
 class Inner(Settings):
-    """Settings inside others."""
+    """A nested group of settings."""
 
     share: float = setting(0.5, "a share", at_least=0, at_most=1)
 
@@ -48,7 +48,7 @@ class Outer(Settings):
     epochs: int | list[int] | None = setting(None, "epochs")
     words: tuple[str, ...] = setting((), "words")
     inner: Inner = setting(Inner(0.25), "nested")
-    maybe: Inner | None = setting(None, "nested, if at all")
+    maybe: Inner | None = setting(None, "nested or null")
 
     def _check(self) -> None:
         if self.flag and self.kind == "y":
@@ -84,7 +84,7 @@ class Outer(Settings):
         ("maybe", 5),
     ],
 )
-def test_a_value_of_the_wrong_type_or_outside_its_limits_is_refused(name: str, value: Any) -> None:
+def test_invalid_value_is_refused(name: str, value: Any) -> None:
     with pytest.raises(SettingError) as raised:
         Outer(**{name: value})
     assert raised.value.setting == name
@@ -92,19 +92,19 @@ def test_a_value_of_the_wrong_type_or_outside_its_limits_is_refused(name: str, v
     assert str(raised.value).startswith(f"{name} must be {raised.value.allowed}, not ")
 
 
-def test_limits_are_inclusive_or_not_as_they_say() -> None:
+def test_inclusive_limits() -> None:
     settings = Outer(count=9, inner=Inner(1))
     assert (settings.count, settings.inner.share) == (9, 1.0)
     assert Outer(count=1, inner=Inner(0)).inner.share == 0
 
 
-def test_a_class_checks_several_settings_together() -> None:
+def test_constraints_between_settings() -> None:
     with pytest.raises(SettingError) as raised:
         replace(Outer(flag=True), kind="y")
     assert raised.value.setting == "kind"
 
 
-def test_values_become_python_s_own() -> None:
+def test_values_become_python_types() -> None:
     settings = Outer(
         count=np.int64(3),  # type: ignore[arg-type]
         rate=2,
@@ -117,11 +117,11 @@ def test_values_become_python_s_own() -> None:
     assert [type(value) for value in values] == [int, float, float, list, tuple]
 
 
-def test_plain_values_become_settings_and_the_rest_keeps_its_default() -> None:
+def test_from_dict_completes_with_defaults() -> None:
     assert from_dict(Outer, {}) == Outer()
     values = {"rate": 3, "words": ["a"], "maybe": {}}
     assert from_dict(Outer, values) == Outer(rate=3.0, words=("a",), maybe=Inner(0.5))
-    assert from_dict(Outer, {"inner": {}}).inner.share == 0.25, "a nested setting keeps the default of its field"
+    assert from_dict(Outer, {"inner": {}}).inner.share == 0.25, "nested settings start from their own defaults"
     assert from_dict(Outer, {"count": 2}, base=Outer(rate=5)) == Outer(count=2, rate=5)
     training = from_dict(Recipe, {"evaluation": {"training": {"epochs": 3}}}).evaluation.training
     assert (training.epochs, training.momentum, training.dsa) == (3, 0.9, DsaSettings())
@@ -141,7 +141,7 @@ def test_plain_values_become_settings_and_the_rest_keeps_its_default() -> None:
         ([], ""),
     ],
 )
-def test_an_error_names_the_setting_with_its_groups_and_the_source(values: Any, name: str) -> None:
+def test_error_names_source_group_and_setting(values: Any, name: str) -> None:
     with pytest.raises(SettingError) as raised:
         from_dict(Recipe, values, source="recipe mine.yaml")
     assert raised.value.setting == name
@@ -157,7 +157,7 @@ def test_an_error_names_the_setting_with_its_groups_and_the_source(values: Any, 
         ({1: 2}, "1", None),
     ],
 )
-def test_an_unknown_setting_is_refused_with_the_nearest_name(values: Any, name: str, near: str | None) -> None:
+def test_unknown_setting_suggests_the_nearest_name(values: Any, name: str, near: str | None) -> None:
     with pytest.raises(UnknownSettingError) as raised:
         from_dict(Recipe, values)
     error = raised.value
@@ -168,13 +168,13 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(values: Any, name: 
     assert near is None or f"did you mean --{near}?" in str(error)
 
 
-def test_groups_and_spelling_are_added_on_the_way_out() -> None:
+def test_in_group_and_spelling() -> None:
     with pytest.raises(SettingError) as raised, in_group("run"), in_group("outer"):
         Outer(count=0)
     error = raised.value
     assert error.setting == "run.outer.count"
     error.spell = {"run.outer.count": "--count"}.__getitem__
-    assert str(error) == "--count must be a whole number of at least 1 and below 10, not 0"
+    assert str(error) == "--count must be an integer of at least 1 and below 10, not 0"
 
 
 @pytest.mark.parametrize(
@@ -192,13 +192,13 @@ def test_groups_and_spelling_are_added_on_the_way_out() -> None:
         TrainingSettings,
     ],
 )
-def test_every_settings_class_has_valid_defaults_help_and_a_round_trip(kind: type[Settings]) -> None:
+def test_every_settings_class_has_valid_defaults_help_and_round_trips(kind: type[Settings]) -> None:
     settings = kind()
     assert from_dict(kind, json.loads(json.dumps(asdict(settings)))) == settings  # type: ignore[call-overload]
     assert all(item.help and item.allowed for item in described_settings(settings))
 
 
-def test_nested_settings_are_described_with_their_own_defaults() -> None:
+def test_nested_settings_are_described() -> None:
     described = {item.name: item for item in described_settings(Recipe())}
     assert described["evaluation.training.momentum"].default == 0.9
     assert described["distill.dsa"].default is None
@@ -206,15 +206,15 @@ def test_nested_settings_are_described_with_their_own_defaults() -> None:
     assert "distill" not in described
 
 
-def test_a_recipe_of_numpy_s_numbers_is_written_as_one_of_python_s(tmp_path: Path) -> None:
+def test_recipe_of_numpy_numbers_is_written_as_python_numbers(tmp_path: Path) -> None:
     own = recipe(iterations=1, lr_image=0.5)
-    numpy_s = replace(
+    with_numpy = replace(
         recipe(iterations=np.arange(3)[1], lr_image=np.float32(0.5)),
         expert=replace(EXPERT, count=np.int64(EXPERT.count), training=replace(EXPERT.training, epochs=np.uint8(6))),
         evaluation=replace(own.evaluation, repeats=np.int64(2), seed=np.int64(0)),
     )
-    store = train_experts(blobs(), numpy_s.model, numpy_s.expert, tmp_path / "experts")
-    for name, settings in (("own", own), ("numpy", numpy_s)):
+    store = train_experts(blobs(), with_numpy.model, with_numpy.expert, tmp_path / "experts")
+    for name, settings in (("own", own), ("numpy", with_numpy)):
         run_distillation(settings, blobs(), store, tmp_path / name)
     for file in ("recipe.json", "config.json"):
         assert (tmp_path / "own" / file).read_text() == (tmp_path / "numpy" / file).read_text()

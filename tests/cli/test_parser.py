@@ -99,7 +99,7 @@ def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
         (["distill", *WHERE, "--evaluation.seed=-1"], "--evaluation.seed must be "),
         (
             ["distill", *WHERE, "--distill.steps=many"],
-            "--distill.steps must be a whole number of at least 1, not 'many'",
+            "--distill.steps must be an integer of at least 1, not 'many'",
         ),
         (["distill", *WHERE, "--distill.steps=[1"], "--distill.steps must be "),
         (["distill", *WHERE, "--distill.lr_lr", "9" * 400], "--distill.lr_lr must be "),
@@ -138,7 +138,7 @@ def test_the_error_itself_has_the_flag(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ("distill: {stps: 3}\n", "distill.stps is not a setting; did you mean distill.steps?"),
-        ("distill: {steps: many}\n", "distill.steps must be a whole number of at least 1, not 'many'"),
+        ("distill: {steps: many}\n", "distill.steps must be an integer of at least 1, not 'many'"),
         ("distill: {steps: 3}\ndistill: {ipc: 1}\n", "repeated name at line 2"),
         ("root:x:0:secret\ndaemon:x:1\n", "the settings must be"),
         ("secret: [\n", "at line 2, column 1"),
