@@ -38,7 +38,7 @@ class DistillSettings(Settings):
         2.0, "M, epochs of the expert from start to target; real for convexified experts", above=0
     )
     min_start: float = setting(0.0, "T⁻, first epoch that a student may start at", at_least=0)
-    max_start: float = setting(2.0, "T⁺, end of the range of starts (whole starts are below it)", at_least=0)
+    max_start: float = setting(2.0, "T⁺, end of the range of starts (integer starts are below it)", at_least=0)
     growing: bool | None = setting(
         None, "let the range's end grow from grow_from to max_start over grow_iterations; null: as the method"
     )
@@ -47,7 +47,7 @@ class DistillSettings(Settings):
         None, "iterations until the range's end reaches max_start; null for half of all", at_least=1
     )
     continuous: bool | None = setting(
-        None, "draw real starts instead of whole epochs (convexified experts only); null: as the method"
+        None, "draw real starts instead of integer epochs (convexified experts only); null: as the method"
     )
     trajectories: Trajectories | None = setting(None, "recorded or convexified; null: as the method")
     waypoints: int | list[int] | None = setting(
@@ -113,7 +113,7 @@ class DistillSettings(Settings):
 
     def _check(self) -> None:
         if self.resolved_method.continuous and self.resolved_method.trajectories == "recorded":
-            allowed = "false with trajectories recorded, which have whole epochs only"
+            allowed = "false with trajectories recorded, which have integer epochs only"
             raise SettingError("continuous", self.continuous, allowed, "or set trajectories to convexified")
         if self.lr_form == "clamped" and self.lr_init < self.lr_min:
             raise SettingError("lr_init", self.lr_init, f"at least lr_min = {self.lr_min:g} with lr_form clamped")

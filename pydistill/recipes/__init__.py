@@ -1,1 +1,1 @@
-"""A run's settings in one object and one file; the presets."""
+"""Recipes, which hold all settings of a run, and the presets."""

@@ -1,4 +1,4 @@
-"""Recipes and settings from what a Python call passes: a preset's name, a mapping, keywords."""
+"""Make recipes and settings from the arguments of Python calls: preset names, mappings and keywords."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ S = TypeVar("S", bound=Settings)
 
 
 def recipe_from(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
-    """The recipe itself, or that of a preset or a file; None gives the defaults.
+    """Return the recipe itself, or that of a preset or a file, or the default recipe for None.
 
     Raises:
-        InputError: there is no such preset or file, or it is not a recipe.
+        InputError: the preset or file does not exist, or is not a recipe.
         MissingDependencyError: a package that reads recipes is not installed.
     """
     if recipe is None or isinstance(recipe, Recipe):
@@ -30,10 +30,10 @@ def recipe_from(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
 
 
 def with_values(settings: S, values: Mapping[str, Any]) -> S:
-    """The settings with new values for some of their fields, or of the fields of their `training`.
+    """Return the settings with new values for some of their fields, or of the fields of their `training`.
 
     Raises:
-        SettingError: there is no such setting, or a value is outside its limits.
+        SettingError: a setting does not exist, or a value is outside its limits.
     """
     training: Any = getattr(settings, "training", None)
     own, inner = _names(settings), [] if training is None else _names(training)

@@ -1,4 +1,4 @@
-"""A recipe: all settings of a run, from the data to the evaluation, in one object and one file."""
+"""Recipes: all settings of a run, from the data to the evaluation."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from pydistill.training.experts import ExpertSettings
 
 PRESETS = "presets"
 LARGEST_FILE = 2**20
-"""Bytes; far above any recipe."""
+"""Maximum size in bytes, far above any recipe."""
 
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """The settings of a run as a whole; the folder of the experts is given beside it."""
+    """All settings of a run, except the folder of its experts."""
 
     data: DataSettings = setting(DataSettings(), "the data set and its preprocessing")
     model: ModelSettings = setting(ModelSettings(), "the network of the experts, the student and the evaluation")
@@ -37,7 +37,7 @@ class Recipe(Settings):
     evaluation: EvaluationSettings = setting(EvaluationSettings(), "the protocol of the evaluations")
 
     def with_seed(self, seed: int) -> Recipe:
-        """The recipe with one seed for experts, distillation and evaluation."""
+        """Return the recipe with one seed for experts, distillation and evaluation."""
         return replace(
             self,
             expert=replace(self.expert, seed=seed),
@@ -46,12 +46,12 @@ class Recipe(Settings):
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as nested values that JSON can hold."""
+        """Return the recipe as nested JSON-able values."""
         return asdict(self)
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package, as `method/dataset-ipc`."""
+    """Return the names of the package's presets, as `method/dataset-ipc`."""
     root = resources.files("pydistill.recipes") / PRESETS
     return sorted(
         f"{folder.name}/{file.name.removesuffix('.yaml')}"
@@ -63,15 +63,15 @@ def preset_names() -> list[str]:
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset.
+    """Return the path of a preset's file.
 
     Raises:
-        InputError: there is no preset of that name; the message suggests similar ones.
+        InputError: the preset does not exist; the message suggests similar names.
     """
     names = preset_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, 3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        similar = difflib.get_close_matches(name, names, 3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are {', '.join(names)}"
         raise InputError(f"there is no preset {name!r}; {hint}")
     return Path(str(resources.files("pydistill.recipes") / PRESETS / f"{name}.yaml"))
 
@@ -83,8 +83,8 @@ def read_recipe_file(path: str | Path, base: Recipe | None = None) -> dict[str, 
         base: the recipe that the file overrides, for the check; None: the defaults.
 
     Raises:
-        InputError: the file cannot be read or is no recipe, or a setting in it does not exist, has the wrong type or is
-            outside its limits. The message names the file.
+        InputError: the file cannot be read or is not a recipe, or a setting in it does not exist, has the wrong type or
+            is outside its limits. The message names the file.
         MissingDependencyError: ruamel.yaml is not installed.
     """
     source = f"recipe {path}"
@@ -101,18 +101,18 @@ def read_recipe_file(path: str | Path, base: Recipe | None = None) -> dict[str, 
     except FormatError as error:
         raise InputError(f"{source}: {error}") from error
     from_dict(Recipe, values, base=base, source=source)
-    return dict(json.loads(json.dumps(values)))  # without YAML's aliases, so that a change of one is not one of both
+    return dict(json.loads(json.dumps(values)))  # resolves YAML's aliases, which would share values
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe from a YAML or JSON file; what it does not name keeps its default.
+    """Read a recipe from a YAML or JSON file; settings that it does not name have their defaults.
 
     Args:
         path: a YAML or JSON file with the fields of `Recipe`.
         overrides: settings that replace the file's, by dotted name, such as {"distill.steps": 3}.
 
     Raises:
-        InputError: the file cannot be read, or a setting does not exist or is refused.
+        InputError: the file cannot be read, or a setting does not exist or is invalid.
         MissingDependencyError: ruamel.yaml is not installed.
     """
     values = read_recipe_file(path)
@@ -122,7 +122,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def put(values: dict[str, Any], name: str, value: Any) -> None:
-    """Set the value of a dotted name in nested mappings; mappings are merged."""
+    """Set the value of a dotted name in nested mappings, merging mappings."""
     *groups, last = name.split(".")
     for group in groups:
         if not isinstance(values.get(group), dict):

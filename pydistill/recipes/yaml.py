@@ -1,4 +1,4 @@
-"""Recipes as text: YAML 1.2 (of which JSON is a part) through ruamel.yaml."""
+"""Read and write YAML 1.2, which includes JSON, with ruamel.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def read_yaml(text: str) -> Any:
     """Read one YAML or JSON document; 1e-7 is a number, and a repeated key is an error.
 
     Raises:
-        FormatError: it is not YAML; the message says where, and shows nothing of the text.
+        FormatError: the text is not YAML; the message gives the position, but no part of the text.
         MissingDependencyError: ruamel.yaml is not installed.
     """
     yaml = _yaml()
@@ -48,7 +48,7 @@ def _yaml() -> Any:
         raise MissingDependencyError(
             "recipes need ruamel.yaml; install it with: pip install 'pydistill[cli]'"
         ) from error
-    yaml = YAML(typ="safe", pure=True)  # the C parser reads YAML 1.1
+    yaml = YAML(typ="safe", pure=True)  # the C parser supports YAML 1.1 only
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False
     return yaml

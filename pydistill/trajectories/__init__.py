@@ -1,4 +1,4 @@
-"""Expert trajectories, recorded and convexified: their store, other formats, and where students start."""
+"""Recorded and convexified expert trajectories: their store, other tools' formats, and the sampling of starts."""
 
 from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.formats.common import ForeignLayout

@@ -1,4 +1,4 @@
-"""Dataclasses from JSON, with every value checked against its annotation."""
+"""Build dataclasses from JSON and check every value against its annotation."""
 
 from __future__ import annotations
 

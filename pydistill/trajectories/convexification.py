@@ -1,4 +1,4 @@
-"""Convexification: from the snapshots of a training run to a few waypoints and a pace between them (MCT)."""
+"""Convexification (MCT): reduce the snapshots of a training run to a few waypoints and the pace between them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ Smoothing = Literal["neighbours", "weighted", "none"]
 
 
 def waypoint_epochs(end: int, waypoints: int | Sequence[int]) -> tuple[int, ...]:
-    """The epochs of the waypoints on a trajectory of epochs 0 … T.
+    """Return the epochs of the waypoints on a trajectory of epochs 0 … T.
 
         e_i = ⌈i · T / (w − 1)⌉,   i = 0 … w−1
 
-    which is 0, 17, 34, 50 for w = 4 and T = 50, as published. A sequence is taken as it is.
+    which is 0, 17, 34, 50 for w = 4 and T = 50, as published. A sequence is returned unchanged.
 
     Args:
         end: T >= 1.
         waypoints: their number w, 2 <= w <= T+1, or their epochs, rising strictly from 0 to T.
 
     Raises:
-        InputError: fewer than two, more than there are epochs, or epochs that do not rise from 0 to T.
+        InputError: fewer than two waypoints, more waypoints than epochs, or epochs that do not rise from 0 to T.
     """
     if isinstance(waypoints, int):
         if not 2 <= waypoints <= end + 1:
@@ -37,35 +37,35 @@ def waypoint_epochs(end: int, waypoints: int | Sequence[int]) -> tuple[int, ...]
     epochs = tuple(waypoints)
     rising = all(isinstance(epoch, int) for epoch in epochs) and list(epochs) == sorted(set(epochs))
     if len(epochs) < 2 or not rising or epochs[0] != 0 or epochs[-1] != end:
-        allowed = f"whole epochs that rise strictly from 0 to the trajectory's end, {end}"
+        allowed = f"integer epochs that rise strictly from 0 to the trajectory's end, {end}"
         raise SettingError("waypoints", list(epochs), allowed)
     return epochs
 
 
 def _waypoint(rows: Rows, epoch: int, smoothing: Smoothing) -> Tensor:
-    """The waypoint at `epoch`, smoothed with *recorded* neighbours, never with other smoothed waypoints."""
-    here, end = rows.row(epoch), rows.shape[0] - 1
+    """Return the waypoint at `epoch`, smoothed with recorded neighbours, never with other smoothed waypoints."""
+    point, end = rows.row(epoch), rows.shape[0] - 1
     if smoothing == "none" or epoch == 0:
-        return here
+        return point
     if smoothing == "neighbours":
-        return (rows.row(epoch - 1) + (here if epoch == end else rows.row(epoch + 1))) / 2
+        return (rows.row(epoch - 1) + (point if epoch == end else rows.row(epoch + 1))) / 2
     others = (rows.row(epoch - 2), rows.row(epoch - 1)) if epoch == end else (rows.row(epoch - 1), rows.row(epoch + 1))
-    return (here + (others[0] + others[1]) / 2) / 2
+    return (point + (others[0] + others[1]) / 2) / 2
 
 
 def _uniform(steps: int) -> Tensor:
-    """k / n for k = 0 … n."""
+    """Return k / n for k = 0 … n."""
     return torch.arange(steps + 1, dtype=torch.float64) / steps
 
 
 def _decreasing(steps: int) -> Tensor:
-    """The running sum of steps n, n−1, …, 1 over their total, for k = 0 … n."""
+    """Return the running sum of steps n, n−1, …, 1 divided by their total, for k = 0 … n."""
     lengths = torch.arange(steps, 0, -1, dtype=torch.float64)
     return torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]) / lengths.sum()
 
 
 def _path(rows: Rows, first: int, last: int, sizes: Sequence[int]) -> Tensor:
-    """Each tensor's share of its own path length; a tensor that never moves walks uniformly."""
+    """Return the share of every tensor's own path length; uniform for a tensor that never moves."""
     lengths = torch.zeros(last - first + 1, len(sizes), dtype=torch.float64)
     before = rows.row(first).double()
     for epoch in range(first + 1, last + 1):
@@ -80,7 +80,7 @@ def _path(rows: Rows, first: int, last: int, sizes: Sequence[int]) -> Tensor:
 
 
 def _projected(rows: Rows, first: int, last: int) -> Tensor:
-    """The projection of θ_e − θ_first on θ_last − θ_first over its length, all tensors together."""
+    """Return the relative projection of θ_e − θ_first on θ_last − θ_first, all tensors together."""
     origin = rows.row(first).double()
     chord = rows.row(last).double() - origin
     squared = torch.dot(chord, chord)
@@ -91,7 +91,7 @@ def _projected(rows: Rows, first: int, last: int) -> Tensor:
 
 
 def _segment_fractions(rows: Rows, first: int, last: int, sizes: Sequence[int], rule: FractionRule) -> Tensor:
-    """β [n + 1, tensors] of one segment of n epochs; 0 at its start and 1 at its end under every rule."""
+    """Return β [n + 1, tensors] of a segment of n epochs; 0 at its start and 1 at its end under every rule."""
     if rule == "path":
         return _path(rows, first, last, sizes)
     shared = {"uniform": _uniform, "decreasing": _decreasing}.get(rule)
@@ -122,10 +122,10 @@ def convexify(
         "decreasing"        steps in the ratio n : n−1 : … : 1
         "projected"         ⟨θ_e − θ_{e_i}, c⟩ / ⟨c, c⟩,  c = θ_{e_{i+1}} − θ_{e_i}, all tensors as one
 
-    Here Δ, c are those of the recorded, unsmoothed trajectory, computed in float64. Where a length is zero
+    Δ and c are computed in float64 from the recorded, unsmoothed trajectory. Where a length is zero
     (a tensor that never moved, a chord that returned) the pace is uniform. Projected fractions need not be
-    monotone, nor lie in [0, 1]. Under every rule β is 0 at a segment's start and 1 at its end: θ̂ meets
-    each waypoint at its epoch.
+    monotone, nor in [0, 1]. Under every rule β is 0 at a segment's start and 1 at its end: θ̂ passes
+    every waypoint at its epoch.
 
     Args:
         snapshots: [T+1, P], row e is θ after e epochs; T >= 1.

@@ -1,4 +1,4 @@
-"""One expert's file: a safetensors file whose rows are read one at a time and checked against their hashes."""
+"""Read an expert's safetensors file one row at a time and check rows against their hashes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SAFETENSORS_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}
 
 
 class FileRows:
-    """Rows of a matrix [n, P] in a safetensors file; reading a row touches only its own bytes and the header.
+    """Rows of a matrix [n, P] in a safetensors file; reading a row accesses only its bytes and the header.
 
-    The file is mapped for the duration of one read: nothing stays open, and a store can be sent to another process. A
-    row is compared with its hash on the first read only, so later changes to the file go unnoticed;
-    `TrajectoryStore.verify` reads everything again.
+    The file is mapped only during a read, so no file stays open and a store can be sent to another process. A row is
+    compared with its hash on the first read only: later changes to the file are not detected, except by
+    `TrajectoryStore.verify`.
     """
 
     def __init__(self, path: Path, tensor: str, shape: tuple[int, int], dtype: str, hashes: Sequence[str]) -> None:
@@ -53,7 +53,7 @@ class FileRows:
         return self._shape
 
     def row(self, index: int) -> Tensor:
-        """Row `index` as a new tensor [P]; bfloat16 is returned as float32.
+        """Return row `index` as a new tensor [P]; bfloat16 is converted to float32.
 
         Raises:
             FormatError: the file cannot be read, or the row does not match its hash on the first read.
@@ -62,7 +62,7 @@ class FileRows:
             row: Tensor = file.get_slice(self._tensor)[index].clone()
         if index not in self._checked:
             if tensor_sha256(row) != self._hashes[index]:
-                raise FormatError(f"{self._path} is damaged: row {index} of '{self._tensor}' is not what was written")
+                raise FormatError(f"{self._path} is damaged: row {index} of '{self._tensor}' does not match its hash")
             self._checked.add(index)
         return row.float() if row.dtype == torch.bfloat16 else row
 
@@ -76,7 +76,7 @@ def read_tensor(path: Path, tensor: str, sha256: str) -> Tensor:
     with open_tensors(path) as file:
         value: Tensor = file.get_tensor(tensor).clone()
     if tensor_sha256(value) != sha256:
-        raise FormatError(f"{path} is damaged: '{tensor}' is not what was written")
+        raise FormatError(f"{path} is damaged: '{tensor}' does not match its hash")
     return value
 
 

@@ -1,4 +1,4 @@
-"""The index of a trajectory store: a record of the experts, and the file and hashes of each expert."""
+"""The index of a trajectory store: the record of the experts, and the file and hashes of every expert."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def file_name(number: int) -> str:
-    """The name of expert `number`'s file."""
+    """Return the file name of expert `number`."""
     return f"expert_{number:04d}.safetensors"
 
 
@@ -31,13 +31,13 @@ class ExpertEntry:
     Attributes:
         file: name inside the store's folder, never a path.
         bytes, sha256: size and hash of the file.
-        rows_sha256: hash of each row of `snapshots` or `waypoints`.
+        rows_sha256: hash of every row of `snapshots` or `waypoints`.
         waypoint_epochs, fractions_sha256: of a convexified expert; else empty.
         accuracies: name → one value per epoch, for example "test".
-        details: anything else that is JSON-able, for example the expert's seed.
+        details: other JSON-able values, for example the expert's seed.
 
     Raises:
-        InputError: a size, a hash or an accuracy is not one.
+        InputError: the size is below 1, a hash is malformed, or an accuracy is not finite.
     """
 
     file: str
@@ -87,13 +87,13 @@ class StoreIndex:
             raise InputError(f"dtype = {self.dtype!r} must be one of {', '.join(DTYPES)}")
 
     def to_json(self) -> dict[str, Any]:
-        """The index as JSON."""
+        """Return the index as JSON."""
         experts = {str(number): asdict(self.experts[number]) for number in sorted(self.experts)}
         return {"format": FORMAT, "version": VERSION, **asdict(self), "experts": experts}
 
     @staticmethod
     def from_json(value: Any, where: str) -> StoreIndex:
-        """The index from JSON.
+        """Make an index from JSON.
 
         Raises:
             FormatError: it is not an index or is damaged; `where` names the file.

@@ -1,4 +1,4 @@
-"""The index file of a store: read, compared, and replaced by one process at a time."""
+"""Read, compare and replace the index file of a store, which one process writes at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydistill.trajectories.index import EXPERT_FILES, VERSION, StoreIndex
 
 
 def write_index(folder: Path, index: StoreIndex) -> None:
-    """Replace the folder's index, atomically."""
+    """Replace the folder's index atomically."""
     write_json(folder / INDEX_NAME, index.to_json())
 
 
@@ -45,16 +45,16 @@ def read_index(folder: Path) -> StoreIndex:
 
 
 def refuse_lost_index(folder: Path) -> None:
-    """Raise an InputError if experts' files lie in a folder without an index: new experts would replace them."""
+    """Raise an InputError if a folder has expert files but no index: new experts would replace them."""
     if next(folder.glob(EXPERT_FILES), None) is not None:
         raise InputError(
-            f"{folder} holds files of experts, but not the {INDEX_NAME} that belongs to them; put it back, choose "
-            "another folder, or move these files elsewhere"
+            f"{folder} holds expert files, but not their {INDEX_NAME}; put it back, choose another folder, or "
+            "move these files elsewhere"
         )
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Delete the temporary files of killed writers; call it while the folder is locked."""
+    """Delete the temporary files of killed writers; the caller must hold the folder's lock."""
     remove_leftovers(folder, (EXPERT_FILES, INDEX_NAME))
 
 
@@ -65,11 +65,11 @@ def check_same(stored: StoreIndex, new: StoreIndex, folder: Path) -> None:
         MismatchError: naming every difference and both sides.
     """
     for name in ("kind", "dtype", "convexification"):
-        there, here = getattr(stored, name), getattr(new, name)
-        if there != here:
+        old_value, new_value = getattr(stored, name), getattr(new, name)
+        if old_value != new_value:
             raise MismatchError(
-                f"the store at {folder} and this run do not agree: {name} is {there} there and {here} here; "
-                "choose another folder"
+                f"the store at {folder} and this run do not agree: {name} is {old_value} in the store and "
+                f"{new_value} in this run; choose another folder"
             )
     try:
         stored.record.check(new.record, sides=(f"the store at {folder}", "this run"), training=True)
@@ -80,7 +80,7 @@ def check_same(stored: StoreIndex, new: StoreIndex, folder: Path) -> None:
 
 
 def through_json(index: StoreIndex) -> StoreIndex:
-    """The index as it will be read back, with lists instead of tuples.
+    """Return the index as `read_index` returns it, with lists instead of tuples.
 
     Raises:
         InputError: the record's training settings are not JSON-able.

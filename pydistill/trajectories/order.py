@@ -1,4 +1,4 @@
-"""The order in which a distillation visits its experts: once per pass, in a new random order."""
+"""The order in which a distillation visits its experts: shuffled passes over all of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pydistill.errors import FormatError, InputError, MismatchError
 
 
 class ExpertOrder:
-    """Shuffled passes over 0 … count − 1, which can be stored and continued in the middle of a pass."""
+    """Shuffled passes over 0 … count − 1, which can be saved and resumed in the middle of a pass."""
 
     def __init__(self, count: int) -> None:
-        """An order of `count` experts, before its first pass.
+        """Start before the first pass over `count` experts.
 
         Raises:
             InputError: count is below 1.
@@ -26,7 +26,7 @@ class ExpertOrder:
         self._position = 0
 
     def next(self, generator: torch.Generator) -> int:
-        """The next expert; the generator (CPU) is used once per pass, when it begins."""
+        """Return the next expert; uses the CPU generator only at the start of a pass."""
         if self._position == len(self._order):
             self._order = torch.randperm(self._count, generator=generator).tolist()
             self._position = 0
@@ -35,14 +35,14 @@ class ExpertOrder:
         return expert
 
     def state(self) -> dict[str, Any]:
-        """The current pass and the position in it, JSON-able."""
+        """Return the current pass and the position in it, JSON-able."""
         return {"count": self._count, "order": list(self._order), "position": self._position}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state()` was taken.
+        """Resume from the point at which `state()` was called.
 
         Raises:
-            FormatError: this is not the state of an expert order.
+            FormatError: `state` is not the state of an expert order.
             MismatchError: it belongs to another number of experts.
         """
         count, order, position = state.get("count"), state.get("order"), state.get("position")

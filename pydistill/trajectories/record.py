@@ -1,4 +1,4 @@
-"""The record of a store's experts: network, data, preprocessing and training, and whether they fit a student."""
+"""The record of a store's experts: network, data, preprocessing and training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydistill.nn.flat import ParameterLayout
 from pydistill.trajectories._json import from_json
 
 _LARGEST = 2**40  # far above any network, and far below an overflow
-_WORDS = {
+_LABELS = {
     "dataset_digest": "dataset digest",
     "in_channels": "channels",
     "num_classes": "classes",
@@ -31,19 +31,19 @@ _STUDENT_FIELDS = (
 
 @dataclass(frozen=True)
 class ExpertsRecord:
-    """Everything that must agree before an expert may guide a student, and how the experts were trained.
+    """The facts that must agree between experts and a student, and the settings that trained the experts.
 
-    `dataset_digest` and `preprocessing` may be empty for imported experts, whose files do not hold them: they are then
-    unknown and not compared.
+    `dataset_digest` and `preprocessing` may be empty for imported experts, whose files do not hold them; empty values
+    are not compared.
 
     Attributes:
         architecture: one canonical line that names the network.
-        parameters: (name, shape) of each parameter tensor, in the order of `model.parameters()`.
+        parameters: (name, shape) of every parameter tensor, in the order of `model.parameters()`.
         dataset: its name.
         dataset_digest: hash of the raw images and labels.
         preprocessing: fingerprint of the normalisation or ZCA whitening.
         in_channels, num_classes, image_size: shape of the task; image_size is (height, width).
-        training: how the experts were trained (JSON-able).
+        training: the settings of the experts' training (JSON-able).
         epochs: T, the last recorded epoch.
 
     Raises:
@@ -68,18 +68,18 @@ class ExpertsRecord:
         sizes += [("'image_size'", side) for side in self.image_size]
         sizes += [(f"a side of parameter {name!r}", side) for name, shape in self.parameters for side in shape]
         sizes += [(f"the size of parameter {name!r}", math.prod(shape)) for name, shape in self.parameters]
-        for what, size in sizes:
+        for description, size in sizes:
             if not 1 <= size <= _LARGEST:
-                raise InputError(f"{what} must be from 1 to {_LARGEST}")
+                raise InputError(f"{description} must be from 1 to {_LARGEST}")
 
     @property
     def layout(self) -> ParameterLayout:
-        """Names and shapes of the parameters as a layout of flat vectors."""
+        """The layout of flat parameter vectors."""
         return ParameterLayout(tuple(name for name, _ in self.parameters), tuple(shape for _, shape in self.parameters))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Elements of each parameter tensor."""
+        """The number of elements of every parameter tensor."""
         return self.layout.sizes
 
     def check(
@@ -89,10 +89,10 @@ class ExpertsRecord:
         sides: tuple[str, str] = ("the experts", "this run"),
         training: bool = False,
     ) -> None:
-        """Refuse experts that do not fit.
+        """Raise MismatchError unless this record fits `expected`.
 
         Args:
-            expected: the record that is needed; its `training` and `epochs` count only if `training` is true.
+            expected: the record to compare with; its `training` and `epochs` count only if `training` is true.
             sides: the names of this record and of `expected` in the message.
             training: also require the same training settings and number of epochs (to continue a store).
 
@@ -102,7 +102,7 @@ class ExpertsRecord:
         names = [*_STUDENT_FIELDS, *(("training", "epochs") if training else ())]
         differing = [name for name in names if _differ(name, getattr(self, name), getattr(expected, name))]
         if "dataset" in differing and "dataset_digest" in differing:
-            differing.remove("dataset_digest")  # it adds nothing
+            differing.remove("dataset_digest")  # follows from another data set
         if "architecture" in differing and "parameters" in differing:
             differing.remove("parameters")
         epochs_in_training = self.training.get("epochs") != expected.training.get("epochs")
@@ -123,18 +123,18 @@ class ExpertsRecord:
             mine, theirs = ({key: side.get(key) for key in keys} for side in (mine, theirs))
         elif name == "image_size":
             mine, theirs = (f"{height}×{width}" for height, width in (mine, theirs))
-        return f"{_WORDS.get(name, name)} is {mine} for {sides[0]} and {theirs} for {sides[1]}"
+        return f"{_LABELS.get(name, name)} is {mine} for {sides[0]} and {theirs} for {sides[1]}"
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able form; `from_json` gives the record back."""
+        """Return the record as JSON-able values, which `from_json` reads."""
         return asdict(self)
 
     @staticmethod
     def from_json(value: Any, where: str) -> ExpertsRecord:
-        """The record from its JSON form.
+        """Make a record from its JSON form.
 
         Raises:
-            FormatError: a field is missing or of the wrong kind; `where` names the file in the message.
+            FormatError: a field is missing or has the wrong type; `where` names the file in the message.
         """
         return from_json(ExpertsRecord, value, where)
 

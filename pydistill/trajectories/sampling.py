@@ -1,4 +1,4 @@
-"""Sample the student's start on an expert's trajectory, and its target."""
+"""Sample the student's start on an expert's trajectory and its target."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pydistill.trajectories.trajectory import Span
 
 @dataclass(frozen=True)
 class StartSettings(Settings):
-    """The range that starts are drawn from, in epochs.
+    """The range of starts in epochs.
 
-    Whole starts are min_start … max_start − 1; real ones (`continuous`) lie in [min_start, max_start).
+    Integer starts are min_start … max_start − 1; real starts (`continuous`) are in [min_start, max_start).
     """
 
     max_start: float = setting(2.0, "upper end T⁺, exclusive", at_least=0)
     min_start: float = setting(0.0, "lower end T⁻, inclusive", at_least=0)
-    continuous: bool = setting(False, "draw real starts (convexified experts) instead of whole epochs")
+    continuous: bool = setting(False, "draw real starts (convexified experts) instead of integer epochs")
     growing: bool = setting(
         False, "let the upper end grow linearly from grow_from at iteration 0 to max_start at grow_iterations"
     )
@@ -33,10 +33,10 @@ class StartSettings(Settings):
         if not self.continuous:
             for name, value in (("min_start", lower), ("max_start", upper)):
                 if value != int(value):
-                    raise SettingError(name, value, "a whole epoch unless starts are continuous")
+                    raise SettingError(name, value, "an integer unless starts are continuous")
         least = lower if self.continuous else lower + 1
         if upper < least:
-            beyond = "" if self.continuous else ", as whole starts lie below max_start"
+            beyond = "" if self.continuous else ", as integer starts are below max_start"
             raise SettingError("max_start", upper, f"at least {least:g} for min_start = {lower:g}{beyond}")
         if self.growing:
             if self.grow_iterations < 1:
@@ -47,13 +47,13 @@ class StartSettings(Settings):
 
 
 class StartSampler:
-    """Draws the start and the target of each iteration: t ~ U[T⁻, T⁺(iteration)), target t + M.
+    """Draws a start t ~ U[T⁻, T⁺(iteration)) and the target t + M in every iteration.
 
         fixed (MTT, ATT)                             T⁺(i) = max_start
         growing (DATM; MCT's floating upper bound)   T⁺(i) = g + (max_start − g) · min(1, i / grow_iterations),
                                                      g = grow_from
 
-    Whole starts use ⌊T⁺(i)⌋, and at least T⁻ + 1, so that there is always one epoch to draw.
+    Integer starts use max(⌊T⁺(i)⌋, T⁻ + 1), so that the range is never empty.
     """
 
     def __init__(self, settings: StartSettings) -> None:
@@ -61,11 +61,11 @@ class StartSampler:
 
     @property
     def latest(self) -> float:
-        """The bound that no start exceeds: max_start − 1 for whole starts, max_start for real ones."""
+        """The upper bound of all starts: max_start − 1 for integer starts, max_start for real ones."""
         return self.settings.max_start if self.settings.continuous else self.settings.max_start - 1
 
     def upper(self, iteration: int) -> float:
-        """T⁺ at an iteration, exclusive."""
+        """Return T⁺ at an iteration, exclusive."""
         settings = self.settings
         bound = settings.max_start
         if settings.growing:
@@ -76,7 +76,7 @@ class StartSampler:
         return bound if settings.continuous else max(float(math.floor(bound)), settings.min_start + 1)
 
     def check(self, trajectory: Span, length: float) -> None:
-        """Refuse, before the first step, a range that could ever leave the trajectory.
+        """Refuse a range that could leave the trajectory in any iteration.
 
         Args:
             trajectory: a trajectory, or a store of them (its shortest counts).
@@ -86,13 +86,15 @@ class StartSampler:
             InputError: M is not positive; the last start plus M exceeds T; real times on recorded experts.
         """
         if self.settings.continuous and not trajectory.continuous:
-            raise InputError("continuous starts need convexified experts, and these are recorded at whole epochs only")
+            raise InputError(
+                "continuous starts need convexified experts, and these are recorded at integer epochs only"
+            )
         if not trajectory.continuous and length != int(length):
-            raise SettingError("expert_epochs", length, "a whole number for experts recorded at whole epochs")
+            raise SettingError("expert_epochs", length, "an integer for experts recorded at integer epochs")
         self.check_reach(trajectory.end, length)
 
     def check_reach(self, trajectory_end: float, length: float) -> None:
-        """What `check` refuses of real times: trajectories that are still to be convexified can be checked by their T.
+        """Check the range against the end T of trajectories that are not convexified yet.
 
         Raises:
             InputError: M is not positive; the last start plus M exceeds T.
@@ -112,16 +114,16 @@ class StartSampler:
     def draw(
         self, iteration: int, generator: torch.Generator, trajectory_end: float, length: float
     ) -> tuple[float, float]:
-        """(start, target) of an iteration, 0 <= start < target <= trajectory_end.
+        """Draw (start, target) for an iteration, 0 <= start < target <= trajectory_end.
 
         Args:
-            iteration: 0, 1, …; it matters only to a growing range.
+            iteration: 0, 1, …; used by a growing range only.
             generator: a CPU generator; one number is drawn from it.
-            trajectory_end: T of the trajectory at hand.
+            trajectory_end: T of the trajectory.
             length: M.
 
         Raises:
-            InputError: as `check` would have; iteration below 0.
+            InputError: as `check_reach`; or the iteration is below 0.
         """
         if iteration < 0:
             raise SettingError("iteration", iteration, "at least 0")

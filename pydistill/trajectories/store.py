@@ -34,7 +34,7 @@ from pydistill.trajectories.trajectory import ConvexifiedTrajectory, RecordedTra
 
 
 class TrajectoryStore:
-    """Experts on disk, read a row at a time.
+    """A folder of experts that are read a row at a time.
 
     An expert is written under a temporary name, renamed, and then entered in the index, which is itself replaced by a
     rename: a run killed at any moment leaves only complete experts. Experts have numbers (0, 1, …, possibly with gaps
@@ -69,7 +69,7 @@ class TrajectoryStore:
         dtype: str = "float32",
         convexification: Mapping[str, Any] | None = None,
     ) -> TrajectoryStore:
-        """Make an empty store, or continue the one at `path` if it is for the same experts.
+        """Create an empty store, or open the one at `path` if it holds the same kind of experts.
 
         Args:
             path: its folder.
@@ -79,13 +79,12 @@ class TrajectoryStore:
             convexification: the settings of convexified experts.
 
         Raises:
-            MismatchError: there is a store of other experts; the message names every difference and both sides.
-            FormatError: there is a store that cannot be read.
-            InputError: kind or dtype is not one of these, or the folder holds a run, or files of experts without an
-                index.
+            MismatchError: the store at `path` is for other experts; the message names every difference and both sides.
+            FormatError: the store at `path` cannot be read.
+            InputError: kind or dtype is unknown, or the folder holds a run, or expert files without an index.
         """
         folder = Path(path)
-        # The index on disk has been through JSON, so the one compared with it must be, too.
+        # The index on disk went through JSON, so convert the new one before comparing them.
         index = through_json(StoreIndex(record, kind, dtype, dict(convexification or {})))
         refuse_run(folder)
         with only_writer(folder, wait=True):
@@ -118,27 +117,27 @@ class TrajectoryStore:
 
     @property
     def kind(self) -> str:
-        """recorded or convexified."""
+        """The kind of the experts: recorded or convexified."""
         return self._index.kind
 
     @property
     def dtype(self) -> str:
-        """Of the stored rows."""
+        """The dtype of the stored rows."""
         return self._index.dtype
 
     @property
     def convexification(self) -> dict[str, Any]:
-        """waypoints, smoothing and fractions of convexified experts; empty otherwise."""
+        """The settings waypoints, smoothing and fractions of convexified experts; empty otherwise."""
         return dict(self._index.convexification)
 
     @property
     def end(self) -> float:
-        """T of every expert."""
+        """T, the last epoch of every expert."""
         return float(self.record.epochs)
 
     @property
     def continuous(self) -> bool:
-        """True if the experts can be read at real times."""
+        """True if the experts have points at real times."""
         return self.kind == "convexified"
 
     @property
@@ -154,36 +153,36 @@ class TrajectoryStore:
         return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
     def __contains__(self, number: object) -> bool:
-        """True if expert `number` is stored."""
+        """Return whether expert `number` is stored."""
         return number in self._index.experts
 
     def __len__(self) -> int:
-        """The number of stored experts."""
+        """Return the number of stored experts."""
         return len(self._index.experts)
 
     def __iter__(self) -> Iterator[RecordedTrajectory | ConvexifiedTrajectory]:
-        """The experts' trajectories by rising number."""
+        """Iterate over the experts' trajectories by rising number."""
         return (self[position] for position in range(len(self)))
 
     def __getitem__(self, position: int) -> RecordedTrajectory | ConvexifiedTrajectory:
-        """The trajectory of the expert at `position`, 0 … len − 1.
+        """Return the trajectory of the expert at `position`, 0 … len − 1.
 
         Raises:
-            InputError: no such position.
-            FormatError: this expert's file is missing, truncated or damaged; others stay readable.
+            InputError: the position is out of range.
+            FormatError: this expert's file is missing, truncated or damaged; the others stay readable.
         """
         return self.recorded(position) if self.kind == "recorded" else self.convexified(position)
 
     def recorded(self, position: int) -> RecordedTrajectory:
-        """`self[position]` of a store of recorded experts; an InputError for any other store."""
+        """Return `self[position]` of a store of recorded experts; raises InputError for any other store."""
         if self.kind != "recorded":
-            raise InputError(f"recorded experts are needed, and the store at {self._path} is {self.kind}")
+            raise InputError(f"recorded experts are needed, but the store at {self._path} is {self.kind}")
         return RecordedTrajectory(self._rows(self._entry(position)))
 
     def convexified(self, position: int) -> ConvexifiedTrajectory:
-        """`self[position]` of a store of convexified experts; an InputError for any other store."""
+        """Return `self[position]` of a store of convexified experts; raises InputError for any other store."""
         if self.kind != "convexified":
-            raise InputError(f"convexified experts are needed, and the store at {self._path} is {self.kind}")
+            raise InputError(f"convexified experts are needed, but the store at {self._path} is {self.kind}")
         entry = self._entry(position)
         rows = self._rows(entry)
         path = self._path / entry.file
@@ -216,17 +215,17 @@ class TrajectoryStore:
         return self._opened[key]
 
     def accuracies(self, position: int) -> dict[str, list[float]]:
-        """The accuracies recorded with the expert at `position`: name → one value per epoch."""
+        """Return the accuracies recorded with the expert at `position`: name → one value per epoch."""
         return {name: list(values) for name, values in self._entry(position).accuracies.items()}
 
     def details(self, position: int) -> dict[str, Any]:
-        """Anything else recorded with the expert at `position`, for example its seed."""
+        """Return the other values recorded with the expert at `position`, for example its seed."""
         return dict(self._entry(position).details)
 
     def holds(self, number: int, expert: Rows | ConvexifiedTrajectory, details: Mapping[str, Any]) -> bool:
-        """True if expert `number` is stored with these details and, in the store's dtype, with exactly these numbers.
+        """Return whether expert `number` is stored with these details and exactly these numbers in the store's dtype.
 
-        Compares the hash of every row of `expert` with the index; of the store's own file, only size and header.
+        Compares the hash of every row of `expert` with the index. Of the stored file, only size and header are checked.
         """
         entry = self._index.experts.get(number)
         if entry is None or entry.details != details or self._fault(number, content=False) is not None:
@@ -243,10 +242,10 @@ class TrajectoryStore:
         )
 
     def verify(self, *, content: bool = True) -> dict[int, str]:
-        """Find damage to the store's files: expert number → one sentence; empty if there is none.
+        """Check the store's files; returns the damage as expert number → one sentence.
 
         Args:
-            content: read every byte and compare hashes; else check only sizes and headers (fast).
+            content: read every byte and compare hashes; otherwise check only sizes and headers (fast).
 
         Raises:
             FormatError: `content` is false, and a file exists but cannot be opened, so that it may be intact.
@@ -255,7 +254,7 @@ class TrajectoryStore:
         return {number: fault for number, fault in faults.items() if fault is not None}
 
     def _fault(self, number: int, *, content: bool) -> str | None:
-        """The damage to expert `number`'s file in one sentence, or None."""
+        """Return the damage to expert `number`'s file in one sentence, or None."""
         try:
             self[self.experts.index(number)]
             path = self._path / file_name(number)
@@ -276,20 +275,20 @@ class TrajectoryStore:
         accuracies: Mapping[str, Sequence[float]] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write recorded expert `number`, replacing the one of that number.
+        """Write recorded expert `number`, replacing the expert of that number.
 
         Args:
             number: 0, 1, …
             snapshots: [T+1, P], converted to the store's dtype.
             accuracies: name → one value per epoch.
-            details: anything json-able, for example the expert's seed.
+            details: other JSON-able values, for example the expert's seed.
 
         Raises:
-            InputError: shapes that are not the record's, values that are not finite, or a convexified store.
-            WriteError: the disk is full; the experts already there are untouched.
+            InputError: the shapes differ from the record's, a value is not finite, or the store is convexified.
+            WriteError: the disk is full; the stored experts are untouched.
         """
         if self.kind != "recorded":
-            raise InputError(f"snapshots need a store of recorded experts, and {self._path} is {self.kind}")
+            raise InputError(f"snapshots need a store of recorded experts, but {self._path} is {self.kind}")
         shape = (self.record.epochs + 1, self.record.layout.total)
         matrix = matrix_of("snapshots", as_rows(snapshots), shape, self.dtype)
         self._index = write_expert(self._path, self.kind, number, {"snapshots": matrix}, {}, accuracies, details)
@@ -301,13 +300,13 @@ class TrajectoryStore:
         accuracies: Mapping[str, Sequence[float]] | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write convexified expert `number`, replacing the one of that number; raises as `add` does."""
+        """Write convexified expert `number`, replacing the expert of that number; raises as `add` does."""
         if self.kind != "convexified":
-            raise InputError(f"a convexified trajectory needs a convexified store, and {self._path} is {self.kind}")
+            raise InputError(f"a convexified trajectory needs a convexified store, but {self._path} is {self.kind}")
         if trajectory.end != self.end or trajectory.sizes != self.record.sizes:
             raise InputError(
                 f"the trajectory ends at epoch {trajectory.end:g} with parameter tensors of sizes "
-                f"{list(trajectory.sizes)}, and the record of {self._path} says {self.end:g} and "
+                f"{list(trajectory.sizes)}, but the record of {self._path} has {self.end:g} and "
                 f"{list(self.record.sizes)}"
             )
         shape = (len(trajectory.waypoint_epochs), self.record.layout.total)
@@ -327,28 +326,28 @@ class TrajectoryStore:
         dtype: str | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> TrajectoryStore:
-        """Convexify every expert into another store; intact results of an earlier call are not computed again.
+        """Convexify every expert into another store, reusing intact results of an earlier call.
 
         Args:
             path: folder of the convexified store.
             waypoints, smoothing, fractions: see `convexify`.
-            dtype: of its waypoints; the dtype of this store by default.
+            dtype: of the waypoints; by default that of this store.
             on_progress: called with (experts done, number of experts).
 
         Raises:
             InputError: this store is convexified already, or a setting is outside its limits.
-            MismatchError: `path` holds other experts, or these under other settings.
-            FormatError: an expert here cannot be read.
+            MismatchError: `path` holds other experts, or experts convexified with other settings.
+            FormatError: an expert of this store cannot be read.
         """
         if self.kind != "recorded":
-            raise InputError(f"only recorded experts can be convexified, and {self._path} is convexified already")
+            raise InputError(f"only recorded experts can be convexified, but {self._path} is convexified already")
         epochs = waypoint_epochs(self.record.epochs, waypoints)
         settings = {"waypoints": list(epochs), "smoothing": smoothing, "fractions": fractions}
         out = TrajectoryStore.create(
             path, self.record, kind="convexified", dtype=dtype or self.dtype, convexification=settings
         )
         others = [str(number) for number in out.experts if number not in self]
-        if others:  # readers of the result would take them for experts of this store
+        if others:  # readers would take them for experts of this store
             raise MismatchError(
                 f"the convexified store at {path} holds experts that {self._path} does not: {', '.join(others)}; "
                 "remove it to convexify again, or choose another folder"
@@ -357,8 +356,8 @@ class TrajectoryStore:
         for position, number in enumerate(self.experts):
             source = self._entry(position)
             intact = number in out and number not in damaged
-            made_from = out.details(out.experts.index(number)).get("recorded_sha256") if intact else None
-            if made_from != source.sha256:
+            source_sha256 = out.details(out.experts.index(number)).get("recorded_sha256") if intact else None
+            if source_sha256 != source.sha256:
                 trajectory = convexify(
                     self._rows(source), self.record.sizes, waypoints=epochs, smoothing=smoothing, fractions=fractions
                 )

@@ -16,43 +16,43 @@ from pydistill.errors import InputError
 
 
 class Span(Protocol):
-    """The range of times of a trajectory, and whether times are real numbers; all that drawing a start needs."""
+    """The range of times of a trajectory, which is all that drawing a start needs."""
 
     @property
     def end(self) -> float:
-        """T, the last epoch; times run from 0 to T, both ends legal."""
+        """T, the last epoch; times are in [0, T]."""
 
     @property
     def continuous(self) -> bool:
-        """True if every real time in [0, T] is legal, False if whole epochs only."""
+        """True if times are real numbers in [0, T], False if they are integer epochs."""
 
 
 class Trajectory(Span, Protocol):
     """An expert's path through parameter space."""
 
     def point(self, t: float) -> Tensor:
-        """The flat parameters [P] at time t, in epochs, as a new tensor."""
+        """Return the flat parameters [P] at time t, in epochs, as a new tensor."""
 
 
 class Rows(Protocol):
-    """Flat parameter vectors that can be read one at a time: a matrix [n, P] in memory or in a file."""
+    """The rows of a matrix [n, P] of flat parameters in memory or in a file, read one at a time."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(n, P)."""
 
     def row(self, index: int) -> Tensor:
-        """Row `index` as a new tensor [P]."""
+        """Return row `index` as a new tensor [P]."""
 
 
 class TensorRows:
     """Rows of a matrix [n, P] in memory."""
 
     def __init__(self, matrix: Tensor) -> None:
-        """Use a matrix [n, P] of a floating dtype; bfloat16 rows are returned as float32.
+        """Use a floating-point matrix [n, P]; bfloat16 rows are returned as float32.
 
         Raises:
-            InputError: not a matrix with at least one row and column, or not of floating dtype.
+            InputError: not a floating-point matrix with at least one row and one column.
         """
         if matrix.dim() != 2 or 0 in matrix.shape or not matrix.dtype.is_floating_point:
             raise InputError(
@@ -67,13 +67,13 @@ class TensorRows:
         return self._matrix.shape[0], self._matrix.shape[1]
 
     def row(self, index: int) -> Tensor:
-        """Row `index` as a new tensor [P]."""
+        """Return row `index` as a new tensor [P]."""
         row = self._matrix[index]
         return row.float() if row.dtype == torch.bfloat16 else row.clone()
 
 
 def as_rows(matrix: Tensor | Rows) -> Rows:
-    """`matrix` itself if it has rows already, else the rows of the tensor."""
+    """Return `matrix` itself if it is a `Rows`, otherwise the rows of the tensor."""
     return TensorRows(matrix) if isinstance(matrix, Tensor) else matrix
 
 
@@ -84,7 +84,7 @@ class RecordedTrajectory:
         """Use the snapshots [T+1, P]: row e is θ after e epochs, row 0 the initialisation.
 
         Raises:
-            InputError: fewer than two snapshots, or not a matrix of numbers.
+            InputError: fewer than two snapshots, or not a floating-point matrix.
         """
         self._rows = as_rows(snapshots)
         if self._rows.shape[0] < 2:
@@ -97,7 +97,7 @@ class RecordedTrajectory:
 
     @property
     def continuous(self) -> bool:
-        """False: whole epochs only."""
+        """False: times are integer epochs."""
         return False
 
     @property
@@ -106,28 +106,28 @@ class RecordedTrajectory:
         return self._rows
 
     def point(self, t: float) -> Tensor:
-        """θ_t [P], for a whole epoch t in 0 … T.
+        """Return θ_t [P] for an integer epoch t in 0 … T.
 
         Raises:
-            InputError: t is outside [0, T] or not whole.
+            InputError: t is outside [0, T] or not an integer.
         """
         if not 0 <= t <= self.end:
             raise InputError(f"t = {t} is outside this recorded trajectory, which has epochs 0 to {self.end:g}")
         if t != int(t):
             raise InputError(
-                f"t = {t} is not a whole epoch, and this recorded trajectory has whole epochs 0 to "
+                f"t = {t} is not an integer, and this recorded trajectory has the epochs 0 to "
                 f"{self.end:g} only; convexify the experts to use real-valued times"
             )
         return self._rows.row(int(t))
 
 
 class ConvexifiedTrajectory:
-    """θ̂(t) for every real t in [0, T]: straight lines between waypoints, every tensor at its own pace.
+    """θ̂(t) for every real t in [0, T]: straight lines between waypoints, with a separate pace for every tensor.
 
-        θ̂(t)_j = lerp(W_i, W_{i+1}, β_ij(t))_j     for t in [e_i, e_{i+1}],  β linear between whole epochs
+        θ̂(t)_j = lerp(W_i, W_{i+1}, β_ij(t))_j     for t in [e_i, e_{i+1}],  β linear between integer epochs
 
-    W_0 … W_{w−1} are the waypoints, at whole epochs 0 = e_0 < … < e_{w−1} = T; β_ij(e) is the fraction of
-    segment i that parameter tensor j has covered at epoch e. At an inner waypoint θ̂ belongs to the later segment.
+    W_0 … W_{w−1} are the waypoints, at integer epochs 0 = e_0 < … < e_{w−1} = T; β_ij(e) is the fraction of
+    segment i that parameter tensor j has covered at epoch e. An inner waypoint belongs to the later segment.
 
     Source: MCT (Zhong et al., CVPR 2025).
     """
@@ -139,14 +139,14 @@ class ConvexifiedTrajectory:
         fractions: Tensor,
         sizes: Sequence[int],
     ) -> None:
-        """Use the waypoints and fractions that `convexify` computes or a file holds.
+        """Use waypoints and fractions as `convexify` computes them.
 
         Args:
             waypoints: [w, P], w >= 2.
-            waypoint_epochs: w whole epochs, rising strictly from 0 to T.
-            fractions: [T + w − 1, tensors]: segment by segment, its epochs e_i … e_{i+1} *both included*:
-                an inner waypoint is the end of one segment and the start of the next.
-            sizes: elements of each parameter tensor; they sum to P.
+            waypoint_epochs: w integer epochs, rising strictly from 0 to T.
+            fractions: [T + w − 1, tensors]: segment by segment, its epochs e_i … e_{i+1} with *both ends included*:
+                an inner waypoint ends one segment and starts the next.
+            sizes: number of elements of every parameter tensor; their sum is P.
 
         Raises:
             InputError: shapes disagree, epochs do not rise from 0, or a fraction is not finite.
@@ -178,7 +178,7 @@ class ConvexifiedTrajectory:
 
     @property
     def continuous(self) -> bool:
-        """True: every real t in [0, T]."""
+        """True: times are real numbers in [0, T]."""
         return True
 
     @property
@@ -193,16 +193,16 @@ class ConvexifiedTrajectory:
 
     @property
     def fractions(self) -> Tensor:
-        """[T + w − 1, tensors] float64, segment by segment, both ends of every segment included."""
+        """The fractions [T + w − 1, tensors] in float64, segment by segment, with both ends of every segment."""
         return self._fractions.clone()
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Elements of each parameter tensor."""
+        """The number of elements of every parameter tensor."""
         return self._sizes
 
     def locate(self, t: float) -> tuple[int, list[float]]:
-        """The segment i that t lies in, and β_ij(t) for each parameter tensor j.
+        """Return the segment i of time t, and β_ij(t) for every parameter tensor j.
 
         Raises:
             InputError: t is outside [0, T].
@@ -210,14 +210,14 @@ class ConvexifiedTrajectory:
         if not 0 <= t <= self.end:
             raise InputError(f"t = {t} is outside this convexified trajectory, which runs from 0 to {self.end:g}")
         segment = min(bisect_right(self._epochs, t) - 1, len(self._epochs) - 2)
-        # The last epoch of the trajectory is read from the interval before it, at its far end.
+        # The last epoch is the far end of the interval before it.
         epoch = min(math.floor(t), self._epochs[segment + 1] - 1)
-        row = epoch + segment  # each earlier segment holds one row more than it has epochs
+        row = epoch + segment  # every earlier segment has one row more than epochs
         weights = torch.lerp(self._fractions[row], self._fractions[row + 1], t - epoch)
         return segment, weights.tolist()
 
     def point(self, t: float) -> Tensor:
-        """θ̂(t) [P], for a real t in [0, T]; reads two waypoints.
+        """Return θ̂(t) [P] for a real t in [0, T]; reads two waypoints.
 
         Raises:
             InputError: t is outside [0, T].

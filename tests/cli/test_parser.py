@@ -104,7 +104,7 @@ def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
         (["distill", *WHERE, "--distill.steps=[1"], "--distill.steps must be "),
         (["distill", *WHERE, "--distill.lr_lr", "9" * 400], "--distill.lr_lr must be "),
         (["distill", *WHERE, "--distill.lr_lr", "9" * 5000], "--distill.lr_lr must be "),
-        (["distill", *WHERE, "--distill.max_start=2.5"], "--distill.max_start must be a whole epoch"),
+        (["distill", *WHERE, "--distill.max_start=2.5"], "--distill.max_start must be an integer"),
         (["distill", *WHERE, "--log.wandb=yes"], "--log.wandb must be "),
         (["experts", "--out", "y", "--data.image_size=100000"], "--data.image_size must be "),
         (["experts", "--out", "y", "--model.name=os:system"], "the network os:system does not take its arguments"),

@@ -1,4 +1,4 @@
-"""Recipes and settings from what a Python call passes."""
+"""Recipes and settings from the arguments of Python calls."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from pydistill.training.experts import ExpertSettings
 from pydistill.training.train import TrainingSettings
 
 
-def test_fields_of_the_settings_and_of_their_training() -> None:
+def test_with_values_sets_fields_and_fields_of_training() -> None:
     settings = with_values(ExpertSettings(), {"count": 3, "epochs": 7, "lr": 0.5})
     assert (settings.count, settings.training.epochs, settings.training.lr) == (3, 7, 0.5)
     assert settings.training.dsa == DsaSettings()
-    whole = with_values(EvaluationSettings(), {"training": TrainingSettings(batch_size=8), "epochs": 2})
-    assert whole.training == TrainingSettings(batch_size=8, epochs=2)
+    evaluation = with_values(EvaluationSettings(), {"training": TrainingSettings(batch_size=8), "epochs": 2})
+    assert evaluation.training == TrainingSettings(batch_size=8, epochs=2)
     assert with_values(DistillSettings(), {}) == DistillSettings()
 
 
-def test_an_augmentation_as_a_mapping() -> None:
+def test_augmentation_as_a_mapping() -> None:
     assert with_values(DistillSettings(), {"dsa": {"flip": 0.0}}).dsa == DsaSettings(flip=0.0)
     assert with_values(DistillSettings(), {"dsa": {}}).dsa == DsaSettings()
     assert with_values(ExpertSettings(), {"dsa": None}).training.dsa is None
 
 
 @pytest.mark.parametrize(
-    ("values", "named"),
+    ("values", "message"),
     [
         ({"itterations": 3}, "did you mean iterations"),
         ({"epochs": 3}, "epochs"),
         ({"dsa": {"flp": 0.5}}, "did you mean dsa.flip"),
     ],
 )
-def test_an_unknown_setting_is_named(values: dict[str, object], named: str) -> None:
-    with pytest.raises(InputError, match=named):
+def test_unknown_setting(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         with_values(DistillSettings(), values)
 
 
-def test_a_value_outside_its_limits_is_refused() -> None:
+def test_value_outside_its_limits() -> None:
     for values in ({"count": 0}, {"epochs": 0}, {"lr": "fast"}):
         with pytest.raises(InputError, match=next(iter(values))):
             with_values(ExpertSettings(), values)
 
 
-def test_recipes_by_preset_by_file_and_as_they_are(tmp_path: Path) -> None:
+def test_recipe_from_preset_file_and_recipe(tmp_path: Path) -> None:
     preset = recipe_from("demo/digits-mct")
     assert preset == load_recipe(preset_path("demo/digits-mct"))
     file = tmp_path / "recipe.json"

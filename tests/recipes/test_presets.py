@@ -1,4 +1,4 @@
-"""Every preset is read, has the published values, and runs for two iterations on data of its shape."""
+"""Every preset has the published values and runs for two iterations on data of its shape."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pydistill.runs.run import run_distillation
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import TrajectoryStore
 
-# channels, side, classes of what each data set holds
+# channels, side and number of classes of every data set
 SHAPES = {
     "digits": (1, 8, 10),
     "cifar10": (3, 32, 10),
@@ -27,7 +27,7 @@ SHAPES = {
     "imagenette": (3, 128, 10),
 }
 
-# steps, expert epochs, max start, lr of images, lr of lr, first lr, ZCA, average, iterations: the published tables
+# Published tables: steps, expert epochs, max start, lr of images, lr of lr, initial lr, ZCA, EMA, iterations.
 ATT = {
     "cifar10-ipc1": (80, 4, 2, 1e2, 1e-7, 1e-2, True, 0.9999, 6_000),
     "cifar10-ipc10": (30, 2, 20, 1e4, 1e-4, 1e-2, True, 0.9999, 60_000),
@@ -70,7 +70,7 @@ BATCHES = {
 }
 
 
-def test_there_is_a_preset_for_every_row_and_no_other() -> None:
+def test_presets_are_those_of_the_tables() -> None:
     others = {f"demo/digits-{method}" for method in ("att", "mct", "mtt", "tesla")} | {"cpu/cifar10-w32"}
     assert set(preset_names()) == set(PUBLISHED) | others
 
@@ -78,31 +78,31 @@ def test_there_is_a_preset_for_every_row_and_no_other() -> None:
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_values(name: str) -> None:
     recipe = load_recipe(preset_path(name))
-    found: DistillSettings = recipe.distill
-    row = (found.steps, found.expert_epochs, found.max_start, found.lr_image, found.lr_lr, found.lr_init)
-    assert (*row, recipe.data.zca, found.ema, found.iterations) == PUBLISHED[name]
-    assert found.batch_size == BATCHES.get(name)
-    assert (found.method, found.ipc) == (name.split("/")[0], int(name.split("ipc")[-1]))
-    assert found.momentum == 0.5
-    assert found.dsa is not None
+    distill: DistillSettings = recipe.distill
+    row = (distill.steps, distill.expert_epochs, distill.max_start, distill.lr_image, distill.lr_lr, distill.lr_init)
+    assert (*row, recipe.data.zca, distill.ema, distill.iterations) == PUBLISHED[name]
+    assert distill.batch_size == BATCHES.get(name)
+    assert (distill.method, distill.ipc) == (name.split("/")[0], int(name.split("ipc")[-1]))
+    assert distill.momentum == 0.5
+    assert distill.dsa is not None
     assert (recipe.model.width, recipe.model.norm) == (128, "instance")
     assert recipe.model.depth == {"tiny-imagenet": 4, "imagenette": 5}.get(recipe.data.name, 3)
     evaluation = recipe.evaluation
-    assert evaluation.repeats == (3 if found.method == "mct" else 5)
+    assert evaluation.repeats == (3 if distill.method == "mct" else 5)
     assert (evaluation.training.epochs, evaluation.training.momentum) == (1000, 0.9)
     training = recipe.expert.training
     assert (training.epochs, training.lr, training.momentum, training.weight_decay) == (50, 0.01, 0, 0)
-    assert training.batch_size == (512 if found.method == "att" else 256)
+    assert training.batch_size == (512 if distill.method == "att" else 256)
 
 
-def test_mct_s_waypoints() -> None:
+def test_waypoints_of_mct() -> None:
     assert load_recipe(preset_path("mct/cifar10-ipc1")).distill.waypoints == 4
     assert load_recipe(preset_path("mct/cifar10-zca-ipc1")).distill.waypoints == [0, 6, 25, 50]
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_two_iterations(name: str, tmp_path: Path) -> None:
-    """The preset's own experts' length, start range and method; a narrow network, one image per class, few steps."""
+    """Use the preset's method, expert epochs and starts with a narrow network, one image per class and few steps."""
     overrides = {
         "model.width": 2,
         "distill.ipc": 1,
@@ -131,7 +131,7 @@ def random_data(channels: int, side: int, classes: int) -> Dataset:
 
 
 def walk(recipe: Recipe, dataset: Dataset, folder: Path) -> TrajectoryStore:
-    """An expert that drifts at random for as many epochs as the preset's: its shape is all that matters here."""
+    """Make an expert of the preset's length and shape that drifts at random."""
     epochs = recipe.expert.training.epochs
     begin = flatten(build(recipe.model, dataset.in_channels, dataset.num_classes, dataset.image_size, seed=0))
     drift = 0.01 * torch.randn(epochs, len(begin), generator=torch.Generator().manual_seed(0))
@@ -140,13 +140,13 @@ def walk(recipe: Recipe, dataset: Dataset, folder: Path) -> TrajectoryStore:
     return store
 
 
-def test_a_recipe_survives_its_dictionary() -> None:
+def test_recipe_round_trips_through_a_dictionary() -> None:
     recipe = load_recipe(preset_path("mct/cifar10-zca-ipc1"))
     assert from_dict(Recipe, recipe.as_dict()) == recipe
 
 
-def test_an_unknown_preset_names_those_there_are() -> None:
-    with pytest.raises(InputError, match="there is no preset 'att/mnist'; there are att/cifar10-ipc1"):
+def test_unknown_preset_lists_the_presets() -> None:
+    with pytest.raises(InputError, match=r"'att/mnist'.*att/cifar10-ipc1"):
         preset_path("att/mnist")
 
 
@@ -159,14 +159,14 @@ def test_an_unknown_preset_names_those_there_are() -> None:
         ("3", "recipe .*yaml"),
     ],
 )
-def test_a_recipe_that_cannot_be_read(text: str, message: str, tmp_path: Path) -> None:
+def test_unreadable_recipe(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         load_recipe(file)
 
 
-def test_settings_of_a_preset_can_be_overridden() -> None:
+def test_overrides_of_a_preset() -> None:
     recipe = load_recipe(preset_path("att/cifar10-ipc1"), {"distill.steps": 7, "expert.training.dsa": None})
     assert recipe.distill.steps == 7
     assert recipe.distill.lr_image == 100

@@ -1,4 +1,4 @@
-"""Convexification against its formulas, computed slowly; its ends, its waypoints, its degenerate cases."""
+"""Convexification agrees with a slow computation, also at its ends, its waypoints and in degenerate cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_points_equal_the_slow_formula(rule, waypoints, smoothing):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("waypoints", [2, 3, 4, 11])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_waypoints_are_met_exactly_at_their_epochs(rule, waypoints, dtype):
+def test_points_at_waypoint_epochs_are_the_waypoints(rule, waypoints, dtype):
     path = convexify(walk(dtype=dtype), SIZES, waypoints=waypoints, fractions=rule)
     for index, epoch in enumerate(path.waypoint_epochs):
         point = path.point(epoch)
@@ -44,7 +44,7 @@ def test_waypoints_are_met_exactly_at_their_epochs(rule, waypoints, dtype):
         assert torch.equal(point, path.waypoints.row(index))
 
 
-def test_the_last_point_exists_with_more_than_two_waypoints():
+def test_last_point_with_more_than_two_waypoints():
     snapshots = walk(epochs=50)
     path = convexify(snapshots, SIZES, waypoints=4)
     assert torch.equal(path.point(50), (snapshots[49] + snapshots[50]) / 2)
@@ -73,7 +73,7 @@ def test_smoothing_uses_recorded_neighbours_even_when_they_are_waypoints():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_it_is_continuous_across_waypoints(rule):
+def test_trajectory_is_continuous_across_waypoints(rule):
     path = convexify(walk(dtype=torch.float64), SIZES, fractions=rule)
     for epoch in path.waypoint_epochs[1:-1]:
         gap = (path.point(epoch - 1e-9) - path.point(epoch)).abs().max()
@@ -82,7 +82,7 @@ def test_it_is_continuous_across_waypoints(rule):
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("waypoints", [2, 4, 11])
-def test_a_tensor_that_never_moves_gives_no_nan(rule, waypoints):
+def test_tensor_that_never_moves_gives_no_nan(rule, waypoints):
     snapshots = walk(dtype=torch.float64)
     snapshots[:, 6:8] = 0.25  # the second tensor stands still
     path = convexify(snapshots, SIZES, waypoints=waypoints, fractions=rule)
@@ -94,8 +94,8 @@ def test_a_tensor_that_never_moves_gives_no_nan(rule, waypoints):
         torch.testing.assert_close(point, expected, rtol=1e-12, atol=1e-13)
 
 
-def test_a_tensor_at_rest_within_one_segment_still_reaches_its_smoothed_waypoint():
-    # It moves only after the first waypoint, so smoothing pulls that waypoint away while the segment's length is zero.
+def test_tensor_at_rest_within_a_segment_reaches_its_smoothed_waypoint():
+    # It moves only after the first waypoint: smoothing moves that waypoint, although the segment's length is zero.
     snapshots = walk(dtype=torch.float64)
     snapshots[:5, 6:8] = 1.0
     path = convexify(snapshots, SIZES, waypoints=(0, 4, 10))
@@ -106,14 +106,14 @@ def test_a_tensor_at_rest_within_one_segment_still_reaches_its_smoothed_waypoint
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_trajectory_that_returns_to_its_start_gives_no_nan(rule):
+def test_trajectory_that_returns_to_its_start_gives_no_nan(rule):
     snapshots = walk(dtype=torch.float64)
     snapshots[10] = snapshots[0]
     path = convexify(snapshots, SIZES, waypoints=2, fractions=rule)
     assert torch.equal(path.point(5.5), snapshots[0])
 
 
-def test_path_fractions_rise_from_0_to_1_in_each_segment():
+def test_path_fractions_rise_from_0_to_1_in_every_segment():
     path = convexify(walk(), SIZES, waypoints=4)
     segments = path.fractions.split([5, 4, 4])
     for fractions in segments:
@@ -126,13 +126,13 @@ def test_path_fractions_rise_from_0_to_1_in_each_segment():
     (50, 2, (0, 50)), (50, 3, (0, 25, 50)), (50, 4, (0, 17, 34, 50)), (50, 6, (0, 10, 20, 30, 40, 50)), (1, 2, (0, 1)),
     (5, 6, (0, 1, 2, 3, 4, 5)),
 ])  # fmt: skip
-def test_epochs_of_the_waypoints(end, count, expected):
+def test_waypoint_epochs(end, count, expected):
     assert waypoint_epochs(end, count) == expected
 
 
 @given(end=st.integers(1, 200), share=st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
-def test_there_are_as_many_waypoints_as_asked_for(end, share):
+def test_number_of_waypoint_epochs(end, share):
     count = 2 + int(share * (end - 1))
     epochs = waypoint_epochs(end, count)
     assert len(epochs) == count
@@ -143,10 +143,10 @@ def test_there_are_as_many_waypoints_as_asked_for(end, share):
 @pytest.mark.parametrize(("arguments", "words"), [
     ({"waypoints": 1}, r"waypoints must be 2 to 11 .* epochs 0 to 10"),
     ({"waypoints": 12}, r"waypoints must be 2 to 11"),
-    ({"waypoints": (0, 5)}, r"waypoints must be whole epochs that rise strictly from 0"),
+    ({"waypoints": (0, 5)}, "waypoints"),
     ({"waypoints": (0, 5, 5, 10)}, "rise strictly"),
-    ({"waypoints": (0, 2.5, 10)}, "whole epochs"),
-    ({"waypoints": ()}, "whole epochs"),
+    ({"waypoints": (0, 2.5, 10)}, "waypoints"),
+    ({"waypoints": ()}, "waypoints"),
     ({"fractions": "quadratic"}, "fractions = 'quadratic' must be one of path, uniform, decreasing, projected"),
     ({"smoothing": True}, "smoothing = True must be one of neighbours, weighted, none"),
     ({"sizes": (6, 2)}, "sizes must sum to P = 23, the length of a snapshot, not to 8"),
@@ -167,13 +167,13 @@ def test_snapshots_that_are_not_finite():
 
 
 @pytest.mark.parametrize("t", [-1e-9, 10.000001, math.nan, math.inf])
-def test_times_outside_are_refused(t):
+def test_time_out_of_range(t):
     path = convexify(walk(), SIZES)
     with pytest.raises(InputError, match=r"is outside this convexified trajectory, which runs from 0 to 10"):
         path.point(t)
 
 
-def test_points_are_the_callers_own():
+def test_points_are_copies():
     snapshots = walk()
     path = convexify(snapshots, SIZES)
     path.point(0).zero_()
@@ -182,7 +182,7 @@ def test_points_are_the_callers_own():
     assert path.fractions.sum() > 0
 
 
-def test_a_point_has_no_gradient():
+def test_point_has_no_gradient():
     path = ConvexifiedTrajectory(torch.zeros(2, TOTAL, requires_grad=True), (0, 4), torch.zeros(5, 4), SIZES)
     assert not path.point(2.5).requires_grad
 
@@ -195,7 +195,7 @@ def test_a_point_has_no_gradient():
     {"fractions": torch.zeros(4, 4)},
     {"fractions": torch.full((5, 4), math.nan)},
 ])  # fmt: skip
-def test_a_convexified_trajectory_checks_its_parts(change):
+def test_convexified_trajectory_checks_its_arguments(change):
     parts = {
         "waypoints": torch.zeros(2, TOTAL),
         "waypoint_epochs": (0, 4),

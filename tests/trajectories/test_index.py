@@ -1,4 +1,4 @@
-"""A damaged index is one FormatError, and reaches no file outside of the store."""
+"""A damaged index raises FormatError and gives no access to files outside the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .samples import record, walk
 
 @pytest.fixture(scope="module", params=["recorded", "convexified"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of each kind with two experts."""
+    """A store with two experts, of either kind."""
     store = TrajectoryStore.create(tmp_path_factory.mktemp("recorded"), record())
     for number in range(2):
         store.add(number, walk(seed=number), {"test": [0.5] * 11}, {"seed": 1})
@@ -30,7 +30,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def with_index(folder: Path, index: Any, into: Path) -> Path:
-    """A copy of the store with another index."""
+    """Copy the store with another index."""
     into.mkdir(exist_ok=True)
     for file in folder.glob("*.safetensors"):
         (into / file.name).write_bytes(file.read_bytes())
@@ -39,7 +39,7 @@ def with_index(folder: Path, index: Any, into: Path) -> Path:
 
 
 def replaced(value: Any, path: list[str], new: Any) -> Any:
-    """`value` with the item at `path` replaced."""
+    """Return `value` with the item at `path` replaced."""
     if not path:
         return new
     return {**value, path[0]: replaced(value[path[0]], path[1:], new)}
@@ -74,7 +74,7 @@ EXPERT = ["experts", "1"]
     ([*EXPERT, "accuracies"], {"test": [float("nan")]}),
     ([*EXPERT, "details"], []),
 ])  # fmt: skip
-def test_a_damaged_index_is_one_sentence(folder, tmp_path, path, new):
+def test_damaged_index_is_refused_in_one_line(folder, tmp_path, path, new):
     index = json.loads((folder / "index.json").read_text())
     copy = with_index(folder, replaced(index, path, new), tmp_path / "store")
     with pytest.raises(FormatError, match=r"index\.json") as caught:
@@ -83,7 +83,7 @@ def test_a_damaged_index_is_one_sentence(folder, tmp_path, path, new):
 
 
 @pytest.mark.parametrize("version", [2, "1", None])
-def test_an_index_of_another_version_is_refused_by_it(folder, tmp_path, version):
+def test_index_of_another_version_is_refused(folder, tmp_path, version):
     index = json.loads((folder / "index.json").read_text())
     with pytest.raises(FormatError, match=f"version {version!r}"):
         TrajectoryStore.open(with_index(folder, index | {"version": version}, tmp_path))
@@ -93,7 +93,7 @@ def test_an_index_of_another_version_is_refused_by_it(folder, tmp_path, version)
 def test_damaged_waypoint_epochs(folder, tmp_path, epochs):
     index = json.loads((folder / "index.json").read_text())
     if index["kind"] == "recorded":
-        index["kind"] = "convexified"  # a convexified index of recorded experts lacks them altogether
+        index["kind"] = "convexified"  # the entries of recorded experts have no waypoint epochs
     copy = with_index(
         folder, replaced(index, EXPERT, {**index["experts"]["1"], "waypoint_epochs": epochs}), tmp_path / "s"
     )
@@ -102,7 +102,7 @@ def test_damaged_waypoint_epochs(folder, tmp_path, epochs):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "pydistill-trajectories"}', "[" * 100_000])
-def test_what_is_not_an_index_is_refused(folder, tmp_path, text):
+def test_file_that_is_not_an_index_is_refused(folder, tmp_path, text):
     copy = with_index(folder, text, tmp_path / "store")
     with pytest.raises(FormatError, match=r"index.json"):
         TrajectoryStore.open(copy)
@@ -116,13 +116,13 @@ JSON = st.recursive(
 
 
 def paths_in(value: Any) -> list[list[Any]]:
-    """The path of every item of a JSON value."""
+    """Return the path of every item of a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [[], *([key, *path] for key, item in items for path in paths_in(item))]
 
 
 def put(value: Any, path: list[Any], new: Any) -> Any:
-    """`value` with the item at `path` replaced, through lists as well."""
+    """Return `value` with the item at `path`, which may lead through lists, replaced."""
     if not path:
         return new
     if isinstance(value, dict):
@@ -130,8 +130,8 @@ def put(value: Any, path: list[Any], new: Any) -> Any:
     return [put(item, path[1:], new) if i == path[0] else item for i, item in enumerate(value)]
 
 
-def touch(path: Path) -> int:
-    """Read every point; only pydistill's own errors may be raised. Returns the number of points read."""
+def read_everything(path: Path) -> int:
+    """Read points of every expert, allowing pydistill's errors only; returns the number of points read."""
     points = 0
     try:
         store = TrajectoryStore.open(path)
@@ -152,25 +152,25 @@ def touch(path: Path) -> int:
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_change_to_the_index_is_harmless_or_a_format_error(folder, data):
+def test_any_change_of_the_index_is_harmless_or_refused(folder, data):
     index = json.loads((folder / "index.json").read_text())
     path = data.draw(st.sampled_from(paths_in(index)))
     changed = put(index, path, data.draw(JSON))
     with tempfile.TemporaryDirectory() as into:
-        assert touch(with_index(folder, changed, Path(into))) <= 6
+        assert read_everything(with_index(folder, changed, Path(into))) <= 6
 
 
 @given(data=st.data())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_change_to_an_expert_is_a_format_error_and_spares_the_other(folder, data):
-    whole = (folder / "expert_0000.safetensors").read_bytes()
-    place = data.draw(st.integers(0, len(whole) - 1))
+def test_any_change_of_an_expert_is_detected_and_spares_the_other(folder, data):
+    content = (folder / "expert_0000.safetensors").read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
-        changed = whole[:place]
+        changed = content[:place]
     else:
-        changed = whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :]
+        changed = content[:place] + bytes([content[place] ^ data.draw(st.integers(1, 255))]) + content[place + 1 :]
     with tempfile.TemporaryDirectory() as into:
         copy = with_index(folder, (folder / "index.json").read_text(), Path(into))
         (copy / "expert_0000.safetensors").write_bytes(changed)
-        assert 3 <= touch(copy) <= 6
+        assert 3 <= read_everything(copy) <= 6
         assert list(TrajectoryStore.open(copy).verify()) == [0]

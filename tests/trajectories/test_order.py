@@ -1,4 +1,4 @@
-"""The order of the experts: whole passes, reshuffled, resumable in the middle."""
+"""The order of experts: shuffled passes that can be resumed in the middle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.trajectories import ExpertOrder
 
 
-def test_each_pass_visits_every_expert_once_in_a_fresh_order():
+def test_passes_visit_every_expert_once_in_a_new_order():
     order, generator = ExpertOrder(7), torch.Generator().manual_seed(0)
     passes = [[order.next(generator) for _ in range(7)] for _ in range(6)]
     assert all(sorted(visited) == list(range(7)) for visited in passes)
@@ -19,7 +19,7 @@ def test_each_pass_visits_every_expert_once_in_a_fresh_order():
 
 
 @pytest.mark.parametrize("done", [0, 1, 4, 5, 12])
-def test_it_continues_where_it_was_stored(done):
+def test_order_resumes_from_its_state(done):
     order, generator = ExpertOrder(5), torch.Generator().manual_seed(3)
     for _ in range(done):
         order.next(generator)
@@ -31,7 +31,7 @@ def test_it_continues_where_it_was_stored(done):
     assert [resumed.next(restored) for _ in range(13)] == expected
 
 
-def test_a_stored_state_does_not_change_with_the_order():
+def test_state_is_a_copy():
     order, generator = ExpertOrder(4), torch.Generator()
     order.next(generator)
     state = order.state()
@@ -42,12 +42,12 @@ def test_a_stored_state_does_not_change_with_the_order():
 
 
 def test_no_experts():
-    with pytest.raises(InputError, match="count = 0 must be 1 or more"):
+    with pytest.raises(InputError, match="count = 0"):
         ExpertOrder(0)
 
 
-def test_a_state_over_another_number_of_experts():
-    with pytest.raises(MismatchError, match="over 4 experts and this run has 5"):
+def test_state_of_another_number_of_experts():
+    with pytest.raises(MismatchError, match=r"4.*5"):
         ExpertOrder(5).load_state(ExpertOrder(4).state())
 
 

@@ -1,4 +1,4 @@
-"""Records of experts name both sides where they do not fit, and survive JSON."""
+"""Records of experts name every difference and both sides, and round-trip through JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydistill.trajectories import ExpertsRecord
 from .samples import NAMES, SHAPES, record
 
 
-def test_a_fitting_record_passes():
+def test_matching_records_pass():
     record().check(record())
     record(training={"lr": 1}, epochs=5).check(record())
 
@@ -29,32 +29,32 @@ def test_a_fitting_record_passes():
     ({"parameters": ((NAMES[0], (9, 9)), *list(zip(NAMES, SHAPES, strict=True))[1:])},
      r"parameters is features.0.weight \[2, 1, 3\] for the experts and features.0.weight \[9, 9\] for this run"),
 ])  # fmt: skip
-def test_experts_that_do_not_fit_name_both_sides(change, words):
+def test_mismatch_names_both_sides(change, words):
     with pytest.raises(MismatchError, match=words) as caught:
         record().check(record(**change))
     assert "\n" not in str(caught.value)
 
 
-def test_every_difference_is_named_at_once():
+def test_mismatch_names_every_difference():
     with pytest.raises(MismatchError) as caught:
         record().check(record(preprocessing="zca-9", image_size=(9, 9)))
     assert "preprocessing" in str(caught.value)
     assert "image size" in str(caught.value)
 
 
-def test_the_sides_can_be_named():
+def test_names_of_the_sides():
     with pytest.raises(MismatchError, match="for A and cifar10 for B"):
         record().check(record(dataset="cifar10"), sides=("A", "B"))
 
 
-def test_unknown_facts_of_imported_files_are_not_compared():
+def test_empty_fields_are_not_compared():
     record(dataset_digest="", preprocessing="").check(record())
     record().check(record(dataset_digest="", preprocessing=""))
     with pytest.raises(MismatchError, match="architecture is"):
         record(architecture="").check(record())
 
 
-def test_training_counts_when_a_store_is_continued():
+def test_training_is_compared_on_request():
     with pytest.raises(
         MismatchError, match=r"training is \{'lr': 0.01\} for the experts and \{'lr': 0.1\} for this run"
     ):
@@ -63,7 +63,7 @@ def test_training_counts_when_a_store_is_continued():
         record().check(record(epochs=11), training=True)
 
 
-def test_json_gives_the_record_back():
+def test_json_round_trip():
     value = json.loads(json.dumps(record().to_json()))
     assert ExpertsRecord.from_json(value, "here") == record()
     assert record().layout.sizes == record().sizes == (6, 2, 12, 3)
@@ -81,6 +81,6 @@ def test_damaged_records(name, value):
         ExpertsRecord.from_json(damaged, "here")
 
 
-def test_a_record_that_is_not_an_object():
+def test_record_that_is_not_an_object():
     with pytest.raises(FormatError, match="here"):
         ExpertsRecord.from_json([], "here")

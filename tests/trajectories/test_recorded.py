@@ -1,4 +1,4 @@
-"""Recorded trajectories: whole epochs within what was recorded, and nothing else."""
+"""Recorded trajectories have points at the recorded epochs only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_points_are_the_snapshots():
     assert torch.equal(path.point(3.0), snapshots[3])
 
 
-def test_points_are_the_callers_own():
+def test_points_are_copies():
     path = RecordedTrajectory(walk())
     path.point(2).zero_()
     assert torch.equal(path.point(2), walk()[2])
@@ -36,16 +36,16 @@ def test_bfloat16_snapshots_give_float32_points():
 
 
 @pytest.mark.parametrize("t", [-1, 11, 10.5, math.nan, math.inf])
-def test_epochs_that_were_not_recorded(t):
-    with pytest.raises(InputError, match=r"outside this recorded trajectory, which has epochs 0 to 10"):
+def test_epoch_out_of_range(t):
+    with pytest.raises(InputError, match=f"t = {t}"):
         RecordedTrajectory(walk()).point(t)
 
 
-def test_fractional_epochs_say_what_to_do():
-    with pytest.raises(InputError, match=r"t = 2.5 is not a whole epoch.*0 to 10 only; convexify"):
+def test_fractional_epoch():
+    with pytest.raises(InputError, match=r"t = 2\.5"):
         RecordedTrajectory(walk()).point(2.5)
 
 
-def test_one_snapshot_is_no_trajectory():
-    with pytest.raises(InputError, match="at least 2 snapshots"):
+def test_one_snapshot_is_refused():
+    with pytest.raises(InputError, match="snapshots"):
         RecordedTrajectory(walk()[:1])

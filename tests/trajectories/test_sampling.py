@@ -1,4 +1,4 @@
-"""Starts: their range, its growth, their distribution, and what is refused before the first step."""
+"""Starts: their range and distribution, growing ranges, and invalid settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draws(settings: StartSettings, count: int = 4000, iteration: int = 0, length
     return torch.tensor([start for start, _ in pairs], dtype=torch.float64)
 
 
-def test_whole_starts_are_every_epoch_below_max_start_equally_often():
+def test_integer_starts_are_uniform():
     starts = draws(StartSettings(max_start=5, min_start=1))
     values, counts = starts.unique(return_counts=True)
     assert values.tolist() == [1, 2, 3, 4]
@@ -45,7 +45,7 @@ def test_the_same_generator_gives_the_same_starts():
     assert torch.equal(draws(settings, 20), draws(settings, 20))
 
 
-def test_a_growing_range_grows_to_max_start_and_stays():
+def test_growing_range_ends_at_max_start():
     sampler = StartSampler(StartSettings(8, 0, continuous=True, growing=True, grow_from=0.5, grow_iterations=100))
     assert sampler.upper(0) == 0.5
     assert sampler.upper(50) == pytest.approx(4.25)
@@ -53,27 +53,27 @@ def test_a_growing_range_grows_to_max_start_and_stays():
     assert sampler.upper(10_000) == 8
 
 
-def test_growing_starts_stay_below_the_bound_of_their_iteration():
+def test_growing_starts_respect_the_bound_of_their_iteration():
     settings = StartSettings(8, 0, continuous=True, growing=True, grow_from=0.5, grow_iterations=100)
     early, late = draws(settings, 500, iteration=0), draws(settings, 500, iteration=100)
     assert early.max() < 0.5
     assert late.max() > 7
 
 
-def test_a_growing_whole_range_always_has_an_epoch_to_draw():
+def test_growing_range_of_integers_is_never_empty():
     settings = StartSettings(8, 2, growing=True, grow_from=2, grow_iterations=60)
     assert draws(settings, 100, iteration=0).unique().tolist() == [2]
     assert draws(settings, 300, iteration=30).unique().tolist() == [2, 3, 4]
     assert draws(settings, 500, iteration=60).unique().tolist() == [2, 3, 4, 5, 6, 7]
 
 
-def test_growing_is_off_unless_asked_for_and_on_when_asked_for():
+def test_growing_is_off_by_default():
     fixed, growing = StartSettings(8), StartSettings(8, growing=True, grow_iterations=10)
     assert StartSampler(fixed).upper(0) == 8
     assert StartSampler(growing).upper(0) < StartSampler(growing).upper(10) == 8
 
 
-def test_both_ends_of_the_trajectory_are_legal():
+def test_both_ends_of_the_trajectory_are_allowed():
     StartSampler(StartSettings(max_start=9)).check(RECORDED, 2)  # starts 0 … 8, targets up to 10
     StartSampler(StartSettings(max_start=8, continuous=True)).check(CONVEX, 2)
     start, target = StartSampler(StartSettings(1)).draw(0, torch.Generator(), 10.0, 10)
@@ -81,7 +81,7 @@ def test_both_ends_of_the_trajectory_are_legal():
 
 
 @pytest.mark.parametrize("length", [0.1, 0.3, 1.7, 2.9])
-def test_rounding_never_carries_a_target_past_the_end(length):
+def test_rounding_never_moves_a_target_past_the_end(length):
     bound = 10.0 - length
     while bound + length > 10.0:
         bound = math.nextafter(bound, 0)
@@ -93,7 +93,7 @@ def test_rounding_never_carries_a_target_past_the_end(length):
         assert target <= 10
 
 
-def test_starts_beyond_what_was_stored_are_refused_before_the_first_step():
+def test_range_beyond_the_trajectory_is_refused_without_drawing():
     sampler = StartSampler(StartSettings(max_start=10))
     words = "max_start must be at most 9 "
     with pytest.raises(InputError, match=words):
@@ -105,7 +105,7 @@ def test_starts_beyond_what_was_stored_are_refused_before_the_first_step():
     assert torch.equal(before, generator.get_state())
 
 
-def test_a_growing_range_is_judged_by_its_final_end():
+def test_growing_range_is_checked_at_its_final_bound():
     settings = StartSettings(9, continuous=True, growing=True, grow_iterations=1000)
     with pytest.raises(InputError, match="max_start must be at most 8 "):
         StartSampler(settings).check(CONVEX, 2)
@@ -130,17 +130,17 @@ def test_settings_outside_their_limits(settings, name):
 
 
 @pytest.mark.parametrize(("settings", "trajectory", "length", "words"), [
-    (StartSettings(4, continuous=True), RECORDED, 2, "continuous starts need convexified experts"),
+    (StartSettings(4, continuous=True), RECORDED, 2, "continuous starts"),
     (StartSettings(4), RECORDED, 1.5, "expert_epochs must be"),
     (StartSettings(4), RECORDED, 0, "expert_epochs must be"),
     (StartSettings(4), CONVEX, -1, "expert_epochs must be"),
     (StartSettings(4), CONVEX, math.nan, "expert_epochs must be"),
 ])  # fmt: skip
-def test_trajectories_that_do_not_suit(settings, trajectory, length, words):
+def test_unsuitable_trajectory_or_length(settings, trajectory, length, words):
     with pytest.raises(InputError, match=words):
         StartSampler(settings).check(trajectory, length)
 
 
-def test_an_iteration_below_zero():
+def test_negative_iteration():
     with pytest.raises(InputError, match="iteration must be"):
         StartSampler(StartSettings(4)).draw(-1, torch.Generator(), 10.0, 2)

@@ -1,4 +1,4 @@
-"""Shared by the readers and writers of other tools' files: untrusted loading, checks, numbered files."""
+"""Load, check and number the files of other tools; shared by their readers and writers."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def load_untrusted(path: Path) -> Any:
     """Load a torch-saved file without running any code from it; large tensors stay in the file.
 
     Raises:
-        InputError: there is no such file.
+        InputError: the file does not exist.
         FormatError: the file is damaged, or holds more than plain containers and tensors.
     """
     if not path.is_file():
-        raise InputError(f"{path} does not exist; give the path of a file that does")
+        raise InputError(f"{path} does not exist; give the path of an existing file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise nearly any error
@@ -66,7 +66,7 @@ def save_torch(value: Any, path: Path) -> None:
     """
     with atomic_path(path) as temporary:
         try:
-            with open(temporary, "wb") as handle:  # given a path, torch hides the system's error
+            with open(temporary, "wb") as handle:  # with a path, torch would hide the system's error
                 torch.save(value, handle)
         except RuntimeError as error:  # torch wraps a failed write when it closes the file
             if isinstance(error.__context__, OSError):
@@ -74,32 +74,32 @@ def save_torch(value: Any, path: Path) -> None:
             raise
 
 
-def listed(value: Any, what: str) -> list[Any]:
+def listed(value: Any, name: str) -> list[Any]:
     """Check that `value` is a list or tuple with at least one element.
 
     Raises:
-        FormatError: it is not; `what` names it.
+        FormatError: it is not; the message begins with `name`.
     """
     if not isinstance(value, (list, tuple)) or not value:
-        raise FormatError(f"{what} is not a list, or is an empty one")
+        raise FormatError(f"{name} is not a list, or is empty")
     return list(value)
 
 
-def parameter_tensors(value: Any, what: str) -> list[Tensor]:
+def parameter_tensors(value: Any, name: str) -> list[Tensor]:
     """Check that `value` is a list of parameter tensors: dense, floating, in memory or mapped.
 
     Raises:
-        FormatError: it is something else; `what` names it.
+        FormatError: it is not; the message begins with `name`.
     """
-    tensors = listed(value, what)
+    tensors = listed(value, name)
     for tensor in tensors:
         if not is_plain_tensor(tensor) or not tensor.dtype.is_floating_point:
-            raise FormatError(f"{what} holds something that is not a dense floating tensor")
+            raise FormatError(f"{name} holds something that is not a dense floating tensor")
     return tensors
 
 
 def is_plain_tensor(value: Any) -> bool:
-    """True for a dense CPU tensor that stores every element.
+    """Return whether `value` is a dense CPU tensor that stores every element.
 
     A file of a hundred bytes can hold a view that repeats one number 2^40 times; copying it would exhaust the memory.
     """
@@ -109,25 +109,25 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 def shapes_of(tensors: Sequence[Tensor]) -> Shapes:
-    """The shapes of the tensors."""
+    """Return the shapes of the tensors."""
     return tuple(tuple(tensor.shape) for tensor in tensors)
 
 
 class ListRows:
     """Rows of flat parameters from lists of parameter tensors, as in foreign files."""
 
-    def __init__(self, points: Any, what: str) -> None:
+    def __init__(self, points: Any, name: str) -> None:
         """Check that every point is a list of tensors of the same shapes.
 
         Raises:
-            FormatError: they are not; `what` names the expert.
+            FormatError: a point is not; the message begins with `name`.
         """
-        self._points = [parameter_tensors(point, f"{what}, point {i}") for i, point in enumerate(listed(points, what))]
+        self._points = [parameter_tensors(point, f"{name}, point {i}") for i, point in enumerate(listed(points, name))]
         self.shapes = shapes_of(self._points[0])
-        self._what = what
+        self._name = name
         for index, point in enumerate(self._points):
             if shapes_of(point) != self.shapes:
-                raise FormatError(f"{what}, point {index} has other parameter shapes than point 0")
+                raise FormatError(f"{name}, point {index} has other parameter shapes than point 0")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,27 +135,27 @@ class ListRows:
         return len(self._points), sum(tensor.numel() for tensor in self._points[0])
 
     def row(self, index: int) -> Tensor:
-        """Point `index` as a new flat tensor [P], float64 if the file has float64, else float32.
+        """Return point `index` as a new flat tensor [P], in float64 if the file has float64, otherwise float32.
 
         Raises:
-            FormatError: it holds NaN or infinity.
+            FormatError: the point holds NaN or infinity.
         """
         row = torch.cat([tensor.detach().reshape(-1) for tensor in self._points[index]])
         if not bool(torch.isfinite(row).all()):
-            raise FormatError(f"{self._what}, point {index} holds NaN or infinity: the training diverged")
+            raise FormatError(f"{self._name}, point {index} holds NaN or infinity: the training diverged")
         return row if row.dtype == torch.float64 else row.float()
 
     def check_moves(self) -> None:
-        """Refuse an expert that ends where it began.
+        """Refuse an expert whose last point equals its first.
 
-        On a CPU, MTT's buffer.py stores references instead of copies, so that every epoch is the last one.
+        On a CPU, MTT's buffer.py stores references instead of copies, so that every epoch equals the last one.
 
         Raises:
-            FormatError: the first and the last point are the same.
+            FormatError: the first and the last point are equal.
         """
         if torch.equal(self.row(0), self.row(len(self._points) - 1)):
             raise FormatError(
-                f"{self._what} ends exactly where it begins, so it records no training "
+                f"{self._name} ends exactly where it begins, so it records no training "
                 "(MTT's buffer.py writes such files when run on a CPU)"
             )
 
@@ -199,7 +199,7 @@ def add_all(
     experts: Iterator[tuple[dict[str, Any], ListRows | ConvexifiedTrajectory]],
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    """Add experts with their details to a store, except those that it holds already.
+    """Add experts with their details to a store that may hold some of them already.
 
     Raises:
         MismatchError: the store holds other experts besides these.
@@ -222,10 +222,10 @@ def add_all(
 
 
 def batches_of(store: TrajectoryStore, experts_per_file: int) -> list[range]:
-    """Positions of the experts of each file of an export.
+    """Return the positions of the experts in every file of an export.
 
     Raises:
-        InputError: there is no expert, or experts_per_file is below 1.
+        InputError: the store is empty, or experts_per_file is below 1.
     """
     if experts_per_file < 1 or not len(store):
         raise InputError(
@@ -239,7 +239,7 @@ def refuse_others(folder: Path, stem: str, count: int) -> None:
     """Refuse to export `STEM_0.pt` … into a folder that holds `STEM_count.pt` or later ones, which would stay there.
 
     Raises:
-        InputError: there are such files, which readers would take for experts of this export.
+        InputError: the folder holds such files, which readers would add to this export.
     """
     matches = [re.fullmatch(rf"{re.escape(stem)}_([0-9]+)\.pt", path.name) for path in folder.glob(f"{stem}_*.pt")]
     others = sorted(int(match[1]) for match in matches if match and int(match[1]) >= count)
@@ -252,14 +252,14 @@ def refuse_others(folder: Path, stem: str, count: int) -> None:
 
 
 def numbered_files(paths: Paths, pattern: str) -> list[Path]:
-    """The files to read, in the order of the numbers that end their names.
+    """Return the files to read, sorted by the numbers that end their names.
 
     Args:
-        paths: a folder, of which all matching files are read; or one file; or several, read in this order.
+        paths: a folder, all of whose matching files are read; or one file; or several files in order.
         pattern: regular expression of the file names in a folder, with the number as its last group.
 
     Raises:
-        InputError: there is no file to read.
+        InputError: no file matches.
     """
     if not isinstance(paths, (str, os.PathLike)):
         files = [Path(path) for path in paths]

@@ -44,67 +44,66 @@ class MctExpert:
         fractions: [T + w − 1, tensors] as in the file, in float64.
     """
 
-    def __init__(self, waypoints: Any, steps: Any, what: str) -> None:
-        """Check the two nested lists against each other.
+    def __init__(self, waypoints: Any, steps: Any, name: str) -> None:
+        """Check that the two nested lists belong together.
 
         Raises:
-            FormatError: they have another layout, or do not belong together; `what` names the expert.
+            FormatError: they do not, or have another layout; the message begins with `name`.
         """
-        self.waypoints = ListRows(waypoints, f"{what}, waypoints")
+        self.waypoints = ListRows(waypoints, f"{name}, waypoints")
         count, tensors = self.waypoints.shape[0], len(self.waypoints.shapes)
-        pieces = _pieces(listed(steps, f"{what}, fractions"), what)
+        pieces = _pieces(listed(steps, f"{name}, fractions"), name)
         if count != len(pieces) + 1:
-            raise FormatError(f"{what} has {count} waypoints and fractions for {len(pieces)} segments between them")
+            raise FormatError(f"{name} has {count} waypoints and fractions for {len(pieces)} segments between them")
         epochs = [0]
         rows: list[Tensor] = []
         for segment, piece in enumerate(pieces):
-            rows += [_weights(row, tensors, f"{what}, fractions of segment {segment}") for row in piece]
+            rows += [_weights(row, tensors, f"{name}, fractions of segment {segment}") for row in piece]
             epochs.append(epochs[-1] + len(piece) - 1)
             if len(piece) < 2:
-                raise FormatError(f"{what}, fractions of segment {segment} cover no epoch")
+                raise FormatError(f"{name}, fractions of segment {segment} cover no epoch")
         self.waypoint_epochs = tuple(epochs)
         self.fractions = torch.stack(rows)
         self.waypoints.check_moves()
 
 
-def _pieces(steps: list[Any], what: str) -> list[list[Any]]:
-    """Segments of epochs of fractions; files with two waypoints omit the level of segments."""
-    first = listed(steps[0], f"{what}, fractions")[0]
+def _pieces(steps: list[Any], name: str) -> list[list[Any]]:
+    """Return the fractions by segment and epoch; files with two waypoints omit the level of segments."""
+    first = listed(steps[0], f"{name}, fractions")[0]
     if isinstance(first, (list, tuple)):
-        return [listed(piece, f"{what}, fractions") for piece in steps]
+        return [listed(piece, f"{name}, fractions") for piece in steps]
     return [steps]
 
 
-def _weights(row: Any, tensors: int, what: str) -> Tensor:
-    """One number per parameter tensor as float64 [tensors]."""
-    numbers = listed(row, what)
+def _weights(row: Any, tensors: int, name: str) -> Tensor:
+    """Return one number per parameter tensor as float64 [tensors]."""
+    numbers = listed(row, name)
     single = all(isinstance(x, Tensor) and x.numel() == 1 and x.dtype.is_floating_point for x in numbers)
     if len(numbers) != tensors or not single:
-        raise FormatError(f"{what} are not one number for each of {tensors} parameter tensors")
+        raise FormatError(f"{name} are not one number for each of {tensors} parameter tensors")
     weights = torch.stack([x.detach().reshape(()).double() for x in numbers])
     if not bool(torch.isfinite(weights).all()):
-        raise FormatError(f"{what} hold NaN or infinity")
+        raise FormatError(f"{name} hold NaN or infinity")
     return weights
 
 
 def partner(file: Path) -> Path:
-    """The step file that belongs to a waypoint file; an InputError for a file of another name."""
+    """Return the step file that belongs to a waypoint file; raises InputError for a file of another name."""
     if not file.name.startswith("waypoint_buffer"):
         raise InputError(f"paths must name MCT's waypoint_buffer files, and {file.name} is not one")
     return file.with_name(file.name.replace("waypoint_buffer", "step_buffer", 1))
 
 
 def read_mct(path: str | os.PathLike[str]) -> list[MctExpert]:
-    """Read the experts of one pair of MCT's files, given its waypoint file.
+    """Read the experts of one pair of MCT's files by the path of its waypoint file.
 
-    Waypoint file: a torch-saved list of experts, each a list of w waypoints, each a list of parameter
-    tensors. Step file: a list of experts, each a list of w − 1 segments, each a list of its epochs (both ends
-    included), each a list of one fraction (a tensor without dimensions) per parameter tensor; with two
-    waypoints the level of segments is absent.
+    Both files are torch-saved nested lists. Waypoint file: [expert][waypoint][parameter tensor]. Step file:
+    [expert][segment][epoch][parameter tensor], where the epochs of a segment include both ends and every entry is a
+    fraction (a tensor without dimensions); with two waypoints the level of segments is absent.
 
     Raises:
-        FormatError: one of the two is missing, damaged, hostile, or has another layout.
-        InputError: not the name of a waypoint file.
+        FormatError: one of the files is missing, damaged, hostile, or has another layout.
+        InputError: `path` does not name a waypoint file.
     """
     file = Path(path)
     step_file = partner(file)
@@ -117,7 +116,7 @@ def read_mct(path: str | os.PathLike[str]) -> list[MctExpert]:
 
 
 def describe_mct(path: str | os.PathLike[str]) -> ForeignLayout:
-    """The number of experts, epochs and waypoints and the parameter shapes in a pair; raises as `read_mct`."""
+    """Read the numbers of experts, epochs and waypoints and the parameter shapes of a pair; raises as `read_mct`."""
     experts = read_mct(path)
     first = experts[0]
     return ForeignLayout(len(experts), first.waypoint_epochs[-1], first.waypoints.shapes, first.waypoint_epochs)
@@ -143,7 +142,7 @@ def import_mct(
         FormatError: a file is missing, damaged, hostile, or has another layout; experts read before it stay in the
             store.
         MismatchError: a file's shapes or epochs differ from the record's, or `out` holds other experts.
-        InputError: there is no file to read, or there are files of several kinds, or per_file is below 1.
+        InputError: no file matches, or files of several kinds do, or per_file is below 1.
     """
     check_per_file(per_file)
     files = numbered_files(paths, _PATTERN)
@@ -162,7 +161,7 @@ def import_mct(
 def _trajectories(
     experts: Iterable[tuple[dict[str, Any], MctExpert]], epochs: tuple[int, ...], record: ExpertsRecord
 ) -> Iterator[tuple[dict[str, Any], ConvexifiedTrajectory]]:
-    """The experts as trajectories; all must have their waypoints at the same epochs."""
+    """Turn the experts into trajectories; all must have their waypoints at the same epochs."""
     for details, expert in experts:
         if expert.waypoint_epochs != epochs:
             raise FormatError(
@@ -175,7 +174,7 @@ def _trajectories(
 def _checked(
     files: list[Path], record: ExpertsRecord, per_file: int | None
 ) -> Iterator[tuple[dict[str, Any], MctExpert]]:
-    """The experts of all files, one at a time, each with its file and position."""
+    """Yield the experts of all files with the file and the position of every expert."""
     for file in files:
         for position, expert in enumerate(read_mct(file)[:per_file]):
             where = f"{file}, expert {position}"
@@ -186,7 +185,7 @@ def _checked(
 def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, experts_per_file: int = 10) -> list[Path]:
     """Write convexified experts as MCT's pairs of files.
 
-    The names are those that MCT's distillation reads: `…_ipW_N.pt` for W > 2 waypoints; for two, `…_N.pt`,
+    The names follow MCT's distillation: `…_ipW_N.pt` for W > 2 waypoints; for two, `…_N.pt`,
     `…_uni_N.pt`, `…_dec_N.pt` or `…_proj_N.pt` by the rule of the fractions. All numbers are float32, as its code
     requires.
 
@@ -199,8 +198,8 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
         The paths of the waypoint files; their step files are in the same folder.
 
     Raises:
-        InputError: there are no experts, the experts are recorded ones, or experts_per_file is below 1; or the folder
-            holds files of higher numbers, which readers would add to these.
+        InputError: the store is empty, the experts are recorded, or experts_per_file is below 1; or the folder
+            holds files of higher numbers, which readers would add to this export.
         WriteError: the disk is full.
     """
     if store.kind != "convexified":
@@ -222,7 +221,7 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
 
 def _nested(store: TrajectoryStore, position: int) -> tuple[list[list[Tensor]], list[Any]]:
-    """One expert as MCT's nested lists of waypoints and of fractions."""
+    """Return one expert as MCT's nested lists of waypoints and of fractions."""
     trajectory = store.convexified(position)
     layout, epochs = store.record.layout, trajectory.waypoint_epochs
     rows = [trajectory.waypoints.row(index).float() for index in range(len(epochs))]

@@ -34,8 +34,8 @@ _PATTERN = r"replay_buffer_([0-9]+)\.pt"
 def read_mtt(path: str | os.PathLike[str]) -> list[ListRows]:
     """Read the experts of one `replay_buffer_N.pt` as rows [T+1, P], which stay in the file until they are read.
 
-    The file is a torch-saved list of experts, each a list of epochs 0 … T, each a list of parameter tensors
-    in the order of `model.parameters()` (MTT, FTD, DATM, ATT, TESLA and MCT write the same).
+    The file is a torch-saved nested list [expert][epoch 0 … T][parameter tensor], with the tensors in the order of
+    `model.parameters()`. MTT, FTD, DATM, ATT, TESLA and MCT write the same format.
 
     Raises:
         FormatError: the file is damaged, hostile, or has another layout.
@@ -51,7 +51,7 @@ def read_mtt(path: str | os.PathLike[str]) -> list[ListRows]:
 
 
 def describe_mtt(path: str | os.PathLike[str]) -> ForeignLayout:
-    """The number of experts and epochs and the parameter shapes in one `replay_buffer_N.pt`; raises as `read_mtt`."""
+    """Read the numbers of experts and epochs and the parameter shapes of a file; raises as `read_mtt`."""
     experts = read_mtt(path)
     return ForeignLayout(len(experts), experts[0].shape[0] - 1, experts[0].shapes)
 
@@ -74,13 +74,13 @@ def import_mtt(
         record: the network, data and training of the experts, which the files do not hold; their shapes and epochs
             are checked against it.
         dtype: of the stored rows: float32, bfloat16 or float64.
-        per_file: import only the first so many experts of every file; None imports all.
+        per_file: the number of experts to import from every file; None imports all.
         on_progress: called with the number of experts done.
 
     Raises:
         FormatError: a file is damaged, hostile, or has another layout; experts read before it stay in the store.
         MismatchError: a file's shapes or epochs differ from the record's, or `out` holds other experts.
-        InputError: there is no file to read, or per_file is below 1.
+        InputError: no file matches, or per_file is below 1.
     """
     check_per_file(per_file)
     experts = _checked(numbered_files(paths, _PATTERN), record, per_file)
@@ -93,7 +93,7 @@ def import_mtt(
 def _checked(
     files: list[Path], record: ExpertsRecord, per_file: int | None
 ) -> Iterator[tuple[dict[str, Any], ListRows]]:
-    """The experts of all files, one at a time, each with its file and position."""
+    """Yield the experts of all files with the file and the position of every expert."""
     for file in files:
         for position, rows in enumerate(read_mtt(file)[:per_file]):
             check_record(rows.shapes, rows.shape[0] - 1, record, f"{file}, expert {position}")
@@ -112,8 +112,8 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
         The paths of the files.
 
     Raises:
-        InputError: there are no experts, the experts are convexified, or experts_per_file is below 1; or the folder
-            holds files of higher numbers, which readers would add to these.
+        InputError: the store is empty, the experts are convexified, or experts_per_file is below 1; or the folder
+            holds files of higher numbers, which readers would add to this export.
         WriteError: the disk is full.
     """
     if store.kind != "recorded":
@@ -127,6 +127,6 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
 
 
 def _epochs(store: TrajectoryStore, position: int) -> list[list[Tensor]]:
-    """One expert as MTT's nested lists."""
+    """Return one expert as MTT's nested lists."""
     rows, layout = store.recorded(position).snapshots, store.record.layout
     return [list(layout.split(rows.row(epoch).float()).values()) for epoch in range(rows.shape[0])]

@@ -1,4 +1,4 @@
-"""MTT's and MCT's files: there and back bit for bit; what is damaged, hostile or foreign is refused."""
+"""MTT's and MCT's files round-trip bit for bit; damaged, hostile and foreign files are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Nested = list[Any]
 
 
 def nested(snapshots: torch.Tensor) -> Nested:
-    """An expert as MTT keeps it: epochs of parameter tensors, each with its own memory."""
+    """Return an expert in MTT's form: nested lists [epoch][parameter tensor]."""
     return [
         [piece.reshape(shape).clone() for piece, shape in zip(row.split(SIZES), SHAPES, strict=True)]
         for row in snapshots
@@ -43,7 +43,7 @@ def nested(snapshots: torch.Tensor) -> Nested:
 
 
 def mct_nested(snapshots: torch.Tensor, waypoints: int) -> tuple[Nested, Nested]:
-    """An expert as MCT keeps it: waypoints, and per segment (none for two) the fractions of each epoch, float32."""
+    """Return an expert in MCT's form: waypoints, and float32 fractions by segment (if several) and epoch."""
     path = convexify(snapshots, SIZES, waypoints=waypoints)
     points = nested(torch.stack([path.waypoints.row(i) for i in range(waypoints)]))
     lengths = [b - a + 1 for a, b in zip(path.waypoint_epochs, path.waypoint_epochs[1:], strict=False)]
@@ -55,7 +55,7 @@ def mct_nested(snapshots: torch.Tensor, waypoints: int) -> tuple[Nested, Nested]
 
 
 def same(a: Any, b: Any) -> bool:
-    """Nested lists of tensors: equal to the bit, in the same dtypes and shapes."""
+    """Return whether nested lists of tensors have the same bits, dtypes and shapes."""
     if isinstance(a, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     return type(a) is type(b) and len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
@@ -63,7 +63,7 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.fixture
 def mtt(tmp_path: Path) -> Path:
-    """A folder with three experts in two of MTT's files."""
+    """A folder with three experts in two files of MTT's format."""
     folder = tmp_path / "mtt"
     folder.mkdir()
     torch.save([nested(walk(seed=0)), nested(walk(seed=1))], folder / "replay_buffer_2.pt")
@@ -72,7 +72,7 @@ def mtt(tmp_path: Path) -> Path:
 
 
 def write_mct(folder: Path, waypoints: int, tag: str = "") -> Path:
-    """Two experts in one pair of MCT's files; returns the waypoint file."""
+    """Write two experts in one pair of MCT's files; returns the waypoint file."""
     folder.mkdir(exist_ok=True)
     experts = [mct_nested(walk(seed=seed), waypoints) for seed in range(2)]
     file = folder / f"waypoint_buffer{tag}_0.pt"
@@ -81,7 +81,7 @@ def write_mct(folder: Path, waypoints: int, tag: str = "") -> Path:
     return file
 
 
-def test_mtt_files_are_read_in_the_order_of_their_numbers(mtt, tmp_path):
+def test_mtt_files_are_read_in_numerical_order(mtt, tmp_path):
     done: list[int] = []
     store = import_mtt(mtt, tmp_path / "store", record(), on_progress=done.append)
     assert (len(store), store.kind, done) == (3, "recorded", [1, 2, 3])
@@ -91,7 +91,7 @@ def test_mtt_files_are_read_in_the_order_of_their_numbers(mtt, tmp_path):
     assert store.details(2) == {"source": "replay_buffer_10.pt", "position": 0}
 
 
-def test_mtt_there_and_back_bit_for_bit(mtt, tmp_path):
+def test_mtt_round_trip_is_exact(mtt, tmp_path):
     store = import_mtt(mtt, tmp_path / "store", record())
     files = export_mtt(store, tmp_path / "out", experts_per_file=2)
     assert [file.name for file in files] == ["replay_buffer_0.pt", "replay_buffer_1.pt"]
@@ -102,8 +102,8 @@ def test_mtt_there_and_back_bit_for_bit(mtt, tmp_path):
     assert all(torch.equal(again[i].point(e), store[i].point(e)) for i in range(3) for e in range(11))
 
 
-def test_exported_files_are_no_larger_than_their_numbers(tmp_path):
-    # A view that torch saves takes the memory it looks into along, once per file.
+def test_exported_files_hold_no_unused_memory(tmp_path):
+    # torch saves the entire storage of a view.
     facts = record(epochs=2, parameters=tuple((f"p{i}", (1000,)) for i in range(20)))
     store = TrajectoryStore.create(tmp_path / "store", facts)
     store.add(0, torch.rand(3, 20_000))
@@ -113,7 +113,7 @@ def test_exported_files_are_no_larger_than_their_numbers(tmp_path):
     assert file.stat().st_size < 1.3 * 3 * 20_000 * 4
 
 
-def test_exports_are_float32_whatever_the_store_keeps_and_the_default_is(tmp_path):
+def test_exports_are_float32_for_any_store_and_default_dtype(tmp_path):
     store = TrajectoryStore.create(tmp_path / "store", record(), dtype="float64")
     store.add(0, walk(dtype=torch.float64))
     convex = store.write_convexified(tmp_path / "convex", waypoints=2)
@@ -128,20 +128,20 @@ def test_exports_are_float32_whatever_the_store_keeps_and_the_default_is(tmp_pat
     assert torch.load(waypoints, weights_only=True)[0][0][0].dtype == torch.float32
 
 
-def test_parameters_as_mtt_leaves_them(tmp_path):
+def test_mtt_files_may_hold_parameters(tmp_path):
     expert = [[torch.nn.Parameter(tensor) for tensor in epoch] for epoch in nested(walk())]
     torch.save([expert], tmp_path / "replay_buffer_0.pt")
     store = import_mtt(tmp_path / "replay_buffer_0.pt", tmp_path / "store", record())
     assert torch.equal(store[0].point(4), walk()[4])
 
 
-def test_files_of_old_versions_of_torch(tmp_path):
+def test_files_in_the_legacy_format_of_torch(tmp_path):
     torch.save([nested(walk())], tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     store = import_mtt([tmp_path / "old.pt"], tmp_path / "store", record())
     assert torch.equal(store[0].point(4), walk()[4])
 
 
-def test_an_import_continues(mtt, tmp_path):
+def test_interrupted_import_resumes(mtt, tmp_path):
     (mtt / "replay_buffer_10.pt").rename(tmp_path / "later.pt")
     import_mtt(mtt, tmp_path / "store", record())
     file = tmp_path / "store" / "expert_0000.safetensors"
@@ -153,8 +153,8 @@ def test_an_import_continues(mtt, tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("form", ["mtt", "mct"])
-def test_experts_are_imported_again_from_a_file_that_was_replaced(form, dtype, tmp_path):
-    """By one of the same name, number of experts and shapes."""
+def test_changed_experts_are_imported_again(form, dtype, tmp_path):
+    """The changed file has the same name, number of experts and shapes."""
     read = import_mtt if form == "mtt" else import_mct
 
     def write(*seeds):
@@ -167,10 +167,10 @@ def test_experts_are_imported_again_from_a_file_that_was_replaced(form, dtype, t
         return tmp_path / "waypoint_buffer_ip4_0.pt"
 
     read(write(0, 1), tmp_path / "store", record(), dtype=dtype)
-    kept = (tmp_path / "store" / "expert_0001.safetensors").stat().st_mtime_ns
+    unchanged = (tmp_path / "store" / "expert_0001.safetensors").stat().st_mtime_ns
     again = read(write(5, 1), tmp_path / "store", record(), dtype=dtype)
     assert again.digest == read(write(5, 1), tmp_path / "new", record(), dtype=dtype).digest
-    assert (tmp_path / "store" / "expert_0001.safetensors").stat().st_mtime_ns == kept
+    assert (tmp_path / "store" / "expert_0001.safetensors").stat().st_mtime_ns == unchanged
     with pytest.raises(MismatchError, match="2 experts"):
         read(write(5), tmp_path / "store", record(), dtype=dtype)
 
@@ -186,7 +186,7 @@ def test_changed_fractions_are_imported_again(tmp_path):
     assert after.digest == import_mct(file, tmp_path / "new", record()).digest
 
 
-def test_layouts_can_be_asked_for(mtt, tmp_path):
+def test_describe(mtt, tmp_path):
     layout = describe_mtt(mtt / "replay_buffer_2.pt")
     assert (layout.experts, layout.epochs, layout.shapes, layout.waypoint_epochs) == (2, 10, SHAPES, ())
     convex = describe_mct(write_mct(tmp_path / "mct", 4, "_ip4"))
@@ -197,7 +197,7 @@ def test_layouts_can_be_asked_for(mtt, tmp_path):
     (4, "_ip4", "path"), (3, "_ip3", "path"), (2, "", "path"), (2, "_uni", "uniform"), (2, "_dec", "decreasing"),
     (2, "_proj", "projected"),
 ])  # fmt: skip
-def test_mct_there_and_back_bit_for_bit(tmp_path, waypoints, tag, rule):
+def test_mct_round_trip_is_exact(tmp_path, waypoints, tag, rule):
     file = write_mct(tmp_path / "mct", waypoints, tag)
     store = import_mct(tmp_path / "mct", tmp_path / "store", record())
     assert (len(store), store.kind, store.convexification["fractions"]) == (2, "convexified", rule)
@@ -214,8 +214,8 @@ def test_mct_there_and_back_bit_for_bit(tmp_path, waypoints, tag, rule):
         assert same(before, after)
 
 
-def test_mct_fractions_are_kept_as_they_are_even_where_ours_would_differ(tmp_path):
-    # MCT's decreasing fractions begin above 0, and a tensor that never moved has fraction 0 even at the end.
+def test_mct_fractions_are_imported_unchanged(tmp_path):
+    # Unlike ours, MCT's decreasing fractions begin above 0, and those of a tensor that never moves end at 0.
     points, steps = mct_nested(walk(), 2)
     for row in steps:
         row[1] = torch.tensor(0.0)
@@ -229,7 +229,7 @@ def test_mct_fractions_are_kept_as_they_are_even_where_ours_would_differ(tmp_pat
     assert torch.equal(store[0].point(10)[8:], end[8:])
 
 
-def test_our_own_fractions_are_exported_in_float32(tmp_path):
+def test_fractions_are_exported_in_float32(tmp_path):
     recorded = TrajectoryStore.create(tmp_path / "recorded", record())
     recorded.add(0, walk())
     convex = recorded.write_convexified(tmp_path / "convex")
@@ -241,7 +241,7 @@ def test_our_own_fractions_are_exported_in_float32(tmp_path):
 
 
 @pytest.mark.parametrize("reader", ["mtt", "mct"])
-def test_a_hostile_pickle_runs_nothing(tmp_path, reader):
+def test_hostile_pickle_runs_no_code(tmp_path, reader):
     marker = tmp_path / "executed"
 
     class Hostile:
@@ -252,7 +252,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, reader):
     torch.save([Hostile()], tmp_path / "waypoint_buffer_0.pt")
     torch.save([[[torch.tensor(0.0)]]], tmp_path / "step_buffer_0.pt")
     read = import_mtt if reader == "mtt" else import_mct
-    with pytest.raises(FormatError, match=r"nothing was run") as caught:
+    with pytest.raises(FormatError, match=r"_buffer_0\.pt") as caught:
         read(tmp_path, tmp_path / "store", record())
     assert "\n" not in str(caught.value)
     assert not marker.exists()
@@ -295,7 +295,7 @@ def test_mtt_files_of_another_layout(tmp_path, content):
         import_mtt(tmp_path, tmp_path / "store", record())
 
 
-def test_experts_before_a_bad_one_are_kept(tmp_path):
+def test_experts_before_a_bad_one_stay_in_the_store(tmp_path):
     torch.save([nested(walk()), _diverged()], tmp_path / "replay_buffer_0.pt")
     with pytest.raises(FormatError):
         import_mtt(tmp_path, tmp_path / "store", record())
@@ -304,7 +304,7 @@ def test_experts_before_a_bad_one_are_kept(tmp_path):
     assert store.verify() == {}
 
 
-def test_a_first_layer_padding_of_three_is_named_and_never_guessed(tmp_path):
+def test_first_layer_padding_is_suggested_but_not_assumed(tmp_path):
     wider = torch.cat([walk(), walk(seed=1)], dim=1)
     shapes = (*SHAPES[:2], (3, 9), (3,))
     sizes = [6, 2, 27, 3]
@@ -329,19 +329,19 @@ def test_a_first_layer_padding_of_three_is_named_and_never_guessed(tmp_path):
     ({"parameters": ((NAMES[0], (6, 1)), *list(zip(NAMES, SHAPES, strict=True))[1:])},
      r"parameter features.0.weight is \[2, 1, 3\] in the file and \[6, 1\] in the record"),
 ])  # fmt: skip
-def test_files_that_are_not_what_the_record_says(mtt, tmp_path, change, words):
+def test_files_that_contradict_the_record(mtt, tmp_path, change, words):
     with pytest.raises(MismatchError, match=r"replay_buffer_2.pt, expert 0 and the record do not agree: .*" + words):
         import_mtt(mtt, tmp_path / "store", record(**change))
     assert not (tmp_path / "store").exists()
 
 
-def test_a_store_of_other_experts_is_not_added_to(mtt, tmp_path):
+def test_store_of_other_experts_is_refused(mtt, tmp_path):
     TrajectoryStore.create(tmp_path / "store", record(dataset="svhn"))
-    with pytest.raises(MismatchError, match=r"dataset is svhn for the store at .* and digits for this run"):
+    with pytest.raises(MismatchError, match=r"svhn.*digits"):
         import_mtt(mtt, tmp_path / "store", record())
 
 
-def test_nothing_to_read(tmp_path):
+def test_no_file_to_import(tmp_path):
     with pytest.raises(InputError, match="replay_buffer"):
         import_mtt(tmp_path, tmp_path / "store", record())
     with pytest.raises(InputError, match="waypoint_buffer"):
@@ -392,7 +392,7 @@ def _other_epochs(folder: Path) -> None:
     (_short_segment, "fractions of segment 1 cover no epoch"),
     (_other_epochs, r"expert 1 has its waypoints at epochs \[0, 5, 7, 10\] and the first expert at \[0, 4, 7, 10\]"),
 ])  # fmt: skip
-def test_mct_files_that_do_not_belong_together(tmp_path, damage, words):
+def test_mismatched_mct_files(tmp_path, damage, words):
     write_mct(tmp_path / "mct", 4, "_ip4")
     damage(tmp_path / "mct")
     with pytest.raises(FormatError, match=words):
@@ -402,11 +402,11 @@ def test_mct_files_that_do_not_belong_together(tmp_path, damage, words):
 def test_mct_waypoints_without_their_fractions(tmp_path):
     write_mct(tmp_path / "mct", 4, "_ip4")
     _no_partner(tmp_path / "mct")
-    with pytest.raises(InputError, match=r"step_buffer_ip4_0.pt does not exist"):
+    with pytest.raises(InputError, match=r"step_buffer_ip4_0\.pt"):
         import_mct(tmp_path / "mct", tmp_path / "store", record())
 
 
-def test_a_folder_with_several_kinds_of_mct_files(tmp_path):
+def test_folder_with_several_kinds_of_mct_files(tmp_path):
     write_mct(tmp_path / "mct", 4, "_ip4")
     write_mct(tmp_path / "mct", 2)
     with pytest.raises(InputError, match="waypoint_buffer, waypoint_buffer_ip4"):
@@ -416,22 +416,22 @@ def test_a_folder_with_several_kinds_of_mct_files(tmp_path):
         import_mct(tmp_path / "mct" / "step_buffer_0.pt", tmp_path / "store", record())
 
 
-def test_each_format_takes_its_kind_of_store(mtt, tmp_path):
+def test_formats_accept_their_kind_of_store_only(mtt, tmp_path):
     store = import_mtt(mtt, tmp_path / "store", record())
     convex = store.write_convexified(tmp_path / "convex")
     with pytest.raises(InputError):
         export_mtt(convex, tmp_path / "out")
     with pytest.raises(InputError):
         export_mct(store, tmp_path / "out")
-    for export, kept in ((export_mtt, store), (export_mct, convex)):
+    for export, source in ((export_mtt, store), (export_mct, convex)):
         with pytest.raises(InputError, match="experts_per_file = 0"):
-            export(kept, tmp_path / "out", experts_per_file=0)
+            export(source, tmp_path / "out", experts_per_file=0)
     with pytest.raises(InputError, match="the number of experts = 0"):
         export_mtt(TrajectoryStore.create(tmp_path / "empty", record()), tmp_path / "out")
 
 
 @pytest.mark.parametrize("form", ["mtt", "mct"])
-def test_an_export_is_not_mixed_with_another(form, mtt, tmp_path):
+def test_exports_do_not_mix(form, mtt, tmp_path):
     store, export, stem = import_mtt(mtt, tmp_path / "store", record()), export_mtt, "replay_buffer"
     if form == "mct":
         store, export, stem = store.write_convexified(tmp_path / "convex"), export_mct, "waypoint_buffer_ip4"
@@ -441,13 +441,13 @@ def test_an_export_is_not_mixed_with_another(form, mtt, tmp_path):
     with pytest.raises(InputError, match=rf"{stem}_2\.pt"):
         export(store, out, experts_per_file=2)
     assert content(out) == before
-    (out / f"{stem}_2.pt").rename(out / f"{stem}_kept.pt")
+    (out / f"{stem}_2.pt").rename(out / f"{stem}_renamed.pt")
     assert len(export(store, out, experts_per_file=2)) == 2
     assert len(export(store, out, experts_per_file=2)) == 2
 
 
 @pytest.mark.parametrize("room", [0, 1, 500, 3000, 20000])
-def test_a_failed_export_is_one_error_and_leaves_nothing(room, tmp_path):
+def test_failed_export_leaves_no_file(room, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
@@ -460,16 +460,16 @@ def test_a_failed_export_is_one_error_and_leaves_nothing(room, tmp_path):
 
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_any_change_to_a_foreign_file_is_harmless_or_one_of_our_errors(data):
+def test_any_change_of_a_foreign_file_is_harmless_or_refused(data):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.save([nested(walk(epochs=2))], folder / "replay_buffer_0.pt")
-        whole = (folder / "replay_buffer_0.pt").read_bytes()
-        place = data.draw(st.integers(0, len(whole) - 1))
+        content = (folder / "replay_buffer_0.pt").read_bytes()
+        place = data.draw(st.integers(0, len(content) - 1))
         if data.draw(st.booleans()):
-            changed = whole[:place]
+            changed = content[:place]
         else:
-            changed = whole[:place] + bytes([whole[place] ^ data.draw(st.integers(1, 255))]) + whole[place + 1 :]
+            changed = content[:place] + bytes([content[place] ^ data.draw(st.integers(1, 255))]) + content[place + 1 :]
         (folder / "replay_buffer_0.pt").write_bytes(changed)
         try:
             store = import_mtt(folder, folder / "store", record(epochs=2))
