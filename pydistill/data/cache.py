@@ -1,7 +1,7 @@
-"""The cache: data sets decoded into byte arrays, and fitted ZCA matrices.
+"""Cache data sets decoded into byte arrays, and fitted ZCA matrices.
 
-The folder can be deleted at any time; everything in it is computed again from the data. A damaged entry is replaced,
-with a warning.
+The folder can be deleted at any time: its entries are recomputed from the data. A damaged entry is replaced with a
+warning.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def cache_folder(folder: str | None) -> Path:
-    """The cache folder: `folder`, else $PYDISTILL_CACHE, else ~/.cache/pydistill. It need not exist."""
+    """Return the cache folder: `folder`, else $PYDISTILL_CACHE, else ~/.cache/pydistill. It may not exist yet."""
     return Path(folder or os.environ.get("PYDISTILL_CACHE") or "~/.cache/pydistill").expanduser()
 
 
 def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) -> RawData:
-    """A data set's arrays from `cache`, or read now and stored there.
+    """Return a data set's arrays from `cache`, reading and storing them first if necessary.
 
     Args:
-        key: a text that two requests share exactly if they mean the same arrays.
+        key: a string that is equal for two requests exactly if their arrays are.
         name: the data set's name; part of the entry's file name.
-        read: reads the data set; called if there is no intact entry.
+        read: reads the data set; called if the cache has no intact entry.
     """
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
     path = cache / "data" / f"{name}-{digest[:32]}.safetensors"
@@ -53,7 +53,7 @@ def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) ->
 
 
 def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = ZCA_EPS) -> Zca:
-    """The ZCA of training images whose digest is `source`, from `cache` or fitted now and stored there."""
+    """Return the ZCA of training images with the digest `source` from `cache`, fitting and storing it if necessary."""
     path = cache / "preprocessing" / f"zca-{source[:32]}-{eps:g}.safetensors"
     if path.is_file():
         try:
@@ -79,4 +79,4 @@ def _load_raw(path: Path) -> RawData:
 
 
 def _warn_of_damage(path: Path, error: Exception) -> None:
-    warnings.warn(f"the cache entry {path} is damaged and is replaced: {error}", stacklevel=3)
+    warnings.warn(f"the cache entry {path} is damaged and will be replaced: {error}", stacklevel=3)

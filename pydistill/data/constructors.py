@@ -1,4 +1,4 @@
-"""Make data sets in one call: by name, from a folder or arrays, from another library's data sets."""
+"""Make data sets in one call: by name, from a folder or arrays, or from another library's data sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 class Constructor(Protocol):
-    """Reads a data set that is known by its name."""
+    """A function that reads one named data set."""
 
     def __call__(
         self,
@@ -36,11 +36,11 @@ class Constructor(Protocol):
         cache: str | None = None,
         device: torch.device | str = "cpu",
     ) -> Dataset:
-        """Read it; the arguments are those of `DataSettings`."""
+        """Read the data set; the arguments are those of `DataSettings`."""
 
 
 def _constructor(name: str, about: str) -> Constructor:
-    """The function that reads the data set `name`."""
+    """Make the function that reads the data set `name`."""
 
     def read(
         path: str | os.PathLike[str] | None = None,
@@ -53,8 +53,8 @@ def _constructor(name: str, about: str) -> Constructor:
         cache: str | None = None,
         device: torch.device | str = "cpu",
     ) -> Dataset:
-        place = None if path is None else os.path.abspath(os.path.expanduser(path))
-        return load(DataSettings(name, place, image_size, zca, statistics, download, pixels, cache), device)
+        absolute = None if path is None else os.path.abspath(os.path.expanduser(path))
+        return load(DataSettings(name, absolute, image_size, zca, statistics, download, pixels, cache), device)
 
     read.__name__ = read.__qualname__ = name.replace("-", "_")
     read.__doc__ = f"""{about}.
@@ -62,15 +62,15 @@ def _constructor(name: str, about: str) -> Constructor:
     Args:
         path: {_PATHS.get(name, "the folder or archive (tar, zip) that holds it")}.
         zca: ZCA-whiten instead of normalising per channel.
-        image_size: scale image files to this side in pixels; None keeps their size, or takes the data set's own.
-        statistics: "measured" on the training images, or "published" with the methods' code.
+        image_size: side in pixels to which image files are scaled; None: the data set's default, or their size.
+        statistics: "measured" on the training images, or "published" in the code of MTT.
         download: fetch missing files through torchvision (CIFAR, SVHN and Fashion-MNIST).
         pixels: "bytes", "floats" or "auto", as in `DataSettings`.
         cache: folder for decoded images and ZCA matrices; by default $PYDISTILL_CACHE or ~/.cache/pydistill.
-        device: where its tensors are put.
+        device: of its tensors.
 
     Raises:
-        InputError: the files are not at `path`, or the images or labels are not usable.
+        InputError: the files are not at `path`, or the images or labels are invalid.
         FormatError: a file is damaged.
         MissingDependencyError: an optional package is needed to read the files.
     """
@@ -119,11 +119,11 @@ def from_arrays(
         name: of the data set, for records and reports.
         class_names: one per class; by default "0", "1", ….
         zca: whiten (see `Zca`) instead of normalising (see `Normalise`); both are fitted on the training images.
-        as_bytes: store uint8 images unchanged, and preprocess batches when they are made.
+        as_bytes: store uint8 images unchanged and preprocess every batch when it is made.
 
     Raises:
-        InputError: an array has another shape or type, a pixel or a label is out of range, a class has no training
-            image, or floating-point images are to be stored as bytes.
+        InputError: an array has an unsupported shape or type, a pixel or label is out of range, a class has no training
+            image, or `as_bytes` is true for floating-point images.
     """
     names = None if class_names is None else tuple(class_names)
     raw = raw_from(name, names, train_images, train_labels, test_images, test_labels)
@@ -147,7 +147,7 @@ def from_dataset(
         columns: the names of the image's and the label's column; by default image or img, and label, labels or
             fine_label.
         name: of the data set; by default the name of `train`'s class.
-        class_names: one per class; by default those that `train` names, else "0", "1", ….
+        class_names: one per class; by default those of `train`, else "0", "1", ….
         zca: as for `from_arrays`.
 
     Raises:
@@ -159,7 +159,7 @@ def from_dataset(
 
 
 def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """All images [n, …] and labels [n] of one split."""
+    """Return all images [n, …] and labels [n] of one split."""
     if not (hasattr(items, "__len__") and hasattr(items, "__getitem__")) or len(items) == 0:
         raise InputError(f"{split} must be a data set with a length above 0 and items by index, not {shown(items)}")
     labels = np.empty(len(items), np.int64)
@@ -171,13 +171,13 @@ def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDA
         if isinstance(label, (np.ndarray, torch.Tensor)) and label.ndim == 0:
             label = label.item()
         if not isinstance(label, Integral) or isinstance(label, bool):
-            raise InputError(f"the label of {where} must be a whole number from 0, not {shown(label)}")
+            raise InputError(f"the label of {where} must be an integer of at least 0, not {shown(label)}")
         if images is None:
             images = np.empty((len(items), *pixels.shape), pixels.dtype)
         if pixels.shape != images.shape[1:] or pixels.dtype != images.dtype:
             raise InputError(
-                f"{where} is an image {pixels.dtype} {list(pixels.shape)} and {split}[0] one {images.dtype} "
-                f"{list(images.shape[1:])}; bring all to one size and mode, for example by a transform"
+                f"{where} is an image {pixels.dtype} {list(pixels.shape)}, but {split}[0] is {images.dtype} "
+                f"{list(images.shape[1:])}; convert all images to one size and mode, for example by a transform"
             )
         images[number], labels[number] = pixels, int(label)
     assert images is not None
@@ -185,7 +185,7 @@ def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDA
 
 
 def _pair(where: str, item: Any, columns: tuple[str, str] | None) -> tuple[Any, Any]:
-    """Image and label of one item."""
+    """Return the image and the label of one item."""
     if isinstance(item, Mapping):
         image, label = columns or (_column(item, IMAGE_COLUMNS), _column(item, LABEL_COLUMNS))
         if image not in item or label not in item:
@@ -201,7 +201,7 @@ def _column(item: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _pixels(where: str, image: Any) -> NDArray[Any]:
-    """An image as an array: a PIL image as uint8 [C, H, W], arrays and tensors in their own shape."""
+    """Return an image as an array: a PIL image as uint8 [C, H, W], arrays and tensors in their own shape."""
     if isinstance(image, torch.Tensor):
         return image.detach().cpu().numpy()
     if hasattr(image, "mode") and hasattr(image, "convert"):
@@ -216,7 +216,7 @@ def _pixels(where: str, image: Any) -> NDArray[Any]:
 
 
 def _class_names(train: Any, columns: tuple[str, str] | None) -> Sequence[str] | None:
-    """The class names that a data set gives: torchvision's `classes`, or those in the features of Hugging Face's."""
+    """Return the class names of a data set: torchvision's `classes`, or those in Hugging Face's features."""
     names = getattr(train, "classes", None)
     features = getattr(train, "features", None)
     if names is None and isinstance(features, Mapping):

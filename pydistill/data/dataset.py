@@ -1,4 +1,4 @@
-"""A data set ready for training: pictures, labels, and the preprocessing between pixels and networks."""
+"""Data sets ready for training: pictures, labels and their preprocessing."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Dataset:
     Args:
         name: of the data set.
         class_names: one per class, in the order of the labels.
-        train_pictures, test_pictures: [n, C, H, W], of which batches are made preprocessed.
+        train_pictures, test_pictures: [n, C, H, W]; their batches are preprocessed.
         train_labels, test_labels: int64 [n].
-        preprocessing: what made these images of images in [0, 1], and its inverse.
+        preprocessing: the map from images in [0, 1] to these images, and its inverse.
         digest: SHA-256 over the raw arrays, which identifies the data independently of the name.
-        settings: what `load` read it by; None for data that exist in memory only.
+        settings: the settings that `load` used; None for data that exist in memory only.
     """
 
     name: str
@@ -51,19 +51,19 @@ class Dataset:
         )
 
     def _repr_html_(self) -> str:
-        """The first training image of each class above the line of `repr`, for a notebook."""
+        """Return the first training image of every class above `repr` as HTML for a notebook."""
         first = [int(self.class_indices(label)[0]) for label in range(min(self.num_classes, MOST_COLUMNS))]
         images = self.train_pictures.batch(torch.tensor(first, device=self.device))
         return html_sheet(self.preprocessing.invert(images), len(first), repr(self))
 
     @property
     def train_images(self) -> Tensor:
-        """Preprocessed, float32 [n, C, H, W]; where the pictures are kept as bytes, made anew at every call."""
+        """The preprocessed training images, float32 [n, C, H, W]; recomputed at every access if stored as bytes."""
         return self.train_pictures.as_floats().pixels
 
     @property
     def test_images(self) -> Tensor:
-        """As `train_images`."""
+        """The preprocessed test images, as `train_images`."""
         return self.test_pictures.as_floats().pixels
 
     @property
@@ -73,7 +73,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """The number of classes."""
         return len(self.class_names)
 
     @property
@@ -88,11 +88,11 @@ class Dataset:
 
     @property
     def sizes(self) -> tuple[int, int, tuple[int, int]]:
-        """(in_channels, num_classes, image_size): what a network for this data set is built with."""
+        """(in_channels, num_classes, image_size), with which a network for this data set is built."""
         return self.in_channels, self.num_classes, self.image_size
 
     def to(self, device: torch.device | str) -> Dataset:
-        """The same data set with all tensors on `device`."""
+        """Return the data set with all tensors on `device`."""
         preprocessing = self.preprocessing.to(device)
 
         def moved(pictures: Pictures) -> Pictures:
@@ -109,7 +109,7 @@ class Dataset:
         )
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> Dataset:
-        """The same pictures and labels, preprocessed otherwise; floats agree to rounding, bytes are not copied.
+        """Return the data set with another preprocessing; floats are converted up to rounding, bytes are not copied.
 
         Raises:
             InputError: the preprocessing does not fit the pictures' channels or size.
@@ -118,9 +118,9 @@ class Dataset:
 
         def changed(pictures: Pictures) -> Pictures:
             if pictures.are_bytes:
-                kept = Pictures(pictures.pixels, preprocessing)
-                kept.rows(0, 1)  # refused here, if at all
-                return kept
+                converted = Pictures(pictures.pixels, preprocessing)
+                converted.rows(0, 1)  # raises if the preprocessing does not fit
+                return converted
             floats = torch.empty_like(pictures.pixels)
             for target, chunk in zip(chunks_of(floats), chunks_of(pictures.pixels), strict=True):
                 target.copy_(preprocessing.apply(self.preprocessing.invert(chunk)))
@@ -134,17 +134,17 @@ class Dataset:
         )
 
     def class_indices(self, label: int) -> Tensor:
-        """Indices of the training images of one class, ascending; int64 [n of the class].
+        """Return the ascending indices of the training images of one class, int64 [n of the class].
 
         Raises:
-            InputError: there is no such label.
+            InputError: the label is out of range.
         """
         if not 0 <= label < self.num_classes:
             raise InputError(f"label={label} is outside 0 … {self.num_classes - 1}, the classes of {self.name}")
         return (self.train_labels == label).nonzero().squeeze(1)
 
     def sample_per_class(self, ipc: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`ipc` different training images of each class at random, class by class.
+        """Draw `ipc` different training images of every class at random, sorted by class.
 
         Args:
             ipc: images per class, from 1 to the size of the smallest class.
@@ -179,23 +179,22 @@ def prepare(
     cache: Path | None = None,
     as_bytes: bool = False,
 ) -> Dataset:
-    """Fit the preprocessing on the training images and apply it, to all of them now or to each batch.
+    """Fit the preprocessing on the training images and apply it, now or batch by batch.
 
     Args:
-        raw: the data as read.
+        raw: the data before preprocessing.
         zca: whiten instead of normalising.
         normalise: the normalisation to apply instead of fitting one; not with zca.
-        cache: folder in which a fitted ZCA is kept (its fit takes minutes for large images); None keeps
-            nothing.
-        as_bytes: keep the pictures as uint8 and preprocess each batch when it is made.
+        cache: folder for a fitted ZCA (the fit takes minutes for large images); None stores nothing.
+        as_bytes: store the pictures as uint8 and preprocess every batch when it is made.
 
     Raises:
-        InputError: the pictures are to be kept as bytes, and came as floating point.
+        InputError: `as_bytes` is true for floating-point pictures.
     """
     if as_bytes and raw.train_images.dtype != torch.uint8:
         raise InputError(
-            f"the pictures of {raw.name} came as floating point and cannot be kept as bytes; "
-            "take data.pixels=auto or floats"
+            f"the pictures of {raw.name} are floating point and cannot be stored as bytes; "
+            "set data.pixels to auto or floats"
         )
     preprocessing: Preprocessing
     source = raw.train_digest
@@ -210,8 +209,8 @@ def prepare(
 
     def pictures(images: Tensor) -> Pictures:
         if images.dtype == torch.uint8:
-            kept = Pictures(images, preprocessing)
-            return kept if as_bytes else kept.as_floats()
+            as_uint8 = Pictures(images, preprocessing)
+            return as_uint8 if as_bytes else as_uint8.as_floats()
         return Pictures(_preprocessed(preprocessing, images))
 
     return Dataset(

@@ -1,9 +1,7 @@
-"""Differentiable Siamese augmentation (Zhao & Bilen, ICML 2021): what is random is drawn first, then applied
-as often as wanted.
+"""Differentiable Siamese augmentation (Zhao & Bilen, ICML 2021), with random draws separate from their application.
 
-`DsaSettings.draw` makes every random choice; `augment` is a function of images and draw alone. Augmenting
-twice with the same draw gives the same result, so a sweep backwards can replay the batches of the sweep
-forwards.
+`DsaSettings.draw` makes every random choice; `augment` is a function of images and draw alone. Augmenting twice with
+the same draw gives the same result, so a backward pass can replay the batches of the forward pass.
 """
 
 from __future__ import annotations
@@ -31,10 +29,10 @@ class DsaDraw:
     """The outcome of every random choice of one augmentation.
 
     Args:
-        operations: what is applied, in order; names of `COLUMNS`.
-        parameters: [B, k] float32, or [1, k] if one set serves the whole batch; the operations' columns side
-            by side.
-        height, width: size in pixels of the images that it was drawn for (crop and cutout depend on it).
+        operations: the applied operations in order, named as in `COLUMNS`.
+        parameters: [B, k] float32, or [1, k] if all images share them; the columns of the operations side by
+            side.
+        height, width: size of the images in pixels, on which crop and cutout depend.
     """
 
     operations: tuple[str, ...]
@@ -43,7 +41,7 @@ class DsaDraw:
     width: int
 
     def parameter(self, operation: str) -> Tensor:
-        """The columns of one operation, [B, COLUMNS[operation]] (or [1, …]).
+        """Return the columns of one operation, [B, COLUMNS[operation]] (or [1, …]).
 
         Raises:
             InputError: the operation is not part of this draw.
@@ -59,11 +57,11 @@ class DsaDraw:
         """Refuse images [B, C, H, W] that the draw was not made for.
 
         Raises:
-            InputError: the images' number, size or device is not the draw's, or it has an unknown operation or
-                lacks parameters.
+            InputError: the number, size or device of the images differs from the draw's, or the draw has an unknown
+                operation or lacks parameters.
         """
         if unknown := [operation for operation in self.operations if operation not in COLUMNS]:
-            raise InputError(f"a draw's operation {unknown[0]!r} is none of {', '.join(COLUMNS)}")
+            raise InputError(f"a draw's operation {unknown[0]!r} must be one of {', '.join(COLUMNS)}")
         columns = sum(COLUMNS[operation] for operation in self.operations)
         if self.parameters.ndim != 2 or self.parameters.shape[1] != columns:
             raise InputError(
@@ -79,13 +77,13 @@ class DsaDraw:
             )
 
     def to(self, device: torch.device | str) -> DsaDraw:
-        """The same draw with its parameters on `device`."""
+        """Return the draw with its parameters on `device`."""
         return DsaDraw(self.operations, self.parameters.to(device), self.height, self.width)
 
 
 @dataclass(frozen=True)
 class DsaSettings(Settings):
-    """Which augmentations, and how strong; the defaults are those of every published trajectory-matching recipe."""
+    """The augmentations and their strengths; the defaults are those of all published trajectory-matching recipes."""
 
     strategy: str = setting(
         "color_crop_cutout_flip_scale_rotate",
@@ -111,19 +109,19 @@ class DsaSettings(Settings):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The words of the strategy, in order."""
+        """The operations of the strategy, in order."""
         return () if self.strategy in ("", "none") else tuple(self.strategy.split("_"))
 
     def draw(self, batch: int, height: int, width: int, generator: torch.Generator) -> DsaDraw:
         """Make every random choice for `batch` images of height × width pixels.
 
-        With u ~ U[0, 1) afresh for each number: brightness b(u − ½); saturation s·u; contrast u + c; crop an
+        With a new u ~ U[0, 1) for every number: brightness b(u − ½); saturation s·u; contrast u + c; crop an
         integer in [−round(rH), round(rH)] per axis; cutout a rectangle of ⌊rH + ½⌋ × ⌊rW + ½⌋ pixels around
-        a centre anywhere in the image, clipped at its border; flip u < p; scale u(r − 1/r) + 1/r per axis;
+        a centre anywhere in the image, clipped at the border; flip u < p; scale u(r − 1/r) + 1/r per axis;
         rotate (2u − 1)·angle.
 
         Args:
-            generator: on the CPU; the same state gives the same draw, whatever is in the images.
+            generator: on the CPU; the same state gives the same draw for any images.
 
         Raises:
             InputError: batch < 0, or an image without pixels.
@@ -163,8 +161,8 @@ class DsaSettings(Settings):
 def augment(images: Tensor, draw: DsaDraw) -> Tensor:
     """Apply a draw to a batch of images: `pydistill.ops.augment` with the draw's numbers.
 
-    What is outside the image is 0. Each operation is affine in the images. Derivatives of any order. On the CPU the
-    result and its gradient are the same every time.
+    Pixels outside the image are 0. Every operation is affine in the images. Derivatives of any order. On the CPU the
+    result and its gradient are deterministic.
 
     Args:
         images: [B, C, H, W], floating point, on the draw's device.
@@ -189,16 +187,16 @@ def augment(images: Tensor, draw: DsaDraw) -> Tensor:
 
 
 def draw_tables(draws: Sequence[DsaDraw], device: torch.device | str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The draws of N steps as two tables in memory, whose row k is what `pydistill.ops.augment` takes for draw k.
+    """Return the draws of N steps as two tables whose rows k are the arguments of `pydistill.ops.augment` for draw k.
 
     Args:
         draws: N draws for images of one size and batches of one size.
-        device: where the tables shall be.
-        dtype: of the parameters: that of the images.
+        device: of the tables.
+        dtype: of the parameters, which is that of the images.
 
     Returns:
-        operations [N, L] int64, filled up with −1, and parameters [N, rows, width], filled up with 0; rows = 1 if every
-        draw is shared, else B.
+        operations [N, L] int64, padded with −1, and parameters [N, rows, width], padded with 0; rows = 1 if all draws
+        are shared, else B.
 
     Raises:
         InputError: the draws are for images or batches of different sizes.
@@ -228,8 +226,8 @@ def draw_tables(draws: Sequence[DsaDraw], device: torch.device | str, dtype: tor
 
 @cache
 def _numbers(operations: tuple[str, ...], device: torch.device) -> Tensor:
-    """The operations as `pydistill.ops.augment` takes them; kept, since a copy to a GPU would be waited for."""
-    with torch.inference_mode(False):  # it serves calls in and out of that mode
+    """Return the operations as `pydistill.ops.augment` takes them; cached, as a copy to the GPU synchronises."""
+    with torch.inference_mode(False):  # the cached tensor is used inside and outside that mode
         return torch.tensor([_NUMBER[name] for name in operations], dtype=torch.int64, device=device)
 
 
@@ -238,5 +236,5 @@ def _share(side: int, ratio: float) -> int:
 
 
 def _integers(low: int, high: int, rows: int, generator: torch.Generator) -> Tensor:
-    """[rows] whole numbers, uniform in [low, high], as float32."""
+    """Draw [rows] integers uniformly from [low, high], as float32."""
     return torch.randint(low, high + 1, (rows,), generator=generator).float()

@@ -1,4 +1,4 @@
-"""Image folders, train/<class>/… and test/<class>/… (or val), read from a folder or from an archive of one."""
+"""Read image folders, train/<class>/… and test/<class>/… (or val), or archives of such folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pydistill.data.raw import RawData
 from pydistill.errors import FormatError, InputError
 
 READER = 2
-"""Part of the cache's key; increase it when the same files are read into other arrays."""
+"""Part of the cache's key; increase it when the arrays read from the same files change."""
 
 ANNOTATIONS, WORDS = "val_annotations.txt", "words.txt"
 
@@ -38,7 +38,7 @@ class FolderLayout:
     Args:
         classes: the class folders to read and the names of the classes, in the order of the labels; None takes every
             folder of train/, sorted by name.
-        image_size: resize and centre-crop to this side; None keeps the files' size, which must then be one.
+        image_size: resize and centre-crop to this side; None keeps the size, which must be the same for all files.
         mode: channels, "RGB" or "L".
         test: the splits that may hold the test images; the first one with images is read.
         tiny_imagenet: val_annotations.txt gives the classes of test images by file name, and words.txt the names of
@@ -53,17 +53,17 @@ class FolderLayout:
 
 
 def read_folder(path: Path, name: str, layout: FolderLayout, cache: Path) -> RawData:
-    """Read the images below `path` (a folder, or a tar or zip archive of one); the cache keeps them as bytes.
+    """Read the images below `path` (a folder, or a tar or zip archive of one); the cache stores them as bytes.
 
     Raises:
-        InputError: `path` does not exist or has another layout; the message says what is missing.
+        InputError: `path` does not exist or has another layout; the message names the missing part.
         FormatError: an archive or an image is damaged; the message names it.
     """
     if path.is_dir():
         root = _root(path, name)
         return cached_raw(_key(name, layout, _listing(root, layout)), name, cache, lambda: _read(root, name, layout))
     if not path.is_file():
-        raise InputError(f"data.path={str(path)!r} does not exist; give a folder of images or an archive of one")
+        raise InputError(f"data.path={str(path)!r} does not exist; give a folder of images, or an archive of one")
 
     def read() -> RawData:
         with _unpacked(path, cache) as folder:
@@ -78,13 +78,13 @@ def _key(name: str, layout: FolderLayout, source: str) -> str:
 
 
 def _listing(root: Path, layout: FolderLayout) -> str:
-    """A digest over name, size and time of every file that may be read."""
+    """Return a digest over the name, size and time of every file that may be read."""
     digest = hashlib.sha256()
-    notes = [root / WORDS, *(root / split / ANNOTATIONS for split in layout.test)]
+    annotations = [root / WORDS, *(root / split / ANNOTATIONS for split in layout.test)]
     images = [
         file for split in ("train", *layout.test) for files in _split(root, split, layout).values() for file in files
     ]
-    for file in [note for note in notes if note.is_file()] + images:
+    for file in [file for file in annotations if file.is_file()] + images:
         status = file.stat()
         line = f"{_relative(file, root)}\0{status.st_size}\0{status.st_mtime_ns}\n"
         digest.update(line.encode(errors="surrogateescape"))
@@ -95,7 +95,7 @@ def _listing(root: Path, layout: FolderLayout) -> str:
 def _unpacked(archive: Path, cache: Path) -> Iterator[Path]:
     """Unpack a tar or zip archive into a temporary folder in the cache.
 
-    Members whose names or links point outside of that folder are refused (tar) or renamed into it (zip).
+    Members whose names or links point outside the folder are refused (tar) or renamed into it (zip).
     """
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=cache) as folder:
@@ -106,49 +106,49 @@ def _unpacked(archive: Path, cache: Path) -> Iterator[Path]:
             else:
                 with tarfile.open(archive) as members:
                     members.extractall(folder, filter="data")
-        # an encrypted zip is a RuntimeError, an unknown compression a NotImplementedError, which is one too
+        # An encrypted zip raises RuntimeError, an unknown compression its subclass NotImplementedError.
         except (
             *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError),
             *(RuntimeError, ValueError, OverflowError),
         ) as error:
             raise FormatError(
-                f"{archive} cannot be unpacked ({error}): it is damaged, no tar or zip archive, or there is no space "
-                f"in {cache}"
+                f"{archive} cannot be unpacked ({error}): it is damaged, is not a tar or zip archive, or "
+                f"{cache} is full"
             ) from error
         yield Path(folder)
 
 
 def _root(folder: Path, name: str, path: Path | None = None) -> Path:
-    """The folder with train/ in it: `folder` itself, or the one such folder directly in it."""
+    """Return the folder that holds train/: `folder` itself, or its only subfolder with train/."""
     if (folder / "train").is_dir():
         return folder
     nested = sorted(train.parent for train in folder.glob("*/train") if train.is_dir())
     if len(nested) > 1:
         names = ", ".join(root.name for root in nested)
-        raise InputError(f"{path or folder} holds several data sets ({names}); give one of them as data.path")
+        raise InputError(f"{path or folder} holds several data sets ({names}); set data.path to one of them")
     if not nested:
         raise InputError(
-            f"{path or folder} holds no folder train; for {name}, data.path must be a folder or an archive with "
+            f"{path or folder} has no folder train; for {name}, data.path must be a folder or an archive with "
             "train/<class>/* and test/<class>/* (or val)"
         )
     return nested[0]
 
 
 def _read(root: Path, name: str, layout: FolderLayout, path: Path | None = None) -> RawData:
-    """Decode the images below `root`; `path` is the name of the data set's place in messages."""
+    """Decode the images below `root`; messages name the data set by `path`."""
     path = path or root
     train = _split(root, "train", layout)
     splits = [(split, _split(root, split, layout)) for split in layout.test]
     split, test = next(((split, files) for split, files in splits if any(files.values())), ("", {}))
     for files, folder in ((train, "train"), (test, " or ".join(layout.test))):
         if not any(files.values()):
-            raise InputError(f"{path} holds no image in {folder}/<class>/")
+            raise InputError(f"{path} has no image in {folder}/<class>/")
     if layout.tiny_imagenet and (root / split / ANNOTATIONS).is_file():
         test = _annotated(test, _columns(root / split / ANNOTATIONS))
     classes = _class_names(root, layout, train)
     empty = next((folder for folder in classes if not train.get(folder)), None)
     if empty is not None:
-        raise InputError(f"{path} holds no image in train/{empty}/; every class of {name} needs at least one")
+        raise InputError(f"{path} has no image in train/{empty}/; every class of {name} needs at least one")
     unknown = sorted(folder for folder, files in test.items() if files and folder not in classes)
     if unknown:
         raise InputError(f"class folder {unknown[0]!r} of the test images of {path} has no counterpart in train/")
@@ -157,7 +157,7 @@ def _read(root: Path, name: str, layout: FolderLayout, path: Path | None = None)
 
 
 def _split(root: Path, split: str, layout: FolderLayout) -> dict[str, list[Path]]:
-    """The image files of a split by class folder."""
+    """Return the image files of a split by class folder."""
     if not (root / split).is_dir():
         return {}
     folders = [folder for folder in sorted((root / split).iterdir()) if folder.is_dir()]
@@ -167,7 +167,7 @@ def _split(root: Path, split: str, layout: FolderLayout) -> dict[str, list[Path]
 
 
 def _images(folder: Path) -> list[Path]:
-    """The image files at any depth below a folder; links are followed."""
+    """Return the image files at any depth below a folder, following links."""
     return [
         Path(below, name)
         for below, _, names in os.walk(folder, followlinks=True)
@@ -177,17 +177,17 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _annotated(files: Mapping[str, list[Path]], rows: list[list[str]]) -> dict[str, list[Path]]:
-    """The same files by the class folder that the annotations, rows of file name and class folder, give them."""
+    """Group the files by class folder according to annotations, which are rows of file name and class folder."""
     folder_of = {row[0]: row[1] for row in rows if len(row) >= 2}
-    moved: dict[str, list[Path]] = {}
+    grouped: dict[str, list[Path]] = {}
     for folder, paths in files.items():
         for file in paths:
-            moved.setdefault(folder_of.get(file.name, folder), []).append(file)
-    return moved
+            grouped.setdefault(folder_of.get(file.name, folder), []).append(file)
+    return grouped
 
 
 def _class_names(root: Path, layout: FolderLayout, train: Mapping[str, object]) -> dict[str, str]:
-    """Class folders in the order of the labels, with the names of the classes."""
+    """Return the class folders in the order of the labels, with the names of the classes."""
     if layout.classes is not None:
         return dict(layout.classes)
     words = _columns(root / WORDS) if layout.tiny_imagenet and (root / WORDS).is_file() else []
@@ -196,14 +196,14 @@ def _class_names(root: Path, layout: FolderLayout, train: Mapping[str, object]) 
 
 
 def _columns(file: Path) -> list[list[str]]:
-    """The lines of a text file, split at tabs."""
+    """Return the lines of a text file, split at tabs."""
     return [line.split("\t") for line in file.read_text("utf-8", "replace").splitlines()]
 
 
 def _arrays(
     root: Path, files: Mapping[str, list[Path]], classes: Mapping[str, str], layout: FolderLayout, path: Path
 ) -> tuple[Tensor, Tensor]:
-    """Images and labels, class by class, each class sorted by name."""
+    """Return images and labels, sorted by class and then by file name."""
     ordered = [
         (_relative(file, root), file, label)
         for label, folder in enumerate(classes)
@@ -228,7 +228,7 @@ def _arrays(
                         f"pixels, {ordered[position][0]!r} {image.shape[2]}×{image.shape[1]}; give data.image_size"
                     )
                 images[position] = image
-        except BaseException:  # else the pool would decode all images before it stops
+        except BaseException:  # otherwise the pool decodes all images before it stops
             pool.shutdown(cancel_futures=True)
             raise
     return images, torch.tensor([label for _, _, label in ordered])

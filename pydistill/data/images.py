@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
-"""Images of more pixels are refused before they are decoded: a small file can hold a huge image."""
+"""Larger images are refused before decoding, as a small file can hold a huge image."""
 
 
 def pillow() -> ModuleType:
-    """The module PIL.Image.
+    """Return the module PIL.Image.
 
     Raises:
         MissingDependencyError: Pillow is not installed.

@@ -25,17 +25,17 @@ NAMES = ("digits", *SOURCES, "tiny-imagenet", *SUBSETS, "folder", "tensors")
 
 
 def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
-    """Read a data set onto a device and fit its preprocessing, which is applied to all images now or to each batch.
+    """Read a data set onto a device and fit its preprocessing, which is applied now or batch by batch.
 
-    The cache keeps decoded image files as bytes, and fitted ZCA matrices.
+    The cache stores decoded image files as bytes, and fitted ZCA matrices.
 
     Args:
-        settings: which data set, from where, and how its images are stored.
+        settings: of the data set, its preprocessing and its storage.
         device: of its tensors; `pixels="auto"` stores floats on the CPU.
 
     Raises:
-        InputError: the name is unknown, files are missing (the message says which setting to give), the data are
-            unsound, or there is no such device.
+        InputError: the name is unknown, files are missing (the message names the setting to change), the data are
+            invalid, or the device does not exist.
         FormatError: a file is damaged; the message names it.
         MissingDependencyError: an optional package is needed; the message names it.
     """
@@ -75,7 +75,7 @@ def read(settings: DataSettings, cache: Path) -> RawData:
 
 
 def _folder_layout(name: str, size: int | None, path: Path | None) -> FolderLayout | None:
-    """Options for reading a data set of image files; None for other data sets."""
+    """Return the options for reading a data set of image files; None for other data sets."""
     if name in SUBSETS:
         return FolderLayout(SUBSETS[name], 128 if size is None else size, test=("val", "test"))
     if name == "tiny-imagenet":
@@ -87,6 +87,6 @@ def _folder_layout(name: str, size: int | None, path: Path | None) -> FolderLayo
 
 def _required(path: Path | None, name: str) -> Path:
     if path is None:
-        what = "a .npz file" if name == "tensors" else "the folder or archive (tar, zip) that holds the images"
-        raise SettingError("data.path", None, f"{what} for {name}")
+        allowed = "a .npz file" if name == "tensors" else "the folder or archive (tar, zip) that holds the images"
+        raise SettingError("data.path", None, f"{allowed} for {name}")
     return path

@@ -1,4 +1,4 @@
-"""Arrays in one .npz file."""
+"""Read the arrays of a .npz file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 def read_npz(path: Path) -> RawData:
     """Read train_images, train_labels, test_images, test_labels, and class_names if the file has them.
 
-    Images and labels are those that `from_arrays` takes.
+    `from_arrays` describes the layouts of images and labels.
 
     Raises:
-        InputError: the file does not exist, lacks an array, or the arrays are unsound.
+        InputError: the file does not exist, lacks an array, or the arrays are invalid.
         FormatError: it is not an .npz file, is damaged, or holds Python objects (which are not unpickled).
     """
     needed = f"data.name=tensors needs a .npz file with {', '.join(ARRAYS)}, which numpy.savez writes"
     if not path.is_file():
         raise SettingError("data.path", str(path), f"a .npz file with {', '.join(ARRAYS)}")
-    if not zipfile.is_zipfile(path):  # np.load would take it for a pickle, and advise to run it
+    if not zipfile.is_zipfile(path):  # np.load would treat it as a pickle and suggest to allow it
         raise FormatError(f"{path} is damaged or not a .npz file; {needed}")
     try:
         with np.load(path, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""Images in memory, as floats or as bytes, and preprocessed batches of them."""
+"""Store images in memory as floats or bytes, and make preprocessed batches of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydistill.errors import InputError
 
 @dataclass(frozen=True)
 class Pictures:
-    """n images, and preprocessed batches of them.
+    """n images that give preprocessed batches.
 
     Args:
         pixels: [n, C, H, W]: floating point, preprocessed; or uint8 0 … 255, not preprocessed, in a quarter of
@@ -21,7 +21,7 @@ class Pictures:
         preprocessing: of batches of bytes, scaled to [0, 1]; None for floating point.
 
     Raises:
-        InputError: bytes without a preprocessing, or floating point with one.
+        InputError: the pixels are bytes without a preprocessing, or floating point with one.
     """
 
     pixels: Tensor
@@ -44,12 +44,12 @@ class Pictures:
 
     @property
     def shape(self) -> torch.Size:
-        """[n, C, H, W]."""
+        """The shape [n, C, H, W]."""
         return self.pixels.shape
 
     @property
     def ndim(self) -> int:
-        """Number of dimensions of `pixels`, which should be 4."""
+        """The number of dimensions of `pixels`, which should be 4."""
         return self.pixels.ndim
 
     @property
@@ -63,15 +63,15 @@ class Pictures:
         return self.pixels.device
 
     def batch(self, index: Tensor) -> Tensor:
-        """The preprocessed images at `index` [B] int64: a new tensor [B, C, H, W]."""
+        """Return the preprocessed images at `index` [B] int64 as a new tensor [B, C, H, W]."""
         return self._preprocessed(self.pixels.index_select(0, index))
 
     def rows(self, first: int, end: int) -> Tensor:
-        """The preprocessed images from `first` up to `end`; a view if they are stored as floats."""
+        """Return the preprocessed images from `first` up to `end`; a view if they are stored as floats."""
         return self._preprocessed(self.pixels[first:end])
 
     def as_floats(self) -> Pictures:
-        """The same images as floats; for bytes a new tensor of four times the memory."""
+        """Return the images as floats; for bytes a new tensor of four times the memory."""
         if not self.are_bytes:
             return self
         floats = torch.empty(self.shape, dtype=torch.float32, device=self.device)
@@ -80,7 +80,7 @@ class Pictures:
         return Pictures(floats)
 
     def to(self, device: torch.device | str) -> Pictures:
-        """The same images on `device`."""
+        """Return the images on `device`."""
         preprocessing = None if self.preprocessing is None else self.preprocessing.to(device)
         return replace(self, pixels=self.pixels.to(device), preprocessing=preprocessing)
 

@@ -1,4 +1,4 @@
-"""Invertible maps between pixels and the images that networks are trained on."""
+"""Preprocessings: invertible maps from pixels to the images that networks are trained on."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ KINDS: dict[str, type[Preprocessing]] = {}
 
 
 class Preprocessing(abc.ABC):
-    """An invertible map of images in [0, 1] to what networks are trained on.
+    """An invertible map from images in [0, 1] to the images that networks are trained on.
 
-    Args of every kind:
-        source: digest of the images on which it was fitted, or "" if its numbers were given; two fits on the same
-            images are the same preprocessing even if machines round the last bit differently.
+    Args of every subclass:
+        source: digest of the images on which it was fitted, or "" for fixed numbers; two fits on the same images are
+            the same preprocessing even if machines round the last bit differently.
     """
 
     kind: ClassVar[str]
@@ -37,29 +37,29 @@ class Preprocessing(abc.ABC):
         """Preprocess images in [0, 1], [n, C, H, W] floating point; differentiable."""
 
     def apply_(self, images: Tensor) -> None:
-        """`apply` in place, with the same bits, for images that need no gradient."""
+        """Preprocess in place, with the same bits as `apply`, images that need no gradient."""
         images.copy_(self.apply(images))
 
     @abc.abstractmethod
     def invert(self, images: Tensor) -> Tensor:
-        """The inverse of `apply`; not clamped, as distilled images may leave [0, 1]; differentiable."""
+        """Apply the inverse of `apply`, without clamping, as distilled images may leave [0, 1]; differentiable."""
 
     @abc.abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Everything that defines it: (JSON-able values, tensors by name)."""
+        """Return everything that defines the preprocessing: (JSON-able values, tensors by name)."""
 
     @abc.abstractmethod
     def to(self, device: torch.device | str) -> Preprocessing:
-        """The same preprocessing with its tensors on `device`."""
+        """Return the preprocessing with its tensors on `device`."""
 
     @classmethod
     @abc.abstractmethod
     def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Preprocessing:
-        """The inverse of `state`; raises KeyError or TypeError for an incomplete state."""
+        """Make a preprocessing from its `state`; raises KeyError or TypeError if that is incomplete."""
 
     @property
     def fingerprint(self) -> str:
-        """Kind and 16 hexadecimal digits, such as "zca-0f3a…"; equal for equal preprocessings."""
+        """The kind and 16 hexadecimal digits, such as "zca-0f3a…"; equal for equal preprocessings."""
         values, tensors = self.state()
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
         if not self.source:
@@ -72,13 +72,11 @@ class Preprocessing(abc.ABC):
         """Restore a preprocessing from its `state`.
 
         Raises:
-            FormatError: the kind is unknown, or an entry is missing or has a wrong shape.
+            FormatError: the kind is unknown, or an entry is missing or has the wrong shape.
         """
         kind = values.get("kind")
         if kind not in KINDS:
-            raise FormatError(
-                f"preprocessing of kind {kind!r} is unknown; this version knows {', '.join(sorted(KINDS))}"
-            )
+            raise FormatError(f"preprocessing of kind {kind!r} is unknown; this version has {', '.join(sorted(KINDS))}")
         try:
             return KINDS[kind]._restore(values, tensors)
         except (KeyError, TypeError, InputError) as error:
@@ -133,7 +131,7 @@ class Normalise(Preprocessing):
         count = images.numel() // channels
         mean = total / count
         variance = (square / count - mean * mean).clamp(min=0)
-        # below the rounding of that difference, a variance is indistinguishable from the 0 of a constant channel
+        # Below the rounding error of this difference, a variance is indistinguishable from that of a constant channel.
         std = torch.where(variance > 1e-13 * (square / count), variance.sqrt(), torch.ones_like(variance))
         return Normalise(mean, std, source=source)
 

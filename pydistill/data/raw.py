@@ -1,4 +1,4 @@
-"""Data sets before preprocessing: checked images as bytes or in [0, 1], and labels."""
+"""Data sets before preprocessing: checked images, as bytes or in [0, 1], and labels."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class RawData:
     Args:
         name: of the data set, for records and reports.
         class_names: one per class.
-        train_images, test_images: [n, C, H, W], uint8 0 … 255 or float32 in [0, 1], both of one kind and
-            size.
+        train_images, test_images: [n, C, H, W], uint8 0 … 255 or float32 in [0, 1], both of the same type
+            and size.
         train_labels, test_labels: [n] int64 in [0, number of classes).
 
     Raises:
-        InputError: a shape, type, label or pixel is not as described, or a class has no training image; the message
-            names the argument.
+        InputError: a shape, type, label or pixel is invalid, or a class has no training image; the message names the
+            argument.
     """
 
     name: str
@@ -51,18 +51,18 @@ class RawData:
         if not bool(counts.all()):
             empty = int((counts == 0).nonzero()[0])
             raise InputError(
-                f"class {empty} ({self.class_names[empty]!r}) has no image in train_images; each of the"
+                f"class {empty} ({self.class_names[empty]!r}) has no image in train_images; every one of the"
                 f" {len(self.class_names)} classes needs at least one"
             )
 
     @cached_property
     def train_digest(self) -> str:
-        """SHA-256 over the training images with their type and shape, as 64 hexadecimal digits."""
+        """The SHA-256 over the training images with their type and shape, as 64 hexadecimal digits."""
         return digest_of(self.train_images)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over all arrays with their types and shapes, as 64 hexadecimal digits; the name plays no part."""
+        """The SHA-256 over all arrays with their types and shapes, as 64 hexadecimal digits; the name is ignored."""
         others = digest_of(self.train_labels, self.test_images, self.test_labels)
         return hashlib.sha256((self.train_digest + others).encode()).hexdigest()
 
@@ -75,9 +75,9 @@ def raw_from(
     test_images: Any,
     test_labels: Any,
 ) -> RawData:
-    """RawData from anything torch.as_tensor takes; integer labels of any width, floating-point images of any
-    precision, as `channels_first` takes them.
+    """Make RawData from arrays that torch.as_tensor accepts.
 
+    Labels may be integers of any width, and images floating point of any precision in a layout of `channels_first`.
     Without class names, the classes are numbered 0 … (largest training label).
 
     Raises:
@@ -96,8 +96,8 @@ def raw_from(
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{key} is not an array of numbers: {error}") from error
         if key.endswith("labels"):
-            whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
-            tensor = tensor.to("cpu", torch.int64) if whole else tensor
+            is_integer = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
+            tensor = tensor.to("cpu", torch.int64) if is_integer else tensor
         else:
             tensor = channels_first(tensor.to("cpu", torch.float32) if tensor.is_floating_point() else tensor)
         tensors[key] = tensor.cpu().contiguous()
@@ -114,7 +114,7 @@ def raw_from(
 
 
 def channels_first(images: Tensor) -> Tensor:
-    """Images [n, H, W], [n, H, W, C] or [n, C, H, W] as [n, C, H, W].
+    """Convert images [n, H, W], [n, H, W, C] or [n, C, H, W] to [n, C, H, W].
 
     Channels are last if H, W > 4 and C is 3 or 4, or C is 1 and H = W; otherwise they are first.
     """
@@ -128,7 +128,7 @@ def channels_first(images: Tensor) -> Tensor:
 
 
 def digest_of(*tensors: Tensor) -> str:
-    """SHA-256 over tensors in order, each with its type and shape, as 64 hexadecimal digits."""
+    """Return the SHA-256 over tensors in order, with their types and shapes, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {list(tensor.shape)};".encode())
@@ -146,8 +146,8 @@ def _check_images(name: str, images: Tensor) -> None:
         return
     low, high = (float(bound) for bound in images.aminmax())
     if not (low == low and high == high and abs(low) != float("inf") and abs(high) != float("inf")):
-        bad = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise InputError(f"{name} holds pixels that are not finite, first in image {bad}")
+        first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
+        raise InputError(f"{name} holds pixels that are not finite, first in image {first}")
     if low < 0 or high > 1:
         raise InputError(
             f"{name} of floating point must lie in [0, 1], not in [{low:g}, {high:g}]; give bytes 0 … 255 as"
@@ -158,9 +158,7 @@ def _check_images(name: str, images: Tensor) -> None:
 def check_labels(name: str, labels: Tensor, images: int, classes: int) -> None:
     """Raise an InputError unless labels are `images` integers from 0 to `classes` − 1."""
     if labels.shape != (images,) or labels.dtype != torch.int64:
-        raise InputError(
-            f"{name} must be {images} whole numbers, one per image, not {labels.dtype} {list(labels.shape)}"
-        )
+        raise InputError(f"{name} must be {images} integers, one per image, not {labels.dtype} {list(labels.shape)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
         raise InputError(

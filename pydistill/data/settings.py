@@ -1,4 +1,4 @@
-"""Which data, from where: the settings that a configuration file or the command line fills in."""
+"""Settings of a data set and its preprocessing."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pydistill._util.settings import Settings, setting
 Pixels = Literal["auto", "bytes", "floats"]
 Statistics = Literal["measured", "published"]
 LARGEST_SIDE = 4096
-"""Pixels; networks on larger images need more memory than any machine has."""
+"""Maximum side in pixels; networks on larger images need more memory than any machine has."""
 
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
-    """Which data set, where it lies, and how it is preprocessed.
+    """Settings of a data set: its name, its path, its preprocessing and its storage.
 
-    `statistics` chooses the mean and deviation of the normalisation: measured on the training images, or the numbers
-    written into MTT's code and its descendants, which experts from there were trained with (docs/compat.md).
+    `statistics` selects the mean and standard deviation of the normalisation: measured on the training images, or the
+    constants of MTT's code and its descendants, with which their experts were trained (docs/compat.md).
 
-    `pixels` chooses how images that come as bytes are stored: as bytes, in a quarter of the memory, every batch
-    preprocessed when it is made; or as floats, preprocessed once. auto means bytes on a GPU unless they are whitened.
+    `pixels` selects the storage of uint8 images: as bytes, in a quarter of the memory, with every batch preprocessed
+    when it is made; or as floats, preprocessed once. auto means bytes on a GPU unless the images are whitened.
     """
 
     name: str = setting(

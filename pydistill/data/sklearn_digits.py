@@ -1,4 +1,4 @@
-"""The embedded data set: 1,797 real handwritten digits of 8×8 pixels, which come with scikit-learn."""
+"""Read scikit-learn's digits: 1,797 handwritten digits of 8×8 pixels."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ SEED = 0
 
 
 def read_digits() -> RawData:
-    """The digits as [n, 1, 8, 8] in [0, 1], split once and for all into 1,437 training and 360 test images,
-    stratified.
+    """Read the digits as [n, 1, 8, 8] in [0, 1], in a fixed stratified split of 1,437 training and 360 test images.
 
     Raises:
         MissingDependencyError: scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""The means and standard deviations with which the published code normalises its data sets."""
+"""The means and standard deviations with which published code normalises data sets."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydistill.errors import InputError
 Numbers = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation per channel."""
 
-# From get_dataset of DC, MTT and their descendants. CIFAR's deviations are averaged over single images, a fifth below
-# the deviation over all pixels, and CIFAR-100 has CIFAR-10's numbers.
+# From get_dataset of DC, MTT and their descendants. CIFAR's standard deviations are averages over single images, which
+# are a fifth below those over all pixels, and CIFAR-100 uses the numbers of CIFAR-10.
 _CIFAR10: Numbers = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _IMAGENET: Numbers = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PUBLISHED: dict[str, Numbers] = {
@@ -26,14 +26,12 @@ PUBLISHED: dict[str, Numbers] = {
 
 
 def published_normalisation(name: str) -> Normalise:
-    """The normalisation of the data set `name` in MTT's code (Cazenavette et al., CVPR 2022).
+    """Return the normalisation of the data set `name` in MTT's code (Cazenavette et al., CVPR 2022).
 
     Raises:
-        InputError: it has none for this data set.
+        InputError: the code has none for this data set.
     """
     if name not in PUBLISHED:
-        raise InputError(
-            f"data.statistics=published is known for {', '.join(PUBLISHED)}, not for {name}; take measured"
-        )
+        raise InputError(f"data.statistics=published exists for {', '.join(PUBLISHED)}, not for {name}; use measured")
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in PUBLISHED[name])
     return Normalise(mean, std)

@@ -1,4 +1,4 @@
-"""Data sets of tables: every column is a channel of an image of one pixel."""
+"""Make data sets of tables: every row is an image of one pixel, and every column a channel."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def from_table(
     name: str = "table",
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
-    """A data set of tabular data: D columns of numbers in any units become images [n, D, 1, 1].
+    """Make a data set of tabular data: D columns of numbers in any units become images [n, D, 1, 1].
 
-        x = (row − mean) / std, column by column, of the training rows (in fp64; a constant column is only centred)
+        x = (row − mean) / std, by column, of the training rows (in fp64; a constant column is only centred)
 
-    `dataset.preprocessing.invert(images).flatten(1)` gives distilled images back as rows in their own units. There is
-    no augmentation for them: take dsa=None for experts, distillation and evaluation, and a network for planes of one
+    `dataset.preprocessing.invert(images).flatten(1)` converts distilled images to rows in the original units. Tables
+    have no augmentation: set dsa=None for experts, distillation and evaluation, and use a network for images of one
     pixel, such as MLP.
 
     Args:
         train_rows, test_rows: [n, D] numbers; tensors, NumPy arrays or lists of lists.
-        train_labels, test_labels: [n] whole numbers from 0.
-        class_names: one per class; without them the classes are called "0", "1", and so on.
+        train_labels, test_labels: [n] integers from 0.
+        class_names: one per class; by default "0", "1", ….
 
     Raises:
         InputError: a shape or type is wrong, a number is not finite, a label is out of range, or a class has no
@@ -47,7 +47,7 @@ def from_table(
     rows = {"train_rows": _rows("train_rows", train_rows), "test_rows": _rows("test_rows", test_rows)}
     train, test = rows.values()
     if train.shape[1] != test.shape[1]:
-        raise InputError(f"train_rows have {train.shape[1]} columns and test_rows {test.shape[1]}")
+        raise InputError(f"train_rows has {train.shape[1]} columns, but test_rows has {test.shape[1]}")
     labels = [_labels("train_labels", train_labels), _labels("test_labels", test_labels)]
     if class_names is None:
         classes = int(labels[0].max()) + 1 if labels[0].numel() and labels[0].dtype == torch.int64 else 1
@@ -59,16 +59,16 @@ def from_table(
     counts = torch.bincount(labels[0], minlength=len(class_names))
     if not bool(counts.all()):
         empty = int((counts == 0).nonzero()[0])
-        raise InputError(f"class {empty} ({class_names[empty]!r}) has no row in train_rows; each class needs one")
+        raise InputError(f"class {empty} ({class_names[empty]!r}) has no row in train_rows; every class needs one")
     std = train.std(dim=0, correction=0)
     normalise = Normalise(train.mean(dim=0), torch.where(std > 0, std, 1.0), source=digest_of(train))
-    seen = [Pictures(normalise.apply(each[:, :, None, None]).float()) for each in (train, test)]
+    pictures = [Pictures(normalise.apply(rows[:, :, None, None]).float()) for rows in (train, test)]
     return Dataset(
         name=name,
         class_names=tuple(class_names),
-        train_pictures=seen[0],
+        train_pictures=pictures[0],
         train_labels=labels[0],
-        test_pictures=seen[1],
+        test_pictures=pictures[1],
         test_labels=labels[1],
         preprocessing=normalise,
         digest=digest_of(train, labels[0], test, labels[1]),
@@ -78,17 +78,17 @@ def from_table(
 def from_csv(
     path: str | os.PathLike[str], *, label: str | None = None, test: float = 0.2, seed: int = 0, name: str | None = None
 ) -> Dataset:
-    """Read a table from a CSV file, and split it at random into training and test rows.
+    """Read a table from a CSV file and split it at random into training and test rows.
 
     Args:
         path: the file, in UTF-8, with a line of column names; columns are separated by commas.
-        label: the column with the classes, which may be any text; None: the last one. All others hold numbers.
+        label: the column of classes, which may be any text; None: the last column. All other columns hold numbers.
         test: the share of test rows, between 0 and 1; every class has at least one training and one test row.
         seed: of the split.
         name: of the data set; None: the file's name.
 
     Raises:
-        InputError: there is no such file or column, a value is not a number, or a class has fewer than two rows.
+        InputError: the file or column does not exist, a value is not a number, or a class has fewer than two rows.
     """
     file = Path(path)
     try:
@@ -105,7 +105,7 @@ def from_csv(
     position = columns.index(label)
     for number, row in enumerate(rows, start=1):
         if len(row) != len(columns):
-            raise InputError(f"row {number} of {file} has {len(row)} columns, and the first line {len(columns)}")
+            raise InputError(f"row {number} of {file} has {len(row)} columns, but the first line has {len(columns)}")
     classes = sorted({row[position] for row in rows})
     labels = torch.tensor([classes.index(row.pop(position)) for row in rows])
     try:
@@ -118,14 +118,14 @@ def from_csv(
 
 
 def _split(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The indices of training and test rows, drawn class by class."""
+    """Draw the indices of training and test rows class by class."""
     generator = torch.Generator().manual_seed(seed)
     train: list[Tensor] = []
     test: list[Tensor] = []
     for number, class_name in enumerate(classes):
         rows = (labels == number).nonzero().flatten()
         if len(rows) < 2:
-            raise InputError(f"class {class_name!r} has one row; every class needs two, one of them to test")
+            raise InputError(f"class {class_name!r} has one row; every class needs two, one of them for testing")
         rows = rows[torch.randperm(len(rows), generator=generator)]
         count = min(len(rows) - 1, max(1, round(share * len(rows))))
         test.append(rows[:count])
@@ -137,7 +137,7 @@ def _tensor(name: str, values: Any) -> Tensor:
     try:
         return torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is no array of numbers: {error}") from error
+        raise InputError(f"{name} is not an array of numbers: {error}") from error
 
 
 def _rows(name: str, values: Any) -> Tensor:
@@ -145,12 +145,12 @@ def _rows(name: str, values: Any) -> Tensor:
     if rows.ndim != 2 or rows.numel() == 0 or rows.is_complex() or rows.dtype == torch.bool:
         raise InputError(f"{name} must be numbers [n, D] with at least one row, not {rows.dtype} {list(rows.shape)}")
     if not bool(torch.isfinite(rows).all()):
-        bad = int((~rows.isfinite()).any(1).nonzero()[0])
-        raise InputError(f"{name} holds numbers that are not finite, first in row {bad}; fill in what is missing")
+        first = int((~rows.isfinite()).any(1).nonzero()[0])
+        raise InputError(f"{name} holds numbers that are not finite, first in row {first}; fill in missing values")
     return rows.double().contiguous()
 
 
 def _labels(name: str, values: Any) -> Tensor:
     labels = _tensor(name, values)
-    whole = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
-    return labels.to(torch.int64).contiguous() if whole else labels
+    is_integer = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+    return labels.to(torch.int64).contiguous() if is_integer else labels

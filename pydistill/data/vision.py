@@ -1,4 +1,4 @@
-"""CIFAR-10, CIFAR-100, Fashion-MNIST and SVHN in the files that torchvision reads and downloads."""
+"""Read CIFAR-10, CIFAR-100, Fashion-MNIST and SVHN from the files of torchvision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydistill.errors import FormatError, InputError, MissingDependencyError
 
 class _Source(NamedTuple):
     reader: str
-    """Class in torchvision.datasets."""
+    """The class in torchvision.datasets."""
     files: tuple[str, ...]
     """The files expected below the root."""
 
@@ -30,11 +30,11 @@ SOURCES = {
 
 
 def read_vision(name: str, root: Path, *, download: bool) -> RawData:
-    """Read a data set of SOURCES through torchvision, which knows the checksums of CIFAR's and SVHN's files.
+    """Read a data set of SOURCES through torchvision, which verifies the checksums of CIFAR's and SVHN's files.
 
     Raises:
-        InputError: it is not below `root`, and cannot or may not be downloaded; the message says what to give.
-        FormatError: it is damaged.
+        InputError: the files are not below `root` and cannot or may not be downloaded; the message names the settings.
+        FormatError: a file is damaged.
         MissingDependencyError: torchvision (for svhn also SciPy) is not installed.
     """
     reader, files = SOURCES[name]
@@ -56,10 +56,10 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         if download:
             raise InputError(
-                f"{name} could not be downloaded to {root} ({reason}); fetch it by other means and give data.path"
+                f"{name} could not be downloaded to {root} ({reason}); get the files another way and set data.path"
             ) from error
         raise FormatError(
-            f"{name} in {root} is incomplete or damaged ({reason}); remove it and give data.download=true"
+            f"{name} in {root} is incomplete or damaged ({reason}); remove it and set data.download=true"
         ) from error
     classes = tuple(train.classes) if name != "svhn" else tuple(str(digit) for digit in range(10))
     arrays = [array for part in (train, test) for array in (_images(part.data), _labels(part, name))]
@@ -78,7 +78,7 @@ def _torchvision_datasets(name: str) -> ModuleType:
 
 
 def _images(data: Any) -> Tensor:
-    """uint8 [n, C, H, W] from [n, H, W], [n, H, W, 3] or [n, 3, H, W]."""
+    """Convert [n, H, W], [n, H, W, 3] or [n, 3, H, W] to uint8 [n, C, H, W]."""
     images = torch.as_tensor(data)
     if images.ndim == 3:
         return images[:, None]

@@ -1,4 +1,4 @@
-"""ZCA whitening with its mean and its inverse, so that whitened images can be turned into pixels again."""
+"""ZCA whitening with its mean and its inverse, which turns whitened images into pixels again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pydistill.data.preprocessing import Preprocessing, check_images, chunks_of
 from pydistill.errors import InputError
 
 MAX_DIMENSION = 3 * 64 * 64
-"""Largest C·H·W that is whitened: the matrix has its square in elements, its decomposition costs its cube in
-time."""
+"""Maximum D = C·H·W; the matrix has D² elements, and its decomposition takes O(D³) time."""
 
 
 class Zca(Preprocessing):
@@ -27,7 +26,7 @@ class Zca(Preprocessing):
         source: digest of the training images on which it was fitted, if any.
 
     Raises:
-        InputError: the shapes do not fit together, or a number is not finite.
+        InputError: the shapes disagree, or a number is not finite.
     """
 
     kind = "zca"
@@ -40,7 +39,7 @@ class Zca(Preprocessing):
                 f" {list(inverse.shape)} [D, D] with D = C·H·W"
             )
         if not all(tensor.isfinite().all() for tensor in (mean, matrix, inverse)):
-            raise InputError("mean, matrix and inverse of a ZCA must be finite, and one of them is not")
+            raise InputError("mean, matrix and inverse of a ZCA must be finite")
         self.mean, self.matrix, self.inverse = mean, matrix, inverse
         self.eps, self.source = float(eps), source
 
@@ -64,7 +63,7 @@ class Zca(Preprocessing):
         if size > MAX_DIMENSION:
             raise InputError(
                 f"zca=True needs a matrix of (C·H·W)² elements: C·H·W = {size:,} is above the limit"
-                f" of {MAX_DIMENSION:,}; normalise instead, or give a smaller image_size"
+                f" of {MAX_DIMENSION:,}; normalise instead, or set a smaller image_size"
             )
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         total = torch.zeros(size, dtype=torch.float64)

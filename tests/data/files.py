@@ -1,4 +1,4 @@
-"""Small files in the layouts of the real data sets, for the readers to read."""
+"""Write small files in the layouts of the real data sets."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from PIL import Image
 
 
 def picture(seed: int, width: int = 6, height: int = 6, mode: str = "RGB") -> Image.Image:
-    """An image of random pixels."""
+    """Make an image of random pixels."""
     shape = (height, width) if mode == "L" else (height, width, 3)
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8), mode=None)
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    """The bytes of an image file."""
+    """Encode an image as the bytes of a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """uint8 [C, H, W]."""
+    """Return an image as uint8 [C, H, W]."""
     array = np.asarray(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def two_classes(outer: str = "", test: str = "test", width: int = 6, height: int = 6) -> dict[str, bytes]:
-    """Names and contents of an image folder: cat (2 training images, 1 test image) and dog (1 and 1)."""
+    """Return the files of an image folder by name: cat (2 training images, 1 test image) and dog (1 and 1)."""
     names = ["train/cat/a.png", "train/cat/b.png", "train/dog/a.png", f"{test}/cat/c.png", f"{test}/dog/c.png"]
     return {outer + name: encoded(picture(seed, width, height)) for seed, name in enumerate(names)}
 

@@ -1,4 +1,4 @@
-"""The augmentations again, one image and one pixel at a time, from their definitions."""
+"""A slow implementation of the augmentations, pixel by pixel, from their definitions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydistill.data import DsaDraw
 
 
 def slow(images: Tensor, draw: DsaDraw) -> Tensor:
-    """What augment(images, draw) should be."""
+    """Compute augment(images, draw)."""
     result = []
     for number, image in enumerate(images):
         for operation in draw.operations:
@@ -53,11 +53,11 @@ def rotate(image: Tensor, p: list[float]) -> Tensor:
 
 
 def resample(image: Tensor, matrix: tuple[float, float, float, float]) -> Tensor:
-    """Coordinates run from −1 to 1 from border to border; each pixel's centre is mapped and read bilinearly."""
+    """Map the centre of every pixel, in coordinates from −1 to 1, and sample the image there bilinearly."""
     _, height, width = image.shape
 
     def value(c: int, i: int, j: int) -> float:
-        # aligned corners: −1 and 1 are the centres of the outermost pixels, and a single pixel lies at 0
+        # Aligned corners: −1 and 1 are the centres of the outermost pixels; a single pixel is at 0.
         x = 2 * j / (width - 1) - 1 if width > 1 else 0.0
         y = 2 * i / (height - 1) - 1 if height > 1 else 0.0
         column = (matrix[0] * x + matrix[1] * y + 1) * (width - 1) / 2
@@ -73,13 +73,13 @@ def resample(image: Tensor, matrix: tuple[float, float, float, float]) -> Tensor
 
 
 def pixel(image: Tensor, c: int, i: int, j: int) -> float:
-    """A pixel, 0 outside the image."""
+    """Return a pixel, or 0 outside the image."""
     inside = 0 <= i < image.shape[1] and 0 <= j < image.shape[2]
     return float(image[c, i, j]) if inside else 0.0
 
 
 def from_pixels(image, value):  # type: ignore[no-untyped-def]
-    """An image of the same shape from a function of channel, row and column."""
+    """Make an image of the same shape from a function of channel, row and column."""
     channels, height, width = image.shape
     values = [[[value(c, i, j) for j in range(width)] for i in range(height)] for c in range(channels)]
     return torch.tensor(values, dtype=image.dtype)

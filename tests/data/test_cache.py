@@ -54,9 +54,9 @@ def test_changed_files_are_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
-def test_a_damaged_entry_is_replaced_with_a_warning(tmp_path: Path, damage: str) -> None:
+def test_damaged_entry_is_replaced_with_a_warning(tmp_path: Path, damage: str) -> None:
     path = write_tar(tmp_path / "d.tar", two_classes())
-    whole = read(tmp_path, path)
+    original = read(tmp_path, path)
     (entry,) = (tmp_path / "cache" / "data").iterdir()
     content = bytearray(entry.read_bytes())
     if damage == "cut":
@@ -68,18 +68,18 @@ def test_a_damaged_entry_is_replaced_with_a_warning(tmp_path: Path, damage: str)
     entry.write_bytes(bytes(content))
     with pytest.warns(UserWarning, match="damaged"):
         again = read(tmp_path, path)
-    assert again.digest == whole.digest
-    assert read(tmp_path, path).digest == whole.digest
+    assert again.digest == original.digest
+    assert read(tmp_path, path).digest == original.digest
 
 
-def test_a_run_that_stops_while_reading_leaves_no_entry(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "d.tar", {**two_classes(), "train/cat/z.png": b"no image"})
+def test_failed_read_leaves_no_entry(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "d.tar", {**two_classes(), "train/cat/z.png": b"not an image"})
     with pytest.raises(ValueError, match=r"z.png"):
         read(tmp_path, path)
     assert not list(tmp_path.glob("cache/**/*.safetensors*"))
 
 
-def test_the_zca_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zca_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DataSettings(zca=True, cache=str(tmp_path))
     first = load(settings)
     (entry,) = (tmp_path / "preprocessing").iterdir()
@@ -98,7 +98,7 @@ def test_the_zca_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(first.train_images, third.train_images)
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_location_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_folder("/somewhere") == Path("/somewhere")
     monkeypatch.setenv("PYDISTILL_CACHE", str(tmp_path / "c"))
     assert cache_folder(None) == tmp_path / "c"
@@ -107,6 +107,6 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert cache_folder(None) == tmp_path / ".cache" / "pydistill"
 
 
-def test_loading_the_embedded_set_writes_nothing(tmp_path: Path) -> None:
+def test_loading_digits_writes_no_file(tmp_path: Path) -> None:
     load(DataSettings(cache=str(tmp_path / "cache")))
     assert not (tmp_path / "cache").exists()

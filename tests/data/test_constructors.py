@@ -1,4 +1,4 @@
-"""Data sets in one call: by name, from a folder, from arrays in any layout, from other libraries' data sets."""
+"""Constructors of data sets: by name, from folders, arrays in any layout, and other libraries' data sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFERENCE = from_arrays(PIXELS[:9], LABELS[:9], PIXELS[9:], LABELS[9:], name="mi
 
 
 class Items:
-    """A map-style data set of a list of items."""
+    """A map-style data set over a list of items."""
 
     def __init__(self, items: list[Any], **attributes: Any) -> None:
         self.items = items
@@ -41,7 +41,7 @@ def same(one: Dataset, other: Dataset) -> bool:
     return one.digest == other.digest and torch.equal(one.train_images, other.train_images)
 
 
-def test_every_data_set_that_load_knows_has_a_constructor() -> None:
+def test_every_name_has_a_constructor() -> None:
     others = {"folder": "from_folder", "tensors": "from_npz"}
     for name in NAMES:
         constructor = others.get(name, name.replace("-", "_"))
@@ -49,19 +49,19 @@ def test_every_data_set_that_load_knows_has_a_constructor() -> None:
         assert callable(getattr(pydistill.data, constructor))
 
 
-def test_a_named_data_set_is_what_load_reads() -> None:
+def test_constructor_equals_load() -> None:
     read = pydistill.data.digits(zca=True)
     assert same(read, load(DataSettings(zca=True)))
     assert isinstance(read.preprocessing, Zca)
     assert read.settings == DataSettings(zca=True)
 
 
-def test_a_folder_s_path_is_stored_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_is_stored_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split in ("train", "test"):
         for label in range(2):
-            place = tmp_path / "photos" / split / f"class {label}"
-            place.mkdir(parents=True)
-            Image.fromarray(PIXELS[label].transpose(1, 2, 0)).save(place / "0.png")
+            folder = tmp_path / "photos" / split / f"class {label}"
+            folder.mkdir(parents=True)
+            Image.fromarray(PIXELS[label].transpose(1, 2, 0)).save(folder / "0.png")
     monkeypatch.chdir(tmp_path)
     read = from_folder("photos", image_size=4, cache=str(tmp_path / "cache"))
     assert read.settings is not None
@@ -92,13 +92,13 @@ def test_layouts_of_arrays(kind: Any) -> None:
         ((8, 8, 2), 8, (8, 2)),
     ],
 )
-def test_where_the_channels_are(shape: tuple[int, ...], channels: int, size: tuple[int, int]) -> None:
+def test_position_of_the_channels(shape: tuple[int, ...], channels: int, size: tuple[int, int]) -> None:
     images = np.random.default_rng(1).random((6, *shape))
     read = from_arrays(images, np.arange(6) % 2, images, np.arange(6) % 2)
     assert (read.in_channels, read.image_size) == (channels, size)
 
 
-def test_a_file_of_arrays_takes_the_same_layouts(tmp_path: Path) -> None:
+def test_layouts_in_npz_files(tmp_path: Path) -> None:
     last = PIXELS.transpose(0, 2, 3, 1)
     arrays = {"train_images": last[:9], "train_labels": LABELS[:9], "test_images": last[9:], "test_labels": LABELS[9:]}
     np.savez(tmp_path / "mine.npz", **arrays)
@@ -114,7 +114,7 @@ def pil(pixels: np.ndarray[Any, Any]) -> Image.Image:
     [pil, lambda pixels: pixels, torch.as_tensor, lambda pixels: pixels.transpose(1, 2, 0)],
     ids=["PIL", "array", "tensor", "channels last"],
 )
-def test_from_a_torch_data_set(image: Any) -> None:
+def test_from_map_style_data_set(image: Any) -> None:
     items = [(image(pixels), int(label)) for pixels, label in zip(PIXELS, LABELS, strict=True)]
     read = from_dataset(Items(items[:9], classes=["a", "b", "c"]), Items(items[9:]))
     assert same(read, REFERENCE)
@@ -123,10 +123,10 @@ def test_from_a_torch_data_set(image: Any) -> None:
     assert read.settings is None
 
 
-def test_from_torch_s_own_data_sets() -> None:
+def test_from_tensor_dataset() -> None:
     images, labels = torch.as_tensor(PIXELS) / 255, torch.as_tensor(LABELS)
-    whole = torch.utils.data.TensorDataset(images, labels)
-    parts = [torch.utils.data.Subset(whole, range(*span)) for span in ((0, 9), (9, 12))]
+    dataset = torch.utils.data.TensorDataset(images, labels)
+    parts = [torch.utils.data.Subset(dataset, range(*span)) for span in ((0, 9), (9, 12))]
     read = from_dataset(*parts, name="mine", class_names="abc")
     torch.testing.assert_close(read.train_images, REFERENCE.train_images, rtol=0, atol=1e-5)
 
@@ -135,8 +135,8 @@ def test_from_torch_s_own_data_sets() -> None:
 def test_from_columns(columns: tuple[str, str]) -> None:
     items = [{columns[0]: pil(pixels), columns[1]: int(label)} for pixels, label in zip(PIXELS, LABELS, strict=True)]
     features = {columns[1]: SimpleNamespace(names=["a", "b", "c"])}
-    asked = columns if columns[0] == "picture" else None
-    read = from_dataset(Items(items[:9], features=features), Items(items[9:]), columns=asked)
+    named = columns if columns[0] == "picture" else None
+    read = from_dataset(Items(items[:9], features=features), Items(items[9:]), columns=named)
     assert same(read, REFERENCE)
     assert read.class_names == ("a", "b", "c")
 
@@ -150,7 +150,7 @@ def test_modes_of_pil_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("items", "named"),
+    ("items", "message"),
     [
         ([], "train"),
         (iter([1]), "train"),
@@ -162,12 +162,12 @@ def test_modes_of_pil_images() -> None:
         ([(Image.new("I;16", (8, 8)), 0)], "8 bits"),
     ],
 )
-def test_items_that_are_no_images_with_labels_are_refused(items: Any, named: str) -> None:
-    with pytest.raises(InputError, match=named):
+def test_invalid_items_are_refused(items: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         from_dataset(Items(items) if isinstance(items, list) else items, Items([(PIXELS[0], 0)]))
 
 
-def test_a_data_set_in_one_line_and_as_a_picture() -> None:
+def test_repr_and_html() -> None:
     assert repr(REFERENCE) == "Dataset(mine: 9 + 3 images 3×8×6 of 3 classes, normalise, cpu)"
     shown = REFERENCE._repr_html_()
     assert shown.startswith('<div><img src="data:image/png;base64,')

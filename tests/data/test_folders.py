@@ -1,4 +1,4 @@
-"""Image folders and archives of them: the real layouts are read, and what is damaged or hostile is refused."""
+"""Image folders and archives in all layouts are read; damaged and hostile ones are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(tmp_path: Path, path: Path, name: str = "folder", **settings: object) -
 
 
 def unit(data: Dataset, split: str = "train") -> np.ndarray:
-    """The images as bytes again."""
+    """Return the images of a split as bytes."""
     images = data.preprocessing.invert(data.train_images if split == "train" else data.test_images)
     return (images * 255).round().to(torch.uint8).numpy()
 
@@ -42,8 +42,8 @@ def check_two_classes(data: Dataset) -> None:
 @pytest.mark.parametrize("test", ["test", "val"])
 @pytest.mark.parametrize("kind", ["folder", "tar", "tar.gz", "tar.xz", "tar.bz2", "zip"])
 @pytest.mark.parametrize("outer", ["", "my-data/"])
-def test_an_image_folder_and_archives_of_it(tmp_path: Path, test: str, kind: str, outer: str) -> None:
-    files = {**two_classes(outer, test), f"{outer}README.txt": b"hello", f"{outer}train/cat/notes.txt": b"no image"}
+def test_image_folder_and_archives(tmp_path: Path, test: str, kind: str, outer: str) -> None:
+    files = {**two_classes(outer, test), f"{outer}README.txt": b"hello", f"{outer}train/cat/notes.txt": b"not an image"}
     if kind == "folder":
         path = write_folder(tmp_path / "data", files)
     elif kind == "zip":
@@ -52,16 +52,16 @@ def test_an_image_folder_and_archives_of_it(tmp_path: Path, test: str, kind: str
         path = write_tar(tmp_path / f"data.{kind}", files, kind.removeprefix("tar").removeprefix("."))
     check_two_classes(read(tmp_path, path))
     check_two_classes(read(tmp_path, path))  # from the cache
-    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["data"]  # the unpacked files are gone
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["data"]  # the unpacked files are deleted
 
 
-def test_folder_and_archive_hold_the_same_data(tmp_path: Path) -> None:
+def test_folder_and_archive_have_the_same_digest(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "data", two_classes())
     archive = write_tar(tmp_path / "data.tar", dict(reversed(two_classes().items())))
     assert read(tmp_path, folder).digest == read(tmp_path, archive).digest
 
 
-def test_cifar10_may_be_an_image_folder_or_an_archive_of_one(tmp_path: Path) -> None:
+def test_cifar10_as_image_folder_or_archive(tmp_path: Path) -> None:
     data = read(tmp_path, write_tar(tmp_path / "c.tar.xz", two_classes(), "xz"), name="cifar10")
     assert data.name == "cifar10"
     check_two_classes(data)
@@ -73,7 +73,7 @@ def test_fashion_mnist_as_images_has_one_channel(tmp_path: Path) -> None:
     assert data.in_channels == 1
 
 
-def test_images_deeper_in_a_class_and_of_other_types_are_read(tmp_path: Path) -> None:
+def test_nested_images_and_other_types(tmp_path: Path) -> None:
     files = two_classes()
     files["train/dog/deeper/z.JPEG"] = encoded(picture(9), "JPEG")
     files["train/dog/grey.png"] = encoded(picture(10, mode="L"))
@@ -82,7 +82,7 @@ def test_images_deeper_in_a_class_and_of_other_types_are_read(tmp_path: Path) ->
     assert (unit(data)[4] == pixels(picture(10, mode="L"))).all()
 
 
-def test_resizing_and_cropping_is_that_of_the_field(tmp_path: Path) -> None:
+def test_resizing_and_cropping_equal_torchvision(tmp_path: Path) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
     data = read(tmp_path, write_folder(tmp_path / "data", two_classes(width=19, height=13)), image_size=8)
     assert data.image_size == (8, 8)
@@ -90,7 +90,7 @@ def test_resizing_and_cropping_is_that_of_the_field(tmp_path: Path) -> None:
     assert (unit(data)[2] == pixels(expected)).all()
 
 
-def test_sizes_that_differ_need_an_image_size(tmp_path: Path) -> None:
+def test_different_sizes_need_image_size(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "data", {**two_classes(), "train/dog/b.png": encoded(picture(8, 7, 6))})
     with pytest.raises(InputError, match=r"data.image_size"):
         read(tmp_path, path)
@@ -109,21 +109,21 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 @pytest.mark.parametrize("name", ["../../train/cat/x.png", "/train/cat/x.png", "train/../../cat/x.png"])
-def test_hostile_names_write_nothing_outside_of_the_cache(tmp_path: Path, kind: str, name: str) -> None:
+def test_hostile_names_write_no_file_outside_the_cache(tmp_path: Path, kind: str, name: str) -> None:
     inside = tmp_path / "deep" / "inside"
     inside.mkdir(parents=True)
     files = {**two_classes(), name: encoded(picture(50))}
     path = write_zip(inside / "d.zip", files) if kind == "zip" else write_tar(inside / "d.tar", files)
-    before = sorted(str(found) for found in tmp_path.rglob("*"))
+    before = sorted(str(file) for file in tmp_path.rglob("*"))
     with suppress(FormatError):
         load(DataSettings(name="folder", path=str(path), cache=str(inside / "cache")))
-    written = sorted(str(found) for found in tmp_path.rglob("*") if inside / "cache" not in (found, *found.parents))
+    written = sorted(str(file) for file in tmp_path.rglob("*") if inside / "cache" not in (file, *file.parents))
     assert written == before
     assert not Path("/train").exists()
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_out_of_an_archive_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
+def test_links_and_devices_in_archives_are_refused(tmp_path: Path, kind: bytes) -> None:
     secret = tmp_path / "secret.png"
     secret.write_bytes(encoded(picture(77)))
     path = write_tar(tmp_path / "d.tar", two_classes())
@@ -135,7 +135,7 @@ def test_links_out_of_an_archive_and_devices_are_refused(tmp_path: Path, kind: b
         read(tmp_path, path)
 
 
-def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+def test_damaged_image_is_named(tmp_path: Path) -> None:
     half = encoded(picture(0, 40, 40))
     half = half[: len(half) // 2]
     for kind, write in (("tar", write_tar), ("zip", write_zip), ("folder", write_folder)):
@@ -148,7 +148,7 @@ def test_an_image_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_sixteen_bits_and_huge_images_are_refused(tmp_path: Path) -> None:
+def test_images_of_16_bits_and_huge_images_are_refused(tmp_path: Path) -> None:
     deep = Image.fromarray(np.full((6, 6), 40000, dtype=np.uint16))
     huge = Image.new("1", (9000, 9000))
     for name, image in (("deep", deep), ("huge", huge)):
@@ -158,7 +158,7 @@ def test_sixteen_bits_and_huge_images_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "tar", "zip"])
-def test_an_archive_cut_short(tmp_path: Path, kind: str) -> None:
+def test_truncated_archive(tmp_path: Path, kind: str) -> None:
     files = two_classes(width=60, height=60)
     path = tmp_path / f"d.{kind}"
     if kind == "zip":
@@ -170,17 +170,17 @@ def test_an_archive_cut_short(tmp_path: Path, kind: str) -> None:
         read(tmp_path, path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello " * 1000, b"PK nothing", b"\xfd7zXZ\x00 no xz"])
+@pytest.mark.parametrize("content", [b"", b"hello " * 1000, b"PK other", b"\xfd7zXZ\x00 other"])
 def test_files_that_are_not_archives(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "d.tar").write_bytes(content)
     with pytest.raises((FormatError, InputError), match=r"d\.tar"):
         read(tmp_path, tmp_path / "d.tar")
 
 
-def test_a_zip_with_a_password(tmp_path: Path) -> None:
+def test_encrypted_zip(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "d.zip", two_classes())
     content = bytearray(path.read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag "encrypted" of each entry
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag "encrypted" of every entry
         position = content.find(mark)
         while position >= 0:
             content[position + offset] |= 1
@@ -190,7 +190,7 @@ def test_a_zip_with_a_password(tmp_path: Path) -> None:
         read(tmp_path, path)
 
 
-def test_missing_parts_are_refused(tmp_path: Path) -> None:
+def test_missing_parts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data.path"):
         load(DataSettings(name="folder"))
     with pytest.raises(InputError, match=r"nowhere"):
@@ -228,7 +228,7 @@ def subset_files(name: str, outer: str = "", size: int = 20) -> dict[str, bytes]
 
 
 @pytest.mark.parametrize("name", list(SUBSETS))
-def test_imagenet_subsets_from_imagenet_or_alone(tmp_path: Path, name: str) -> None:
+def test_imagenet_subsets_from_imagenet_or_separate(tmp_path: Path, name: str) -> None:
     others = {
         "train/n99999999/x.JPEG": b"never read",
         "val/n99999999/x.JPEG": b"never read",
@@ -247,13 +247,13 @@ def test_imagenet_subsets_from_imagenet_or_alone(tmp_path: Path, name: str) -> N
 def test_imagenet_subsets_are_128_pixels_by_default(tmp_path: Path) -> None:
     data = read(tmp_path, write_folder(tmp_path / "i", subset_files("imagewoof")), name="imagewoof")
     assert data.image_size == (128, 128)
-    # the labels follow the published order, which is not that of the folder names
+    # Labels follow the published order instead of the order of the folder names.
     first = encoded(picture(0, 20, 23), "JPEG")
     expected = Image.open(io.BytesIO(first)).resize((128, 147), Image.Resampling.BILINEAR).crop((0, 10, 128, 138))
     assert (unit(data)[0] == pixels(expected)).all()
 
 
-def test_an_incomplete_subset_says_what_is_missing(tmp_path: Path) -> None:
+def test_incomplete_subset_names_the_missing_class(tmp_path: Path) -> None:
     files = {name: data for name, data in subset_files("imagefruit").items() if "n07742313" not in name}
     with pytest.raises(InputError, match=r"train/n07742313/"):
         read(tmp_path, write_folder(tmp_path / "i", files), name="imagefruit")
@@ -261,16 +261,16 @@ def test_an_incomplete_subset_says_what_is_missing(tmp_path: Path) -> None:
         load(DataSettings(name="imagemeow"))
 
 
-def test_the_published_subsets() -> None:
+def test_published_subsets() -> None:
     assert list(SUBSETS) == ["imagenette", "imagewoof", "imagefruit", "imagemeow", "imagesquawk", "imageyellow"]
     assert all(len(set(subset)) == len(set(subset.values())) == 10 for subset in SUBSETS.values())
-    # ids shared by two subsets carry one name
+    # An id has the same name in all subsets.
     names: dict[str, set[str]] = {}
     for subset in SUBSETS.values():
-        for wordnet_id, called in subset.items():
-            names.setdefault(wordnet_id, set()).add(called)
+        for wordnet_id, name in subset.items():
+            names.setdefault(wordnet_id, set()).add(name)
     assert len(names) == 57
-    assert all(len(called) == 1 for called in names.values())
+    assert all(len(names_of_id) == 1 for names_of_id in names.values())
 
 
 def tiny_files() -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""Each data set is read from its own files, and what is missing or damaged is refused."""
+"""Data sets are read from their original files; missing and damaged files are refused."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pydistill.errors import FormatError, InputError, MissingDependencyError
 
 
 def read(tmp_path: Path, name: str, path: Path | None, **settings: object) -> Dataset:
-    given = None if path is None else str(path)
-    return load(DataSettings(name=name, path=given, cache=str(tmp_path / "cache"), **settings))  # type: ignore[arg-type]
+    location = None if path is None else str(path)
+    return load(DataSettings(name=name, path=location, cache=str(tmp_path / "cache"), **settings))  # type: ignore[arg-type]
 
 
 def random_bytes(*shape: int, seed: int = 0) -> np.ndarray:
@@ -31,14 +31,14 @@ def as_bytes(data: Dataset) -> np.ndarray:
     return (data.preprocessing.invert(data.train_images) * 255).round().to(torch.uint8).numpy()
 
 
-def test_names_and_sizes_outside_their_limits() -> None:
+def test_invalid_names_and_sizes() -> None:
     with pytest.raises(InputError, match=r"data\.name must be .*'mnist'"):
         load(DataSettings(name="mnist"))
     with pytest.raises(InputError, match=r"data.image_size"):
         load(DataSettings(image_size=16))
 
 
-def test_importing_and_loading_digits_imports_no_vision_package() -> None:
+def test_digits_import_no_vision_package() -> None:
     code = (
         "import sys, pydistill.data as data; "
         "early = [m for m in ('sklearn', 'PIL', 'torchvision', 'matplotlib', 'scipy') if m in sys.modules]; "
@@ -66,7 +66,7 @@ def test_missing_packages_are_named(
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "fashion-mnist"])
-def test_missing_vision_data_are_asked_for(tmp_path: Path, name: str) -> None:
+def test_missing_files_name_the_setting(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=r"data.path"):
         read(tmp_path, name, None)
     with pytest.raises(InputError, match=r"data\.path must be .*nowhere"):
@@ -74,27 +74,27 @@ def test_missing_vision_data_are_asked_for(tmp_path: Path, name: str) -> None:
 
 
 def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, classes: int) -> dict[str, np.ndarray]:
-    """Tiny batches in CIFAR's own files, whose checksums replace the published ones in torchvision's lists."""
+    """Write tiny batches in CIFAR's layout and replace torchvision's checksums by theirs; returns the images."""
     datasets = pytest.importorskip("torchvision.datasets")
     kind = datasets.CIFAR10 if classes == 10 else datasets.CIFAR100
     folder = root / kind.base_folder
     folder.mkdir(parents=True)
     lists: dict[str, list[list[str]]] = {"train_list": [], "test_list": []}
     arrays: dict[str, list[np.ndarray]] = {"train_list": [], "test_list": []}
-    for which in lists:
-        for seed, (name, _) in enumerate(getattr(kind, which)):
-            images = random_bytes(classes, 3 * 32 * 32, seed=seed + 10 * (which == "test_list"))
+    for split in lists:
+        for seed, (name, _) in enumerate(getattr(kind, split)):
+            images = random_bytes(classes, 3 * 32 * 32, seed=seed + 10 * (split == "test_list"))
             labels = "labels" if classes == 10 else "fine_labels"
             (folder / name).write_bytes(pickle.dumps({"data": images, labels: list(range(classes))}))
-            lists[which].append([name, hashlib.md5((folder / name).read_bytes()).hexdigest()])
-            arrays[which].append(images.reshape(-1, 3, 32, 32))
+            lists[split].append([name, hashlib.md5((folder / name).read_bytes()).hexdigest()])
+            arrays[split].append(images.reshape(-1, 3, 32, 32))
     names = {kind.meta["key"]: [f"class{label}" for label in range(classes)]}
     (folder / kind.meta["filename"]).write_bytes(pickle.dumps(names))
     checksum = hashlib.md5((folder / kind.meta["filename"]).read_bytes()).hexdigest()
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": checksum})
-    for which, entries in lists.items():
-        monkeypatch.setattr(kind, which, entries)
-    return {which: np.concatenate(found) for which, found in arrays.items()}
+    for split, entries in lists.items():
+        monkeypatch.setattr(kind, split, entries)
+    return {split: np.concatenate(batches) for split, batches in arrays.items()}
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -108,7 +108,7 @@ def test_cifar_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.Monkey
     assert data.test_images.shape == (classes, 3, 32, 32)
 
 
-def test_damaged_cifar_is_refused_before_it_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_cifar_is_not_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path / "root", monkeypatch, 10)
 
     class Hostile:
@@ -122,7 +122,7 @@ def test_damaged_cifar_is_refused_before_it_is_unpickled(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "svhn", "fashion-mnist"])
-def test_a_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_download_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pytest.importorskip("torchvision.datasets")
 
     def unreachable(*_: object, **__: object) -> None:
@@ -133,12 +133,12 @@ def test_a_download_without_a_network(tmp_path: Path, monkeypatch: pytest.Monkey
         read(tmp_path, name, None, download=True)
 
 
-def test_svhn_in_its_own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets, io = pytest.importorskip("torchvision.datasets"), pytest.importorskip("scipy.io")
     split_list = dict(datasets.SVHN.split_list)
     for seed, split in enumerate(("train", "test")):
         name = f"{split}_32x32.mat"
-        # Matlab's order is height, width, channel, number; the digit 0 is written as 10
+        # Matlab's order is height, width, channel, number; the digit 0 is stored as 10.
         labels = np.array([[10 if digit == 0 else digit] for digit in range(10)], dtype=np.uint8)
         io.savemat(tmp_path / name, {"X": random_bytes(32, 32, 3, 10, seed=seed), "y": labels})
         checksum = hashlib.md5((tmp_path / name).read_bytes()).hexdigest()
@@ -164,7 +164,7 @@ def write_fashion(root: Path) -> None:
         (folder / f"{split}-labels-idx1-ubyte").write_bytes(idx((np.arange(20) % 10).astype(np.uint8)))
 
 
-def test_fashion_mnist_in_its_own_files(tmp_path: Path) -> None:
+def test_fashion_mnist(tmp_path: Path) -> None:
     pytest.importorskip("torchvision.datasets")
     write_fashion(tmp_path)
     data = read(tmp_path, "fashion-mnist", tmp_path)
@@ -206,12 +206,12 @@ def test_arrays_in_an_npz_file(tmp_path: Path) -> None:
     assert named.class_names == ("x", "y", "z")
 
 
-def test_the_digits_lie_nowhere_else(tmp_path: Path) -> None:
+def test_digits_take_no_path(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data.path"):
         read(tmp_path, "digits", tmp_path)
 
 
-def test_unsound_npz_files(tmp_path: Path) -> None:
+def test_invalid_npz_files(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     with pytest.raises(InputError, match=r"data.path"):
         read(tmp_path, "tensors", None)

@@ -1,4 +1,4 @@
-"""Pictures kept as bytes: the same data set in a quarter of the memory, preprocessed batch by batch."""
+"""Pictures stored as bytes give the same batches as floats in a quarter of the memory."""
 
 from __future__ import annotations
 
@@ -20,50 +20,50 @@ NORMALISE = Normalise(torch.tensor([0.5]), torch.tensor([0.25]))
 
 
 def both(zca: bool = False) -> tuple[Dataset, Dataset]:
-    """The same raw data kept as bytes and as floats."""
+    """Make data sets of the same raw data, stored as bytes and as floats."""
     return from_arrays(**raw(train=30), zca=zca, as_bytes=True), from_arrays(**raw(train=30), zca=zca)
 
 
 @pytest.mark.parametrize("zca", [False, True])
-def test_batches_are_those_of_the_floats(zca: bool) -> None:
-    kept, floats = both(zca)
+def test_batches_equal_those_of_floats(zca: bool) -> None:
+    as_bytes, floats = both(zca)
     index = torch.tensor([3, 0, 29, 3])
-    for found, expected in (
-        (kept.train_pictures.batch(index), floats.train_images[index]),
-        (kept.train_pictures.rows(7, 12), floats.train_images[7:12]),
-        (kept.train_pictures.rows(28, 40), floats.train_images[28:]),
-        (kept.test_pictures.rows(0, 4), floats.test_images),
+    for batch, expected in (
+        (as_bytes.train_pictures.batch(index), floats.train_images[index]),
+        (as_bytes.train_pictures.rows(7, 12), floats.train_images[7:12]),
+        (as_bytes.train_pictures.rows(28, 40), floats.train_images[28:]),
+        (as_bytes.test_pictures.rows(0, 4), floats.test_images),
     ):
-        assert found.dtype == torch.float32
-        if zca:  # a product whose order of summation may depend on the batch
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert batch.dtype == torch.float32
+        if zca:  # the order of summation may depend on the batch
+            torch.testing.assert_close(batch, expected, rtol=1e-5, atol=1e-5)
         else:
-            assert torch.equal(found, expected)
-    assert torch.equal(kept.train_images, floats.train_images)
-    assert torch.equal(kept.test_images, floats.test_images)
-    assert (kept.digest, kept.preprocessing.fingerprint) == (floats.digest, floats.preprocessing.fingerprint)
-    assert (kept.in_channels, kept.image_size) == (floats.in_channels, floats.image_size)
+            assert torch.equal(batch, expected)
+    assert torch.equal(as_bytes.train_images, floats.train_images)
+    assert torch.equal(as_bytes.test_images, floats.test_images)
+    assert (as_bytes.digest, as_bytes.preprocessing.fingerprint) == (floats.digest, floats.preprocessing.fingerprint)
+    assert (as_bytes.in_channels, as_bytes.image_size) == (floats.in_channels, floats.image_size)
 
 
-def test_a_quarter_of_the_memory() -> None:
-    kept, floats = both()
+def test_bytes_use_a_quarter_of_the_memory() -> None:
+    as_bytes, floats = both()
     for name in ("train_pictures", "test_pictures"):
-        assert 4 * getattr(kept, name).pixels.nbytes == getattr(floats, name).pixels.nbytes
+        assert 4 * getattr(as_bytes, name).pixels.nbytes == getattr(floats, name).pixels.nbytes
 
 
-def test_a_batch_is_new_and_the_pixels_stay() -> None:
-    kept, floats = both()
-    for data in (kept, floats):
+def test_batches_are_copies() -> None:
+    as_bytes, floats = both()
+    for data in (as_bytes, floats):
         before = data.train_pictures.pixels.clone()
         data.train_pictures.batch(torch.arange(5)).zero_()
         assert torch.equal(data.train_pictures.pixels, before)
 
 
-def test_sampling_and_initial_sets_are_the_same() -> None:
-    kept, floats = both()
-    found, expected = (data.sample_per_class(2, torch.Generator().manual_seed(1)) for data in (kept, floats))
-    assert torch.equal(found[0], expected[0])
-    assert torch.equal(found[1], expected[1])
+def test_samples_and_initial_sets_equal_those_of_floats() -> None:
+    as_bytes, floats = both()
+    sample, expected = (data.sample_per_class(2, torch.Generator().manual_seed(1)) for data in (as_bytes, floats))
+    assert torch.equal(sample[0], expected[0])
+    assert torch.equal(sample[1], expected[1])
     sets = [
         initial_set(
             data,
@@ -74,14 +74,14 @@ def test_sampling_and_initial_sets_are_the_same() -> None:
             teachers=(),
             generator=torch.Generator().manual_seed(1),
         )
-        for data in (kept, floats)
+        for data in (as_bytes, floats)
     ]
     assert torch.equal(sets[0].images, sets[1].images)
     assert sets[0].images.requires_grad
 
 
 @pytest.mark.parametrize("name", ["convnet1-w4", "alexnet-w2"])
-def test_training_testing_and_evaluation_are_the_same(name: str) -> None:
+def test_training_and_evaluation_equal_those_of_floats(name: str) -> None:
     source = torch.Generator().manual_seed(0)
     arrays: dict[str, Any] = {
         "train_images": torch.randint(0, 256, (30, 3, 8, 8), dtype=torch.uint8, generator=source),
@@ -113,9 +113,9 @@ def test_to_moves_the_bytes_and_their_preprocessing() -> None:
     assert Pictures(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), NORMALISE).to("meta").device.type == "meta"
 
 
-def test_floats_cannot_be_kept_as_bytes() -> None:
+def test_floats_cannot_be_stored_as_bytes() -> None:
     arrays = {name: value / 255 if name.endswith("images") else value for name, value in raw().items()}
-    with pytest.raises(InputError, match=r"came as floating point and cannot be kept as bytes; take data\.pixels=auto"):
+    with pytest.raises(InputError, match=r"data\.pixels"):
         from_arrays(**arrays, as_bytes=True)
 
 
@@ -123,28 +123,28 @@ def test_floats_cannot_be_kept_as_bytes() -> None:
     ("pixels", "preprocessing"),
     [(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), None), (torch.zeros(1, 1, 2, 2), NORMALISE)],
 )
-def test_bytes_have_a_preprocessing_and_floats_none(pixels: torch.Tensor, preprocessing: Any) -> None:
-    with pytest.raises(InputError, match="pictures are uint8 with a preprocessing, or floating point without one"):
+def test_bytes_need_a_preprocessing_and_floats_none(pixels: torch.Tensor, preprocessing: Any) -> None:
+    with pytest.raises(InputError, match="preprocessing"):
         Pictures(pixels, preprocessing)
 
 
 class TestSettings:
-    """`data.pixels` on the command line and in files."""
+    """The setting `data.pixels`."""
 
     def arrays(self, tmp_path: Any, floats: bool = False) -> str:
         import numpy as np
 
-        given = {name: value.numpy() for name, value in raw(train=30).items()}
+        arrays = {name: value.numpy() for name, value in raw(train=30).items()}
         if floats:
-            given |= {name: value.astype("float32") / 255 for name, value in given.items() if name.endswith("images")}
-        np.savez(tmp_path / "data.npz", **given)
+            arrays |= {name: value.astype("float32") / 255 for name, value in arrays.items() if name.endswith("images")}
+        np.savez(tmp_path / "data.npz", **arrays)
         return str(tmp_path / "data.npz")
 
     def loaded(self, path: str, device: str = "cpu", **settings: Any) -> Dataset:
         return load(DataSettings("tensors", path, **settings), device)
 
     def any_device(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let `load` take devices that this machine does not have."""
+        """Let `load` accept devices that this machine does not have."""
         monkeypatch.setattr(sys.modules["pydistill.data.load"], "usable_device", torch.device)
 
     def test_bytes_and_floats(self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ class TestSettings:
         self.any_device(monkeypatch)
         assert self.loaded(path, "meta", pixels="bytes").device.type == "meta"
 
-    def test_auto_keeps_bytes_on_a_gpu_unless_they_are_whitened(
+    def test_auto_stores_bytes_on_a_gpu_unless_they_are_whitened(
         self, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.any_device(monkeypatch)
@@ -167,35 +167,35 @@ class TestSettings:
         assert self.loaded(path, "cuda", zca=True, cache=cache, pixels="bytes").train_pictures.are_bytes
         assert not self.loaded(self.arrays(tmp_path, floats=True), "cuda").train_pictures.are_bytes
 
-    def test_refused(self, tmp_path: Any) -> None:
+    def test_invalid_settings(self, tmp_path: Any) -> None:
         with pytest.raises(InputError, match="pixels must be"):
             self.loaded(self.arrays(tmp_path), pixels="words")
-        with pytest.raises(InputError, match="came as floating point"):
+        with pytest.raises(InputError, match=r"data\.pixels"):
             self.loaded(self.arrays(tmp_path, floats=True), pixels="bytes")
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_bytes_on_the_gpu_are_preprocessed_as_floats_are() -> None:
-    kept, floats = both()
+def test_batches_on_the_gpu_equal_those_of_floats() -> None:
+    as_bytes, floats = both()
     index = torch.tensor([3, 0, 29], device="cuda")
-    batch = kept.to("cuda").train_pictures.batch(index)
+    batch = as_bytes.to("cuda").train_pictures.batch(index)
     assert batch.device.type == "cuda"
     torch.testing.assert_close(batch.cpu(), floats.train_images[index.cpu()], rtol=1e-6, atol=1e-6)
 
 
-def test_another_preprocessing_of_the_same_pictures() -> None:
-    """Bytes are kept as they are; floats go back to pixels and on, to rounding."""
+def test_with_preprocessing() -> None:
+    """Bytes are unchanged; floats are converted to pixels and to the other preprocessing, up to rounding."""
     three = torch.tensor([0.5, 0.4, 0.3])
-    wanted = Normalise(three, three / 2)
+    other_preprocessing = Normalise(three, three / 2)
     for data in both():
-        other = data.with_preprocessing(wanted)
+        other = data.with_preprocessing(other_preprocessing)
         for before, after in ((data.train_images, other.train_images), (data.test_images, other.test_images)):
-            torch.testing.assert_close(after, wanted.apply(data.preprocessing.invert(before)))
-        assert other.preprocessing.fingerprint == wanted.fingerprint
+            torch.testing.assert_close(after, other_preprocessing.apply(data.preprocessing.invert(before)))
+        assert other.preprocessing.fingerprint == other_preprocessing.fingerprint
         assert (other.digest, other.train_pictures.are_bytes) == (data.digest, data.train_pictures.are_bytes)
-    kept, _ = both()
-    assert kept.with_preprocessing(wanted).train_pictures.pixels is kept.train_pictures.pixels
+    as_bytes, _ = both()
+    assert as_bytes.with_preprocessing(other_preprocessing).train_pictures.pixels is as_bytes.train_pictures.pixels
     for data in both():
         with pytest.raises(InputError, match="images must be floating point"):
             data.with_preprocessing(Normalise(torch.zeros(2), torch.ones(2)))

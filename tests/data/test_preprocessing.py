@@ -14,7 +14,7 @@ def unit_images(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-def test_normalise_measures_each_channel() -> None:
+def test_normalise_measures_every_channel() -> None:
     images = unit_images(50, 3, 4, 5, dtype=torch.float64) * torch.tensor([1, 0.5, 0.1])[:, None, None]
     fitted = Normalise.fit(images)
     torch.testing.assert_close(fitted.mean, images.mean((0, 2, 3)))
@@ -24,7 +24,7 @@ def test_normalise_measures_each_channel() -> None:
     torch.testing.assert_close(fitted.invert(result), images)
 
 
-def test_normalise_of_bytes_equals_that_of_their_unit_range() -> None:
+def test_normalise_of_bytes_equals_that_of_floats() -> None:
     images = torch.randint(0, 256, (30, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     of_bytes, of_floats = Normalise.fit(images), Normalise.fit(images.double() / 255)
     torch.testing.assert_close(of_bytes.mean, of_floats.mean, rtol=1e-12, atol=0)
@@ -32,7 +32,7 @@ def test_normalise_of_bytes_equals_that_of_their_unit_range() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
-def test_a_constant_channel_is_only_centred(value: float) -> None:
+def test_constant_channel_is_only_centred(value: float) -> None:
     images = unit_images(10, 2, 3, 3)
     images[:, 1] = value
     fitted = Normalise.fit(images)
@@ -40,7 +40,7 @@ def test_a_constant_channel_is_only_centred(value: float) -> None:
     assert fitted.apply(images)[:, 1].abs().max() < 1e-6
 
 
-def test_zca_whitens_by_the_formula() -> None:
+def test_zca_follows_the_formula() -> None:
     images = unit_images(40, 2, 2, 3, dtype=torch.float64).square()
     fitted = Zca.fit(images, eps=0.1)
     flat = images.flatten(1)
@@ -56,7 +56,7 @@ def test_zca_whitens_by_the_formula() -> None:
     torch.testing.assert_close(fitted.apply(images).flatten(1), centred @ matrix, rtol=1e-6, atol=1e-6)
 
 
-def test_the_whitened_covariance_is_what_the_formula_says() -> None:
+def test_spectrum_of_the_whitened_covariance() -> None:
     images = unit_images(60, 1, 3, 3, dtype=torch.float64)
     whitened = Zca.fit(images, eps=0.05).apply(images).flatten(1)
     spectrum = torch.linalg.eigvalsh(images.flatten(1).T.cov())
@@ -65,7 +65,7 @@ def test_the_whitened_covariance_is_what_the_formula_says() -> None:
     )
 
 
-def test_zca_of_a_real_set_decorrelates_and_inverts(tmp_path: Path) -> None:
+def test_zca_of_digits_decorrelates_and_inverts(tmp_path: Path) -> None:
     data = load(DataSettings(zca=True, cache=str(tmp_path)))
     plain = load(DataSettings(cache=str(tmp_path)))
     assert isinstance(data.preprocessing, Zca)
@@ -78,14 +78,14 @@ def test_zca_of_a_real_set_decorrelates_and_inverts(tmp_path: Path) -> None:
     torch.testing.assert_close(whitened, spectrum / (spectrum + 0.1), rtol=1e-4, atol=1e-5)
 
 
-def test_more_pixels_than_images_still_whitens_and_inverts() -> None:
+def test_zca_of_fewer_images_than_pixels() -> None:
     images = unit_images(3, 1, 5, 5)
     fitted = Zca.fit(images)
     torch.testing.assert_close(fitted.invert(fitted.apply(images)), images, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("make", [Normalise.fit, Zca.fit])
-def test_the_state_survives_json_bit_for_bit(make) -> None:  # type: ignore[no-untyped-def]
+def test_state_round_trips_through_json(make) -> None:  # type: ignore[no-untyped-def]
     fitted = make(unit_images(20, 2, 3, 3), source="abc")
     values, tensors = fitted.state()
     restored = Preprocessing.from_state(json.loads(json.dumps(values)), tensors)
@@ -97,12 +97,12 @@ def test_the_state_survives_json_bit_for_bit(make) -> None:  # type: ignore[no-u
 
 
 @pytest.mark.parametrize("values", [{}, {"kind": "pca"}, {"kind": "normalise"}, {"kind": "zca", "source": ""}])
-def test_a_damaged_state_is_refused(values: dict[str, str]) -> None:
+def test_damaged_state_is_refused(values: dict[str, str]) -> None:
     with pytest.raises(FormatError):
         Preprocessing.from_state(values, {"mean": torch.zeros(1)})
 
 
-def test_fingerprints_tell_kinds_data_and_strengths_apart() -> None:
+def test_fingerprints_distinguish_kinds_data_and_strengths() -> None:
     images, others = unit_images(20, 1, 3, 3), unit_images(21, 1, 3, 3)
     prints = {
         Normalise.fit(images).fingerprint,
@@ -118,7 +118,7 @@ def test_fingerprints_tell_kinds_data_and_strengths_apart() -> None:
 
 
 @pytest.mark.parametrize("make", [Normalise.fit, Zca.fit])
-def test_apply_and_invert_are_differentiable_and_in_place_is_the_same(make) -> None:  # type: ignore[no-untyped-def]
+def test_apply_and_invert_are_differentiable_and_apply_in_place_is_equal(make) -> None:  # type: ignore[no-untyped-def]
     fitted = make(unit_images(20, 2, 3, 3))
     in_place = unit_images(2, 2, 3, 3)
     expected = fitted.apply(in_place)
@@ -138,7 +138,7 @@ def test_other_shapes_are_refused(make) -> None:  # type: ignore[no-untyped-def]
         fitted.invert(torch.zeros(4, 2, 3, 3, dtype=torch.uint8))
 
 
-def test_limits_of_the_fits() -> None:
+def test_invalid_arguments() -> None:
     with pytest.raises(InputError):
         Zca.fit(unit_images(1, 1, 3, 3))
     with pytest.raises(InputError):

@@ -1,4 +1,4 @@
-"""Columns of numbers as a data set: standardised, invertible, checked; and distilled by an MLP."""
+"""Tables of numbers are standardised, inverted and checked, and an MLP distils them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = torch.tensor([[1e9, 2.0, 5.0], [1e9 + 4, 6.0, 5.0], [1e9 + 8, 4.0, 5.0]],
 LABELS = [0, 1, 1]
 
 
-def test_columns_are_standardised_and_come_back_in_their_units() -> None:
+def test_columns_are_standardised_and_inverted() -> None:
     dataset = from_table(ROWS, LABELS, ROWS[:2] + 1, LABELS[:2], class_names=["no", "yes"])
     images = dataset.train_images
     assert images.shape == (3, 3, 1, 1)
@@ -39,22 +39,22 @@ def test_columns_are_standardised_and_come_back_in_their_units() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_rows": ROWS[0]}, r"train_rows must be numbers \[n, D\] with at least one row, not .* \[3\]"),
-        ({"train_rows": "x"}, "train_rows is no array of numbers"),
-        ({"test_rows": ROWS[:, :2]}, "train_rows have 3 columns and test_rows 2"),
-        ({"train_rows": ROWS / 0}, "train_rows holds numbers that are not finite, first in row 0; fill in what is"),
-        ({"train_labels": [0, 1]}, "train_labels must be 3 whole numbers"),
-        ({"train_labels": [0.0, 1.0, 1.0]}, "train_labels must be 3 whole numbers"),
+        ({"train_rows": ROWS[0]}, r"train_rows .* \[3\]"),
+        ({"train_rows": "x"}, "train_rows"),
+        ({"test_rows": ROWS[:, :2]}, "train_rows .* test_rows"),
+        ({"train_rows": ROWS / 0}, "train_rows .* row 0"),
+        ({"train_labels": [0, 1]}, "train_labels"),
+        ({"train_labels": [0.0, 1.0, 1.0]}, "train_labels"),
         ({"train_labels": [0, 0, 2]}, r"class 1 \('1'\) has no row in train_rows"),
-        ({"train_labels": [0, 1, 10**12]}, "train_labels holds the label 1000000000000 among 3 rows"),
-        ({"test_labels": [0, 1, 2]}, "test_labels holds the label 2; with 2 classes labels are 0 … 1"),
-        ({"train_labels": []}, "train_labels must be 3 whole numbers"),
+        ({"train_labels": [0, 1, 10**12]}, "train_labels"),
+        ({"test_labels": [0, 1, 2]}, "test_labels"),
+        ({"train_labels": []}, "train_labels"),
     ],
 )
-def test_message(changes: dict[str, Any], message: str) -> None:
-    given = {"train_rows": ROWS, "train_labels": LABELS, "test_rows": ROWS, "test_labels": LABELS} | changes
+def test_invalid_arguments(changes: dict[str, Any], message: str) -> None:
+    arguments = {"train_rows": ROWS, "train_labels": LABELS, "test_rows": ROWS, "test_labels": LABELS} | changes
     with pytest.raises(InputError, match=message):
-        from_table(**given)
+        from_table(**arguments)
 
 
 def test_rows_are_distilled(tmp_path: Path) -> None:
@@ -66,17 +66,17 @@ def test_rows_are_distilled(tmp_path: Path) -> None:
     work = replace(recipe(iterations=3), model=ModelSettings("mlp", width=8, depth=2))
     store = train_experts(dataset, work.model, work.expert, tmp_path / "experts")
     run = run_distillation(work, dataset, store, tmp_path / "run")
-    kept = Artefact.load(run.folder.path)
-    found = kept.preprocessing.invert(kept.images).flatten(1)
-    assert found.shape == (2, 5)
-    assert 50 < float(found.min()) < float(found.max()) < 200
-    assert float(found[1, 2] - found[0, 2]) > 10
+    distilled = Artefact.load(run.folder.path)
+    rows = distilled.preprocessing.invert(distilled.images).flatten(1)
+    assert rows.shape == (2, 5)
+    assert 50 < float(rows.min()) < float(rows.max()) < 200
+    assert float(rows[1, 2] - rows[0, 2]) > 10
 
 
 TABLE = "height,kind,weight\n" + "".join(f"{170 + n},{'ab'[n % 2]},{60.5 + n}\n\n" for n in range(10))
 
 
-def test_a_csv_file_is_split_into_training_and_test_rows(tmp_path: Path) -> None:
+def test_csv_file_is_split_into_training_and_test_rows(tmp_path: Path) -> None:
     file = tmp_path / "people.csv"
     file.write_text("\ufeff" + TABLE, encoding="utf-8")
     data = from_csv(file, label="kind", test=0.3, seed=1)
@@ -106,7 +106,7 @@ def test_a_csv_file_is_split_into_training_and_test_rows(tmp_path: Path) -> None
         (None, {}),
     ],
 )
-def test_other_csv_files_are_refused(text: str | bytes | None, arguments: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_csv_files_are_refused(text: str | bytes | None, arguments: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "table.csv"
     if text is not None:
         file.write_bytes(text if isinstance(text, bytes) else text.encode())
