@@ -1,1 +1,1 @@
-"""The distilled set: its file, its torch Dataset, its figures, and other tools' formats."""
+"""Distilled sets: their file, torch data set, figures, and exchange with other tools."""

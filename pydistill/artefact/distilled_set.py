@@ -1,4 +1,4 @@
-"""A distilled set in use: a torch data set that trains networks, evaluates itself and can be looked at."""
+"""Distilled sets as torch data sets, which train and evaluate networks and show their images."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ RUN_ONLY = (METRICS_NAME, CHECKPOINT_NAME)
 
 
 class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    """n distilled images with their labels, learning rate, preprocessing and recipe; a data set for PyTorch's loaders.
+    """A torch data set of n distilled images with their labels, learning rate, preprocessing and recipe.
 
-    `set[i]` is (image [C, H, W], label): a class number, 0-dim int64, or probabilities [K]. There are two views of the
-    images: `normalised()`, what networks are trained on (the one that `load` gives), and `viewable()`, pixels in
-    [0, 1]. `train` and `evaluate` take the normalised ones whatever the view.
+    `set[i]` is (image [C, H, W], label): a class number, 0-dim int64, or probabilities [K]. The images have two
+    views: `normalised()`, on which networks are trained (the view that `load` returns), and `viewable()`, pixels in
+    [0, 1]. `train` and `evaluate` use the normalised images in either view.
 
     Args:
-        artefact: the set as it lies on disk.
+        artefact: the content of the set's file.
         view: "normalised" or "viewable".
-        data: the data set that was distilled, if it is at hand; `evaluate` tests on it.
+        data: the data set that was distilled, if it is in memory; `evaluate` tests on it.
     """
 
     def __init__(self, artefact: Artefact, view: View = "normalised", *, data: Dataset | None = None) -> None:
@@ -67,7 +67,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         )
 
     def _repr_html_(self) -> str:
-        """The images, a column per class, above the line of `repr` and the test accuracy, for a notebook."""
+        """Return the images, a column per class, above `repr` and the test accuracy as HTML for a notebook."""
         caption = repr(self)
         accuracy = self.provenance.get("accuracy")
         if isinstance(accuracy, Mapping) and isinstance(accuracy.get("mean"), float):
@@ -81,7 +81,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def classes(self) -> Tensor:
-        """The class that each image stands for, [n] int64."""
+        """The class of every image, [n] int64."""
         return self.artefact.classes
 
     @property
@@ -91,7 +91,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def lr(self) -> float:
-        """α, the learned learning rate, at which networks are trained on the set."""
+        """α, the learned learning rate for training networks on the set."""
         return self.artefact.lr
 
     @property
@@ -106,15 +106,15 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def dataset_name(self) -> str:
-        """The data set that was distilled."""
+        """The name of the data set that was distilled."""
         return str(self.provenance["dataset"].get("name") or "unknown data")
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that the set was distilled by; what is not recorded (of an imported set) has its default.
+        """The recipe that produced the set; settings that an imported set does not record have their defaults.
 
         Raises:
-            InputError: the recipe has settings that this version does not know.
+            InputError: the recipe has settings that this version does not have.
         """
         return from_dict(Recipe, self.provenance.get("recipe", {}), source="the recipe in the distilled set")
 
@@ -123,23 +123,23 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """The network that the set was distilled with.
 
         Raises:
-            InputError: it is not recorded, or is a network of its author's own: a file never decides what code runs.
+            InputError: the network is not recorded, or is a custom one: a file never chooses code to run.
         """
         model = self.provenance.get("recipe", {}).get("model")
-        own = [str(self.provenance.get("architecture", "")), "" if model is None else str(self.recipe.model.name)]
-        named = next((name for name in own if ":" in name), None)
-        if named is not None:
-            raise _own_network("distilled", named)
+        names = [str(self.provenance.get("architecture", "")), "" if model is None else str(self.recipe.model.name)]
+        custom = next((name for name in names if ":" in name), None)
+        if custom is not None:
+            raise _custom_network("distilled", custom)
         if model is None:
-            raise InputError("the set does not record its student's network; name one")
+            raise InputError("the set does not record its student's network; pass model")
         return self.recipe.model
 
     def normalised(self) -> DistilledSet:
-        """The view whose images are what networks are trained on."""
+        """Return the view of normalised images, on which networks are trained."""
         return DistilledSet(self.artefact, "normalised", data=self.data)
 
     def viewable(self) -> DistilledSet:
-        """The view whose images are pixels in [0, 1]."""
+        """Return the view of pixels in [0, 1]."""
         return DistilledSet(self.artefact, "viewable", data=self.data)
 
     def train(
@@ -153,13 +153,13 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     ) -> nn.Module:
         """Train a network on the set, as the evaluation does.
 
-        With the evaluation's own seed it is, bit for bit on the CPU with the same number of threads, the network that
-        the run tested as number `repeat`.
+        With the evaluation's seed this is the network that the run tested as number `repeat`, bit for bit on the CPU
+        with the same number of threads.
 
         Args:
             model: a name such as "convnet3" (see `pydistill.nn.parse`), settings, a factory (in_channels, num_classes,
-                (H, W)) → module, or a module of your own, which is trained in place from the parameters that it has;
-                None: the student's network.
+                (H, W)) → module, or a module, which is trained in place from its current parameters; None: the
+                student's network.
             seed: of the initialisation, the order and the augmentation; None: the evaluation's.
             repeat: number of the network, from 0.
             epochs: None: the evaluation's.
@@ -168,9 +168,9 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             The network, in training mode.
 
         Raises:
-            InputError: no such network or device, or the network cannot take the images, or model must be given (see
-                `student`).
-            DivergedError: the training left the finite numbers.
+            InputError: the network or device does not exist, the network cannot take the images, or model is missing
+                (see `student`).
+            DivergedError: the training reached NaN or infinity.
         """
         return train_network(
             self.artefact.images,
@@ -199,20 +199,19 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
         Args:
             models: names, settings or factories of networks; None: those of the recipe's evaluation, or the student's.
-            repeats, seed, epochs: of the networks of each kind; None: the recipe's.
-            data: the data set whose test images are used, or the place where the recorded one lies now; None: the one
-                that this set was just made from, else the recorded one, read again. Images that are preprocessed
-                otherwise than the set are preprocessed as the set is.
-            device: where the recorded data set is read to.
+            repeats, seed, epochs: of the networks of every kind; None: the recipe's.
+            data: the data set whose test images are used, or the new path of the recorded one; None: `self.data`, or
+                else the recorded data set, read again. Images with another preprocessing are converted to the set's.
+            device: of the recorded data set.
             progress: show a bar; None: on a terminal and in a notebook.
-            on_evaluation: called with the evaluation of each kind of network when it is complete.
+            on_evaluation: called with the evaluation of every kind of network when it is complete.
 
         Returns:
             One evaluation per network kind.
 
         Raises:
-            InputError: a network or the data do not fit, or model or data must be given.
-            MismatchError: the data are not those that the set was distilled from.
+            InputError: a network or the data do not fit, or models or data are missing.
+            MismatchError: the set was not distilled from these data.
         """
         if models is None:
             networks = self._recorded_networks()
@@ -220,7 +219,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             listed = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
             networks = [self._network(model) for model in listed]
             if not networks:
-                raise InputError("models must name at least one network, or be left out for the recipe's own")
+                raise InputError("models must name at least one network, or be left out for those of the recipe")
         return evaluate_networks(
             self.artefact.images,
             self.labels,
@@ -232,32 +231,32 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             on_evaluation=on_evaluation,
         )
 
-    def judged_by(self, dataset: Dataset) -> Dataset:
-        """The data set with its images preprocessed as the set's are, so that its test images judge networks.
+    def preprocess(self, dataset: Dataset) -> Dataset:
+        """Return the data set with the set's preprocessing, to test networks trained on the set.
 
         Raises:
-            MismatchError: it is not the data set that the set was distilled from.
-            InputError: its images have other channels or another size, or it is no data set.
+            MismatchError: the set was distilled from another data set.
+            InputError: the images have other channels or another size, or `dataset` is not a data set.
         """
         if not isinstance(dataset, Dataset):
             raise InputError(f"data must be a Dataset or the path of one, not {shown(dataset)}")
         digest = str(self.provenance["dataset"].get("digest", ""))
         if digest not in ("", dataset.digest):
             raise MismatchError(
-                f"the set was distilled from {self.dataset_name} with digest {digest[:12]}, and {dataset.name} here "
-                f"has {dataset.digest[:12]}; pass the same data"
+                f"the set was distilled from {self.dataset_name} with digest {digest[:12]}, but {dataset.name} has "
+                f"digest {dataset.digest[:12]}; pass the same data"
             )
         if dataset.preprocessing.fingerprint == self.preprocessing.fingerprint:
             return dataset
         return dataset.with_preprocessing(self.preprocessing)
 
     def show(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """A matplotlib figure of the images, a column per class, below those before the first iteration if known.
+        """Return a matplotlib figure of the images, a column per class, below the initial images if recorded.
 
-        In a notebook the picture is displayed, and nothing is returned.
+        In a notebook, displays the picture and returns None.
 
         Args:
-            path: a PNG file to draw it into as well, atomically.
+            path: a PNG file to which the figure is also written, atomically.
 
         Raises:
             InputError: the file's name does not end in .png.
@@ -282,14 +281,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the set to a .safetensors file, atomically; `load` reads it.
 
-        A distilled set that is there is replaced, but none of a run's own.
+        Replaces another distilled set, except the sets of a run.
 
         Raises:
-            InputError: the file's name does not end in .safetensors, or something else than a whole distilled set is
-                there: a folder, a checkpoint, an expert; or it names the final or the best set of a run.
+            InputError: the file's name does not end in .safetensors, the path exists and is not an intact distilled
+                set, or it is that of the final or best set of a run.
             WriteError: the folder cannot be written or the disk is full.
         """
-        check_file(path)
+        check_destination(path)
         self.artefact.save(path)
 
     def _network(self, model: str | Network | None) -> Network:
@@ -299,9 +298,9 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     def _recorded_networks(self) -> list[Network]:
         names = self.recipe.evaluation.models
-        named = next((name for name in names if ":" in name), None)
-        if named is not None:
-            raise _own_network("evaluated", named)
+        custom = next((name for name in names if ":" in name), None)
+        if custom is not None:
+            raise _custom_network("evaluated", custom)
         return [parse(name) for name in names] or [self.student]
 
     def _protocol(self, **changes: int | None) -> EvaluationSettings:
@@ -312,60 +311,58 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         return replace(settings, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
     def _test_data(self, data: Dataset | str | os.PathLike[str] | None, device: torch.device | str) -> Dataset:
-        """The data set that networks are tested on, preprocessed as the set is."""
+        """Return the data set on which networks are tested, with the set's preprocessing."""
         if data is not None and not isinstance(data, (str, os.PathLike)):
-            return self.judged_by(data)
+            return self.preprocess(data)
         if "data" not in self.provenance.get("recipe", {}):
-            raise InputError("the set does not name the data that it was distilled from; pass data")
+            raise InputError("the set does not record its data set; pass data")
         recorded = self.recipe.data
         if data is not None and recorded.name == "digits":
             raise SettingError("data", os.fspath(data), "left out for digits, which come with scikit-learn")
         path = recorded.path if data is None else os.fspath(data)
         if path is None and recorded.name == "tensors":
             raise InputError("the set was distilled from data in memory; pass the data set itself")
-        # A file from elsewhere decides neither about downloads nor where a cache is written.
-        return self.judged_by(load_data(replace(recorded, path=path, download=False, cache=None), device))
+        # A file from elsewhere must not cause downloads or choose the cache folder.
+        return self.preprocess(load_data(replace(recorded, path=path, download=False, cache=None), device))
 
 
-def check_file(path: str | os.PathLike[str]) -> None:
-    """Refuse where no distilled set can be written, or only over something else.
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Check that a distilled set may be written to a path.
 
     Raises:
-        InputError: the name does not end in .safetensors, or something else than a whole distilled set is there, or it
-            names the final or the best set of a run, there already or not.
+        InputError: the name does not end in .safetensors, the path exists and is not an intact distilled set, or it is
+            that of the final or best set of a run, even if that does not exist yet.
     """
     check_path("path", path)
     file = Path(path)
     if file.suffix != ".safetensors" or file.is_dir():
         raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
-    # by what a run alone has: a set of this name may lie in any folder
+    # Outside a run, a set may have one of these names.
     if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in RUN_ONLY):
-        raise InputError(f"{path} is a run's own set; choose another file")
+        raise InputError(f"{path} is the set of a run; choose another file")
     if file.exists():
         try:
             Artefact.load(file)
         except (FormatError, InputError) as error:
-            raise InputError(f"{path} is there already and is no whole distilled set; choose another file") from error
+            raise InputError(f"{path} exists and is not an intact distilled set; choose another file") from error
 
 
-def _own_network(how: str, named: str) -> InputError:
-    return InputError(
-        f"the set was {how} with a network of its author's own, {named}; name one that comes with pydistill"
-    )
+def _custom_network(action: str, name: str) -> InputError:
+    return InputError(f"the set was {action} with a custom network, {name}; choose one of pydistill's networks")
 
 
 def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSet:
-    """Read a distilled set from its file, or from a run folder; its view is `normalised`.
+    """Read a distilled set from its file or from a run folder, in the normalised view.
 
-    Nothing in the file is executed, and its checksums are verified.
+    Verifies the checksums and runs no code from the file.
 
     Args:
         path: a .safetensors file, or a run folder.
-        which: of a run folder: the set of the last iteration ("final"), or the one of the best evaluation ("best").
+        which: for a run folder, the set of the last iteration ("final") or of the best evaluation ("best").
 
     Raises:
-        InputError: there is no distilled set at `path`, or it is no path.
-        FormatError: the file is damaged, not a distilled set, or of a later format.
+        InputError: `path` has no distilled set, or is not a path.
+        FormatError: the file is damaged, not a distilled set, or of another format.
 
     Equivalent to:
         DistilledSet(Artefact.load(path))

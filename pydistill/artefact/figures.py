@@ -1,4 +1,4 @@
-"""Matplotlib figures of a distilled set and of a run's metrics."""
+"""Draw matplotlib figures of a distilled set and of a run's metrics."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from pydistill.artefact.file import Artefact
 from pydistill.errors import MissingDependencyError
 
 SOURCE, MADE_BY = "Source", "pydistill"  # a text chunk in the PNG file, before its pixels
-MAX_STUDENTS = 6  # in the panel of distances
+MAX_STUDENTS = 6  # in the plot of distances
 REFERENCES = {
     "accuracy_random_real": "random real images",
     "accuracy_full_data": "all real data",
     "accuracy_experts": "experts",
 }
-"""Accuracies in summary.json that the distilled set is compared with."""
+"""Accuracies in summary.json with which the distilled set is compared."""
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -36,7 +36,7 @@ def check_matplotlib() -> None:
 
 
 def images_figure(artefact: Artefact) -> Any:
-    """Return a figure of the images before the first iteration (if known) above those after the last.
+    """Return a figure of the images before the first iteration, if recorded, above those after the last.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -49,8 +49,8 @@ def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], ti
     """Return a figure of images before and after, a column per class.
 
     Args:
-        before: [n, C, H, W] in [0, 1], equally many of each class, class by class; None if unknown.
-        after: the same.
+        before: [n, C, H, W] in [0, 1], sorted by class, the same number per class; None if not recorded.
+        after: likewise.
         names: of all classes.
         title: of `after`.
 
@@ -80,7 +80,7 @@ def curves_figure(metrics: Records, summary: Mapping[str, Any] | None = None) ->
 
     Args:
         metrics: the events of metrics.jsonl.
-        summary: the run's summary, whose references are drawn with the accuracy.
+        summary: the run's summary with the accuracies of reference.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.

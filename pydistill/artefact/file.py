@@ -1,4 +1,4 @@
-"""The distilled set on disk: one safetensors file with everything that is needed to use it."""
+"""Read and write a distilled set as one safetensors file with everything needed to use it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pydistill.evaluation.evaluate import EvaluationSettings
 FORMAT = 1
 KEY = "pydistill.artefact"
 PREFIX = "preprocessing."
-# Allowed deviation of a row of soft labels from a sum of 1. Imports accept 1e-3, to which another order of summation
-# adds at most 1e-4; float32's softmax over 1,000 classes is off by less than 1e-6.
+# Allowed deviation of the sum of a row of soft labels from 1. Imports accept 1e-3, to which another order of summation
+# adds at most 1e-4; the error of a float32 softmax over 1,000 classes is below 1e-6.
 ROW_TOLERANCE = 2e-3
 
 ABOUT = (
@@ -47,16 +47,16 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Artefact:
-    """A distilled set with the learning rate and the preprocessing that training on it and viewing it need.
+    """A distilled set with the learning rate and the preprocessing for training on it and viewing it.
 
     Attributes:
         images: [n, C, H, W] float32, preprocessed (as the networks see them), class-major.
         labels: class numbers [n] int64, or probabilities [n, K], whose rows sum to 1.
-        classes: the class each image stands for, [n] int64.
+        classes: the class of every image, [n] int64.
         lr: α, the learned learning rate.
         preprocessing: the normalisation or the ZCA whitening with its inverse.
         provenance: configuration, seed, versions, dataset and accuracies, as JSON-able values.
-        initial_images: the images before the first iteration, [n, C, H, W]; None if unknown (an imported set).
+        initial_images: the images before the first iteration, [n, C, H, W]; None for an imported set.
     """
 
     images: Tensor
@@ -73,15 +73,14 @@ class Artefact:
         return tuple(self.provenance["dataset"]["classes"])
 
     def viewable(self, images: Tensor | None = None) -> Tensor:
-        """The images (or other preprocessed ones) as pixels in [0, 1], [n, C, H, W]."""
+        """Return the images, or other preprocessed images, as pixels in [0, 1], [n, C, H, W]."""
         return self.preprocessing.invert(self.images if images is None else images).clamp(0, 1)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the artefact to `path` (a .safetensors file), atomically.
 
         Raises:
-            InputError: `load` would refuse it: its parts do not agree, a number is not finite, or soft labels are not
-                probabilities.
+            InputError: the parts do not agree, a number is not finite, or soft labels are not probabilities.
             WriteError: the folder cannot be written or the disk is full.
         """
         try:
@@ -96,7 +95,7 @@ class Artefact:
         if self.initial_images is not None:
             stored["initial_images"] = self.initial_images
         recorded = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
-        evaluation = recorded or asdict(EvaluationSettings())  # the default, which evaluates imported sets
+        evaluation = recorded or asdict(EvaluationSettings())  # imported sets are evaluated with the defaults
         header = {
             "format": FORMAT,
             "about": ABOUT,
@@ -115,7 +114,7 @@ class Artefact:
         """Read an artefact from a file or a run folder and verify its checksums; runs no code from the file.
 
         Raises:
-            InputError: there is no artefact at `path`.
+            InputError: `path` has no artefact.
             FormatError: the file is damaged, not an artefact, or has another format.
         """
         file = Path(path)
@@ -137,24 +136,24 @@ class Artefact:
             )
             fault = _fault(artefact)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
-            raise FormatError(f"{file} is damaged or not a distilled set of pydistill's ({error})") from error
+            raise FormatError(f"{file} is damaged or not a distilled set written by pydistill ({error})") from error
         if fault is not None:
             raise FormatError(f"{file} is damaged: {fault}")
         return artefact
 
 
 def _absent(path: str | os.PathLike[str], file: Path) -> str:
-    """The message for a missing set."""
+    """Return the message for a missing set."""
     run = file.parent
     if file.name == BEST_NAME and (run / METRICS_NAME).exists() and (run / SET_NAME).exists():
         return f"{file}, the best set of the run in {run}, is missing; its final set is {run / SET_NAME}"
     if file.name in (SET_NAME, BEST_NAME) and (run / METRICS_NAME).exists():
-        when = "at its end" if file.name == SET_NAME else "by its first evaluation"
+        when = "at the end" if file.name == SET_NAME else "after the first evaluation"
         best = file.name == SET_NAME and (run / BEST_NAME).exists()
         other = "its best set so far can be loaded with which = best; "
         return (
-            f"the run in {run} has no {file.name}, which is written {when}: that is still to come, or the file was "
-            "removed; "
+            f"the run in {run} has no {file.name}, which is written {when}: the run has not reached it, or the file "
+            "was removed; "
             f"{other if best else ''}"
             "the run can be resumed"
         )
@@ -169,7 +168,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _fault(artefact: Artefact) -> str | None:
-    """The reason why this is not a valid distilled set, as the end of a sentence; None if it is valid."""
+    """Return why this is not a valid distilled set, as the end of a sentence; None if it is valid."""
     images, labels, classes = artefact.images, artefact.labels, artefact.classes
     count = images.shape[0] if images.ndim == 4 else -1
     agrees = labels.ndim in (1, 2) and classes.ndim == 1 and labels.shape[0] == count == classes.shape[0]
@@ -184,7 +183,7 @@ def _fault(artefact: Artefact) -> str | None:
     ):
         return "its images, labels or learning rate are not finite, or the learning rate is not positive"
     if not all(isinstance(artefact.provenance.get(name, {}), Mapping) for name in ("dataset", "recipe")):
-        return "its provenance is not what pydistill writes"
+        return "its provenance has an unknown form"
     names = artefact.class_names
     if not names or not all(isinstance(name, str) for name in names):
         return "its classes have no names"
@@ -201,6 +200,6 @@ def _fault(artefact: Artefact) -> str | None:
 
 
 def _are_probabilities(rows: Tensor) -> bool:
-    """True if every row [n, K] could be class probabilities, up to rounding."""
+    """Return whether all rows [n, K] are class probabilities, up to rounding."""
     sums = rows.double().sum(dim=1)
     return bool((rows >= 0).all()) and bool(((sums - 1).abs() <= ROW_TOLERANCE).all())

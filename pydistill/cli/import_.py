@@ -45,7 +45,7 @@ def run(values: Any) -> int:
     import torch
 
     from pydistill import data
-    from pydistill.artefact.distilled_set import check_file, load
+    from pydistill.artefact.distilled_set import check_destination, load
     from pydistill.artefact.exchange import import_set
     from pydistill.cli.parser import did_you_mean
     from pydistill.data import DataSettings, Normalise
@@ -57,7 +57,7 @@ def run(values: Any) -> int:
         raise InputError("--zca needs --dataset and --data, to fit the whitening, and neither --mean nor --std")
     if values.data is not None and values.dataset is None:
         raise InputError("--data needs --dataset: the name of what lies there")
-    check_file(values.out)
+    check_destination(values.out)
     dataset, preprocessing = values.dataset, None
     if values.data is not None:
         dataset = data.load(DataSettings(values.dataset, path=values.data, zca=values.zca))

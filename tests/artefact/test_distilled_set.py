@@ -1,8 +1,9 @@
-"""A distilled set in use: a data set for loaders, the evaluation's own networks, and its numbers again."""
+"""Distilled sets are torch data sets, and repeat the networks and numbers of their run's evaluation."""
 
 from __future__ import annotations
 
 import builtins
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,7 +50,7 @@ def changed(distilled: DistilledSet, **provenance: Any) -> DistilledSet:
     return DistilledSet(replace(distilled.artefact, provenance=distilled.provenance | provenance))
 
 
-def test_it_is_a_data_set_of_pytorch(distilled: DistilledSet, finished: RunResult) -> None:
+def test_set_is_a_torch_data_set(distilled: DistilledSet, finished: RunResult) -> None:
     assert isinstance(distilled, torch.utils.data.Dataset)
     assert len(distilled) == 4
     images, labels = next(iter(torch.utils.data.DataLoader(distilled, batch_size=4)))
@@ -59,33 +60,33 @@ def test_it_is_a_data_set_of_pytorch(distilled: DistilledSet, finished: RunResul
     assert (list(image.shape), int(label)) == ([1, 8, 8], 2)
     assert distilled.lr == finished.final.lr
     assert "4 images 1×8×8 of 4 classes of blobs" in repr(distilled)
-    one = replace(distilled.artefact, images=images[:1], labels=labels[:1], classes=labels[:1])
-    assert "(1 image 1×8×8 of 4 classes" in repr(DistilledSet(one))
+    single = replace(distilled.artefact, images=images[:1], labels=labels[:1], classes=labels[:1])
+    assert "(1 image 1×8×8 of 4 classes" in repr(DistilledSet(single))
 
 
-def test_the_two_views(distilled: DistilledSet) -> None:
+def test_views(distilled: DistilledSet) -> None:
     pixels = distilled.viewable()
     assert 0 <= float(pixels.images.min()) < float(pixels.images.max()) <= 1
     assert torch.equal(pixels.images, distilled.artefact.viewable())
     assert torch.equal(pixels.normalised().images, distilled.images)
     assert "viewable" in repr(pixels)
-    with pytest.raises(InputError, match="view must be normalised or viewable, not 'raw'"):
+    with pytest.raises(InputError, match="view"):
         DistilledSet(distilled.artefact, "raw")  # type: ignore[arg-type]
 
 
-def test_the_best_set_of_a_run(finished: RunResult) -> None:
+def test_best_set_of_a_run(finished: RunResult) -> None:
     best = pydistill.load(finished.folder.path, which="best")
     assert best.provenance["iteration"] == finished.best_iteration
-    with pytest.raises(InputError, match="path must be the path of a file or a folder"):
+    with pytest.raises(InputError, match="path"):
         pydistill.load("")
-    with pytest.raises(InputError, match="which must be final or best, not 'first'"):
+    with pytest.raises(InputError, match="which"):
         pydistill.load(finished.folder.path, which="first")  # type: ignore[arg-type]
 
 
-def test_train_gives_the_networks_that_the_evaluation_tested(
+def test_train_repeats_the_networks_of_the_evaluation(
     distilled: DistilledSet, finished: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bit for bit, from either view, and as the run's own numbers say."""
+    """Either view gives the same bits, and the accuracies equal those of the run."""
     tested = []
     monkeypatch.setattr(
         evaluate_module, "accuracy", lambda model, *rest: tested.append(flatten(model)) or accuracy(model, *rest)
@@ -101,29 +102,29 @@ def test_train_gives_the_networks_that_the_evaluation_tested(
     assert not torch.equal(flatten(distilled.train(seed=1)), tested[0])
 
 
-def test_train_a_network_by_name_by_factory_and_as_it_is(distilled: DistilledSet) -> None:
+def test_train_accepts_names_factories_and_modules(distilled: DistilledSet) -> None:
     def factory(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
         return ConvNet(channels, classes, size, width=4, depth=2)
 
     named = distilled.train("convnet2-w4", epochs=1)
     assert torch.equal(flatten(named), flatten(distilled.train(factory, epochs=1)))
-    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
-    before = flatten(own).clone()
-    assert distilled.train(own, epochs=1) is own
-    assert not torch.equal(flatten(own), before)
-    with pytest.raises(InputError, match="there is no network 'convnot'"):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 4, bias=False))
+    before = flatten(module).clone()
+    assert distilled.train(module, epochs=1) is module
+    assert not torch.equal(flatten(module), before)
+    with pytest.raises(InputError, match="convnot"):
         distilled.train("convnot")
 
 
 def test_evaluate_other_networks(distilled: DistilledSet) -> None:
-    heard: list[Evaluation] = []
-    rows = distilled.evaluate(["convnet1-w4", "mlp-w8"], 3, DATA, epochs=1, on_evaluation=heard.append)
+    reported: list[Evaluation] = []
+    rows = distilled.evaluate(["convnet1-w4", "mlp-w8"], 3, DATA, epochs=1, on_evaluation=reported.append)
     assert [(row.model, len(row.accuracies)) for row in rows] == [("convnet1-w4", 3), ("mlp-w8", 3)]
-    assert heard == rows
+    assert reported == rows
     assert [row.model for row in distilled.evaluate("mlp-w8", 1, DATA, epochs=1)] == ["mlp-w8"]
 
 
-def test_the_recipe_s_own_networks_are_evaluated(
+def test_networks_of_the_recipe_are_evaluated(
     distilled: DistilledSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluation = recipe().as_dict()["evaluation"]
@@ -132,36 +133,33 @@ def test_the_recipe_s_own_networks_are_evaluated(
     )
     assert [row.model for row in named.evaluate(data=DATA, repeats=1, epochs=1)] == ["mlp-w8", "mlp-w4"]
     hostile = changed(distilled, recipe=recipe().as_dict() | {"evaluation": evaluation | {"models": ["os:system"]}})
-    with pytest.raises(InputError, match="evaluated with a network of its author's own, os:system"):
+    with pytest.raises(InputError, match="os:system"):
         hostile.evaluate(data=DATA)
     hostile.save(tmp_path / "hostile.safetensors")
     assert main(["evaluate", str(tmp_path / "hostile.safetensors")]) == 2
-    told = "the set was evaluated with a network of its author's own, os:system; "
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert "os:system" in capsys.readouterr().err
 
 
-def test_images_in_another_space_are_judged_in_the_set_s(distilled: DistilledSet, finished: RunResult) -> None:
-    """The same data set, normalised with other numbers, gives the run's own accuracies."""
+def test_data_with_another_preprocessing_are_converted(distilled: DistilledSet, finished: RunResult) -> None:
+    """The same data set with another normalisation gives the accuracies of the run."""
     other = DATA.with_preprocessing(Normalise(torch.tensor([0.1]), torch.tensor([0.5])))
     assert not torch.allclose(other.test_images, DATA.test_images)
-    assert torch.allclose(distilled.judged_by(other).test_images, DATA.test_images, atol=1e-5)
+    assert torch.allclose(distilled.preprocess(other).test_images, DATA.test_images, atol=1e-5)
     (row,) = distilled.evaluate(data=other)
     assert row.accuracies == pytest.approx(finished.accuracy_final.accuracies, abs=0.05)
 
 
 def test_other_data_are_refused(distilled: DistilledSet) -> None:
-    with pytest.raises(MismatchError, match=r"distilled from blobs with digest .*, and blobs here has"):
+    with pytest.raises(MismatchError, match=r"blobs.*blobs"):
         distilled.evaluate(data=blobs(seed=1))
     pytest.importorskip("sklearn")
-    with pytest.raises(MismatchError, match="distilled from blobs with digest"):
-        distilled.evaluate()  # the recipe names the digits, which this set is not made of
+    with pytest.raises(MismatchError, match="blobs"):
+        distilled.evaluate()  # the recipe names other data, the digits
 
 
 @pytest.mark.parametrize("pixels", ["bytes", "floats"])
-def test_recorded_data_are_read_as_the_run_read_them(
-    pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bit for bit by the published statistics too, and kept as the recipe says."""
+def test_recorded_data_are_read_as_in_the_run(pixels: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images have the same bits, also with published statistics, and the recipe's storage."""
     pytest.importorskip("PIL")
     monkeypatch.setenv("PYDISTILL_CACHE", str(tmp_path / "cache"))
     folder = write_folder(tmp_path / "cifar", two_classes())
@@ -169,45 +167,47 @@ def test_recorded_data_are_read_as_the_run_read_them(
     dataset = load(settings)
     store = train_experts(dataset, MODEL, EXPERT, tmp_path / "experts")
     run = run_distillation(replace(recipe(iterations=1), data=settings), dataset, store, tmp_path / "run")
-    judged: list[Dataset] = []
+    used: list[Dataset] = []
 
-    def kept(images: Tensor, labels: Tensor, lr: float, dataset: Dataset, *rest: Any, **more: Any) -> list[Evaluation]:
-        judged.append(dataset)
+    def record(
+        images: Tensor, labels: Tensor, lr: float, dataset: Dataset, *rest: Any, **more: Any
+    ) -> list[Evaluation]:
+        used.append(dataset)
         return evaluate_networks(images, labels, lr, dataset, *rest, **more)
 
-    monkeypatch.setattr("pydistill.artefact.distilled_set.evaluate_networks", kept)
+    monkeypatch.setattr("pydistill.artefact.distilled_set.evaluate_networks", record)
     (row,) = pydistill.load(tmp_path / "run").evaluate()
-    assert torch.equal(judged[0].test_images, dataset.test_images)
-    assert judged[0].test_pictures.are_bytes == (pixels == "bytes")
+    assert torch.equal(used[0].test_images, dataset.test_images)
+    assert used[0].test_pictures.are_bytes == (pixels == "bytes")
     assert row.accuracies == run.accuracy_final.accuracies
 
 
-def test_a_file_never_decides_what_code_runs(distilled: DistilledSet) -> None:
-    """A student named by an import path, or known as somebody's own class, must be given."""
+def test_file_never_chooses_code_to_run(distilled: DistilledSet) -> None:
+    """A student named by an import path, in the recipe or as its architecture, is an argument."""
     named = recipe().as_dict() | {"model": {"name": "os:system"}}
     for hostile in (changed(distilled, recipe=named), changed(distilled, architecture="os:system")):
         for use in (hostile.train, lambda hostile=hostile: hostile.evaluate(data=DATA)):
-            with pytest.raises(InputError, match=r"a network of its author's own, os:system; "):
+            with pytest.raises(InputError, match="os:system"):
                 use()
         assert hostile.train("mlp-w8", epochs=1)
 
 
-def test_a_run_with_a_network_of_one_s_own(tmp_path: Path) -> None:
-    """Its set knows the network by name alone, and is used with the network given again."""
+def test_run_with_a_custom_network(tmp_path: Path) -> None:
+    """The set records only the network's name, so using it needs the network again."""
 
-    def own(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
+    def custom(channels: int, classes: int, size: tuple[int, int]) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(channels * size[0] * size[1], classes))
 
-    store = train_experts(DATA, own, EXPERT, tmp_path / "experts")
-    result = run_distillation(recipe(iterations=1), DATA, store, tmp_path / "run", network=own)
+    store = train_experts(DATA, custom, EXPERT, tmp_path / "experts")
+    result = run_distillation(recipe(iterations=1), DATA, store, tmp_path / "run", network=custom)
     distilled = pydistill.load(tmp_path / "run")
-    with pytest.raises(InputError, match=r"a network of its author's own, .*own; "):
+    with pytest.raises(InputError, match="custom"):
         distilled.train()
-    (row,) = distilled.evaluate(own, data=DATA)
+    (row,) = distilled.evaluate(custom, data=DATA)
     assert row.accuracies == result.accuracy_final.accuracies
 
 
-def test_what_an_incomplete_set_does_not_tell(distilled: DistilledSet) -> None:
+def test_incomplete_set_needs_arguments(distilled: DistilledSet) -> None:
     bare = changed(distilled, recipe={})
     with pytest.raises(InputError, match="student's network"):
         bare.train()
@@ -215,32 +215,32 @@ def test_what_an_incomplete_set_does_not_tell(distilled: DistilledSet) -> None:
         bare.evaluate("mlp-w8")
     assert bare.evaluate("mlp-w8", 1, DATA, epochs=1)
     unknown = changed(distilled, recipe=recipe().as_dict() | {"colour": "blue"})
-    with pytest.raises(InputError, match="the recipe in the distilled set: colour is not a setting"):
+    with pytest.raises(InputError, match="colour"):
         unknown.train()
 
 
 def test_show(distilled: DistilledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One figure, in the file and handed out."""
+    """The figure that is returned is also the one in the file."""
     pytest.importorskip("matplotlib")
-    made: list[Any] = []
+    figures: list[Any] = []
     draw = show_module.images_figure
 
-    def noted(artefact: Artefact) -> Any:
-        made.append(draw(artefact))
-        return made[-1]
+    def record(artefact: Artefact) -> Any:
+        figures.append(draw(artefact))
+        return figures[-1]
 
-    monkeypatch.setattr(show_module, "images_figure", noted)
+    monkeypatch.setattr(show_module, "images_figure", record)
     figure = distilled.show(tmp_path / "set.png")
-    assert len(made) == 1
-    assert made[0] is figure
+    assert len(figures) == 1
+    assert figures[0] is figure
     assert [axis.get_title() for axis in figure.axes] == ["before: real images", "after: distilled"]
     assert (tmp_path / "set.png").read_bytes().startswith(b"\x89PNG")
     without = DistilledSet(replace(distilled.artefact, initial_images=None))
     assert [axis.get_title() for axis in without.show().axes] == ["after: distilled"]
 
 
-def test_it_works_with_torch_numpy_and_safetensors_alone(finished: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The recipe is read without ruamel.yaml; only a picture needs more."""
+def test_set_needs_torch_numpy_and_safetensors_only(finished: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the recipe does not need ruamel.yaml; only pictures need matplotlib."""
     real = builtins.__import__
 
     def without(name: str, *rest: Any, **more: Any) -> Any:
@@ -252,46 +252,46 @@ def test_it_works_with_torch_numpy_and_safetensors_alone(finished: RunResult, mo
     distilled = pydistill.load(finished.folder.path)
     assert distilled.train(epochs=1)
     assert distilled.evaluate(repeats=1, epochs=1, data=DATA)
-    with pytest.raises(MissingDependencyError, match="pictures need matplotlib"):
+    with pytest.raises(MissingDependencyError, match="matplotlib"):
         distilled.show()
 
 
-def test_saved_again_it_is_the_same(distilled: DistilledSet, tmp_path: Path) -> None:
+def test_saved_set_is_equal(distilled: DistilledSet, tmp_path: Path) -> None:
     distilled.viewable().save(tmp_path / "set.safetensors")
     assert torch.equal(Artefact.load(tmp_path / "set.safetensors").images, distilled.images)
 
 
-def test_the_command_evaluates_what_python_does(
+def test_command_never_runs_code_from_a_file(
     finished: RunResult, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     hostile = changed(pydistill.load(finished.folder.path), architecture="os:system")
     hostile.save(tmp_path / "set.safetensors")
     assert main(["evaluate", str(tmp_path / "set.safetensors")]) == 2
-    assert "a network of its author's own" in capsys.readouterr().err
+    assert "os:system" in capsys.readouterr().err
 
 
-def test_a_set_is_saved_to_a_safetensors_file(distilled: DistilledSet, tmp_path: Path) -> None:
+def test_save_needs_a_safetensors_file(distilled: DistilledSet, tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
-    for place in (".", tmp_path / "set.pt", tmp_path / "folder.safetensors"):
-        with pytest.raises(InputError, match=r"name ends in \.safetensors, not to "):
-            distilled.save(place)
+    for path in (".", tmp_path / "set.pt", tmp_path / "folder.safetensors"):
+        with pytest.raises(InputError, match=r"\.safetensors"):
+            distilled.save(path)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
 
 
 @pytest.mark.parametrize("path", [None, 3, b"run"])
-def test_what_is_no_path_is_refused(path: Any, distilled: DistilledSet) -> None:
+def test_invalid_path(path: Any, distilled: DistilledSet) -> None:
     for use in (pydistill.load, distilled.save):
-        with pytest.raises(InputError, match=r"path must be the path of a file or a folder, not (None|3|a bytes)$"):
+        with pytest.raises(InputError, match="path"):
             use(path)
 
 
-@pytest.mark.parametrize(("repeat", "told"), [(-1, "a whole number"), (1.5, "a whole number of at least 0, not 1.5")])
-def test_networks_are_numbered_from_zero(repeat: Any, told: str, distilled: DistilledSet) -> None:
-    with pytest.raises(InputError, match=f"repeat must be {told}"):
+@pytest.mark.parametrize("repeat", [-1, 1.5])
+def test_invalid_repeat(repeat: Any, distilled: DistilledSet) -> None:
+    with pytest.raises(InputError, match="repeat"):
         distilled.train(repeat=repeat)
 
 
-def test_a_set_is_saved_over_nothing_but_a_set(distilled: DistilledSet, finished: RunResult, tmp_path: Path) -> None:
+def test_save_replaces_distilled_sets_only(distilled: DistilledSet, finished: RunResult, tmp_path: Path) -> None:
     shutil.copytree(finished.folder.path.parent, tmp_path, dirs_exist_ok=True)
     (tmp_path / "damaged.safetensors").write_bytes(b"x")
     others = [
@@ -301,33 +301,33 @@ def test_a_set_is_saved_over_nothing_but_a_set(distilled: DistilledSet, finished
     ]
     for file in others:
         before = file.read_bytes()
-        with pytest.raises(InputError, match=r"is there already and is no whole distilled set; choose another file"):
+        with pytest.raises(InputError, match=re.escape(str(file))):
             distilled.save(file)
         assert file.read_bytes() == before
-    # the name alone makes no run's set of it
-    for mine in (
+    # Outside a run, these names are allowed.
+    for path in (
         tmp_path / "best.safetensors",
         tmp_path / "distilled.safetensors",
         tmp_path / "run" / "mine.safetensors",
     ):
-        distilled.save(mine)
-        changed(distilled, iteration=77).save(mine)
-        assert pydistill.load(mine).provenance["iteration"] == 77
+        distilled.save(path)
+        changed(distilled, iteration=77).save(path)
+        assert pydistill.load(path).provenance["iteration"] == 77
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("name", ["distilled.safetensors", "best.safetensors"])
-@pytest.mark.parametrize("gone", ["metrics.jsonl", "checkpoint.safetensors"])
-def test_a_run_s_own_sets_are_not_written_over(
-    gone: str, name: str, there: bool, distilled: DistilledSet, finished: RunResult, tmp_path: Path
+@pytest.mark.parametrize("missing", ["metrics.jsonl", "checkpoint.safetensors"])
+def test_sets_of_a_run_are_not_replaced(
+    missing: str, name: str, exists: bool, distilled: DistilledSet, finished: RunResult, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished.folder.path, run)
-    (run / gone).unlink()
-    if not there:
+    (run / missing).unlink()
+    if not exists:
         (run / name).unlink()
     before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
-    with pytest.raises(InputError, match=rf"{name} is a run's own set; choose another file$"):
+    with pytest.raises(InputError, match=name):
         changed(distilled, iteration=77).save(run / name)
     assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
 
@@ -335,29 +335,27 @@ def test_a_run_s_own_sets_are_not_written_over(
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda it: it.evaluate(data=3), "data must be a Dataset"),
-        (lambda it: it.evaluate([]), "models must name at least one network, or be left out for the recipe's own"),
-        (lambda it: it.train(device="bla"), "device 'bla'"),
-        (lambda it: it.train(device="cuda:99"), "device 'cuda:99'"),
-        (lambda it: it.train(nn.Linear(3, 3)), r"network Linear cannot take images \[2, 1, 8, 8\]"),
+        (lambda distilled: distilled.evaluate(data=3), "data"),
+        (lambda distilled: distilled.evaluate([]), "models"),
+        (lambda distilled: distilled.train(device="bla"), "device 'bla'"),
+        (lambda distilled: distilled.train(device="cuda:99"), "device 'cuda:99'"),
+        (lambda distilled: distilled.train(nn.Linear(3, 3)), r"Linear.*\[2, 1, 8, 8\]"),
         (
-            lambda it: it.train(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()),
+            lambda distilled: distilled.train(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).double()),
             "torch.float64",
         ),
-        (lambda it: it.train(lambda *_: nn.Flatten()), r"must return logits \[2, 4\] for images \[2, 1, 8, 8\]"),
+        (lambda distilled: distilled.train(lambda *_: nn.Flatten()), r"\[2, 4\].*\[2, 1, 8, 8\]"),
     ],
 )
-def test_what_cannot_be_meant(use: Callable[[DistilledSet], Any], message: str, distilled: DistilledSet) -> None:
+def test_invalid_arguments(use: Callable[[DistilledSet], Any], message: str, distilled: DistilledSet) -> None:
     with pytest.raises(InputError, match=message):
         use(distilled)
 
 
-def test_a_picture_is_a_png_file(distilled: DistilledSet, tmp_path: Path) -> None:
+def test_show_writes_png_files_only(distilled: DistilledSet, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     for name in ("x.jpg", "x", "x.svg"):
-        with pytest.raises(
-            InputError, match=rf"a picture is written to a file whose name ends in \.png, not to .*{name}$"
-        ):
+        with pytest.raises(InputError, match=re.escape(str(tmp_path / name))):
             distilled.show(tmp_path / name)
     distilled.show(tmp_path / "x.PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["x.PNG"]

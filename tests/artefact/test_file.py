@@ -1,4 +1,4 @@
-"""The distilled set on disk: everything comes back, damage is refused, and other programs can read it."""
+"""The file of a distilled set round-trips, is refused if damaged, and can be read without pydistill."""
 
 from __future__ import annotations
 
@@ -79,17 +79,17 @@ def test_round_trip(zca: bool, soft: bool, tmp_path: Path) -> None:
         assert after.preprocessing.fingerprint == before.preprocessing.fingerprint
 
 
-def test_a_set_without_its_first_images(tmp_path: Path) -> None:
+def test_set_without_initial_images(tmp_path: Path) -> None:
     replace(artefact(), initial_images=None).save(tmp_path / "set.safetensors")
     assert Artefact.load(tmp_path / "set.safetensors").initial_images is None
 
 
 def test_viewable_images_are_pixels(tmp_path: Path) -> None:
-    found = artefact(zca=True).viewable()
-    assert 0 <= float(found.min()) < float(found.max()) <= 1
+    pixels = artefact(zca=True).viewable()
+    assert 0 <= float(pixels.min()) < float(pixels.max()) <= 1
 
 
-def test_the_file_describes_itself(tmp_path: Path) -> None:
+def test_file_describes_itself(tmp_path: Path) -> None:
     """A reader without pydistill finds every tensor's meaning, dtype, shape and checksum, and how to train."""
     path = tmp_path / "distilled.safetensors"
     before = artefact(soft=True)
@@ -115,13 +115,13 @@ def test_the_file_describes_itself(tmp_path: Path) -> None:
     torch.testing.assert_close(pixels, before.viewable())
 
 
-def test_a_folder_without_a_set(tmp_path: Path) -> None:
+def test_folder_without_a_set(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         Artefact.load(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 something else", None])
-def test_damage(content: bytes | None, tmp_path: Path) -> None:
+def test_damaged_file(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "distilled.safetensors"
     artefact().save(path)
     path.write_bytes(path.read_bytes()[:-20] if content is None else content)
@@ -129,17 +129,17 @@ def test_damage(content: bytes | None, tmp_path: Path) -> None:
         Artefact.load(path)
 
 
-def test_one_changed_bit_anywhere_is_refused(tmp_path: Path) -> None:
-    """In the header, and in each tensor."""
+def test_one_changed_bit_is_refused(tmp_path: Path) -> None:
+    """Change bits in the header and in every tensor."""
     path = tmp_path / "distilled.safetensors"
     artefact().save(path)
-    whole = path.read_bytes()
-    (length,) = struct.unpack("<Q", whole[:8])
-    entries = json.loads(whole[8 : 8 + length])
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    entries = json.loads(content[8 : 8 + length])
     middles = [8 + length + sum(entries[name]["data_offsets"]) // 2 for name in entries if name != "__metadata__"]
-    places = [whole.index(b"0.0123") + 5, whole.index(b"noise") + 2, *middles]
+    places = [content.index(b"0.0123") + 5, content.index(b"noise") + 2, *middles]
     for place in places:
-        damaged = bytearray(whole)
+        damaged = bytearray(content)
         damaged[place] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(FormatError):
@@ -162,7 +162,7 @@ def test_swapped_tensors_are_refused(tmp_path: Path) -> None:
         Artefact.load(path)
 
 
-def test_another_format_is_refused_by_its_number(tmp_path: Path) -> None:
+def test_another_format_is_refused(tmp_path: Path) -> None:
     save_file({"images": torch.ones(1)}, tmp_path / "new.safetensors", metadata={KEY: json.dumps({"format": 3})})
     with pytest.raises(FormatError, match="format 3"):
         Artefact.load(tmp_path / "new.safetensors")
@@ -190,28 +190,28 @@ NAMES = {"dataset": {"classes": ["a", "b", "c"]}}
         {"provenance": {"dataset": {"classes": [1, 2, 3]}}},
     ],
 )
-def test_unusable_content(change: dict[str, Any], tmp_path: Path) -> None:
-    """It is neither written nor, if some other program wrote it, read."""
-    unusable = replace(artefact(), **change)
+def test_invalid_content(change: dict[str, Any], tmp_path: Path) -> None:
+    """Invalid content is not written, and not read if another program wrote it."""
+    invalid = replace(artefact(), **change)
     with pytest.raises(InputError):
-        unusable.save(tmp_path / "distilled.safetensors")
+        invalid.save(tmp_path / "distilled.safetensors")
     assert not list(tmp_path.iterdir())
-    save_unchecked(unusable, tmp_path / "distilled.safetensors")
+    save_unchecked(invalid, tmp_path / "distilled.safetensors")
     with pytest.raises(FormatError):
         Artefact.load(tmp_path)
 
 
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
-@pytest.mark.parametrize("made", ["teacher", "learned", "imported"])
-def test_soft_labels_pass_as_they_are_made(made: str, scale: float, classes: int, tmp_path: Path) -> None:
-    """Labels from a mean of teachers, from learned logits, or from an import, whose rows may be off by almost 1e-3."""
+@pytest.mark.parametrize("source", ["teacher", "learned", "imported"])
+def test_soft_labels_of_all_sources_are_valid(source: str, scale: float, classes: int, tmp_path: Path) -> None:
+    """Labels may come from teachers, learned logits or an import, whose rows may deviate by almost 1e-3."""
     logits = scale * torch.randn(5, classes, classes, generator=torch.Generator().manual_seed(0))
     rows = {
         "teacher": logits.softmax(2).mean(0),
         "learned": logits[0].softmax(1),
         "imported": probabilities(logits[0].softmax(1) * 1.0009, "probabilities", "a file"),
-    }[made]
+    }[source]
     before = replace(
         artefact(),
         images=torch.zeros(classes, 2, 4, 4),
@@ -225,24 +225,24 @@ def test_soft_labels_pass_as_they_are_made(made: str, scale: float, classes: int
 
 
 @pytest.mark.parametrize("lr", [math.nan, math.inf])
-def test_a_learning_rate_that_is_not_finite_is_not_written(lr: float, tmp_path: Path) -> None:
+def test_learning_rate_that_is_not_finite_is_not_written(lr: float, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         replace(artefact(), lr=lr).save(tmp_path / "distilled.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), {1, 2}])
-def test_provenance_that_is_not_json_able(value: Any, tmp_path: Path) -> None:
-    unusable = replace(artefact(), provenance=NAMES | {"loss": value})
+def test_provenance_must_be_json_able(value: Any, tmp_path: Path) -> None:
+    invalid = replace(artefact(), provenance=NAMES | {"loss": value})
     with pytest.raises(InputError):
-        unusable.save(tmp_path / "distilled.safetensors")
+        invalid.save(tmp_path / "distilled.safetensors")
 
 
-def test_a_set_without_class_names_is_not_written(tmp_path: Path) -> None:
+def test_set_without_class_names_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         replace(artefact(), provenance={}).save(tmp_path / "distilled.safetensors")
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_write_leaves_other_files(tmp_path: Path) -> None:
     artefact().save(tmp_path / "set.safetensors")
     (tmp_path / "folder").write_text("a file")
     with pytest.raises(WriteError):
@@ -250,9 +250,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     assert Artefact.load(tmp_path / "set.safetensors").lr == 0.0123
 
 
-def torch_alone(made: Artefact, folder: Path) -> str:
-    """The example's output in a process that can import neither pydistill nor safetensors."""
-    made.save(folder / "set.safetensors")
+def train_with_torch_alone(saved: Artefact, folder: Path) -> str:
+    """Return the example's output in a process that can import neither pydistill nor safetensors."""
+    saved.save(folder / "set.safetensors")
     for name in ("pydistill", "safetensors"):
         (folder / f"{name}.py").write_text("raise ImportError('not here')")
     done = subprocess.run(
@@ -267,9 +267,9 @@ def torch_alone(made: Artefact, folder: Path) -> str:
     return done.stdout
 
 
-def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
-    made = replace(artefact(), lr=0.1, provenance=NAMES | {"recipe": Recipe().as_dict()})
-    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
+def test_training_with_torch_alone(tmp_path: Path) -> None:
+    saved = replace(artefact(), lr=0.1, provenance=NAMES | {"recipe": Recipe().as_dict()})
+    assert train_with_torch_alone(saved, tmp_path).startswith("6 images of a, b, c: loss 0.0")
     source = EXAMPLE.read_text()
     assert "import pydistill" not in source
     assert "import safetensors" not in source
@@ -277,11 +277,11 @@ def test_torch_alone_trains_on_it(tmp_path: Path) -> None:
     assert len([line for line in lines if not line.startswith(("import ", "from "))]) == 10
 
 
-def test_torch_alone_trains_on_an_imported_set_of_soft_labels(tmp_path: Path) -> None:
-    """It records no evaluation, so the file names the one that pydistill would use."""
+def test_training_with_torch_alone_on_imported_soft_labels(tmp_path: Path) -> None:
+    """An imported set records no evaluation, so its file holds the default one."""
     labels = torch.eye(3).repeat_interleave(2, 0)
-    made = replace(artefact(), labels=labels, initial_images=None, lr=0.1, provenance=NAMES | {"recipe": {}})
-    assert torch_alone(made, tmp_path).startswith("6 images of a, b, c: loss 0.0")
+    saved = replace(artefact(), labels=labels, initial_images=None, lr=0.1, provenance=NAMES | {"recipe": {}})
+    assert train_with_torch_alone(saved, tmp_path).startswith("6 images of a, b, c: loss 0.0")
     with safe_open(tmp_path / "set.safetensors", framework="pt") as handle:
         header = json.loads(handle.metadata()[KEY])
     assert header["evaluation"] == json.loads(json.dumps(asdict(EvaluationSettings())))

@@ -1,10 +1,10 @@
-"""DC-BENCH's files, as its reader of trajectory matching's sets ("TM") finds them (Cui et al., NeurIPS 2022).
+"""Read and write the files of DC-BENCH's reader for trajectory matching, "TM" (Cui et al., NeurIPS 2022).
 
     ROOT/TM/CIFAR10/IPC10/images_best.pt    float32 [n, C, H, W], class-major, normalised
     ROOT/TM/CIFAR10/IPC10/labels_best.pt    class numbers [n]
 
-Tiny ImageNet's 10,000 images (IPC 50) are in five files each, images_best_0.pt … images_best_4.pt. The reader turns
-labels into whole numbers, so there are no soft ones, and takes its learning rate from the command line.
+Tiny ImageNet's 10,000 images (IPC 50) are split into five parts, images_best_0.pt … images_best_4.pt. The reader
+converts labels to integers, so soft labels are not supported, and takes the learning rate from its command line.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ PARTS = 5
 
 
 def folder_of(artefact: Artefact) -> str:
-    """The set's folder below DC-BENCH's root: TM/DATASET/IPCn.
+    """Return the set's folder below DC-BENCH's root: TM/DATASET/IPCn.
 
     Raises:
-        InputError: the labels are soft, or the data set's name cannot be the name of a folder.
+        InputError: the labels are soft, or the data set's name is not a valid folder name.
     """
     if artefact.labels.ndim != 1:
         raise InputError("DC-BENCH has no soft labels; export this set as mtt or ddranking")
     dataset = str(artefact.provenance["dataset"].get("name", ""))
     if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}", dataset):
-        raise InputError(f"the data set's name {dataset!r} cannot name DC-BENCH's folder; export the set as mtt")
+        raise InputError(
+            f"the data set's name {dataset!r} cannot be the name of DC-BENCH's folder; export the set as mtt"
+        )
     return f"TM/{NAMES.get(dataset, dataset)}/IPC{len(artefact.images) // len(artefact.class_names)}"
 
 
@@ -49,10 +51,10 @@ def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
 
 
 def folder_in(path: Path) -> Path:
-    """The folder of the only set at or below a path, which may be DC-BENCH's root; the path itself if there is none.
+    """Return the folder of the only set at or below a path such as DC-BENCH's root; the path itself without a set.
 
     Raises:
-        InputError: there are several sets below it.
+        InputError: there are several sets below the path.
     """
     if _holds_images(path):
         return path
@@ -71,7 +73,7 @@ def read(path: Path) -> ForeignSet:
     """Read the files of one set's folder, in one part or five.
 
     Raises:
-        FormatError: a file is missing, damaged or something else.
+        FormatError: a file is missing, damaged or of another format.
     """
     suffixes = [""] if (path / "images_best.pt").is_file() else [f"_{number}" for number in range(PARTS)]
     if not (path / f"images_best{suffixes[0]}.pt").is_file():

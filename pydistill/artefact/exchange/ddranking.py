@@ -1,6 +1,6 @@
-"""DD-Ranking's files, as its demos load them (Li et al., 2025).
+"""Read and write the files that DD-Ranking's demos load (Li et al., 2025).
 
-images.pt    float32 [n, C, H, W], class-major (its hard-label score knows the classes by the order alone)
+images.pt    float32 [n, C, H, W], class-major (its hard-label score takes the classes from the order)
 labels.pt    logits [n, K]; or int64 [n]
 lr.pt        the learning rate, a number or a tensor of one
 """
@@ -31,6 +31,6 @@ def read(path: Path) -> ForeignSet:
     """Read the files of a folder.
 
     Raises:
-        FormatError: a file is missing, damaged or something else.
+        FormatError: a file is missing, damaged or of another format.
     """
     return read_set([path / IMAGES], [path / LABELS], [path / RATE])

@@ -38,7 +38,7 @@ class Exported:
         folder: the folder of the files.
         files: their paths.
         preprocessing: of the exported images; None if they are pixels.
-        converted: whether that differs from the set's own preprocessing.
+        converted: whether it differs from the preprocessing of the set.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Exported:
     converted: bool
 
     def description(self) -> str:
-        """The preprocessing of the exported images in words."""
+        """Describe the preprocessing of the exported images in words."""
         if self.preprocessing is None:
             return "8-bit pixels"
         if isinstance(self.preprocessing, Zca):
@@ -59,8 +59,8 @@ class Exported:
             "[" + ", ".join(f"{value:.4g}" for value in numbers.tolist()) + "]"
             for numbers in (self.preprocessing.mean, self.preprocessing.std)
         )
-        whose = "the statistics that readers of the format use" if self.converted else "the set's own statistics"
-        return f"normalised with {whose}: mean {mean}, std {std}"
+        origin = "the statistics that readers of the format use" if self.converted else "the set's own statistics"
+        return f"normalised with {origin}: mean {mean}, std {std}"
 
 
 def export_set(
@@ -69,10 +69,10 @@ def export_set(
     """Write a distilled set in another tool's format.
 
     pydistill normalises with statistics measured on the training images; other tools normalise test images with
-    constants in their code. Images are converted to these constants if they are known, x' = (pixels − mean') / std',
-    so that networks train and are tested in the same space. Whitened images stay whitened in `mtt` and `ddranking`,
-    whose readers fit the same whitening. For `dcbench`, whose reader does not whiten, they are normalised, or refused
-    if its constants are unknown. preprocessing.json records the result for `import_set`. A failed export leaves no
+    constants in their code. Images of the data sets with such constants are converted, x' = (pixels − mean') / std',
+    so that networks are trained and tested in the same space. Whitened images stay whitened in `mtt` and `ddranking`,
+    whose readers fit the same whitening. DC-BENCH's reader does not whiten: for `dcbench` they are normalised, or
+    refused without constants. preprocessing.json records the result for `import_set`. A failed export leaves no
     files.
 
     Args:
@@ -81,8 +81,8 @@ def export_set(
         as_is: write the set's images unchanged, bit for bit.
 
     Raises:
-        InputError: there is no such format, the set does not fit into it, or the folder is not empty; or the images
-            are whitened, for DC-BENCH, which has no known normalisation for their data set.
+        InputError: the format does not exist or cannot hold the set, the folder is not empty, or whitened images are
+            exported to DC-BENCH, which has no normalisation for their data set.
         WriteError: the folder cannot be written or the disk is full.
     """
     if form not in FORMATS:
@@ -110,14 +110,14 @@ def _all_or_nothing(folder: Path, inside: str) -> Iterator[Path]:
     """Yield a temporary folder, and move its content to `folder` on a clean exit; on any error delete it.
 
     Args:
-        inside: name of the yielded folder inside the temporary one, whose last parts DC-BENCH's writer looks at.
+        inside: path of the yielded folder below the temporary one; DC-BENCH's writer depends on its last parts.
     """
     target = folder.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     staging = temporary / inside
     try:
         yield staging
-        if target.exists():  # it is empty and may be a process's working directory, so it is not replaced
+        if target.exists():  # empty, but not replaced, as it may be a working directory
             _move_all(staging, target)
         else:
             staging.rename(target)
@@ -143,15 +143,15 @@ def _move_all(source: Path, target: Path) -> None:
 
 
 def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Preprocessing | None]:
-    """The images for the format, and their preprocessing."""
+    """Return the images for the format, and their preprocessing."""
     if form == "imagefolder":
         return artefact.viewable(), None
     own = artefact.preprocessing
     theirs = readers_normalisation(str(artefact.provenance["dataset"].get("name", "")), form)
     if own.kind == "zca" and form == "dcbench" and theirs is None and not as_is:
         raise InputError(
-            f"DC-BENCH's reader knows no whitening, and its normalisation of {artefact.provenance['dataset']['name']} "
-            "is not known; export the whitened set as mtt or ddranking, or as dcbench as it is"
+            f"DC-BENCH's reader has neither whitening nor a normalisation of {artefact.provenance['dataset']['name']}; "
+            "export the whitened set as mtt or ddranking, or as dcbench with as_is"
         )
     if as_is or theirs is None or (own.kind == "zca" and form != "dcbench") or _same(own, theirs):
         return artefact.images, own
@@ -159,7 +159,7 @@ def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Prep
 
 
 def _same(own: Preprocessing, theirs: Normalise) -> bool:
-    """True if the set has the readers' numbers already, so that its images stay the same to the bit."""
+    """Return whether the set already has the readers' constants, so that its images need no conversion."""
     return isinstance(own, Normalise) and all(
         torch.equal(mine.cpu(), other) for mine, other in ((own.mean, theirs.mean), (own.std, theirs.std))
     )

@@ -1,10 +1,10 @@
-"""An image folder: a PNG file per image in a folder per class, as torchvision's ImageFolder and most tools read.
+"""Write an image folder, with a folder per class and a PNG file per image, as torchvision's ImageFolder reads it.
 
     OUT/cat/0000.png …      8-bit pixels, rounded and clamped to [0, 1]
     OUT/distilled.json      learning rate, class names, soft labels by file
 
-For viewing and sharing only: rounding is small compared with the images' contrast, but whitened images leave [0, 1]
-by far, and clamping then changes what networks learn from them.
+For viewing and sharing only. The rounding error is small compared with the images' contrast, but whitened images leave
+[0, 1] by far, and clamping then changes what networks learn from them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
 
 
 def class_folders(names: Sequence[str]) -> list[str]:
-    """A folder name per class, sorted as the classes are: the class names, or number and name if these do not sort."""
+    """Return a folder name per class, in sorted order: the class names, or number and name if those are not sorted."""
     plain = all(re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}", name) for name in names)
     if plain and sorted(set(names)) == list(names):
         return list(names)

@@ -1,4 +1,4 @@
-"""Import other tools' files as a distilled set; what the files do not hold must be given."""
+"""Import other tools' files as distilled sets."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ def import_set(
 ) -> DistilledSet:
     """Read another tool's distilled set; runs no code from its files.
 
-    The files hold images and labels, and some the learning rate; everything else must be given.
+    The files hold images and labels, and some the learning rate; everything else is an argument.
 
     Args:
         form: mtt, dcbench or ddranking.
         path: the folder of the files; for mtt also an images file, with its labels in the same folder; for dcbench
-            also a folder such as its root, below which there is one set.
-        lr: the learned learning rate; needed if no file holds it, and used instead of that in a file.
+            also a folder above, such as its root, with only one set below it.
+        lr: the learned learning rate; required if no file holds it, and preferred to that of a file.
         dataset: the data set that was distilled, or its name.
-        preprocessing: how pixels in [0, 1] were turned into the images. By default the preprocessing that
+        preprocessing: the map from pixels in [0, 1] to the images. By default the preprocessing that
             `export_set` recorded, else that of `like`, else the normalisation that the format's tools use for the
-            data set of that name. The last is an assumption, recorded in `provenance["imported"]["assumed"]`: for
-            whitened images give a `Zca`.
+            data set of that name. The last is an assumption, recorded in `provenance["imported"]["assumed"]`; whitened
+            images need a `Zca`.
         class_names: by default those of `dataset` if it is a `Dataset`, else the class numbers.
         model: name of the student's network, such as "convnet3".
-        soft: whether rows of labels are logits or probabilities; by default logits, unless they could be either.
-        like: a distilled set that the images were exported from or belong to: data set, preprocessing, class names
-            and network are taken from it unless they are given. The learning rate is not, as it belongs to the images.
+        soft: whether rows of labels are logits or probabilities; by default logits, unless they are ambiguous.
+        like: a distilled set that the images were exported from or belong to. It provides the defaults of data set,
+            preprocessing, class names and network, but not of the learning rate, which belongs to the images.
         as_is: the images have the preprocessing of `like`, as after `export_set(…, as_is=True)`.
 
     Raises:
-        InputError: there is no such format, or something that the files do not hold is missing or does not fit.
-        FormatError: a file is missing, damaged, would have to run code, or holds something else.
+        InputError: the format does not exist, or an argument that the files do not replace is missing or does not fit.
+        FormatError: a file is missing, damaged, of another format, or would have to run code.
     """
     if form not in IMPORTED:
         raise InputError(f"format must be one of {', '.join(IMPORTED)}, not {form!r}")
@@ -78,7 +78,7 @@ def import_set(
             *([_missing_rate(origin)] if rate is None else []),
             *([_missing_preprocessing(form, name)] if applied is None else []),
         ]
-        raise InputError(f"the files in {path} do not hold {' and '.join(missing)}; give what is missing")
+        raise InputError(f"the files in {path} do not hold {' and '.join(missing)}; pass the missing arguments")
     if not 0 < rate < float("inf"):
         raise InputError(f"lr must be a finite number above 0, not {rate}")
     labels = files.labels if files.labels.ndim == 1 else probabilities(files.labels, soft, str(path))
@@ -108,21 +108,21 @@ def import_set(
 def _preprocessing(
     form: str,
     name: str,
-    given: Preprocessing | None,
+    explicit: Preprocessing | None,
     exported: manifest.Manifest | None,
     origin: Artefact | None,
     as_is: bool,
     where: str,
 ) -> tuple[Preprocessing | None, str | None]:
-    """The preprocessing of the images, or None if it is unknown; and a sentence if it is an assumption.
+    """Return the preprocessing of the images, or None if it is unknown, and a sentence if it is an assumption.
 
     Raises:
-        InputError: `as_is` without `like`, or it could be either of two normalisations.
+        InputError: `as_is` without `like`, or two normalisations are possible.
     """
     if as_is and origin is None:
         raise SettingError("as_is", as_is, "used with like, the set whose preprocessing the images keep")
-    if given is not None:
-        return given, None
+    if explicit is not None:
+        return explicit, None
     own = None if origin is None else origin.preprocessing
     if as_is:
         return own, None
@@ -149,22 +149,22 @@ def _preprocessing(
 
 
 def _missing_rate(origin: Artefact | None) -> str:
-    """The learning rate by its argument's name, with that of `like`, which fits only the images of that set."""
+    """Describe the missing learning rate, with that of `like`, which fits only the images of that set."""
     if origin is None:
         return "the learning rate, lr"
     return (
-        "the learning rate, lr, which `like` does not give, as it belongs to the images: if these are "
-        f"those of that set, it is {origin.lr!r}"
+        "the learning rate, lr, which is not taken from `like`, as it belongs to the images: for the images of "
+        f"that set it is {origin.lr!r}"
     )
 
 
 def _missing_preprocessing(form: str, name: str) -> str:
-    """The preprocessing, with the ways to give it."""
+    """Describe the missing preprocessing, with the arguments that provide it."""
     ways = ["its mean and std", "the ZCA whitening of the data", "or the set `like` to which the images belong"]
     if not name:
-        ways.insert(0, "the data set, if its normalisation is known")
+        ways.insert(0, "the data set, if its normalisation is published")
     elif readers_normalisation(name, form) is None:
-        return f"the preprocessing, and no normalisation is known for {name} ({', '.join(ways)})"
+        return f"the preprocessing, as no normalisation is published for {name} ({', '.join(ways)})"
     return f"the preprocessing ({', '.join(ways)})"
 
 
@@ -177,7 +177,7 @@ def _numbers(values: Tensor) -> str:
 
 
 def _data_set(dataset: str | Dataset | None, origin: Artefact | None) -> tuple[str, str]:
-    """Name and digest of the data set, "" if unknown."""
+    """Return name and digest of the data set, "" if unknown."""
     if isinstance(dataset, Dataset):
         return dataset.name, dataset.digest
     about = origin.provenance["dataset"] if origin is not None else {}
@@ -187,11 +187,11 @@ def _data_set(dataset: str | Dataset | None, origin: Artefact | None) -> tuple[s
 
 
 def _class_names(
-    labels: Tensor, given: Sequence[str] | None, dataset: str | Dataset | None, origin: Artefact | None
+    labels: Tensor, explicit: Sequence[str] | None, dataset: str | Dataset | None, origin: Artefact | None
 ) -> tuple[str, ...]:
     count = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
-    if given is not None:
-        names = tuple(given)
+    if explicit is not None:
+        names = tuple(explicit)
     elif isinstance(dataset, Dataset):
         names = dataset.class_names
     elif origin is not None:
@@ -199,20 +199,21 @@ def _class_names(
     else:
         names = tuple(str(number) for number in range(count))
     if len(names) < count or (labels.ndim == 2 and len(names) != count):
-        raise InputError(f"the labels have {count} classes, and there are {len(names)} class names")
+        raise InputError(f"the labels have {count} classes, but there are {len(names)} class names")
     return names
 
 
 def _by_class(
     images: Tensor, labels: Tensor, number: int, where: str, *, class_major: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and labels sorted by class, and their classes.
+    """Return images and labels sorted by class, and their classes.
 
-    The class of a row of soft labels is its largest entry, if that gives equally many images per class. Otherwise (a
-    teacher errs) the images must be sorted by class, and most rows must agree with that.
+    The class of a row of soft labels is its largest entry, if this gives the same number of images per class.
+    Otherwise, as after errors of a teacher, the images must be sorted by class, and most rows must agree with that
+    order.
     """
     in_order = torch.arange(number).repeat_interleave(len(images) // number)
-    uneven = f"the {len(images)} images in {where} are not equally many of each of {number} classes"
+    uneven = f"the {len(images)} images in {where} are not evenly divided into {number} classes"
     if len(in_order) != len(images):
         raise FormatError(uneven)
     if labels.ndim == 2 and class_major:
@@ -226,8 +227,8 @@ def _by_class(
     agreeing = int((classes == in_order).sum())
     if 2 * agreeing < len(images):
         raise FormatError(
-            f"the classes of the images in {where} are unknown: the largest entries of the soft labels are not equally "
-            f"many of each class, and only {agreeing} of {len(images)} images are in the order of classes; sort images "
-            "and labels by class"
+            f"the classes of the images in {where} are unknown: the largest entries of the soft labels do not divide "
+            f"them evenly, and only {agreeing} of {len(images)} images are in the order of classes; sort images and "
+            "labels by class"
         )
     return images, labels, in_order

@@ -1,8 +1,8 @@
-"""The side-car of an export, which records how its pixels were preprocessed, for an import to read.
+"""Read and write the manifest of an export, which records the preprocessing of its images.
 
     preprocessing.json    {"kind": "normalise", "mean": […], "std": […], "files": {name: SHA-256}}, or kind "zca"
 
-It also shows that the images are class-major, as exports are. It applies only to the files whose digests it lists.
+It implies that the images are class-major, as in all exports. It applies only to the files whose digests it lists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Manifest:
 
     Attributes:
         kind: normalise or zca.
-        normalisation: mean and std; None for zca, whose matrices the file does not hold.
+        normalisation: mean and std; None for zca, whose matrices are not stored.
     """
 
     kind: str
@@ -45,7 +45,7 @@ def write(preprocessing: Preprocessing, files: Sequence[Path], folder: Path) -> 
 
 
 def read(folder: Path, files: Mapping[str, str]) -> Manifest | None:
-    """Read the manifest of the files with these digests by name; None if there is none for them.
+    """Read the manifest of the files with these digests by name; None without a manifest for them.
 
     Raises:
         FormatError: the manifest is damaged.
@@ -56,7 +56,7 @@ def read(folder: Path, files: Mapping[str, str]) -> Manifest | None:
     about = read_json(path)
     digests = about.get("files") if isinstance(about, dict) else None
     if not isinstance(digests, dict) or not digests or about.get("kind") not in ("normalise", "zca"):
-        raise FormatError(f"{path} is damaged; export the set again, or remove this file and give the preprocessing")
+        raise FormatError(f"{path} is damaged; export the set again, or remove this file and pass the preprocessing")
     if any(files.get(name) != digest for name, digest in digests.items()):
         return None
     if about["kind"] == "zca":

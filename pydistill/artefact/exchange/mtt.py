@@ -1,4 +1,4 @@
-"""MTT's files: images_best.pt and labels_best.pt, as `distill.py` of MTT, TESLA, FTD, DATM, ATT and MCT writes them.
+"""Read and write the files of `distill.py` of MTT, TESLA, FTD, DATM, ATT and MCT.
 
 images_best.pt    float32 [n, C, H, W], class-major, normalised or whitened as the student saw them
 labels_best.pt    int64 [n]; or logits [n, K] where labels are soft (TESLA, DATM)
@@ -32,7 +32,7 @@ def read(path: Path) -> ForeignSet:
     "images_500.pt" belongs to "labels_500.pt" and, if it exists, "lr_500.pt".
 
     Raises:
-        FormatError: a file is missing, damaged or something else.
+        FormatError: a file is missing, damaged or of another format.
     """
     images = path / IMAGES if path.is_dir() else path
     labels, rate = (images.with_name(images.name.replace("images", name, 1)) for name in ("labels", "lr"))

@@ -1,4 +1,4 @@
-"""The constants with which other tools normalise images; they are in their code, not measured on the data."""
+"""The constants in the code of other tools with which they normalise images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DC_BENCH: dict[str, Numbers] = {
 
 
 def readers_normalisation(dataset: str, form: str) -> Normalise | None:
-    """The normalisation that readers of the format apply to the data set's test images, or None if it is unknown.
+    """Return the normalisation that readers of the format apply to the data set's test images; None if unknown.
 
     Args:
         dataset: its name, such as cifar10.

@@ -1,4 +1,4 @@
-"""Shared by the formats of torch-saved tensors: untrusted reading, checks, labels as logits."""
+"""Read and check torch-saved tensors of other tools, and convert labels; shared by the formats."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Soft = Literal["logits", "probabilities"]
 
 @dataclass(frozen=True)
 class ForeignSet:
-    """The content of another tool's files.
+    """The content of the files of another tool.
 
     Attributes:
         images: [n, C, H, W] float32.
         labels: [n] int64, or rows [n, K] that may be logits or probabilities.
-        lr: the learning rate; None without a file of it.
+        lr: the learning rate; None if no file holds it.
         files: SHA-256 by file name.
     """
 
@@ -39,7 +39,7 @@ def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignS
     """Read images and labels from one or several files in order, and the learning rate if one of `lr` exists.
 
     Raises:
-        FormatError: a file is missing, damaged, would have to run code, or holds something else.
+        FormatError: a file is missing, damaged, of another format, or would have to run code.
     """
     pixels = torch.cat(_alike([_images(path) for path in images], images))
     targets = torch.cat(_alike([_labels(path) for path in labels], labels))
@@ -86,7 +86,7 @@ def _labels(path: Path) -> Tensor:
         raise FormatError(f"{path} holds labels that are not finite")
     if labels.ndim != 1 or labels.dtype == torch.bool:
         raise FormatError(f"{path} must hold class numbers [n] or rows [n, K] in floating point, not {_form(labels)}")
-    numbers = labels.double()  # MTT's are int64, other tools store floats
+    numbers = labels.double()  # MTT stores int64, other tools floats
     if not bool(((numbers >= 0) & (numbers < 2**31) & (numbers == numbers.floor())).all()):
         raise FormatError(f"{path} holds class numbers that are not integers from 0")
     return numbers.long()
@@ -110,16 +110,14 @@ def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
 
     Args:
         rows: logits or probabilities.
-        soft: which of the two; by default logits, which the tools write, unless they could be probabilities.
+        soft: the form of the rows; by default logits, which the tools write, unless they could be probabilities.
 
     Raises:
-        InputError: they could be either, or are not probabilities; `where` names the files.
+        InputError: the rows are ambiguous, or are not probabilities; `where` names the files.
     """
     could_be = bool((rows >= 0).all()) and bool(((rows.sum(dim=1) - 1).abs() < 1e-3).all())
     if soft is None and could_be:
-        raise InputError(
-            f"the labels in {where} are rows that sum to 1; set soft to logits or probabilities, whichever they are"
-        )
+        raise InputError(f"the labels in {where} are rows that sum to 1; set soft to logits or probabilities")
     if soft == "probabilities":
         if not could_be:
             raise InputError(f"the labels in {where} are not probabilities; set soft to logits")
@@ -128,5 +126,5 @@ def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
 
 
 def logits(rows: Tensor) -> Tensor:
-    """Turn probabilities [n, K] into logits, log p, whose softmax returns them to rounding."""
+    """Turn probabilities [n, K] into logits, log p, whose softmax restores them up to rounding."""
     return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()

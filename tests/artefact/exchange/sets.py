@@ -1,4 +1,4 @@
-"""A small distilled set, and files as MTT writes them."""
+"""A small distilled set and files in MTT's format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.helpers.small_runs import recipe
 
 
 def made(dataset: str = "cifar10", *, ipc: int = 2, soft: bool = False, zca: bool = False) -> DistilledSet:
-    """A made-up set of three classes, named after a data set whose published statistics are known, or not."""
+    """Make a small set of three classes, attributed to the data set `dataset`."""
     generator = torch.Generator().manual_seed(0)
     raw, labels = torch.rand(48, 3, 4, 4, generator=generator), torch.arange(48) % 3
     data = from_arrays(raw, labels, raw, labels, zca=zca)
@@ -29,7 +29,7 @@ def made(dataset: str = "cifar10", *, ipc: int = 2, soft: bool = False, zca: boo
 
 
 def save(folder: Path, images: Any = None, labels: Any = None, lr: Any = None) -> Path:
-    """Write MTT's files, some of them replaced."""
+    """Write MTT's files with random or explicit content."""
     torch.save(torch.rand(6, 3, 4, 4) if images is None else images, folder / "images_best.pt")
     torch.save(torch.arange(6) % 3 if labels is None else labels, folder / "labels_best.pt")
     if lr is not None:

@@ -1,4 +1,4 @@
-"""Exports hold what other tools read, return the same set, and write all files or none."""
+"""Exports are in other tools' formats, can be imported again, and write all files or none."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.artefact.exchange.sets import made
 @pytest.mark.parametrize("form", IMPORTED)
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("zca", [False, True])
-def test_a_set_exported_as_it_is_returns(form: str, soft: bool, zca: bool, tmp_path: Path) -> None:
-    """Bit for bit, soft labels to rounding (they are logits in between)."""
+def test_export_as_is_round_trips(form: str, soft: bool, zca: bool, tmp_path: Path) -> None:
+    """The bits are equal, except for soft labels, which are converted to logits and back."""
     before = made(soft=soft, zca=zca)
     if form == "dcbench" and soft:
         with pytest.raises(InputError):
@@ -49,8 +49,8 @@ def test_a_set_exported_as_it_is_returns(form: str, soft: bool, zca: bool, tmp_p
 
 @pytest.mark.parametrize("form", IMPORTED)
 @pytest.mark.parametrize("zca", [False, True])
-def test_a_converted_set_returns(form: str, zca: bool, tmp_path: Path) -> None:
-    """cifar10's images are normalised with other numbers in between, and are the same pixels afterwards."""
+def test_converted_export_round_trips(form: str, zca: bool, tmp_path: Path) -> None:
+    """The exported images have another normalisation, but the imported pixels are equal up to rounding."""
     before = made(zca=zca)
     done = export_set(before, form, tmp_path)
     assert done.converted == (not zca or form == "dcbench")
@@ -60,8 +60,8 @@ def test_a_converted_set_returns(form: str, zca: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", IMPORTED)
-def test_images_are_converted_to_the_statistics_of_the_readers(form: str, tmp_path: Path) -> None:
-    """Pixels as their code normalises them: (x − mean) / std with the constants in it."""
+def test_images_are_converted_to_the_readers_statistics(form: str, tmp_path: Path) -> None:
+    """The readers' code computes (x − mean) / std with its constants."""
     before = made()
     done = export_set(before, form, tmp_path)
     images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
@@ -77,8 +77,8 @@ def test_images_are_converted_to_the_statistics_of_the_readers(form: str, tmp_pa
 
 
 @pytest.mark.parametrize("form", IMPORTED)
-def test_images_with_the_statistics_of_the_readers_stay_as_they_are(form: str, tmp_path: Path) -> None:
-    """Bit for bit, as they do once they have been converted and imported."""
+def test_images_with_the_readers_statistics_are_not_converted(form: str, tmp_path: Path) -> None:
+    """Their bits do not change, also in the export of an import."""
     theirs = readers_normalisation("cifar10", form)
     assert theirs is not None
     before = DistilledSet(replace(made().artefact, preprocessing=theirs))
@@ -92,7 +92,7 @@ def test_images_with_the_statistics_of_the_readers_stay_as_they_are(form: str, t
     assert torch.equal(import_set(form, again.folder, lr=before.lr, like=before).images, before.images)
 
 
-def test_dc_bench_has_its_own_numbers_for_cifar_100() -> None:
+def test_statistics_of_dc_bench_for_cifar100() -> None:
     theirs, others = (readers_normalisation("cifar100", form) for form in ("dcbench", "mtt"))
     assert theirs is not None
     assert others is not None
@@ -102,7 +102,7 @@ def test_dc_bench_has_its_own_numbers_for_cifar_100() -> None:
 
 
 @pytest.mark.parametrize(("form", "stays"), [("mtt", True), ("ddranking", True), ("dcbench", False)])
-def test_whitened_images_stay_so_where_readers_whiten(form: str, stays: bool, tmp_path: Path) -> None:
+def test_whitened_images_stay_whitened_if_readers_whiten(form: str, stays: bool, tmp_path: Path) -> None:
     before = made(zca=True)
     done = export_set(before, form, tmp_path)
     images = torch.load(next(path for path in done.files if "images" in path.name), weights_only=True)
@@ -111,9 +111,7 @@ def test_whitened_images_stay_so_where_readers_whiten(form: str, stays: bool, tm
 
 
 @pytest.mark.parametrize("name", ["svhn", "my-own"])
-def test_whitened_images_are_refused_where_a_reader_without_whitening_has_unknown_statistics(
-    name: str, tmp_path: Path
-) -> None:
+def test_whitened_images_without_published_statistics_are_refused_for_dc_bench(name: str, tmp_path: Path) -> None:
     before = made(name, zca=True)
     with pytest.raises(InputError):
         export_set(before, "dcbench", tmp_path)
@@ -123,18 +121,18 @@ def test_whitened_images_are_refused_where_a_reader_without_whitening_has_unknow
     assert export_set(made(name), "dcbench", tmp_path / "other").preprocessing is not None
 
 
-def test_data_whose_published_statistics_are_unknown_stay_as_they_are(tmp_path: Path) -> None:
+def test_images_without_published_statistics_are_not_converted(tmp_path: Path) -> None:
     done = export_set(made("my-own"), "mtt", tmp_path)
     assert not done.converted
     assert "the set's own statistics: mean [" in done.description()
 
 
-def test_the_files_are_those_that_the_tools_load(tmp_path: Path) -> None:
+def test_files_of_the_formats(tmp_path: Path) -> None:
     soft, hard = made(soft=True), made()
     mtt = export_set(hard, "mtt", tmp_path / "mtt").folder
     assert sorted(path.name for path in mtt.iterdir()) == [
         *("images_best.pt", "labels_best.pt", "lr_best.pt"),
-        "preprocessing.json",  # ours; they do not look at it
+        "preprocessing.json",  # ours; the tools ignore it
     ]
     assert torch.load(mtt / "labels_best.pt", weights_only=True).tolist() == [0, 0, 1, 1, 2, 2]
     ranking = export_set(soft, "ddranking", tmp_path / "dd").folder
@@ -147,7 +145,7 @@ def test_the_files_are_those_that_the_tools_load(tmp_path: Path) -> None:
     assert sorted(path.name for path in bench.files) == ["images_best.pt", "labels_best.pt", "preprocessing.json"]
 
 
-def test_dc_bench_keeps_tiny_imagenet_at_fifty_in_five_parts(tmp_path: Path) -> None:
+def test_dc_bench_splits_tiny_imagenet_at_ipc_50(tmp_path: Path) -> None:
     before = made("tiny-imagenet", ipc=10)
     images = before.images.repeat_interleave(5, 0)
     classes = before.classes.repeat_interleave(5)
@@ -159,7 +157,7 @@ def test_dc_bench_keeps_tiny_imagenet_at_fifty_in_five_parts(tmp_path: Path) -> 
     assert torch.equal(import_set("dcbench", done.folder, lr=0.1, like=before).images, images)
 
 
-def test_an_image_folder(tmp_path: Path) -> None:
+def test_image_folder(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     before = made(soft=True)
     done = export_set(before, "imagefolder", tmp_path)
@@ -184,18 +182,18 @@ def test_an_image_folder(tmp_path: Path) -> None:
         ([str(number) for number in range(12)], [f"{n:02d}_{n}" for n in range(12)]),
     ],
 )
-def test_class_names_never_lead_out_of_the_folder(names: list[str], expected: list[str]) -> None:
+def test_class_names_cannot_leave_the_folder(names: list[str], expected: list[str]) -> None:
     assert class_folders(names) == expected
     assert sorted(expected) == expected
 
 
-def test_a_hostile_data_set_name_never_leads_out_of_the_folder(tmp_path: Path) -> None:
+def test_hostile_data_set_name_cannot_leave_the_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         export_set(made("../.."), "dcbench", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "images_best.pt").write_text("mine")
     for form in ("mtt", "ddranking", "imagefolder"):
         with pytest.raises(InputError):
@@ -203,13 +201,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "images_best.pt").read_text() == "mine"
 
 
-def test_dcbench_s_root_may_be_given_for_its_only_set(tmp_path: Path) -> None:
+def test_import_from_the_root_of_dc_bench(tmp_path: Path) -> None:
     before = made()
     done = export_set(before, "dcbench", tmp_path / "root")
     assert done.folder == tmp_path / "root" / "TM" / "CIFAR10" / "IPC2"
-    there = import_set("dcbench", done.folder, lr=0.1, dataset="cifar10")
+    imported = import_set("dcbench", done.folder, lr=0.1, dataset="cifar10")
     for folder in (tmp_path / "root", tmp_path / "root" / "TM", done.folder.parent):
-        assert torch.equal(import_set("dcbench", folder, lr=0.1, dataset="cifar10").images, there.images)
+        assert torch.equal(import_set("dcbench", folder, lr=0.1, dataset="cifar10").images, imported.images)
     export_set(made(ipc=1), "dcbench", tmp_path / "root")
     with pytest.raises(InputError):
         import_set("dcbench", tmp_path / "root", lr=0.1, dataset="cifar10")
@@ -218,12 +216,12 @@ def test_dcbench_s_root_may_be_given_for_its_only_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
-def test_an_export_that_fails_can_be_repeated(
-    form: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "empty"])
+def test_failed_export_can_be_repeated(
+    form: str, exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    if there:
+    if exists:
         out.mkdir()
     replace, count = os.replace, [0]
 
@@ -252,12 +250,12 @@ def test_an_export_that_fails_can_be_repeated(
         ("imagefolder", "ant/0000.png"),
     ],
 )
-@pytest.mark.parametrize("there", [False, True], ids=["new", "empty"])
-def test_a_full_disk_is_reported_with_the_path_that_was_given(
-    form: str, file: str, there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "empty"])
+def test_full_disk_is_reported_with_the_path_of_the_caller(
+    form: str, file: str, exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    if there:
+    if exists:
         Path("out").mkdir()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
@@ -272,10 +270,10 @@ def test_a_full_disk_is_reported_with_the_path_that_was_given(
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("form", ["mtt", "ddranking", "imagefolder"])
-def test_an_export_that_fails_while_it_moves_its_files_can_be_repeated(
+def test_export_that_fails_while_moving_files_can_be_repeated(
     form: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An existing folder receives the files one by one."""
+    """Files are moved one by one into a folder that exists."""
     out = tmp_path / "out"
     out.mkdir()
     rename, left = Path.rename, [1]
@@ -296,6 +294,6 @@ def test_an_export_that_fails_while_it_moves_its_files_can_be_repeated(
     assert {path for path in out.rglob("*") if path.is_file()} == set(done.files)
 
 
-def test_a_format_that_does_not_exist(tmp_path: Path) -> None:
+def test_unknown_format(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         export_set(made(), "npz", tmp_path)

@@ -1,4 +1,4 @@
-"""Imports ask for missing information, and refuse files that are damaged or contain code."""
+"""Imports name missing arguments, and refuse files that are damaged or contain code."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.helpers.blobs import blobs
 
 
 @pytest.mark.parametrize("form", IMPORTED)
-def test_an_unknown_normalisation_must_be_given(form: str, tmp_path: Path) -> None:
+def test_unknown_normalisation_is_an_argument(form: str, tmp_path: Path) -> None:
     before = made()
     for as_is in (False, True):
         done = export_set(before, form, tmp_path / str(as_is), as_is=as_is)
         (done.folder / "preprocessing.json").unlink()
         with pytest.raises(InputError):
             import_set(form, done.folder, lr=0.1, like=before)
-        how: Any = {"as_is": True} if as_is else {"preprocessing": readers_normalisation("cifar10", form)}
-        after = import_set(form, done.folder, lr=0.1, like=before, **how)
+        arguments: Any = {"as_is": True} if as_is else {"preprocessing": readers_normalisation("cifar10", form)}
+        after = import_set(form, done.folder, lr=0.1, like=before, **arguments)
         torch.testing.assert_close(after.viewable().images, before.viewable().images, rtol=0, atol=2e-6)
     with pytest.raises(InputError):
         import_set(form, done.folder, lr=0.1, as_is=True)
 
 
-def test_a_manifest_does_not_apply_to_other_images(tmp_path: Path) -> None:
+def test_manifest_does_not_apply_to_other_images(tmp_path: Path) -> None:
     folder = export_set(made(), "mtt", tmp_path).folder
     assert import_set("mtt", folder).preprocessing.state()[1]["mean"].tolist() == [0.4914, 0.4822, 0.4465]
     torch.save(torch.rand(6, 3, 4, 4), folder / "images_best.pt")
@@ -51,82 +51,82 @@ def test_a_manifest_does_not_apply_to_other_images(tmp_path: Path) -> None:
         {"std": None},
     ],
 )
-def test_a_damaged_manifest_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+def test_damaged_manifest_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     path = export_set(made(), "ddranking", tmp_path).folder / "preprocessing.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(FormatError):
         import_set("ddranking", tmp_path)
 
 
-def test_missing_information_is_asked_for(tmp_path: Path) -> None:
+def test_missing_arguments_are_named(tmp_path: Path) -> None:
     folder = save(tmp_path)
-    arguments: list[tuple[dict[str, Any], str]] = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({}, "learning rate.*preprocessing"),
         ({"dataset": "cifar10"}, "learning rate"),
         ({"like": made("none")}, "learning rate.*0.0123"),
         ({"lr": 0.1}, "preprocessing"),
         ({"lr": 0.1, "dataset": "digits"}, "preprocessing.*digits"),
     ]
-    for given, missing in arguments:
+    for arguments, missing in cases:
         with pytest.raises(InputError, match=missing):
-            import_set("mtt", folder, **given)
-    found = import_set("mtt", folder, lr=0.1, dataset="cifar10", model="convnet1-w4")
-    assert found.class_names == ("0", "1", "2")
-    assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]  # sorted, as they were not
+            import_set("mtt", folder, **arguments)
+    imported = import_set("mtt", folder, lr=0.1, dataset="cifar10", model="convnet1-w4")
+    assert imported.class_names == ("0", "1", "2")
+    assert imported.classes.tolist() == [0, 0, 1, 1, 2, 2]  # sorted by the import
     stored = torch.load(folder / "images_best.pt", weights_only=True)
-    assert torch.equal(found.images, stored[torch.tensor([0, 3, 1, 4, 2, 5])])
-    assert found.train(epochs=1)
+    assert torch.equal(imported.images, stored[torch.tensor([0, 3, 1, 4, 2, 5])])
+    assert imported.train(epochs=1)
 
 
 @pytest.mark.parametrize("lr", [0.5, torch.tensor(0.5), torch.tensor([0.5])])
-def test_the_learning_rate_s_file_is_read(lr: Any, tmp_path: Path) -> None:
+def test_learning_rate_from_a_file(lr: Any, tmp_path: Path) -> None:
     assert import_set("mtt", save(tmp_path, lr=lr), dataset="cifar10").lr == 0.5
     assert import_set("mtt", tmp_path / "images_best.pt", dataset="cifar10", lr=0.25).lr == 0.25
 
 
-def test_an_imported_set_is_judged_on_the_data_set(tmp_path: Path) -> None:
-    """Blobs, exported by somebody who normalised them with numbers of their own."""
-    data, own = blobs(), Normalise(torch.tensor([0.3]), torch.tensor([0.4]))
+def test_imported_set_is_evaluated_on_the_data_set(tmp_path: Path) -> None:
+    """The imported images have another normalisation than the data set."""
+    data, normalise = blobs(), Normalise(torch.tensor([0.3]), torch.tensor([0.4]))
     images, classes = data.sample_per_class(6, torch.Generator().manual_seed(0))
-    folder = save(tmp_path, own.apply(data.preprocessing.invert(images)), classes)
-    found = import_set("mtt", folder, lr=0.1, preprocessing=own, dataset=data)
-    assert found.class_names == data.class_names
-    (row,) = found.evaluate("mlp-w16", 1, data, epochs=30)
+    folder = save(tmp_path, normalise.apply(data.preprocessing.invert(images)), classes)
+    imported = import_set("mtt", folder, lr=0.1, preprocessing=normalise, dataset=data)
+    assert imported.class_names == data.class_names
+    (row,) = imported.evaluate("mlp-w16", 1, data, epochs=30)
     assert row.mean > 0.8
 
 
 @pytest.mark.parametrize(
     ("soft", "rows"), [(None, torch.full((6, 3), 1 / 3)), ("probabilities", torch.full((6, 3), 1.0))]
 )
-def test_rows_that_could_be_either_are_asked_about(soft: Any, rows: torch.Tensor, tmp_path: Path) -> None:
+def test_ambiguous_rows_need_soft(soft: Any, rows: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="soft"):
         import_set("mtt", save(tmp_path, labels=rows), lr=0.1, dataset="cifar10", soft=soft)
 
 
-def test_soft_says_how_rows_are_read(tmp_path: Path) -> None:
+def test_soft_selects_the_form_of_rows(tmp_path: Path) -> None:
     rows = (torch.rand(6, 3) + 2 * torch.eye(3).repeat_interleave(2, 0)).softmax(1)
     folder = save(tmp_path, labels=rows)
     for soft, expected in (("probabilities", rows), ("logits", rows.softmax(1))):
-        found = import_set("mtt", folder, lr=0.1, dataset="cifar10", soft=soft)  # type: ignore[arg-type]
-        assert torch.equal(found.labels, expected)
+        imported = import_set("mtt", folder, lr=0.1, dataset="cifar10", soft=soft)  # type: ignore[arg-type]
+        assert torch.equal(imported.labels, expected)
 
 
-def test_images_of_soft_labels_are_sorted_by_them(tmp_path: Path) -> None:
+def test_images_are_sorted_by_soft_labels(tmp_path: Path) -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     rows = 5 * torch.eye(3).repeat_interleave(2, 0) + torch.rand(6, 3)
     images = torch.rand(6, 3, 4, 4)
-    found = import_set("mtt", save(tmp_path, images[order], rows[order]), lr=0.1, dataset="cifar10")
-    assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]
-    assert found.labels.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
-    sources = [int((images == image).flatten(1).all(1).nonzero()) for image in found.images]
+    imported = import_set("mtt", save(tmp_path, images[order], rows[order]), lr=0.1, dataset="cifar10")
+    assert imported.classes.tolist() == [0, 0, 1, 1, 2, 2]
+    assert imported.labels.argmax(1).tolist() == [0, 0, 1, 1, 2, 2]
+    sources = [int((images == image).flatten(1).all(1).nonzero()) for image in imported.images]
     assert [source // 2 for source in sources] == [0, 0, 1, 1, 2, 2]
 
 
-def test_soft_labels_of_an_erring_teacher_stay_in_order(tmp_path: Path) -> None:
+def test_soft_labels_with_errors_of_a_teacher_stay_in_order(tmp_path: Path) -> None:
     rows = 5 * torch.eye(3)[[0, 0, 1, 0, 2, 2]] + torch.rand(6, 3)
-    found = import_set("mtt", save(tmp_path, labels=rows), lr=0.1, dataset="cifar10")
-    assert torch.equal(found.labels, rows.softmax(1))
-    assert found.classes.tolist() == [0, 0, 1, 1, 2, 2]
+    imported = import_set("mtt", save(tmp_path, labels=rows), lr=0.1, dataset="cifar10")
+    assert torch.equal(imported.labels, rows.softmax(1))
+    assert imported.classes.tolist() == [0, 0, 1, 1, 2, 2]
 
 
 def test_soft_labels_that_contradict_the_order_are_refused(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_soft_labels_that_contradict_the_order_are_refused(tmp_path: Path) -> No
 
 
 class Malicious:
-    """A pickle that would make a folder if it were run."""
+    """An object whose pickle creates a folder when loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -173,13 +173,13 @@ def test_damaged_files(change: dict[str, Any], tmp_path: Path) -> None:
         import_set("mtt", folder, dataset="cifar10", **({} if "lr" in change else {"lr": 0.1}))
 
 
-def test_files_that_are_missing_truncated_or_carry_code(tmp_path: Path) -> None:
+def test_missing_truncated_and_hostile_files(tmp_path: Path) -> None:
     for form in IMPORTED:
         with pytest.raises(InputError):
             import_set(form, tmp_path / "nowhere", lr=0.1, dataset="cifar10")
     folder = save(tmp_path)
-    whole = (folder / "images_best.pt").read_bytes()
-    (folder / "images_best.pt").write_bytes(whole[: len(whole) // 2])
+    content = (folder / "images_best.pt").read_bytes()
+    (folder / "images_best.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(FormatError):
         import_set("mtt", folder, lr=0.1, dataset="cifar10")
     torch.save(Malicious(tmp_path / "ran"), folder / "images_best.pt")
@@ -198,7 +198,7 @@ def test_files_that_are_missing_truncated_or_carry_code(tmp_path: Path) -> None:
         {"model": "convnot"},
     ],
 )
-def test_arguments_that_do_not_fit(change: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_arguments(change: dict[str, Any], tmp_path: Path) -> None:
     arguments = {"form": "mtt", "path": save(tmp_path), "lr": 0.1, "dataset": "cifar10"} | change
     with pytest.raises(InputError):
         import_set(**arguments)
