@@ -6,7 +6,7 @@ A command's module holds
     USAGE: str                      what follows the command's name
     EXAMPLES: str                   indented command lines, shown at the end of --help
     add_arguments(parser) -> None   add its flags to a pydistill.cli.parser.Parser
-    run(values) -> int              do it; returns the exit status (pydistill.cli.errors)
+    run(values) -> int              run the command; returns the exit status (pydistill.cli.errors)
 
 and imports heavy packages inside its functions, so that help is quick. A command's result goes to stdout; progress,
 warnings and errors go to stderr.
@@ -27,7 +27,7 @@ from pydistill.errors import InputError, SettingError, UnknownSettingError
 
 __all__ = ["COMMANDS", "main"]
 
-# In the order of the help. The module of a command has its name; that of a Python keyword has a "_" behind it.
+# In the order of the help. A command's module has its name, with a trailing "_" if the name is a Python keyword.
 COMMANDS = (
     "demo",
     "plan",
@@ -46,13 +46,13 @@ COMMANDS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
 
-    An error is one line on stderr, with its remedy; with --debug it is raised, and shows its traceback.
+    An error is printed as one line on stderr, with its remedy; with --debug it is raised, so that its traceback shows.
     """
     return guarded(_run, arguments)
 
 
 def command_module(name: str) -> Any:
-    """The module of a command; see the package's docstring."""
+    """Import the module of a command; the package's docstring describes its contents."""
     return importlib.import_module(f"pydistill.cli.{name}{'_' if keyword.iskeyword(name) else ''}")
 
 
@@ -72,8 +72,8 @@ def _run(words: list[str]) -> int:
         print(f"pydistill {VERSION}")
         return DONE
     if name not in COMMANDS:
-        wrong = "the command goes before" if name.startswith("-") else "there is no command"
-        raise InputError(f"{wrong} {name}{did_you_mean(name, COMMANDS)} (pydistill --help lists the commands)")
+        problem = "the command goes before" if name.startswith("-") else "there is no command"
+        raise InputError(f"{problem} {name}{did_you_mean(name, COMMANDS)} (pydistill --help lists the commands)")
     command = command_module(name)
     parser = Parser(
         prog=f"pydistill {name}",
@@ -95,7 +95,7 @@ def _run(words: list[str]) -> int:
             log.setLevel(logging.WARNING)
         return int(command.run(values))
     except SettingError as error:
-        if not error.source:  # else it names a setting in a file
+        if not error.source:  # a setting in a file is not spelt as a flag
             error.spell = "--{}".format if isinstance(error, UnknownSettingError) else parser.spell
         raise
     finally:
@@ -103,7 +103,7 @@ def _run(words: list[str]) -> int:
 
 
 def _prepare_imports() -> None:
-    """Let a network of the user's own in the working directory be imported, as `--model.name mynet:small`."""
+    """Put the working directory on the import path, so that `--model.name mynet:small` finds the user's mynet.py."""
     try:
         here = os.getcwd()
     except FileNotFoundError as error:

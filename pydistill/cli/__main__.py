@@ -1,4 +1,4 @@
-"""`python -m pydistill.cli`, the same as the command `pydistill`."""
+"""Entry point of `python -m pydistill.cli`, equivalent to the command `pydistill`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Report what is installed and which backend runs, and test the backends against the oracle."""
+"""Report the installed versions and the choice of backend, and test the backends against autograd."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def examine() -> dict[str, Any]:
 
     Returns a dict of
         pydistill, python, system: versions; packages: name → version, or None where it is not installed,
-        extension: what `pydistill.build_config` says,
-        cpu: its threads; gpus: name, memory (bytes) and compute capability of each,
-        cuda: torch's CUDA, the compiler (path, version) and the driver, None where there is none,
-        backends: for each device and kind of student, which backend `auto` runs and why,
-        self_tests: for each backend and device, the largest relative error against the whole graph in fp64,
+        extension: the result of `build_config`,
+        cpu: number of threads; gpus: name, memory (bytes) and compute capability, one dict per GPU,
+        cuda: torch's CUDA version, the compiler (path, version) and the driver; None for one that is missing,
+        backends: the backend that `auto` runs and why, per device and kind of student,
+        self_tests: the largest relative error against autograd in fp64, per backend and device,
         healthy: whether every self-test passed.
     """
-    tests = [_tested(backend, device) for device in _test_devices() for backend in TESTED]
+    tests = [_run_self_test(backend, device) for device in _test_devices() for backend in TESTED]
     return {
         "pydistill": VERSION,
         "python": platform.python_version(),
@@ -47,64 +47,66 @@ def examine() -> dict[str, Any]:
         "cpu": {"threads": torch.get_num_threads()},
         "gpus": _gpus(),
         "cuda": {"torch": torch.version.cuda, "compiler": cuda_compiler(), "driver": cuda_driver()},
-        "backends": [_chosen(device, kind, model) for device in _test_devices() for kind, model in _students()],
+        "backends": [_backend_choice(device, kind, model) for device in _test_devices() for kind, model in _students()],
         "self_tests": tests,
         "healthy": all(test["passed"] is not False for test in tests),
     }
 
 
-def report(found: dict[str, Any]) -> str:
+def report(findings: dict[str, Any]) -> str:
     """Format the result of `examine` as text."""
-    packages = [f"{name} {version or 'not installed'}" for name, version in found["packages"].items()]
+    packages = [f"{name} {version or 'not installed'}" for name, version in findings["packages"].items()]
     lines = [
-        f"pydistill   {found['pydistill']}",
-        f"python      {found['python']} on {found['system']}",
+        f"pydistill   {findings['pydistill']}",
+        f"python      {findings['python']} on {findings['system']}",
         f"packages    {', '.join(packages)}",
-        *_build(found["extension"]),
-        f"cpu         threads: {found['cpu']['threads']}",
-        *_cuda(found["cuda"], found["gpus"]),
+        *_build(findings["extension"]),
+        f"cpu         threads: {findings['cpu']['threads']}",
+        *_cuda(findings["cuda"], findings["gpus"]),
         "",
     ]
-    for each in found["backends"]:
-        lines.append(
-            f"backend     auto runs '{each['backend']}' on {each['device']} for {each['student']}: {each['why']}"
-        )
-    for each in found["self_tests"]:
-        about = f"self-test   '{each['backend']}' on {each['device']} against the whole graph in fp64: "
-        if each["passed"] is None:
-            lines.append(f"{about}not run, {each['why']}")
+    for choice in findings["backends"]:
+        place = f"on {choice['device']} for {choice['student']}"
+        lines.append(f"backend     auto runs '{choice['backend']}' {place}: {choice['why']}")
+    for test in findings["self_tests"]:
+        prefix = f"self-test   '{test['backend']}' on {test['device']} against autograd in fp64: "
+        if test["passed"] is None:
+            lines.append(f"{prefix}not run, {test['why']}")
             continue
         lines.append(
-            f"{about}{'passed' if each['passed'] else 'FAILED'}, relative error {each['error']:.1e} "
-            f"(at most {TOLERANCE:.0e}), {each['seconds']:.2f} s"
+            f"{prefix}{'passed' if test['passed'] else 'FAILED'}, relative error {test['error']:.1e} "
+            f"(at most {TOLERANCE:.0e}), {test['seconds']:.2f} s"
         )
     return "\n".join(lines)
 
 
 def _students() -> list[tuple[str, nn.Module]]:
-    own = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    return [("ConvNet and MLP", ConvNet(1, 2, 8, width=4, depth=1)), ("other modules", own)]
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    return [("ConvNet and MLP", ConvNet(1, 2, 8, width=4, depth=1)), ("other modules", other)]
 
 
-def _chosen(device: str, kind: str, model: nn.Module) -> dict[str, str]:
-    """Which backend `auto` takes for a student on a device."""
+def _backend_choice(device: str, kind: str, model: nn.Module) -> dict[str, str]:
+    """Return the backend that `auto` chooses for a student on a device, and why."""
     backend, why = choose_backend("auto", model, torch.empty(0, device=device))
     return {"device": device, "student": kind, "backend": backend, "why": why}
 
 
-def _tested(backend: Backend, device: str) -> dict[str, Any]:
-    """The self-test of a backend; passed is None where it cannot run."""
-    about: dict[str, Any] = {"backend": backend, "device": device}
+def _run_self_test(backend: Backend, device: str) -> dict[str, Any]:
+    """Run the self-test of a backend; `passed` is None where it cannot run."""
+    result: dict[str, Any] = {"backend": backend, "device": device}
     try:
         choose_backend(backend, ConvNet(1, 2, 8, width=4, depth=1), torch.empty(0, device=device))
     except BackendError as refusal:
-        return about | {"passed": None, "why": str(refusal)}
+        return result | {"passed": None, "why": str(refusal)}
     error, seconds = self_test(backend, device)
-    return about | {"passed": error <= TOLERANCE, "error": error, "tolerance": TOLERANCE, "seconds": seconds}
+    return result | {"passed": error <= TOLERANCE, "error": error, "tolerance": TOLERANCE, "seconds": seconds}
 
 
 def self_test(backend: Backend, device: str) -> tuple[float, float]:
-    """Largest relative error of loss and gradients against `autograd` on a small fp64 problem, and the seconds."""
+    """Return the largest relative error against `autograd` on a small fp64 problem, and the seconds it took.
+
+    The error is of the loss and of its gradients by the images and the learning rate.
+    """
     began = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -116,19 +118,19 @@ def self_test(backend: Backend, device: str) -> tuple[float, float]:
     index = torch.stack([torch.randperm(6, generator=generator)[:4] for _ in range(5)]).to(device)
     target = start + 0.02 * torch.randn(start.shape, generator=generator, dtype=torch.float64).to(device)
 
-    def outcome(name: Backend) -> list[Tensor]:
-        found = []
+    def losses_and_gradients(name: Backend) -> list[Tensor]:
+        tensors = []
         selections: tuple[Selection, ...] = ("last", "nearest")
-        for selection in selections:  # the nearest step may be the first, which would show little of the way back
+        for selection in selections:  # the nearest step may be the first, which tests little of the backward pass
             pixels = images.clone().requires_grad_()
             lr = torch.tensor(0.05, dtype=torch.float64, device=device, requires_grad=True)
             batches = Batches(pixels, labels, index)
             matched = match(model, start, target, batches, lr, selection=selection, backend=name)
-            found += [matched.loss.detach(), *torch.autograd.grad(matched.loss, [pixels, lr])]
-        return found
+            tensors += [matched.loss.detach(), *torch.autograd.grad(matched.loss, [pixels, lr])]
+        return tensors
 
-    pairs = zip(outcome(backend), outcome("autograd"), strict=True)
-    error = max(float((found - expected).norm() / expected.norm()) for found, expected in pairs)
+    pairs = zip(losses_and_gradients(backend), losses_and_gradients("autograd"), strict=True)
+    error = max(float((actual - expected).norm() / expected.norm()) for actual, expected in pairs)
     return error, time.perf_counter() - began
 
 
@@ -142,21 +144,20 @@ def _version(package: str) -> str | None:
 def _gpus() -> list[dict[str, Any]]:
     if not torch.cuda.is_available():
         return []
-    found = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     return [
-        {"name": each.name, "memory": each.total_memory, "compute_capability": f"{each.major}.{each.minor}"}
-        for each in found
+        {"name": gpu.name, "memory": gpu.total_memory, "compute_capability": f"{gpu.major}.{gpu.minor}"} for gpu in gpus
     ]
 
 
 def _build(config: dict[str, Any]) -> list[str]:
     if not config["compiled"]:
-        return [f"extension   not in use: {config['reason']}; PyTorch does the same work"]
+        return [f"extension   not in use: {config['reason']}; PyTorch computes the same"]
     cuda = f"CUDA {config['cuda_version']} for {config['cuda_arch_list']}" if config["cuda"] else "no CUDA kernels"
     return [
         f"extension   {config['path']}",
         f"compiled    by {config['compiler']} against torch {config['torch_version']}, {cuda}; "
-        f"the CPU's loops run with {config['isa']}",
+        f"CPU loops use {config['isa']}",
     ]
 
 

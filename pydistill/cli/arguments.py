@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and what is made of them."""
+"""Arguments shared by several commands, and the values parsed from them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECIPE_USAGE = "[--preset NAME] [--config FILE] [--GROUP.SETTING VALUE …]"
 
 
 def path(text: str) -> str:
-    """The type of an argument that is a file or a folder: empty, as from an unset shell variable, it is refused."""
+    """Argument type of a file or a folder; refuses the empty string that an unset shell variable leaves."""
     if not text:
         raise argparse.ArgumentTypeError("must be a path, not be empty")
     return text
@@ -32,11 +32,11 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
     """Add --preset, --config, --print_config, and a flag for every setting of a recipe.
 
     Args:
-        listed: the groups of settings that matter to the command; --help lists no others.
+        listed: the groups of settings that --help lists; None for all.
     """
     from pydistill.recipes.recipe import Recipe
 
-    parser.add_argument("--preset", action="append", default=[], metavar="NAME", help="a recipe of pydistill's")
+    parser.add_argument("--preset", action="append", default=[], metavar="NAME", help="a built-in recipe")
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="a recipe of your own; overrides the preset"
     )
@@ -49,7 +49,7 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
 
 
 def recipe_of(values: Any) -> Recipe:
-    """The recipe of a command line: presets first, then files, then flags, each overriding those before."""
+    """Build the recipe of a command line from presets, then files, then flags; later ones override earlier ones."""
     from pydistill._util.settings import from_dict
     from pydistill.recipes.recipe import Recipe, preset_path, put, read_recipe_file
 
@@ -64,7 +64,7 @@ def recipe_of(values: Any) -> Recipe:
 
 
 def print_recipe(recipe: Recipe) -> None:
-    """Print the recipe as --config reads it."""
+    """Print the recipe as YAML that --config reads."""
     from pydistill.recipes.yaml import write_yaml
 
     print(write_yaml(recipe.as_dict()), end="")
@@ -73,7 +73,7 @@ def print_recipe(recipe: Recipe) -> None:
 def add_device(parser: Parser) -> None:
     """Add --device."""
     parser.add_argument(
-        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 …; auto takes a GPU if there is one"
+        "--device", type=str, default="auto", help="cpu, cuda, cuda:1 …; auto uses a GPU if there is one"
     )
 
 
@@ -83,7 +83,7 @@ def add_quiet(parser: Parser) -> None:
 
 
 def device_of(device: str) -> str:
-    """The device that --device means on this machine.
+    """Return the device that --device names, with `auto` resolved.
 
     Raises:
         InputError: there is no such device.
@@ -98,7 +98,7 @@ def device_of(device: str) -> str:
 
 
 def load_dataset(recipe: Recipe, device: str) -> Dataset:
-    """The recipe's data on the device that everything then runs on.
+    """Load the recipe's data onto the device of the command.
 
     Raises:
         InputError: there is no such device, or the data are not where the recipe says.
@@ -114,7 +114,7 @@ def add_json(parser: Parser) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value on stdout; numbers that JSON does not have are null."""
+    """Print a value as JSON on stdout, with null for NaN and infinities."""
     print(json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False))
 
 
@@ -129,6 +129,6 @@ def _plain(value: Any) -> Any:
 
 
 def percent(evaluation: Evaluation) -> str:
-    """An evaluation as text."""
+    """Format the mean, the deviation and the count of an evaluation."""
     count = len(evaluation.accuracies)
     return f"{accuracy_of(evaluation.mean, evaluation.std, count)} ({networks(count)})"

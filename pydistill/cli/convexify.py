@@ -17,26 +17,26 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """Add the two folders and how waypoints are made."""
+    """Add the two folders and the settings of the waypoints."""
     from pydistill.trajectories import FractionRule, Smoothing
 
     parser.add_argument("experts", type=path, help="folder of recorded experts")
     parser.add_argument("--out", type=path, required=True, help="folder of the convexified experts")
     parser.add_argument(
-        "--waypoints", type=_waypoints, default=4, metavar="W", help="how many waypoints, or their epochs"
+        "--waypoints", type=_waypoints, default=4, metavar="W", help="number of waypoints, or a list of their epochs"
     )
     parser.add_argument(
         "--smoothing", choices=get_args(Smoothing), default="neighbours", help="how waypoints are smoothed"
     )
     parser.add_argument(
-        "--fractions", choices=get_args(FractionRule), default="path", help="how far along a segment each epoch is"
+        "--fractions", choices=get_args(FractionRule), default="path", help="position of an epoch on its segment"
     )
     add_quiet(parser)
     add_json(parser)
 
 
 def _waypoints(text: str) -> int | list[int]:
-    """A number of waypoints, or a list of epochs."""
+    """Parse a number of waypoints, or a list of epochs."""
     value = json.loads(text)
     epochs = value if isinstance(value, list) else [value]
     if not all(type(epoch) is int for epoch in epochs):

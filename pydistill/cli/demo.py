@@ -1,4 +1,4 @@
-"""`pydistill demo`: the whole way on digits."""
+"""`pydistill demo`: distil digits from start to finish."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument(
         "--out",
         type=path,
-        help="run folder; default runs/demo-METHOD-SEED, or the next free number of it",
+        help="run folder; default runs/demo-METHOD-SEED, with -2, -3, … if it exists",
     )
     parser.add_argument("--resume", action="store_true", help="continue the demo that was stopped in --out")
     add_quiet(parser)
@@ -54,7 +54,7 @@ def run(values: Any) -> int:
 
 
 def _free_folder(parent: Path, name: str) -> Path:
-    """parent/name, or the first of parent/name-2, -3, … that does not exist yet."""
+    """Return parent/name, or the first of parent/name-2, -3, … that does not exist."""
     number = 1
     while (parent / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1

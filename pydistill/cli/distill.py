@@ -39,7 +39,7 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--out", type=path, required=True, help="run folder")
     add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
-    parser.add_settings("log", "where a run is logged besides metrics.jsonl: TensorBoard, wandb", LogSettings())
+    parser.add_settings("log", "loggers in addition to metrics.jsonl: TensorBoard, wandb", LogSettings())
     add_quiet(parser)
     add_json(parser)
 
@@ -73,7 +73,7 @@ def run(values: Any) -> int:
     dataset = load_dataset(recipe, values.device)
     pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
     check_memory_available(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
-    for name in recipe.evaluation.models:  # fail now rather than at the first evaluation
+    for name in recipe.evaluation.models:  # fail now, not after the distillation
         architecture_of(parse(name), *dataset.sizes, device=dataset.device)
     result = distill_and_report(
         dataset,
@@ -91,5 +91,5 @@ def run(values: Any) -> int:
     done, best_done = (counted(number, "iteration") for number in (recipe.distill.iterations, result.best_iteration))
     print(f"final accuracy: {percent(final)}, after {done}")
     print(f"best accuracy:  {percent(best)}, after {best_done} (chosen by test accuracy)")
-    print(f"the set is in {result.folder.path}, the whole run in its summary.json")
+    print(f"the set and summary.json are in {result.folder.path}")
     return DONE

@@ -1,4 +1,4 @@
-"""`pydistill doctor`: tell what is installed and what would run, and test it."""
+"""`pydistill doctor`: check the installation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from pydistill.cli.arguments import add_json, print_json
 from pydistill.cli.errors import DONE, FAILED
 
-ABOUT = "Tell what is installed and what would run, and test it."
+ABOUT = "Report what is installed and which backends run, and test them."
 USAGE = "[--json]"
 EXAMPLES = """
   pydistill doctor
@@ -21,12 +21,12 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Print the report; a failed self-test is a failed command."""
+    """Print the report; fail if a self-test fails."""
     from pydistill.cli._doctor import examine, report
 
-    found = examine()
+    findings = examine()
     if values.json:
-        print_json(found)
+        print_json(findings)
     else:
-        print(report(found))
-    return DONE if found["healthy"] else FAILED
+        print(report(findings))
+    return DONE if findings["healthy"] else FAILED

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
 
 DONE = 0
-FAILED = 1  # something went wrong while the command worked
-USAGE = 2  # wrong usage, a setting outside its limits, or inputs that do not belong together
+FAILED = 1  # the command failed while it ran
+USAGE = 2  # wrong usage, a setting outside its limits, or inputs that do not match
 INTERRUPTED = 130  # stopped by Ctrl-C, as shells number it
 
 PREFIX = "pydistill: "
 _REMEDIES = {
     errno.ENOENT: "does not exist; check its spelling",
-    errno.EACCES: "may not be opened by you; change its permissions or choose another",
-    errno.EPERM: "may not be opened by you; change its permissions or choose another",
+    errno.EACCES: "cannot be opened with your permissions; change them or choose another",
+    errno.EPERM: "cannot be opened with your permissions; change them or choose another",
     errno.EISDIR: "is a folder; name a file",
     errno.ENOTDIR: "lies below a file; choose another place",
     errno.EROFS: "lies on a read-only disk; choose another place",
@@ -31,21 +31,21 @@ _MEMORY = "out of memory; use fewer or smaller images, a smaller network or batc
 
 
 def guarded(run: Callable[[list[str]], int], arguments: Sequence[str] | None) -> int:
-    """Run a command with the process's arguments, or these, without --debug; return the exit status.
+    """Run a command with `arguments`, by default the process's, without --debug; return the exit status.
 
-    An error is one line on stderr, with its remedy; with --debug it is raised, and shows its traceback.
+    An error is printed as one line on stderr, with its remedy; with --debug it is raised, so that its traceback shows.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    if not logging.root.handlers:  # else the calling program has its own logging
+    if not logging.root.handlers:  # leave a calling program's logging alone
         logging.basicConfig(format=f"{PREFIX}%(message)s")
         logging.getLogger("pydistill").setLevel(logging.INFO)  # other packages: warnings only
     try:
         status = run([word for word in words if word != "--debug"])
-        if sys.stdout is not None:  # a shell can start a process without one
+        if sys.stdout is not None:  # it is None if the shell closed it
             sys.stdout.flush()
         return status
-    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+    except BrokenPipeError:  # a reader such as `head` has closed the pipe
         _close_stdout()
         return DONE
     except KeyboardInterrupt:
@@ -55,13 +55,13 @@ def guarded(run: Callable[[list[str]], int], arguments: Sequence[str] | None) ->
         if debug:
             raise
         if isinstance(error, OSError) and not isinstance(error, PydistillError):
-            _close_stdout()  # it may be stdout itself that cannot be written, and Python would try again at exit
+            _close_stdout()  # stdout may be what cannot be written, and Python would flush it again at exit
         _print(one_line(error) if isinstance(error, Interrupted) else f"error: {sentence(error)}")
         return exit_status(error)
 
 
 def exit_status(error: Exception) -> int:
-    """The exit status of a command that ends in this error."""
+    """Return the exit status for an error."""
     from pydistill._util.files import PathError
 
     if isinstance(error, Interrupted):
@@ -71,9 +71,9 @@ def exit_status(error: Exception) -> int:
 
 
 def sentence(error: Exception) -> str:
-    """The one line that an error is reported in."""
+    """Format an error as one line with its remedy."""
     if isinstance(error, FormatError) and "; " not in str(error):
-        return f"{one_line(error)}; get the file again from its source, or make it again"
+        return f"{one_line(error)}; fetch or create the file again"
     if isinstance(error, PydistillError):
         return one_line(error)
     if isinstance(error, OSError):
@@ -86,7 +86,7 @@ def sentence(error: Exception) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error in one line."""
+    """Return the message of an error with line breaks replaced by spaces."""
     return " ".join(str(error).split())
 
 
@@ -96,6 +96,6 @@ def _print(line: str) -> None:
 
 
 def _close_stdout() -> None:
-    """Discard what is still to be written to stdout."""
+    """Discard the unwritten output of stdout."""
     if sys.stdout is sys.__stdout__ and sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,13 +23,13 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The set, the networks, and how many of them."""
+    """Add the set, the networks and the number of repeats."""
     parser.add_argument("run", type=path, help="run folder, or a distilled set's file")
     parser.add_argument("--models", type=str, nargs="+", help="networks, e.g. convnet3 alexnet vgg11 resnet18")
-    parser.add_argument("--repeats", type=int, help="networks of each kind")
-    parser.add_argument("--epochs", type=int, help="epochs of each training")
-    parser.add_argument("--seed", type=int, help="seed of the networks")
-    parser.add_argument("--data", type=path, help="where the data lie, if not where they were")
+    parser.add_argument("--repeats", type=int, help="networks to train per architecture")
+    parser.add_argument("--epochs", type=int, help="epochs of a training")
+    parser.add_argument("--seed", type=int, help="seed of the trainings")
+    parser.add_argument("--data", type=path, help="path of the data set, if it has moved")
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     add_quiet(parser)
@@ -37,7 +37,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Print a table of accuracies, a row per network; each is in the run's evaluations.json as soon as it is known."""
+    """Print a table of accuracies; add every row to the run's evaluations.json as soon as it is measured."""
     from pydistill.artefact.distilled_set import load
     from pydistill.evaluation.evaluate import table
     from pydistill.evaluation.evaluations_file import read_evaluations
@@ -45,7 +45,7 @@ def run(values: Any) -> int:
     run = Path(values.run)
     distilled = load(run, which=values.which)
     if run.is_dir():
-        read_evaluations(run)  # a damaged file is refused before the work
+        read_evaluations(run)  # refuse a damaged file before the work
     rows = distilled.evaluate(
         values.models or None,
         values.repeats,
@@ -64,7 +64,7 @@ def run(values: Any) -> int:
 
 
 def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) -> None:
-    """Add the row to the run's evaluations, for its report; warn if the run folder cannot be written."""
+    """Add a row to the run's evaluations.json, for its report; warn if it cannot be written."""
     from pydistill._util.files import WriteError
     from pydistill.evaluation.evaluations_file import add_evaluations
 

@@ -24,14 +24,16 @@ USAGE = f"{RECIPE_USAGE} --out EXPERTS"
 EXAMPLES = """
   pydistill experts --preset demo/digits-att --out experts
   pydistill experts --preset mtt/cifar10-ipc1 --data.path cifar-10-python.tar.gz --out buffers
-  pydistill experts --config recipe.json --expert.count 50 --out experts      # adds to those there are
+  pydistill experts --config recipe.json --expert.count 50 --out experts      # adds to existing experts
 """
 
 
 def add_arguments(parser: Any) -> None:
     """Add the recipe, the folder and the device."""
     add_recipe(parser, listed=("data", "model", "expert"))
-    parser.add_argument("--out", type=path, required=True, help="folder of the experts; intact ones in it are kept")
+    parser.add_argument(
+        "--out", type=path, required=True, help="folder of the experts; intact ones are not trained again"
+    )
     add_device(parser)
     add_quiet(parser)
     add_json(parser)
@@ -48,7 +50,7 @@ def run(values: Any) -> int:
         print_recipe(recipe)
         return DONE
     dataset = load_dataset(recipe, values.device)
-    remedy = "make room there, lower expert.count or expert.training.epochs, or take another --out"
+    remedy = "free some space, lower expert.count or expert.training.epochs, or choose another --out"
     check_disk(dataset, recipe.model, recipe.expert, values.out, remedy)
     store = train_and_store(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
@@ -57,9 +59,9 @@ def run(values: Any) -> int:
             {"folder": values.out, "experts": len(store), "test_accuracies": [accuracy / 100 for accuracy in finals]}
         )
         return DONE
-    asked = recipe.expert.count
-    kept = f" ({asked} asked for, all {len(store)} that are there already are kept)" if len(store) > asked else ""
+    count = recipe.expert.count
+    extra = f" (expert.count is {count}; the others were trained before)" if len(store) > count else ""
     average = sum(finals) / len(finals)
     mean = " on average" if len(finals) > 1 else ""
-    print(f"{counted(len(store), 'expert')} in {values.out}{kept}; final test accuracy {average:.1f} %{mean}")
+    print(f"{counted(len(store), 'expert')} in {values.out}{extra}; final test accuracy {average:.1f} %{mean}")
     return DONE

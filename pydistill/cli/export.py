@@ -17,12 +17,12 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The set, the format, and where to."""
+    """Add the set, the format and the folder."""
     from pydistill.artefact.exchange import FORMATS
 
     parser.add_argument("run", type=path, help="run folder, or a distilled set's file")
-    parser.add_argument("--format", choices=list(FORMATS), required=True, help="whose files to write")
-    parser.add_argument("--out", type=path, required=True, help="new or empty folder (of dcbench: its root)")
+    parser.add_argument("--format", choices=list(FORMATS), required=True, help="format to write")
+    parser.add_argument("--out", type=path, required=True, help="new or empty folder (for dcbench: its root)")
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     parser.add_argument(
         "--as-is", action="store_true", help="keep the set's own normalisation instead of the one the readers expect"
@@ -31,7 +31,7 @@ def add_arguments(parser: Any) -> None:
 
 
 def run(values: Any) -> int:
-    """Say what was written, and what the images in it are."""
+    """Export the set and print what was written."""
     from pydistill._util.format import counted
     from pydistill.artefact.distilled_set import load
     from pydistill.artefact.exchange import export_set

@@ -23,12 +23,12 @@ examples:
 
 pydistill COMMAND --help explains a command; --debug with any command shows the traceback of an error."""
 RECIPES = """
---preset NAME uses a recipe that comes with pydistill (--help presets lists them), --config FILE one of your own in YAML
-or JSON; flags override both. null means none, or the method's own choice."""
+--preset NAME uses a recipe that comes with pydistill (--help presets lists them), --config FILE reads one of
+your own in YAML or JSON; flags override both. null means none, or the method's default."""
 
 
 def print_overview(about: Mapping[str, str]) -> None:
-    """Print `pydistill --help`: every command in one line."""
+    """Print `pydistill --help`: a line per command."""
     widest = max(map(len, about))
     print("usage: pydistill COMMAND …\n\nDataset distillation by trajectory matching.\n\ncommands:")
     for name, line in about.items():
@@ -48,7 +48,7 @@ def print_help(parser: Parser, examples: str, topic: str | None) -> None:
         return
     print(parser.format_help().rstrip())
     if listed:
-        print("\nsettings, each with a flag such as --distill.steps 30 (--help GROUP explains those of a group):")
+        print("\nsettings, as in --distill.steps 30 (--help GROUP explains the settings of a group):")
         for group in listed:
             names = ", ".join(setting.name.removeprefix(f"{group.name}.") for setting in _outer(group.settings))
             print(textwrap.fill(names, _width(), initial_indent=f"  {group.name:<11} ", subsequent_indent=" " * 14))
@@ -75,7 +75,7 @@ def _print_topic(topic: str, groups: list[Group]) -> None:
 
 
 def _outer(settings: list[Described]) -> list[Described]:
-    """The settings that are not part of another one, such as those of the augmentation."""
+    """Return the settings that are not nested in another one, as those of the augmentation are."""
     names = {setting.name for setting in settings}
     return [setting for setting in settings if setting.name.rpartition(".")[0] not in names]
 

@@ -1,4 +1,4 @@
-"""argparse, with a flag for every setting of a settings dataclass: `--group.setting VALUE`."""
+"""Parser of the command line: argparse, plus a flag `--group.setting VALUE` for every setting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Group(NamedTuple):
-    """A group of settings: its name, a line of help, its settings with their defaults, and whether --help lists it."""
+    """A group of settings: name, a line of help, settings with their defaults, and whether --help lists it."""
 
     name: str
     help: str
@@ -23,7 +23,7 @@ class Group(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are InputError, and whose flags may be written with hyphens or underscores.
+    """An argument parser that raises InputError, and accepts hyphens or underscores in flags.
 
     Args:
         optional: treat no flag as required, for --print_config.
@@ -39,15 +39,15 @@ class Parser(argparse.ArgumentParser):
         """Add a flag or a positional argument, as argparse does."""
         if self._optional:
             options.pop("required", None)
-        return self.know(super().add_argument(*names, **options))
+        return self.record_flag(super().add_argument(*names, **options))
 
-    def know(self, action: argparse.Action) -> argparse.Action:
+    def record_flag(self, action: argparse.Action) -> argparse.Action:
         """Remember the flag of an argument, for error messages."""
         self.names[action.dest] = action.option_strings[-1] if action.option_strings else action.dest.upper()
         return action
 
     def add_settings(self, name: str, help: str, settings: Settings, *, listed: bool = True) -> None:
-        """Add a flag for every setting of a group; `listed` is whether --help shows them."""
+        """Add a flag for every setting of a group; --help shows them if `listed`."""
         from pydistill._util.settings import described_settings
 
         self.groups.append(Group(name, help, list(described_settings(settings, f"{name}.")), listed))
@@ -71,22 +71,22 @@ class Parser(argparse.ArgumentParser):
         return values
 
     def spell(self, setting: str) -> str:
-        """The flag of a setting or an argument, or its plain name if it has none."""
+        """Return the flag of a setting or an argument, or its plain name if it has none."""
         if setting.partition(".")[0] in {group.name for group in self.groups} or "." in setting:
             return f"--{setting}"
         return self.names.get(setting, setting)
 
     def error(self, message: str) -> NoReturn:
-        """Raise InputError instead of printing the usage and leaving Python."""
+        """Raise InputError, where argparse prints the usage and exits."""
         raise InputError(f"{message} ({self.prog} --help lists the flags)")
 
     def _settings_flags(self) -> list[str]:
         return [f"--{setting.name}" for group in self.groups for setting in group.settings]
 
     def _split(self, words: Sequence[str]) -> tuple[list[str], list[tuple[str, Any]]]:
-        """Separate the flags of settings, with their values, from the other words."""
+        """Separate the flags of settings, with their values, from the other arguments."""
         flags = {flag.replace("-", "_"): flag for flag in self.names.values()}
-        known = {setting.name: setting for group in self.groups for setting in group.settings}
+        described = {setting.name: setting for group in self.groups for setting in group.settings}
         rest: list[str] = []
         settings: list[tuple[str, Any]] = []
         remaining = iter(words)
@@ -102,13 +102,13 @@ class Parser(argparse.ArgumentParser):
                 text = next(remaining, "--")
                 if text.startswith("--"):
                     raise InputError(f"--{name} needs a value")
-            settings.append((name, _read(text, known[name]) if name in known else text))
+            settings.append((name, _read(text, described[name]) if name in described else text))
         return rest, settings
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` with the known name that is nearest, or nothing."""
-    names = list(known)
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return `; did you mean …?` with the choice nearest to a word, or nothing."""
+    names = list(choices)
     last = word.lstrip("-").rpartition(".")[2]
     near = [name for name in names if name.lstrip("-").rpartition(".")[2] == last][:3]
     near = near or difflib.get_close_matches(word, names, 1)
@@ -116,7 +116,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def _read(text: str, setting: Described) -> Any:
-    """The value of a flag: text where text is allowed, else read as YAML."""
+    """Parse the value of a flag: as text where the setting allows text, else as YAML."""
     from pydistill.recipes.yaml import read_yaml
 
     if setting.textual:

@@ -1,4 +1,4 @@
-"""`pydistill plan`: time, disk and memory of a recipe on this machine."""
+"""`pydistill plan`: estimate the time, disk and memory of a recipe."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXAMPLES = """
 def add_arguments(parser: Any) -> None:
     """Add the recipe, the experts and the device."""
     add_recipe(parser)
-    parser.add_argument("--experts", type=path, help="folder of the experts, if there are any; else dummies are timed")
+    parser.add_argument("--experts", type=path, help="folder of the experts; without it, dummies are timed")
     add_device(parser)
     add_json(parser)
 
@@ -45,7 +45,7 @@ def run(values: Any) -> int:
         return DONE
     experts = None if values.experts is None else TrajectoryStore.open(values.experts)
     cost = plan(recipe, experts=experts, device=device_of(values.device))
-    if values.json:  # seconds and bytes
+    if values.json:
         print_json(cost.as_dict())
     else:
         print(table(cost))

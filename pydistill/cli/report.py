@@ -16,14 +16,14 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The run, and where its report goes."""
+    """Add the run and the file of its report."""
     parser.add_argument("run", type=path, help="run folder; the run may be finished, running or stopped")
     parser.add_argument("--out", type=path, help="the file; default report.html in the run folder")
     add_json(parser)
 
 
 def run(values: Any) -> int:
-    """Write the report and name its file."""
+    """Write the report and print its path."""
     from pydistill.runs.report import write_report
 
     report = write_report(values.run, values.out)

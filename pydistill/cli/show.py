@@ -17,7 +17,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """The run, and where its pictures go."""
+    """Add the run and the folder of its pictures."""
     parser.add_argument("run", type=path, help="run folder; the run may be finished, running or stopped")
     parser.add_argument("--out", type=path, help="folder of the pictures; default the run folder")
     add_json(parser)

@@ -154,7 +154,7 @@ def _own(parser: Parser) -> Callable[..., None]:
     group = parser.add_argument_group("pydistill's own")
 
     def add(name: str, **options: Any) -> None:
-        parser.know(group.add_argument(name, **options))
+        parser.record_flag(group.add_argument(name, **options))
 
     add("--seed", type=int, default=0, help="seed of everything random")
     add("--download", action="store_true", help="let torchvision fetch what is missing")

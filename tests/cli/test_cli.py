@@ -1,4 +1,4 @@
-"""The command line, in this process: the whole way on digits, messages, exit codes."""
+"""The commands in this process: from experts to a report on digits, error messages, exit statuses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SMALL = [
 
 
 def run(*arguments: object) -> int:
-    return main([str(each) for each in arguments])
+    return main([str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def finished(experts: Path) -> Path:
     return out
 
 
-def test_experts_are_kept_by_a_second_run(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_run_does_not_train_existing_experts_again(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in experts.glob("expert*")}
     assert run("experts", *SMALL, "--out", experts, "--quiet") == 0
     assert "2 experts in" in capsys.readouterr().out
@@ -68,12 +68,12 @@ def test_experts_are_kept_by_a_second_run(experts: Path, capsys: pytest.CaptureF
     assert len(before) == 2
 
 
-def test_one_expert_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_expert_is_reported_in_the_singular(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("experts", *SMALL, "--expert.count=1", "--out", tmp_path, "--quiet") == 0
     assert re.fullmatch(rf"1 expert in {tmp_path}; final test accuracy [0-9.]+ %\n", capsys.readouterr().out)
 
 
-def test_an_expert_that_is_gone_is_made_again(
+def test_a_missing_expert_is_trained_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run("experts", *SMALL, "--out", tmp_path, "--quiet") == 0
@@ -87,31 +87,31 @@ def test_an_expert_that_is_gone_is_made_again(
     assert TrajectoryStore.open(tmp_path).digest == digest
 
 
-def test_fewer_experts_than_there_are(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_smaller_count_removes_no_experts(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("experts", *SMALL, "--expert.count=1", "--out", experts, "--quiet") == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"2 experts in {experts} (1 asked for, all 2 that are there already are kept); final")
+    assert capsys.readouterr().out.startswith(f"2 experts in {experts} (expert.count is 1; ")
+    assert len(TrajectoryStore.open(experts)) == 2
 
 
-def test_experts_of_another_training(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_experts_trained_with_other_settings_are_refused(experts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("experts", *SMALL, "--expert.training.epochs=5", "--out", experts, "--quiet") == 2
-    told = capsys.readouterr().err
-    assert told.count("epochs") == 2
-    assert "training is {'epochs': 4} for the store" in told
+    message = capsys.readouterr().err
+    assert message.count("epochs") == 2
+    assert "training is {'epochs': 4} for the store" in message
 
 
 def test_convexify_and_mct(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("convexify", experts, "--out", tmp_path / "convex", "--waypoints", 3, "--quiet") == 0
     assert "2 convexified experts" in capsys.readouterr().out
     assert TrajectoryStore.open(tmp_path / "convex").kind == "convexified"
-    for name, given in (("from-convexified", tmp_path / "convex"), ("from-recorded", experts)):
+    for name, source in (("from-convexified", tmp_path / "convex"), ("from-recorded", experts)):
         changes = ["--distill.method=mct", "--distill.waypoints=3"]
-        assert run("distill", *SMALL, *changes, "--experts", given, "--out", tmp_path / name, "--quiet") == 0
+        assert run("distill", *SMALL, *changes, "--experts", source, "--out", tmp_path / name, "--quiet") == 0
     sets = [Artefact.load(tmp_path / name).images for name in ("from-convexified", "from-recorded")]
     assert torch.equal(*sets)
 
 
-def test_a_run_holds_what_it_promises(finished: Path) -> None:
+def test_a_finished_run_holds_its_files(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     expected = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "distilled.safetensors", "best.safetensors"}
     assert expected | {"summary.json", "images.png", "curves.png"} <= names
@@ -125,16 +125,16 @@ def test_a_run_holds_what_it_promises(finished: Path) -> None:
 def test_evaluate_prints_a_table_across_architectures(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["evaluate", finished, "--models", "convnet1-w4", "mlp-w8", "--repeats", 2, "--epochs", 2]
     assert run(*command) == 0
-    told = capsys.readouterr().out
-    assert "convnet1-w4" in told
-    assert "mlp-w8" in told
+    table = capsys.readouterr().out
+    assert "convnet1-w4" in table
+    assert "mlp-w8" in table
     assert run(*command, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in rows] == ["convnet1-w4", "mlp-w8"]
     assert [len(row["runs"]) for row in rows] == [2, 2]
 
 
-def test_evaluating_the_student_repeats_the_run_s_own_number(
+def test_evaluating_the_student_repeats_the_accuracies_of_the_run(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("evaluate", finished, "--json") == 0
@@ -150,9 +150,7 @@ def test_show_draws_again(finished: Path, capsys: pytest.CaptureFixture[str]) ->
     assert (finished / "images.png").exists()
 
 
-def test_a_run_that_is_not_finished_has_no_set_yet(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unfinished_run_has_no_set(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
     for name, command in (
         ("distilled", ["evaluate", tmp_path]),
@@ -160,9 +158,9 @@ def test_a_run_that_is_not_finished_has_no_set_yet(
         ("best", ["evaluate", tmp_path, "--which=best"]),
     ):
         assert run(*command) == 2
-        told = capsys.readouterr().err
-        assert f"has no {name}.safetensors" in told
-        assert "which = best" not in told
+        message = capsys.readouterr().err
+        assert f"has no {name}.safetensors" in message
+        assert "which = best" not in message
     assert run("show", tmp_path) == 2
     assert f"the run in {tmp_path} has no images yet" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
@@ -179,14 +177,14 @@ def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
     assert summary["iterations"] == 4
 
 
-def test_a_resolved_configuration_runs_again(experts: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_stored_recipe_repeats_the_run(experts: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     assert run("distill", "--config", finished / "recipe.json", "--experts", experts, "--out", out, "--quiet") == 0
     assert torch.equal(Artefact.load(out).images, Artefact.load(finished).images)
 
 
 @pytest.mark.parametrize("printing", ["distill", "plan", "experts"])
-def test_a_printed_recipe_is_read_again(printing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_printed_recipe_reads_back_equal(printing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 
     changes = {
@@ -216,11 +214,11 @@ def test_a_printed_recipe_is_read_again(printing: str, tmp_path: Path, capsys: p
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
-    told = capsys.readouterr().out
+    report = capsys.readouterr().out
     expected = "fused" if build_config()["compiled"] else "torch"
-    assert f"auto runs '{expected}' on cpu" in told
-    assert "passed" in told
-    assert "FAILED" not in told
+    assert f"auto runs '{expected}' on cpu" in report
+    assert "passed" in report
+    assert "FAILED" not in report
 
 
 @pytest.mark.parametrize(
@@ -255,18 +253,18 @@ def test_wrong_usage(arguments: list[str], name: str, capsys: pytest.CaptureFixt
     assert message.count("\n") == 1
 
 
-def test_a_run_that_fails_before_its_first_iteration_can_be_begun_again(experts: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_before_its_first_iteration_leaves_no_folder(experts: Path, tmp_path: Path) -> None:
     common = [*SMALL, "--experts", experts, "--out", tmp_path / "run", "--quiet"]
     assert run("distill", *common, "--distill.seed=-1") == 2
     assert run("distill", *common, "--distill.max_start=9") == 2
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     assert run("distill", *common, "--distill.max_start=9") == 2
-    assert (tmp_path / "run").exists()  # it was there before
+    assert (tmp_path / "run").exists()  # the user made it
     assert run("distill", *common) == 0
 
 
-def test_a_run_needs_a_folder(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_is_refused_as_run_folder(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     assert run("distill", *SMALL, "--experts", experts, "--out", tmp_path / "file") == 2
     assert "is a file, and a run needs a folder" in capsys.readouterr().err
@@ -274,7 +272,7 @@ def test_a_run_needs_a_folder(experts: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("kind", ["a run", "experts", "a log"])
-def test_a_folder_or_a_log_that_cannot_be_used_is_told_before_the_data_are_read(
+def test_an_unusable_folder_or_logger_is_refused_before_the_data_are_read(
     kind: str,
     finished: Path,
     experts: Path,
@@ -298,7 +296,7 @@ def test_a_folder_or_a_log_that_cannot_be_used_is_told_before_the_data_are_read(
     assert message in capsys.readouterr().err
 
 
-def test_a_reader_that_closes_early_is_no_error() -> None:
+def test_a_pipe_closed_early_is_no_error() -> None:
     command = f"{sys.executable} -m pydistill.cli doctor 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -308,32 +306,32 @@ def test_a_reader_that_closes_early_is_no_error() -> None:
 def test_experts_of_another_network(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*SMALL, "--model.width=5", "--experts", experts, "--out", tmp_path / "run"]
     assert run("distill", *arguments) == 2
-    told = capsys.readouterr().err
-    assert "width=4" in told
-    assert "width=5" in told
+    message = capsys.readouterr().err
+    assert "width=4" in message
+    assert "width=5" in message
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     from pydistill.errors import InputError
 
-    with pytest.raises(InputError, match="holds no run"):
+    with pytest.raises(InputError):
         run("show", tmp_path, "--debug")
 
 
-def test_the_digits_of_a_run_have_no_place(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_digits_take_no_data_path(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", finished, "--data", "nope") == 2
     assert "--data must be left out for digits" in capsys.readouterr().err
 
 
-def test_a_folder_of_runs_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_runs_is_refused_with_the_runs_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "zero").mkdir()
     for name in ("one", "two", "three"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "distilled.safetensors").touch()
-    told = f"in it; give one of the runs in it, {tmp_path / 'one'} or {tmp_path / 'three'}\n"
+    ending = f"in it; give one of the runs in it, {tmp_path / 'one'} or {tmp_path / 'three'}\n"
     for command in ("evaluate", "show", "report"):
         assert run(command, tmp_path) == 2
-        assert capsys.readouterr().err.endswith(told)
+        assert capsys.readouterr().err.endswith(ending)
 
 
 def test_the_demo_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,7 +343,7 @@ def test_the_demo_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_importing_the_package_is_light() -> None:
-    """Beyond what torch does, none of the optional packages is imported and CUDA is not initialised."""
+    """Optional packages that torch does not import itself stay unimported, and CUDA uninitialised."""
     script = (
         "import sys, torch; before = set(sys.modules);"
         "import pydistill, pydistill.nn, pydistill.data, pydistill.distillation.distiller;"
@@ -359,7 +357,7 @@ def test_importing_the_package_is_light() -> None:
 
 
 def test_the_core_works_without_the_optional_packages(tmp_path: Path) -> None:
-    """With torchvision and ruamel.yaml made unimportable, matching works, and a recipe says what to install."""
+    """Without torchvision and ruamel.yaml, matching works, and reading a recipe names the package to install."""
     for name in ("torchvision", "ruamel", "sklearn", "matplotlib", "tqdm"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
     script = "from pydistill.cli._doctor import self_test; print(self_test('torch', 'cpu')[0] < 1e-9)"
@@ -373,15 +371,15 @@ def test_the_core_works_without_the_optional_packages(tmp_path: Path) -> None:
     assert "ruamel.yaml; install it with: pip install 'pydistill[cli]'" in done.stderr
 
 
-def test_evaluate_shows_its_progress_and_keeps_each_kind_of_network(
+def test_evaluate_shows_progress_and_records_every_architecture(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
     monkeypatch.setattr("pydistill._util.progress.LINE_EVERY_SECONDS", 0.0)
     common = ["evaluate", run_folder, "--models", "mlp-w4", "mlp-w8", "--repeats", "1", "--epochs", "2"]
     assert run(*common) == 0
-    told = capsys.readouterr()
-    assert re.sub(r"test [\d.]+%", "test T", told.err).splitlines() == [
+    output = capsys.readouterr()
+    assert re.sub(r"test [\d.]+%", "test T", output.err).splitlines() == [
         "networks' epochs 1/4",
         "networks' epochs 2/4",
         "networks' epochs 2/4: network mlp-w4 1/1, test T",
@@ -389,17 +387,17 @@ def test_evaluate_shows_its_progress_and_keeps_each_kind_of_network(
         "networks' epochs 4/4: network mlp-w4 1/1, test T",
         "networks' epochs 4/4: network mlp-w8 1/1, test T",
     ]
-    assert "epochs" not in told.out
+    assert "epochs" not in output.out
     assert run(*common, "--quiet") == 0
     assert "networks" not in capsys.readouterr().err
     assert [row["model"] for row in read_evaluations(run_folder)] == ["mlp-w4", "mlp-w8"] * 2
 
     real = evaluate_module.evaluate
 
-    def stopped_in_the_second(*given: Any, **more: Any) -> Evaluation:
-        if given[4].width == 8:
+    def stopped_in_the_second(*arguments: Any, **options: Any) -> Evaluation:
+        if arguments[4].width == 8:
             raise KeyboardInterrupt
-        return real(*given, **more)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(evaluate_module, "evaluate", stopped_in_the_second)
     assert run(*common, "--quiet") == 130

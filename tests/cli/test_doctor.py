@@ -1,4 +1,4 @@
-"""What the doctor finds and says: backends and why, self-tests, compiler and driver."""
+"""The findings and the report of `pydistill doctor`: backends, self-tests, compiler and driver."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_compiler(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_HOME", str(bare / "home"))
     home = program(bare / "home" / "bin" / "nvcc", release.format("13.0"))
     assert toolchain.cuda_compiler() == {"path": str(home), "version": "13.0"}
-    program(home, "exit 1")  # one that does not work is passed over
+    program(home, "exit 1")  # a compiler that fails is skipped
     program(on_path, "sleep 5")
     assert toolchain.cuda_compiler() == {"path": str(installed), "version": "13.2"}
 
@@ -59,31 +59,31 @@ def test_the_driver(bare: Path) -> None:
 
 
 @needs_engine
-def test_what_a_sound_machine_is_told() -> None:
-    found = doctor.examine()
-    assert json.loads(json.dumps(found)) == found
-    assert found["healthy"]
-    chosen = {(each["device"], each["student"]): each["backend"] for each in found["backends"]}
+def test_a_working_installation() -> None:
+    findings = doctor.examine()
+    assert json.loads(json.dumps(findings)) == findings
+    assert findings["healthy"]
+    chosen = {(choice["device"], choice["student"]): choice["backend"] for choice in findings["backends"]}
     assert chosen["cpu", "ConvNet and MLP"] == "fused"
     assert chosen["cpu", "other modules"] == "torch"
-    tested = {(each["backend"], each["device"]) for each in found["self_tests"]}
+    tested = {(test["backend"], test["device"]) for test in findings["self_tests"]}
     assert {("fused", "cpu"), ("torch", "cpu")} <= tested
-    assert all(each["error"] <= 1e-9 and each["seconds"] < 60 for each in found["self_tests"])
-    told = doctor.report(found)
-    assert f"torch {torch.__version__.split('+')[0]}" in told
-    assert "'fused' on cpu against the whole graph in fp64: passed" in told
+    assert all(test["error"] <= 1e-9 and test["seconds"] < 60 for test in findings["self_tests"])
+    text = doctor.report(findings)
+    assert f"torch {torch.__version__.split('+')[0]}" in text
+    assert "'fused' on cpu against autograd in fp64: passed" in text
 
 
 def test_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pydistill.engine.student.load_extension", lambda: Extension(None, "it was not built", None))
-    found = doctor.examine()
-    told = doctor.report(found)
-    assert "auto runs 'torch' on cpu for ConvNet and MLP" in told
-    assert "'fused' on cpu against the whole graph in fp64: not run, backend 'fused' cannot run this: it was" in told
-    assert found["healthy"]
+    findings = doctor.examine()
+    text = doctor.report(findings)
+    assert "auto runs 'torch' on cpu for ConvNet and MLP" in text
+    assert "'fused' on cpu against autograd in fp64: not run, backend 'fused' cannot run this: it was" in text
+    assert findings["healthy"]
 
 
-def test_a_backend_that_computes_something_else(
+def test_a_wrong_gradient_fails_the_self_test(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sound = doctor.match
@@ -95,17 +95,17 @@ def test_a_backend_that_computes_something_else(
 
     monkeypatch.setattr(doctor, "match", wrong)
     assert main(["doctor", "--json"]) == 1
-    found = json.loads(capsys.readouterr().out)
-    assert not found["healthy"]
-    assert [each["backend"] for each in found["self_tests"] if each["passed"] is False] == ["torch"]
-    assert "'torch' on cpu against the whole graph in fp64: FAILED" in doctor.report(found)
+    findings = json.loads(capsys.readouterr().out)
+    assert not findings["healthy"]
+    assert [test["backend"] for test in findings["self_tests"] if test["passed"] is False] == ["torch"]
+    assert "'torch' on cpu against autograd in fp64: FAILED" in doctor.report(findings)
 
 
-def test_a_gpu_is_named() -> None:
-    found = doctor.examine()
-    found["gpus"] = [{"name": "H200", "memory": 141 * 2**30, "compute_capability": "9.0"}]
-    found["cuda"] = {"torch": "13.2", "compiler": {"path": "/x/nvcc", "version": "13.2"}, "driver": "580.65"}
-    told = doctor.report(found)
-    assert "gpu         H200, 141 GiB, compute capability 9.0" in told
-    assert "cuda        torch built with 13.2, nvcc 13.2 (/x/nvcc), driver 580.65" in told
-    assert sys.version.split()[0] in told
+def test_the_report_names_gpu_compiler_and_driver() -> None:
+    findings = doctor.examine()
+    findings["gpus"] = [{"name": "H200", "memory": 141 * 2**30, "compute_capability": "9.0"}]
+    findings["cuda"] = {"torch": "13.2", "compiler": {"path": "/x/nvcc", "version": "13.2"}, "driver": "580.65"}
+    text = doctor.report(findings)
+    assert "gpu         H200, 141 GiB, compute capability 9.0" in text
+    assert "cuda        torch built with 13.2, nvcc 13.2 (/x/nvcc), driver 580.65" in text
+    assert sys.version.split()[0] in text

@@ -1,4 +1,4 @@
-"""Errors, foreseen or not: one sentence, an exit status, and a traceback with --debug only."""
+"""Errors of the commands: one sentence, an exit status, and a traceback with --debug only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
         (SettingError("steps", 0, "1"), "steps must be 1, not 0", 2),
         (MismatchError("a and b"), "a and b", 2),
         (DivergedError("too often"), "too often", 1),
-        (FormatError("a is damaged"), "a is damaged; get the file again", 1),
+        (FormatError("a is damaged"), "a is damaged; ", 1),
         (FormatError("a is damaged; remove it"), "a is damaged; remove it", 1),
         (Interrupted("stopped after 3"), "stopped after 3", 130),
         (FileNotFoundError(2, "No such file", "/a"), "/a ", 2),
@@ -46,7 +46,7 @@ ROOT = Path(__file__).parent.parent.parent
         (ZeroDivisionError("division\nby zero"), "--debug", 1),
     ],
 )
-def test_an_error_is_a_sentence_and_a_status(error: Exception, part: str, status: int) -> None:
+def test_the_sentence_and_the_status_of_an_error(error: Exception, part: str, status: int) -> None:
     assert part in sentence(error)
     assert "\n" not in sentence(error)
     assert exit_status(error) == status
@@ -55,13 +55,13 @@ def test_an_error_is_a_sentence_and_a_status(error: Exception, part: str, status
 @pytest.mark.parametrize(
     ("make", "remedy"),
     [
-        (lambda place: place / "file" / "below", "choose another folder, as none can be created there"),
-        (lambda place: place / "file", "choose another folder, as none can be created there"),
-        (lambda place: place / ("x" * 300), "choose a shorter name"),
+        (lambda parent: parent / "file" / "below", "choose another folder, as none can be created there"),
+        (lambda parent: parent / "file", "choose another folder, as none can be created there"),
+        (lambda parent: parent / ("x" * 300), "choose a shorter name"),
     ],
     ids=["below a file", "a file", "too long"],
 )
-def test_a_folder_that_cannot_be_made(make: Callable[[Path], Path], remedy: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(make: Callable[[Path], Path], remedy: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     folder = make(tmp_path)
     for write in (lambda: only_writer(folder).__enter__(), lambda: write_text(folder / "file", "")):
@@ -76,14 +76,14 @@ def test_a_file_that_is_a_folder(tmp_path: Path) -> None:
     assert exit_status(error.value) == 2
 
 
-@pytest.mark.parametrize("into", [None, "a file"], ids=["gone", "a file"])
-def test_a_folder_that_goes_while_a_run_writes_is_no_wrong_usage(into: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replacement", [None, "a file"], ids=["removed", "a file"])
+def test_a_run_folder_that_disappears_is_a_failure_not_wrong_usage(replacement: str | None, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
     folder.append_metrics({"event": "iteration"})
     shutil.rmtree(folder.path)
-    if into is not None:
-        folder.path.write_text(into)
+    if replacement is not None:
+        folder.path.write_text(replacement)
     for write in (
         lambda: folder.append_metrics({"event": "iteration"}),
         lambda: folder.save_checkpoint({}, {"images": torch.ones(1)}),
@@ -94,7 +94,7 @@ def test_a_folder_that_goes_while_a_run_writes_is_no_wrong_usage(into: str | Non
     assert not folder.path.is_dir()
 
 
-def test_an_unforeseen_error_shows_its_traceback_with_debug_only(
+def test_an_unexpected_error_shows_its_traceback_with_debug_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(values: object) -> int:
@@ -107,7 +107,7 @@ def test_an_unforeseen_error_shows_its_traceback_with_debug_only(
         main(["show", "x", "--debug"])
 
 
-def test_ctrl_c_while_things_are_imported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_prints_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(values: object) -> int:
         raise KeyboardInterrupt
 
@@ -116,14 +116,14 @@ def test_ctrl_c_while_things_are_imported(monkeypatch: pytest.MonkeyPatch, capsy
     assert capsys.readouterr().err == "pydistill: stopped\n"
 
 
-def test_quiet_leaves_warnings_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def tell(values: object) -> int:
+def test_quiet_shows_warnings_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def log_both(values: object) -> int:
         log = logging.getLogger("pydistill")
         log.info("matching")
         log.warning("beware")
         return DONE
 
-    monkeypatch.setattr("pydistill.cli.convexify.run", tell)
+    monkeypatch.setattr("pydistill.cli.convexify.run", log_both)
     caplog.set_level(logging.INFO)
     assert main(["convexify", "x", "--out", "y", "--quiet"]) == 0
     assert caplog.messages == ["beware"]
@@ -137,13 +137,13 @@ import logging, sys
 import pydistill.cli.show
 from pydistill.cli import main
 
-def tell(values):
+def log_both(values):
     for name in ("torch.fake", "pydistill"):
         logging.getLogger(name).info("it is so of %s", name)
         logging.getLogger(name).warning("beware of %s", name)
     raise KeyboardInterrupt
 
-pydistill.cli.show.run = tell
+pydistill.cli.show.run = log_both
 sys.exit(main(["show", "x"]))
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -159,10 +159,10 @@ sys.exit(main(["show", "x"]))
 def test_a_working_directory_that_was_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
+    folder = tmp_path / "removed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
     assert main(["--help"]) == USAGE
     assert capsys.readouterr().err.startswith("pydistill: error: the working directory ")
 
@@ -171,7 +171,7 @@ def test_a_working_directory_that_was_deleted(
     ("redirected", "code", "message"),
     [(">&-", 0, ""), ("| true", 0, ""), ("> /dev/full", 1, "pydistill: error: ")],
 )
-def test_outputs_that_cannot_be_written(redirected: str, code: int, message: str) -> None:
+def test_stdout_that_cannot_be_written(redirected: str, code: int, message: str) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full on this machine")
     command = f"{sys.executable} -m pydistill --help {redirected}; exit ${{PIPESTATUS[0]}}"
@@ -181,10 +181,10 @@ def test_outputs_that_cannot_be_written(redirected: str, code: int, message: str
     assert done.stderr.count("\n") == (1 if message else 0)
 
 
-def test_what_cannot_fit_is_refused_before_it_is_tried() -> None:
+def test_too_large_an_allocation_is_refused_in_advance() -> None:
     free = available_memory()
     if free is None:
-        pytest.skip("this machine does not tell how much memory is free")
+        pytest.skip("the free memory of this machine is unknown")
     check_memory_available(free // 2, "half of it", "take less")
     with pytest.raises(MemoryError, match=r"all of it needs .* GiB and .* GiB are free; take less"):
         check_memory_available(free * 2, "all of it", "take less")

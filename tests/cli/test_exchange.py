@@ -19,34 +19,32 @@ from tests.artefact.exchange.sets import made, save
 def test_assuming_that_images_are_not_whitened_is_reported(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """MTT's commands can whiten, which its files do not show."""
+    """MTT's files do not record whether the images are whitened."""
     pytest.importorskip("ruamel.yaml")
     folder = export_set(made(), form, tmp_path / "out").folder
     command = ["import", str(folder), f"--format={form}", f"--out={tmp_path / 'set.safetensors'}", "--dataset=cifar10"]
     assert main([*command, "--json"]) == 0
-    known = capsys.readouterr()
-    assert json.loads(known.out)["assumed"] is None
-    assert "assumed" not in known.err
+    recorded = capsys.readouterr()
+    assert json.loads(recorded.out)["assumed"] is None
+    assert "assumed" not in recorded.err
     (folder / "preprocessing.json").unlink()
     assert main([*command, "--json"]) == 0
-    told = capsys.readouterr()
-    assert "whitened" in told.err
-    assert json.loads(told.out)["assumed"] in told.err
-    sure = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2"]
-    assert main([*command, *sure]) == 0
+    assumed = capsys.readouterr()
+    assert "whitened" in assumed.err
+    assert json.loads(assumed.out)["assumed"] in assumed.err
+    statistics = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2"]
+    assert main([*command, *statistics]) == 0
     assert "assumed" not in capsys.readouterr().err
 
 
-def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_survives_export_and_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ruamel.yaml")
     made().save(tmp_path / "set.safetensors")
     out, file = tmp_path / "out", tmp_path / "again.safetensors"
     assert main(["export", str(tmp_path / "set.safetensors"), "--format=mtt", f"--out={out}"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(
-        f"6 images in {out} (4 files), normalised with the statistics that readers of the format use"
-    )
-    assert "lr 0.0123" in told
+    output = capsys.readouterr().out
+    assert output.startswith(f"6 images in {out} (4 files), normalised with the statistics ")
+    assert "lr 0.0123" in output
     assert main(["import", str(out), "--format=mtt", f"--out={file}", "--dataset=cifar10", "--json"]) == 0
     about = json.loads(capsys.readouterr().out)
     assert about["images"] == [6, 3, 4, 4]
@@ -54,9 +52,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     torch.testing.assert_close(Artefact.load(file).viewable(), made().viewable().images)
     numbers = ["--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.2", "0.2", "--classes", "x", "y", "z"]
     assert main(["import", str(out), "--format=mtt", f"--out={file}", *numbers]) == 0
-    found = Artefact.load(file)
-    assert found.class_names == ("x", "y", "z")
-    assert found.preprocessing.state()[1]["std"].tolist() == [0.2, 0.2, 0.2]
+    artefact = Artefact.load(file)
+    assert artefact.class_names == ("x", "y", "z")
+    assert artefact.preprocessing.state()[1]["std"].tolist() == [0.2, 0.2, 0.2]
     again = ["export", str(file), "--format=imagefolder", f"--out={tmp_path / 'pictures'}", "--json"]
     capsys.readouterr()
     assert main(again) == 0
@@ -73,7 +71,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (["--like=/nowhere"], 2, "/nowhere holds no distilled set"),
     ],
 )
-def test_messages_of_the_import(
+def test_import_refuses_incomplete_flags(
     arguments: list[str], status: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ruamel.yaml")
@@ -83,7 +81,7 @@ def test_messages_of_the_import(
     assert not (tmp_path / "set.safetensors").exists()
 
 
-def test_import_writes_over_no_set_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_does_not_overwrite_the_set_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ruamel.yaml")
     export_set(made(), "mtt", tmp_path / "out")
     (tmp_path / "run").mkdir()
@@ -107,12 +105,12 @@ def test_an_unknown_data_set_is_reported(
     warning = capsys.readouterr().err
     assert not warning if hint is None else (name in warning and warning.endswith(f"{hint}\n"))
     assert load(tmp_path / "set.safetensors").dataset_name == name
-    # the set that it is like has the name already
+    # --like names the data set, so there is nothing to report
     assert main([*command, f"--out={tmp_path / 'b.safetensors'}", f"--like={tmp_path / 'set.safetensors'}"]) == 0
     assert capsys.readouterr().err == ""
 
 
-def test_import_writes_over_no_other_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_does_not_overwrite_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export_set(made(), "mtt", tmp_path / "out")
     metrics, other = tmp_path / "metrics.jsonl", tmp_path / "other.safetensors"
     for file, message in ((metrics, "ends in .safetensors"), (other, "other.safetensors")):

@@ -1,4 +1,4 @@
-"""Help: a first screen per command, and settings by group."""
+"""Help: one screen per command, and the settings by group."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     command = command_module(name)
-    assert told.startswith(f"usage: pydistill {name}")
-    assert command.ABOUT in " ".join(told.split())
-    assert all(line.strip() in told for line in command.EXAMPLES.strip().splitlines())
-    assert len(told.splitlines()) < 60
-    assert not any(word in told for word in ("Literal", "type: ", "CONFIG", "==SUPPRESS=="))
+    assert output.startswith(f"usage: pydistill {name}")
+    assert command.ABOUT in " ".join(output.split())
+    assert all(line.strip() in output for line in command.EXAMPLES.strip().splitlines())
+    assert len(output.splitlines()) < 60
+    assert not any(word in output for word in ("Literal", "type: ", "CONFIG", "==SUPPRESS=="))
 
 
 def test_the_overview_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"\n  {name} " in told for name in COMMANDS)
+    output = capsys.readouterr().out
+    assert all(f"\n  {name} " in output for name in COMMANDS)
     assert main([]) == 2
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == output
 
 
-def test_a_group_s_settings_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_group_explains_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", "--help", "model"]) == 0
-    told = capsys.readouterr().out
-    assert "--model.width" in told
-    assert "--distill.steps" not in told
+    output = capsys.readouterr().out
+    assert "--model.width" in output
+    assert "--distill.steps" not in output
     assert main(["help", "distill", "all"]) == 0
-    told = capsys.readouterr().out
-    assert "--model.width" in told
-    assert "--distill.steps" in told
+    output = capsys.readouterr().out
+    assert "--model.width" in output
+    assert "--distill.steps" in output
     assert main(["distill", "--help", "presets"]) == 0
     assert "demo/digits-att" in capsys.readouterr().out.splitlines()
 
 
-def test_experts_show_their_own_settings_only(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_experts_lists_only_their_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experts", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "training.epochs" in told
-    assert "lr_image" not in told
+    output = capsys.readouterr().out
+    assert "training.epochs" in output
+    assert "lr_image" not in output
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Flags: settings from the command line, and one sentence with the right flag for a wrong one."""
+"""Flags: settings from the command line, and one sentence naming the flag for a wrong one."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def recipe(*words: str) -> Recipe:
         ),
     ],
 )
-def test_flags_are_settings(words: list[str], settings: dict[str, object]) -> None:
+def test_flags_set_the_recipe(words: list[str], settings: dict[str, object]) -> None:
     assert recipe(*words) == from_dict(Recipe, settings)
 
 
-def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
+def test_flags_override_files_in_any_order(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("distill: &d {steps: 5, dsa: {flip: 0.1}}\nexpert: {training: {epochs: 9}}\n")
     expected = load_recipe(preset_path("demo/digits-att"), {"distill.steps": 7, "expert.training.epochs": 9})
@@ -117,7 +117,7 @@ def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
         (["export", "x", "--format", "mtt", "--as_is"], "--out"),
     ],
 )
-def test_a_wrong_word_is_refused_in_one_sentence(
+def test_a_wrong_argument_is_refused_in_one_sentence(
     words: list[str], part: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -129,7 +129,7 @@ def test_a_wrong_word_is_refused_in_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_error_itself_has_the_flag(tmp_path: Path) -> None:
+def test_the_raised_error_names_the_flag(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^--distill\.steps must be"):
         main(["distill", *WHERE, "--distill.steps=0", "--debug"])
 
@@ -150,7 +150,9 @@ def test_the_error_itself_has_the_flag(tmp_path: Path) -> None:
         ("#" * 2**21, "1 MiB"),
     ],
 )
-def test_a_recipe_s_file_is_named(text: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_in_a_recipe_name_its_file(
+    text: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     assert main(["distill", "--config", str(file), *WHERE]) == 2

@@ -1,4 +1,4 @@
-"""The pictures of a run, finished or not, and where they are written."""
+"""The pictures of finished and stopped runs, and the folder they are written to."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_command_writes_two_pictures(stopped: Path, capsys: pytest.CaptureFi
 def test_pictures_go_to_another_folder(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (finished / "images.png").stat().st_mtime_ns
     out = tmp_path / "some" / "pictures"
-    for _ in range(2):  # its own pictures are replaced
+    for _ in range(2):  # the second time replaces the pictures
         assert show(finished, "--out", out, "--json") == 0
         assert json.loads(capsys.readouterr().out) == {"pictures": [str(out / "images.png"), str(out / "curves.png")]}
     assert sorted(path.name for path in out.iterdir()) == ["curves.png", "images.png"]
