@@ -1,5 +1,5 @@
-"""The published scripts' command lines, run by this package: `python -m pydistill.compat.mtt <distill.py's flags>`.
+"""Command lines of the published scripts: `python -m pydistill.compat.mtt <flags of distill.py>`.
 
-Modules `mtt`, `att`, `tesla` and `mct` take the flags of those repositories' distillation scripts and read their
-buffers, `buffer` those of MTT's buffer.py; docs/compat.md says what each flag does here.
+Modules `mtt`, `att`, `tesla` and `mct` accept the flags of the distillation scripts in those repositories and read
+their buffers; `buffer` accepts the flags of MTT's buffer.py. docs/compat.md describes the flags.
 """

@@ -1,4 +1,4 @@
-"""MTT's buffer.py: `python -m pydistill.compat.buffer <its flags>` trains experts and leaves replay_buffer_N.pt."""
+"""MTT's buffer.py, run as `python -m pydistill.compat.buffer <its flags>`: train experts, write replay_buffer_N.pt."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ STORE = "pydistill-experts"
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Train the experts that these flags of buffer.py ask for.
+    """Train the experts described by the flags of buffer.py.
 
-    A command that was stopped continues after the last whole expert when it is given again.
+    Running a stopped command again continues after the last complete expert.
 
     Raises:
-        InputError: a flag is wrong or asks for what is not done here, or a buffer would replace another program's.
+        InputError: a flag is wrong or not supported, or a buffer of another program would be replaced.
         PydistillError: as `train_experts`.
     """
     values = buffer_parser().parse(arguments)
     if values.dsa == "False":
         raise InputError(
-            "--dsa False is refused, as buffer.py then augments otherwise; --dsa_strategy none augments nothing"
+            "--dsa False is refused: buffer.py then uses another augmentation; --dsa_strategy none turns it off"
         )
     if values.decay and values.mom:
         raise InputError(
-            "--mom with --decay is refused: buffer.py then forgets its momentum at the lower rate, which is not done "
-            "here; leave one of them out"
+            "--mom with --decay is refused: buffer.py resets its momentum when it lowers the rate, which is not "
+            "implemented; leave one of them out"
         )
     if values.save_interval < 1:
         raise InputError(f"--save_interval must be at least 1, not {values.save_interval}")
@@ -54,14 +54,16 @@ def train(arguments: Sequence[str]) -> None:
     expert = {"count": values.num_experts, "seed": values.seed, "training": training}
     recipe = from_dict(Recipe, {"data": data_of(values), "model": network_of(values.model), "expert": expert})
     folder = buffer_folder(values)
-    refuse_foreign(folder, (f"replay_buffer_{n}.pt" for n in range(-(-values.num_experts // values.save_interval))))
+    refuse_foreign(
+        folder, (f"replay_buffer_{index}.pt" for index in range(-(-values.num_experts // values.save_interval)))
+    )
     store = train_and_store(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
     files = export_buffers(store, folder, values.save_interval)
     print(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train experts; returns the exit status."""
+    """Train experts; return the exit status."""
     return run_command(train, arguments)
 
 

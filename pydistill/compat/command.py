@@ -1,4 +1,4 @@
-"""Running a published script's command: its notes, its errors and its exit status."""
+"""Run the command of a published script, and report its notes, errors and exit status."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydistill.errors import SettingError
 
 
 def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | None) -> int:
-    """Run with the process's arguments, or these; returns the exit status, as `pydistill` does.
+    """Run a command with `arguments`, by default the process's; return the exit status of `pydistill`.
 
-    Errors are reported as those of `pydistill`, with the script's own flags in place of settings.
+    Errors are reported as by `pydistill`, but name the flags of the script instead of settings.
     """
 
-    def done(words: list[str]) -> int:
+    def run_and_name_flags(words: list[str]) -> int:
         try:
             run(words)
         except SettingError as error:
@@ -26,14 +26,14 @@ def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | Non
             raise
         return DONE
 
-    return guarded(done, arguments)
+    return guarded(run_and_name_flags, arguments)
 
 
 def note(line: str) -> None:
-    """Print a line that is not part of the result."""
+    """Print a note on stderr."""
     print(f"{PREFIX}{line}", file=sys.stderr)
 
 
 def device() -> str:
-    """A GPU if there is one, as the published scripts choose."""
+    """Return the device that the published scripts use: a GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"

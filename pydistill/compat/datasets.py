@@ -1,4 +1,4 @@
-"""MTT's names of data sets, and where its scripts look for their buffers."""
+"""MTT's names of data sets, and the folders of its buffers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGENET_SIZE = 128
 
 
 def data_of(values: argparse.Namespace) -> DataSettings:
-    """The data set that the flags mean, normalised by the published numbers where there are some.
+    """Return the data settings of the flags, with the published normalisation where there is one.
 
     Raises:
         InputError: there is no such data set.
@@ -45,17 +45,17 @@ def data_of(values: argparse.Namespace) -> DataSettings:
 
 
 def buffer_folder(values: argparse.Namespace, script: Script = "mtt") -> Path:
-    """BUFFER_PATH/DATASET[_NO_ZCA][/SUBSET[/RES]]/MODEL: where the scripts keep and look for buffers.
+    """Return the folder of the buffers, BUFFER_PATH/DATASET[_NO_ZCA][/SUBSET[/RES]]/MODEL.
 
-    With and without the level RES for ImageNet, as MTT's older and newer revisions have it; a folder that exists wins.
+    For ImageNet, older and newer revisions of MTT differ in the level RES; a folder that exists is preferred.
     """
     folder = Path(values.buffer_path) / str(values.dataset)
     model = str(values.model)
-    marked = ("CIFAR10", "CIFAR100", "Tiny") if script == "mct" else ("CIFAR10", "CIFAR100")
+    suffixed = ("CIFAR10", "CIFAR100", "Tiny") if script == "mct" else ("CIFAR10", "CIFAR100")
     if values.dataset == "ImageNet":
         folder /= str(values.subset)
         with_size = folder / str(values.res or IMAGENET_SIZE) / model
         return folder / model if (folder / model).is_dir() and not with_size.is_dir() else with_size
-    if values.dataset in marked and not values.zca:
+    if values.dataset in suffixed and not values.zca:
         folder = folder.with_name(f"{folder.name}_NO_ZCA")
     return folder / model

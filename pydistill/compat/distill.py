@@ -1,4 +1,4 @@
-"""A published distillation command from its flags to its files."""
+"""Run a published distillation command, from its flags to its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydistill.artefact.file import Artefact
 from pydistill.compat.command import device, note, run_command
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
-from pydistill.compat.files import RUN, LegacyFiles, Naming, log_folder
+from pydistill.compat.files import RUN, Naming, ScriptFiles, log_folder
 from pydistill.compat.flags import Script, distill_parser
 from pydistill.compat.recipe import plan_of
 from pydistill.evaluation.evaluate import evaluate_models, table
@@ -27,15 +27,15 @@ from pydistill.trajectories import StartSampler, TrajectoryStore
 
 
 def main(script: Script, arguments: Sequence[str] | None = None) -> int:
-    """Run the distillation that `arguments` (or the command line) ask for; returns the exit status."""
-    return run_command(lambda given: distil(script, given), arguments)
+    """Run the distillation described by `arguments`, by default the process's; return the exit status."""
+    return run_command(lambda words: distil(script, words), arguments)
 
 
 def distil(script: Script, arguments: Sequence[str]) -> None:
-    """Run the distillation that these flags of a published script ask for.
+    """Run the distillation described by the flags of a published script.
 
     Raises:
-        InputError: a flag is wrong, or asks for what is not done here or for later epochs than the buffers have.
+        InputError: a flag is wrong, not supported, or needs later epochs than the buffers have.
         MismatchError: the buffers hold experts of another network or image size.
         PydistillError: as `distill_and_report`.
     """
@@ -48,12 +48,12 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     dataset = data.load(recipe.data, device())
     store = import_experts(values, script, buffer_folder(values, script), dataset, recipe.model)
     recipe = with_experts(recipe, store, values)
-    # The run checks this too, but only when the folder of its --name is there.
+    # The run checks this too, but only after it has created its folder.
     with in_group("distill"):
         StartSampler(recipe.distill.start_settings).check_reach(store.end, recipe.distill.expert_epochs)
     run = RunFolder(folder / RUN)
     classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
-    files = LegacyFiles(
+    files = ScriptFiles(
         Naming.of(script, folder, recipe.distill.ipc),
         run,
         classes,
@@ -69,14 +69,14 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     accuracy = accuracy_of(best.mean, best.std, len(best.accuracies))
     print(f"best accuracy: {accuracy}, after {result.best_iteration} iterations")
     if recipe.evaluation.models:
-        found = Artefact.load(run.path / BEST_NAME)
-        print(table(evaluate_models(found.images, found.labels, found.lr, dataset, recipe.model, recipe.evaluation)))
+        artefact = Artefact.load(run.path / BEST_NAME)
+        rows = evaluate_models(artefact.images, artefact.labels, artefact.lr, dataset, recipe.model, recipe.evaluation)
+        print(table(rows))
     print(f"the sets are in {folder}, the run in {run.path}")
 
 
 def with_experts(recipe: Recipe, store: TrajectoryStore, values: argparse.Namespace) -> Recipe:
-    """The recipe with what the buffers tell: the number of experts, their epochs, and how recorded ones are convexified
-    for MCT."""
+    """Complete the recipe from the buffers: number of experts, their epochs and, for MCT, the convexification."""
     training = replace(recipe.expert.training, epochs=store.record.epochs)
     recipe = replace(recipe, expert=replace(recipe.expert, count=len(store), training=training))
     if recipe.distill.method != "mct" or store.kind != "recorded":

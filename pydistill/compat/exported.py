@@ -1,4 +1,4 @@
-"""The buffers that `buffer` writes, recognised by their digests."""
+"""Export experts as buffers, without overwriting buffers of other programs."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from pydistill.errors import FormatError, InputError
 from pydistill.trajectories import TrajectoryStore, export_mtt
 
 RECORD = "pydistill-exported.json"
-"""SHA-256 of every buffer written here, by file name: one, or two while it is being replaced."""
+"""File of the SHA-256 digests of the buffers written here, by name: one per file, two during its replacement."""
 STAGING = ".pydistill-exporting"
-_NAME = r"replay_buffer_[0-9]+\.pt"  # what the record names is removed, so never a path
+_NAME = r"replay_buffer_[0-9]+\.pt"  # files named in the record are removed, so no name may be a path
 
 
 def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to go on if one of these files, or of those written here before, is there and not as it was written here.
+    """Refuse to overwrite or remove buffers that another program wrote or changed.
+
+    Args:
+        folder: of the buffers.
+        names: files to be written; those recorded by earlier exports are checked too.
 
     Raises:
-        InputError: that is so.
-        FormatError: the record of what was written is damaged.
+        InputError: one of these files exists and is not as it was written here.
+        FormatError: the record of written buffers is damaged.
     """
     written = _recorded(folder)
     for name in dict.fromkeys([*names, *written]):
         file = folder / name
         if file.exists() and (name not in written or sha256_of(file) not in written[name]):
             raise InputError(
-                f"{file} would be replaced or removed and is of another program, or was changed since it was written "
-                "here; choose another --buffer_path, or move it away"
+                f"{file} would be overwritten or removed, but another program wrote or changed it; choose another "
+                "--buffer_path, or move the file"
             )
 
 
 def export_buffers(store: TrajectoryStore, folder: Path, experts_per_file: int) -> list[Path]:
-    """Write the experts as `replay_buffer_N.pt`, in place of all that were written here before; returns the files.
+    """Write the experts as `replay_buffer_N.pt`, replacing all earlier exports; return the files.
 
     Raises:
-        InputError: a file of that name is of another program.
-        FormatError: the record of what was written is damaged.
+        InputError: another program wrote or changed a file of that name.
+        FormatError: the record of written buffers is damaged.
         WriteError: the disk is full.
     """
     staging = folder / STAGING
@@ -47,15 +51,15 @@ def export_buffers(store: TrajectoryStore, folder: Path, experts_per_file: int) 
     try:
         staged = export_mtt(store, staging, experts_per_file=experts_per_file)
         refuse_foreign(folder, [file.name for file in staged])
-        before = _recorded(folder)
-        now = {file.name: [sha256_of(file)] for file in staged}
-        # Both digests are good while files are moved, so that a command killed here can be given again.
-        write_json(folder / RECORD, before | {name: before.get(name, []) + new for name, new in now.items()})
+        old = _recorded(folder)
+        new = {file.name: [sha256_of(file)] for file in staged}
+        # Until all files are moved both digests are valid, so that a command killed here can be run again.
+        write_json(folder / RECORD, old | {name: old.get(name, []) + digests for name, digests in new.items()})
         files = [file.replace(folder / file.name) for file in staged]
-        # What an export with more files left would be read as further experts, which it holds a second time.
-        for name in before.keys() - now.keys():
+        # Files of an earlier export with more files would be read as additional experts.
+        for name in old.keys() - new.keys():
             (folder / name).unlink(missing_ok=True)
-        write_json(folder / RECORD, now)
+        write_json(folder / RECORD, new)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return files
@@ -65,10 +69,10 @@ def _recorded(folder: Path) -> dict[str, list[str]]:
     path = folder / RECORD
     if not path.exists():
         return {}
-    found = read_json(path)
-    if not isinstance(found, dict) or not all(
-        re.fullmatch(_NAME, name) and isinstance(each, list) and all(isinstance(digest, str) for digest in each)
-        for name, each in found.items()
+    record = read_json(path)
+    if not isinstance(record, dict) or not all(
+        re.fullmatch(_NAME, name) and isinstance(digests, list) and all(isinstance(digest, str) for digest in digests)
+        for name, digests in record.items()
     ):
-        raise FormatError(f"{path} is damaged; remove it, and the buffers beside it if they were written here")
-    return found
+        raise FormatError(f"{path} is damaged; remove it, and the buffers in its folder that pydistill wrote")
+    return record

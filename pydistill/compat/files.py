@@ -1,4 +1,4 @@
-"""The files that the published scripts leave in logged_files: written while a run goes on."""
+"""Write the files of the published scripts to logged_files during a run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ LOG_FOLDERS = "logged_files"
 
 
 def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) -> Path:
-    """logged_files/DATASET/NAME; without a name the script's own, or the next free number of it.
+    """Return logged_files/DATASET/NAME; the default name is the script's, with -2, -3, … if it exists.
 
     Raises:
-        InputError: a run is to be continued and has no name, or the name is taken and it is not, or it is no name of a
-            folder.
+        InputError: --resume without a name, a name that exists without --resume, or a name that is a path.
     """
     parent = Path(LOG_FOLDERS) / dataset
     if name is None:
@@ -38,22 +37,22 @@ def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) 
             raise InputError(f"--resume needs the run's --name, the folder in {parent}")
         stem: str = "convexified_v1" if script == "mct" else script
         names = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
-        return next(parent / free for free in names if not (parent / free).exists())
+        return next(parent / name for name in names if not (parent / name).exists())
     if Path(name).name != name or name in ("", ".", ".."):  # Path("..").name is ".."
         raise InputError(f"--name must be the name of a folder in {parent}, not {name!r}")
     if (parent / name).exists() and not resume:
-        raise InputError(f"{parent / name} is there already; give another --name, or --resume to continue it")
+        raise InputError(f"{parent / name} exists; choose another --name, or continue it with --resume")
     return parent / name
 
 
 @dataclass(frozen=True)
 class Naming:
-    """The folder and the file names of a script's sets; {} is the iteration, or "best".
+    """Folder and file names of a script's distilled sets; {} stands for the iteration or "best".
 
     Attributes:
         folder: of the files.
         images, labels: names of the images and their labels.
-        inverted: name of the images without their ZCA whitening, or None if the script leaves none.
+        inverted: name of the images without ZCA whitening, or None if the script does not write them.
     """
 
     folder: Path
@@ -63,7 +62,7 @@ class Naming:
 
     @classmethod
     def of(cls, script: Script, folder: Path, ipc: int) -> Naming:
-        """The naming of what is evaluated: for ATT the moving average, in ema_logged_files."""
+        """Return the naming of the evaluated set; for ATT this is the moving average, in ema_logged_files."""
         if script == "mct":
             return cls(folder, f"images_ipc-{ipc}_{{}}.pt", f"labels_ipc-{ipc}_{{}}.pt", None)
         if script == "att":
@@ -71,26 +70,25 @@ class Naming:
         return cls(folder)
 
     def write(self, when: str, images: Tensor, labels: Tensor) -> None:
-        """Write images and labels of one moment."""
+        """Write images and labels; `when` is the iteration or "best"."""
         save_torch(images.detach().cpu().clone(), self.folder / self.images.format(when))
         save_torch(labels.detach().cpu().clone(), self.folder / self.labels.format(when))
 
 
-class LegacyFiles(RunCallback):
-    """An observer that leaves `images_N.pt`, `labels_N.pt`, `images_best.pt`, `labels_best.pt` and, beside what is
-    published, `lr_best.pt`.
+class ScriptFiles(RunCallback):
+    """Callback that writes the files of a script: `images_N.pt`, `labels_N.pt`, the same of `best`, and `lr_best.pt`.
 
-    N is an iteration at which the set was evaluated and was the best so far, or a multiple of 1,000 (0: the first
-    images). What the run did before it was continued is read from its metrics.
+    N is 0 for the initial images, an iteration whose evaluation is the best so far, or an evaluated multiple of 1,000.
+    The evaluations before a resumed iteration are read from the run's metrics.
 
     Args:
-        naming: where to and by which names.
-        folder: the run's.
-        classes: of each image.
-        soft: whether the labels are probabilities, which the best set's artefact holds.
-        preprocessing: of the data; whitened images are also left without their whitening.
-        invert: whether to leave those at all.
-        raw: for ATT, whose images are an average: the naming of the pixels themselves.
+        naming: folder and names of the files.
+        folder: folder of the run.
+        classes: class of every image.
+        preprocessing: preprocessing of the data; whitened images are also written without the whitening.
+        soft: take the labels from the artefact of the best set, where they are probabilities.
+        invert: write the images without whitening.
+        raw: for ATT, whose images are a moving average: naming of the pixels themselves.
     """
 
     def __init__(
@@ -109,19 +107,19 @@ class LegacyFiles(RunCallback):
         self._inverts = invert and preprocessing.kind == "zca" and naming.inverted is not None
         self._lr = 0.0
         self._best: float | None = None
-        self._due: tuple[int, bool] | None = None  # what to write when the images come: iteration, is it the best
+        self._due: tuple[int, bool] | None = None  # the evaluation before on_images: iteration, is it the best
         self._read = False
 
     def on_iteration(self, report: IterationReport) -> None:
-        """Keep the learning rate."""
+        """Remember the learning rate."""
         self._lr = report.lr
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """Keep whether it is the best so far."""
+        """Remember whether this evaluation is the best so far."""
         self._note(iteration, evaluation.mean)
 
     def on_images(self, iteration: int, images: Tensor) -> None:
-        """Write the files of this moment, if there are any."""
+        """Write the files that are due at this iteration."""
         if not self._read:
             self._read_metrics(iteration)
         if iteration == 0 and not self._soft:
@@ -130,8 +128,8 @@ class LegacyFiles(RunCallback):
                 self._raw.write("0", images, self._classes)
         if self._due is not None and self._due[0] == iteration:
             is_best = self._due[1]
-            moments = [str(iteration)] if is_best or iteration % ALWAYS_EVERY == 0 else []
-            for when in [*moments, *(["best"] if is_best else [])]:
+            names = [str(iteration)] if is_best or iteration % ALWAYS_EVERY == 0 else []
+            for when in [*names, *(["best"] if is_best else [])]:
                 self._write(when, images)
                 if self._raw is not None:
                     self._raw.write(when, self._folder.load_checkpoint()[1]["images"], self._classes)
@@ -146,7 +144,7 @@ class LegacyFiles(RunCallback):
         self._due = (iteration, is_best)
 
     def _read_metrics(self, iteration: int) -> None:
-        """The evaluations before a run was resumed at `iteration`; the last set may not have been written."""
+        """Read the evaluations before a resumed `iteration`, as the files of the last one may be missing."""
         self._read = True
         if iteration == 0:
             return

@@ -1,4 +1,4 @@
-"""The flags of the published scripts: their names, types and defaults, and this package's own."""
+"""Parsers of the published scripts' flags, with their types and defaults, and of the flags that pydistill adds."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ FLAGS = {
     "expert.training.weight_decay": "--l2",
     "expert.training.dsa.strategy": "--dsa_strategy",
 }
-"""The flag of a setting."""
+"""Flag of a setting, for error messages."""
 
 
 def truth(text: str) -> bool:
@@ -59,15 +59,15 @@ def truth(text: str) -> bool:
 
 
 def distill_parser(script: Script) -> Parser:
-    """The flags of a repository's distillation script (distill.py, distill_ATT.py, distill_compressed.py)."""
+    """Return the parser of a distillation script (distill.py, distill_ATT.py, distill_compressed.py)."""
     parser = Parser(
         prog=f"python -m pydistill.compat.{script}",
         description=f"{script.upper()}'s distillation command, run by pydistill.",
         allow_abbrev=True,
-        epilog="docs/compat.md says what each flag does here. --debug shows the whole traceback of an error.",
+        epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
     )
     _shared(parser, data_path="datas" if script == "att" else "data")
-    real = float if script == "mct" else int
+    epochs = float if script == "mct" else int
     numbers: dict[str, tuple[Any, Any]] = {
         "ipc": (int, 1),
         "num_eval": (int, 3 if script in ("tesla", "mct") else 5),
@@ -79,9 +79,9 @@ def distill_parser(script: Script) -> Parser:
         "lr_teacher": (float, 0.01),
         "lr_init": (float, None),
         "batch_syn": (int, None),
-        "expert_epochs": (real, 3),
+        "expert_epochs": (epochs, 3),
         "syn_steps": (int, 20),
-        "max_start_epoch": (real, 25),
+        "max_start_epoch": (epochs, 25),
         "canvas_size": (int, 2),
         "canvas_samples": (int, 1),
         "max_files": (int, None),
@@ -105,9 +105,9 @@ def distill_parser(script: Script) -> Parser:
         parser.add_argument("--optimizer", default="SGD")
     for name in switches:
         parser.add_argument(f"--{name}", action="store_true")
-    add = _own(parser)
-    add("--name", help="of the folder in logged_files/DATASET, which wandb names there")
-    add("--experts", help="where the imported experts are kept; default: beside the buffers")
+    add = _added(parser)
+    add("--name", help="folder in logged_files/DATASET; the published scripts use the name of the wandb run")
+    add("--experts", help="folder for the imported experts; default: in the folder of the buffers")
     add("--resume", action="store_true", help="continue the run of that --name")
     add("--backend", choices=["auto", "fused", "torch", "autograd"], default="auto")
     if script == "mct":
@@ -116,12 +116,12 @@ def distill_parser(script: Script) -> Parser:
 
 
 def buffer_parser() -> Parser:
-    """The flags of MTT's buffer.py."""
+    """Return the parser of MTT's buffer.py."""
     parser = Parser(
         prog="python -m pydistill.compat.buffer",
         description="MTT's buffer.py, run by pydistill.",
         allow_abbrev=True,
-        epilog="docs/compat.md says what each flag does here. --debug shows the whole traceback of an error.",
+        epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
     )
     _shared(parser, data_path="data")
     parser.add_argument("--num_experts", type=int, default=100)
@@ -131,14 +131,16 @@ def buffer_parser() -> Parser:
     parser.add_argument("--decay", action="store_true")
     parser.add_argument("--mom", type=float, default=0.0)
     parser.add_argument("--l2", type=float, default=0.0)
-    _own(parser)
+    _added(parser)
     return parser
 
 
 def _shared(parser: Parser, *, data_path: str) -> None:
-    parser.add_argument("--dataset", default="CIFAR10", help="CIFAR10, CIFAR100, Tiny, ImageNet, or one of pydistill's")
-    parser.add_argument("--subset", default="imagenette", help="of ImageNet")
-    parser.add_argument("--res", type=int, default=None, help="side of ImageNet's images; 128 if not given")
+    parser.add_argument(
+        "--dataset", default="CIFAR10", help="CIFAR10, CIFAR100, Tiny, ImageNet, or a name of pydistill"
+    )
+    parser.add_argument("--subset", default="imagenette", help="subset of ImageNet")
+    parser.add_argument("--res", type=int, default=None, help="side of ImageNet's images; default 128")
     parser.add_argument("--model", default="ConvNet")
     parser.add_argument("--batch_real", type=int, default=256)
     parser.add_argument("--batch_train", type=int, default=256)
@@ -149,15 +151,15 @@ def _shared(parser: Parser, *, data_path: str) -> None:
     parser.add_argument("--zca", action="store_true")
 
 
-def _own(parser: Parser) -> Callable[..., None]:
-    """Add pydistill's own flags; returns what adds another to their group."""
-    group = parser.add_argument_group("pydistill's own")
+def _added(parser: Parser) -> Callable[..., None]:
+    """Add the flags that the published scripts do not have; return a function that adds another one."""
+    group = parser.add_argument_group("flags added by pydistill")
 
     def add(name: str, **options: Any) -> None:
         parser.record_flag(group.add_argument(name, **options))
 
     add("--seed", type=int, default=0, help="seed of everything random")
-    add("--download", action="store_true", help="let torchvision fetch what is missing")
+    add("--download", action="store_true", help="let torchvision download missing data")
     add("--cache", default=None, help="folder for unpacked data and ZCA matrices")
     add("--quiet", action="store_true", help="show no progress")
     return add

@@ -1,4 +1,4 @@
-"""MTT's names of networks, and its pools of networks to evaluate on."""
+"""MTT's names of networks, and its pools of networks for evaluation."""
 
 from __future__ import annotations
 
@@ -42,35 +42,36 @@ _POOLS = {
 
 
 def network_of(name: str) -> ModelSettings:
-    """The network that MTT's `get_network` makes for a name, or this package's own of that short name.
+    """Return the network that MTT's `get_network` builds for a name, or the one of that pydistill short name.
 
     Raises:
-        InputError: there is no such network here.
+        InputError: pydistill has no such network.
     """
     if name in _OTHERS:
         return _OTHERS[name]
     if name in ABSENT:
-        raise InputError(f"--model {name} is a network that pydistill does not have; take ConvNet, AlexNet, VGG11 …")
-    found = re.fullmatch(r"ConvNet(?:D(?P<depth>\d+)|W(?P<width>\d+)|(?P<variant>[A-Z]{2}))?", name)
-    if found is None or (found["variant"] and found["variant"] not in _VARIANTS):
+        raise InputError(f"--model {name} is not implemented; choose ConvNet, AlexNet, VGG11 …")
+    match = re.fullmatch(r"ConvNet(?:D(?P<depth>\d+)|W(?P<width>\d+)|(?P<variant>[A-Z]{2}))?", name)
+    if match is None or (match["variant"] and match["variant"] not in _VARIANTS):
         if name[:1].islower():
             return parse(name)
         raise InputError(
-            f"--model {name} is none of ConvNet, ConvNetD1 … ConvNetD6, ConvNetW32 …, "
-            f"ConvNet{', ConvNet'.join(_VARIANTS)}, {', '.join(_OTHERS)}, and no short name such as convnet3-w128"
+            f"--model must be one of ConvNet, ConvNetD1 … ConvNetD6, ConvNetW32 …, "
+            f"ConvNet{', ConvNet'.join(_VARIANTS)}, {', '.join(_OTHERS)} "
+            f"or a short name such as convnet3-w128, not {name}"
         )
-    depth, width = int(found["depth"] or 3), int(found["width"] or 128)
+    depth, width = int(match["depth"] or 3), int(match["width"] or 128)
     options: dict[str, Any] = {"depth": depth, "width": width, "norm": "instance"}
-    return ModelSettings("convnet", **(options | _VARIANTS.get(found["variant"] or "", {})))
+    return ModelSettings("convnet", **(options | _VARIANTS.get(match["variant"] or "", {})))
 
 
 def pool_of(mode: str, model: str) -> tuple[list[str], list[str]]:
-    """MTT's names of the networks that `--eval_mode` evaluates on, and those of them that there are none of here.
+    """Return MTT's names of the networks of an `--eval_mode`: those that pydistill has, and those that it lacks.
 
-    S is the student's own, without its batch norm, as published; C that one and ConvNet.
+    Mode S is the student's network, without batch norm as published; C is the student's network and ConvNet.
 
     Raises:
-        InputError: there is no such mode (the published scripts take the student's own then, without a word).
+        InputError: there is no such mode (the published scripts silently use the student's network).
     """
     if mode in _POOLS:
         names = list(_POOLS[mode])

@@ -1,4 +1,4 @@
-"""From the flags of a published script to a recipe, and what must be said about them."""
+"""Convert the flags of a published script to a recipe, with notes for the user."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from pydistill.errors import InputError
 from pydistill.nn import name_of
 from pydistill.recipes.recipe import Recipe
 
-# Refused: what the flag would do, and what there is instead.
+# Flags that are refused: the reason and the remedy.
 REFUSED = {
-    "texture": "textures on a larger canvas are not implemented here; leave it out for ordinary images",
+    "texture": "textures on a larger canvas are not implemented; leave it out",
     "random_trajectory": "student and target would be the same random network, and the loss divides by their distance; "
     "leave it out",
-    "lr_decay": "the pixels' learning rate is constant here; leave it out and choose --lr_img for the whole run",
+    "lr_decay": "the learning rate of the pixels is constant; leave it out and choose --lr_img for all iterations",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A published command line in our terms.
+    """The recipe of a published command line, and notes.
 
     Attributes:
-        recipe: the run.
-        notes: what the user should know, a sentence each: flags that do something else than they seem to.
+        recipe: recipe of the run.
+        notes: sentences for the user about flags that do not do what their names suggest.
     """
 
     recipe: Recipe
@@ -37,10 +37,10 @@ class Plan:
 
 
 def plan_of(values: argparse.Namespace, script: Script) -> Plan:
-    """The recipe that the flags of a distillation script mean.
+    """Convert the flags of a distillation script to a recipe.
 
     Raises:
-        InputError: a flag asks for what is not done here.
+        InputError: a flag is wrong or not supported.
     """
     _refuse(values)
     pool, absent = pool_of(values.eval_mode, values.model)
@@ -115,19 +115,19 @@ def _notes(values: argparse.Namespace, script: Script, absent: list[str]) -> lis
     notes = []
     if values.lr_init is not None and values.lr_init != values.lr_teacher:
         notes.append(
-            f"--lr_init is read and never used by the published scripts: α begins at --lr_teacher = {values.lr_teacher}"
+            f"--lr_init is never used by the published scripts: α starts at --lr_teacher = {values.lr_teacher}"
         )
     if script == "tesla" or getattr(values, "gradient", "exact") == "truncated":
         notes.append(
-            "the published code loses a factor 2 of the pixels' gradient, so its --lr_img is halved here: "
-            "the steps are the same"
+            "the published code omits a factor 2 in the pixels' gradient; --lr_img is halved here, "
+            "so that the steps are the same"
         )
     elif script == "mct":
         notes.append("the gradient is exact; --gradient truncated computes what the published code does")
     if getattr(values, "teacher_label", False):
-        notes.append("--teacher_label: the labels are the mean of all experts' final probabilities, and stay")
+        notes.append("--teacher_label: the labels are the mean of all experts' final probabilities, and fixed")
     if values.load_all:
-        notes.append("--load_all: experts stay on the disk and are mapped into memory, all of them are used in turn")
+        notes.append("--load_all: all experts are used in any case, mapped into memory from disk")
     if absent:
-        notes.append(f"--eval_mode {values.eval_mode}: there is no {', '.join(absent)} here, the others are evaluated")
+        notes.append(f"--eval_mode {values.eval_mode}: {', '.join(absent)} is not implemented and is skipped")
     return notes

@@ -1,4 +1,4 @@
-"""From which buffers a store was imported: kept in the store, so that it is read again only where they are the same."""
+"""Record the buffers that a store was imported from, so that unchanged buffers are not read again."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from pydistill.errors import FormatError, InputError
 NAME = "sources.json"
 
 
-def keep_sources(out: Path, files: Sequence[Path], per_file: int | None) -> None:
-    """Write down that the store in `out` holds all experts of these files, or the first `per_file` of each."""
-    about = {file.name: _state(file) | {"sha256": sha256_of(file)} for file in files}
-    write_json(out / NAME, {"experts_per_file": per_file, "files": about})
+def write_sources(out: Path, files: Sequence[Path], per_file: int | None) -> None:
+    """Record that the store in `out` holds all experts of these files, or the first `per_file` per file."""
+    sources = {file.name: _state(file) | {"sha256": sha256_of(file)} for file in files}
+    write_json(out / NAME, {"experts_per_file": per_file, "files": sources})
 
 
-def imported_before(out: Path, files: Sequence[Path], per_file: int | None) -> bool:
-    """True if the store in `out` was converted from these files; False if unknown.
+def already_imported(out: Path, files: Sequence[Path], per_file: int | None) -> bool:
+    """Return True if the store in `out` was imported from these files, False if it has no record of its sources.
 
     Raises:
         InputError: it was imported from other files, with another limit, or the files have changed since.
-        FormatError: what it tells is damaged.
+        FormatError: the record is damaged.
     """
     path = out / NAME
     if not path.exists():
         return False
-    found = read_json(path)
-    about = found.get("files") if isinstance(found, dict) else None
-    if not isinstance(about, dict) or not all(isinstance(each, dict) for each in about.values()):
+    record = read_json(path)
+    sources = record.get("files") if isinstance(record, dict) else None
+    if not isinstance(sources, dict) or not all(isinstance(state, dict) for state in sources.values()):
         raise FormatError(f"{path} is damaged; remove {out} to import the buffers again")
-    again = f"remove {out} to import again, or choose another folder by --experts"
-    before, now = _told(list(about), found.get("experts_per_file")), _told([file.name for file in files], per_file)
-    if before != now:
-        raise InputError(f"{out} holds the experts imported from {before}, and this command asks for {now}; {again}")
+    remedy = f"remove {out} to import again, or choose another folder with --experts"
+    stored = _describe(list(sources), record.get("experts_per_file"))
+    requested = _describe([file.name for file in files], per_file)
+    if stored != requested:
+        raise InputError(f"{out} holds {stored}, but the flags select {requested}; {remedy}")
     for file in files:
         if not file.is_file():
-            raise InputError(f"{file} is gone, from which the experts in {out} were imported; {again}")
+            raise InputError(f"{file}, the source of experts in {out}, does not exist any more; {remedy}")
         state = _state(file)
-        # A copy has another time and the same content.
-        unlike = state["bytes"] != about[file.name].get("bytes")
-        moved = state["modified"] != about[file.name].get("modified")
-        if unlike or (moved and sha256_of(file) != about[file.name].get("sha256")):
-            raise InputError(f"{file} has changed since its experts were imported into {out}; {again}")
+        source = sources[file.name]
+        resized = state["bytes"] != source.get("bytes")
+        touched = state["modified"] != source.get("modified")  # a copy has another time, but the same content
+        if resized or (touched and sha256_of(file) != source.get("sha256")):
+            raise InputError(f"{file} has changed since its experts were imported into {out}; {remedy}")
     return True
 
 
@@ -53,8 +54,8 @@ def _state(file: Path) -> dict[str, Any]:
     return {"bytes": status.st_size, "modified": status.st_mtime_ns}
 
 
-def _told(names: Sequence[str], per_file: Any) -> str:
-    which = (
+def _describe(names: Sequence[str], per_file: Any) -> str:
+    experts = (
         "all experts" if per_file is None else "the first expert" if per_file == 1 else f"the first {per_file} experts"
     )
-    return f"{which} of {', '.join(names)}"
+    return f"{experts} of {', '.join(names)}"

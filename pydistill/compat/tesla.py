@@ -1,4 +1,4 @@
-"""TESLA's distill.py: `python -m pydistill.compat.tesla <its flags>`."""
+"""TESLA's distill.py, run as `python -m pydistill.compat.tesla <its flags>`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydistill.compat import distill
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the distillation that the flags ask for; returns the exit status."""
+    """Run the distillation described by the flags; return the exit status."""
     return distill.main("tesla", arguments)
 
 

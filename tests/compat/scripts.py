@@ -1,4 +1,4 @@
-"""What the tests of the compatible commands share: data and buffers in a folder, and flags for the shortest runs."""
+"""Data, buffers and flags for short runs, shared by the tests of the published scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUFFERS = Path("buffers/tensors") / NETWORK
 
 
 def make_data() -> None:
-    """blobs.npz in the current folder."""
+    """Write blobs.npz to the current folder."""
     data = blobs()
     arrays = {}
     for split in ("train", "test"):
@@ -30,7 +30,7 @@ def make_data() -> None:
 
 
 def make_buffers(*flags: str) -> int:
-    """Three experts of four epochs as replay_buffer_0.pt (two of them) and replay_buffer_1.pt."""
+    """Train three experts for four epochs; write two to replay_buffer_0.pt and one to replay_buffer_1.pt."""
     make_data()
     flags = ("--num_experts", "3", "--train_epochs", "4", "--save_interval", "2", "--batch_train", "16", *flags)
     return buffer.main([*DATA, *flags, "--quiet"])

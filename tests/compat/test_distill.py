@@ -1,4 +1,4 @@
-"""The published scripts' commands: they read the buffers, obey the flags and leave the files."""
+"""Commands of the published scripts: reading buffers, following flags, writing files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with data and buffers, which is the current one."""
+    """A copy of the data and buffers, as the current folder."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -53,11 +53,11 @@ def read(file: Path) -> torch.Tensor:
     return tensor
 
 
-def test_mtt_leaves_its_files(here: Path) -> None:
+def test_mtt_writes_its_files(here: Path) -> None:
     assert mtt.main([*RUN, "--name", "first"]) == 0
     folder = here / "logged_files/tensors/first"
-    found = names(folder)
-    assert {"images_0.pt", "images_2.pt", "images_best.pt", "labels_best.pt", "lr_best.pt"} <= set(found)
+    written = set(names(folder))
+    assert {"images_0.pt", "images_2.pt", "images_best.pt", "labels_best.pt", "lr_best.pt"} <= written
     best, last = (Artefact.load(folder / "run" / file) for file in ("best.safetensors", "distilled.safetensors"))
     assert torch.equal(read(folder / "images_best.pt"), best.images)
     assert torch.equal(read(folder / "labels_best.pt"), torch.arange(4))
@@ -83,34 +83,32 @@ def test_the_flags_reach_the_recipe(here: Path) -> None:
     assert (recipe.expert.count, recipe.expert.training.epochs) == (3, 4)
 
 
-def test_a_continued_run_leaves_the_same_files(here: Path) -> None:
-    assert mtt.main([*RUN, "--name", "whole"]) == 0
-    assert mtt.main([*RUN, "--name", "halves", "--Iteration", "2"]) == 0
+def test_a_resumed_run_writes_the_same_files(here: Path) -> None:
+    assert mtt.main([*RUN, "--name", "uninterrupted"]) == 0
+    assert mtt.main([*RUN, "--name", "resumed", "--Iteration", "2"]) == 0
     parent = here / "logged_files/tensors"
-    for name in ("images_2.pt", "images_best.pt"):  # as if it had been killed before they were written
-        (parent / "halves" / name).unlink()
-    assert mtt.main([*RUN, "--name", "halves", "--resume"]) == 0
-    assert names(parent / "halves") == names(parent / "whole")
-    for file in names(parent / "whole"):
-        assert torch.equal(read(parent / "halves" / file), read(parent / "whole" / file)), file
+    for name in ("images_2.pt", "images_best.pt"):  # as after a kill before they were written
+        (parent / "resumed" / name).unlink()
+    assert mtt.main([*RUN, "--name", "resumed", "--resume"]) == 0
+    assert names(parent / "resumed") == names(parent / "uninterrupted")
+    for file in names(parent / "uninterrupted"):
+        assert torch.equal(read(parent / "resumed" / file), read(parent / "uninterrupted" / file)), file
 
 
-def test_a_name_that_is_taken_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_name_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "logged_files/tensors/first").mkdir(parents=True)
     assert mtt.main([*RUN, "--name", "first"]) == 2
-    assert "is there already; give another --name, or --resume" in capsys.readouterr().err
+    assert "--name" in capsys.readouterr().err
     assert mtt.main([*RUN, "--resume"]) == 2
-    assert "--resume needs the run's --name" in capsys.readouterr().err
+    assert "--resume needs " in capsys.readouterr().err
     for name in ("../first", "..", ".", "", "first/", "/"):
         for flags in ([], ["--resume"]):
             assert mtt.main([*RUN, "--name", name, *flags]) == 2
-            assert (
-                f"--name must be the name of a folder in logged_files/tensors, not {name!r}" in capsys.readouterr().err
-            )
+            assert "--name must be " in capsys.readouterr().err
     assert [path.name for path in (here / "logged_files").rglob("*")] == ["tensors", "first"]
 
 
-def test_att_leaves_averages_and_pixels(here: Path) -> None:
+def test_att_writes_averages_and_pixels(here: Path) -> None:
     assert att.main([*RUN, "--ema_decay", "0.9"]) == 0
     pixels, averages = here / "logged_files/tensors/att", here / "ema_logged_files/tensors/att"
     assert {"ema_images_0.pt", "ema_images_2.pt", "ema_images_best.pt", "ema_labels_best.pt"} <= set(names(averages))
@@ -122,9 +120,9 @@ def test_att_leaves_averages_and_pixels(here: Path) -> None:
     assert load_recipe(pixels / "run/recipe.json").distill.ema == 0.9
 
 
-def test_tesla_takes_the_published_steps(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tesla_halves_the_image_rate_as_published(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert tesla.main([*RUN, "--teacher_label", "--Iteration", "2"]) == 0
-    assert "--lr_img is halved here" in capsys.readouterr().err
+    assert "--lr_img is halved" in capsys.readouterr().err
     folder = here / "logged_files/tensors/tesla"
     settings = load_recipe(folder / "run/recipe.json").distill
     assert (settings.method, settings.lr_image, settings.labels) == ("tesla", 0.5, "teacher")
@@ -136,10 +134,10 @@ def test_tesla_takes_the_published_steps(here: Path, capsys: pytest.CaptureFixtu
 def published_update(
     run: Path, store: TrajectoryStore, lr_img: float, lr_lr: float, lr_teacher: float, steps: int
 ) -> tuple[torch.Tensor, float]:
-    """Pixels and α after the first iteration of TESLA's code, in fp64.
+    """Return the pixels and α after the first iteration of TESLA's code, in fp64.
 
-    It sums the gradients on the way, differentiates direction · gradient again at every step, where it loses the factor
-    2 of the pixels, and differentiates ‖θ₀ − α Σ g − θ*‖² / ‖θ₀ − θ*‖² by α.
+    TESLA sums the gradients of all steps, differentiates direction · gradient at every step, which omits the factor 2
+    of the pixels, and differentiates ‖θ₀ − α Σ g − θ*‖² / ‖θ₀ − θ*‖² by α.
     """
     line = next(line for line in RunFolder(run).metrics() if line["event"] == "iteration")
     trajectory = store.recorded(line["expert"])
@@ -155,9 +153,9 @@ def published_update(
 
     points, total = [start.clone().requires_grad_()], torch.zeros_like(start)
     for _ in range(steps):
-        found = gradient(points[-1]).detach()
-        total += found
-        points.append((points[-1].detach() - lr_teacher * found).requires_grad_())
+        step = gradient(points[-1]).detach()
+        total += step
+        points.append((points[-1].detach() - lr_teacher * step).requires_grad_())
     scale = (start - target).square().sum()
     direction = lr_teacher * (target - start) + lr_teacher**2 * total
     to_images = torch.zeros_like(images)
@@ -194,7 +192,7 @@ def test_mct_reads_both_kinds_of_buffers(published: bool, here: Path, capsys: py
     assert {"images_ipc-1_0.pt", "images_ipc-1_2.pt", "images_ipc-1_best.pt", "labels_ipc-1_best.pt"} <= set(
         names(folder)
     )
-    assert float(read(folder / "lr_best.pt")) == pytest.approx(0.1), "--mute_syn_lr keeps it"
+    assert float(read(folder / "lr_best.pt")) == pytest.approx(0.1), "constant under --mute_syn_lr"
     settings = load_recipe(folder / "run/recipe.json").distill
     assert (settings.expert_epochs, settings.max_start, settings.gradient) == (1.5, 1.5, "exact")
 
@@ -206,7 +204,7 @@ def test_other_networks_are_evaluated_at_the_end(here: Path, capsys: pytest.Capt
     assert "convnet3-w128-in " in table
 
 
-def test_whitened_images_are_also_left_without_their_whitening(here: Path) -> None:
+def test_whitened_images_are_also_written_unwhitened(here: Path) -> None:
     assert mtt.main([*RUN, "--zca", "--cache", "cache", "--Iteration", "2"]) == 0
     folder = here / "logged_files/tensors/mtt"
     artefact = Artefact.load(folder / "run")
@@ -233,11 +231,11 @@ def test_limits_on_files_and_experts(here: Path) -> None:
 SHORT = [*RUN, "--Iteration", "1", "--eval_it", "1"]
 
 
-def test_changed_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_buffers_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mtt.main(SHORT) == 0
     buffer_1 = here / BUFFERS / "replay_buffer_1.pt"
     os.utime(buffer_1, (1e9, 1e9))
-    assert mtt.main(SHORT) == 0, "a copy of the same content"
+    assert mtt.main(SHORT) == 0, "the content is the same"
     content = bytearray(buffer_1.read_bytes())
     content[-1000] ^= 1
     buffer_1.write_bytes(content)
@@ -249,16 +247,16 @@ def test_changed_buffers_are_not_ignored(here: Path, capsys: pytest.CaptureFixtu
 def test_experts_of_other_files_or_limits_are_refused(
     flags: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where --experts says where they are; without a flag a buffer is gone."""
+    """A store in --experts, then other limits; or, without a limit, a missing buffer."""
     elsewhere = [*SHORT, "--experts", "elsewhere"]
     assert mtt.main(elsewhere) == 0
     if not flags:
         (here / BUFFERS / "replay_buffer_1.pt").unlink()
     assert mtt.main([*elsewhere, *flags]) == 2
-    told = capsys.readouterr().err
-    assert "holds the experts imported from all experts of replay_buffer_0.pt, replay_buffer_1.pt, and this" in told
-    assert ("the first expert of" in told) == ("--max_experts" in flags)
-    (here / "elsewhere" / "sources.json").unlink()  # as an import that was stopped leaves it
+    message = capsys.readouterr().err
+    assert "all experts of replay_buffer_0.pt, replay_buffer_1.pt, " in message
+    assert ("the first expert of" in message) == ("--max_experts" in flags)
+    (here / "elsewhere" / "sources.json").unlink()  # as after a stopped import
     assert mtt.main([*elsewhere, *flags]) == 2
     assert "holds 3 experts and the files to import 2" in capsys.readouterr().err
 
@@ -283,7 +281,7 @@ def test_buffers_are_read_once(published: bool, here: Path, monkeypatch: pytest.
         assert script.main(flags) == 2
 
 
-def test_an_imported_expert_that_is_gone_is_imported_again(here: Path) -> None:
+def test_a_missing_imported_expert_is_imported_again(here: Path) -> None:
     assert mtt.main(SHORT) == 0
     digest = TrajectoryStore.open(store_of(here, False)).digest
     (store_of(here, False) / "expert_0001.safetensors").unlink()
@@ -297,16 +295,16 @@ def test_an_imported_expert_that_is_gone_is_imported_again(here: Path) -> None:
 def test_an_import_that_was_killed_does_not_mix_buffers(
     published: bool, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After one expert, and before it is written down what was imported; then the buffers are replaced."""
+    """The kill comes after one expert, before the sources are recorded; then the buffers are replaced."""
     script, flags, add = mtt, SHORT, "add"
     if published:
         recorded = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
         export_mct(recorded.write_convexified(here / "convexified", waypoints=3), here / BUFFERS)
         script, flags, add = mct, [*SHORT, "--num_interpolation", "3"], "add_convexified"
-    whole = getattr(TrajectoryStore, add)
+    original = getattr(TrajectoryStore, add)
 
-    def killed(store: TrajectoryStore, number: int, *rest: Any, **named: Any) -> None:
-        whole(store, number, *rest, **named)
+    def killed(store: TrajectoryStore, number: int, *arguments: Any, **options: Any) -> None:
+        original(store, number, *arguments, **options)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -323,7 +321,7 @@ def test_an_import_that_was_killed_does_not_mix_buffers(
 
 
 def test_the_scripts_share_one_store(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same buffers, whichever imported them; also where an older import names another script."""
+    """Whichever script imported the buffers, and whichever source the record names."""
     assert tesla.main(SHORT) == 0
     store = TrajectoryStore.open(store_of(here, False))
     assert store.record.training == {"source": "mtt"}, "the files' layout, not the script"
@@ -341,25 +339,21 @@ def test_the_scripts_share_one_store(here: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("imported", [True, False], ids=["imported", "stopped"])
-def test_a_store_of_other_experts_is_refused_by_the_flags_that_there_are(
-    imported: bool, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_store_of_other_experts_is_refused(imported: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mtt.main(SHORT) == 0
     if not imported:
         (store_of(here, False) / "sources.json").unlink()
     assert att.main([*SHORT, "--zca"]) == 2
-    told = capsys.readouterr().err
-    assert "preprocessing is" in told
+    assert "preprocessing is" in capsys.readouterr().err
     assert mtt.main([*SHORT, "--experts", str(here / BUFFERS / "pydistill-experts")]) == 2
-    told = capsys.readouterr().err
-    assert "choose another folder" in told
+    assert "choose another folder" in capsys.readouterr().err
 
 
 def store_of(here: Path, published: bool) -> Path:
     return here / BUFFERS / ("pydistill-waypoint_ip3" if published else "pydistill-replay")
 
 
-def test_a_damaged_list_of_sources(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_record_of_sources(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mtt.main(SHORT) == 0
     (store_of(here, False) / "sources.json").write_text('{"files": [1]}')
     assert mtt.main(SHORT) == 1
@@ -367,35 +361,35 @@ def test_a_damaged_list_of_sources(here: Path, capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "part"),
     [
-        (["--texture"], "--texture is refused: textures on a larger canvas are not implemented"),
+        (["--texture"], "--texture is refused: "),
         (["--eval_it", "0"], "--eval_it must be at least 1, not 0"),
-        (["--eval_mode", "ZZ"], "--eval_mode must be one of S, C, M, W, D, A, P, N, not ZZ"),
-        (["--model", "LeNet"], "--model LeNet is a network that pydistill does not have"),
-        (["--model", "ConvNetXY"], "--model ConvNetXY is none of ConvNet"),
+        (["--eval_mode", "ZZ"], "--eval_mode must be "),
+        (["--model", "LeNet"], "--model LeNet "),
+        (["--model", "ConvNetXY"], "--model must be "),
         (["--dataset", "MNIST"], "--dataset must be CIFAR10"),
         (["--dataset", "ImageNet", "--subset", "cats"], "--subset must be one of imagenette"),
         (["--res", "64"], "--res=64 is for --dataset ImageNet"),
-        (["--buffer_path", "elsewhere"], "holds no replay_buffer_0.pt; train experts into it"),
+        (["--buffer_path", "elsewhere"], "holds no replay_buffer_0.pt"),
         (["--max_files", "0"], "--max_files must be at least 1, not 0"),
         (["--max_experts", "0"], "--max_experts must be at least 1, not 0"),
-        (["--no_aug", "perhaps"], "argument --no_aug: 'perhaps' is neither True nor False"),
+        (["--no_aug", "perhaps"], "--no_aug: 'perhaps'"),
         (["--nosuchthing"], "there is no flag --nosuchthing (python -m pydistill.compat.mtt --help lists the flags)"),
         (["--lr_imgg", "3"], "there is no flag --lr_imgg; did you mean --lr_img? (python -m pydistill.compat.mtt"),
         (["--lr_img 3"], "there is no flag --lr_img 3"),
-        (["--zca", "yes"], "'yes' is one argument too many; a flag's name goes before its value (python -m"),
+        (["--zca", "yes"], "'yes' is one argument too many"),
         (["--model", "convnet1-w4"], "and the record do not agree"),
     ],
 )
-def test_what_is_not_done_is_refused(
-    flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+def test_wrong_and_unsupported_flags_are_refused(
+    flags: list[str], part: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "convnet1-w4" in flags:
         shutil.copytree(here / BUFFERS, here / BUFFERS.with_name("convnet1-w4"))
     assert mtt.main([*RUN, *flags]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert told in lines[-1]
+    assert part in lines[-1]
     assert not (here / "logged_files").exists()
 
 
@@ -416,11 +410,11 @@ def test_what_is_not_done_is_refused(
 def test_messages_name_the_flags(flags: list[str], here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mtt.main([*RUN, *flags]) == 2
     assert capsys.readouterr().err.startswith(f"pydistill: error: {flags[0]} must be ")
-    assert not (here / "logged_files").exists(), "the same --name can be given again"
+    assert not (here / "logged_files").exists(), "the same --name can be used again"
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "part"),
     [
         (["--train_epochs", "0"], "--train_epochs must be "),
         (["--mom", "2"], "--mom must be "),
@@ -428,14 +422,14 @@ def test_messages_name_the_flags(flags: list[str], here: Path, capsys: pytest.Ca
     ],
 )
 def test_messages_name_the_flags_of_buffer(
-    flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], part: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert make_buffers(*flags) == 2
-    assert told in capsys.readouterr().err
+    assert part in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "part"),
     [
         (["--lr_decay"], "--lr_decay is refused"),
         (["--num_interpolation", "9"], "--num_interpolation must be 2 to 5"),
@@ -446,9 +440,9 @@ def test_messages_name_the_flags_of_buffer(
         (["--num_interpolation", "2", "--abl_uniform_points", "--abl_projected_points"], "exclude each other"),
     ],
 )
-def test_mct_s_own_flags(flags: list[str], told: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags_of_mct(flags: list[str], part: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mct.main([*RUN, *flags]) == 2
-    assert told in capsys.readouterr().err
+    assert part in capsys.readouterr().err
 
 
 def test_tesla_s_random_trajectory_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -456,20 +450,22 @@ def test_tesla_s_random_trajectory_is_refused(here: Path, capsys: pytest.Capture
     assert "--random_trajectory is refused" in capsys.readouterr().err
 
 
-def test_an_unused_flag_is_told(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unused_flag_is_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert mtt.main([*RUN, "--Iteration", "1", "--lr_init", "0.5"]) == 0
-    assert "--lr_init is read and never used by the published scripts" in capsys.readouterr().err
+    assert "--lr_init is never used" in capsys.readouterr().err
 
 
-def test_false_is_false(here: Path) -> None:
+def test_no_aug_false_leaves_augmentation_on(here: Path) -> None:
     assert mtt.main([*RUN, "--Iteration", "1", "--no_aug", "False"]) == 0
     recipe = load_recipe(here / "logged_files/tensors/mtt/run/recipe.json")
     assert recipe.distill.dsa is not None
 
 
-@pytest.mark.parametrize("store", [True, False], ids=["beside experts of ours", "alone"])
-def test_buffers_of_others_are_not_overwritten(store: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither replaced files nor those that another program added."""
+@pytest.mark.parametrize("store", [True, False], ids=["next to our experts", "alone"])
+def test_buffers_of_other_programs_are_not_overwritten(
+    store: bool, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that replaced ours, and files that another program added."""
     if store:
         shutil.copy(here / BUFFERS / "replay_buffer_0.pt", here / BUFFERS / "replay_buffer_2.pt")
         theirs, flags = here / BUFFERS / "replay_buffer_2.pt", ["--num_experts", "6"]
@@ -480,21 +476,21 @@ def test_buffers_of_others_are_not_overwritten(store: bool, here: Path, capsys: 
         theirs, flags = here / BUFFERS / "replay_buffer_0.pt", []
     before = theirs.read_bytes()
     assert make_buffers(*flags) == 2
-    assert f"{theirs.name} would be replaced or removed and is of another program" in capsys.readouterr().err
+    assert theirs.name in capsys.readouterr().err
     assert theirs.read_bytes() == before
 
 
 def test_a_changed_buffer_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / BUFFERS / "replay_buffer_0.pt").write_bytes(b"mine")
     assert make_buffers() == 2
-    assert "or was changed since it was written here" in capsys.readouterr().err
+    assert "replay_buffer_0.pt" in capsys.readouterr().err
     assert (here / BUFFERS / "replay_buffer_0.pt").read_bytes() == b"mine"
 
 
-def test_a_buffer_command_that_was_killed_while_it_exports_is_given_again(
+def test_a_buffer_command_killed_during_its_export_can_be_run_again(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two files: one is new, the other old, and both are ours."""
+    """Killed between two files: one is new, the other old, and both are ours."""
     replace, left = Path.replace, [1]
 
     def stop(self: Path, target: Path) -> Path:
@@ -507,13 +503,13 @@ def test_a_buffer_command_that_was_killed_while_it_exports_is_given_again(
         patch.setattr(Path, "replace", stop)
         assert make_buffers("--num_experts", "4", "--save_interval", "3") == 130
     assert make_buffers("--num_experts", "4", "--save_interval", "3") == 0
-    found = [torch.load(here / BUFFERS / f"replay_buffer_{number}.pt", weights_only=True) for number in (0, 1)]
-    assert [len(each) for each in found] == [3, 1]
+    buffers = [torch.load(here / BUFFERS / f"replay_buffer_{index}.pt", weights_only=True) for index in (0, 1)]
+    assert [len(experts) for experts in buffers] == [3, 1]
 
 
 @pytest.mark.parametrize("flags", [("--mom", "0.9"), ("--l2", "0.1"), ("--l2", "0.1", "--decay")])
 def test_experts_train_with_momentum_and_weight_decay(flags: tuple[str, ...], here: Path) -> None:
-    """As SGD of PyTorch does with these numbers, which the store keeps."""
+    """The settings are those of PyTorch's SGD, and are recorded in the store."""
     before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
     other = ["--num_experts", "1", "--buffer_path", "other"]
     if "--decay" in flags:
@@ -529,7 +525,7 @@ def test_experts_train_with_momentum_and_weight_decay(flags: tuple[str, ...], he
     assert (training["momentum"], training["weight_decay"]) == expected
 
 
-def test_one_expert_in_a_buffer(
+def test_one_expert_is_reported_in_the_singular(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -537,17 +533,17 @@ def test_one_expert_in_a_buffer(
     assert capsys.readouterr().out.startswith("1 expert in buffers")
 
 
-def test_buffers_can_be_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_larger_count_adds_experts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
     assert make_buffers("--num_experts", "4") == 0
     assert "4 experts in" in capsys.readouterr().out
     after = [torch.load(here / BUFFERS / f"replay_buffer_{number}.pt", weights_only=True) for number in (0, 1)]
-    assert [len(each) for each in after] == [2, 2]
+    assert [len(experts) for experts in after] == [2, 2]
     assert torch.equal(after[0][1][4][0], before[1][4][0])
 
 
-def test_fewer_buffers_take_the_place_of_more(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the experts of the files that stay would be there twice; also after a kill before they are removed."""
+def test_an_export_with_fewer_buffers_removes_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise their experts would be read twice; also after a kill before they are removed."""
     assert make_buffers("--save_interval", "1") == 0
     assert names(here / BUFFERS) == [f"replay_buffer_{number}.pt" for number in range(3)]
     unlink = Path.unlink
@@ -573,28 +569,30 @@ def test_a_damaged_record_of_exports(about: object, here: Path, capsys: pytest.C
 
 
 def test_a_changed_buffer_is_not_removed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that is no longer written, and would be read along."""
+    """A buffer that the new export does not write would be removed."""
     (here / BUFFERS / "replay_buffer_1.pt").write_bytes(b"mine")
     assert make_buffers("--save_interval", "3") == 2
-    assert "replay_buffer_1.pt would be replaced or removed and is of another program" in capsys.readouterr().err
+    assert "replay_buffer_1.pt" in capsys.readouterr().err
     assert (here / BUFFERS / "replay_buffer_1.pt").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "part"),
     [
         (["--dsa", "False"], "--dsa False is refused"),
-        (["--decay", "--mom", "0.9"], "--mom with --decay is refused: buffer.py then forgets its momentum"),
+        (["--decay", "--mom", "0.9"], "--mom with --decay is refused"),
         (["--save_interval", "0"], "--save_interval must be at least 1"),
     ],
 )
-def test_buffer_s_own_flags(flags: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_flags_of_buffer(flags: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert buffer.main(flags) == 2
-    assert told in capsys.readouterr().err
+    assert part in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["mtt", "att", "tesla", "mct", "buffer"])
-def test_as_modules(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_run_as_modules(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", [name, "--texture", "--res", "x"])
     monkeypatch.delitem(__import__("sys").modules, f"pydistill.compat.{name}")
     with pytest.raises(SystemExit) as stopped:
@@ -604,12 +602,12 @@ def test_as_modules(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_debug_shows_the_traceback(here: Path) -> None:
-    with pytest.raises(ValueError, match="--texture is refused"):
+    with pytest.raises(ValueError, match="--texture"):
         mtt.main([*RUN, "--texture", "--debug"])
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "told"),
+    ("error", "code", "part"),
     [
         (KeyError("lost"), 1, "pydistill: error: unexpected KeyError: 'lost'"),
         (RuntimeError("can't allocate memory"), 1, "pydistill: error: out of memory"),
@@ -618,14 +616,14 @@ def test_debug_shows_the_traceback(here: Path) -> None:
     ],
 )
 def test_no_error_shows_a_traceback(
-    error: BaseException, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException, code: int, part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*arguments: object) -> None:
         raise error
 
     monkeypatch.setattr("pydistill.compat.distill.distil", fail)
     assert mtt.main(RUN) == code
-    assert capsys.readouterr().err.startswith(told)
+    assert capsys.readouterr().err.startswith(part)
     if isinstance(error, KeyError):
         with pytest.raises(KeyError, match="lost"):
             mtt.main([*RUN, "--debug"])

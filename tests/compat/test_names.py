@@ -1,4 +1,4 @@
-"""What the published names mean here: networks, pools, data sets, folders."""
+"""Meaning of the published names of networks, pools, data sets and folders."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_pools() -> None:
     assert pool_of("C", "ConvNetD4") == (["ConvNetD4", "ConvNet"], [])
     assert pool_of("M", "ConvNet") == (["ConvNet", "AlexNet", "VGG11", "ResNet18"], ["ResNet18_AP"])
     for mode in ("ZZ", "s", ""):
-        with pytest.raises(InputError, match=f"--eval_mode must be one of S, C, M, W, D, A, P, N, not {mode}$"):
+        with pytest.raises(InputError, match="--eval_mode"):
             pool_of(mode, "ConvNetD4")
     for mode in "WDAPN":
         for name in pool_of(mode, "ConvNet")[0]:
@@ -65,9 +65,9 @@ def test_pools() -> None:
     ],
 )
 def test_data_sets(flags: list[str], expected: tuple[object, ...]) -> None:
-    found = data_of(distill_parser("mtt").parse_args(flags))
-    assert (found.name, found.image_size, found.zca, found.statistics) == expected
-    assert found.path == "data"
+    settings = data_of(distill_parser("mtt").parse_args(flags))
+    assert (settings.name, settings.image_size, settings.zca, settings.statistics) == expected
+    assert settings.path == "data"
 
 
 def test_digits_need_no_path() -> None:
@@ -89,7 +89,7 @@ def test_buffer_folders(tmp_path: Path) -> None:
     assert folder(*imagenet) == "ImageNet/imagenette/ConvNetD5"
 
 
-def test_defaults_are_the_scripts_own() -> None:
+def test_defaults_are_those_of_the_scripts() -> None:
     mtt, tesla, mct, att = (vars(distill_parser(name).parse_args([])) for name in ("mtt", "tesla", "mct", "att"))
     assert (mtt["Iteration"], mtt["num_eval"], mtt["expert_epochs"], mtt["max_start_epoch"]) == (5000, 5, 3, 25)
     assert (mtt["lr_img"], mtt["lr_lr"], mtt["lr_teacher"], mtt["syn_steps"]) == (1000.0, 1e-5, 0.01, 20)
@@ -98,16 +98,16 @@ def test_defaults_are_the_scripts_own() -> None:
     assert (att["ema_decay"], att["data_path"]) == (0.999, "datas")
 
 
-def test_abbreviations_of_an_existing_command_work() -> None:
+def test_abbreviated_flags_are_accepted() -> None:
     assert distill_parser("mtt").parse_args(["--Iter", "7"]).Iteration == 7
 
 
-def test_an_unknown_subset_names_those_there_are() -> None:
+def test_an_unknown_subset_is_refused_with_the_choices() -> None:
     with pytest.raises(InputError, match="imagefruit"):
         data_of(distill_parser("mtt").parse_args(["--dataset", "ImageNet", "--subset", "cats"]))
 
 
-def test_every_setting_with_a_flag_is_one_and_so_is_its_flag() -> None:
+def test_every_setting_and_flag_of_the_table_exists() -> None:
     scripts: list[Script] = ["mtt", "att", "tesla", "mct"]
     parsers = [*map(distill_parser, scripts), buffer_parser()]
     assert set(FLAGS.values()) <= {flag for parser in parsers for flag in parser.names.values()}
