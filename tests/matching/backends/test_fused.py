@@ -4,6 +4,7 @@ calls."""
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from tests.matching.problems import FUSED, Case, assert_same, make_case, needs_e
 pytestmark = needs_engine
 
 BOUND = 1e-9
-LAST_BITS = 30  # a sum of thousands of roundings against one in each pixel
+LAST_BITS = 10  # at most 4.1 in 3,100 problems of the strategies below
+DRAWS = 8
 GRADIENTS = st.sampled_from(["exact", "exact", "truncated"])
 SELECTIONS = st.sampled_from(["last", "nearest"])
 
@@ -59,18 +61,18 @@ def random_case(
 
 
 def compare(case: Case, recipe: bool) -> None:
-    """As assert_same, but where one class only or a dead network has no gradient the floor is one rounding, and where
-    the whole graph's own numbers hang on the pixels' last bit (norms of three nearly equal numbers: up to a
-    millionfold the roundings), it is what that bit is worth."""
-    found, expected = outcome(case, "fused", recipe), outcome(case, "autograd", recipe)
-    assert found.pop("step").equal(expected.pop("step"))
-    moved: dict[str, Tensor] = {}
+    """As assert_same, with two exceptions. Where one class only, or a dead network, has no gradient, the bound is one
+    rounding. Where the full graph's own numbers depend on the last bit of the pixels (an instance norm of three nearly
+    equal numbers amplifies roundings up to a millionfold), the bound is LAST_BITS times what that bit changes."""
+    actual, expected = outcome(case, "fused", recipe), outcome(case, "autograd", recipe)
+    assert actual.pop("step").equal(expected.pop("step"))
+    changed: dict[str, float] = {}
     for name, value in expected.items():
-        error = float((found[name] - value).norm())
+        error = float((actual[name] - value).norm())
         floor = 0 if name in ("loss", "distances") else 1e-13
         if error > BOUND * float(value.norm()) + floor:
-            moved = moved or outcome(with_last_bits_changed(case), "autograd", recipe)
-            assert error <= LAST_BITS * float((moved[name] - value).norm()), name
+            changed = changed or changes_by_last_bits(case, recipe, expected)
+            assert error <= LAST_BITS * changed[name], name
 
 
 def outcome(case: Case, backend: str, recipe: bool) -> dict[str, Tensor]:
@@ -79,18 +81,19 @@ def outcome(case: Case, backend: str, recipe: bool) -> dict[str, Tensor]:
     return {"step": torch.tensor(match.step), "loss": match.loss.detach(), "distances": match.distances, **gradients}
 
 
-def with_last_bits_changed(case: Case) -> Case:
-    """Change every pixel and every parameter by one rounding, up or down."""
-    generator = torch.Generator().manual_seed(0)
-
-    def changed_by_a_rounding(values: Tensor) -> Tensor:
-        signs = torch.randn(values.shape, generator=generator, dtype=torch.float64).sign()
-        return values * (1 + torch.finfo(torch.float64).eps * signs)
-
+def changes_by_last_bits(case: Case, recipe: bool, expected: dict[str, Tensor]) -> dict[str, float]:
+    """The root mean square change of each number when all pixels move by one rounding, up or down at random. A single
+    draw does not do: its changes may cancel, and then a rounding seems to be worth nothing."""
     changed = copy.copy(case)
-    changed.images = changed_by_a_rounding(case.images)
-    changed.start = changed_by_a_rounding(case.start)
-    return changed
+    generator = torch.Generator().manual_seed(0)
+    squares = dict.fromkeys(expected, 0.0)
+    for _ in range(DRAWS):
+        signs = torch.randn(case.images.shape, generator=generator, dtype=torch.float64).sign()
+        changed.images = case.images * (1 + torch.finfo(torch.float64).eps * signs)
+        numbers = outcome(changed, "autograd", recipe)
+        for name, value in expected.items():
+            squares[name] += float((numbers[name] - value).square().sum()) / DRAWS
+    return {name: math.sqrt(square) for name, square in squares.items()}
 
 
 ANY_CASE = {
