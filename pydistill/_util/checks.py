@@ -15,7 +15,7 @@ SEEDS_BELOW = 2**63
 
 
 def check_tensor(name: str, value: object, allowed: str = "a tensor") -> None:
-    """Raise SettingError unless `value` is a tensor.
+    """Raise SettingError unless `value` is an ordinary tensor: dense, and not made under `torch.inference_mode`.
 
     Args:
         allowed: the expected tensor and its shape in words, for the message.
@@ -23,6 +23,10 @@ def check_tensor(name: str, value: object, allowed: str = "a tensor") -> None:
     if not isinstance(value, Tensor):
         sequence = isinstance(value, Sequence) or hasattr(value, "__array__")
         raise SettingError(name, value, allowed, "torch.as_tensor makes one" if sequence else "")
+    if value.layout != torch.strided or value.is_nested:
+        raise InputError(f"{name} must be a dense tensor, not a {'nested' if value.is_nested else 'sparse'} one")
+    if value.is_inference():
+        raise InputError(f"{name} was made under torch.inference_mode, which excludes gradients; pass {name}.clone()")
 
 
 def check_integer(name: str, value: object, at_least: int) -> None:

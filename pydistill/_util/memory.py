@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from pathlib import Path
 
-from pydistill.errors import OutOfMemoryError
+import torch
+
+from pydistill.errors import InputError, OutOfMemoryError, SettingError
 
 _MEMINFO = Path("/proc/meminfo")
 _OWN_CGROUP = Path("/proc/self/cgroup")
@@ -43,6 +46,29 @@ def check_memory_available(needed: int, subject: str, remedy: str) -> None:
         raise OutOfMemoryError(
             f"{subject} needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; {remedy}"
         )
+
+
+def memory_budget(memory: object, device: torch.device) -> int | None:
+    """Convert a budget of memory to bytes.
+
+    Args:
+        memory: a text such as "4GB" or "500MB"; a fraction in [0, 1] of the memory that is free on the device now; or
+            None, which is returned.
+
+    Raises:
+        SettingError: it is something else.
+        InputError: a fraction is asked for and the system does not say what is free.
+    """
+    if memory is None:
+        return None
+    if isinstance(memory, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B", memory)):
+        return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
+    if isinstance(memory, (int, float)) and not isinstance(memory, bool) and 0 <= memory <= 1:
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        if free is None:
+            raise InputError('the system does not say how much memory is free; give memory in bytes, such as "4GB"')
+        return int(float(memory) * free)
+    raise SettingError("memory", memory, 'a text such as "4GB", a fraction from 0 to 1 of what is free, or None')
 
 
 def _machine_available() -> int | None:

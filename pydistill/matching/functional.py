@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from pydistill._util.format import first_line
 from pydistill.errors import InputError
 from pydistill.matching.loss import student_loss
+from pydistill.matching.second_derivative import checked_gradient, derivative_errors
 from pydistill.nn.flat import ParameterLayout, layout_of
+from pydistill.nn.rebind import rebound
 
 
 class FunctionalStudent:
     """ℓ(θ, X, Y) of a module whose parameters are replaced by the flat vector θ [P].
 
+    The module runs as a copy with its own parameters for each step: code that runs after the step's forward pass, such
+    as a checkpoint's second forward pass, computes with the parameters of that step, and the module itself never
+    changes. A copy continues with the attributes that the previous step left.
+
     A module that changes its buffers while it runs (batch norm's running statistics in training mode) is refused: it is
     not a function of θ and the batch alone, so the backward sweep could not rerun its steps.
 
+    Attributes:
+        model: the caller's module.
+        layout: the names and shapes of its parameters.
+
     Raises:
-        InputError: the module has no parameters or keeps batch statistics in training mode.
+        InputError: the module is compiled to TorchScript, has no parameters to train, or keeps batch statistics in
+            training mode.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,71 +47,155 @@ class FunctionalStudent:
                     f"module '{name}' is a batch norm in training mode whose running statistics change at every step; "
                     "use an instance norm, track_running_stats=False, or model.eval() before matching"
                 )
+            if isinstance(module, torch.jit.ScriptModule):
+                raise InputError(
+                    f"module '{name}' is TorchScript, whose parameters cannot be replaced; pass the Python module"
+                )
         self.model = model
         self.layout: ParameterLayout = layout_of(model)
-        if not self.layout.names:
+        parameters = list(model.parameters())
+        is_frozen = [not parameter.requires_grad for parameter in parameters]
+        if all(is_frozen):
             raise InputError(f"{type(model).__name__} has no parameters to train")
-        self._modes = [module.training for module in model.modules()]
-        self._buffers = self._snapshot()
+        self._frozen: Tensor | None = None  # [P], True where a parameter is frozen
+        if any(is_frozen):
+            self._frozen = torch.tensor(is_frozen).repeat_interleave(torch.tensor(self.layout.sizes))
+        self._originals = {id(value): name for name, value in (*model.named_parameters(), *model.named_buffers())}
+        self._checked: set[tuple[torch.Size, bool]] = set()  # shapes of images, with or without a graph
+        self._copy = model
+        self._in_place: list[Tensor] = list(parameters)  # the parameters of `_copy`
+        self._buffers: dict[str, tuple[Tensor, int]] = {}
 
-    def loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """ℓ(θ, X, Y), a scalar; differentiable as often as the module is."""
+    @property
+    def name(self) -> str:
+        """The name of the module's class."""
+        return type(self.model).__name__
+
+    def gradient(self, theta: Tensor, images: Tensor, labels: Tensor, *, create_graph: bool = False) -> Tensor:
+        """g = ∇_θ ℓ(θ, X, Y), [P], with zeros for frozen parameters.
+
+        Args:
+            theta: requires a gradient.
+            create_graph: let g be differentiated in θ, X and Y; else it is a constant, and no graph is kept.
+
+        Raises:
+            InputError: the module cannot run on the images, or cannot be differentiated; checked once for each shape.
+        """
+        with torch.enable_grad():
+            self._put_in_place(theta)
+        with torch.enable_grad(), self.watching(), derivative_errors(self.name):
+            loss = self._loss(images, labels)
+
+            def differentiated() -> Tensor | None:
+                return torch.autograd.grad(loss, theta, create_graph=create_graph, allow_unused=True)[0]
+
+            if (images.shape, create_graph) in self._checked:
+                gradient = differentiated()
+            else:
+                self._checked.add((images.shape, create_graph))
+                gradient = checked_gradient(loss, differentiated, self.name)
+            assert gradient is not None
+            return gradient if self._frozen is None else gradient.masked_fill(self._frozen.to(gradient.device), 0)
+
+    def watching(self) -> TorchFunctionMode:
+        """Return the context in which the module and its derivatives run."""
+        return _Watch(self.model, self._originals)
+
+    def _put_in_place(self, theta: Tensor) -> None:
+        """Make a copy of the module with the parameters θ."""
+        first = self._copy is self.model
+        parameters = list(self.layout.split(theta).values())
+        self._copy = rebound(self._copy, zip(self._in_place, parameters, strict=True), own_tensors=first)
+        self._in_place = parameters
+        if first:
+            self._buffers = self._snapshot()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        if not images.requires_grad:  # without it, code that is run again for the gradient would leave no trace
+            images = images.detach().requires_grad_()
         try:
-            logits = functional_call(self.model, self.layout.split(theta), (images,))
+            logits = self._copy(images.clone())  # the module may overwrite its input
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
             if "can't allocate memory" in str(error):
                 raise
             raise InputError(
-                f"{type(self.model).__name__} cannot run on images of shape {list(images.shape)}: {first_line(error)}"
+                f"{self.name} cannot run on images of shape {list(images.shape)}: {first_line(error)}"
             ) from error
         _check_logits(logits, labels)
         return student_loss(logits, labels)
 
-    def gradient(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """g = ∇_θ ℓ(θ, X, Y) as a constant, [P]; no graph is kept."""
-        with torch.enable_grad():
-            leaf = theta.detach().requires_grad_()
-            loss = self.loss(leaf, images, labels)
-            return torch.autograd.grad(loss, leaf, materialize_grads=True)[0]
-
-    @contextmanager
-    def second_derivative_errors(self) -> Iterator[None]:
-        """Turn PyTorch's error about an operation without a second derivative into an InputError with the remedy."""
-        try:
-            yield
-        except RuntimeError as error:
-            missing = re.search(r"derivative for (\S+) is not implemented", str(error))
-            if missing is None:
-                raise
-            remedy = "replace the layer that uses it"
-            if "attention" in missing[1]:
-                remedy = "call attention within torch.nn.attention.sdpa_kernel(SDPBackend.MATH) in the module's forward"
-            raise InputError(
-                f"{type(self.model).__name__} cannot be differentiated twice, which the matching gradient needs: "
-                f"PyTorch has no derivative of {missing[1]}; {remedy}"
-            ) from error
-
     def check_unchanged(self) -> None:
-        """Raise InputError if the module's modes or buffers have changed since this object was made."""
-        if self._modes != [module.training for module in self.model.modules()]:
-            raise InputError(
-                f"{type(self.model).__name__} was switched between training and evaluation mode after the student "
-                "trained, so its steps cannot be run again; call backward before model.train() or model.eval()"
-            )
+        """Raise InputError if the module changed a buffer while the student trained."""
         now = self._snapshot()
         for name in sorted(self._buffers.keys() | now.keys()):
             before, after = self._buffers.get(name), now.get(name)
             # written in place, or replaced by another tensor
             if before is None or after is None or before[0] is not after[0] or before[1] != after[1]:
                 raise InputError(
-                    f"buffer '{name}' of {type(self.model).__name__} changed while the student trained, "
+                    f"buffer '{name}' of {self.name} changed while the student trained, "
                     "so its steps cannot be run again; call model.eval() or remove what updates it"
                 )
 
     def _snapshot(self) -> dict[str, tuple[Tensor, int]]:
-        return {name: (buffer, buffer._version) for name, buffer in self.model.named_buffers()}
+        return {name: (buffer, buffer._version) for name, buffer in self._copy.named_buffers()}
+
+
+class _Watch(TorchFunctionMode):
+    """Refuses the parameters of the caller's module, and takes attention's differentiable path."""
+
+    def __init__(self, model: nn.Module, originals: dict[int, str]) -> None:
+        super().__init__()
+        self._model = model
+        self._originals = originals
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                if id(item) in self._originals:
+                    raise InputError(
+                        f"{type(self._model).__name__} reaches '{self._originals[id(item)]}' past its modules, through "
+                        "a closure or an object that is not a module, so it cannot be replaced by the student's; "
+                        "reach it as an attribute of a submodule"
+                    )
+        if func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
+            with _math_attention():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+class _MathAttention:
+    """Makes PyTorch's attention run on its math path, which alone has a second derivative.
+
+    The switch is the process's: the first thread to enter sets it, the last to leave restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._switch: Any = None
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._switch = sdpa_kernel(SDPBackend.MATH)
+                self._switch.__enter__()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._switch.__exit__(None, None, None)
+
+
+_math_attention = _MathAttention()
 
 
 def _check_logits(logits: Tensor, labels: Tensor) -> None:
@@ -116,38 +214,28 @@ def _check_logits(logits: Tensor, labels: Tensor) -> None:
 class RandomReplay:
     """Makes a module that draws random numbers (dropout) draw the same ones in both sweeps.
 
-    Stores the states of the global generators (the device's, and the CPU's, which modules on a GPU may use too) before
-    each step, unless the first step shows that the module draws none.
+    Stores the states of PyTorch's global generators (the device's, and the CPU's, which modules on a GPU may use too)
+    before and after every step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._states: list[tuple[Tensor, ...]] | None = []
+        self._states: list[tuple[Tensor, ...]] = []
 
-    def _state(self) -> tuple[Tensor, ...]:
-        if self._device.type == "cuda":
-            return torch.get_rng_state(), torch.cuda.get_rng_state(self._device)
-        return (torch.get_rng_state(),)
-
-    def before_step(self) -> None:
-        """Store the generators' states before a step of the forward sweep."""
-        if self._states is not None:
-            self._states.append(self._state())
-
-    def after_first_step(self) -> None:
-        """Stop storing states if the first step drew no random numbers."""
-        if self._states is not None and all(map(torch.equal, self._states[0], self._state())):
-            self._states = None
+    def store(self) -> None:
+        """Store the generators' states: before the first step, and after every step."""
+        on_device = (torch.cuda.get_rng_state(self._device),) if self._device.type == "cuda" else ()
+        self._states.append((torch.get_rng_state(), *on_device))
 
     @contextmanager
     def replaying(self, step: int) -> Iterator[None]:
         """Run the body with the generators in the state that step k saw, then restore them."""
-        if self._states is None:
+        before, after = self._states[step], self._states[step + 1]
+        if all(map(torch.equal, before, after)):  # the step drew nothing
             yield
             return
-        devices = [self._device] if self._device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.set_rng_state(self._states[step][0])
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            torch.set_rng_state(before[0])
             if self._device.type == "cuda":
-                torch.cuda.set_rng_state(self._states[step][1], self._device)
+                torch.cuda.set_rng_state(before[1], self._device)
             yield

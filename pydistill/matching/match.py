@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from pydistill.errors import BackendError, InputError, shown
 from pydistill.matching.backends.autograd import match_autograd
-from pydistill.matching.backends.fused import match_fused, match_many_fused, why_not_fused, why_not_these_images
+from pydistill.matching.backends.fused import (
+    match_fused,
+    match_many_fused,
+    why_not_fused,
+    why_not_these_images,
+    why_not_trained,
+)
 from pydistill.matching.backends.torch import match_torch
 from pydistill.matching.batches import Batches, BatchPlan
 from pydistill.matching.problem import Gradient, Match, Problem, check_problem
@@ -75,7 +81,7 @@ def choose_backend(backend: str, model: nn.Module, like: Tensor, plan: BatchPlan
 
 def _obstacle(model: nn.Module, like: Tensor, plan: BatchPlan | None) -> str | None:
     """Return why `fused` cannot run this, or None if it can."""
-    obstacle = why_not_fused(model, like)
+    obstacle = why_not_fused(model, like) or why_not_trained(model)
     return why_not_these_images(model, plan) if obstacle is None and plan is not None else obstacle
 
 
@@ -99,6 +105,7 @@ def match(
     gradient: Gradient = "exact",
     label_logits: bool = False,
     backend: str = "auto",
+    memory: str | float | None = None,
 ) -> Match:
     """Train a student for N steps of SGD and compare its parameters with the expert's.
 
@@ -114,9 +121,10 @@ def match(
         loss = (theta - target).square().sum() / (start - target).square().sum()
 
     Args:
-        model: any module whose output is a function of its parameters and the batch; its parameters are neither read
-            nor changed. Batch norm in training mode with running statistics is refused. Dropout draws from PyTorch's
-            global generator, the same numbers in every backend.
+        model: any module whose output is a function of its parameters and the batch; it runs as a copy, and is not
+            changed. Frozen parameters (`requires_grad` False) stay at their values in `start`. Batch norm in training
+            mode with running statistics is refused. Dropout draws from PyTorch's global generator, the same numbers in
+            every backend.
         start: θ_0, [P] in the order of `model.parameters()`.
         target: θ*, [P].
         batches: N pairs (images [B, C, H, W], labels), or a `Batches` recipe. Labels are class numbers [B] (int64) or
@@ -130,19 +138,22 @@ def match(
         backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch`
             (the same sweep in PyTorch, any module), both in memory independent of N and for first derivatives;
             `autograd` (full graph, any order); or `auto`: the fastest that supports the model and the device.
+        memory: what `torch` may spend on the graphs of steps, which it then does not run again: "4GB", or a fraction of
+            the memory that is free. The gradients are the same bits for every budget.
 
     Returns:
         Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.
         A student that diverges gives a loss that is not finite.
 
     Raises:
-        InputError: an argument is outside its limits.
+        InputError: an argument is outside its limits; the module has an operation without a second derivative, changes
+            its buffers, or gives another gradient when `backward` runs a step again.
         BackendError: the requested backend cannot run this model.
 
     Source: Cazenavette et al., *Dataset Distillation by Matching Training Trajectories*, CVPR 2022 (MTT); Liu et al.,
     *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
     """
-    problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits)
+    problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits, memory)
     return _runners[_chosen_backend(backend, problem)](problem)
 
 
@@ -158,6 +169,7 @@ def match_many(
     gradient: Gradient = "exact",
     label_logits: bool = False,
     backend: str = "auto",
+    memory: str | float | None = None,
 ) -> list[Match]:
     """Run `match` for several starts and targets of one network.
 
@@ -173,7 +185,7 @@ def match_many(
         targets: θ* of every match.
         batches: the batches of every match, as in `match`.
         lr: α of all matches, as in `match`.
-        selection, distance, gradient, label_logits, backend: as in `match`.
+        selection, distance, gradient, label_logits, backend, memory: as in `match`; each match has a budget of its own.
 
     Returns:
         E matches, in the order of the starts.
@@ -191,7 +203,7 @@ def match_many(
             f"not {len(starts)}, {len(targets)} and {len(batches)}"
         )
     problems = [
-        check_problem(model, start, target, pairs, lr, selection, distance, gradient, label_logits)
+        check_problem(model, start, target, pairs, lr, selection, distance, gradient, label_logits, memory)
         for start, target, pairs in zip(starts, targets, batches, strict=True)
     ]
     chosen = [_chosen_backend(backend, problem) for problem in problems]

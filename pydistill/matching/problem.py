@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pydistill._util.checks import check_instance, check_tensor
+from pydistill._util.memory import memory_budget
 from pydistill.errors import InputError, shown
 from pydistill.matching.batches import Batches, BatchPlan, plan_of
 from pydistill.matching.functional import FunctionalStudent
@@ -23,7 +24,10 @@ GRADIENTS: tuple[str, ...] = get_args(Gradient)
 
 @dataclass(frozen=True)
 class Problem:
-    """One matching problem: the student, its start, the target, its batches, and how they are compared."""
+    """One matching problem: the student, its start, the target, its batches, and how they are compared.
+
+    `memory` is the number of bytes that backend `torch` may spend on the graphs of steps, or None.
+    """
 
     student: FunctionalStudent
     start: Tensor
@@ -33,6 +37,7 @@ class Problem:
     selection: Selection
     distance: Distance
     gradient: Gradient
+    memory: int | None
 
     @property
     def steps(self) -> int:
@@ -75,6 +80,7 @@ def check_problem(
     distance: Distance,
     gradient: Gradient,
     label_logits: bool,
+    memory: str | float | None,
 ) -> Problem:
     """Check every argument of `match` and normalise them into a Problem.
 
@@ -83,6 +89,10 @@ def check_problem(
     Raises:
         InputError: an argument is outside its limits; the message names both.
     """
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "match needs gradients of its own; call it under torch.no_grad instead of torch.inference_mode"
+        )
     _check_choice("selection", selection, SELECTIONS)
     _check_choice("distance", distance, DISTANCES)
     _check_choice("gradient", gradient, GRADIENTS)
@@ -100,6 +110,7 @@ def check_problem(
         lr = torch.tensor(float(lr), dtype=start.dtype)
         _check_rate(lr)
         lr = lr.to(start.device)
+    check_tensor("lr", lr)
     if lr.shape not in ((), (len(plan),)):
         raise InputError(f"lr must be a scalar or have one value per step [{len(plan)}], not shape {list(lr.shape)}")
     if not lr.is_floating_point():
@@ -107,7 +118,8 @@ def check_problem(
     _check_rate(lr)
     _check_sources(plan, start)
     lr = lr.to(dtype=start.dtype, device=start.device)
-    return Problem(student, start, target, plan, lr, selection, distance, gradient)
+    budget = memory_budget(memory, start.device)
+    return Problem(student, start, target, plan, lr, selection, distance, gradient, budget)
 
 
 def _check_rate(lr: Tensor) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from pydistill.data.dsa import DsaSettings
-from pydistill.errors import InputError
 from pydistill.matching import match
 from tests.matching.problems import ALL, LEAVES, SWEEPS, assert_same, make_case, needs_engine
 
@@ -154,15 +153,20 @@ def test_dropout_draws_the_same_numbers_in_the_sweep() -> None:
     assert not torch.equal(case.run("torch")[0].loss, actual[0].loss)
 
 
-def test_the_mode_must_not_change_before_backward() -> None:
-    """Dropout switched off in between would give the gradient of another student."""
+def test_the_mode_may_change_before_backward() -> None:
+    """Both sweeps run the module as it was when `match` was called."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 8), nn.Dropout(0.5), nn.Linear(8, 3))
     case = make_case(model=model, steps=2)
-    images = case.images.clone().requires_grad_()
-    loss = match(case.model, case.start, case.target, [(images, case.labels)] * 2, case.lr, backend="torch").loss
-    model.eval()
-    with pytest.raises(InputError, match="mode"):
+    gradients = []
+    for training in (True, False):
+        images = case.images.clone().requires_grad_()
+        torch.manual_seed(5)
+        pairs = [(images, case.labels)] * 2
+        loss = match(case.model.train(), case.start, case.target, pairs, case.lr, backend="torch").loss
+        model.train(training)
         loss.backward()
+        gradients.append(images.grad)
+    assert torch.equal(*gradients)
 
 
 def test_autocast_around_the_forward_sweep_alone() -> None:

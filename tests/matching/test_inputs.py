@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pydistill.data import DsaSettings
 from pydistill.errors import BackendError, InputError
@@ -417,33 +416,3 @@ def test_a_drawn_recipe_visits_every_image_equally_often() -> None:
     counts = torch.bincount(recipe.index.flatten(), minlength=6)
     assert recipe.index.shape == (9, 4)
     assert counts.tolist() == [6] * 6
-
-
-class Attention(nn.Module):
-    """One head over four tokens, by an operation that PyTorch cannot differentiate twice, or by one that it can."""
-
-    def __init__(self, kernel: SDPBackend) -> None:
-        super().__init__()
-        self.before, self.after = nn.Linear(32, 4), nn.Linear(4, 3)
-        self.kernel = kernel
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        tokens = self.before(images.view(-1, 1, 4, 32))
-        with sdpa_kernel(self.kernel):
-            return self.after(nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0].mean(dim=1))
-
-
-def test_a_module_that_cannot_be_differentiated_twice() -> None:
-    start = torch.linspace(-1, 1, 32 * 4 + 4 + 4 * 3 + 3, dtype=torch.float64)
-    images = torch.linspace(0, 1, 256, dtype=torch.float64).view(2, 2, 8, 8).requires_grad_()
-    for kernel in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):
-        model = Attention(kernel).double()
-        outcome = match_function(model, start, start + 0.1, [(images, LABELS)] * 2, 0.1)
-        if kernel == SDPBackend.MATH:
-            outcome.loss.backward()
-            assert images.grad is not None
-            assert images.grad.count_nonzero() > 0
-            continue
-        text = r"Attention cannot be differentiated twice.* no derivative of aten::.*attention.*; call attention within"
-        with pytest.raises(InputError, match=text):
-            outcome.loss.backward()

@@ -16,27 +16,26 @@ def match_autograd(problem: Problem) -> Match:
         θ_{k+1} = θ_k − α_k ∇_θ ℓ(θ_k, X_k, Y_k)
 
     With `gradient="truncated"` the inner gradient is taken at a constant θ_k, which drops the dependence of later steps
-    on earlier images.
+    on earlier images. Under `torch.no_grad` no graph is built.
 
     Memory grows with N: the graphs of all steps exist until `backward`. Derivatives: any order.
     """
     student, plan = problem.student, problem.plan
+    differentiates = torch.is_grad_enabled()
     truncated = problem.gradient == "truncated"
-    theta = problem.start
+    theta = problem.start.clone()  # the module may overwrite its parameters
     points = [theta]
     sums = [distance_sums(theta.detach(), problem.target.detach())]
-    with torch.enable_grad():
-        for step in range(problem.steps):
-            images, labels = plan.rows(plan.sources, step)
-            images = plan.augmented(images, step)
-            at = theta.detach().requires_grad_() if truncated or not theta.requires_grad else theta
-            loss = student.loss(at, images, labels)
-            (gradient,) = torch.autograd.grad(loss, at, create_graph=True, materialize_grads=True)
-            theta = theta - problem.step_lr(problem.lr, step) * gradient
-            points.append(theta)
-            sums.append(distance_sums(theta.detach(), problem.target.detach()))
-        student.check_unchanged()
-        distances: Tensor = distance_from_sums(torch.stack(sums), problem.distance)
-        chosen = select_step(distances, problem.selection)
-        loss = matching_loss(points[chosen], problem.start, problem.target)
+    for step in range(problem.steps):
+        images, labels = plan.rows(plan.sources, step)
+        images = plan.augmented(images, step)
+        at = theta.detach().requires_grad_() if truncated or not theta.requires_grad else theta
+        gradient = student.gradient(at, images, labels, create_graph=differentiates)
+        theta = theta - problem.step_lr(problem.lr, step) * gradient
+        points.append(theta)
+        sums.append(distance_sums(theta.detach(), problem.target.detach()))
+    student.check_unchanged()
+    distances: Tensor = distance_from_sums(torch.stack(sums), problem.distance)
+    chosen = select_step(distances, problem.selection)
+    loss = matching_loss(points[chosen], problem.start, problem.target)
     return Match(loss, chosen, distances, "autograd")

@@ -35,7 +35,7 @@ from pydistill.nn import MLP
 STREAMS = PROGRAMS_KEPT
 """Matches that run side by side on a GPU: with more, programs would be rebuilt on every call."""
 
-__all__ = ["FusedSweep", "image_shapes", "match_fused", "why_not_fused", "why_not_these_images"]
+__all__ = ["FusedSweep", "image_shapes", "match_fused", "why_not_fused", "why_not_these_images", "why_not_trained"]
 
 
 def image_shapes(plan: BatchPlan) -> set[torch.Size]:
@@ -52,6 +52,12 @@ def why_not_these_images(model: nn.Module, plan: BatchPlan) -> str | None:
     if isinstance(model, MLP) and len(shape) != 3:
         return f"it takes images [B, C, H, W], not {['B', *shape]}".replace("'", "")
     return None
+
+
+def why_not_trained(model: nn.Module) -> str | None:
+    """Why the engine cannot train all parameters of this network, or None if it can."""
+    frozen = next((name for name, parameter in model.named_parameters() if not parameter.requires_grad), None)
+    return None if frozen is None else f"it trains all parameters, and '{frozen}' is frozen"
 
 
 class FusedSweep(Sweep):

@@ -2,51 +2,94 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from pydistill import ops
+from pydistill.errors import InputError
 from pydistill.matching.backends.sweep import Needed, Points, Sweep, match_by_sweep
 from pydistill.matching.functional import RandomReplay
 from pydistill.matching.problem import Match, Problem
+from pydistill.matching.second_derivative import derivative_errors
 from pydistill.matching.selection import distance_sums
+
+CHECKED = 1 << 16
+"""Parameters compared, at most, when a step is run again."""
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """The graph of g = ∇_θ ℓ(θ_k, X_k, Y_k) over its leaves; the images are those before augmentation."""
+
+    theta: Tensor
+    images: Tensor
+    labels: Tensor
+    gradient: Tensor
 
 
 class TorchSweep(Sweep):
-    """The adjoint sweep in PyTorch; a step's graph exists only while that step is differentiated."""
+    """The adjoint sweep in PyTorch.
+
+    The forward sweep keeps the graphs of the first steps, as many as `problem.memory` holds. The graph of any other
+    step exists while that step is differentiated.
+    """
 
     backend = "torch"
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self.replay = RandomReplay(problem.start.device)
+        self._replay = RandomReplay(problem.start.device)
+        inputs = (problem.start, problem.target, problem.lr, *problem.plan.sources)
+        self._makes_graphs = (
+            problem.memory is not None and torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
+        )
+        self._kept: dict[int, StepGraph] = {}
         device = problem.start.device.type
         # The autocast state of the forward sweep: backward may be called outside it.
-        self.autocast: dict[str, Any] = {
+        self._autocast: dict[str, Any] = {
             "device_type": device,
             "enabled": torch.is_autocast_enabled(device),
             "dtype": torch.get_autocast_dtype(device),
         }
 
     def train(self) -> tuple[Points, Tensor]:
-        problem, plan = self.problem, self.problem.plan
-        theta, target = problem.start.detach(), problem.target.detach()
+        problem = self.problem
+        theta, target = problem.start.detach().clone(), problem.target.detach()
         lr = problem.lr.detach()
         points = [theta]
         sums = [distance_sums(theta, target)]
+        budget = _Budget(problem.memory or 0, shared=problem.plan.sources)
+        self._replay.store()
         for step in range(problem.steps):
-            images, labels = plan.rows(plan.sources, step)
-            self.replay.before_step()
-            gradient = problem.student.gradient(theta, plan.augmented(images, step).detach(), labels.detach())
-            if step == 0:
-                self.replay.after_first_step()
+            gradient = self._first_gradient(step, theta, budget)
+            self._replay.store()
             theta, step_sums = ops.sgd_step(theta, gradient, problem.step_lr(lr, step), target)
             points.append(theta)
             sums.append(step_sums)
         problem.student.check_unchanged()
         return points, torch.stack(sums)
+
+    def _first_gradient(self, step: int, theta: Tensor, budget: _Budget) -> Tensor:
+        """Compute g_k as a constant; keep its graph if the budget has room.
+
+        With a budget all gradients are computed with a graph, since some operations then round otherwise: so the bits
+        do not depend on how many steps fit.
+        """
+        plan = self.problem.plan
+        if not self._makes_graphs:
+            images, labels = plan.rows(plan.sources, step)
+            return self.problem.student.gradient(theta.detach().requires_grad_(), plan.augmented(images, step), labels)
+        with budget.measuring(plan.sources[plan.steps[step].images].shape, theta):
+            graph = self._graph(step, theta, plan.sources)
+        if len(self._kept) == step and budget.take():
+            self._kept[step] = graph
+        return graph.gradient.detach()
 
     def backward_steps(
         self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
@@ -55,6 +98,7 @@ class TorchSweep(Sweep):
         plan = self.problem.plan
         gradients: list[Tensor | None] = [None] * len(sources)
         lr_gradient = torch.zeros_like(lr) if needed.lr else None
+        differs: dict[int, Tensor] = {}
         for step in reversed(range(self.step)):
             at = plan.steps[step]
             of_leaves = (
@@ -65,7 +109,12 @@ class TorchSweep(Sweep):
             if not (needed.lr or any(of_leaves)):
                 continue
             alpha = self.problem.step_lr(lr, step)
-            product, derivatives = self._differentiate(step, adjoint, sources, of_leaves)
+            graph = self._kept.pop(step, None)
+            if graph is None:
+                with self._replay.replaying(step):
+                    graph = self._graph(step, self.points[step], sources)
+                differs[step] = self._differs(step, alpha * graph.gradient.detach())
+            product, derivatives = self._differentiate(graph, adjoint, of_leaves)
             if lr_gradient is not None:
                 (lr_gradient if lr.ndim == 0 else lr_gradient[step]).sub_(product)
             for source, derivative in ((at.images, derivatives[1]), (at.labels, derivatives[2])):
@@ -73,31 +122,103 @@ class TorchSweep(Sweep):
                     plan.add(gradients, source, step, -alpha * derivative)
             if derivatives[0] is not None:
                 adjoint = adjoint - alpha * derivatives[0]
+        self._refuse_differences(differs)
         return adjoint, lr_gradient, gradients
 
+    def _graph(self, step: int, theta: Tensor, sources: Sequence[Tensor]) -> StepGraph:
+        """Compute the gradient of step k with its graph."""
+        plan, student = self.problem.plan, self.problem.student
+        images, labels = plan.rows(sources, step)
+        with torch.enable_grad(), torch.autocast(**self._autocast):
+            leaf = theta.detach().requires_grad_()
+            images = images.detach().requires_grad_()
+            labels = labels.detach().requires_grad_(labels.is_floating_point())
+            gradient = student.gradient(leaf, plan.augmented(images, step), labels, create_graph=True)
+        return StepGraph(leaf, images, labels, gradient)
+
     def _differentiate(
-        self, step: int, adjoint: Tensor, sources: tuple[Tensor, ...], of_leaves: tuple[bool, bool, bool]
-    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
-        """Compute s = ⟨∇_θ ℓ, λ⟩ of step k and its derivatives in θ_k, the images (before augmentation) and the labels.
+        self, graph: StepGraph, adjoint: Tensor, of_leaves: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Compute s = ⟨∇_θ ℓ, λ⟩ and its derivatives in θ_k, the images and the labels.
 
         A derivative that `of_leaves` does not ask for is None.
         """
-        plan, student = self.problem.plan, self.problem.student
-        images, labels = plan.rows(sources, step)
-        with torch.enable_grad(), torch.autocast(**self.autocast), self.replay.replaying(step):
-            leaves = (
-                self.points[step].detach().requires_grad_(),
-                images.detach().requires_grad_(of_leaves[1]),
-                labels.detach().requires_grad_(of_leaves[2]),
-            )
-            loss = student.loss(leaves[0], plan.augmented(leaves[1], step), leaves[2])
-            (gradient,) = torch.autograd.grad(loss, leaves[0], create_graph=any(of_leaves), materialize_grads=True)
-            product = torch.dot(gradient, adjoint)
-            inputs = [leaf for leaf, is_needed in zip(leaves, of_leaves, strict=True) if is_needed]
-            with student.second_derivative_errors():
+        student = self.problem.student
+        leaves = (graph.theta, graph.images, graph.labels)
+        inputs = [leaf for leaf, is_needed in zip(leaves, of_leaves, strict=True) if is_needed]
+        with torch.enable_grad(), torch.autocast(**self._autocast), student.watching():
+            product = torch.dot(graph.gradient, adjoint)
+            with derivative_errors(student.name):
                 computed = iter(torch.autograd.grad(product, inputs, materialize_grads=True) if inputs else ())
-        derivatives = tuple(next(computed) if is_needed else None for is_needed in of_leaves)
-        return product.detach(), cast(tuple[Tensor | None, Tensor | None, Tensor | None], derivatives)
+        return product.detach(), tuple(next(computed) if is_needed else None for is_needed in of_leaves)
+
+    def _differs(self, step: int, update: Tensor) -> Tensor:
+        """Compare α_k g_k of the second run with θ_k − θ_{k+1} of the first; return a 0-dim bool.
+
+        Two runs of one function agree to half the digits of the dtype, and to the rounding of θ_{k+1}. A gradient that
+        is not finite agrees with any other.
+        """
+        stride = -(-len(update) // CHECKED)
+        before, after, update = (vector[::stride] for vector in (self.points[step], self.points[step + 1], update))
+        eps = torch.finfo(update.dtype).eps
+        bound = eps**0.5 * update.norm() + 2 * eps * after.norm()
+        differs: Tensor = (before - after - update).norm() > bound
+        return differs
+
+    def _refuse_differences(self, differs: dict[int, Tensor]) -> None:
+        for step, differ in differs.items():
+            if bool(differ):
+                raise InputError(
+                    f"{self.problem.student.name} gave another gradient when step {step} ran a second time, so the "
+                    "gradient of the matching loss would be wrong; the usual causes are random numbers from NumPy, "
+                    "from Python's random or from a torch.Generator of the module's own (PyTorch's global generator "
+                    "is replayed), and attributes that forward changes"
+                )
+
+
+class _Budget:
+    """The memory that the graphs of steps may take."""
+
+    def __init__(self, memory: int, shared: Sequence[Tensor]) -> None:
+        self._left = memory
+        self._shared = shared
+        self._sizes: dict[torch.Size, int] = {}  # of a step's graph in bytes, by the shape of its images
+        self._size = 0
+
+    @contextmanager
+    def measuring(self, shape: torch.Size, theta: Tensor) -> Iterator[None]:
+        """Measure the graph that the body makes, once for each shape; θ and the shared tensors do not count."""
+        if shape in self._sizes or not self._left:
+            self._size = self._sizes.get(shape, 1)
+            yield
+            return
+        counter = _SavedBytes((theta, *self._shared))
+        with counter:
+            yield
+        self._size = self._sizes[shape] = counter.bytes
+
+    def take(self) -> bool:
+        """Take the memory of the graph measured last; False if it is not left."""
+        if self._size > self._left:
+            return False
+        self._left -= self._size
+        return True
+
+
+class _SavedBytes(saved_tensors_hooks):
+    """Adds up the memory of the tensors that autograd saves, but for `shared` ones."""
+
+    def __init__(self, shared: Iterable[Tensor]) -> None:
+        super().__init__(self._count, lambda tensor: tensor)
+        self._counted = {tensor.untyped_storage().data_ptr() for tensor in shared}
+        self.bytes = 0
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._counted:
+            self._counted.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
 
 
 def match_torch(problem: Problem) -> Match:

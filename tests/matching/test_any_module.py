@@ -1,0 +1,423 @@
+"""Modules that people have: the gradient is right whatever the module does, or the module is refused by name."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+from pydistill.errors import BackendError, InputError
+from pydistill.matching import match
+from pydistill.nn import ConvNet
+from tests.matching.problems import needs_engine
+
+BACKENDS = ["torch", "autograd"]
+Pairs = Sequence[tuple[Tensor, Tensor]]
+
+
+def make_net() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3)
+        ).double()
+
+
+class Network(nn.Module):
+    """`net` with a forward of the test's own."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor] = lambda self, images: self.net(images)) -> None:
+        super().__init__()
+        self.net = make_net()
+        self.own_forward = forward
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.own_forward(self, images)
+
+
+def points(total: int, frozen: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    start = 0.1 * normal(total)
+    target = start + 0.05 * normal(total)
+    target[:frozen] = start[:frozen]
+    return start, target, normal(6, 1, 8, 8)
+
+
+LABELS = torch.arange(6) % 3
+
+
+def outcome(
+    model: nn.Module,
+    backend: str,
+    pairs: Callable[[Tensor], Pairs] = lambda images: [(images, LABELS)] * 4,
+    *,
+    frozen: int = 0,
+    **options: Any,
+) -> tuple[float, float, float]:
+    """The loss, the 1-norm of the images' gradient, and the learning rate's gradient."""
+    start, target, images = points(sum(parameter.numel() for parameter in model.parameters()), frozen)
+    images.requires_grad_()
+    lr = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    result = match(model, start, target, pairs(images), lr, backend=backend, **options)
+    of_images, of_lr = torch.autograd.grad(result.loss, [images, lr])
+    return float(result.loss.detach()), float(of_images.abs().sum()), float(of_lr)
+
+
+# The published loop with create_graph=True over the module without the feature.
+PLAIN = (1.09181662, 0.75547767, 0.98523415)
+
+
+def approximately(values: tuple[float, ...]) -> Any:
+    return pytest.approx(values, abs=6e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_checkpointed_module(backend: str) -> None:
+    """Its second forward pass runs after the step's, with the parameters of the step."""
+    model = Network(lambda self, images: checkpoint(self.net, images, use_reentrant=False))
+    assert outcome(model, backend) == approximately(PLAIN)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_reentrant_checkpoint_is_refused(backend: str) -> None:
+    model = Network(lambda self, images: checkpoint(self.net, images, use_reentrant=True))
+    with pytest.raises(InputError, match="use_reentrant"):
+        outcome(model, backend)
+
+
+class Squared(torch.autograd.Function):
+    """x² without a second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+class DetachedSquared(Squared):
+    """x², whose backward pass loses the graph."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.from_numpy(2 * x.detach().numpy() * grad.detach().numpy())
+
+
+class DifferentiableSquared(Squared):
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+def with_square(function: type[torch.autograd.Function]) -> Network:
+    return Network(lambda self, images: self.net[2:](function.apply(self.net[:2](images))))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_function_without_second_derivative_is_named(backend: str) -> None:
+    expected = approximately((1.38491268, 0.64944892, 2.07052502))
+    assert outcome(with_square(DifferentiableSquared), backend) == expected
+    for function in (Squared, DetachedSquared):
+        with pytest.raises(InputError, match=rf" {function.__name__};"):
+            outcome(with_square(function), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_operation_without_second_derivative_is_named(backend: str) -> None:
+    deform_conv2d = pytest.importorskip("torchvision.ops").deform_conv2d
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        offset = torch.zeros(len(images), 18, 8, 8, dtype=images.dtype)
+        return self.net[1:](deform_conv2d(images, offset, self.net[0].weight, self.net[0].bias, padding=1))
+
+    with pytest.raises((InputError, RuntimeError), match="deform_conv2d"):
+        outcome(Network(forward), backend)
+
+
+class Attention(nn.Module):
+    """Four tokens of an image attend to each other, by the kernel asked for."""
+
+    def __init__(self, kernel: SDPBackend) -> None:
+        super().__init__()
+        self.before, self.after = nn.Linear(16, 4), nn.Linear(4, 3)
+        self.kernel = kernel
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.before(images.view(-1, 1, 4, 16))
+        with sdpa_kernel(self.kernel):
+            return self.after(F.scaled_dot_product_attention(tokens, tokens, tokens)[:, 0].mean(dim=1))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_attention_takes_the_path_that_has_a_second_derivative(backend: str) -> None:
+    by_math = outcome(Attention(SDPBackend.MATH).double(), backend)
+    assert outcome(Attention(SDPBackend.FLASH_ATTENTION).double(), backend) == pytest.approx(by_math, rel=1e-12)
+    assert torch.backends.cuda.flash_sdp_enabled(), "the switch is restored"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_compiled_module_runs_without_its_compiled_code(backend: str) -> None:
+    assert outcome(torch.compile(make_net()), backend) == approximately(PLAIN)
+    net = make_net()
+    net.compile()
+    assert outcome(net, backend) == approximately(PLAIN)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torchscript_is_refused(backend: str) -> None:
+    with pytest.raises(InputError, match="TorchScript"):
+        outcome(Network(torch.jit.script(make_net())), backend)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frozen_parameters_stay(backend: str) -> None:
+    model = Network()
+    model.net[0].requires_grad_(False)
+    assert outcome(model, backend, frozen=40) == approximately((1.05006099, 0.55065721, 0.56519134))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_reach_the_frozen_part_of_start(backend: str) -> None:
+    """Of the literal loop: the frozen parameters do not move, and every later gradient depends on them."""
+    model = Network()
+    model.net[0].requires_grad_(False)
+    start, target, images = points(819, frozen=40)
+    start.requires_grad_()
+    loss = match(model, start, target, [(images, LABELS)] * 3, 0.2, backend=backend).loss
+    (actual,) = torch.autograd.grad(loss, start)
+    theta, moving = start, torch.arange(819) >= 40
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(literal_loss(model, theta, images), theta, create_graph=True)
+        theta = theta - 0.2 * gradient.where(moving, 0)
+    expected_loss = (theta - target).square().sum() / (start - target).square().sum()
+    (expected,) = torch.autograd.grad(expected_loss, start)
+    assert torch.allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+def literal_loss(model: nn.Module, theta: Tensor, images: Tensor) -> Tensor:
+    named = list(model.named_parameters())
+    pieces = torch.split(theta, [parameter.numel() for _, parameter in named])
+    parameters = {name: piece.view(value.shape) for (name, value), piece in zip(named, pieces, strict=True)}
+    return F.cross_entropy(torch.func.functional_call(model, parameters, (images,)), LABELS)
+
+
+@needs_engine
+def test_fused_refuses_frozen_parameters() -> None:
+    model = ConvNet(1, 3, 8, width=4, depth=1).double()
+    model.classifier.requires_grad_(False)
+    with pytest.raises(BackendError, match="frozen"):
+        outcome(model, "fused")
+    assert outcome(model, "auto") == outcome(model, "torch")
+
+
+def test_nothing_to_train() -> None:
+    with pytest.raises(InputError, match="no parameters to train"):
+        outcome(make_net().requires_grad_(False), "torch")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_logits_that_do_not_depend_on_the_parameters(backend: str) -> None:
+    with pytest.raises(InputError, match="depend"):
+        outcome(Network(lambda self, images: images.flatten(1)[:, :3]), backend)
+
+
+def varied(images: Tensor) -> Pairs:
+    return [(images[:2], LABELS[:2]), (images, LABELS), (images, LABELS)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_dropout_that_begins_later(backend: str) -> None:
+    model = Network(lambda self, images: self.net(F.dropout(images, 0.5, self.training) if len(images) > 2 else images))
+    torch.manual_seed(1)
+    _, of_images, of_lr = outcome(model, backend, varied)
+    assert (of_images, of_lr) == approximately((0.40558319, 0.71280140))
+
+
+GENERATOR = torch.Generator()
+
+
+def noise_of_numpy(images: Tensor) -> Tensor:
+    return torch.from_numpy(np.random.rand(*images.shape))  # noqa: NPY002
+
+
+def noise_of_python(images: Tensor) -> Tensor:
+    return torch.full_like(images, random.random())
+
+
+def noise_of_a_generator(images: Tensor) -> Tensor:
+    return torch.rand(images.shape, generator=GENERATOR, dtype=images.dtype)
+
+
+@pytest.mark.parametrize("noise", [noise_of_numpy, noise_of_python, noise_of_a_generator])
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_a_step_that_is_another_function_when_run_again(noise: Callable[[Tensor], Tensor], scale: float) -> None:
+    model = Network(lambda self, images: self.net(images + scale * noise(images)))
+    with pytest.raises(InputError, match="second time"):
+        outcome(model, "torch")
+
+
+def test_an_attribute_that_changes_the_function() -> None:
+    """The steps see it change as in the published loop; the backward sweep cannot go back to what it was."""
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        self.calls += 1
+        return self.net(self.calls * images)
+
+    model = Network(forward)
+    model.calls = 0
+    assert outcome(model, "autograd") != approximately(PLAIN)
+    assert model.calls == 0
+    with pytest.raises(InputError, match="second time"):
+        outcome(model, "torch")
+    assert outcome(model, "torch", memory="1GB") == pytest.approx(outcome(model, "autograd"), rel=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_callers_memory_is_not_overwritten(backend: str) -> None:
+    """By a module that works in place on its input, its parameters and its buffers."""
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        return self.net(images.sub_(0.5).div_(0.25))
+
+    start, target, images = points(819)
+    before = images.clone()
+    lr = torch.tensor(0.2, dtype=torch.float64, requires_grad=True)
+    loss = match(Network(forward), start, target, [(images, LABELS)] * 4, lr, backend=backend).loss
+    loss.backward()
+    assert lr.grad is not None
+    assert (float(loss.detach()), float(lr.grad)) == approximately((1.10822316, 1.14736749))
+    assert torch.equal(images, before)
+    assert outcome(Network(forward), backend)[::2] == approximately((1.10822316, 1.14736749))
+
+    def clamps(self: Any, images: Tensor) -> Tensor:
+        self.net[4].weight.data.clamp_(-0.1, 0.1)
+        return self.net(images)
+
+    before = start.clone()
+    match(Network(clamps), start, target, [(images, LABELS)] * 2, lr, backend=backend)
+    assert torch.equal(start, before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_module_that_changes_a_buffer_is_refused_and_left_alone(backend: str) -> None:
+    def forward(self: Any, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return self.net(images)
+
+    model = Network(forward)
+    model.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+    with pytest.raises(InputError, match="'seen'"):
+        outcome(model, backend)
+    assert int(model.seen) == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_module_in_several_threads(backend: str) -> None:
+    """200 matches over eight threads equal one by itself, and the module is what it was."""
+    model, threads, each = Network(), 8, 25
+    before = list(model.parameters())
+    expected = outcome(model, backend)
+    results: list[tuple[float, float, float]] = []
+
+    def several() -> None:
+        for _ in range(each):
+            results.append(outcome(model, backend))
+
+    workers = [threading.Thread(target=several) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert results == [expected] * (threads * each)
+    assert all(after is old for after, old in zip(model.parameters(), before, strict=True))
+
+
+class Holder:
+    """An object that is not a module and calls one."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, images: Tensor) -> Tensor:
+        result: Tensor = self.module(images)
+        return result
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_modules_that_are_reached_in_other_ways(backend: str) -> None:
+    in_a_list = Network(lambda self, images: self.again["all"][0](images))
+    in_a_list.again = {"all": [in_a_list.net]}
+    assert outcome(in_a_list, backend) == approximately(PLAIN)
+
+    closed_over = Network()
+    net = closed_over.net
+
+    def forward(self: Any, images: Tensor, depth: int = 2) -> Tensor:
+        return forward(self, images, depth - 1) if depth else net(images)
+
+    closed_over.own_forward = forward
+    assert outcome(closed_over, backend) == approximately(PLAIN)
+
+    held = Network(lambda self, images: self.holder(images))
+    held.holder = Holder(held.net)
+    with pytest.raises(InputError, match=r"net\.0\.weight"):
+        outcome(held, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_under_no_grad_there_is_no_graph(backend: str) -> None:
+    with torch.no_grad():
+        start, target, images = points(819)
+        result = match(Network(), start, target, [(images.requires_grad_(), LABELS)] * 4, 0.2, backend=backend)
+    assert not result.loss.requires_grad
+    assert (float(result.loss),) == approximately(PLAIN[:1])
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
+def test_inference_tensors_and_other_layouts_are_refused(backend: str) -> None:
+    start, target, images = points(819)
+    with torch.inference_mode():
+        made_in_inference = images.clone()
+        with pytest.raises(InputError, match="inference"):
+            match(Network(), start, target, [(images, LABELS)], 0.2, backend=backend)
+    for wrong in (
+        made_in_inference,
+        images.to_sparse(),
+        torch.nested.as_nested_tensor(list(images), layout=torch.jagged),
+    ):
+        with pytest.raises(InputError, match="images of step 0"):
+            match(Network(), start, target, [(wrong, LABELS)], 0.2, backend=backend)
+
+
+def test_a_budget_of_memory_changes_no_bit() -> None:
+    """Whatever number of steps it holds; with group norm, whose backward pass rounds otherwise with a graph."""
+    results = [outcome(Network(), "torch", memory=memory) for memory in ("0B", "100kB", "300kB", "1GB", 0.5)]
+    assert results == [results[0]] * 5
+    assert results[0] == approximately(PLAIN)
+
+
+@pytest.mark.parametrize("memory", ["lots", -1, 2.0, True, "4 apples"])
+def test_a_budget_that_is_none(memory: Any) -> None:
+    with pytest.raises(InputError, match="memory"):
+        outcome(Network(), "torch", memory=memory)
