@@ -15,7 +15,7 @@ SEEDS_BELOW = 2**63
 
 
 def check_tensor(name: str, value: object, allowed: str = "a tensor") -> None:
-    """Raise SettingError unless `value` is an ordinary tensor: dense, and not made under `torch.inference_mode`.
+    """Raise SettingError unless `value` is a dense tensor, which can be differentiated unless gradients are off.
 
     Args:
         allowed: the expected tensor and its shape in words, for the message.
@@ -25,7 +25,7 @@ def check_tensor(name: str, value: object, allowed: str = "a tensor") -> None:
         raise SettingError(name, value, allowed, "torch.as_tensor makes one" if sequence else "")
     if value.layout != torch.strided or value.is_nested:
         raise InputError(f"{name} must be a dense tensor, not a {'nested' if value.is_nested else 'sparse'} one")
-    if value.is_inference():
+    if value.is_inference() and torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
         raise InputError(f"{name} was made under torch.inference_mode, which excludes gradients; pass {name}.clone()")
 
 

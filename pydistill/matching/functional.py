@@ -111,6 +111,7 @@ class FunctionalStudent:
             self._buffers = self._snapshot()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        images, labels = (value.clone() if value.is_inference() else value for value in (images, labels))
         if not images.requires_grad:  # without it, code that is run again for the gradient would leave no trace
             images = images.detach().requires_grad_()
         try:

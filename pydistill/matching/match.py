@@ -5,9 +5,10 @@ The backend is chosen here (`choose_backend`).
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal, ParamSpec, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ WHY_AUTOGRAD = "the whole graph is computed in any dtype"
 
 SWEEP_DTYPES = (torch.float32, torch.float64)
 
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 _log = logging.getLogger("pydistill")
 _runners: dict[str, Callable[[Problem], Match]] = {
     "fused": match_fused,
@@ -93,6 +96,20 @@ def _announce(model: nn.Module, device: torch.device, chosen: str, why: str) -> 
         _log.info("matching %s on %s with backend '%s': %s", *key)
 
 
+def _outside_inference_mode(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Run a function that is called under `torch.inference_mode` under `torch.no_grad`, as it differentiates itself."""
+
+    @functools.wraps(function)
+    def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        if not torch.is_inference_mode_enabled():
+            return function(*args, **kwargs)
+        with torch.inference_mode(False), torch.no_grad():
+            return function(*args, **kwargs)
+
+    return run
+
+
+@_outside_inference_mode
 def match(
     model: nn.Module,
     start: Tensor,
@@ -157,6 +174,7 @@ def match(
     return _runners[_chosen_backend(backend, problem)](problem)
 
 
+@_outside_inference_mode
 def match_many(
     model: nn.Module,
     starts: Sequence[Tensor],

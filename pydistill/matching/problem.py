@@ -89,10 +89,6 @@ def check_problem(
     Raises:
         InputError: an argument is outside its limits; the message names both.
     """
-    if torch.is_inference_mode_enabled():
-        raise InputError(
-            "match needs gradients of its own; call it under torch.no_grad instead of torch.inference_mode"
-        )
     _check_choice("selection", selection, SELECTIONS)
     _check_choice("distance", distance, DISTANCES)
     _check_choice("gradient", gradient, GRADIENTS)

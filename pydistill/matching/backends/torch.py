@@ -155,13 +155,14 @@ class TorchSweep(Sweep):
     def _differs(self, step: int, update: Tensor) -> Tensor:
         """Compare α_k g_k of the second run with θ_k − θ_{k+1} of the first; return a 0-dim bool.
 
-        Two runs of one function agree to half the digits of the dtype, and to the rounding of θ_{k+1}. A gradient that
-        is not finite agrees with any other.
+        Two runs of one function agree to half the digits that they compute in, and to the rounding of θ_{k+1}. A
+        gradient that is not finite agrees with any other.
         """
         stride = -(-len(update) // CHECKED)
         before, after, update = (vector[::stride] for vector in (self.points[step], self.points[step + 1], update))
-        eps = torch.finfo(update.dtype).eps
-        bound = eps**0.5 * update.norm() + 2 * eps * after.norm()
+        computed_in = self._autocast["dtype"] if self._autocast["enabled"] else update.dtype
+        digits = torch.finfo(computed_in).eps ** 0.5
+        bound = digits * update.norm() + 2 * torch.finfo(update.dtype).eps * after.norm()
         differs: Tensor = (before - after - update).norm() > bound
         return differs
 
