@@ -17,7 +17,7 @@ from pydistill.data import Dataset
 from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.distillation.records import IterationReport, Segment
 from pydistill.distillation.settings import DistillSettings
-from pydistill.errors import DivergedError, FormatError, MismatchError
+from pydistill.errors import DivergedError, FormatError, InputError, MismatchError
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthesis.set import ImageAverage, SyntheticSet, initial_set
@@ -25,6 +25,9 @@ from pydistill.training.train import seeded_modules
 from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
 
 __all__ = ["DistillSettings", "Distiller", "IterationReport", "Segment"]
+
+MAX_DRAWS = 100
+"""Segments without movement that are passed over before the run ends."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ class Distiller:
         Raises:
             DivergedError: more updates have been rejected than `max_rejections` allows (`guard.ended` is set after the
                 last of them).
+            InputError: the experts stand still in all segments drawn.
         """
         if self.guard.ended is not None:
             raise DivergedError(self.guard.ended)
@@ -156,9 +160,7 @@ class Distiller:
     def _draw(self) -> _Draw:
         """Draw an expert, a segment of its trajectory, and the student's batches."""
         settings, images = self.settings, self.synthetic.images
-        expert = self.order.next(self.generator)
-        trajectory = self.store[expert]
-        start, target = self.sampler.draw(self.iteration, self.generator, trajectory.end, settings.expert_epochs)
+        expert, epochs, points = self._draw_segment()
         batches = Batches.draw(
             images,
             self.synthetic.labels,
@@ -167,8 +169,22 @@ class Distiller:
             generator=self.generator,
             dsa=settings.dsa,
         )
-        points = (trajectory.point(start).to(images), trajectory.point(target).to(images))
-        return _Draw(expert, (start, target), points, batches)
+        return _Draw(expert, epochs, (points[0].to(images), points[1].to(images)), batches)
+
+    def _draw_segment(self) -> tuple[int, tuple[float, float], tuple[Tensor, Tensor]]:
+        """Draw an expert, two epochs and the points there; again if the expert does not move between them."""
+        for _ in range(MAX_DRAWS):
+            expert = self.order.next(self.generator)
+            trajectory = self.store[expert]
+            epochs = self.sampler.draw(self.iteration, self.generator, trajectory.end, self.settings.expert_epochs)
+            points = (trajectory.point(epochs[0]), trajectory.point(epochs[1]))
+            if not torch.equal(*points):
+                return expert, epochs, points
+        raise InputError(
+            f"expert {self.store.experts[expert]} in {self.store.path} does not move between epochs {epochs[0]:g} and "
+            f"{epochs[1]:g}, nor do the {MAX_DRAWS - 1} segments drawn before; train other experts, or start at other "
+            "epochs"
+        )
 
     def _matches(self, draws: Sequence[_Draw]) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
         """Match the draws group by group; yield every group with its matches.

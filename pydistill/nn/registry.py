@@ -174,14 +174,20 @@ def architecture_of(
     Raises:
         InputError: as `build`, or a network of the user's that does not map such images to logits [B, K].
     """
-    if not isinstance(settings, ModelSettings) or ":" in settings.name:
+    if is_custom(settings):
         name = name_of(settings)
         network = build(settings, in_channels, num_classes, image_size, seed=0).to(device)
         check_fits(network, name, in_channels, num_classes, plane_of(image_size))
         return name
+    assert isinstance(settings, ModelSettings)
     model = _without_memory(settings, in_channels, num_classes, plane_of(image_size))
     options = ", ".join(f"{option}={getattr(model, option)}" for option in options_of(settings.name))
     return f"{settings.name}({options})"
+
+
+def is_custom(settings: Network) -> bool:
+    """Return True for a network of the user's own, by import path or as a factory."""
+    return not isinstance(settings, ModelSettings) or ":" in settings.name
 
 
 def settings_of(architecture: str) -> ModelSettings:

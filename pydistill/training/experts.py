@@ -20,7 +20,9 @@ from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError, Interrupted
+from pydistill.matching.check import check_student
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
+from pydistill.nn.registry import is_custom
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 from pydistill.trajectories.index import file_name
@@ -49,13 +51,16 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
     """Describe the experts of these settings, as the store records it; their number is not part of it.
 
     Raises:
-        InputError: the network cannot take the data set's images, or keeps running statistics.
+        InputError: the network cannot take the data set's images, keeps running statistics, or cannot be a student.
     """
     network = build(model, *dataset.sizes, seed=0)
     _check_no_running_statistics(network)
     layout = layout_of(network)
+    architecture = architecture_of(model, *dataset.sizes, device=dataset.device)
+    if is_custom(model):
+        check_student(network.to(dataset.device), *dataset.sizes)
     return ExpertsRecord(
-        architecture=architecture_of(model, *dataset.sizes, device=dataset.device),
+        architecture=architecture,
         parameters=tuple(zip(layout.names, layout.shapes, strict=True)),
         dataset=dataset.name,
         dataset_digest=dataset.digest,

@@ -99,7 +99,7 @@ def logits_of(
     if engine and _engine_runs(model, images):
         student, theta = _student(model, images, batch_size), flatten(model)
         return lambda batch: student.classify(theta, batch)
-    return model
+    return lambda batch: model(batch.clone())  # the model may overwrite its input
 
 
 def _student(model: nn.Module, images: Tensor | Pictures, batch_size: int) -> Any:

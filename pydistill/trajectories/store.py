@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from pydistill.trajectories.index_file import (
 )
 from pydistill.trajectories.record import ExpertsRecord
 from pydistill.trajectories.trajectory import ConvexifiedTrajectory, RecordedTrajectory, Rows, as_rows
+
+_log = logging.getLogger("pydistill")
 
 
 class TrajectoryStore:
@@ -283,6 +286,8 @@ class TrajectoryStore:
             accuracies: name → one value per epoch.
             details: other JSON-able values, for example the expert's seed.
 
+        Logs a warning if the expert stands still between two epochs.
+
         Raises:
             InputError: the shapes differ from the record's, a value is not finite, or the store is convexified.
             WriteError: the disk is full; the stored experts are untouched.
@@ -291,6 +296,7 @@ class TrajectoryStore:
             raise InputError(f"snapshots need a store of recorded experts, but {self._path} is {self.kind}")
         shape = (self.record.epochs + 1, self.record.layout.total)
         matrix = matrix_of("snapshots", as_rows(snapshots), shape, self.dtype)
+        self._warn_of_standstill(number, matrix, range(len(matrix)))
         self._index = write_expert(self._path, self.kind, number, {"snapshots": matrix}, {}, accuracies, details)
 
     def add_convexified(
@@ -311,10 +317,23 @@ class TrajectoryStore:
             )
         shape = (len(trajectory.waypoint_epochs), self.record.layout.total)
         matrix = matrix_of("waypoints", trajectory.waypoints, shape, self.dtype)
+        self._warn_of_standstill(number, matrix, trajectory.waypoint_epochs)
         fractions = trajectory.fractions
         tensors = {"waypoints": matrix, "fractions": fractions}
         extra = {"waypoint_epochs": trajectory.waypoint_epochs, "fractions_sha256": tensor_sha256(fractions)}
         self._index = write_expert(self._path, self.kind, number, tensors, extra, accuracies, details)
+
+    def _warn_of_standstill(self, number: int, matrix: Tensor, epochs: Sequence[int]) -> None:
+        """Warn of rows that equal the row before: the matching loss divides by the distance between two rows."""
+        still = [epoch for epoch, before, row in zip(epochs[1:], matrix, matrix[1:], strict=False) if row.equal(before)]
+        if still:
+            shown = ", ".join(map(str, still[:3])) + (", …" if len(still) > 3 else "")
+            _log.warning(
+                "expert %d in %s has not moved at epoch %s; segments without movement are passed over",
+                number,
+                self._path,
+                shown,
+            )
 
     def write_convexified(
         self,

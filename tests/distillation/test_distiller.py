@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,6 +72,20 @@ def test_mct_starts_at_real_epochs(convexified: TrajectoryStore) -> None:
     starts = [running.iterate().segments[0].start for _ in range(6)]
     assert all(0 <= start < 3 for start in starts)
     assert any(start != int(start) for start in starts)
+
+
+def test_segments_without_movement_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = experts(tmp_path / "experts")
+    snapshots = torch.stack([source[0].point(epoch) for epoch in range(7)])
+    partly = TrajectoryStore.create(tmp_path / "partly", source.record)
+    still = TrajectoryStore.create(tmp_path / "still", source.record)
+    partly.add(0, snapshots[[0, 0, 0, 3, 4, 5, 6]])
+    assert "at epoch 1, 2" in caplog.text
+    still.add(0, snapshots[[1] * 7])
+    running = distiller(partly, max_start=3, expert_epochs=1)
+    assert {running.iterate().segments[0].start for _ in range(8)} == {2}
+    with pytest.raises(InputError, match=r"expert 0 .* epochs"):
+        distiller(still).iterate()
 
 
 def test_growing_range_begins_narrow(convexified: TrajectoryStore) -> None:

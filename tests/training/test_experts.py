@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from pydistill._util.files import WriteError
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError
-from pydistill.nn import ConvNet, build, flatten, parse, unflatten
+from pydistill.nn import ConvNet, ModelSettings, build, flatten, parse, unflatten
+from pydistill.recipes.recipe import Recipe
+from pydistill.runs.plan import plan
+from pydistill.runs.run import run_distillation
 from pydistill.training.experts import ExpertSettings, check_disk, experts_record, train_experts
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import TrajectoryStore
@@ -44,6 +51,52 @@ def test_a_network_that_does_not_fit_is_refused_before_a_folder_is_written(tmp_p
     with pytest.raises(InputError, match=r"logits \[2, 4\]"):
         train_experts(DATA, own, SETTINGS, tmp_path / "experts")
     assert not (tmp_path / "experts").exists()
+
+
+class Rounded(torch.autograd.Function):
+    """Rounding with a straight-through gradient that loses its graph."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.round()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return 2 * grad
+
+
+class NoStudent(nn.Module):
+    def __init__(self, channels: int, classes: int, plane: tuple[int, int], fault: str) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(channels * plane[0] * plane[1], classes))
+        self.fault = fault
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.fault == "random":
+            images = images + random.random()
+        logits: torch.Tensor = self.layers(images)
+        return Rounded.apply(logits) if self.fault == "rounded" else logits
+
+
+rounding_network = partial(NoStudent, fault="rounded")
+random_network = partial(NoStudent, fault="random")
+
+
+@pytest.mark.parametrize(("network", "message"), [("rounding_network", "Rounded"), ("random_network", "second time")])
+def test_a_network_that_cannot_be_a_student_is_refused_before_experts_are_trained(
+    network: str, message: str, tmp_path: Path
+) -> None:
+    model = ModelSettings(f"{__name__}:{network}")
+    recipe = Recipe(model=model, expert=SETTINGS)
+    with pytest.raises(InputError, match=message):
+        train_experts(DATA, model, SETTINGS, tmp_path / "experts")
+    with pytest.raises(InputError, match=message):
+        plan(recipe)
+    store = train_experts(DATA, STUDENT, SETTINGS, tmp_path / "of another network")
+    with pytest.raises(InputError, match=message):
+        run_distillation(recipe, DATA, store, tmp_path / "run")
+    assert os.listdir(tmp_path) == ["of another network"]
 
 
 def test_defaults_are_the_published_recipe() -> None:

@@ -188,6 +188,19 @@ def test_accuracy_leaves_the_modes_as_they_were() -> None:
     assert all(torch.equal(before[name], value) for name, value in model.named_buffers())
 
 
+def test_a_network_that_works_in_place_does_not_overwrite_the_data() -> None:
+    class InPlace(nn.Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images.sub_(0.5).flatten(1))
+
+    data, model = blobs(), InPlace(64, 4)
+    before = data.train_images.clone()
+    first = accuracy(model, data.train_images, data.train_labels)
+    train(model, data.train_images, data.train_labels, TrainingSettings(epochs=1, dsa=None), generator=generator())
+    assert torch.equal(data.train_images, before)
+    assert 0 <= first <= 1
+
+
 @pytest.mark.parametrize("batch_size", [1, 47, 48, 1000])
 def test_accuracy_counts_every_image(batch_size: int) -> None:
     data, model = blobs(), fresh()
