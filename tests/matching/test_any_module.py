@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pydistill.errors import BackendError, InputError
 from pydistill.matching import match
+from pydistill.matching.backends.torch import _warn_of_rounding
 from pydistill.nn import ConvNet
 from tests.matching.problems import needs_engine
 
@@ -275,6 +276,28 @@ def test_a_step_that_is_another_function_when_run_again(noise: Callable[[Tensor]
     model = Network(lambda self, images: self.net(images + scale * noise(images)))
     with pytest.raises(InputError, match="second time"):
         outcome(model, "torch")
+
+
+def test_a_random_step_in_float32() -> None:
+    start, target, images = (value.float() for value in points(819))
+    model = Network(lambda self, images: self.net(images + 0.01 * torch.rand(images.shape, generator=GENERATOR)))
+    loss = match(model.float(), start, target, [(images.requires_grad_(), LABELS)] * 4, 0.2, backend="torch").loss
+    with pytest.raises(InputError, match="second time"):
+        loss.backward()
+
+
+def test_gradients_lost_in_rounding_errors_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """An instance norm of the bias and pixels of 1e-10: in float32 PyTorch's kernels round the pixels away."""
+    model = ConvNet(1, 3, 8, width=4, depth=1)
+    start, target, images = points(sum(parameter.numel() for parameter in model.parameters()))
+    images *= 1e-10
+    _warn_of_rounding.cache_clear()
+    for dtype in (torch.float64, torch.float32):
+        pair = (images.to(dtype).requires_grad_(), LABELS)
+        assert not caplog.records
+        loss = match(model.to(dtype), start.to(dtype), target.to(dtype), [pair] * 4, 0.2, backend="torch").loss
+        loss.backward()
+    assert "lost in rounding errors" in caplog.text
 
 
 def test_an_attribute_that_changes_the_function() -> None:

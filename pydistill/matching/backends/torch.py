@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from pydistill.matching.functional import RandomReplay
 from pydistill.matching.problem import Match, Problem
 from pydistill.matching.second_derivative import derivative_errors
 from pydistill.matching.selection import distance_sums
+
+_log = logging.getLogger("pydistill")
 
 CHECKED = 1 << 16
 """Parameters compared, at most, when a step is run again."""
@@ -83,13 +87,18 @@ class TorchSweep(Sweep):
         """
         plan = self.problem.plan
         if not self._makes_graphs:
-            images, labels = plan.rows(plan.sources, step)
-            return self.problem.student.gradient(theta.detach().requires_grad_(), plan.augmented(images, step), labels)
+            return self._constant_gradient(step, theta, plan.sources)
         with budget.measuring(plan.sources[plan.steps[step].images].shape, theta):
             graph = self._graph(step, theta, plan.sources)
         if len(self._kept) == step and budget.take():
             self._kept[step] = graph
         return graph.gradient.detach()
+
+    def _constant_gradient(self, step: int, theta: Tensor, sources: Sequence[Tensor]) -> Tensor:
+        plan = self.problem.plan
+        images, labels = plan.rows(sources, step)
+        with torch.autocast(**self._autocast):
+            return self.problem.student.gradient(theta.detach().requires_grad_(), plan.augmented(images, step), labels)
 
     def backward_steps(
         self, adjoint: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: Needed
@@ -122,7 +131,7 @@ class TorchSweep(Sweep):
                     plan.add(gradients, source, step, -alpha * derivative)
             if derivatives[0] is not None:
                 adjoint = adjoint - alpha * derivatives[0]
-        self._refuse_differences(differs)
+        self._check_differences(differs, sources)
         return adjoint, lr_gradient, gradients
 
     def _graph(self, step: int, theta: Tensor, sources: Sequence[Tensor]) -> StepGraph:
@@ -166,15 +175,34 @@ class TorchSweep(Sweep):
         differs: Tensor = (before - after - update).norm() > bound
         return differs
 
-    def _refuse_differences(self, differs: dict[int, Tensor]) -> None:
-        for step, differ in differs.items():
-            if bool(differ):
+    def _check_differences(self, differs: dict[int, Tensor], sources: Sequence[Tensor]) -> None:
+        """Run the steps whose second run differs a third time, exactly as the first: if that differs too, refuse.
+
+        The second run keeps a graph, and PyTorch then computes some gradients by other formulas. Where these disagree
+        by more than rounding, as for a norm of nearly constant numbers, no digit of the gradient is reliable.
+        """
+        for step in [step for step, differ in differs.items() if bool(differ)]:
+            alpha = self.problem.step_lr(self.problem.lr, step)
+            with self._replay.replaying(step):
+                again = self._constant_gradient(step, self.points[step], sources)
+            if bool(self._differs(step, alpha * again)):
                 raise InputError(
                     f"{self.problem.student.name} gave another gradient when step {step} ran a second time, so the "
                     "gradient of the matching loss would be wrong; the usual causes are random numbers from NumPy, "
                     "from Python's random or from a torch.Generator of the module's own (PyTorch's global generator "
                     "is replayed), and attributes that forward changes"
                 )
+            _warn_of_rounding(self.problem.student.name, str(again.dtype).removeprefix("torch."))
+
+
+@lru_cache
+def _warn_of_rounding(network: str, dtype: str) -> None:
+    _log.warning(
+        "gradients of %s in %s are lost in rounding errors: two ways of PyTorch's to compute one disagree, as for a "
+        "norm of nearly constant pixels; match in float64, or use backend 'fused' where it runs",
+        network,
+        dtype,
+    )
 
 
 class _Budget:
