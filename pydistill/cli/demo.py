@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from pydistill.cli.arguments import add_json, add_quiet, path, print_json
 from pydistill.cli.errors import DONE
-from pydistill.errors import InputError
+from pydistill.errors import InputError, Interrupted
 
 ABOUT = "Distil scikit-learn's digits into ten images, from experts to pictures."
 USAGE = "[--method att|mct|mtt|tesla] [--seed N] [--out RUN [--resume]]"
@@ -39,13 +40,20 @@ def run(values: Any) -> int:
     from pydistill._util.checks import check_seed
     from pydistill._util.files import read_json
     from pydistill._util.layout import SUMMARY_NAME
-    from pydistill.runs.demo import demo
+    from pydistill.runs.demo import EXPERTS, demo
 
     check_seed(values.seed)
     if values.resume and not values.out:
         raise InputError("--resume needs --out: the folder of the demo that was stopped")
     out = Path(values.out) if values.out else _free_folder(Path("runs"), f"demo-{values.method}-{values.seed}")
-    table = demo(values.method, values.seed, out, quiet=values.quiet, resume=values.resume)
+    try:
+        table = demo(values.method, values.seed, out, quiet=values.quiet, resume=values.resume)
+    except (Interrupted, KeyboardInterrupt) as error:
+        if not (out / EXPERTS).is_dir():
+            raise
+        reason = str(error).partition("; ")[0] or "stopped"
+        again = ["pydistill", "demo", "--method", values.method, "--seed", str(values.seed), "--out", str(out)]
+        raise Interrupted(f"{reason}; to continue: {shlex.join([*again, '--resume'])}") from error
     if values.json:
         print_json({"folder": out} | read_json(out / SUMMARY_NAME))
     else:

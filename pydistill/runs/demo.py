@@ -12,16 +12,19 @@ import torch
 
 from pydistill import data
 from pydistill._util.files import write_json
-from pydistill._util.layout import SUMMARY_NAME, holds_experts
+from pydistill._util.layout import SUMMARY_NAME, holds_experts, holds_run
 from pydistill._util.progress import Bar
+from pydistill.artefact.figures import REFERENCES
 from pydistill.data import Dataset
-from pydistill.errors import InputError, Interrupted
+from pydistill.errors import InputError, MismatchError, Name
 from pydistill.evaluation.baselines import random_real
-from pydistill.evaluation.evaluate import Evaluation, accuracy_record, evaluate
+from pydistill.evaluation.evaluate import accuracy_record, evaluate
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
+from pydistill.runs.report.contents import read_run
 from pydistill.runs.workflow import distill_and_report, run_summary, show_run, train_and_store
 from pydistill.training.experts import check_disk
 from pydistill.training.train import TrainingSettings
+from pydistill.trajectories import TrajectoryStore
 
 EXPERTS = "experts"
 FULL_DATA_TRAINING = TrainingSettings(
@@ -37,7 +40,8 @@ def demo_recipe(method: str, seed: int) -> Recipe:
 def demo(method: str, seed: int, out: Path, *, quiet: bool = False, resume: bool = False) -> str:
     """Distil one image per digit and write the run into `out`; returns the table of accuracies.
 
-    With `resume`, a demo that was stopped in `out` is continued: finished experts and iterations are not repeated.
+    With `resume`, a demo that was stopped in `out` is continued: finished experts, iterations and reference networks
+    are not repeated.
 
     It runs on one thread: images of 8×8 gain nothing from a second one, and on a busy machine threads that wait for
     each other take ten times as long.
@@ -53,9 +57,11 @@ def demo(method: str, seed: int, out: Path, *, quiet: bool = False, resume: bool
     torch.set_num_threads(1)
     try:
         return _demo(demo_recipe(method, seed), out, quiet, resume)
-    except (Interrupted, KeyboardInterrupt) as error:
-        reason = str(error).partition(";")[0] or "stopped"
-        raise Interrupted(f"{reason}; resume the demo of method {method} and seed {seed} in {out}") from error
+    except MismatchError as error:
+        raise MismatchError(
+            f"the demo in {out} is not that of method {method} and seed {seed}; give its own method and seed, or "
+            "choose another folder"
+        ) from error
     finally:
         torch.set_num_threads(threads)
 
@@ -69,7 +75,7 @@ def _check_folder(out: Path, resume: bool) -> None:
     if not (out / EXPERTS).is_dir():
         raise InputError(f"{out} is not empty; choose another folder, or remove it")
     if not resume:
-        raise InputError(f"{out} holds a demo; resume it, or choose another folder")
+        raise InputError(f"{out} holds a demo; add ", Name("resume"), " to continue it, or choose another folder")
 
 
 def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
@@ -84,39 +90,36 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
         began = now
 
     continued = holds_experts(out / EXPERTS)
+    before = read_run(out).summary if holds_run(out) else {}
     check_disk(dataset, recipe.model, recipe.expert, out / EXPERTS, "make room there, or choose another folder")
     store = train_and_store(dataset, recipe, out / EXPERTS, quiet=quiet)
     phase("experts")
     result = distill_and_report(dataset, recipe, store, out, resume=resume, quiet=quiet)
     phase("distillation")
-    random, rate, full = _references(recipe, dataset, result.final.lr, quiet)
-    phase("references")
-    if continued:  # of the time of earlier processes, only that of the distillation is known
-        seconds = {"distillation": result.seconds, "references": seconds["references"]}
-    else:
-        seconds["total"] = sum(seconds.values())
-    experts = [store.accuracies(position)["test"][-1] for position in range(len(store))]
-
-    summary = run_summary(recipe, result) | {
-        "seconds": seconds,
-        "accuracy_distilled": accuracy_record(result.accuracy_final.accuracies),
-        "accuracy_random_real": accuracy_record(random.accuracies) | {"lr": rate},
-        "accuracy_full_data": accuracy_record(full.accuracies),
-        "accuracy_experts": accuracy_record(experts),
-        "images": len(result.final.images),
-        "training_images": len(dataset.train_pictures),
-    }
-    write_json(out / SUMMARY_NAME, summary)
-    return _table(summary, out, show_run(result.folder))
+    with result.folder.opened():
+        if before.get("iterations") == result.iterations and REFERENCES.keys() <= before.keys():
+            summary = before  # the demo was finished already
+        else:
+            summary = run_summary(recipe, result) | _references(recipe, dataset, store, result.final.lr, quiet)
+            phase("references")
+            if continued:  # of the time of earlier processes, only that of the distillation is known
+                seconds = {"distillation": result.seconds, "references": seconds["references"]}
+            else:
+                seconds["total"] = sum(seconds.values())
+            summary |= {
+                "seconds": seconds,
+                "accuracy_distilled": accuracy_record(result.accuracy_final.accuracies),
+                "images": len(result.final.images),
+                "training_images": len(dataset.train_pictures),
+            }
+        write_json(out / SUMMARY_NAME, summary)
+        return _table(summary, out, show_run(result.folder))
 
 
 def _references(
-    recipe: Recipe, dataset: Dataset, learned_rate: float, quiet: bool
-) -> tuple[Evaluation, float, Evaluation]:
-    """Evaluate random real images at the better of the initial and the learned rate, and all real images.
-
-    Returns the evaluation of the random images, their rate, and the evaluation of all images.
-    """
+    recipe: Recipe, dataset: Dataset, store: TrajectoryStore, learned_rate: float, quiet: bool
+) -> dict[str, Any]:
+    """Evaluate random real images at the better of the initial and the learned rate, and all real images."""
     settings = recipe.evaluation
     rates = (recipe.distill.lr_init, learned_rate)
     with Bar("references", settings.repeats * len(rates) + 1, quiet=quiet) as bar:
@@ -132,7 +135,12 @@ def _references(
         lr = FULL_DATA_TRAINING.lr
         full = evaluate(dataset.train_pictures, dataset.train_labels, lr, dataset, recipe.model, on_all)
         bar.step(all=f"{100 * full.mean:.1f}%")
-    return random, rate, full
+    experts = [store.accuracies(position)["test"][-1] for position in range(len(store))]
+    return {
+        "accuracy_random_real": accuracy_record(random.accuracies) | {"lr": rate},
+        "accuracy_full_data": accuracy_record(full.accuracies),
+        "accuracy_experts": accuracy_record(experts),
+    }
 
 
 def _table(summary: dict[str, Any], out: Path, pictures: Sequence[Path]) -> str:

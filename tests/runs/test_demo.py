@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from pydistill.cli import main
+from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs import demo
 from pydistill.runs.evaluation import PeriodicEvaluator
+from pydistill.runs.folder import RunFolder
 from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
 
@@ -79,13 +81,16 @@ def test_a_demo_that_was_stopped_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, stop)
             assert main([*command, "--resume"]) == 130
-        assert f"resume the demo of method att and seed 3 in {out}\n" in capsys.readouterr().err
+        again = f"pydistill demo --method att --seed 3 --out '{out}' --resume"
+        assert capsys.readouterr().err.endswith(f"; to continue: {again}\n")
         assert main([*command, "--resume", "--seed", "1"]) == 2
-        assert "seed" in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert "method att and seed 1" in message
+        assert "{" not in message
     experts = {path: path.stat().st_mtime_ns for path in (out / "experts").glob("expert*")}
     assert len(experts) == 2
     assert main(command) == 2
-    assert "holds a demo" in capsys.readouterr().err
+    assert "add --resume to continue" in capsys.readouterr().err
     assert main(["demo", "--resume"]) == 2
     assert "--resume needs --out" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
@@ -93,6 +98,9 @@ def test_a_demo_that_was_stopped_goes_on(
     for changes in (["--method", "tesla"], ["--seed", "1"]):
         assert main([*command, "--resume", *changes]) == 2
 
+    with monkeypatch.context() as patched:
+        patched.delattr(demo, "random_real")  # a finished demo trains no reference again
+        assert main([*command, "--resume"]) == 0
     before = json.loads((out / "summary.json").read_text())
     assert before["threads"] == 1
     assert "OMP_NUM_THREADS=1 pydistill distill" in (out / "report.html").read_text(encoding="utf-8")
@@ -101,3 +109,21 @@ def test_a_demo_that_was_stopped_goes_on(
     after = json.loads((out / "summary.json").read_text())
     assert after["iterations"] == 3
     assert after["threads"] == before["threads"]
+
+
+def test_a_demo_stopped_before_its_first_expert_has_nothing_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "check_disk", stop)
+    assert main(["demo", "--out", str(tmp_path / "run"), "--quiet"]) == 130
+    assert capsys.readouterr().err == "pydistill: stopped\n"
+
+
+def test_the_folder_is_locked_while_references_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def references(*_: Any, **__: Any) -> None:
+        with pytest.raises(InputError, match="being written"), RunFolder(tmp_path / "run").opened():
+            raise AssertionError("the folder is not locked")
+        stop()
+
+    monkeypatch.setattr(demo, "random_real", references)
+    assert main(["demo", "--out", str(tmp_path / "run"), "--quiet"]) == 130
