@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import Any, get_args
 
@@ -37,10 +38,12 @@ def add_arguments(parser: Any) -> None:
 
 def _waypoints(text: str) -> int | list[int]:
     """Parse a number of waypoints, or a list of epochs."""
-    value = json.loads(text)
-    epochs = value if isinstance(value, list) else [value]
-    if not all(type(epoch) is int for epoch in epochs):
-        raise ValueError
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not all(type(epoch) is int for epoch in (value if isinstance(value, list) else [value])):
+        raise argparse.ArgumentTypeError(f"must be an integer or a list such as [0,5,10], not {text!r}")
     return value  # type: ignore[no-any-return]
 
 

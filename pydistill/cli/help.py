@@ -40,10 +40,12 @@ def print_help(parser: Parser, examples: str, topic: str | None) -> None:
     """Print `pydistill COMMAND --help [TOPIC]`; a topic is a group of settings, `all` of them, or `presets`.
 
     Raises:
-        InputError: there is no such topic.
+        InputError: there is no such topic, or the command has none.
     """
     listed = [group for group in parser.groups if group.listed]
-    if topic is not None and listed:
+    if topic is not None:
+        if not listed:
+            raise InputError(f"--help {topic}: {parser.prog} has no topics; {parser.prog} --help lists its flags")
         _print_topic(topic, listed)
         return
     print(parser.format_help().rstrip())

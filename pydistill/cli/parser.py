@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from pydistill.errors import FormatError, InputError, SettingError
 
 if TYPE_CHECKING:
     from pydistill._util.settings import Described, Settings
+
+
+_KINDS: dict[Any, str] = {int: "an integer", float: "a number"}
 
 
 class Group(NamedTuple):
@@ -23,7 +26,7 @@ class Group(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises InputError, and accepts hyphens or underscores in flags.
+    """An argument parser that raises InputError with sentences of ours, and accepts hyphens or underscores in flags.
 
     Args:
         optional: treat no flag as required, for --print_config.
@@ -33,12 +36,14 @@ class Parser(argparse.ArgumentParser):
         self._optional = optional
         self.names: dict[str, str] = {}  # argument → its flag, as the user types it
         self.groups: list[Group] = []
-        super().__init__(**({"allow_abbrev": False} | options))
+        super().__init__(**({"allow_abbrev": False, "exit_on_error": False} | options))
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
         """Add a flag or a positional argument, as argparse does."""
         if self._optional:
             options.pop("required", None)
+        if "choices" in options or options.get("type") in _KINDS:
+            options["type"] = _converter(options.get("type", str), options.get("choices"))
         return self.record_flag(super().add_argument(*names, **options))
 
     def record_flag(self, action: argparse.Action) -> argparse.Action:
@@ -59,7 +64,11 @@ class Parser(argparse.ArgumentParser):
             InputError: an unknown or a missing flag, or a value that argparse refuses.
         """
         rest, settings = self._split(words)
-        values, unknown = self.parse_known_args(rest)
+        try:
+            values, unknown = self.parse_known_args(rest)
+        except argparse.ArgumentError as error:
+            name = error.argument_name or ""
+            self.error(f"{self.names.get(name, name)} {error.message}".strip())
         if unknown:
             flag = unknown[0].partition("=")[0]
             if not flag.startswith("-"):
@@ -113,6 +122,23 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     near = [name for name in names if name.lstrip("-").rpartition(".")[2] == last][:3]
     near = near or difflib.get_close_matches(word, names, 1)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _converter(kind: Callable[[str], Any], choices: Sequence[Any] | None) -> Callable[[str], Any]:
+    """Return the argument type that converts a text to a number or one of the choices."""
+
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {_KINDS[kind]}, not {text!r}") from None
+        if choices is not None and value not in choices:
+            *most, last = map(str, choices)
+            allowed = f"{', '.join(most)} or {last}" if most else last
+            raise argparse.ArgumentTypeError(f"must be {allowed}, not {text!r}")
+        return value
+
+    return convert
 
 
 def _read(text: str, setting: Described) -> Any:

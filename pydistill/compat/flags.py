@@ -55,7 +55,7 @@ def truth(text: str) -> bool:
         return True
     if text.lower() in ("false", "0", "no", ""):
         return False
-    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    raise argparse.ArgumentTypeError(f"must be True or False, not {text!r}")
 
 
 def distill_parser(script: Script) -> Parser:

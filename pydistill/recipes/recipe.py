@@ -100,6 +100,8 @@ def read_recipe_file(path: str | Path, base: Recipe | None = None) -> dict[str, 
         raise InputError(f"{source} is not text in UTF-8") from error
     except FormatError as error:
         raise InputError(f"{source}: {error}") from error
+    if values is None:
+        raise InputError(f"{source} is empty; give the settings of a run, such as distill: {{steps: 30}}")
     from_dict(Recipe, values, base=base, source=source)
     return dict(json.loads(json.dumps(values)))  # resolves YAML's aliases, which would share values
 

@@ -12,7 +12,8 @@ def read_yaml(text: str) -> Any:
     """Read one YAML or JSON document; 1e-7 is a number, and a repeated key is an error.
 
     Raises:
-        FormatError: the text is not YAML; the message gives the position, but no part of the text.
+        FormatError: the text is not YAML; the message gives the position, but no part of the text except a repeated
+            name.
         MissingDependencyError: ruamel.yaml is not installed.
     """
     yaml = _yaml()
@@ -23,9 +24,14 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
-        where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-        problem = "a repeated name" if isinstance(error, DuplicateKeyError) else "an error"
-        raise FormatError(f"it is not readable as YAML or JSON, with {problem}{where}") from error
+        if mark is None:
+            raise FormatError("it is not readable as YAML or JSON") from error
+        following = "".join(text.splitlines()[mark.line :][:1])[mark.column :]
+        problem = ": there must be spaces instead of the tab" if following.startswith("\t") else ""
+        if isinstance(error, DuplicateKeyError):
+            problem = f": {following.partition(':')[0].strip()} is there twice"
+        where = f"at line {mark.line + 1}, column {mark.column + 1}"
+        raise FormatError(f"it is not readable as YAML or JSON {where}{problem}") from error
     except (YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise FormatError("it is not readable as YAML or JSON") from error
 

@@ -374,7 +374,7 @@ def test_a_damaged_record_of_sources(here: Path, capsys: pytest.CaptureFixture[s
         (["--buffer_path", "elsewhere"], "holds no replay_buffer_0.pt"),
         (["--max_files", "0"], "--max_files must be at least 1, not 0"),
         (["--max_experts", "0"], "--max_experts must be at least 1, not 0"),
-        (["--no_aug", "perhaps"], "--no_aug: 'perhaps'"),
+        (["--no_aug", "perhaps"], "--no_aug must be True or False, not 'perhaps'"),
         (["--nosuchthing"], "there is no flag --nosuchthing (python -m pydistill.compat.mtt --help lists the flags)"),
         (["--lr_imgg", "3"], "there is no flag --lr_imgg; did you mean --lr_img? (python -m pydistill.compat.mtt"),
         (["--lr_img 3"], "there is no flag --lr_img 3"),
