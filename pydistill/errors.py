@@ -17,8 +17,22 @@ def shown(value: object) -> str:
     return _SHORT.repr(value) if plain else f"a {type(value).__name__}"
 
 
+class Name(str):
+    """The dotted name of a setting or an argument in a message, such as distill.steps."""
+
+
 class PydistillError(Exception):
-    """Base of every error that pydistill raises on purpose."""
+    """Base of every error that pydistill raises on purpose.
+
+    Attributes:
+        args: the message, in parts of text and names.
+        spell: how the user writes a name: `--distill.steps` on the command line.
+    """
+
+    spell: Callable[[str], str] = str
+
+    def __str__(self) -> str:
+        return "".join(self.spell(part) if isinstance(part, Name) else str(part) for part in self.args)
 
 
 class InputError(PydistillError, ValueError):
@@ -34,14 +48,12 @@ class SettingError(InputError):
         allowed: what it must be, the end of "NAME must be …".
         hint: the remedy, where `allowed` does not say it.
         source: the file that the value comes from, or nothing.
-        spell: how the user writes the name: `--distill.steps` on the command line.
     """
 
     def __init__(self, setting: str, value: object, allowed: str, hint: str = "") -> None:
         super().__init__(setting, value, allowed, hint)
         self.setting, self.value, self.allowed, self.hint = setting, value, allowed, hint
         self.source = ""
-        self.spell: Callable[[str], str] = str
 
     def __str__(self) -> str:
         sentence = f"{self.spell(self.setting) if self.setting else 'the settings'} {self._reason()}"

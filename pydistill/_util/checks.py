@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from numbers import Integral
+from types import UnionType
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ def check_generator(value: object) -> None:
         raise InputError(f"generator must be on the CPU, not on {value.device}, so that every device draws the same")
 
 
-def check_instance(name: str, value: object, kind: type, allowed: str) -> None:
+def check_instance(name: str, value: object, kind: type | UnionType, allowed: str) -> None:
     """Raise SettingError unless `value` is an instance of `kind`, which `allowed` describes for the message."""
     if not isinstance(value, kind):
         raise SettingError(name, value, allowed)

@@ -7,7 +7,7 @@ import re
 import torch
 
 from pydistill._util.format import first_line
-from pydistill.errors import InputError
+from pydistill.errors import SettingError
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -17,14 +17,14 @@ def usable_device(device: torch.device | str) -> torch.device:
         device: cpu, cuda, or cuda:N.
 
     Raises:
-        InputError: it is any other device, or is not available on this machine.
+        SettingError: it is any other device, or is not available on this machine.
     """
     if re.fullmatch(r"cpu|cuda|cuda:\d+", str(device)) is None:
-        raise InputError(f"unknown device {str(device)!r}: use cpu, cuda or cuda:N")
+        raise SettingError("device", str(device), "cpu, cuda or cuda:N")
     try:
         usable = torch.device(device)
         torch.empty(0, device=usable)
     except (RuntimeError, AssertionError) as error:
         reason = first_line(error).split(". ")[0].rstrip(".")
-        raise InputError(f"device {str(device)!r} is not available: {reason}; use cpu") from error
+        raise SettingError("device", str(device), "one that is available", f"{reason}; use cpu") from error
     return usable

@@ -71,6 +71,15 @@ def memory_budget(memory: object, device: torch.device) -> int | None:
     raise SettingError("memory", memory, 'a text such as "4GB", a fraction from 0 to 1 of what is free, or None')
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out: Python's error, or PyTorch's on a GPU or, which has no type, on the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def _machine_available() -> int | None:
     """Read MemAvailable; None if there is no such line."""
     try:

@@ -20,7 +20,7 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydistill.errors import SettingError, UnknownSettingError
+from pydistill.errors import PydistillError, SettingError, UnknownSettingError
 
 _LIMITS = {
     "at_least": (operator.ge, "of at least {}"),
@@ -28,6 +28,7 @@ _LIMITS = {
     "at_most": (operator.le, "at most {}"),
     "below": (operator.lt, "below {}"),
 }
+_KEYWORDS = {"model.name": "model", "resume": "resume=True"}
 _NAMES = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -124,6 +125,24 @@ def in_group(name: str) -> Iterator[None]:
     except SettingError as error:
         error.setting = f"{name}.{error.setting}" if error.setting else name
         raise
+
+
+@contextmanager
+def as_keywords() -> Iterator[None]:
+    """Let errors from this context write settings as the keywords of Python's calls: distill.steps as steps."""
+    try:
+        yield
+    except PydistillError as error:
+        if not getattr(error, "source", ""):  # a file has dotted names
+            error.spell = _keyword
+        raise
+
+
+def _keyword(setting: str) -> str:
+    if setting in _KEYWORDS:
+        return _KEYWORDS[setting]
+    group, _, name = setting.partition(".")
+    return (name if group in ("data", "model", "expert", "distill") and name else setting).replace("training.", "")
 
 
 @dataclass(frozen=True)

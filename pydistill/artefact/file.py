@@ -15,7 +15,7 @@ from torch import Tensor
 from pydistill._util.layout import BEST_NAME, METRICS_NAME, SET_NAME, other_runs
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data import Preprocessing
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, Name
 from pydistill.evaluation.evaluate import EvaluationSettings
 
 FORMAT = 1
@@ -121,7 +121,7 @@ class Artefact:
         if file.is_dir():
             file = file / SET_NAME
         if not file.is_file():
-            raise InputError(_absent(path, file))
+            raise InputError(*_absent(path, file))
         header, tensors = read_tensors(file, KEY, FORMAT, "a distilled set")
         try:
             about = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
@@ -142,25 +142,25 @@ class Artefact:
         return artefact
 
 
-def _absent(path: str | os.PathLike[str], file: Path) -> str:
-    """Return the message for a missing set."""
+def _absent(path: str | os.PathLike[str], file: Path) -> tuple[str, ...]:
+    """Return the parts of the message for a missing set."""
     run = file.parent
     if file.name == BEST_NAME and (run / METRICS_NAME).exists() and (run / SET_NAME).exists():
-        return f"{file}, the best set of the run in {run}, is missing; its final set is {run / SET_NAME}"
+        return (f"{file}, the best set of the run in {run}, is missing; its final set is {run / SET_NAME}",)
     if file.name in (SET_NAME, BEST_NAME) and (run / METRICS_NAME).exists():
         when = "at the end" if file.name == SET_NAME else "after the first evaluation"
         best = file.name == SET_NAME and (run / BEST_NAME).exists()
-        other = "its best set so far can be loaded with which = best; "
+        other = ("its best set so far can be loaded with ", Name("which"), " best; ") if best else ()
         return (
             f"the run in {run} has no {file.name}, which is written {when}: the run has not reached it, or the file "
-            "was removed; "
-            f"{other if best else ''}"
-            "the run can be resumed"
+            "was removed; ",
+            *other,
+            "the run can be resumed",
         )
     if file.name in (SET_NAME, BEST_NAME) and run.is_dir():
         remedy = other_runs(run) or "give a run's folder, or a set's file"
-        return f"{run} holds no distilled set: there is no {file.name} in it; {remedy}"
-    return f"{path} holds no distilled set: there is no such file or folder; give a run's folder, or a set's file"
+        return (f"{run} holds no distilled set: there is no {file.name} in it; {remedy}",)
+    return (f"{path} holds no distilled set: there is no such file or folder; give a run's folder, or a set's file",)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

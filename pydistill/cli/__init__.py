@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydistill.cli.errors import DONE, USAGE, guarded
-from pydistill.errors import InputError, SettingError, UnknownSettingError
+from pydistill.errors import InputError, PydistillError, UnknownSettingError
 
 __all__ = ["COMMANDS", "main"]
 
@@ -57,6 +57,7 @@ def command_module(name: str) -> Any:
 
 
 def _run(words: list[str]) -> int:
+    from pydistill.cli.arguments import print_config
     from pydistill.cli.help import print_help, print_overview
     from pydistill.cli.parser import Parser, did_you_mean
     from pydistill.version import VERSION
@@ -91,11 +92,14 @@ def _run(words: list[str]) -> int:
     level = log.level
     try:
         values = parser.parse(rest)
+        if getattr(values, "print_config", False):
+            print_config(values)
+            return DONE
         if getattr(values, "quiet", False):
             log.setLevel(logging.WARNING)
         return int(command.run(values))
-    except SettingError as error:
-        if not error.source:  # a setting in a file is not spelt as a flag
+    except PydistillError as error:
+        if not getattr(error, "source", ""):  # a setting in a file is not spelt as a flag
             error.spell = "--{}".format if isinstance(error, UnknownSettingError) else parser.spell
         raise
     finally:

@@ -1,4 +1,4 @@
-"""Arguments shared by several commands, and the values parsed from them."""
+"""Arguments that several commands share, and what commands make of their values."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def recipe_of(values: Any) -> Recipe:
     return from_dict(Recipe, settings)
 
 
-def print_recipe(recipe: Recipe) -> None:
-    """Print the recipe as YAML that --config reads."""
+def print_config(values: Any) -> None:
+    """Print the recipe of a command line as YAML that --config reads."""
     from pydistill.recipes.yaml import write_yaml
 
-    print(write_yaml(recipe.as_dict()), end="")
+    print(write_yaml(recipe_of(values).as_dict()), end="")
 
 
 def add_device(parser: Parser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pydistill.cli.arguments import (
     path,
     percent,
     print_json,
-    print_recipe,
     recipe_of,
 )
 from pydistill.cli.errors import DONE
@@ -49,9 +47,7 @@ def run(values: Any) -> int:
     from pydistill._util.files import read_json
     from pydistill._util.format import counted
     from pydistill._util.layout import SUMMARY_NAME, refuse_experts
-    from pydistill._util.memory import check_memory_available
     from pydistill._util.settings import from_dict, in_group
-    from pydistill.nn import architecture_of, parse
     from pydistill.runs.folder import RunFolder
     from pydistill.runs.loggers import LogSettings
     from pydistill.runs.preflight import check_recipe_and_experts
@@ -59,9 +55,6 @@ def run(values: Any) -> int:
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
-    if values.print_config:
-        print_recipe(recipe)
-        return DONE
     settings = {name.removeprefix("log."): value for name, value in values.settings if name.startswith("log.")}
     with in_group("log"):
         log = from_dict(LogSettings, settings)
@@ -71,10 +64,6 @@ def run(values: Any) -> int:
     if not values.resume:
         RunFolder(values.out).check_free()
     dataset = load_dataset(recipe, values.device)
-    pixels = recipe.distill.ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
-    check_memory_available(4 * 4 * pixels, f"a set of {recipe.distill.ipc} images per class", "lower distill.ipc")
-    for name in recipe.evaluation.models:  # fail now, not after the distillation
-        architecture_of(parse(name), *dataset.sizes, device=dataset.device)
     result = distill_and_report(
         dataset,
         recipe,

@@ -80,7 +80,9 @@ def sentence(error: Exception) -> str:
         name = f"{error.filename}" if error.filename is not None else "a file"
         remedy = _REMEDIES.get(error.errno or 0)
         return f"{name} {remedy}" if remedy else f"{name}: {(error.strerror or one_line(error)).lower()}"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error):
+    from pydistill._util.memory import is_out_of_memory  # imports torch
+
+    if is_out_of_memory(error):
         return f"{_MEMORY} ({one_line(error):.120})"
     return f"unexpected {type(error).__name__}: {one_line(error):.200}; please report it, with the output of --debug"
 

@@ -14,7 +14,6 @@ from pydistill.cli.arguments import (
     load_dataset,
     path,
     print_json,
-    print_recipe,
     recipe_of,
 )
 from pydistill.cli.errors import DONE
@@ -42,13 +41,12 @@ def add_arguments(parser: Any) -> None:
 def run(values: Any) -> int:
     """Train the experts that are missing or damaged in the folder."""
     from pydistill._util.format import counted
+    from pydistill.runs.preflight import check_networks
     from pydistill.runs.workflow import train_and_store
     from pydistill.training.experts import check_disk
 
     recipe = recipe_of(values)
-    if values.print_config:
-        print_recipe(recipe)
-        return DONE
+    check_networks(recipe)
     dataset = load_dataset(recipe, values.device)
     remedy = "free some space, lower expert.count or expert.training.epochs, or choose another --out"
     check_disk(dataset, recipe.model, recipe.expert, values.out, remedy)

@@ -19,7 +19,7 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """Add the files, and what the files do not record."""
+    """Add the files, and flags for values that the files lack."""
     from pydistill.artefact.exchange import IMPORTED
 
     parser.add_argument(

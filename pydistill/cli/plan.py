@@ -12,7 +12,6 @@ from pydistill.cli.arguments import (
     device_of,
     path,
     print_json,
-    print_recipe,
     recipe_of,
 )
 from pydistill.cli.errors import DONE
@@ -40,9 +39,6 @@ def run(values: Any) -> int:
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
-    if values.print_config:
-        print_recipe(recipe)
-        return DONE
     experts = None if values.experts is None else TrajectoryStore.open(values.experts)
     cost = plan(recipe, experts=experts, device=device_of(values.device))
     if values.json:

@@ -9,7 +9,7 @@ import torch
 
 from pydistill.cli.errors import DONE, PREFIX, guarded
 from pydistill.compat.flags import FLAGS
-from pydistill.errors import SettingError
+from pydistill.errors import PydistillError
 
 
 def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | None) -> int:
@@ -21,8 +21,8 @@ def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | Non
     def run_and_name_flags(words: list[str]) -> int:
         try:
             run(words)
-        except SettingError as error:
-            error.spell = lambda setting: FLAGS.get(setting, setting)
+        except PydistillError as error:
+            error.spell = lambda name: "--resume" if name == "resume" else FLAGS.get(name, name)
             raise
         return DONE
 

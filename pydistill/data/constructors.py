@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pydistill._util.settings import as_keywords
 from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.load import load
 from pydistill.data.raw import raw_from
@@ -42,6 +43,7 @@ class Constructor(Protocol):
 def _constructor(name: str, about: str) -> Constructor:
     """Make the function that reads the data set `name`."""
 
+    @as_keywords()
     def read(
         path: str | os.PathLike[str] | None = None,
         *,

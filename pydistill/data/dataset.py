@@ -15,7 +15,7 @@ from pydistill.data.preprocessing import Normalise, Preprocessing, chunks_of
 from pydistill.data.raw import RawData
 from pydistill.data.settings import DataSettings
 from pydistill.data.zca import Zca
-from pydistill.errors import InputError
+from pydistill.errors import InputError, SettingError
 
 
 @dataclass(frozen=True)
@@ -157,15 +157,13 @@ class Dataset:
             InputError: ipc < 1, or a class has fewer training images.
         """
         if ipc < 1:
-            raise InputError(f"ipc={ipc} images per class must be at least 1")
+            raise SettingError("ipc", ipc, "at least 1")
         chosen = []
         for label, class_name in enumerate(self.class_names):
             indices = self.class_indices(label)
             if len(indices) < ipc:
-                raise InputError(
-                    f"ipc={ipc} is above the {len(indices)} training images of class {label} ({class_name!r})"
-                    f" of {self.name}"
-                )
+                name = f"class {label} ({class_name!r}) of {self.name}"
+                raise SettingError("ipc", ipc, f"at most {len(indices)}, the training images of {name}")
             chosen.append(indices[torch.randperm(len(indices), generator=generator)[:ipc].to(indices.device)])
         index = torch.cat(chosen)
         return self.train_pictures.batch(index), self.train_labels[index]

@@ -23,7 +23,7 @@ from pydistill._util.memory import check_memory_available
 from pydistill.data.cache import cached_raw
 from pydistill.data.images import EXTENSIONS, decode
 from pydistill.data.raw import RawData
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, Name, SettingError
 
 READER = 2
 """Part of the cache's key; increase it when the arrays read from the same files change."""
@@ -63,7 +63,8 @@ def read_folder(path: Path, name: str, layout: FolderLayout, cache: Path) -> Raw
         root = _root(path, name)
         return cached_raw(_key(name, layout, _listing(root, layout)), name, cache, lambda: _read(root, name, layout))
     if not path.is_file():
-        raise InputError(f"data.path={str(path)!r} does not exist; give a folder of images, or an archive of one")
+        allowed = "a folder of images, or an archive of one"
+        raise SettingError("data.path", str(path), allowed, "it does not exist")
 
     def read() -> RawData:
         with _unpacked(path, cache) as folder:
@@ -125,11 +126,14 @@ def _root(folder: Path, name: str, path: Path | None = None) -> Path:
     nested = sorted(train.parent for train in folder.glob("*/train") if train.is_dir())
     if len(nested) > 1:
         names = ", ".join(root.name for root in nested)
-        raise InputError(f"{path or folder} holds several data sets ({names}); set data.path to one of them")
+        raise InputError(
+            f"{path or folder} holds several data sets ({names}); set ", Name("data.path"), " to one of them"
+        )
     if not nested:
         raise InputError(
-            f"{path or folder} has no folder train; for {name}, data.path must be a folder or an archive with "
-            "train/<class>/* and test/<class>/* (or val)"
+            f"{path or folder} has no folder train; for {name}, ",
+            Name("data.path"),
+            " must be a folder or an archive with train/<class>/* and test/<class>/* (or val)",
         )
     return nested[0]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pydistill.data.raw import RawData, raw_from
-from pydistill.errors import FormatError, InputError, MissingDependencyError
+from pydistill.errors import FormatError, InputError, MissingDependencyError, Name
 
 
 class _Source(NamedTuple):
@@ -40,9 +40,11 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
     reader, files = SOURCES[name]
     if not download and not all((root / file).exists() for file in files):
         raise InputError(
-            f"{name} is not in {root} ({' and '.join(files)} missing): give data.path, a folder that holds "
-            f"{'it' if len(files) == 1 else 'them'} or an image folder or archive with train/<class>/* and "
-            "test/<class>/*, or allow data.download=true"
+            f"{name} is not in {root} ({' and '.join(files)} missing): give ",
+            Name("data.path"),
+            f", a folder that holds {'it' if len(files) == 1 else 'them'} or an image folder or archive with "
+            "train/<class>/* and test/<class>/*, or allow ",
+            Name("data.download"),
         )
     kind = getattr(_torchvision_datasets(name), reader)
     splits: list[dict[str, Any]] = [{"split": split} for split in ("train", "test")]
@@ -56,10 +58,11 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         if download:
             raise InputError(
-                f"{name} could not be downloaded to {root} ({reason}); get the files another way and set data.path"
+                f"{name} could not be downloaded to {root} ({reason}); get the files another way and set ",
+                Name("data.path"),
             ) from error
         raise FormatError(
-            f"{name} in {root} is incomplete or damaged ({reason}); remove it and set data.download=true"
+            f"{name} in {root} is incomplete or damaged ({reason}); remove it and set ", Name("data.download")
         ) from error
     classes = tuple(train.classes) if name != "svhn" else tuple(str(digit) for digit in range(10))
     arrays = [array for part in (train, test) for array in (_images(part.data), _labels(part, name))]

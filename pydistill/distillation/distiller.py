@@ -17,7 +17,7 @@ from pydistill.data import Dataset
 from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.distillation.records import IterationReport, Segment
 from pydistill.distillation.settings import DistillSettings
-from pydistill.errors import DivergedError, FormatError, InputError, MismatchError
+from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthesis.set import ImageAverage, SyntheticSet, initial_set
@@ -82,7 +82,8 @@ class Distiller:
         if store.kind != self.method.trajectories:
             raise MismatchError(
                 f"method {settings.method} uses {self.method.trajectories} trajectories "
-                f"and the store holds {store.kind} ones; use another store, or set distill.trajectories"
+                f"and the store holds {store.kind} ones; use another store, or set ",
+                Name("distill.trajectories"),
             )
         self.store = store
         self.student = student

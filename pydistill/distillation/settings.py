@@ -19,7 +19,7 @@ from pydistill.trajectories import FractionRule, Smoothing, StartSettings
 
 @dataclass(frozen=True)
 class DistillSettings(Settings):
-    """One distillation; a setting that is None is as the method has it.
+    """The settings of a distillation; None stands for the method's choice, or for none.
 
     The student's learning rate α moves in one of three forms (`lr_form`): plain is α itself, as published; clamped is
     the same, but never below lr_min; log moves the logarithm of α, so that α stays above 0. lr_lr is then the rate of

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from pydistill._util.format import first_line
+from pydistill._util.memory import is_out_of_memory
 from pydistill.errors import InputError
 from pydistill.matching.loss import student_loss
 from pydistill.matching.second_derivative import checked_gradient, derivative_errors
@@ -116,10 +117,8 @@ class FunctionalStudent:
             images = images.detach().requires_grad_()
         try:
             logits = self._copy(images.clone())  # the module may overwrite its input
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            if "can't allocate memory" in str(error):
+            if is_out_of_memory(error):
                 raise
             raise InputError(
                 f"{self.name} cannot run on images of shape {list(images.shape)}: {first_line(error)}"

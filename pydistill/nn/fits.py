@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pydistill._util.memory import is_out_of_memory
 from pydistill.errors import InputError, PydistillError
 
 
@@ -38,9 +39,9 @@ def check_fits(
         model.eval()
         with torch.no_grad(), torch.random.fork_rng([parameter.device] if parameter.is_cuda else []):
             output = model(torch.zeros(shape, dtype=dtype, device=parameter.device))
-    except (PydistillError, MemoryError, torch.OutOfMemoryError):
-        raise
     except Exception as error:  # a module of the user's may raise anything
+        if isinstance(error, PydistillError) or is_out_of_memory(error):
+            raise
         message = f"the network {name} cannot take images {shape} of {dtype}: {type(error).__name__}: {error}"
         if dtype != parameter.dtype:
             message += f"; its parameters are {parameter.dtype}, so convert it with .to({dtype})"

@@ -1,12 +1,12 @@
 """Distillation from Python in three calls: `train_experts`, `distill` and `evaluate`.
 
-Each call takes settings as keywords, by the names of their fields; the settings of a `training` are keywords too:
+Each call takes settings as keywords, named like their fields; the settings of a `training` are keywords too:
 
     train_experts    `ExpertSettings` and its `TrainingSettings`: count, seed, epochs, batch_size, lr, dsa, …
     distill          `DistillSettings`: method, ipc, iterations, steps, lr_image, …; and evaluation={"repeats": 3, …}
     evaluate         `EvaluationSettings` and its `TrainingSettings`: repeats, seed, epochs, momentum, …
 
-What no keyword names is as the recipe has it, or the default.
+Other settings come from the recipe, or have their defaults.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ import torch
 from torch import Tensor
 
 from pydistill._util.checks import check_instance, check_path
+from pydistill._util.devices import usable_device
 from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
 from pydistill._util.progress import is_shown
-from pydistill.artefact.distilled_set import DistilledSet
+from pydistill._util.settings import as_keywords
+from pydistill.artefact.distilled_set import DistilledSet, load
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, DataSettings, Zca
-from pydistill.errors import InputError, SettingError
+from pydistill.errors import SettingError, UnknownSettingError
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
 from pydistill.nn import ModelSettings, Network, parse, settings_of
 from pydistill.recipes.keywords import recipe_from, with_values
@@ -80,6 +82,7 @@ class DistillResult:
         return write_report(self.folder, path)
 
 
+@as_keywords()
 def train_experts(
     data: Dataset,
     model: str | Network | None = None,
@@ -116,6 +119,7 @@ def train_experts(
     return train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
 
 
+@as_keywords()
 def distill(
     data: Dataset,
     experts: TrajectoryStore | str | os.PathLike[str],
@@ -158,6 +162,9 @@ def distill(
     if not isinstance(experts, TrajectoryStore):
         check_path("experts", experts)
     check_path("out", out)
+    check_instance("log", log, LogSettings | None, "LogSettings(tensorboard=…, wandb=…) of pydistill.runs.loggers")
+    if not isinstance(callbacks, Sequence) or not all(isinstance(callback, RunCallback) for callback in callbacks):
+        raise SettingError("callbacks", callbacks, "a list of RunCallback, the class in pydistill.runs.callbacks")
     store = experts if isinstance(experts, TrajectoryStore) else TrajectoryStore.open(experts)
     base = recipe_from(recipe)
     if isinstance(evaluation, EvaluationSettings):
@@ -186,27 +193,27 @@ def distill(
     return DistillResult(DistilledSet(run.final, data=data), run)
 
 
+@as_keywords()
 def evaluate(
-    images: Tensor,
-    labels: Tensor,
-    lr: float,
-    data: Dataset,
-    model: str | Network = "convnet3",
+    images: Tensor | str | os.PathLike[str],
+    labels: Tensor | None = None,
+    lr: float | None = None,
+    data: Dataset | None = None,
+    model: str | Network | None = None,
     *,
     device: torch.device | str | None = None,
     progress: bool | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Train fresh networks on any few images, and test them on the real test images: what a baseline is worth.
-
-    A distilled set does it by `DistilledSet.evaluate`, with its own learning rate and protocol.
+    """Train fresh networks on images, and test them on real test images.
 
     Args:
-        images: [n, C, H, W], preprocessed as the data are.
+        images: [n, C, H, W], preprocessed like the data; or a run folder or a distilled set's file, which also gives
+            labels, learning rate and, where they are left out, data, model and settings (see `DistilledSet.evaluate`).
         labels: [n] class numbers, or [n, K] probabilities.
-        lr: the learning rate at which networks are trained.
+        lr: the learning rate of the training.
         data: the data set whose test images are used.
-        model: a network's name, its settings, or a factory.
+        model: a network's name, its settings, or a factory; None: convnet3, or the student's network of a set.
         device: where to train, as for `train_experts`.
         progress: show a bar; None: on a terminal and in a notebook.
         settings: fields of `EvaluationSettings` and its training by name: repeats, seed, epochs, ….
@@ -214,23 +221,47 @@ def evaluate(
     Raises:
         InputError: a keyword is not a setting, a value is outside its limits, or images, labels or network do not fit.
     """
+    if isinstance(images, (str, os.PathLike)):
+        return _evaluate_set(load(images), data, model, device, progress, settings)
+    if labels is None or lr is None:
+        raise SettingError("labels" if labels is None else "lr", None, "given for images that are a tensor")
     data = _on_device(data, device)
-    network = parse(model) if isinstance(model, str) else model
+    network = parse(model or "convnet3") if model is None or isinstance(model, str) else model
     if "models" in settings:
         raise SettingError("models", settings["models"], "left out; `model` names the network to evaluate")
     protocol = with_values(EvaluationSettings(), settings)
     return evaluate_networks(images, labels, lr, data, [network], protocol, progress=is_shown(progress))[0]
 
 
-def _on_device(data: Dataset, device: torch.device | str | None) -> Dataset:
-    check_instance("data", data, Dataset, "a Dataset, which the functions of pydistill.data make")
+def _evaluate_set(
+    distilled: DistilledSet,
+    data: Dataset | None,
+    model: str | Network | None,
+    device: torch.device | str | None,
+    progress: bool | None,
+    settings: Mapping[str, Any],
+) -> Evaluation:
+    known = ("repeats", "seed", "epochs")
+    for name in settings:
+        if name not in known:
+            raise UnknownSettingError(name, known)
     if device is None:
-        device = "cuda" if data.device.type == "cpu" and torch.cuda.is_available() else data.device
-    return data.to(device)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = distilled.student if model is None else model
+    data = None if data is None else _on_device(data, device)
+    return distilled.evaluate([network], data=data, device=device, progress=progress, **settings)[0]
+
+
+def _on_device(data: Dataset | None, device: torch.device | str | None) -> Dataset:
+    if not isinstance(data, Dataset):
+        raise SettingError("data", data, "a Dataset, which the functions of pydistill.data make")
+    if device is None:
+        return data.to("cuda" if data.device.type == "cpu" and torch.cuda.is_available() else data.device)
+    return data.to(usable_device(device))
 
 
 def _with_model(recipe: Recipe, model: str | Network | None) -> tuple[Recipe, Network | None]:
-    """The recipe with the model, if settings describe it; else the recipe as it is, and the factory."""
+    """Return the recipe with the model's settings, or unchanged with the factory."""
     if isinstance(model, str):
         model = parse(model)
     if isinstance(model, ModelSettings):
@@ -239,8 +270,8 @@ def _with_model(recipe: Recipe, model: str | Network | None) -> tuple[Recipe, Ne
 
 
 def _expert_settings(store: TrajectoryStore, otherwise: ExpertSettings) -> ExpertSettings:
-    """The training settings in the experts' record; `otherwise` for experts of another program."""
+    """Return the settings that the experts were trained with; `otherwise` if another program has trained them."""
     try:
-        return with_values(ExpertSettings(count=len(store)), store.record.training)
-    except InputError:
+        return with_values(ExpertSettings(count=max(1, len(store))), store.record.training)
+    except UnknownSettingError:
         return otherwise

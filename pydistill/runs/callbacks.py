@@ -1,8 +1,6 @@
-"""Callbacks of a run: the base class, a list of several, and the progress bar."""
+"""Callbacks of a run: the base class and the progress bar."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -29,38 +27,6 @@ class RunCallback:
 
     def on_end(self) -> None:
         """Called once when the run ends, also by an error."""
-
-
-class CallbackList(RunCallback):
-    """Calls several callbacks in order."""
-
-    def __init__(self, callbacks: Sequence[RunCallback]) -> None:
-        self._callbacks = callbacks
-
-    def on_start(self, iteration: int) -> None:
-        """Call `on_start` of every callback."""
-        for callback in self._callbacks:
-            callback.on_start(iteration)
-
-    def on_iteration(self, report: IterationReport) -> None:
-        """Call `on_iteration` of every callback."""
-        for callback in self._callbacks:
-            callback.on_iteration(report)
-
-    def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
-        """Call `on_evaluation` of every callback."""
-        for callback in self._callbacks:
-            callback.on_evaluation(iteration, evaluation)
-
-    def on_images(self, iteration: int, images: Tensor) -> None:
-        """Call `on_images` of every callback."""
-        for callback in self._callbacks:
-            callback.on_images(iteration, images)
-
-    def on_end(self) -> None:
-        """Call `on_end` of every callback."""
-        for callback in self._callbacks:
-            callback.on_end()
 
 
 class ProgressBar(RunCallback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,10 +37,10 @@ class PeriodicEvaluator:
         dataset: Dataset,
         distiller: Distiller,
         folder: RunFolder,
-        callback: RunCallback,
+        callbacks: Sequence[RunCallback],
     ) -> None:
         self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
-        self.folder, self.callback = folder, callback
+        self.folder, self.callbacks = folder, callbacks
         self.architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
         self.best: IterationEvaluation | None = None
         self.last: IterationEvaluation | None = None
@@ -73,7 +74,8 @@ class PeriodicEvaluator:
         self.folder.append_metrics({"event": "evaluation", "iteration": iteration, **evaluation.as_record()})
         if self.best is None or evaluation.mean > self.best[1].mean:
             self.best = (self._set_iteration(), evaluation)
-        self.callback.on_evaluation(iteration, evaluation)
+        for callback in self.callbacks:
+            callback.on_evaluation(iteration, evaluation)
 
     def save_best(self) -> None:
         """Write best.safetensors if the current set is the best one.

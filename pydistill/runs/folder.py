@@ -28,7 +28,7 @@ from pydistill._util.layout import (
 )
 from pydistill._util.locking import only_writer
 from pydistill._util.tensor_file import read_header, read_tensors, write_tensors
-from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.errors import FormatError, InputError, MismatchError, Name
 
 CHECKPOINT_FORMAT = 1
 CHECKPOINT_KEY = "pydistill.checkpoint"
@@ -44,30 +44,21 @@ class RunFolder:
     A run is continued from two files, which are refused if they are missing or damaged: checkpoint.safetensors, the
     state, and metrics.jsonl, which is cut back to what it held when the checkpoint was written. All other files are
     results, which a continued run writes again and never reads.
+
+    Attributes:
+        path: the folder.
+        checkpoint_path: the state of the run, replaced atomically.
+        metrics_path: iterations, evaluations and guard events in order, one JSON object per line.
+        config_path: the resolved configuration.
+        recipe_path: the resolved recipe.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """The state of the run, replaced atomically."""
-        return self.path / CHECKPOINT_NAME
-
-    @property
-    def metrics_path(self) -> Path:
-        """Iterations, evaluations and guard events in order, one JSON object per line."""
-        return self.path / METRICS_NAME
-
-    @property
-    def config_path(self) -> Path:
-        """The resolved configuration."""
-        return self.path / CONFIG_NAME
-
-    @property
-    def recipe_path(self) -> Path:
-        """The resolved recipe, which `Recipe` can be read from again."""
-        return self.path / RECIPE_NAME
+        self.checkpoint_path = self.path / CHECKPOINT_NAME
+        self.metrics_path = self.path / METRICS_NAME
+        self.config_path = self.path / CONFIG_NAME
+        self.recipe_path = self.path / RECIPE_NAME
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -99,7 +90,9 @@ class RunFolder:
             InputError: the folder holds a run, or a file that a run would overwrite.
         """
         if self._started():
-            raise InputError(f"{self.path} already holds a run; resume it or choose another folder")
+            raise InputError(
+                f"{self.path} already holds a run; add ", Name("resume"), " to continue it, or choose another folder"
+            )
 
     def checkpoint_to_resume(self, config: dict[str, Any], *, resume: bool, free: Iterable[str]) -> Checkpoint | None:
         """The checkpoint to continue from; None if no iteration has been done, so that the run starts at 0.
@@ -119,7 +112,7 @@ class RunFolder:
         if not self._started():
             return None
         state, tensors = self.load_checkpoint()
-        _check_same(_flatten(state["config"]), _flatten(config), set(free), self.path)
+        _check_same(flat(state["config"]), flat(config), set(free), self.path)
         return state, tensors
 
     def _started(self) -> bool:
@@ -272,15 +265,12 @@ def _is_event(record: Any) -> bool:
     return True
 
 
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their dotted names."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        named |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return named
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], free: set[str], path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,19 +14,23 @@ from pydistill._util.files import copy_file
 from pydistill._util.format import first_line
 from pydistill._util.interrupt import Stop
 from pydistill._util.layout import BEST_NAME, SET_NAME
+from pydistill._util.memory import is_out_of_memory
 from pydistill.artefact.file import Artefact
 from pydistill.distillation.distiller import Distiller
-from pydistill.errors import DivergedError, Interrupted, OutOfMemoryError
+from pydistill.errors import DivergedError, Interrupted, Name, OutOfMemoryError
 from pydistill.evaluation.evaluate import Evaluation
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RunFolder
 
+TO_CONTINUE = (Name("resume"), " to continue the run")
 EVALUATION_MEMORY = (
     "an evaluation",
-    "evaluation.at_once = 1 trains one network at a time, with the same result; a smaller "
-    "evaluation.training.batch_size also fits, but changes it",
+    Name("evaluation.at_once"),
+    " = 1 trains one network at a time, with the same result; a smaller ",
+    Name("evaluation.training.batch_size"),
+    " also fits, but changes it",
 )
 
 
@@ -43,7 +47,7 @@ class RunResult:
         iterations: the number of iterations done.
         seconds: wall time of the run, summed over all processes that worked on it, each up to its last checkpoint.
         ended_early: why the guard ended the run before its last iteration, or None.
-        threads: the number of PyTorch's threads in the process that ended the run; None on a GPU.
+        device: where the run was computed.
     """
 
     folder: RunFolder
@@ -53,8 +57,8 @@ class RunResult:
     best_iteration: int
     iterations: int
     seconds: float
+    device: torch.device
     ended_early: str | None = None
-    threads: int | None = None
 
 
 class RunDivergedError(DivergedError):
@@ -78,7 +82,7 @@ class RunLoop:
     distiller: Distiller
     evaluator: PeriodicEvaluator
     folder: RunFolder
-    callback: RunCallback
+    callbacks: Sequence[RunCallback]
     began: float
 
     def finish(self, stop: Stop) -> RunResult:
@@ -86,8 +90,9 @@ class RunLoop:
         distiller, settings = self.distiller, self.recipe.distill
         if distiller.iteration == 0:
             self._save_checkpoint()
-        self.callback.on_start(distiller.iteration)
-        self.callback.on_images(distiller.iteration, distiller.images)
+        for callback in self.callbacks:
+            callback.on_start(distiller.iteration)
+        self._show_images()
         while distiller.guard.ended is None:
             if self.evaluator.is_due():  # also if an earlier process was stopped before this evaluation
                 self._evaluate(stop)
@@ -97,7 +102,7 @@ class RunLoop:
             if stop.requested:
                 self._checkpoint()
                 raise Interrupted(
-                    f"stopped after iteration {distiller.iteration} of {settings.iterations}; resume the run"
+                    f"stopped after iteration {distiller.iteration} of {settings.iterations}; add ", *TO_CONTINUE
                 )
             self._iterate()
             if (
@@ -116,7 +121,8 @@ class RunLoop:
             self.folder.append_metrics(report.guard.as_record())
         if report.iteration == 1 or report.iteration % self.recipe.distill.checkpoint_every == 0:
             self.folder.append_metrics(report.segments[0].distances_record(report.iteration))
-        self.callback.on_iteration(report)
+        for callback in self.callbacks:
+            callback.on_iteration(report)
 
     def _evaluate(self, stop: Stop) -> None:
         """Evaluate the current set and save a checkpoint; Ctrl-C leaves the evaluation to the resumed run."""
@@ -131,10 +137,14 @@ class RunLoop:
         self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Save a checkpoint and the best set, if it is the current one, and pass the images to the callback."""
+        """Save a checkpoint and the best set, if it is the current one, and pass the images to the callbacks."""
         self._save_checkpoint()
         self.evaluator.save_best()
-        self.callback.on_images(self.distiller.iteration, self.distiller.images)
+        self._show_images()
+
+    def _show_images(self) -> None:
+        for callback in self.callbacks:
+            callback.on_images(self.distiller.iteration, self.distiller.images)
 
     def _save_checkpoint(self) -> None:
         values, tensors = self.distiller.state()
@@ -161,7 +171,7 @@ class RunLoop:
             self._evaluate(stop)
             evaluation = self.evaluator.current()
             if evaluation is None:
-                raise Interrupted("stopped in the last evaluation of a run that diverged; resume the run")
+                raise Interrupted("stopped in the last evaluation of a run that diverged; add ", *TO_CONTINUE)
             return self._result(evaluation, f"{ended_early} {self.distiller.good_iteration}")
         final = Artefact.load(file)
         copy_file(file, self.folder.path / SET_NAME)
@@ -170,29 +180,27 @@ class RunLoop:
     def _run_result(
         self, final: Artefact, accuracy: Evaluation, best: Evaluation, best_iteration: int, ended_early: str | None
     ) -> RunResult:
-        done = self.distiller.iteration
-        threads = torch.get_num_threads() if self.distiller.images.device.type == "cpu" else None
+        done, device = self.distiller.iteration, self.distiller.synthetic.images.device
         seconds = time.perf_counter() - self.began
-        return RunResult(self.folder, final, accuracy, best, best_iteration, done, seconds, ended_early, threads)
+        return RunResult(self.folder, final, accuracy, best, best_iteration, done, seconds, device, ended_early)
 
 
-def _student_memory(recipe: Recipe) -> tuple[str, str]:
+def _student_memory(recipe: Recipe) -> tuple[str, ...]:
     settings = recipe.distill
     task = f"a student's training ({settings.steps} steps of {settings.batch_size or 'all'} images)"
     if settings.backend == "autograd":
-        return task, "distill.backend = torch needs the memory of one step instead of all, with the same result"
-    return task, (
-        "only one step's memory is in use, so free memory elsewhere; "
-        "a smaller distill.batch_size also fits, but changes the result"
-    )
+        remedy = " = torch needs the memory of one step instead of all, with the same result"
+        return task, Name("distill.backend"), remedy
+    free = "only one step's memory is in use, so free memory elsewhere; a smaller "
+    return task, free, Name("distill.batch_size"), " also fits, but changes the result"
 
 
 @contextmanager
-def _explained_out_of_memory(task: str, remedy: str) -> Iterator[None]:
+def _explained_out_of_memory(task: str, *remedy: str) -> Iterator[None]:
     """Turn PyTorch's out-of-memory errors, on GPU and CPU, into one that names the remedy."""
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(f"out of memory in {task}: {first_line(error)}; {remedy}") from error
+        raise OutOfMemoryError(f"out of memory in {task}: {first_line(error)}; ", *remedy) from error

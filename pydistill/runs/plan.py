@@ -18,12 +18,11 @@ from pydistill._util.format import duration, size
 from pydistill._util.memory import peak_resident
 from pydistill.data import Dataset
 from pydistill.distillation.distiller import Distiller
-from pydistill.errors import InputError
 from pydistill.matching import choose_backend
-from pydistill.nn import Network, architecture_of, parse
+from pydistill.nn import Network, architecture_of
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.dummy_data import DUMMY_DIGEST, dummy_data, dummy_snapshots, shape_of
-from pydistill.runs.preflight import check_recipe_and_experts
+from pydistill.runs.preflight import check_evaluated_networks, check_recipe_and_experts
 from pydistill.runs.run import trajectories_for
 from pydistill.runs.timing import CostProbe
 from pydistill.training.experts import experts_record
@@ -118,15 +117,11 @@ def plan(
             evaluation that cannot take the images.
         MismatchError: the experts do not fit the recipe.
     """
-    if experts is not None and len(experts) == 0:
-        raise InputError(f"there is no expert in {experts.path} yet; train some, or plan without")
     check_recipe_and_experts(recipe, experts=experts, network=network)
     network = network or recipe.model
     settings = recipe.distill
     dataset, train_images, test_images = _data(recipe, torch.device(device))
-    sizes = (dataset.in_channels, dataset.num_classes, dataset.image_size)
-    for name in recipe.evaluation.models:
-        architecture_of(parse(name), *sizes, device=dataset.device)
+    check_evaluated_networks(recipe, dataset)
     record = _record(recipe, network, dataset, experts)
     count = recipe.expert.count if experts is None else len(experts)
     on_gpu = dataset.device.type == "cuda"
@@ -150,7 +145,7 @@ def plan(
     missing = images_missing * pixels[0].numel() * pixels.element_size()
     return Plan(
         title=f"{settings.method} on {recipe.data.name}, {settings.ipc} per class",
-        architecture=architecture_of(network, *sizes),
+        architecture=architecture_of(network, *dataset.sizes),
         parameters=record.layout.total,
         device=torch.cuda.get_device_name(dataset.device) if on_gpu else "cpu",
         threads=torch.get_num_threads(),

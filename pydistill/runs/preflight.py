@@ -1,12 +1,17 @@
-"""Checks of a recipe against its experts, before the data are read, which can take minutes."""
+"""Checks of a run before its first iteration, in part before its data are read, which can take minutes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
+from pydistill._util.memory import check_memory_available
 from pydistill._util.settings import in_group
-from pydistill.errors import MismatchError
-from pydistill.nn import Network, parse
+from pydistill.data import Dataset
+from pydistill.errors import InputError, MismatchError, Name, SettingError
+from pydistill.nn import Network, architecture_of, parse
 from pydistill.nn.registry import check_named
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.run import check_convexification
@@ -14,10 +19,44 @@ from pydistill.trajectories import StartSampler, TrajectoryStore, waypoint_epoch
 
 
 class _Epochs(NamedTuple):
-    """The span of experts that exist or are still to be trained."""
+    """The epochs of experts, also of those that are not trained yet."""
 
     end: float
     continuous: bool
+
+
+def check_run(recipe: Recipe, dataset: Dataset, experts: TrajectoryStore, network: Network | None = None) -> None:
+    """Refuse a run that would fail after its first iteration or use more memory than there is.
+
+    Args:
+        network: a factory instead of the recipe's model, as in `run_distillation`.
+
+    Raises:
+        InputError: as `check_recipe_and_experts`, or a network of the evaluation cannot take the images.
+        MismatchError: as `check_recipe_and_experts`.
+        OutOfMemoryError: the set needs more than the available memory.
+    """
+    check_recipe_and_experts(recipe, experts=experts, network=network)
+    ipc = recipe.distill.ipc
+    pixels = ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
+    check_memory_available(4 * 4 * pixels, f"a set of {ipc} images per class", "lower ipc")
+    check_evaluated_networks(recipe, dataset)
+
+
+def check_evaluated_networks(recipe: Recipe, dataset: Dataset) -> None:
+    """Refuse networks of the evaluation that cannot take the images."""
+    with _naming("evaluation.models"):
+        for name in recipe.evaluation.models:
+            architecture_of(parse(name), *dataset.sizes, device=dataset.device)
+
+
+def check_networks(recipe: Recipe, network: Network | None = None) -> None:
+    """Refuse networks that do not exist, or that lack an option, whatever the data are."""
+    with _naming("model.name"):
+        check_named(network or recipe.model)
+    with _naming("evaluation.models"):
+        for name in recipe.evaluation.models:
+            check_named(parse(name))
 
 
 def check_recipe_and_experts(
@@ -31,18 +70,20 @@ def check_recipe_and_experts(
         network: a factory instead of the recipe's model, as in `run_distillation`.
 
     Raises:
-        InputError: starts or waypoints beyond the experts' epochs; an unknown network, or an option that it does not
-            have.
+        InputError: there are no experts; starts or waypoints beyond the experts' epochs; an unknown network, or an
+            option that it does not have.
         MismatchError: experts convexified otherwise than the recipe asks for, or convexified where it asks for recorded
             ones.
     """
-    for named in (network or recipe.model, *map(parse, recipe.evaluation.models)):
-        check_named(named)
+    if experts is not None and len(experts) == 0:
+        raise InputError(f"there is no expert in {experts.path} yet; train some first")
+    check_networks(recipe, network)
     kind = recipe.distill.resolved_method.trajectories
     if experts is not None and experts.kind == "convexified" and kind == "recorded":
         raise MismatchError(
             f"method {recipe.distill.method} uses recorded trajectories and {experts.path} holds convexified ones; "
-            "give the others, or set distill.trajectories"
+            "give the others, or set ",
+            Name("distill.trajectories"),
         )
     epochs = recipe.expert.training.epochs if experts is None else experts.record.epochs
     sampler = StartSampler(recipe.distill.start_settings)
@@ -54,3 +95,14 @@ def check_recipe_and_experts(
             check_convexification(recipe, experts)
         else:
             waypoint_epochs(epochs, 4 if recipe.distill.waypoints is None else recipe.distill.waypoints)
+
+
+@contextmanager
+def _naming(setting: str) -> Iterator[None]:
+    """Begin errors about a network with the setting that names it."""
+    try:
+        yield
+    except SettingError:
+        raise
+    except InputError as error:
+        raise InputError(Name(setting), f": {error}") from error

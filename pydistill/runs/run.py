@@ -18,10 +18,10 @@ from pydistill._util.layout import BEST_NAME, CONVEXIFIED_NAME
 from pydistill._util.settings import in_group
 from pydistill.data import Dataset
 from pydistill.distillation.distiller import Distiller
-from pydistill.errors import FormatError, InputError, MismatchError
+from pydistill.errors import FormatError, InputError, MismatchError, Name
 from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.callbacks import CallbackList, RunCallback
+from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RESTORE, Checkpoint, RunFolder
 from pydistill.runs.loop import RunDivergedError, RunLoop, RunResult
@@ -82,8 +82,9 @@ def check_convexification(recipe: Recipe, store: TrajectoryStore) -> None:
         stored = store.convexification[name]
         if stored != value:
             raise MismatchError(
-                f"the experts are convexified with {name} = {stored} and this run asks for {value}; "
-                f"drop distill.{name}, or convexify the recorded experts again"
+                f"the experts are convexified with {name} = {stored} and this run asks for {value}; drop ",
+                Name(f"distill.{name}"),
+                ", or convexify the recorded experts again",
             )
 
 
@@ -96,7 +97,7 @@ def _convexification(recipe: Recipe) -> dict[str, Any]:
 def _warn_of_unused_settings(recipe: Recipe) -> None:
     """Warn of settings of convexification in a run on recorded experts."""
     if recipe.distill.resolved_method.trajectories == "recorded" and (settings := _convexification(recipe)):
-        names = ", ".join(f"distill.{name}" for name in settings)
+        names = ", ".join(settings)
         _log.warning("%s: no effect, since %s works on recorded experts", names, recipe.distill.method)
 
 
@@ -134,11 +135,11 @@ def run_distillation(
         WriteError: the folder cannot be written or the disk is full; the last checkpoint is intact.
         Interrupted: Ctrl-C; the state is saved.
     """
-    callback = CallbackList(callbacks)
     try:
-        return _run(recipe, dataset, store, Path(out), network or recipe.model, resume, callback)
+        return _run(recipe, dataset, store, Path(out), network or recipe.model, resume, callbacks)
     finally:
-        callback.on_end()
+        for callback in callbacks:
+            callback.on_end()
 
 
 def _run(
@@ -148,7 +149,7 @@ def _run(
     out: Path,
     network: Network,
     resume: bool,
-    callback: RunCallback,
+    callbacks: Sequence[RunCallback],
 ) -> RunResult:
     began = time.perf_counter()
     _warn_of_unused_settings(recipe)
@@ -165,7 +166,7 @@ def _run(
         teachers = () if recipe.distill.resolved_method.labels == "hard" else _teachers(network, dataset, store)
         with in_group("distill"):
             distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
-        evaluator = PeriodicEvaluator(recipe, network, dataset, distiller, folder, callback)
+        evaluator = PeriodicEvaluator(recipe, network, dataset, distiller, folder, callbacks)
         if checkpoint is None:
             folder.start_metrics()
         else:
@@ -176,7 +177,7 @@ def _run(
                 _log.warning("%s is missing; only a better evaluation writes it again", folder.path / BEST_NAME)
         write_json(folder.config_path, config)
         write_json(folder.recipe_path, recipe.as_dict())
-        loop = RunLoop(recipe, config, distiller, evaluator, folder, callback, began)
+        loop = RunLoop(recipe, config, distiller, evaluator, folder, callbacks, began)
         with stopping_cleanly() as stop:
             return loop.finish(stop)
 

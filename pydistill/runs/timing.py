@@ -139,8 +139,7 @@ class CostProbe:
         return math.ceil(settings.repeats / together) * (seconds + untested * self._test_of_one_image())
 
     def _fresh_network(self) -> nn.Module:
-        sizes = (self.dataset.in_channels, self.dataset.num_classes, self.dataset.image_size)
-        return build(self.network, *sizes, seed=0).to(self.dataset.device)
+        return build(self.network, *self.dataset.sizes, seed=0).to(self.dataset.device)
 
     def _distiller(self, settings: DistillSettings, store: TrajectoryStore) -> Distiller:
         return Distiller(settings, self.dataset, store, self._fresh_network(), teachers=[self._fresh_network()])

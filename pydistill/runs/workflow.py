@@ -22,6 +22,7 @@ from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import ProgressBar, RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings, make_loggers
+from pydistill.runs.preflight import check_run
 from pydistill.runs.report import draw_run, write_report
 from pydistill.runs.run import RunDivergedError, RunResult, run_distillation
 from pydistill.training.experts import train_experts
@@ -68,9 +69,10 @@ def distill_and_report(
         callbacks: further callbacks of the run.
 
     Raises:
-        PydistillError: as `run_distillation`.
+        PydistillError: as `check_run` and `run_distillation`.
         WriteError: summary.json cannot be written.
     """
+    check_run(recipe, dataset, store, network)
     loggers = make_loggers(log or LogSettings(), out, recipe, dataset)
     folder = RunFolder(out)
     done = folder.checkpoint_header()["distiller"]["iteration"] if resume and folder.checkpoint_path.exists() else 0
@@ -119,6 +121,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
     lines = result.folder.metrics()
     iterations = [line for line in lines if line["event"] == "iteration"]
     losses = [line["loss"] for line in iterations if line["loss"] is not None]
+    on_gpu = result.device.type == "cuda"
     # Single matching losses scatter with the segment drawn, so first and last are means over a twentieth of the run.
     window = max(1, len(losses) // 20)
     return {
@@ -134,7 +137,7 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
         "ended_early": result.ended_early,
-        "threads": result.threads,
+        "threads": None if on_gpu else torch.get_num_threads(),
         "peak_memory_bytes": peak_resident(),
-        "peak_device_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        "peak_device_memory_bytes": torch.cuda.max_memory_allocated(result.device) if on_gpu else None,
     }

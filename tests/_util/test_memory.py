@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from pydistill._util import memory
-from pydistill._util.memory import available_memory, check_memory_available
+from pydistill._util.memory import available_memory, check_memory_available, is_out_of_memory
 from pydistill.errors import OutOfMemoryError
 
 GIB = 2**30
@@ -82,3 +83,12 @@ def test_unreadable_cgroup_is_ignored(file: str, content: str, cgroups: Path) ->
     assert available_memory() == GIB
     (cgroups / "a" / "b" / file).write_text(content)
     assert available_memory() == 4 * GIB
+
+
+def test_errors_that_say_that_memory_ran_out() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(10**15)
+    assert is_out_of_memory(raised.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(RuntimeError("sizes do not match"))

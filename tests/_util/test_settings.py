@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from pydistill._util.settings import Settings, described_settings, from_dict, in_group, setting
+from pydistill._util.settings import Settings, as_keywords, described_settings, from_dict, in_group, setting
 from pydistill.data import DataSettings, DsaSettings
 from pydistill.distillation.distiller import DistillSettings
-from pydistill.errors import SettingError, UnknownSettingError
+from pydistill.errors import MismatchError, Name, SettingError, UnknownSettingError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
 from pydistill.recipes.recipe import Recipe
@@ -166,6 +166,26 @@ def test_unknown_setting_suggests_the_nearest_name(values: Any, name: str, near:
     error.spell = lambda setting: f"--{setting}"
     assert str(error).startswith(f"--{name} is not a setting; ")
     assert near is None or f"did you mean --{near}?" in str(error)
+
+
+def test_keywords_are_named_as_python_writes_them() -> None:
+    for name, keyword in {
+        "distill.steps": "steps",
+        "expert.training.epochs": "epochs",
+        "evaluation.training.epochs": "evaluation.epochs",
+        "distill.dsa.flip": "dsa.flip",
+        "data.path": "path",
+        "model.name": "model",
+    }.items():
+        with pytest.raises(MismatchError) as raised, as_keywords():
+            raise MismatchError("set ", Name(name), "")
+        assert str(raised.value) == f"set {keyword}"
+    with pytest.raises(SettingError) as refused, as_keywords(), in_group("distill"):
+        DistillSettings(steps=0)
+    assert str(refused.value).startswith("steps must be ")
+    with pytest.raises(SettingError) as in_file, as_keywords():
+        from_dict(Recipe, {"distill": {"steps": 0}}, source="mine.yaml")
+    assert str(in_file.value).startswith("mine.yaml: distill.steps must be ")
 
 
 def test_in_group_and_spelling() -> None:

@@ -160,13 +160,13 @@ def test_an_unfinished_run_has_no_set(finished: Path, tmp_path: Path, capsys: py
         assert run(*command) == 2
         message = capsys.readouterr().err
         assert f"has no {name}.safetensors" in message
-        assert "which = best" not in message
+        assert "--which best" not in message
     assert run("show", tmp_path) == 2
     assert f"the run in {tmp_path} has no images yet" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     (tmp_path / "best.safetensors").touch()
     assert run("evaluate", tmp_path) == 2
-    assert "which = best" in capsys.readouterr().err
+    assert "--which best" in capsys.readouterr().err
 
 
 def test_resume_adds_iterations(experts: Path, tmp_path: Path) -> None:
@@ -241,8 +241,9 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
         (["distill", "--experts", "x", "--out="], "--out"),
         (["distill", "--experts=", "--out=y"], "--experts"),
         (["report", "x", "--out", ""], "--out"),
-        (["evaluate", ""], "run"),
-        (["experts", "--device", "abacus", "--out", "y"], "device"),
+        (["evaluate", ""], "RUN"),
+        (["experts", "--device", "abacus", "--out", "y"], "--device must be"),
+        (["experts", "--model.name=convnot", "--out", "y"], "--model.name: "),
     ],
 )
 def test_wrong_usage(arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,9 +116,11 @@ def test_one_image_per_class_is_enough() -> None:
 def test_sample_per_class_out_of_range() -> None:
     data = from_arrays(**raw(), name="mine", class_names=["a", "b", "c"])
     source = torch.Generator()
-    with pytest.raises(InputError, match=r"ipc=5 is above the 4 training images of class 0 \('a'\) of mine"):
+    with pytest.raises(
+        InputError, match=r"ipc must be at most 4, the training images of class 0 \('a'\) of mine, not 5"
+    ):
         data.sample_per_class(5, source)
-    with pytest.raises(InputError, match=r"ipc=0 images per class must be at least 1"):
+    with pytest.raises(InputError, match=r"ipc must be at least 1, not 0"):
         data.sample_per_class(0, source)
     with pytest.raises(InputError, match=r"label=3 is outside 0 … 2"):
         data.class_indices(3)

@@ -317,7 +317,7 @@ def test_bad_settings(settings: dict[str, Any], name: str, store: TrajectoryStor
 
 
 def test_more_images_than_a_class_has(store: TrajectoryStore) -> None:
-    with pytest.raises(InputError, match=r"13.*12"):
+    with pytest.raises(InputError, match=r"12.*13"):
         distiller(store, ipc=13)
 
 

@@ -13,16 +13,18 @@ import torch
 from torch import nn
 
 import pydistill
+from pydistill._util import memory
 from pydistill._util.settings import from_dict
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.data import Dataset, DataSettings
-from pydistill.errors import InputError, MismatchError, SettingError
+from pydistill.errors import InputError, MismatchError, OutOfMemoryError, SettingError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.api import DistillResult
+from pydistill.runs.api import DistillResult, _expert_settings
 from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.run import run_distillation
+from pydistill.runs.workflow import run_summary
 from pydistill.training.experts import train_experts
 from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
@@ -295,3 +297,74 @@ def test_evaluate_takes_one_model(store: TrajectoryStore) -> None:
         pydistill.evaluate(
             DATA.train_images, DATA.train_labels, 0.01, DATA, "mlp-w4", models=["convnet3"], device="cpu"
         )
+
+
+@pytest.mark.parametrize(
+    ("settings", "keyword"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"max_start": 9}, "max_start"),
+        ({"ipc": 10**3}, "ipc"),
+        ({"dsa": {"flip": 2}}, "dsa.flip"),
+    ],
+)
+def test_errors_name_settings_as_keywords(
+    settings: dict[str, Any], keyword: str, experts: TrajectoryStore, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError) as raised:
+        distilled(DATA, experts, tmp_path / "run", **settings)
+    assert str(raised.value).startswith(f"{keyword} must be ")
+
+
+def test_errors_of_data_name_arguments(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"^path must be "):
+        pydistill.data.from_folder(tmp_path / "none")
+    with pytest.raises(InputError, match=r"give path, a folder .* or allow download$"):
+        pydistill.data.cifar10(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"log": "wandb"}, {"callbacks": RunCallback()}, {"callbacks": [print]}, {"device": "abacus"}]
+)
+def test_arguments_of_a_wrong_type_are_named(wrong: dict[str, Any], store: TrajectoryStore, tmp_path: Path) -> None:
+    with pytest.raises(SettingError) as raised:
+        pydistill.distill(DATA, store, out=tmp_path / "run", **wrong)
+    assert raised.value.setting == next(iter(wrong))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_checked_before_it_begins(
+    experts: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on the command line: networks of the evaluation that cannot take the images, and a set that does not fit."""
+    with pytest.raises(InputError, match=r"evaluation\.models: "):
+        distilled(DATA, experts, tmp_path / "run", evaluation={"models": ["convnet5"]})
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    with pytest.raises(OutOfMemoryError):
+        distilled(DATA, experts, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_experts_of_another_program_have_the_recipe_s_settings(tmp_path: Path, store: TrajectoryStore) -> None:
+    others = replace(store.record, training={"source": "mtt"})
+    assert _expert_settings(TrajectoryStore.create(tmp_path / "others", others), EXPERT) == EXPERT
+    damaged = replace(store.record, training={"epochs": -1})
+    with pytest.raises(SettingError, match="epochs"):
+        _expert_settings(TrajectoryStore.create(tmp_path / "damaged", damaged), EXPERT)
+
+
+def test_the_peak_memory_is_that_of_the_run_s_device(result: DistillResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {"cuda:1": 7}[str(device)])
+    assert run_summary(result.set.recipe, result.run)["peak_device_memory_bytes"] is None
+    on_gpu = run_summary(result.set.recipe, replace(result.run, device=torch.device("cuda:1")))
+    assert on_gpu["peak_device_memory_bytes"] == 7
+    assert on_gpu["threads"] is None
+
+
+def test_evaluate_takes_a_run(result: DistillResult) -> None:
+    row = pydistill.evaluate(result.folder, data=DATA, device="cpu")
+    assert row.accuracies == result.run.accuracy_final.accuracies
+    with pytest.raises(SettingError, match="momentum"):
+        pydistill.evaluate(result.folder, data=DATA, momentum=0.9)
+    with pytest.raises(SettingError, match="labels"):
+        pydistill.evaluate(DATA.test_images)

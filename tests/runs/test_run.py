@@ -343,4 +343,4 @@ def test_settings_without_effect_are_named_in_a_warning(
     work = recipe(method=method, waypoints=3, smoothing="none", iterations=1)
     with caplog.at_level(logging.WARNING, logger="pydistill"):
         run_distillation(work, DATA, store, tmp_path / "run")
-    assert ("distill.waypoints, distill.smoothing" in caplog.text) is warns
+    assert ("waypoints, smoothing" in caplog.text) is warns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydistill._util.settings import Settings, setting
-from pydistill.errors import MissingDependencyError
+from pydistill.errors import MissingDependencyError, Name
 
 WandbMode = Literal["offline", "online"]
 
@@ -33,14 +33,18 @@ class LogSettings(Settings):
     def _check(self) -> None:
         for name, asked in (("tensorboard", bool(self.tensorboard)), ("wandb", self.wandb is not None)):
             if asked and not _installed(name):
-                raise MissingDependencyError(
-                    f"log.{name} needs the package {name}; install it with: pip install 'pydistill[{name}]'"
-                )
+                raise missing_package(name)
 
     @property
     def with_tensorboard(self) -> bool:
         """True if TensorBoard events are written."""
         return _installed("tensorboard") if self.tensorboard is None else self.tensorboard
+
+
+def missing_package(name: str) -> MissingDependencyError:
+    """Make the error for a logger whose package is not installed."""
+    remedy = f"install it with: pip install 'pydistill[{name}]'"
+    return MissingDependencyError(Name(f"log.{name}"), f" needs the package {name}; {remedy}")
 
 
 def _installed(name: str) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from pydistill._util.layout import TENSORBOARD_NAME
-from pydistill.errors import MissingDependencyError
 from pydistill.runs.loggers.logger import Logger
+from pydistill.runs.loggers.settings import missing_package
 
 
 class TensorBoardLogger(Logger):
@@ -27,9 +27,7 @@ class TensorBoardLogger(Logger):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise MissingDependencyError(
-                "log.tensorboard needs the package tensorboard; install it with: pip install 'pydistill[tensorboard]'"
-            ) from error
+            raise missing_package("tensorboard") from error
         folder = self._folder / TENSORBOARD_NAME
         _wait_for_later_name(folder)
         return SummaryWriter(str(folder), flush_secs=10, purge_step=iteration + 1 if iteration else 0)

@@ -14,10 +14,10 @@ from pydistill._util.files import read_json, write_json
 from pydistill._util.format import first_line
 from pydistill._util.layout import WANDB_ID_NAME
 from pydistill.data import Dataset
-from pydistill.errors import InputError, MissingDependencyError
+from pydistill.errors import InputError, Name
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.loggers.logger import Logger
-from pydistill.runs.loggers.settings import WandbMode
+from pydistill.runs.loggers.settings import WandbMode, missing_package
 
 ONLINE_TIMEOUT = 20.0
 
@@ -45,14 +45,11 @@ class WandbLogger(Logger):
         try:
             self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
-            raise MissingDependencyError(
-                "log.wandb needs the package wandb; install it with: pip install 'pydistill[wandb]'"
-            ) from error
+            raise missing_package("wandb") from error
         # Without a prompt: wandb would ask for the key on the terminal, and wait.
         if self._mode == "online" and not self._wandb.login(prompt=False, verify=False):
-            raise InputError(
-                "log.wandb = online needs a key: run `wandb login` once, or log offline and sync the run later"
-            )
+            remedy = "run `wandb login` once, or log offline and sync the run later"
+            raise InputError(Name("log.wandb"), f" = online needs a key: {remedy}")
         run = self._init(self._run_id(iteration))
         run.define_metric("iteration")
         run.define_metric("*", step_metric="iteration")

@@ -14,6 +14,7 @@ from pydistill._util.format import accuracy_of, counted, duration, size
 from pydistill._util.layout import RECIPE_NAME, SET_NAME
 from pydistill.artefact.figures import REFERENCES
 from pydistill.recipes.recipe import Recipe
+from pydistill.runs.folder import flat
 from pydistill.runs.report.contents import Contents, Record, dig, is_accuracy, is_number
 
 MAX_REJECTED = 50
@@ -108,10 +109,10 @@ def rejected_updates(run: Contents) -> str:
 
 def changed_settings(run: Contents) -> list[list[str]]:
     """Return the settings of the recipe that differ from the defaults: dotted name and value."""
-    defaults = _flat(json.loads(json.dumps(Recipe().as_dict())))
+    defaults = flat(json.loads(json.dumps(Recipe().as_dict())))
     return [
         [name, value if isinstance(value, str) else json.dumps(value)]
-        for name, value in _flat(run.recipe).items()
+        for name, value in flat(run.recipe).items()
         if name not in defaults or defaults[name] != value
     ]
 
@@ -164,13 +165,3 @@ def _percent(record: Record) -> str:
 
 def _flag_value(value: Any) -> str:
     return str(value).replace(" ", "")
-
-
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their dotted names."""
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
-    return flat
