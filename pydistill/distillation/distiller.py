@@ -107,7 +107,7 @@ class Distiller:
         self.average = ImageAverage(self.synthetic.images, decay) if decay > 0 else None
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
         self.update = settings.outer_optimiser()
-        self.guard = Guard(settings.guard_limits(data_scale(dataset)))
+        self.guard = Guard(settings, data_scale(dataset))
         self._good = self._snapshot()
         self._good_iterations = 0  # since that snapshot was taken
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pydistill.data import Dataset
-from pydistill.distillation.optimiser import LrForm
+from pydistill.distillation.settings import DistillSettings
 from pydistill.errors import FormatError
 
 _log = logging.getLogger("pydistill")
@@ -57,15 +57,12 @@ class GuardEvent:
 
     Attributes:
         iteration: the iteration of the update.
-        what, reason: as in `Refusal`.
-        knob: the settings to change if it happens again.
+        refusal: why.
         rejections: rejected updates within the window, including this one; skipped ones do not count.
     """
 
     iteration: int
-    what: What
-    reason: str
-    knob: str
+    refusal: Refusal
     rejections: int
 
     def as_record(self) -> dict[str, Any]:
@@ -73,43 +70,28 @@ class GuardEvent:
         return {
             "event": "guard",
             "iteration": self.iteration,
-            "what": self.what,
-            "reason": self.reason,
-            "knob": self.knob,
+            "what": self.refusal.what,
+            "reason": self.refusal.reason,
+            "knob": self.refusal.knob,
             "rejections": self.rejections,
         }
-
-
-@dataclass(frozen=True)
-class GuardLimits:
-    """The limits of an update.
-
-    Attributes:
-        max_rejections: how many updates of the last `window` iterations may be rejected.
-        window: iterations, at least 1.
-        largest_pixel: the largest |x| that a pixel may reach, in the preprocessed space; None for no limit.
-        skip_loss_above: the largest matching loss whose update is applied; None for no limit.
-        largest_lr: the largest α; None for no limit.
-        lr_form: how α moves, for the advice.
-    """
-
-    max_rejections: int
-    window: int
-    largest_pixel: float | None
-    skip_loss_above: float | None
-    largest_lr: float | None = None
-    lr_form: LrForm = "plain"
 
 
 class Guard:
     """Checks every update before it is applied, and counts the rejected ones.
 
-    More than `max_rejections` within the last `window` iterations end the run; counting all iterations would end a run
-    of a million iterations after a dozen accidents.
+    More than `max_rejections` within the last `rejection_window` iterations end the run; counting all iterations would
+    end a run of a million iterations after a dozen accidents.
+
+    Args:
+        settings: the limits.
+        scale: the largest |x| of the training images, the unit of `max_pixel`.
     """
 
-    def __init__(self, limits: GuardLimits) -> None:
-        self.limits = limits
+    def __init__(self, settings: DistillSettings, scale: float) -> None:
+        self._settings = settings
+        self._largest_pixel = math.inf if settings.max_pixel is None else settings.max_pixel * scale
+        self._largest_lr = math.inf if settings.max_lr is None else settings.max_lr * settings.lr_init
         self.ended: str | None = None
         """Why the run has ended, or None if it has not."""
         self._rejected_at: list[int] = []
@@ -119,7 +101,7 @@ class Guard:
         """Check the matching losses of an iteration's segments; return what is wrong, if anything."""
         if not all(math.isfinite(loss) for loss in losses):
             return Refusal("loss", "the matching loss is not finite")
-        mean, limit = math.fsum(losses) / len(losses), self.limits.skip_loss_above
+        mean, limit = math.fsum(losses) / len(losses), self._settings.skip_loss_above
         if limit is not None and mean > limit:
             return Refusal("skipped", f"the matching loss {mean:.4g} is above skip_loss_above = {limit:g}")
         return None
@@ -136,17 +118,17 @@ class Guard:
         for name in names:
             if not finite_gradients[name]:
                 return Refusal("gradient", f"the gradient of the {name} is not finite")
-        limit, pixel, lr = self.limits.largest_pixel, *numbers[-2:]
-        other_form = () if self.limits.lr_form == "log" else ("take lr_form = log",)
+        pixel, lr = numbers[-2:]
+        other_form = () if self._settings.lr_form == "log" else ("take lr_form = log",)
         if not finite_values["lr"] or lr <= 0:
             return Refusal("lr", f"the student's learning rate would become {lr:.3g}", other_form)
-        if self.limits.largest_lr is not None and lr > self.limits.largest_lr:
-            reason = f"would reach {lr:.3g} and max_lr allows {self.limits.largest_lr:.3g}"
+        if lr > self._largest_lr:
+            reason = f"would reach {lr:.3g} and max_lr allows {self._largest_lr:.3g}"
             return Refusal("lr", f"the student's learning rate {reason}", (*other_form, "raise max_lr"))
         if not finite_values["images"]:
             return Refusal("pixels", "the pixels would no longer be finite")
-        if limit is not None and pixel > limit:
-            return Refusal("pixels", f"a pixel would reach {pixel:.3g} and max_pixel allows {limit:.3g}")
+        if pixel > self._largest_pixel:
+            return Refusal("pixels", f"a pixel would reach {pixel:.3g} and max_pixel allows {self._largest_pixel:.3g}")
         if not all(finite_values.values()):
             return Refusal("labels", "the label logits would no longer be finite")
         return None
@@ -159,7 +141,7 @@ class Guard:
             refusal: the reason.
             back_to: the iteration whose state was restored.
         """
-        knob, limits = refusal.knob, self.limits
+        knob, window, allowed = refusal.knob, self._settings.rejection_window, self._settings.max_rejections
         if refusal.what == "skipped":
             self._skips += 1
             if self._skips == 10 ** (len(str(self._skips)) - 1):  # the 1st, 10th, 100th …
@@ -167,25 +149,25 @@ class Guard:
                     "iteration %d: %s; the update is skipped (%d so far); raise %s if too many are",
                     *(iteration, refusal.reason, self._skips, knob),
                 )
-            return GuardEvent(iteration, refusal.what, refusal.reason, knob, self._count(iteration))
-        self._rejected_at = [earlier for earlier in self._rejected_at if earlier > iteration - limits.window]
+            return GuardEvent(iteration, refusal, self._count(iteration))
+        self._rejected_at = [earlier for earlier in self._rejected_at if earlier > iteration - window]
         self._rejected_at.append(iteration)
         count = len(self._rejected_at)
         _log.warning(
             "iteration %d: %s; the update was not applied, and the set is restored to iteration %d "
             "(%d of at most %d rejections in %d iterations); lower %s if this continues",
-            *(iteration, refusal.reason, back_to, count, limits.max_rejections, limits.window, knob),
+            *(iteration, refusal.reason, back_to, count, allowed, window, knob),
         )
-        if count > limits.max_rejections:
+        if count > allowed:
             self.ended = (
-                f"{count} updates within {limits.window} iterations had to be rejected, the last (iteration "
+                f"{count} updates within {window} iterations had to be rejected, the last (iteration "
                 f"{iteration}) because {refusal.reason}; lower {knob} and run again "
-                f"(the limit is max_rejections = {limits.max_rejections})"
+                f"(the limit is max_rejections = {allowed})"
             )
-        return GuardEvent(iteration, refusal.what, refusal.reason, knob, count)
+        return GuardEvent(iteration, refusal, count)
 
     def _count(self, iteration: int) -> int:
-        return sum(rejected > iteration - self.limits.window for rejected in self._rejected_at)
+        return sum(rejected > iteration - self._settings.rejection_window for rejected in self._rejected_at)
 
     def state(self) -> dict[str, Any]:
         """Return the counts as JSON-able values."""
@@ -203,7 +185,7 @@ class Guard:
             raise FormatError("the state of the guard is damaged")
         self._rejected_at, self._skips = list(state["rejected_at"]), skips
         last = max(self._rejected_at, default=0)
-        self.ended = ended if self._count(last) > self.limits.max_rejections else None
+        self.ended = ended if self._count(last) > self._settings.max_rejections else None
 
 
 def data_scale(dataset: Dataset) -> float:

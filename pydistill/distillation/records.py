@@ -55,7 +55,7 @@ class IterationReport:
     @property
     def rejected(self) -> str | None:
         """Why the update was not applied, or None."""
-        return None if self.guard is None else self.guard.reason
+        return None if self.guard is None else self.guard.refusal.reason
 
     @property
     def loss(self) -> float:

@@ -8,7 +8,6 @@ from functools import cached_property
 from pydistill._util.checks import SEEDS_BELOW
 from pydistill._util.settings import Settings, setting
 from pydistill.data import DsaSettings
-from pydistill.distillation.guard import GuardLimits
 from pydistill.distillation.methods import Method, Trajectories, method_named
 from pydistill.distillation.optimiser import LrForm, OuterOptimiser
 from pydistill.errors import SettingError
@@ -149,11 +148,3 @@ class DistillSettings(Settings):
         """The update of pixels, label logits and the student's learning rate."""
         rates = {"images": self.lr_image, "lr": self.lr_lr, "label_logits": self.lr_label}
         return OuterOptimiser(rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)
-
-    def guard_limits(self, scale: float) -> GuardLimits:
-        """The limits of an update; `scale` is the largest |x| of the training images."""
-        largest = None if self.max_pixel is None else self.max_pixel * scale
-        largest_lr = None if self.max_lr is None else self.max_lr * self.lr_init
-        return GuardLimits(
-            self.max_rejections, self.rejection_window, largest, self.skip_loss_above, largest_lr, self.lr_form
-        )

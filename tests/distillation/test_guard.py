@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pydistill.data import Pictures
-from pydistill.distillation.distiller import Distiller
-from pydistill.distillation.guard import Guard, GuardLimits, Refusal, data_scale
+from pydistill.distillation.distiller import Distiller, DistillSettings
+from pydistill.distillation.guard import Guard, Refusal, data_scale
 from pydistill.errors import DivergedError, FormatError
 from pydistill.nn import build
 from pydistill.trajectories import TrajectoryStore
@@ -151,18 +151,18 @@ def test_what_is_refused(settings: dict[str, Any], what: str, reason: str, knob:
         reports.append(running.iterate())
     event = reports[-1].guard
     assert event is not None
-    assert event.what == what
-    assert event.reason.startswith(reason)
-    assert event.knob == knob
+    assert event.refusal.what == what
+    assert event.refusal.reason.startswith(reason)
+    assert event.refusal.knob == knob
     assert event.as_record() == {
         "event": "guard",
         "iteration": len(reports),
         "what": what,
-        "reason": event.reason,
-        "knob": event.knob,
+        "reason": event.refusal.reason,
+        "knob": event.refusal.knob,
         "rejections": 1,
     }
-    assert reports[-1].rejected == event.reason == reports[-1].as_record()["rejected"]
+    assert reports[-1].rejected == event.refusal.reason == reports[-1].as_record()["rejected"]
     assert same(moving(running), before)
 
 
@@ -213,7 +213,11 @@ def test_a_loss_above_the_threshold_is_skipped_and_does_not_count(
     running = distiller(store, method="mtt", skip_loss_above=losses[0] * 0.999, max_rejections=0, snapshot_every=1)
     report = running.iterate()
     assert report.guard is not None
-    assert (report.guard.what, report.guard.knob, report.guard.rejections) == ("skipped", "skip_loss_above", 0)
+    assert (report.guard.refusal.what, report.guard.refusal.knob, report.guard.rejections) == (
+        "skipped",
+        "skip_loss_above",
+        0,
+    )
     assert same(moving(running), moving(distiller(store, method="mtt")))
     for _ in range(11):
         running.iterate()
@@ -234,16 +238,16 @@ def test_too_many_rejections_end_the_run(store: TrajectoryStore) -> None:
 
 
 def test_rejections_are_those_of_the_window() -> None:
-    guard = Guard(GuardLimits(max_rejections=1, window=10, largest_pixel=None, skip_loss_above=None))
+    guard = Guard(DistillSettings(max_rejections=1, rejection_window=10), scale=1.0)
     refusal = Refusal("loss", "the matching loss is not finite")
     assert [guard.refuse(iteration, refusal, 0).rejections for iteration in (1, 11, 22)] == [1, 1, 1]
     assert guard.ended is None
     assert guard.refuse(31, refusal, 0).rejections == 2
     assert guard.ended is not None
-    allowed = Guard(GuardLimits(max_rejections=2, window=10, largest_pixel=None, skip_loss_above=None))
+    allowed = Guard(DistillSettings(max_rejections=2, rejection_window=10), scale=1.0)
     allowed.load_state(guard.state())
     assert allowed.ended is None
-    again = Guard(guard.limits)
+    again = Guard(DistillSettings(max_rejections=1, rejection_window=10), scale=1.0)
     again.load_state(guard.state())
     assert again.ended == guard.ended
     assert again.state() == guard.state()
@@ -254,7 +258,7 @@ def test_rejections_are_those_of_the_window() -> None:
 )
 def test_a_damaged_state(state: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match="the state of the guard is damaged"):
-        Guard(GuardLimits(1, 1, None, None)).load_state(state)
+        Guard(DistillSettings(), scale=1.0).load_state(state)
 
 
 def test_the_scale_of_the_data() -> None:
