@@ -239,7 +239,8 @@ class Distiller:
 
     def _refuse(self, refusal: Refusal) -> GuardEvent:
         if refusal.what != "skipped":
-            self._restore_good_state()
+            self._restore(self._good)
+            self._good_iterations = 0
         return self.guard.refuse(self.iteration, refusal, self._good.iteration)
 
     def _snapshot(self) -> _Snapshot:
@@ -254,39 +255,33 @@ class Distiller:
         )
 
     @torch.no_grad()
-    def _restore_good_state(self) -> None:
+    def _restore(self, snapshot: _Snapshot) -> None:
+        """Set everything that an update changes to its values in the snapshot."""
         for name, leaf in self.synthetic.learned().items():
-            leaf.copy_(self._good.leaves[name])
-            self.velocities[name] = self._good.velocities[name].clone()
-        if self.average is not None and self._good.average is not None:
-            self.average.average, self.average.updates = self._good.average[0].clone(), self._good.average[1]
-        self._good_iterations = 0
+            leaf.copy_(snapshot.leaves[name])
+            self.velocities[name] = snapshot.velocities[name].clone()
+        if self.average is not None and snapshot.average is not None:
+            self.average.average, self.average.updates = snapshot.average[0].clone(), snapshot.average[1]
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return everything that the next iteration depends on: JSON-able values and tensors."""
-        tensors = {name: leaf.detach().clone() for name, leaf in self.synthetic.learned().items()}
-        tensors |= {f"velocity.{name}": value for name, value in self.velocities.items()}
-        tensors |= {"generator": self.generator.get_state(), "initial_images": self.initial_images}
+        tensors = {"generator": self.generator.get_state(), "initial_images": self.initial_images}
         tensors["classes"] = self.synthetic.classes
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             tensors["label_probabilities"] = self.synthetic.label_rows
-        good = self._good
-        tensors |= {f"good.{name}": value for name, value in good.leaves.items()}
-        tensors |= {f"good.velocity.{name}": value for name, value in good.velocities.items()}
         values: dict[str, Any] = {
             "iteration": self.iteration,
             "order": self.order.state(),
             "guard": self.guard.state(),
-            "good": {"iteration": good.iteration, "since": self._good_iterations},
+            "good": {"iteration": self._good.iteration, "since": self._good_iterations},
         }
-        if self.average is not None:
-            tensors["average"] = self.average.average
-            values["average_updates"] = self.average.updates
-        if good.average is not None:
-            tensors["good.average"], values["good"]["average_updates"] = good.average
+        for prefix, snapshot, counts in (("", self._snapshot(), values), ("good.", self._good, values["good"])):
+            tensors |= {f"{prefix}{name}": leaf for name, leaf in snapshot.leaves.items()}
+            tensors |= {f"{prefix}velocity.{name}": velocity for name, velocity in snapshot.velocities.items()}
+            if snapshot.average is not None:
+                tensors[f"{prefix}average"], counts["average_updates"] = snapshot.average
         return values, tensors
 
-    @torch.no_grad()
     def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, bit for bit.
 
@@ -295,22 +290,26 @@ class Distiller:
             FormatError: it is damaged.
             KeyError: it lacks a part.
         """
-        leaves = self.synthetic.learned()
 
         def shaped(name: str, like: Tensor) -> Tensor:
             if tensors[name].shape != like.shape:
                 raise MismatchError(
                     f"the checkpoint's {name} have shape {list(tensors[name].shape)}, this run's {list(like.shape)}"
                 )
-            return tensors[name].to(like)
+            return tensors[name].to(like.detach())
 
-        def moving(prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            learned = {name: shaped(f"{prefix}{name}", leaf.detach()) for name, leaf in leaves.items()}
-            return learned, {name: shaped(f"{prefix}velocity.{name}", leaf.detach()) for name, leaf in leaves.items()}
+        def snapshot(prefix: str, counts: dict[str, Any]) -> _Snapshot:
+            leaves, average = self.synthetic.learned(), None
+            if self.average is not None:
+                average = shaped(f"{prefix}average", self.average.average), int(counts["average_updates"])
+            return _Snapshot(
+                int(counts["iteration"]),
+                {name: shaped(f"{prefix}{name}", leaf) for name, leaf in leaves.items()},
+                {name: shaped(f"{prefix}velocity.{name}", leaf) for name, leaf in leaves.items()},
+                average,
+            )
 
-        learned, self.velocities = moving("")
-        for name, leaf in leaves.items():
-            leaf.copy_(learned[name])
+        self._restore(snapshot("", values))
         try:
             self.generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError) as error:
@@ -319,18 +318,11 @@ class Distiller:
         self.synthetic.classes = shaped("classes", self.synthetic.classes)
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             self.synthetic.label_rows = shaped("label_probabilities", self.synthetic.label_rows)
-        if self.average is not None:
-            self.average.average = shaped("average", self.average.average)
-            self.average.updates = int(values["average_updates"])
         self.iteration = int(values["iteration"])
         self.order.load_state(values["order"])
         self.guard.load_state(values["guard"])
-        good = values["good"]
-        average = None
-        if self.average is not None:
-            average = shaped("good.average", self.average.average), int(good["average_updates"])
-        self._good = _Snapshot(int(good["iteration"]), *moving("good."), average)
-        self._good_iterations = int(good["since"])
+        self._good = snapshot("good.", values["good"])
+        self._good_iterations = int(values["good"]["since"])
 
 
 def _check_student(student: nn.Module, store: TrajectoryStore) -> None:

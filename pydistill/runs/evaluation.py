@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset
 from pydistill.distillation.distiller import Distiller
 from pydistill.evaluation.evaluate import Evaluation, evaluate
-from pydistill.nn import Network, architecture_of
+from pydistill.nn import Network
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.folder import RunFolder
@@ -22,28 +23,25 @@ from pydistill.version import VERSION
 IterationEvaluation = tuple[int, Evaluation]
 
 
+@dataclass
 class PeriodicEvaluator:
     """Evaluates the set on fresh networks while it is distilled.
 
     Attributes:
+        architecture: the name of the network's architecture, for the artefact.
         best: the evaluation with the highest mean accuracy so far, and its iteration.
         last: the latest evaluation, and its iteration.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        network: Network,
-        dataset: Dataset,
-        distiller: Distiller,
-        folder: RunFolder,
-        callbacks: Sequence[RunCallback],
-    ) -> None:
-        self.recipe, self.network, self.dataset, self.distiller = recipe, network, dataset, distiller
-        self.folder, self.callbacks = folder, callbacks
-        self.architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
-        self.best: IterationEvaluation | None = None
-        self.last: IterationEvaluation | None = None
+    recipe: Recipe
+    network: Network
+    architecture: str
+    dataset: Dataset
+    distiller: Distiller
+    folder: RunFolder
+    callbacks: Sequence[RunCallback]
+    best: IterationEvaluation | None = None
+    last: IterationEvaluation | None = None
 
     def is_due(self) -> bool:
         """True if the current set is due for an evaluation that has not been done."""

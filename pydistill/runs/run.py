@@ -166,7 +166,7 @@ def _run(
         teachers = () if recipe.distill.resolved_method.labels == "hard" else _teachers(network, dataset, store)
         with in_group("distill"):
             distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
-        evaluator = PeriodicEvaluator(recipe, network, dataset, distiller, folder, callbacks)
+        evaluator = PeriodicEvaluator(recipe, network, architecture, dataset, distiller, folder, callbacks)
         if checkpoint is None:
             folder.start_metrics()
         else:
