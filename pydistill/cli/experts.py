@@ -43,13 +43,10 @@ def run(values: Any) -> int:
     from pydistill._util.format import counted
     from pydistill.runs.preflight import check_networks
     from pydistill.runs.workflow import train_and_store
-    from pydistill.training.experts import check_disk
 
     recipe = recipe_of(values)
     check_networks(recipe)
     dataset = load_dataset(recipe, values.device)
-    remedy = "free some space, lower expert.count or expert.training.epochs, or choose another --out"
-    check_disk(dataset, recipe.model, recipe.expert, values.out, remedy)
     store = train_and_store(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
     if values.json:

@@ -11,7 +11,6 @@ import torch
 from pydistill import data
 from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
-from pydistill._util.settings import in_group
 from pydistill.artefact.file import Artefact
 from pydistill.compat.command import device, note, run_command
 from pydistill.compat.datasets import buffer_folder
@@ -23,7 +22,7 @@ from pydistill.evaluation.evaluate import evaluate_models, table
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.workflow import distill_and_report
-from pydistill.trajectories import StartSampler, TrajectoryStore
+from pydistill.trajectories import TrajectoryStore
 
 
 def main(script: Script, arguments: Sequence[str] | None = None) -> int:
@@ -48,9 +47,6 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     dataset = data.load(recipe.data, device())
     store = import_experts(values, script, buffer_folder(values, script), dataset, recipe.model)
     recipe = with_experts(recipe, store, values)
-    # The run checks this too, but only after it has created its folder.
-    with in_group("distill"):
-        StartSampler(recipe.distill.start_settings).check_reach(store.end, recipe.distill.expert_epochs)
     run = RunFolder(folder / RUN)
     classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
     files = ScriptFiles(

@@ -39,7 +39,7 @@ from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report import write_report
 from pydistill.runs.run import RunResult
 from pydistill.runs.workflow import distill_and_report, train_and_store
-from pydistill.training.experts import ExpertSettings, check_disk
+from pydistill.training.experts import ExpertSettings
 from pydistill.trajectories import TrajectoryStore
 
 __all__ = ["DistillResult", "distill", "evaluate", "train_experts"]
@@ -115,7 +115,6 @@ def train_experts(
     check_path("out", out)
     base = recipe_from(recipe)
     base, network = _with_model(replace(base, expert=with_values(base.expert, settings)), model)
-    check_disk(data, network or base.model, base.expert, out, "make room there, or lower count or epochs")
     return train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
 
 

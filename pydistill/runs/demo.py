@@ -22,7 +22,6 @@ from pydistill.evaluation.evaluate import accuracy_record, evaluate
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs.report.contents import read_run
 from pydistill.runs.workflow import distill_and_report, run_summary, show_run, train_and_store
-from pydistill.training.experts import check_disk
 from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
 
@@ -91,7 +90,6 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
 
     continued = holds_experts(out / EXPERTS)
     before = read_run(out).summary if holds_run(out) else {}
-    check_disk(dataset, recipe.model, recipe.expert, out / EXPERTS, "make room there, or choose another folder")
     store = train_and_store(dataset, recipe, out / EXPERTS, quiet=quiet)
     phase("experts")
     result = distill_and_report(dataset, recipe, store, out, resume=resume, quiet=quiet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydistill._util.memory import check_memory_available
 from pydistill._util.settings import in_group
@@ -14,7 +14,6 @@ from pydistill.errors import InputError, MismatchError, Name, SettingError
 from pydistill.nn import Network, architecture_of, parse
 from pydistill.nn.registry import check_named
 from pydistill.recipes.recipe import Recipe
-from pydistill.runs.run import check_convexification
 from pydistill.trajectories import StartSampler, TrajectoryStore, waypoint_epochs
 
 
@@ -92,9 +91,30 @@ def check_recipe_and_experts(
         if kind == "recorded":
             return
         if experts is not None and experts.kind == "convexified":
-            check_convexification(recipe, experts)
+            _check_convexification(recipe, experts)
         else:
             waypoint_epochs(epochs, 4 if recipe.distill.waypoints is None else recipe.distill.waypoints)
+
+
+def convexification(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's settings of convexification, without those that it leaves open."""
+    names = ("waypoints", "smoothing", "fractions")
+    return {name: value for name in names if (value := getattr(recipe.distill, name)) is not None}
+
+
+def _check_convexification(recipe: Recipe, store: TrajectoryStore) -> None:
+    """Raise MismatchError if experts are convexified with other settings than the recipe's."""
+    settings = convexification(recipe)
+    if recipe.distill.waypoints is not None:
+        settings["waypoints"] = list(waypoint_epochs(store.record.epochs, recipe.distill.waypoints))
+    for name, value in settings.items():
+        stored = store.convexification[name]
+        if stored != value:
+            raise MismatchError(
+                f"the experts are convexified with {name} = {stored} and this run asks for {value}; drop ",
+                Name(f"distill.{name}"),
+                ", or convexify the recorded experts again",
+            )
 
 
 @contextmanager

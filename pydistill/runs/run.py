@@ -18,15 +18,16 @@ from pydistill._util.layout import BEST_NAME, CONVEXIFIED_NAME
 from pydistill._util.settings import in_group
 from pydistill.data import Dataset
 from pydistill.distillation.distiller import Distiller
-from pydistill.errors import FormatError, InputError, MismatchError, Name
+from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.nn import Network, architecture_of, build, unflatten
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RESTORE, Checkpoint, RunFolder
 from pydistill.runs.loop import RunDivergedError, RunLoop, RunResult
+from pydistill.runs.preflight import check_run, convexification
 from pydistill.training.experts import experts_record
-from pydistill.trajectories import ExpertsRecord, StartSampler, TrajectoryStore, waypoint_epochs
+from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 
 __all__ = ["RunCallback", "RunDivergedError", "RunResult", "run_distillation", "trajectories_for"]
 
@@ -49,56 +50,14 @@ FREE_ON_RESUME = (
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
-    """The trajectories that the method works on: `store`, or its experts convexified into `folder`/convexified.
+    """Return the trajectories that the method uses: `store`, or its experts convexified into `folder`/convexified.
 
     Raises:
-        InputError: the recipe's starts reach beyond the trajectories; nothing is written then.
-        MismatchError: the experts are convexified with other settings than the recipe's, or the folder holds experts
-            that the store does not.
+        MismatchError: the folder holds experts that the store does not.
     """
-    if recipe.distill.resolved_method.trajectories == "recorded":
-        return store  # the distiller refuses convexified ones
-    check_convexification(recipe, store)
-    if store.kind == "recorded":
-        # The distiller checks this too, but only once the experts are convexified.
-        with in_group("distill"):
-            StartSampler(recipe.distill.start_settings).check_reach(store.end, recipe.distill.expert_epochs)
-            return store.write_convexified(folder / CONVEXIFIED_NAME, **_convexification(recipe))
-    return store
-
-
-def check_convexification(recipe: Recipe, store: TrajectoryStore) -> None:
-    """Refuse convexified experts whose convexification differs from the recipe's.
-
-    Raises:
-        MismatchError: it differs.
-    """
-    settings = _convexification(recipe)
-    if store.kind == "recorded":
-        return
-    if recipe.distill.waypoints is not None:
-        settings["waypoints"] = list(waypoint_epochs(store.record.epochs, recipe.distill.waypoints))
-    for name, value in settings.items():
-        stored = store.convexification[name]
-        if stored != value:
-            raise MismatchError(
-                f"the experts are convexified with {name} = {stored} and this run asks for {value}; drop ",
-                Name(f"distill.{name}"),
-                ", or convexify the recorded experts again",
-            )
-
-
-def _convexification(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's settings of convexification, without those that it leaves open."""
-    names = ("waypoints", "smoothing", "fractions")
-    return {name: value for name in names if (value := getattr(recipe.distill, name)) is not None}
-
-
-def _warn_of_unused_settings(recipe: Recipe) -> None:
-    """Warn of settings of convexification in a run on recorded experts."""
-    if recipe.distill.resolved_method.trajectories == "recorded" and (settings := _convexification(recipe)):
-        names = ", ".join(settings)
-        _log.warning("%s: no effect, since %s works on recorded experts", names, recipe.distill.method)
+    if recipe.distill.resolved_method.trajectories == "recorded" or store.kind == "convexified":
+        return store
+    return store.write_convexified(folder / CONVEXIFIED_NAME, **convexification(recipe))
 
 
 def run_distillation(
@@ -152,7 +111,9 @@ def _run(
     callbacks: Sequence[RunCallback],
 ) -> RunResult:
     began = time.perf_counter()
-    _warn_of_unused_settings(recipe)
+    check_run(recipe, dataset, store, network)
+    if recipe.distill.resolved_method.trajectories == "recorded" and (unused := convexification(recipe)):
+        _log.warning("%s: no effect, since %s works on recorded experts", ", ".join(unused), recipe.distill.method)
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
     folder = RunFolder(out)

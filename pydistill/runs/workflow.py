@@ -22,10 +22,9 @@ from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import ProgressBar, RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings, make_loggers
-from pydistill.runs.preflight import check_run
 from pydistill.runs.report import draw_run, write_report
 from pydistill.runs.run import RunDivergedError, RunResult, run_distillation
-from pydistill.training.experts import train_experts
+from pydistill.training.experts import check_disk, train_experts
 from pydistill.trajectories import TrajectoryStore
 
 _log = logging.getLogger("pydistill")
@@ -38,14 +37,19 @@ def train_and_store(
 
     Args:
         network: a factory instead of the recipe's model, as in `run_distillation`.
+
+    Raises:
+        WriteError: the disk cannot hold the experts.
+        PydistillError: as `pydistill.training.experts.train_experts`.
     """
-    settings = recipe.expert
+    network, settings = network or recipe.model, recipe.expert
+    check_disk(dataset, network, settings, out, "make room there, lower count or epochs, or choose another folder")
     with Bar("experts' epochs", settings.count * settings.training.epochs, quiet=quiet) as bar:
 
         def on_progress(expert: int, epoch: int, loss: float, train: float, test: float) -> None:
             bar.step(expert=f"{expert + 1}/{settings.count}", loss=f"{loss:.3f}", test=f"{100 * test:.1f}%")
 
-        return train_experts(dataset, network or recipe.model, settings, out, on_progress=on_progress)
+        return train_experts(dataset, network, settings, out, on_progress=on_progress)
 
 
 def distill_and_report(
@@ -69,10 +73,9 @@ def distill_and_report(
         callbacks: further callbacks of the run.
 
     Raises:
-        PydistillError: as `check_run` and `run_distillation`.
+        PydistillError: as `run_distillation`.
         WriteError: summary.json cannot be written.
     """
-    check_run(recipe, dataset, store, network)
     loggers = make_loggers(log or LogSettings(), out, recipe, dataset)
     folder = RunFolder(out)
     done = folder.checkpoint_header()["distiller"]["iteration"] if resume and folder.checkpoint_path.exists() else 0

@@ -114,7 +114,7 @@ def test_a_demo_that_was_stopped_goes_on(
 def test_a_demo_stopped_before_its_first_expert_has_nothing_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "check_disk", stop)
+    monkeypatch.setattr(demo, "train_and_store", stop)
     assert main(["demo", "--out", str(tmp_path / "run"), "--quiet"]) == 130
     assert capsys.readouterr().err == "pydistill: stopped\n"
 
