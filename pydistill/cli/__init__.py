@@ -6,9 +6,9 @@ A command's module holds
     USAGE: str                      what follows the command's name
     EXAMPLES: str                   indented command lines, shown at the end of --help
     add_arguments(parser) -> None   add its flags to a pydistill.cli.parser.Parser
-    run(values) -> int              run the command; returns the exit status (pydistill.cli.errors)
+    run(values) -> Output           run the command; returns what to print, as JSON (--json) and as text
 
-and imports heavy packages inside its functions, so that help is quick. A command's result goes to stdout; progress,
+and imports heavy packages inside its functions, so that help is quick. A command's output goes to stdout; progress,
 warnings and errors go to stderr.
 """
 
@@ -57,7 +57,7 @@ def command_module(name: str) -> Any:
 
 
 def _run(words: list[str]) -> int:
-    from pydistill.cli.arguments import print_config
+    from pydistill.cli.arguments import print_config, print_json
     from pydistill.cli.help import print_help, print_overview
     from pydistill.cli.parser import Parser, did_you_mean
     from pydistill.version import VERSION
@@ -83,6 +83,7 @@ def _run(words: list[str]) -> int:
         optional="--print_config" in rest or "--print-config" in rest,
     )
     command.add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, for machines")
     help_flag = next((word for word in rest if word in ("-h", "--help")), None)
     if help_flag is not None:
         topics = [word for word in rest[rest.index(help_flag) + 1 :][:1] if not word.startswith("-")]
@@ -97,7 +98,12 @@ def _run(words: list[str]) -> int:
             return DONE
         if getattr(values, "quiet", False):
             log.setLevel(logging.WARNING)
-        return int(command.run(values))
+        record, text, status = command.run(values)
+        if values.json:
+            print_json(record)
+        else:
+            print(text)
+        return int(status)
     except PydistillError as error:
         if not getattr(error, "source", ""):  # a setting in a file is not spelt as a flag
             error.spell = "--{}".format if isinstance(error, UnknownSettingError) else parser.spell

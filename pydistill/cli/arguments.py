@@ -8,17 +8,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydistill._util.format import accuracy_of, networks
+from pydistill.cli.errors import DONE
 
 if TYPE_CHECKING:
     from pydistill.cli.parser import Parser
     from pydistill.data import Dataset
-    from pydistill.evaluation.evaluate import Evaluation
     from pydistill.recipes.recipe import Recipe
 
 RECIPE_USAGE = "[--preset NAME] [--config FILE] [--GROUP.SETTING VALUE …]"
+
+
+class Output(NamedTuple):
+    """What a command prints, as JSON-able values and as text, and its exit status."""
+
+    record: Any
+    text: str
+    status: int = DONE
 
 
 def path(text: str) -> str:
@@ -108,11 +115,6 @@ def load_dataset(recipe: Recipe, device: str) -> Dataset:
     return data.load(recipe.data, device_of(device))
 
 
-def add_json(parser: Parser) -> None:
-    """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print the result as JSON, for machines")
-
-
 def print_json(value: Any) -> None:
     """Print a value as JSON on stdout, with null for NaN and infinities."""
     print(json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False))
@@ -126,9 +128,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def percent(evaluation: Evaluation) -> str:
-    """Format the mean, the deviation and the count of an evaluation."""
-    count = len(evaluation.accuracies)
-    return f"{accuracy_of(evaluation.mean, evaluation.std, count)} ({networks(count)})"

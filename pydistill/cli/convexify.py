@@ -6,8 +6,7 @@ import argparse
 import json
 from typing import Any, get_args
 
-from pydistill.cli.arguments import add_json, add_quiet, path, print_json
-from pydistill.cli.errors import DONE
+from pydistill.cli.arguments import Output, add_quiet, path
 
 ABOUT = "Convexify recorded experts into waypoints (MCT)."
 USAGE = "EXPERTS --out CONVEXIFIED [--waypoints W]"
@@ -33,7 +32,6 @@ def add_arguments(parser: Any) -> None:
         "--fractions", choices=get_args(FractionRule), default="path", help="position of an epoch on its segment"
     )
     add_quiet(parser)
-    add_json(parser)
 
 
 def _waypoints(text: str) -> int | list[int]:
@@ -47,7 +45,7 @@ def _waypoints(text: str) -> int | list[int]:
     return value  # type: ignore[no-any-return]
 
 
-def run(values: Any) -> int:
+def run(values: Any) -> Output:
     """Write the convexified experts."""
     from pydistill._util.format import counted
     from pydistill._util.progress import Bar
@@ -62,8 +60,5 @@ def run(values: Any) -> int:
             fractions=values.fractions,
             on_progress=lambda done, total: bar.step(expert=f"{done}/{total}"),
         )
-    if values.json:
-        print_json({"folder": values.out, "experts": len(written), **written.convexification})
-        return DONE
-    print(f"{counted(len(written), 'convexified expert')} in {values.out}")
-    return DONE
+    record = {"folder": values.out, "experts": len(written), **written.convexification}
+    return Output(record, f"{counted(len(written), 'convexified expert')} in {values.out}")

@@ -6,8 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from pydistill.cli.arguments import add_json, add_quiet, path, print_json
-from pydistill.cli.errors import DONE
+from pydistill.cli.arguments import Output, add_quiet, path
 from pydistill.errors import InputError, Interrupted
 
 ABOUT = "Distil scikit-learn's digits into ten images, from experts to pictures."
@@ -32,11 +31,10 @@ def add_arguments(parser: Any) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue the demo that was stopped in --out")
     add_quiet(parser)
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Run the demo and print its table of accuracies."""
+def run(values: Any) -> Output:
+    """Run the demo; returns its table of accuracies."""
     from pydistill._util.checks import check_seed
     from pydistill._util.files import read_json
     from pydistill._util.layout import SUMMARY_NAME
@@ -54,11 +52,7 @@ def run(values: Any) -> int:
         reason = str(error).partition("; ")[0] or "stopped"
         again = ["pydistill", "demo", "--method", values.method, "--seed", str(values.seed), "--out", str(out)]
         raise Interrupted(f"{reason}; to continue: {shlex.join([*again, '--resume'])}") from error
-    if values.json:
-        print_json({"folder": out} | read_json(out / SUMMARY_NAME))
-    else:
-        print(table)
-    return DONE
+    return Output({"folder": out} | read_json(out / SUMMARY_NAME), table)
 
 
 def _free_folder(parent: Path, name: str) -> Path:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydistill.cli.arguments import (
     RECIPE_USAGE,
+    Output,
     add_device,
-    add_json,
     add_quiet,
     add_recipe,
     load_dataset,
     path,
-    percent,
-    print_json,
     recipe_of,
 )
-from pydistill.cli.errors import DONE
+
+if TYPE_CHECKING:
+    from pydistill.evaluation.evaluate import Evaluation
 
 ABOUT = "Distil a data set from stored experts."
 USAGE = f"{RECIPE_USAGE} --experts EXPERTS --out RUN [--resume]"
@@ -39,11 +39,10 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
     parser.add_settings("log", "loggers in addition to metrics.jsonl: TensorBoard, wandb", LogSettings())
     add_quiet(parser)
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Distil, evaluate, and print the accuracies."""
+def run(values: Any) -> Output:
+    """Distil and evaluate; returns the accuracies."""
     from pydistill._util.files import read_json
     from pydistill._util.format import counted
     from pydistill._util.layout import SUMMARY_NAME, refuse_experts
@@ -73,12 +72,18 @@ def run(values: Any) -> int:
         quiet=values.quiet,
         log=log,
     )
-    if values.json:
-        print_json({"folder": result.folder.path} | read_json(result.folder.path / SUMMARY_NAME))
-        return DONE
-    final, best = result.accuracy_final, result.accuracy_best
+    folder, final, best = result.folder.path, result.accuracy_final, result.accuracy_best
     done, best_done = (counted(number, "iteration") for number in (recipe.distill.iterations, result.best_iteration))
-    print(f"final accuracy: {percent(final)}, after {done}")
-    print(f"best accuracy:  {percent(best)}, after {best_done} (chosen by test accuracy)")
-    print(f"the set and summary.json are in {result.folder.path}")
-    return DONE
+    text = (
+        f"final accuracy: {_percent(final)}, after {done}\n"
+        f"best accuracy:  {_percent(best)}, after {best_done} (chosen by test accuracy)\n"
+        f"the set and summary.json are in {folder}"
+    )
+    return Output({"folder": folder} | read_json(folder / SUMMARY_NAME), text)
+
+
+def _percent(evaluation: Evaluation) -> str:
+    from pydistill._util.format import accuracy_of, networks
+
+    count = len(evaluation.accuracies)
+    return f"{accuracy_of(evaluation.mean, evaluation.std, count)} ({networks(count)})"

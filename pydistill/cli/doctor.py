@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistill.cli.arguments import add_json, print_json
+from pydistill.cli.arguments import Output
 from pydistill.cli.errors import DONE, FAILED
 
 ABOUT = "Report what is installed and which backends run, and test them."
@@ -16,17 +16,12 @@ EXAMPLES = """
 
 
 def add_arguments(parser: Any) -> None:
-    """Add --json."""
-    add_json(parser)
+    """Add no arguments."""
 
 
-def run(values: Any) -> int:
-    """Print the report; fail if a self-test fails."""
+def run(values: Any) -> Output:
+    """Return the report; the status says whether all self-tests passed."""
     from pydistill.cli._doctor import examine, report
 
     findings = examine()
-    if values.json:
-        print_json(findings)
-    else:
-        print(report(findings))
-    return DONE if findings["healthy"] else FAILED
+    return Output(findings, report(findings), DONE if findings["healthy"] else FAILED)

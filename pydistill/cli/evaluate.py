@@ -6,8 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydistill.cli.arguments import add_device, add_json, add_quiet, device_of, path, print_json
-from pydistill.cli.errors import DONE
+from pydistill.cli.arguments import Output, add_device, add_quiet, device_of, path
 
 if TYPE_CHECKING:
     from pydistill.artefact.distilled_set import DistilledSet
@@ -33,11 +32,10 @@ def add_arguments(parser: Any) -> None:
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     add_quiet(parser)
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Print a table of accuracies; add every row to the run's evaluations.json as soon as it is measured."""
+def run(values: Any) -> Output:
+    """Return a table of accuracies; add every row to the run's evaluations.json as soon as it is measured."""
     from pydistill.artefact.distilled_set import load
     from pydistill.evaluation.evaluate import table
     from pydistill.evaluation.evaluations_file import read_evaluations
@@ -56,11 +54,7 @@ def run(values: Any) -> int:
         progress=not values.quiet,
         on_evaluation=lambda row: _record(run, distilled, row, values) if run.is_dir() else None,
     )
-    if values.json:
-        print_json([row.as_record() for row in rows])
-    else:
-        print(table(rows))
-    return DONE
+    return Output([row.as_record() for row in rows], table(rows))
 
 
 def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) -> None:

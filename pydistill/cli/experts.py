@@ -7,16 +7,14 @@ from typing import Any
 
 from pydistill.cli.arguments import (
     RECIPE_USAGE,
+    Output,
     add_device,
-    add_json,
     add_quiet,
     add_recipe,
     load_dataset,
     path,
-    print_json,
     recipe_of,
 )
-from pydistill.cli.errors import DONE
 
 ABOUT = "Train experts and store their trajectories."
 USAGE = f"{RECIPE_USAGE} --out EXPERTS"
@@ -35,10 +33,9 @@ def add_arguments(parser: Any) -> None:
     )
     add_device(parser)
     add_quiet(parser)
-    add_json(parser)
 
 
-def run(values: Any) -> int:
+def run(values: Any) -> Output:
     """Train the experts that are missing or damaged in the folder."""
     from pydistill._util.format import counted
     from pydistill.runs.preflight import check_networks
@@ -48,15 +45,10 @@ def run(values: Any) -> int:
     check_networks(recipe)
     dataset = load_dataset(recipe, values.device)
     store = train_and_store(dataset, recipe, Path(values.out), quiet=values.quiet)
-    finals = [100 * store.accuracies(position)["test"][-1] for position in range(len(store))]
-    if values.json:
-        print_json(
-            {"folder": values.out, "experts": len(store), "test_accuracies": [accuracy / 100 for accuracy in finals]}
-        )
-        return DONE
+    finals = [store.accuracies(position)["test"][-1] for position in range(len(store))]
     count = recipe.expert.count
     extra = f" (expert.count is {count}; the others were trained before)" if len(store) > count else ""
-    average = sum(finals) / len(finals)
+    average = 100 * sum(finals) / len(finals)
     mean = " on average" if len(finals) > 1 else ""
-    print(f"{counted(len(store), 'expert')} in {values.out}{extra}; final test accuracy {average:.1f} %{mean}")
-    return DONE
+    text = f"{counted(len(store), 'expert')} in {values.out}{extra}; final test accuracy {average:.1f} %{mean}"
+    return Output({"folder": values.out, "experts": len(store), "test_accuracies": finals}, text)

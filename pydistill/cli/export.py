@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistill.cli.arguments import add_json, path, print_json
-from pydistill.cli.errors import DONE
+from pydistill.cli.arguments import Output, path
 
 ABOUT = "Write a distilled set in another tool's format."
 USAGE = "RUN --format mtt|dcbench|ddranking|imagefolder --out DIR"
@@ -27,21 +26,16 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument(
         "--as-is", action="store_true", help="keep the set's own normalisation instead of the one the readers expect"
     )
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Export the set and print what was written."""
+def run(values: Any) -> Output:
+    """Export the set; returns what was written."""
     from pydistill._util.format import counted
     from pydistill.artefact.distilled_set import load
     from pydistill.artefact.exchange import export_set
 
     distilled = load(values.run, which=values.which)
     done = export_set(distilled, values.format, values.out, as_is=values.as_is)
-    if values.json:
-        about = {"folder": str(done.folder), "files": [str(path) for path in done.files], "images": done.description()}
-        print_json(about | {"lr": distilled.lr})
-    else:
-        images, files = counted(len(distilled), "image"), counted(len(done.files), "file")
-        print(f"{images} in {done.folder} ({files}), {done.description()}; lr {distilled.lr:g}")
-    return DONE
+    record = {"folder": done.folder, "files": done.files, "images": done.description(), "lr": distilled.lr}
+    images, files = counted(len(distilled), "image"), counted(len(done.files), "file")
+    return Output(record, f"{images} in {done.folder} ({files}), {done.description()}; lr {distilled.lr:g}")

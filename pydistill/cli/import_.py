@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from pydistill.cli.arguments import add_json, path, print_json
-from pydistill.cli.errors import DONE
+from pydistill.cli.arguments import Output, path
 from pydistill.errors import InputError
 
 ABOUT = "Read another tool's distilled set."
@@ -43,11 +42,10 @@ def add_arguments(parser: Any) -> None:
     like = "a run or set that supplies what is missing, except --lr, which belongs to the images"
     parser.add_argument("--like", type=str, help=like)
     parser.add_argument("--as-is", action="store_true", help="the images are preprocessed like those of --like")
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Import the set and print what was read."""
+def run(values: Any) -> Output:
+    """Import the set; returns what was read."""
     import torch
 
     from pydistill import data
@@ -89,23 +87,18 @@ def run(values: Any) -> int:
     unfamiliar = values.dataset is not None and values.dataset not in names
     assumed = distilled.provenance["imported"].get("assumed")
     labels = "class numbers" if distilled.labels.ndim == 1 else "soft labels"
-    if values.json:
-        print_json(
-            {
-                "file": values.out,
-                "images": list(distilled.images.shape),
-                "classes": list(distilled.class_names),
-                "labels": labels,
-                "lr": distilled.lr,
-                "preprocessing": distilled.preprocessing.kind,
-                "assumed": assumed,
-            }
-        )
-    else:
-        print(f"{distilled!r}, {labels}, preprocessing {distilled.preprocessing.kind}: {values.out}")
     if unfamiliar:
         note = f"{values.dataset} is not one of pydistill's data sets; the name is stored as that of your own data"
         print(f"pydistill: {note}{did_you_mean(values.dataset, names)}", file=sys.stderr)
     if assumed is not None:
         print(f"pydistill: {assumed}", file=sys.stderr)
-    return DONE
+    record = {
+        "file": values.out,
+        "images": list(distilled.images.shape),
+        "classes": list(distilled.class_names),
+        "labels": labels,
+        "lr": distilled.lr,
+        "preprocessing": distilled.preprocessing.kind,
+        "assumed": assumed,
+    }
+    return Output(record, f"{distilled!r}, {labels}, preprocessing {distilled.preprocessing.kind}: {values.out}")

@@ -6,15 +6,13 @@ from typing import Any
 
 from pydistill.cli.arguments import (
     RECIPE_USAGE,
+    Output,
     add_device,
-    add_json,
     add_recipe,
     device_of,
     path,
-    print_json,
     recipe_of,
 )
-from pydistill.cli.errors import DONE
 
 ABOUT = "Estimate what a recipe costs on this machine: time, disk and memory."
 USAGE = f"{RECIPE_USAGE} [--experts EXPERTS] [--json]"
@@ -30,19 +28,14 @@ def add_arguments(parser: Any) -> None:
     add_recipe(parser)
     parser.add_argument("--experts", type=path, help="folder of the experts; without it, dummies are timed")
     add_device(parser)
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Measure and print the plan."""
+def run(values: Any) -> Output:
+    """Measure the plan."""
     from pydistill.runs.plan import plan, table
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
     experts = None if values.experts is None else TrajectoryStore.open(values.experts)
     cost = plan(recipe, experts=experts, device=device_of(values.device))
-    if values.json:
-        print_json(cost.as_dict())
-    else:
-        print(table(cost))
-    return DONE
+    return Output(cost.as_dict(), table(cost))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydistill.cli.arguments import add_json, path, print_json
-from pydistill.cli.errors import DONE
+from pydistill.cli.arguments import Output, path
 
 ABOUT = "Write a run's report: one HTML file with its images, charts and tables."
 USAGE = "RUN [--out FILE]"
@@ -19,16 +18,11 @@ def add_arguments(parser: Any) -> None:
     """Add the run and the file of its report."""
     parser.add_argument("run", type=path, help="run folder; the run may be finished, running or stopped")
     parser.add_argument("--out", type=path, help="the file; default report.html in the run folder")
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Write the report and print its path."""
+def run(values: Any) -> Output:
+    """Write the report; returns its path."""
     from pydistill.runs.report import write_report
 
     report = write_report(values.run, values.out)
-    if values.json:
-        print_json({"report": report})
-    else:
-        print(report)
-    return DONE
+    return Output({"report": report}, str(report))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydistill.cli.arguments import add_json, path, print_json
-from pydistill.cli.errors import DONE
+from pydistill.cli.arguments import Output, path
 
 ABOUT = "Draw a run's images and curves."
 USAGE = "RUN [--out FOLDER]"
@@ -20,16 +19,11 @@ def add_arguments(parser: Any) -> None:
     """Add the run and the folder of its pictures."""
     parser.add_argument("run", type=path, help="run folder; the run may be finished, running or stopped")
     parser.add_argument("--out", type=path, help="folder of the pictures; default the run folder")
-    add_json(parser)
 
 
-def run(values: Any) -> int:
-    """Draw both pictures and print their paths."""
+def run(values: Any) -> Output:
+    """Draw both pictures; returns their paths."""
     from pydistill.runs.report import draw_run
 
     drawn = draw_run(Path(values.run), None if values.out is None else Path(values.out))
-    if values.json:
-        print_json({"pictures": drawn})
-    else:
-        print("\n".join(map(str, drawn)))
-    return DONE
+    return Output({"pictures": drawn}, "\n".join(map(str, drawn)))

@@ -17,7 +17,8 @@ from pydistill._util.files import PathError, WriteError, write_text
 from pydistill._util.locking import only_writer
 from pydistill._util.memory import available_memory, check_memory_available
 from pydistill.cli import main
-from pydistill.cli.errors import DONE, FAILED, INTERRUPTED, USAGE, exit_status, sentence
+from pydistill.cli.arguments import Output
+from pydistill.cli.errors import FAILED, INTERRUPTED, USAGE, exit_status, sentence
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError, SettingError
 from pydistill.nn import ModelSettings, build
 from pydistill.runs.folder import RunFolder
@@ -117,11 +118,11 @@ def test_ctrl_c_prints_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_quiet_shows_warnings_only(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def log_both(values: object) -> int:
+    def log_both(values: object) -> Output:
         log = logging.getLogger("pydistill")
         log.info("matching")
         log.warning("beware")
-        return DONE
+        return Output({}, "")
 
     monkeypatch.setattr("pydistill.cli.convexify.run", log_both)
     caplog.set_level(logging.INFO)
