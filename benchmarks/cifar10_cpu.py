@@ -36,7 +36,7 @@ RUNS: dict[int, dict[str, Any]] = {
 
 def pydistill(*arguments: object) -> None:
     """Run one command of the package in a separate process and pass its output through."""
-    subprocess.run([sys.executable, "-m", "pydistill.cli", *(str(item) for item in arguments)], check=True)
+    subprocess.run([sys.executable, "-m", "pydistill", *(str(item) for item in arguments)], check=True)
 
 
 def provenance() -> dict[str, Any]:

@@ -16,7 +16,7 @@ S = TypeVar("S", bound=Settings)
 
 
 def recipe_from(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
-    """Return the recipe itself, or that of a preset or a file, or the default recipe for None.
+    """Return a recipe: the given one, that of a preset or a file, or the default one for None.
 
     Raises:
         InputError: the preset or file does not exist, or is not a recipe.

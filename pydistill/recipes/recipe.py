@@ -21,7 +21,7 @@ from pydistill.training.experts import ExpertSettings
 
 PRESETS = "presets"
 LARGEST_FILE = 2**20
-"""Maximum size in bytes, far above any recipe."""
+"""In bytes; recipes are far smaller."""
 
 
 @dataclass(frozen=True)

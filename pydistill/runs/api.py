@@ -221,7 +221,15 @@ def evaluate(
         InputError: a keyword is not a setting, a value is outside its limits, or images, labels or network do not fit.
     """
     if isinstance(images, (str, os.PathLike)):
-        return _evaluate_set(load(images), data, model, device, progress, settings)
+        distilled, known = load(images), ("repeats", "seed", "epochs")
+        for name in settings:
+            if name not in known:
+                raise UnknownSettingError(name, known)
+        if data is not None:
+            data = _on_device(data, device)
+        network = distilled.student if model is None else model
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return distilled.evaluate([network], data=data, device=device, progress=progress, **settings)[0]
     if labels is None or lr is None:
         raise SettingError("labels" if labels is None else "lr", None, "given for images that are a tensor")
     data = _on_device(data, device)
@@ -230,25 +238,6 @@ def evaluate(
         raise SettingError("models", settings["models"], "left out; `model` names the network to evaluate")
     protocol = with_values(EvaluationSettings(), settings)
     return evaluate_networks(images, labels, lr, data, [network], protocol, progress=is_shown(progress))[0]
-
-
-def _evaluate_set(
-    distilled: DistilledSet,
-    data: Dataset | None,
-    model: str | Network | None,
-    device: torch.device | str | None,
-    progress: bool | None,
-    settings: Mapping[str, Any],
-) -> Evaluation:
-    known = ("repeats", "seed", "epochs")
-    for name in settings:
-        if name not in known:
-            raise UnknownSettingError(name, known)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = distilled.student if model is None else model
-    data = None if data is None else _on_device(data, device)
-    return distilled.evaluate([network], data=data, device=device, progress=progress, **settings)[0]
 
 
 def _on_device(data: Dataset | None, device: torch.device | str | None) -> Dataset:

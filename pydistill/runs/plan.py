@@ -107,7 +107,6 @@ def plan(
     Nothing is written but one expert in the temporary folder, and the data's cache.
 
     Args:
-        recipe: the recipe.
         experts: those the distillation will use; None: training them is part of the plan.
         network: a factory instead of the recipe's model, as in `run_distillation`.
         device: where the recipe will run.

@@ -64,7 +64,6 @@ def check_recipe_and_experts(
     """Refuse a recipe that a distillation would refuse whatever its data are.
 
     Args:
-        recipe: the recipe.
         experts: the distillation's; None: those that the recipe trains.
         network: a factory instead of the recipe's model, as in `run_distillation`.
 

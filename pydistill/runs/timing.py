@@ -31,8 +31,6 @@ class CostProbe:
     """Times the parts of a recipe.
 
     Attributes:
-        recipe: the recipe.
-        network: its model.
         dataset: the data to measure on, which may be fewer images than the recipe's own.
         train_images, test_images: how many images the recipe's own data have.
     """

@@ -298,7 +298,7 @@ def test_an_unusable_folder_or_logger_is_refused_before_the_data_are_read(
 
 
 def test_a_pipe_closed_early_is_no_error() -> None:
-    command = f"{sys.executable} -m pydistill.cli doctor 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m pydistill doctor 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("\n") == 1
@@ -366,7 +366,7 @@ def test_the_core_works_without_the_optional_packages(tmp_path: Path) -> None:
     common = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
     done = subprocess.run([sys.executable, "-c", script], **common)
     assert done.stdout.strip() == "True", done.stderr
-    command = [sys.executable, "-m", "pydistill.cli", "distill", "--preset", "demo/digits-att", "--print_config"]
+    command = [sys.executable, "-m", "pydistill", "distill", "--preset", "demo/digits-att", "--print_config"]
     done = subprocess.run(command, **common)
     assert done.returncode == 1
     assert "ruamel.yaml; install it with: pip install 'pydistill[cli]'" in done.stderr

@@ -175,7 +175,7 @@ def run_in_a_shell(line: str) -> None:
     """A line of bash, in which `pydistill` is this package's."""
     tools = Path("bin-of-the-test").absolute()
     tools.mkdir(exist_ok=True)
-    for name, command in (("pydistill", f"{sys.executable} -m pydistill.cli"), ("python", sys.executable)):
+    for name, command in (("pydistill", f"{sys.executable} -m pydistill"), ("python", sys.executable)):
         (tools / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (tools / name).chmod(0o755)
     environment = os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}

@@ -15,17 +15,7 @@ __all__ = ["LogSettings", "Logger", "TensorBoardLogger", "WandbLogger", "make_lo
 
 
 def make_loggers(settings: LogSettings, run: Path, recipe: Recipe, dataset: Dataset) -> list[Logger]:
-    """Make the loggers that the settings ask for; they open their logs when the run starts.
-
-    Args:
-        settings: which loggers.
-        run: the run folder.
-        recipe: the recipe of the run.
-        dataset: the data set of the run.
-
-    Raises:
-        MissingDependencyError: a package that the settings name is not installed.
-    """
+    """Make the loggers that the settings ask for; they open their logs when the run starts."""
     loggers: list[Logger] = []
     if settings.with_tensorboard:
         loggers.append(TensorBoardLogger(run, recipe, dataset, required=settings.tensorboard is True))

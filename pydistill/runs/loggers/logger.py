@@ -34,9 +34,7 @@ class Logger(RunCallback):
     times the iteration of the one before or later. A log that fails is named in one warning and not used again.
 
     Args:
-        run: the run folder.
-        recipe: the recipe of the run.
-        dataset: the data set, by which images become pixels.
+        dataset: by its preprocessing images become pixels.
         required: raise an error of this package's from opening the log, such as a missing package, instead of warning.
     """
 

@@ -29,10 +29,6 @@ class WandbLogger(Logger):
 
     Offline nothing is sent: `wandb sync RUN/wandb/offline-run-*` does that later. Online, a server that does not answer
     within 20 seconds leads to one warning and an offline run. The run's id is stored in wandb.json for a resumed run.
-
-    Args:
-        mode: offline or online.
-        project: the project's name.
     """
 
     name = "wandb"
