@@ -14,7 +14,6 @@ from pydistill.cli.errors import DONE
 
 if TYPE_CHECKING:
     from pydistill.cli.parser import Parser
-    from pydistill.data import Dataset
     from pydistill.recipes.recipe import Recipe
 
 RECIPE_USAGE = "[--preset NAME] [--config FILE] [--GROUP.SETTING VALUE …]"
@@ -102,17 +101,6 @@ def device_of(device: str) -> str:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return str(usable_device(device))
-
-
-def load_dataset(recipe: Recipe, device: str) -> Dataset:
-    """Load the recipe's data onto the device of the command.
-
-    Raises:
-        InputError: there is no such device, or the data are not where the recipe says.
-    """
-    from pydistill import data
-
-    return data.load(recipe.data, device_of(device))
 
 
 def print_json(value: Any) -> None:

@@ -11,7 +11,7 @@ from pydistill.cli.arguments import (
     add_device,
     add_quiet,
     add_recipe,
-    load_dataset,
+    device_of,
     path,
     recipe_of,
 )
@@ -43,6 +43,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> Output:
     """Distil and evaluate; returns the accuracies."""
+    from pydistill import data
     from pydistill._util.files import read_json
     from pydistill._util.format import counted
     from pydistill._util.layout import SUMMARY_NAME, refuse_experts
@@ -62,7 +63,7 @@ def run(values: Any) -> Output:
     refuse_experts(Path(values.out))
     if not values.resume:
         RunFolder(values.out).check_free()
-    dataset = load_dataset(recipe, values.device)
+    dataset = data.load(recipe.data, device_of(values.device))
     result = distill_and_report(
         dataset,
         recipe,

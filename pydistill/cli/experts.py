@@ -11,7 +11,7 @@ from pydistill.cli.arguments import (
     add_device,
     add_quiet,
     add_recipe,
-    load_dataset,
+    device_of,
     path,
     recipe_of,
 )
@@ -37,13 +37,14 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> Output:
     """Train the experts that are missing or damaged in the folder."""
+    from pydistill import data
     from pydistill._util.format import counted
     from pydistill.runs.preflight import check_networks
     from pydistill.runs.workflow import train_and_store
 
     recipe = recipe_of(values)
     check_networks(recipe)
-    dataset = load_dataset(recipe, values.device)
+    dataset = data.load(recipe.data, device_of(values.device))
     store = train_and_store(dataset, recipe, Path(values.out), quiet=values.quiet)
     finals = [store.accuracies(position)["test"][-1] for position in range(len(store))]
     count = recipe.expert.count

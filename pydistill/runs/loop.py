@@ -98,7 +98,7 @@ class RunLoop:
                 self._evaluate(stop)
             evaluation = self.evaluator.current()
             if distiller.iteration >= settings.iterations and evaluation is not None:
-                return self._result(evaluation, None)
+                return self._save_result(evaluation)
             if stop.requested:
                 self._checkpoint()
                 raise Interrupted(
@@ -156,12 +156,11 @@ class RunLoop:
         }
         self.folder.save_checkpoint(state, tensors)
 
-    def _result(self, evaluation: Evaluation, ended_early: str | None) -> RunResult:
+    def _save_result(self, evaluation: Evaluation, ended_early: str | None = None) -> RunResult:
         """Save the current set as the run's result."""
         artefact = self.evaluator.artefact(evaluation)
         artefact.save(self.folder.path / SET_NAME)
-        best_iteration, best = self.evaluator.best or (self.distiller.iteration, evaluation)
-        return self._run_result(artefact, evaluation, best, best_iteration, ended_early)
+        return self._result(artefact, evaluation, ended_early)
 
     def _diverged_result(self, reason: str, stop: Stop) -> RunResult:
         """Save the set of the best evaluation as the run's result; without one, evaluate and save the last good set."""
@@ -172,17 +171,24 @@ class RunLoop:
             evaluation = self.evaluator.current()
             if evaluation is None:
                 raise Interrupted("stopped in the last evaluation of a run that diverged; add ", *TO_CONTINUE)
-            return self._result(evaluation, f"{ended_early} {self.distiller.good_iteration}")
+            return self._save_result(evaluation, f"{ended_early} {self.distiller.good_iteration}")
         final = Artefact.load(file)
         copy_file(file, self.folder.path / SET_NAME)
-        return self._run_result(final, best[1], best[1], best[0], f"{ended_early} {best[0]}")
+        return self._result(final, best[1], f"{ended_early} {best[0]}")
 
-    def _run_result(
-        self, final: Artefact, accuracy: Evaluation, best: Evaluation, best_iteration: int, ended_early: str | None
-    ) -> RunResult:
-        done, device = self.distiller.iteration, self.distiller.synthetic.images.device
-        seconds = time.perf_counter() - self.began
-        return RunResult(self.folder, final, accuracy, best, best_iteration, done, seconds, device, ended_early)
+    def _result(self, final: Artefact, accuracy: Evaluation, ended_early: str | None) -> RunResult:
+        best_iteration, best = self.evaluator.best or (self.distiller.iteration, accuracy)
+        return RunResult(
+            folder=self.folder,
+            final=final,
+            accuracy_final=accuracy,
+            accuracy_best=best,
+            best_iteration=best_iteration,
+            iterations=self.distiller.iteration,
+            seconds=time.perf_counter() - self.began,
+            device=self.distiller.synthetic.images.device,
+            ended_early=ended_early,
+        )
 
 
 def _student_memory(recipe: Recipe) -> tuple[str, ...]:
