@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from pydistill.errors import BackendError
 from pydistill.matching import Backend, Batches, Selection, choose_backend, match
-from pydistill.nn import ConvNet, flatten
+from pydistill.nn import ConvNet, ModelSettings, build, flatten
 from pydistill.ops.build_info import build_config
 from pydistill.ops.toolchain import cuda_compiler, cuda_driver
 from pydistill.version import VERSION
@@ -37,7 +38,8 @@ def examine() -> dict[str, Any]:
         self_tests: the largest relative error against autograd in fp64, per backend and device,
         healthy: whether every self-test passed.
     """
-    tests = [_run_self_test(backend, device) for device in _test_devices() for backend in TESTED]
+    devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    tests = [_run_self_test(backend, device) for device in devices for backend in TESTED]
     return {
         "pydistill": VERSION,
         "python": platform.python_version(),
@@ -47,7 +49,7 @@ def examine() -> dict[str, Any]:
         "cpu": {"threads": torch.get_num_threads()},
         "gpus": _gpus(),
         "cuda": {"torch": torch.version.cuda, "compiler": cuda_compiler(), "driver": cuda_driver()},
-        "backends": [_backend_choice(device, kind, model) for device in _test_devices() for kind, model in _students()],
+        "backends": list(_backend_choices(devices)),
         "self_tests": tests,
         "healthy": all(test["passed"] is not False for test in tests),
     }
@@ -80,37 +82,33 @@ def report(findings: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _students() -> list[tuple[str, nn.Module]]:
+def _backend_choices(devices: list[str]) -> Iterator[dict[str, str]]:
+    """Yield the backend that `auto` chooses, and why, per device and kind of student."""
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-    return [("ConvNet and MLP", ConvNet(1, 2, 8, width=4, depth=1)), ("other modules", other)]
-
-
-def _backend_choice(device: str, kind: str, model: nn.Module) -> dict[str, str]:
-    """Return the backend that `auto` chooses for a student on a device, and why."""
-    backend, why = choose_backend("auto", model, torch.empty(0, device=device))
-    return {"device": device, "student": kind, "backend": backend, "why": why}
+    students = {"ConvNet and MLP": ConvNet(1, 2, 8, width=4, depth=1), "other modules": other}
+    for device in devices:
+        for kind, model in students.items():
+            backend, why = choose_backend("auto", model, torch.empty(0, device=device))
+            yield {"device": device, "student": kind, "backend": backend, "why": why}
 
 
 def _run_self_test(backend: Backend, device: str) -> dict[str, Any]:
     """Run the self-test of a backend; `passed` is None where it cannot run."""
     result: dict[str, Any] = {"backend": backend, "device": device}
     try:
-        choose_backend(backend, ConvNet(1, 2, 8, width=4, depth=1), torch.empty(0, device=device))
+        error, seconds = self_test(backend, device)
     except BackendError as refusal:
         return result | {"passed": None, "why": str(refusal)}
-    error, seconds = self_test(backend, device)
     return result | {"passed": error <= TOLERANCE, "error": error, "tolerance": TOLERANCE, "seconds": seconds}
 
 
 def self_test(backend: Backend, device: str) -> tuple[float, float]:
     """Return the largest relative error against `autograd` on a small fp64 problem, and the seconds it took.
 
-    The error is of the loss and of its gradients by the images and the learning rate.
+    The error is that of the loss and of its gradients with respect to the images and the learning rate.
     """
     began = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ConvNet(2, 3, 8, width=8, depth=2).double().to(device)
+    model = build(ModelSettings("convnet", width=8, depth=2), 2, 3, 8, seed=0).double().to(device)
     generator = torch.Generator().manual_seed(0)
     start = flatten(model)
     images = torch.randn(6, 2, 8, 8, generator=generator, dtype=torch.float64).to(device)
@@ -172,7 +170,3 @@ def _cuda(cuda: dict[str, Any], gpus: list[dict[str, Any]]) -> list[str]:
         f"gpu         {gpu['name']}, {gpu['memory'] / 2**30:.0f} GiB, compute capability {gpu['compute_capability']}"
         for gpu in gpus
     ]
-
-
-def _test_devices() -> list[str]:
-    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]

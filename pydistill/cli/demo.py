@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,5 @@ def run(values: Any) -> Output:
 
 def _free_folder(parent: Path, name: str) -> Path:
     """Return parent/name, or the first of parent/name-2, -3, … that does not exist."""
-    number = 1
-    while (parent / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return parent / (name if number == 1 else f"{name}-{number}")
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(parent / free for free in names if not (parent / free).exists())

@@ -71,8 +71,10 @@ def _print_topic(topic: str, groups: list[Group]) -> None:
         if topic in (group.name, "all"):
             print(f"{group.name}: {group.help}\n")
             for setting in group.settings:
-                default = "" if setting.default is None else f" (default: {_plain(setting.default)})"
-                print(f"  --{setting.name}\n{_indented(f'{setting.help}{default}')}")
+                default = str(setting.default).lower() if isinstance(setting.default, bool) else setting.default
+                text = setting.help if default is None else f"{setting.help} (default: {default})"
+                print(f"  --{setting.name}")
+                print(textwrap.fill(text, _width(), initial_indent=" " * 8, subsequent_indent=" " * 8))
             print()
 
 
@@ -80,14 +82,6 @@ def _outer(settings: list[Described]) -> list[Described]:
     """Return the settings that are not nested in another one, as those of the augmentation are."""
     names = {setting.name for setting in settings}
     return [setting for setting in settings if setting.name.rpartition(".")[0] not in names]
-
-
-def _plain(default: object) -> object:
-    return str(default).lower() if isinstance(default, bool) else default
-
-
-def _indented(text: str) -> str:
-    return textwrap.fill(text, _width(), initial_indent=" " * 8, subsequent_indent=" " * 8)
 
 
 def _width() -> int:

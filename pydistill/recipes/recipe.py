@@ -6,7 +6,6 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from pydistill.nn import ModelSettings
 from pydistill.recipes.yaml import read_yaml
 from pydistill.training.experts import ExpertSettings
 
-PRESETS = "presets"
+PRESETS = Path(__file__).parent / "presets"
 LARGEST_FILE = 2**20
 """In bytes; recipes are far smaller."""
 
@@ -52,14 +51,7 @@ class Recipe(Settings):
 
 def preset_names() -> list[str]:
     """Return the names of the package's presets, as `method/dataset-ipc`."""
-    root = resources.files("pydistill.recipes") / PRESETS
-    return sorted(
-        f"{folder.name}/{file.name.removesuffix('.yaml')}"
-        for folder in root.iterdir()
-        if folder.is_dir()
-        for file in folder.iterdir()
-        if file.name.endswith(".yaml")
-    )
+    return sorted(f"{file.parent.name}/{file.stem}" for file in PRESETS.glob("*/*.yaml"))
 
 
 def preset_path(name: str) -> Path:
@@ -73,7 +65,7 @@ def preset_path(name: str) -> Path:
         similar = difflib.get_close_matches(name, names, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are {', '.join(names)}"
         raise InputError(f"there is no preset {name!r}; {hint}")
-    return Path(str(resources.files("pydistill.recipes") / PRESETS / f"{name}.yaml"))
+    return PRESETS / f"{name}.yaml"
 
 
 def read_recipe_file(path: str | Path, base: Recipe | None = None) -> dict[str, Any]:
