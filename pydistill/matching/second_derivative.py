@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from pydistill._util.format import first_line
+from pydistill._util.memory import is_out_of_memory
 from pydistill.errors import InputError
 
 _ERROR = "torch::autograd::Error"
@@ -52,10 +53,8 @@ def derivative_errors(network: str) -> Iterator[None]:
     """Turn an error of PyTorch's about a derivative into an InputError with the remedy."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        if "can't allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise
         raise _no_second_derivative(network, first_line(error)) from error
 
