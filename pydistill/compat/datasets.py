@@ -8,7 +8,7 @@ from pathlib import Path
 from pydistill.compat.flags import Script
 from pydistill.data import DataSettings
 from pydistill.data.imagenet import SUBSETS
-from pydistill.data.load import NAMES
+from pydistill.data.settings import NAMES
 from pydistill.data.statistics import PUBLISHED
 from pydistill.errors import InputError
 

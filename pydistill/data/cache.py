@@ -16,14 +16,13 @@ from torch import Tensor
 
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data.preprocessing import Preprocessing
-from pydistill.data.raw import RawData
+from pydistill.data.raw import ARRAYS, RawData
 from pydistill.data.zca import Zca
 from pydistill.errors import FormatError, InputError
 
 FORMAT = 1
 KEY = "pydistill.cache"
 ZCA_EPS = 0.1
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def cache_folder(folder: str | None) -> Path:

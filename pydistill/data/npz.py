@@ -8,10 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pydistill.data.raw import RawData, raw_from
+from pydistill.data.raw import ARRAYS, RawData, raw_from
 from pydistill.errors import FormatError, InputError, SettingError
-
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def read_npz(path: Path) -> RawData:

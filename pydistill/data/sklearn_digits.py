@@ -27,5 +27,4 @@ def read_digits() -> RawData:
     train, test = train_test_split(
         np.arange(len(images)), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
     )
-    class_names = tuple(str(digit) for digit in range(10))
-    return raw_from("digits", class_names, images[train], digits.target[train], images[test], digits.target[test])
+    return raw_from("digits", None, images[train], digits.target[train], images[test], digits.target[test])

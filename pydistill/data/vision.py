@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from pydistill.data.raw import RawData, raw_from
 from pydistill.errors import FormatError, InputError, MissingDependencyError
@@ -44,7 +39,13 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
             f"{'it' if len(files) == 1 else 'them'} or an image folder or archive with train/<class>/* and "
             "test/<class>/*, or allow data.download=true"
         )
-    kind = getattr(_torchvision_datasets(name), reader)
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} in torchvision's layout needs torchvision: pip install torchvision"
+        ) from error
+    kind = getattr(datasets, reader)
     splits: list[dict[str, Any]] = [{"split": split} for split in ("train", "test")]
     if name != "svhn":
         splits = [{"train": True}, {"train": False}]
@@ -61,29 +62,7 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
         raise FormatError(
             f"{name} in {root} is incomplete or damaged ({reason}); remove it and set data.download=true"
         ) from error
-    classes = tuple(train.classes) if name != "svhn" else tuple(str(digit) for digit in range(10))
-    arrays = [array for part in (train, test) for array in (_images(part.data), _labels(part, name))]
-    return raw_from(name, classes, *arrays)
-
-
-def _torchvision_datasets(name: str) -> ModuleType:
-    try:
-        from torchvision import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{name} in torchvision's layout needs torchvision: pip install torchvision"
-        ) from error
-    module: ModuleType = datasets
-    return module
-
-
-def _images(data: Any) -> Tensor:
-    """Convert [n, H, W], [n, H, W, 3] or [n, 3, H, W] to uint8 [n, C, H, W]."""
-    images = torch.as_tensor(data)
-    if images.ndim == 3:
-        return images[:, None]
-    return images.permute(0, 3, 1, 2).contiguous() if images.shape[3] == 3 else images
-
-
-def _labels(part: Any, name: str) -> Any:
-    return part.labels if name == "svhn" else np.asarray(part.targets)
+    if name == "svhn":  # images [n, 3, H, W]; the others are [n, H, W, 3] or [n, H, W]
+        digits = [str(digit) for digit in range(10)]
+        return raw_from(name, digits, train.data, train.labels, test.data, test.labels)
+    return raw_from(name, train.classes, train.data, train.targets, test.data, test.targets)

@@ -17,7 +17,7 @@ from pydistill.artefact.exchange.published import readers_normalisation
 from pydistill.artefact.exchange.tensors import Soft, probabilities
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, DataSettings, Normalise, Preprocessing
-from pydistill.data.load import NAMES
+from pydistill.data.settings import NAMES
 from pydistill.errors import FormatError, InputError, SettingError
 from pydistill.nn import architecture_of, parse
 from pydistill.version import VERSION
