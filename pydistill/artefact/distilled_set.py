@@ -14,6 +14,7 @@ import torch.utils.data
 from torch import Tensor, nn
 
 from pydistill._util.checks import check_path
+from pydistill._util.devices import usable_device
 from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
 from pydistill._util.png import html_sheet
@@ -191,7 +192,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         *,
         seed: int | None = None,
         epochs: int | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         progress: bool | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> list[Evaluation]:
@@ -202,7 +203,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             repeats, seed, epochs: of the networks of every kind; None: the recipe's.
             data: the data set whose test images are used, or the new path of the recorded one; None: `self.data`, or
                 else the recorded data set, read again. Images with another preprocessing are converted to the set's.
-            device: of the recorded data set.
+            device: where to train and test; None: where the data are, but a GPU if they are on the CPU and there is one.
             progress: show a bar; None: on a terminal and in a notebook.
             on_evaluation: called with the evaluation of every kind of network when it is complete.
 
@@ -310,10 +311,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             settings = replace(settings, training=replace(settings.training, epochs=epochs))
         return replace(settings, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
-    def _test_data(self, data: Dataset | str | os.PathLike[str] | None, device: torch.device | str) -> Dataset:
-        """Return the data set on which networks are tested, with the set's preprocessing."""
+    def _test_data(self, data: Dataset | str | os.PathLike[str] | None, device: torch.device | str | None) -> Dataset:
+        """Return the data set on which networks are tested, with the set's preprocessing, on the device."""
         if data is not None and not isinstance(data, (str, os.PathLike)):
-            return self.preprocess(data)
+            dataset = self.preprocess(data)
+            return dataset.to(usable_device(device, dataset.device))
         if "data" not in self.provenance.get("recipe", {}):
             raise InputError("the set does not record its data set; pass data")
         recorded = self.recipe.data

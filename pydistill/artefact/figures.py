@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -27,12 +26,6 @@ REFERENCES = {
 """Accuracies in summary.json with which the distilled set is compared."""
 
 Records = Sequence[Mapping[str, Any]]
-
-
-def check_matplotlib() -> None:
-    """Raise MissingDependencyError if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise _no_matplotlib()
 
 
 def images_figure(artefact: Artefact) -> Any:
@@ -131,12 +124,9 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise _no_matplotlib() from error
+        message = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
+        raise MissingDependencyError(message) from error
     return Figure(figsize=(width, height), layout=layout)
-
-
-def _no_matplotlib() -> MissingDependencyError:
-    return MissingDependencyError("pictures need matplotlib; install it with: pip install 'pydistill[cli]'")
 
 
 def _draw_accuracy(axis: Any, evaluations: Records, summary: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
 from pydistill._util.settings import in_group
 from pydistill.artefact.file import Artefact
-from pydistill.compat.command import device, note, run_command
+from pydistill.compat.command import note, run_command
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
 from pydistill.compat.files import RUN, Naming, ScriptFiles, log_folder
@@ -45,7 +45,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     folder = log_folder(values.dataset, values.name, script, resume=values.resume)
     for line in plan.notes:
         note(line)
-    dataset = data.load(recipe.data, device())
+    dataset = data.load(recipe.data, device=None)
     store = import_experts(values, script, buffer_folder(values, script), dataset, recipe.model)
     recipe = with_experts(recipe, store, values)
     # The run checks this too, but only after it has created its folder.

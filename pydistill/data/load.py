@@ -21,14 +21,14 @@ from pydistill.data.vision import SOURCES, read_vision
 from pydistill.errors import SettingError
 
 
-def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
+def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> Dataset:
     """Read a data set onto a device and fit its preprocessing, which is applied now or batch by batch.
 
     The cache stores decoded image files as bytes, and fitted ZCA matrices.
 
     Args:
         settings: of the data set, its preprocessing and its storage.
-        device: of its tensors; `pixels="auto"` stores floats on the CPU.
+        device: of its tensors; None: a GPU if there is one. `pixels="auto"` stores floats on the CPU.
 
     Raises:
         InputError: files are missing (the message names the setting to change), the data are invalid, or the device

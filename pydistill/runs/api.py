@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pydistill._util.checks import check_instance, check_path
+from pydistill._util.devices import usable_device
 from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
 from pydistill._util.progress import is_shown
@@ -224,9 +225,7 @@ def evaluate(
 
 def _on_device(data: Dataset, device: torch.device | str | None) -> Dataset:
     check_instance("data", data, Dataset, "a Dataset, which the functions of pydistill.data make")
-    if device is None:
-        device = "cuda" if data.device.type == "cpu" and torch.cuda.is_available() else data.device
-    return data.to(device)
+    return data.to(usable_device(device, data.device))
 
 
 def _with_model(recipe: Recipe, model: str | Network | None) -> tuple[Recipe, Network | None]:

@@ -16,6 +16,19 @@ def test_cpu_is_available() -> None:
     assert usable_device("cpu") == usable_device(torch.device("cpu")) == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("gpu", "data", "chosen"), [(True, "cpu", "cuda"), (False, "cpu", "cpu"), (True, "meta", "meta")]
+)
+def test_default_device(gpu: bool, data: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: None)
+    if chosen == "meta":
+        with pytest.raises(InputError, match="meta"):
+            usable_device(None, torch.device(data))
+    else:
+        assert usable_device(None, torch.device(data)) == torch.device(chosen)
+
+
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu", "bla", "cuda:x", ""])
 def test_other_devices_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=re.escape(repr(name))):
