@@ -203,7 +203,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             repeats, seed, epochs: of the networks of every kind; None: the recipe's.
             data: the data set whose test images are used, or the new path of the recorded one; None: `self.data`, or
                 else the recorded data set, read again. Images with another preprocessing are converted to the set's.
-            device: where to train and test; None: where the data are, but a GPU if they are on the CPU and there is one.
+            device: where to train and test; None: where the data are, or a GPU if they are on the CPU and there is one.
             progress: show a bar; None: on a terminal and in a notebook.
             on_evaluation: called with the evaluation of every kind of network when it is complete.
 

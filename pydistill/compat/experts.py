@@ -24,14 +24,13 @@ from pydistill.trajectories import (
     import_mct,
     import_mtt,
 )
-from pydistill.trajectories.formats.mct import partner
+from pydistill.trajectories.formats.mct import partner, waypoint_stem
 from pydistill.trajectories.record import ExpertsRecord
 
 RECORDED = "replay_buffer"
-_TAGS = {"path": "", "uniform": "_uni", "decreasing": "_dec", "projected": "_proj"}
 
 
-def buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
+def _buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
     """List `STEM_0.pt`, `STEM_1.pt`, … of a folder up to the first gap, at most `limit` of them.
 
     Raises:
@@ -48,7 +47,7 @@ def buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
     return files[:limit]
 
 
-def waypoint_stem(values: argparse.Namespace) -> str:
+def _waypoint_stem(values: argparse.Namespace) -> str:
     """Return the name of MCT's files for these flags, without the number.
 
     Raises:
@@ -63,7 +62,7 @@ def waypoint_stem(values: argparse.Namespace) -> str:
             "--abl_uniform_points, --abl_decreasing_points and --abl_projected_points go with --num_interpolation 2 "
             f"only, not with {waypoints}: MCT has no such files"
         )
-    return f"waypoint_buffer_ip{waypoints}" if waypoints > 2 else f"waypoint_buffer{_TAGS[rule]}"
+    return waypoint_stem(waypoints, rule)
 
 
 def fraction_rule(values: argparse.Namespace) -> FractionRule:
@@ -101,12 +100,12 @@ def import_experts(
     for name in ("max_files", "max_experts"):
         if getattr(values, name) is not None and getattr(values, name) < 1:
             raise InputError(f"--{name} must be at least 1, not {getattr(values, name)}")
-    stem = waypoint_stem(values) if script == "mct" else RECORDED
+    stem = _waypoint_stem(values) if script == "mct" else RECORDED
     if not (folder / f"{stem}_0.pt").exists() and (folder / f"{RECORDED}_0.pt").exists():
         note(f"there is no {stem}_0.pt in {folder}, so the experts of {RECORDED}_0.pt … are convexified")
         stem = RECORDED
     convexified = stem != RECORDED
-    files = buffer_files(folder, stem, values.max_files)
+    files = _buffer_files(folder, stem, values.max_files)
     sources = [source for file in files for source in ((file, partner(file)) if convexified else (file,))]
     out = Path(values.experts) if values.experts else folder / _store_name(values, stem)
     if already_imported(out, sources, values.max_experts):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydistill.errors import InputError, MismatchError
 from pydistill.nn.flat import ParameterLayout
-from pydistill.trajectories._json import from_json
 
 _LARGEST = 2**40  # far above any network, and far below an overflow
 _LABELS = {
@@ -124,19 +123,6 @@ class ExpertsRecord:
         elif name == "image_size":
             mine, theirs = (f"{height}×{width}" for height, width in (mine, theirs))
         return f"{_LABELS.get(name, name)} is {mine} for {sides[0]} and {theirs} for {sides[1]}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON-able values, which `from_json` reads."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(value: Any, where: str) -> ExpertsRecord:
-        """Make a record from its JSON form.
-
-        Raises:
-            FormatError: a field is missing or has the wrong type; `where` names the file in the message.
-        """
-        return from_json(ExpertsRecord, value, where)
 
 
 def _differ(name: str, mine: Any, theirs: Any) -> bool:

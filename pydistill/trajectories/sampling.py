@@ -76,7 +76,7 @@ class StartSampler:
         return bound if settings.continuous else max(float(math.floor(bound)), settings.min_start + 1)
 
     def check(self, trajectory: Span, length: float) -> None:
-        """Refuse a range that could leave the trajectory in any iteration.
+        """Check that no start of any iteration, nor its target, is outside the trajectory.
 
         Args:
             trajectory: a trajectory, or a store of them (its shortest counts).
