@@ -20,7 +20,7 @@ from pydistill.data.pictures import Pictures
 from pydistill.engine.cuda_graph import is_plain
 from pydistill.errors import DivergedError, InputError
 from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
-from pydistill.training.gradients import GradientBackend, gradients_for, logits_of
+from pydistill.training.gradients import gradients_for, logits_of
 from pydistill.training.sgd import Sgd
 
 EPOCHS_PER_DRAW = 20
@@ -109,25 +109,10 @@ def epochs_of(
     pictures = images if isinstance(images, Pictures) else Pictures(images)
     gradients = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
     model.train()
-    is_finalizing = sys.is_finalizing  # a local name: at exit the module may be gone
-    try:
-        yield from _epochs(model, gradients, pictures, labels, settings, generator, on_epoch)
-    finally:
-        # PyTorch no longer counts references while the interpreter exits: a view made then aborts the process.
-        if not is_finalizing():
-            gradients.to_model()
-
-
-def _epochs(
-    model: nn.Module,
-    gradients: GradientBackend,
-    pictures: Pictures,
-    labels: Tensor,
-    settings: TrainingSettings,
-    generator: torch.Generator,
-    on_epoch: Callable[[int, float, float], None] | None,
-) -> Generator[None, None, None]:
-    optimiser, capturable = _sgd(gradients, settings)
+    # A step may be captured as a CUDA graph for float32 only: its learning rate is then a number in GPU memory, which
+    # PyTorch reads in float32.
+    capturable = {(theta.device.type, theta.dtype) for theta in gradients.parameters} == {("cuda", torch.float32)}
+    optimiser = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)
     train_step = TrainStep(gradients, optimiser, pictures, labels, counts_correct=on_epoch is not None)
     capture_key = _capture_key(model) if capturable else None
     on_gpu = pictures.device.type == "cuda"
@@ -144,40 +129,36 @@ def _epochs(
     losses = torch.zeros(settings.epochs, device=pictures.device)  # per epoch, summed over its images
     check_every = EPOCHS_PER_DRAW if on_gpu and on_epoch is None else 1
     checked = 0
-    for epoch in range(1, settings.epochs + 1):
-        optimiser.set_lr(settings.lr_at(epoch))
-        train_step.loss.zero_()
-        epochs.run(generator)
-        losses[epoch - 1] = train_step.loss
-        if on_gpu:  # while the device works
-            epochs.draw_ahead(generator)
-        if epoch % check_every == 0 or epoch == settings.epochs:
-            for number, loss_sum in enumerate(losses[checked:epoch].tolist(), start=checked + 1):
-                if not math.isfinite(mean_loss := loss_sum / len(pictures)):
-                    raise _diverged(f"the loss of epoch {number} of {settings.epochs} is {mean_loss}", settings)
-            checked = epoch
-        if on_epoch is not None and train_step.correct is not None:
+    is_finalizing = sys.is_finalizing  # a local name: at exit the module may be gone
+    try:
+        for epoch in range(1, settings.epochs + 1):
+            optimiser.set_lr(settings.lr_at(epoch))
+            train_step.loss.zero_()
+            epochs.run(generator)
+            losses[epoch - 1] = train_step.loss
+            if on_gpu:  # while the device works
+                epochs.draw_ahead(generator)
+            if epoch % check_every == 0 or epoch == settings.epochs:
+                for number, loss_sum in enumerate(losses[checked:epoch].tolist(), start=checked + 1):
+                    if not math.isfinite(mean_loss := loss_sum / len(pictures)):
+                        raise _diverged(f"the loss of epoch {number} of {settings.epochs} is {mean_loss}", settings)
+                checked = epoch
+            if on_epoch is not None and train_step.correct is not None:
+                gradients.to_model()
+                on_epoch(epoch, mean_loss, float(train_step.correct) / len(pictures))
+                gradients.from_model()
+                train_step.correct.zero_()
+                if capture_key is not None and _capture_key(model) != capture_key:
+                    capture_key = _capture_key(model)
+                    epochs.invalidate(capture=capture_key is not None)
+            yield
+        # No loss is computed after the last step, so its parameters are checked.
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in gradients.parameters):
+            raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
+    finally:
+        # PyTorch no longer counts references while the interpreter exits: a view made then aborts the process.
+        if not is_finalizing():
             gradients.to_model()
-            on_epoch(epoch, mean_loss, float(train_step.correct) / len(pictures))
-            gradients.from_model()
-            train_step.correct.zero_()
-            if capture_key is not None and _capture_key(model) != capture_key:
-                capture_key = _capture_key(model)
-                epochs.invalidate(capture=capture_key is not None)
-        yield
-    # No loss is computed after the last step, so its parameters are checked.
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in gradients.parameters):
-        raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
-
-
-def _sgd(gradients: GradientBackend, settings: TrainingSettings) -> tuple[Sgd, bool]:
-    """Make the optimiser; also return whether its step may be captured as a CUDA graph.
-
-    Only float32 may be: the learning rate is then a number in GPU memory, which PyTorch reads in float32 only.
-    """
-    capturable = {(theta.device.type, theta.dtype) for theta in gradients.parameters} == {("cuda", torch.float32)}
-    sgd = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)
-    return sgd, capturable
 
 
 def _capture_key(model: nn.Module) -> Hashable | None:
