@@ -23,7 +23,7 @@ def usable_device(device: torch.device | str | None, data: torch.device = _CPU) 
         InputError: it is any other device, or is not available on this machine.
     """
     if device is None:
-        device = "cuda" if data.type == "cpu" and torch.cuda.is_available() else data
+        return torch.device("cuda") if data.type == "cpu" and torch.cuda.is_available() else data
     if re.fullmatch(r"cpu|cuda|cuda:\d+", str(device)) is None:
         raise InputError(f"unknown device {str(device)!r}: use cpu, cuda or cuda:N")
     try:

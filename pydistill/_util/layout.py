@@ -25,7 +25,6 @@ LOCK = ".lock"
 EVALUATIONS_LOCK = ".evaluations.lock"
 
 SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or rewritten when a run is resumed
-LOGS = (TENSORBOARD_NAME, WANDB_NAME, WANDB_ID_NAME)  # created before the first iteration
 OUTCOMES = (SET_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
 RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
 INDEX_NAME = "index.json"  # of a trajectory store
@@ -61,12 +60,12 @@ def no_run(folder: Path) -> InputError:
 
 
 def refuse_experts(folder: Path) -> None:
-    """Raise InputError if the folder of a new run holds experts."""
+    """Raise InputError if a folder chosen for a run holds experts."""
     if holds_experts(folder):
         raise InputError(f"{folder} holds experts; choose another folder for the run")
 
 
 def refuse_run(folder: Path) -> None:
-    """Raise InputError if the folder of new experts holds a run."""
+    """Raise InputError if a folder chosen for experts holds a run."""
     if holds_run(folder):
         raise InputError(f"{folder} holds a run; choose another folder for the experts")

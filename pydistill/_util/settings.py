@@ -118,7 +118,7 @@ def _made(kind: type[S], values: Any, base: S | None) -> S:
 
 @contextmanager
 def in_group(name: str) -> Iterator[None]:
-    """Prefix the setting named by an error from this context with the group's name."""
+    """Raise a SettingError of this context again with the group's name before the setting's."""
     try:
         yield
     except SettingError as error:
@@ -128,7 +128,7 @@ def in_group(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Described:
-    """The description of one setting for the command line and its help.
+    """One setting, as the command line and its help need it.
 
     Attributes:
         name: dotted.

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydistill._util.format import accuracy_of, networks
+from pydistill._util.format import networks
 
 if TYPE_CHECKING:
     from pydistill.cli.parser import Parser
@@ -126,5 +126,4 @@ def _plain(value: Any) -> Any:
 
 def percent(evaluation: Evaluation) -> str:
     """Format the mean, the deviation and the count of an evaluation."""
-    count = len(evaluation.accuracies)
-    return f"{accuracy_of(evaluation.mean, evaluation.std, count)} ({networks(count)})"
+    return f"{evaluation.text} ({networks(len(evaluation.accuracies))})"

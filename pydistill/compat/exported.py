@@ -12,7 +12,7 @@ from pydistill.errors import FormatError, InputError
 from pydistill.trajectories import TrajectoryStore, export_mtt
 
 RECORD = "pydistill-exported.json"
-"""File of the SHA-256 digests of the buffers written here, by name: one per file, two during its replacement."""
+"""Name of the file with the SHA-256 digests of the exported buffers; a buffer that is being replaced has two."""
 STAGING = ".pydistill-exporting"
 _NAME = r"replay_buffer_[0-9]+\.pt"  # files named in the record are removed, so no name may be a path
 

@@ -66,7 +66,7 @@ def network_of(name: str) -> ModelSettings:
 
 
 def pool_of(mode: str, model: str) -> tuple[list[str], list[str]]:
-    """Return MTT's names of the networks of an `--eval_mode`: those that pydistill has, and those that it lacks.
+    """Return the networks of an `--eval_mode` by MTT's names, those that pydistill has and those that it lacks.
 
     Mode S is the student's network, without batch norm as published; C is the student's network and ConvNet.
 

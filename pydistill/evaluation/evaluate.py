@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +20,10 @@ from pydistill._util.progress import Bar
 from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
-from pydistill.engine.cuda_graph import is_plain
-from pydistill.engine.streams import stream_of
-from pydistill.errors import DivergedError, InputError
+from pydistill.errors import InputError
 from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
 from pydistill.nn.fits import check_fits
-from pydistill.training.train import (
-    TrainingSettings,
-    accuracy,
-    derive_seed,
-    epochs_of,
-    seeded_modules,
-    train,
-)
+from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train, train_all
 
 AT_ONCE_ON_A_GPU = 4
 
@@ -94,8 +84,7 @@ class Evaluation:
     diverged: int = 0
 
     def __repr__(self) -> str:
-        count = len(self.accuracies)
-        return f"Evaluation({self.model}: {accuracy_of(self.mean, self.std, count)} on {networks_text(count)})"
+        return f"Evaluation({self.model}: {self.text} on {networks_text(len(self.accuracies))})"
 
     @property
     def mean(self) -> float:
@@ -106,6 +95,11 @@ class Evaluation:
     def std(self) -> float:
         """Standard deviation over the networks (ddof 0, as the papers report it)."""
         return statistics.pstdev(self.accuracies)
+
+    @property
+    def text(self) -> str:
+        """Mean and standard deviation in percent, such as 60.0 ± 10.0 %."""
+        return accuracy_of(self.mean, self.std, len(self.accuracies))
 
     def as_record(self) -> dict[str, Any]:
         """Convert to JSON-able values; `from_record` reverses it."""
@@ -171,7 +165,7 @@ def evaluate(
     for first in range(0, settings.repeats, at_once):
         seeds = [_seed(settings, repeat) for repeat in range(first, min(first + at_once, settings.repeats))]
         networks = [build(model, *dataset.sizes, seed=seed).to(device) for seed in seeds]
-        diverged += _train_all(networks, seeds, pictures, labels, training, on_epoch or _nothing)
+        diverged += train_all(networks, seeds, pictures, labels, training, on_epoch)
         for repeat, network in enumerate(networks, start=first):
             accuracies.append(accuracy(network, dataset.test_pictures, dataset.test_labels))
             if on_network is not None:
@@ -227,109 +221,6 @@ def _to_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) 
     return pictures, labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
 
 
-def _nothing() -> None:
-    pass
-
-
-def _train_all(
-    networks: Sequence[nn.Module],
-    seeds: Sequence[int],
-    pictures: Pictures,
-    labels: Tensor,
-    settings: TrainingSettings,
-    on_epoch: Callable[[], None],
-) -> int:
-    """Train the networks, each with its seed; return how many diverged.
-
-    They take turns, an epoch each. Networks that draw random numbers in training (dropout) use PyTorch's global
-    generators, so they train one after the other.
-    """
-    trainings = [
-        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
-        for network, seed in zip(networks, seeds, strict=True)
-    ]
-    if len(networks) > 1 and all(is_plain(network) for network in networks):
-        return _in_turns(trainings, pictures.device, on_epoch)
-    diverged = 0
-    for training, seed in zip(trainings, seeds, strict=True):
-        with closing(training), seeded_modules(pictures.device, "training", seed):
-            while (outcome := _next_epoch(training)) == "trained":
-                on_epoch()
-            diverged += outcome == "diverged"
-    return diverged
-
-
-def _next_epoch(training: Generator[None, None, None]) -> Literal["trained", "ended", "diverged"]:
-    """Train for one more epoch.
-
-    Only `next` is inside the `try`, so that an exception of a callback is never taken for the end of the training.
-    """
-    try:
-        next(training)
-    except StopIteration:
-        return "ended"
-    except DivergedError:
-        return "diverged"
-    return "trained"
-
-
-def _in_turns(
-    trainings: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None]
-) -> int:
-    """Run the trainings to their ends, an epoch each in turns; on a GPU every one has its stream.
-
-    Returns:
-        How many diverged.
-    """
-    count = len(trainings) if device.type == "cuda" else 0
-    streams = [stream_of("networks", device, number) for number in range(count)]
-    for stream in streams:
-        stream.wait_stream(torch.cuda.current_stream(device))
-    diverged = 0
-    running = dict(enumerate(trainings))
-    try:
-        while running:
-            for number, training in list(running.items()):
-                with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                    outcome = _next_epoch(training)
-                if outcome == "trained":
-                    on_epoch()
-                else:
-                    diverged += outcome == "diverged"
-                    del running[number]
-    finally:  # wait even after an error: memory that a stream still uses must not be freed
-        for number in running:
-            with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                trainings[number].close()
-        for stream in streams:
-            torch.cuda.current_stream(device).wait_stream(stream)
-    return diverged
-
-
-def evaluate_models(
-    images: Tensor | Pictures,
-    labels: Tensor,
-    lr: float,
-    dataset: Dataset,
-    model: Network,
-    settings: EvaluationSettings,
-    *,
-    on_network: Callable[[str, int, float], None] | None = None,
-) -> list[Evaluation]:
-    """Run `evaluate` for each of `settings.models`, or for `model` if there are none.
-
-    Every network is checked before the first is trained.
-
-    Args:
-        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
-
-    Raises:
-        InputError: as `evaluate`, or a network that does not exist or cannot take such images.
-    """
-    networks: list[Network] = [parse(text) for text in settings.models] or [model]
-    return evaluate_networks(images, labels, lr, dataset, networks, settings, on_network=on_network)
-
-
 def evaluate_networks(
     images: Tensor | Pictures,
     labels: Tensor,
@@ -339,14 +230,13 @@ def evaluate_networks(
     settings: EvaluationSettings,
     *,
     progress: bool = False,
-    on_network: Callable[[str, int, float], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
     """Run `evaluate` for each network; all are checked before the first is trained.
 
     Args:
+        images, labels, lr, dataset, settings: as for `evaluate`.
         progress: show a bar over the epochs of all networks.
-        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
         on_evaluation: called with the evaluation of each kind of network when it is complete.
 
     Raises:
@@ -363,15 +253,12 @@ def evaluate_networks(
             def report(repeat: int, value: float, name: str = name, before: int = len(rows) * repeats) -> None:
                 skipped = max(0, (before + repeat + 1) * epochs - bar.done)  # of one that diverged
                 bar.step(skipped, network=f"{name} {repeat + 1}/{repeats}", test=f"{100 * value:.1f}%")
-                if on_network is not None:
-                    on_network(name, repeat, value)
 
-            row = evaluate(
-                images, labels, lr, dataset, network, settings, on_network=report, on_epoch=lambda: bar.step()
+            rows.append(
+                evaluate(images, labels, lr, dataset, network, settings, on_network=report, on_epoch=lambda: bar.step())
             )
-            rows.append(row)
             if on_evaluation is not None:
-                on_evaluation(row)
+                on_evaluation(rows[-1])
     return rows
 
 

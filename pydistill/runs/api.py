@@ -22,7 +22,6 @@ from torch import Tensor
 
 from pydistill._util.checks import check_instance, check_path
 from pydistill._util.devices import usable_device
-from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
 from pydistill._util.progress import is_shown
 from pydistill.artefact.distilled_set import DistilledSet
@@ -57,9 +56,7 @@ class DistillResult:
     run: RunResult
 
     def __repr__(self) -> str:
-        final = self.run.accuracy_final
-        accuracy = accuracy_of(final.mean, final.std, len(final.accuracies))
-        return f"DistillResult({self.folder}: test accuracy {accuracy}, {self.set!r})"
+        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r})"
 
     @property
     def accuracy(self) -> float:

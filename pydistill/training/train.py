@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Generator, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from pydistill._util.settings import Settings, setting
 from pydistill.data.dsa import DsaSettings
 from pydistill.data.pictures import Pictures
 from pydistill.engine.cuda_graph import is_plain
+from pydistill.engine.streams import stream_of
 from pydistill.errors import DivergedError, InputError
 from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
 from pydistill.training.gradients import gradients_for, logits_of
@@ -159,6 +160,68 @@ def epochs_of(
         # PyTorch no longer counts references while the interpreter exits: a view made then aborts the process.
         if not is_finalizing():
             gradients.to_model()
+
+
+def train_all(
+    networks: Sequence[nn.Module],
+    seeds: Sequence[int],
+    pictures: Pictures,
+    labels: Tensor,
+    settings: TrainingSettings,
+    on_epoch: Callable[[], None] | None,
+) -> int:
+    """Train the networks, each with its seed, as `train` does; return how many diverged.
+
+    They take turns, an epoch each; `on_epoch` is called after every epoch of every network. Networks that draw random
+    numbers in training (dropout) use PyTorch's global generators, so they train one after the other.
+    """
+    trainings = [
+        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
+        for network, seed in zip(networks, seeds, strict=True)
+    ]
+    if all(is_plain(network) for network in networks):
+        return _in_turns(trainings, pictures.device, on_epoch)
+    diverged = 0
+    for training, seed in zip(trainings, seeds, strict=True):
+        with seeded_modules(pictures.device, "training", seed):
+            diverged += _in_turns([training], pictures.device, on_epoch)
+    return diverged
+
+
+def _in_turns(
+    trainings: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None] | None
+) -> int:
+    """Run the trainings to their ends, an epoch each in turns, and return how many diverged.
+
+    On a GPU several trainings run on separate streams.
+    """
+    count = len(trainings) if device.type == "cuda" and len(trainings) > 1 else 0
+    streams = [stream_of("networks", device, number) for number in range(count)]
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream(device))
+    diverged = 0
+    running = dict(enumerate(trainings))
+    try:
+        while running:
+            for number, training in list(running.items()):
+                try:
+                    with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                        next(training)
+                except StopIteration:
+                    del running[number]
+                except DivergedError:
+                    del running[number]
+                    diverged += 1
+                else:  # not in the `try`: an exception of the callback is never taken for the end of a training
+                    if on_epoch is not None:
+                        on_epoch()
+    finally:  # wait even after an error: memory that a stream still uses must not be freed
+        for number in running:
+            with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                trainings[number].close()
+        for stream in streams:
+            torch.cuda.current_stream(device).wait_stream(stream)
+    return diverged
 
 
 def _capture_key(model: nn.Module) -> Hashable | None:

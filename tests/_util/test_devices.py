@@ -21,7 +21,6 @@ def test_cpu_is_available() -> None:
 )
 def test_default_device(gpu: bool, data: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    monkeypatch.setattr(torch, "empty", lambda *_, device: None)
     assert usable_device(None, torch.device(data)) == torch.device(chosen)
 
 
