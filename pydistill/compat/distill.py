@@ -49,7 +49,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     recipe = _with_experts(recipe, store, values)
     # The run checks this too, but only after it has created its folder.
     with in_group("distill"):
-        StartSampler(recipe.distill.start_settings).check_reach(store.end, recipe.distill.expert_epochs)
+        StartSampler(recipe.distill.start_settings).check(store.end, recipe.distill.expert_epochs)
     run = RunFolder(folder / RUN)
     classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
     files = ScriptFiles(

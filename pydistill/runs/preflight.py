@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pydistill._util.settings import in_group
 from pydistill.errors import MismatchError
 from pydistill.nn import Network, parse
@@ -11,13 +9,7 @@ from pydistill.nn.registry import check_named
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.run import check_convexification
 from pydistill.trajectories import StartSampler, TrajectoryStore, waypoint_epochs
-
-
-class _Epochs(NamedTuple):
-    """The span of experts that exist or are still to be trained."""
-
-    end: float
-    continuous: bool
+from pydistill.trajectories.convexification import WAYPOINTS
 
 
 def check_recipe_and_experts(
@@ -47,10 +39,10 @@ def check_recipe_and_experts(
     epochs = recipe.expert.training.epochs if experts is None else experts.record.epochs
     sampler = StartSampler(recipe.distill.start_settings)
     with in_group("distill"):
-        sampler.check(_Epochs(float(epochs), kind == "convexified"), recipe.distill.expert_epochs)
+        sampler.check(epochs, recipe.distill.expert_epochs, continuous=kind == "convexified")
         if kind == "recorded":
             return
         if experts is not None and experts.kind == "convexified":
             check_convexification(recipe, experts)
         else:
-            waypoint_epochs(epochs, 4 if recipe.distill.waypoints is None else recipe.distill.waypoints)
+            waypoint_epochs(epochs, WAYPOINTS if recipe.distill.waypoints is None else recipe.distill.waypoints)

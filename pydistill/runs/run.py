@@ -62,7 +62,7 @@ def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> Tr
     if store.kind == "recorded":
         # The distiller checks this too, but only once the experts are convexified.
         with in_group("distill"):
-            StartSampler(recipe.distill.start_settings).check_reach(store.end, recipe.distill.expert_epochs)
+            StartSampler(recipe.distill.start_settings).check(store.end, recipe.distill.expert_epochs)
             return store.write_convexified(folder / CONVEXIFIED_NAME, **_convexification(recipe))
     return store
 
