@@ -92,11 +92,7 @@ def read_tensors(
 
 
 def read_header(path: str | os.PathLike[str], key: str, version: int, description: str) -> dict[str, Any]:
-    """Read the header alone, as `read_tensors` returns it; does not notice damage to a tensor.
-
-    Raises:
-        FormatError: as `read_tensors`.
-    """
+    """Read the header alone, as `read_tensors` does; damage to a tensor is not noticed."""
     with open_tensors(path, description) as file:
         return _header(file, key, version, path, description)[0]
 

@@ -29,11 +29,7 @@ Records = Sequence[Mapping[str, Any]]
 
 
 def images_figure(artefact: Artefact) -> Any:
-    """Return a figure of the images before the first iteration, if recorded, above those after the last.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Return a figure of the images before the first iteration, if recorded, above those after the last."""
     before = None if artefact.initial_images is None else artefact.viewable(artefact.initial_images)
     return pixels_figure(before, artefact.viewable(), artefact.class_names)
 
@@ -42,13 +38,9 @@ def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], ti
     """Return a figure of images before and after, a column per class.
 
     Args:
-        before: [n, C, H, W] in [0, 1], sorted by class, the same number per class; None if not recorded.
-        after: likewise.
+        before, after: [n, C, H, W] in [0, 1], sorted by class, the same number per class; `before` may be missing.
         names: of all classes.
         title: of `after`.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
     """
     titled = [("before: real images", before), (title, after)]
     pictures = [(title, tile(images, len(names))) for title, images in titled if images is not None]
@@ -74,9 +66,6 @@ def curves_figure(metrics: Records, summary: Mapping[str, Any] | None = None) ->
     Args:
         metrics: the events of metrics.jsonl.
         summary: the run's summary with the accuracies of reference.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
     """
     events = {kind: [line for line in metrics if line["event"] == kind] for kind in ("iteration", "evaluation")}
     iterations = events["iteration"]

@@ -17,11 +17,7 @@ IMAGENET_SIZE = 128
 
 
 def data_of(values: argparse.Namespace) -> DataSettings:
-    """Return the data settings of the flags, with the published normalisation where there is one.
-
-    Raises:
-        InputError: there is no such data set.
-    """
+    """Return the data settings of the flags, with the published normalisation where there is one."""
     name, size = _NAMES.get(values.dataset, values.dataset), None
     if values.dataset == "ImageNet":
         if values.subset not in SUBSETS:

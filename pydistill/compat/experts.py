@@ -31,11 +31,7 @@ RECORDED = "replay_buffer"
 
 
 def _buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
-    """List `STEM_0.pt`, `STEM_1.pt`, … of a folder up to the first gap, at most `limit` of them.
-
-    Raises:
-        InputError: there is no such file.
-    """
+    """List `STEM_0.pt`, `STEM_1.pt`, … of a folder up to the first gap, at most `limit` of them."""
     files: list[Path] = []
     while (file := folder / f"{stem}_{len(files)}.pt").exists():
         files.append(file)
@@ -48,11 +44,7 @@ def _buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
 
 
 def _waypoint_stem(values: argparse.Namespace) -> str:
-    """Return the name of MCT's files for these flags, without the number.
-
-    Raises:
-        InputError: fewer than 2 waypoints, or a variant that MCT has for 2 only.
-    """
+    """Return the name of MCT's files for these flags, without the number; raise InputError if MCT has none."""
     waypoints = values.num_interpolation
     rule = fraction_rule(values)
     if waypoints < 2:
@@ -66,11 +58,7 @@ def _waypoint_stem(values: argparse.Namespace) -> str:
 
 
 def fraction_rule(values: argparse.Namespace) -> FractionRule:
-    """Choose the fraction rule: the one of MCT's three flags that is set, or path length.
-
-    Raises:
-        InputError: more than one of them.
-    """
+    """Choose the fraction rule of the one of MCT's three flags that is set; the path length without a flag."""
     rules: dict[FractionRule, bool] = {
         "uniform": values.abl_uniform_points,
         "decreasing": values.abl_decreasing_points,
@@ -93,9 +81,7 @@ def import_experts(
     Raises:
         InputError: there are no buffers, or the store was imported from other buffers, with other limits, or before the
             buffers changed.
-        FormatError: a buffer is damaged, unsafe or of another layout.
-        MismatchError: the buffers hold experts of another network, or the store holds experts of other data or more
-            experts than the buffers.
+        MismatchError: the buffers hold experts of another network, or the store holds other experts.
     """
     for name in ("max_files", "max_experts"):
         if getattr(values, name) is not None and getattr(values, name) < 1:

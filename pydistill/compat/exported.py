@@ -18,15 +18,9 @@ _NAME = r"replay_buffer_[0-9]+\.pt"  # files named in the record are removed, so
 
 
 def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to overwrite or remove buffers that another program wrote or changed.
+    """Raise InputError if another program wrote or changed a buffer that is to be written or removed.
 
-    Args:
-        folder: of the buffers.
-        names: files to be written; those recorded by earlier exports are checked too.
-
-    Raises:
-        InputError: one of these files exists and is not as it was written here.
-        FormatError: the record of written buffers is damaged.
+    These are the buffers of the names, and those that earlier exports wrote.
     """
     written = _recorded(folder)
     for name in dict.fromkeys([*names, *written]):

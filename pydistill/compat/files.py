@@ -26,11 +26,7 @@ LOG_FOLDERS = "logged_files"
 
 
 def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) -> Path:
-    """Return logged_files/DATASET/NAME; the default name is the script's, with -2, -3, … if it exists.
-
-    Raises:
-        InputError: --resume without a name, a name that exists without --resume, or a name that is a path.
-    """
+    """Return logged_files/DATASET/NAME; without a name that of the script, with -2, -3, … if it exists."""
     parent = Path(LOG_FOLDERS) / dataset
     if name is None:
         if resume:

@@ -42,11 +42,7 @@ _POOLS = {
 
 
 def network_of(name: str) -> ModelSettings:
-    """Return the network that MTT's `get_network` builds for a name, or the one of that pydistill short name.
-
-    Raises:
-        InputError: pydistill has no such network.
-    """
+    """Return the network that MTT's `get_network` builds for a name, or that of a short name of pydistill."""
     if name in _OTHERS:
         return _OTHERS[name]
     if name in ABSENT:
@@ -68,10 +64,8 @@ def network_of(name: str) -> ModelSettings:
 def pool_of(mode: str, model: str) -> tuple[list[str], list[str]]:
     """Return the networks of an `--eval_mode` by MTT's names, those that pydistill has and those that it lacks.
 
-    Mode S is the student's network, without batch norm as published; C is the student's network and ConvNet.
-
-    Raises:
-        InputError: there is no such mode (the published scripts silently use the student's network).
+    Mode S is the student's network, without batch norm as published; C is the student's network and ConvNet. For an
+    unknown mode the published scripts silently use the student's network; here it is refused.
     """
     if mode in _POOLS:
         names = list(_POOLS[mode])

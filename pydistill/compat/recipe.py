@@ -23,11 +23,7 @@ _REFUSED = {
 
 
 def recipe_of(values: argparse.Namespace, script: Script) -> tuple[Recipe, list[str]]:
-    """Convert the flags of a distillation script to a recipe, and notes on flags that do not do what their names say.
-
-    Raises:
-        InputError: a flag is wrong or not supported.
-    """
+    """Convert the flags of a distillation script to a recipe, and notes on flags whose names mislead."""
     _refuse(values)
     pool, absent = pool_of(values.eval_mode, values.model)
     model = network_of(values.model)

@@ -170,11 +170,7 @@ def chunks_of(images: Tensor, elements: int = 2**24) -> Iterator[Tensor]:
 
 
 def check_images(images: Tensor, channels: int, image_size: tuple[int, int] | None = None) -> None:
-    """Check that images have the channels (and size) of a preprocessing.
-
-    Raises:
-        InputError: they are not floating point [n, C, H, W] with this C (and H × W).
-    """
+    """Raise InputError unless images are floating point [n, C, H, W] with these channels (and this size)."""
     fits = images.ndim == 4 and images.shape[1] == channels and image_size in (None, tuple(images.shape[2:]))
     if not (fits and images.is_floating_point()):
         height, width = image_size if image_size is not None else ("H", "W")

@@ -97,11 +97,7 @@ def labels_from(name: str, value: Any) -> Tensor:
 
 
 def class_names_for(train_labels: Tensor, names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the classes; without names "0", "1", … up to the largest label.
-
-    Raises:
-        InputError: there are more numbered classes than labels.
-    """
+    """Return the names of the classes; without names "0", "1", … up to the largest label."""
     if names is not None:
         return tuple(names)
     count = train_labels.numel()

@@ -64,12 +64,7 @@ class TrainStep:
 
 @dataclass(frozen=True)
 class EpochDraws:
-    """Pre-drawn batches and augmentations of several steps with one batch size, one row per step, on the CPU.
-
-    Args:
-        index: [steps, size] int64.
-        augmentation: the tables of operations [steps, L] and parameters [steps, rows, width], or None.
-    """
+    """Pre-drawn indices [steps, size] and augmentations (or None) of several steps, a row per step, on the CPU."""
 
     index: Tensor
     augmentation: tuple[Tensor, Tensor] | None

@@ -76,15 +76,11 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
 def check_disk(
     dataset: Dataset, model: Network, settings: ExpertSettings, out: str | os.PathLike[str], remedy: str
 ) -> None:
-    """Check, before the first epoch, that the disk has room for the experts.
+    """Raise WriteError, before the first epoch, if the disk has no room for the experts.
 
     Args:
         dataset, model, settings, out: as for `train_experts`; experts that are complete in `out` need no more room.
         remedy: the end of the error message, saying what to do.
-
-    Raises:
-        WriteError: the disk has too little free space.
-        FormatError: the index of the experts in `out` is damaged.
     """
     folder = Path(out)
     record = experts_record(dataset, model, settings)

@@ -181,11 +181,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def check_same(stored: StoreIndex, new: StoreIndex, folder: Path) -> None:
-    """Refuse to continue a store of other experts, or of the same experts under other settings.
-
-    Raises:
-        MismatchError: naming every difference and both sides.
-    """
+    """Raise MismatchError, with every difference, for a store of other experts or of other settings."""
     for name in ("kind", "dtype", "convexification"):
         old_value, new_value = getattr(stored, name), getattr(new, name)
         if old_value != new_value:
@@ -202,11 +198,7 @@ def check_same(stored: StoreIndex, new: StoreIndex, folder: Path) -> None:
 
 
 def through_json(index: StoreIndex) -> StoreIndex:
-    """Return the index as `read_index` returns it, with lists instead of tuples.
-
-    Raises:
-        InputError: the record's training settings are not JSON-able.
-    """
+    """Return the index as `read_index` returns it, with lists instead of tuples."""
     try:
         value = json.loads(json.dumps(index.to_json(), allow_nan=False))
     except (TypeError, ValueError) as error:
@@ -223,24 +215,14 @@ def write_expert(
     accuracies: Mapping[str, Sequence[float]] | None,
     details: Mapping[str, Any] | None,
 ) -> StoreIndex:
-    """Write expert `number` into the store at `folder`, replacing the expert of that number.
+    """Write expert `number` into the store at `folder`, in place of one of that number; returns the new index.
 
     A process killed at any moment leaves the index without this expert or with all of it.
 
     Args:
-        folder: the store.
-        kind: recorded or convexified.
-        number: 0, 1, …
         tensors: of the expert's file, by name; the first is the matrix of rows.
         extra: fields of the `ExpertEntry` that only convexified experts have.
-        accuracies, details: as for `TrajectoryStore.add`.
-
-    Returns:
-        The new index.
-
-    Raises:
-        InputError: the number is out of range, an accuracy is not finite, or the details are not JSON-able.
-        WriteError: the disk is full; the other experts are untouched.
+        accuracies, details: as for `TrajectoryStore.add`, which lists the errors.
     """
     if not 0 <= number < 10**9:
         raise InputError(f"number = {number} must be at least 0 and below 10^9")

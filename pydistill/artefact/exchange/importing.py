@@ -112,11 +112,7 @@ def _preprocessing(
     as_is: bool,
     where: str,
 ) -> tuple[Preprocessing | None, str | None]:
-    """Return the preprocessing of the images, or None if it is unknown, and a sentence if it is an assumption.
-
-    Raises:
-        InputError: `as_is` without `like`, or two normalisations are possible.
-    """
+    """Return the preprocessing of the images, or None if it is unknown, and a sentence if it is an assumption."""
     if as_is and origin is None:
         raise SettingError("as_is", as_is, "used with like, the set whose preprocessing the images keep")
     if explicit is not None:

@@ -23,11 +23,7 @@ NAME = "preprocessing.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The preprocessing of an export's images.
-
-    Attributes:
-        normalisation: None for ZCA, whose matrices are not stored.
-    """
+    """The preprocessing of an export's images: a normalisation, or None for ZCA, whose matrices are not stored."""
 
     normalisation: Normalise | None
 

@@ -23,10 +23,5 @@ def same(own: Preprocessing | None, other: Normalise) -> bool:
 
 
 def readers_normalisation(dataset: str, form: str) -> Normalise | None:
-    """Return the normalisation that readers of the format apply to the data set's test images; None if unknown.
-
-    Args:
-        dataset: its name, such as cifar10.
-        form: mtt, dcbench or ddranking.
-    """
+    """Return the normalisation that readers of a format (mtt, …) apply to the named data set; None if unknown."""
     return published_normalisation(dataset, _DC_BENCH if form == "dcbench" else PUBLISHED)

@@ -47,11 +47,7 @@ def write_set(artefact: Artefact, images: Tensor, files: list[Path]) -> list[Pat
 
 
 def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignSet:
-    """Read images and labels from one or several files in order, and the learning rate if one of `lr` exists.
-
-    Raises:
-        FormatError: a file is missing, damaged, of another format, or would have to run code.
-    """
+    """Read images and labels from one or several files in order, and the learning rate if one of `lr` exists."""
     pixels = torch.cat(_alike([_images(path) for path in images], images))
     targets = torch.cat(_alike([_labels(path) for path in labels], labels))
     if len(pixels) != len(targets):

@@ -23,12 +23,7 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class ForeignExpert(Protocol):
-    """One expert of a foreign file.
-
-    Attributes:
-        shapes: of its parameter tensors, in order; foreign files do not name them.
-        epochs: T, its last epoch.
-    """
+    """One expert of a foreign file: the shapes of its parameter tensors, and T, its last epoch."""
 
     @property
     def shapes(self) -> Shapes: ...
@@ -77,11 +72,7 @@ def load_untrusted(path: Path) -> Any:
 
 
 def save_torch(value: Any, path: Path) -> None:
-    """Save with `torch.save`, atomically.
-
-    Raises:
-        WriteError: the disk is full or the folder cannot be written.
-    """
+    """Save with `torch.save`, atomically; raise WriteError if the file cannot be written."""
     with atomic_path(path) as temporary:
         try:
             with open(temporary, "wb") as handle:  # with a path, torch would hide the system's error
@@ -93,11 +84,7 @@ def save_torch(value: Any, path: Path) -> None:
 
 
 def listed(value: Any, name: str) -> list[Any]:
-    """Check that `value` is a list or tuple with at least one element.
-
-    Raises:
-        FormatError: it is not; the message begins with `name`.
-    """
+    """Return a list or tuple as a list; raise FormatError, with `name` first, if it is neither, or is empty."""
     if not isinstance(value, (list, tuple)) or not value:
         raise FormatError(f"{name} is not a list, or is empty")
     return list(value)
@@ -155,12 +142,9 @@ class ListRows:
         return row if row.dtype == torch.float64 else row.float()
 
     def check_moves(self) -> None:
-        """Refuse an expert whose last point equals its first.
+        """Raise FormatError if the last point equals the first.
 
         On a CPU, MTT's buffer.py stores references instead of copies, so that every epoch equals the last one.
-
-        Raises:
-            FormatError: the first and the last point are equal.
         """
         if torch.equal(self.row(0), self.row(len(self._points) - 1)):
             raise FormatError(
@@ -172,13 +156,7 @@ class ListRows:
 def read_all(
     files: Sequence[Path], read: Callable[[Path], list[Expert]], record: ExpertsRecord, per_file: int | None
 ) -> Iterator[tuple[dict[str, Any], Expert]]:
-    """Yield the experts of all files, up to `per_file` of each, with the file and the position of every expert.
-
-    Raises:
-        InputError: per_file is below 1.
-        MismatchError: the shapes or epochs of an expert differ from the record's.
-        FormatError: as `read`.
-    """
+    """Yield the experts of all files, up to `per_file` of each, with the file and the position of every expert."""
     if per_file is not None and per_file < 1:
         raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
     for file in files:
@@ -216,11 +194,7 @@ def add_all(
     experts: Iterator[tuple[dict[str, Any], ListRows | ConvexifiedTrajectory]],
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    """Add experts with their details to a store that may hold some of them already.
-
-    Raises:
-        MismatchError: the store holds other experts besides these.
-    """
+    """Add experts with their details to a store that may hold some of them already, but no others."""
     count = 0
     for number, (details, expert) in enumerate(experts):
         if not store.holds(number, expert, details):
