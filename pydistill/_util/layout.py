@@ -18,7 +18,6 @@ REPORT_NAME = "report.html"
 IMAGES_NAME = "images.png"
 CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
-WANDB_NAME = "wandb"
 WANDB_ID_NAME = "wandb.json"
 CONVEXIFIED_NAME = "convexified"
 LOCK = ".lock"
@@ -26,7 +25,7 @@ EVALUATIONS_LOCK = ".evaluations.lock"
 
 SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or rewritten when a run is resumed
 OUTCOMES = (SET_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
-RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
+_RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
 INDEX_NAME = "index.json"  # of a trajectory store
 
 
@@ -37,7 +36,7 @@ def holds_experts(folder: Path) -> bool:
 
 def holds_run(folder: Path) -> bool:
     """Return whether the folder holds a run."""
-    return any((folder / name).exists() for name in RUN_FILES)
+    return any((folder / name).exists() for name in _RUN_FILES)
 
 
 def other_runs(folder: Path) -> str:
@@ -55,7 +54,7 @@ def no_run(folder: Path) -> InputError:
     if not folder.exists():
         return InputError(f"{folder} holds no run: there is no such folder; give a run's folder")
     remedy = other_runs(folder) or "give a run's folder"
-    missing = ", ".join(name for name in RUN_FILES if not (folder / name).exists())
+    missing = ", ".join(name for name in _RUN_FILES if not (folder / name).exists())
     return InputError(f"{folder} holds no run: there is no {' or '.join(missing.rsplit(', ', 1))} in it; {remedy}")
 
 

@@ -30,7 +30,7 @@ from pydistill.recipes.recipe import Recipe
 
 View = Literal["normalised", "viewable"]
 Which = Literal["final", "best"]
-RUN_ONLY = (METRICS_NAME, CHECKPOINT_NAME)
+_RUN_ONLY = (METRICS_NAME, CHECKPOINT_NAME)
 
 
 class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -340,7 +340,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     if file.suffix != ".safetensors" or file.is_dir():
         raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
     # Outside a run, a set may have one of these names.
-    if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in RUN_ONLY):
+    if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in _RUN_ONLY):
         raise InputError(f"{path} is the set of a run; choose another file")
     if file.exists():
         try:

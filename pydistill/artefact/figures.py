@@ -17,7 +17,7 @@ from pydistill.artefact.file import Artefact
 from pydistill.errors import MissingDependencyError
 
 SOURCE, MADE_BY = "Source", "pydistill"  # a text chunk in the PNG file, before its pixels
-MAX_STUDENTS = 6  # in the plot of distances
+_MAX_STUDENTS = 6  # in the plot of distances
 REFERENCES = {
     "accuracy_random_real": "random real images",
     "accuracy_full_data": "all real data",
@@ -150,7 +150,7 @@ def _draw_distances(axis: Any, students: Records) -> None:
     """Draw d(θ_k, θ*) / d(θ_0, θ*) along the student's steps, early and late in the run; dots mark the chosen steps."""
     axis.set(xlabel="student step k", ylabel="distance to the target, relative")
     students = [line for line in students if line["distances"] and line["distances"][0]]
-    shown = students[:: max(1, math.ceil(len(students) / MAX_STUDENTS))]
+    shown = students[:: max(1, math.ceil(len(students) / _MAX_STUDENTS))]
     for number, line in enumerate(shown):
         start = line["distances"][0]
         values = [math.nan if distance is None else distance / start for distance in line["distances"]]

@@ -17,7 +17,7 @@ from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.workflow import train_and_store
 
-STORE = "pydistill-experts"
+_STORE = "pydistill-experts"
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def train(arguments: Sequence[str]) -> None:
     refuse_foreign(
         folder, (f"replay_buffer_{index}.pt" for index in range(-(-values.num_experts // values.save_interval)))
     )
-    store = train_and_store(data.load(recipe.data, device=None), recipe, folder / STORE, quiet=values.quiet)
+    store = train_and_store(data.load(recipe.data, device=None), recipe, folder / _STORE, quiet=values.quiet)
     files = export_buffers(store, folder, values.save_interval)
     print(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
 

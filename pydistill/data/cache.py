@@ -22,7 +22,7 @@ from pydistill.errors import FormatError, InputError
 
 FORMAT = 1
 KEY = "pydistill.cache"
-ZCA_EPS = 0.1
+_ZCA_EPS = 0.1
 
 
 def cache_folder(folder: str | None) -> Path:
@@ -51,7 +51,7 @@ def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) ->
     return raw
 
 
-def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = ZCA_EPS) -> Zca:
+def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = _ZCA_EPS) -> Zca:
     """Return the ZCA of training images with the digest `source` from `cache`, fitting and storing it if necessary."""
     path = cache / "preprocessing" / f"zca-{source[:32]}-{eps:g}.safetensors"
     if path.is_file():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydistill.errors import FormatError, MissingDependencyError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
 """Larger images are refused before decoding, as a small file can hold a huge image."""
 
@@ -35,7 +35,7 @@ def decode(file: Path, where: str, image_size: int | None, mode: Literal["RGB", 
     except ImportError as error:
         raise MissingDependencyError("reading image files needs Pillow: pip install pillow") from error
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise FormatError(f"{where} has {image.width}×{image.height} pixels; the limit is {MAX_PIXELS:,}")
             if image.mode[0] in "IF":

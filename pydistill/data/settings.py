@@ -14,7 +14,7 @@ from pydistill.errors import SettingError
 Pixels = Literal["auto", "bytes", "floats"]
 Statistics = Literal["measured", "published"]
 NAMES = ("digits", *SOURCES, "tiny-imagenet", *SUBSETS, "folder", "tensors")
-LARGEST_SIDE = 4096
+_LARGEST_SIDE = 4096
 """Maximum side in pixels; networks on larger images need more memory than any machine has."""
 
 
@@ -35,7 +35,7 @@ class DataSettings(Settings):
         None,
         "side in pixels to which images are resized and centre-cropped; null for the data set's own",
         at_least=1,
-        at_most=LARGEST_SIDE,
+        at_most=_LARGEST_SIDE,
     )
     zca: bool = setting(False, "ZCA-whiten instead of normalising per channel")
     statistics: Statistics = setting("measured", "mean and deviation of the normalisation: measured or published")

@@ -7,8 +7,8 @@ import numpy as np
 from pydistill.data.raw import RawData, raw_from
 from pydistill.errors import MissingDependencyError
 
-TEST_SHARE = 0.2
-SEED = 0
+_TEST_SHARE = 0.2
+_SEED = 0
 
 
 def read_digits() -> RawData:
@@ -25,6 +25,6 @@ def read_digits() -> RawData:
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)[:, None]
     train, test = train_test_split(
-        np.arange(len(images)), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
+        np.arange(len(images)), test_size=_TEST_SHARE, stratify=digits.target, random_state=_SEED
     )
     return raw_from("digits", None, images[train], digits.target[train], images[test], digits.target[test])

@@ -25,14 +25,13 @@ from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of
 from pydistill.nn.fits import check_fits
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train, train_all
 
-AT_ONCE_ON_A_GPU = 4
+_AT_ONCE_ON_A_GPU = 4
 
 
-def evaluation_training() -> TrainingSettings:
-    """The papers' protocol: 1,000 epochs, batch 256, momentum 0.9, weight decay 5e-4, lr ×0.1 half way, DSA."""
-    return TrainingSettings(
-        epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
-    )
+# The papers' protocol.
+_TRAINING = TrainingSettings(
+    epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class EvaluationSettings(Settings):
     )
     repeats: int = setting(5, "fresh networks of each kind", at_least=1)
     seed: int = setting(0, "network r of a kind depends on (seed, r) alone", at_least=0, below=SEEDS_BELOW)
-    training: TrainingSettings = setting(evaluation_training(), "how each network is trained")
+    training: TrainingSettings = setting(_TRAINING, "how each network is trained")
     at_once: int | None = setting(
         None, "networks trained side by side, on a GPU on separate streams; null: 4 on a GPU, else 1", at_least=1
     )
@@ -64,7 +63,7 @@ class EvaluationSettings(Settings):
         """Return how many networks train side by side on this device."""
         if self.at_once is not None:
             return self.at_once
-        return AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
+        return _AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pydistill.reference.augment import COLUMNS
 from pydistill.training.gradients import GradientBackend
 from pydistill.training.sgd import Sgd
 
-STEPS_WORTH_A_CAPTURE = 30
+_STEPS_WORTH_A_CAPTURE = 30
 
 
 class TrainStep:
@@ -163,7 +163,7 @@ class EpochRunner:
                 count,
                 epochs_per_draw,
                 dsa,
-                capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE,
+                capture=capture and count * epochs >= _STEPS_WORTH_A_CAPTURE,
             )
             for size, count in ((batch_size, full), (remainder, 1))
             if size and count

@@ -24,8 +24,8 @@ from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
 from pydistill.training.gradients import gradients_for, logits_of
 from pydistill.training.sgd import Sgd
 
-EPOCHS_PER_DRAW = 20
-IMAGES_PER_DRAW = 1 << 16
+_EPOCHS_PER_DRAW = 20
+_IMAGES_PER_DRAW = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def epochs_of(
     capture_key = _capture_key(model) if capturable else None
     on_gpu = pictures.device.type == "cuda"
     # A callback may look at the generator, so with one nothing is drawn ahead.
-    per_draw = 1 if on_epoch is not None else max(1, min(EPOCHS_PER_DRAW, IMAGES_PER_DRAW // len(pictures)))
+    per_draw = 1 if on_epoch is not None else max(1, min(_EPOCHS_PER_DRAW, _IMAGES_PER_DRAW // len(pictures)))
     epochs = EpochRunner(
         train_step,
         settings.batch_size,
@@ -128,7 +128,7 @@ def epochs_of(
         capture=capture_key is not None,
     )
     losses = torch.zeros(settings.epochs, device=pictures.device)  # per epoch, summed over its images
-    check_every = EPOCHS_PER_DRAW if on_gpu and on_epoch is None else 1
+    check_every = _EPOCHS_PER_DRAW if on_gpu and on_epoch is None else 1
     checked = 0
     is_finalizing = sys.is_finalizing  # a local name: at exit the module may be gone
     try:

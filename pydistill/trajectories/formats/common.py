@@ -22,7 +22,7 @@ from pydistill.trajectories.trajectory import ConvexifiedTrajectory
 Shapes = tuple[tuple[int, ...], ...]
 
 
-class ForeignExpert(Protocol):
+class _ForeignExpert(Protocol):
     """One expert of a foreign file: the shapes of its parameter tensors, and T, its last epoch."""
 
     @property
@@ -32,7 +32,7 @@ class ForeignExpert(Protocol):
     def epochs(self) -> int: ...
 
 
-Expert = TypeVar("Expert", bound=ForeignExpert)
+_Expert = TypeVar("_Expert", bound=_ForeignExpert)
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
@@ -154,8 +154,8 @@ class ListRows:
 
 
 def read_all(
-    files: Sequence[Path], read: Callable[[Path], list[Expert]], record: ExpertsRecord, per_file: int | None
-) -> Iterator[tuple[dict[str, Any], Expert]]:
+    files: Sequence[Path], read: Callable[[Path], list[_Expert]], record: ExpertsRecord, per_file: int | None
+) -> Iterator[tuple[dict[str, Any], _Expert]]:
     """Yield the experts of all files, up to `per_file` of each, with the file and the position of every expert."""
     if per_file is not None and per_file < 1:
         raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
@@ -165,7 +165,7 @@ def read_all(
             yield {"source": file.name, "position": position}, expert
 
 
-def _check_record(expert: ForeignExpert, record: ExpertsRecord, where: str) -> None:
+def _check_record(expert: _ForeignExpert, record: ExpertsRecord, where: str) -> None:
     """Raise a MismatchError if shapes or epochs differ from the record's; it names the first difference."""
     layout, shapes, epochs = record.layout, expert.shapes, expert.epochs
     if len(shapes) != len(layout.shapes):
