@@ -13,7 +13,7 @@ import torch
 import torch.utils.data
 from torch import Tensor, nn
 
-from pydistill._util.checks import check_path
+from pydistill._util.checks import check_integer, check_path
 from pydistill._util.devices import usable_device
 from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
@@ -24,9 +24,11 @@ from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, Preprocessing
 from pydistill.data import load as load_data
 from pydistill.errors import FormatError, InputError, MismatchError, SettingError, shown
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
-from pydistill.nn import ModelSettings, Network, parse
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
+from pydistill.nn import ModelSettings, Network, build, name_of, parse
+from pydistill.nn.fits import check_fits
 from pydistill.recipes.recipe import Recipe
+from pydistill.training.train import derive_seed, train
 
 View = Literal["normalised", "viewable"]
 Which = Literal["final", "best"]
@@ -173,16 +175,25 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 (see `student`).
             DivergedError: the training reached NaN or infinity.
         """
-        return train_network(
-            self.artefact.images,
-            self.labels,
-            self.lr,
-            model if isinstance(model, nn.Module) else self._network(model),
-            self._protocol(seed=seed, epochs=epochs),
-            num_classes=len(self.class_names),
-            repeat=repeat,
-            device=device,
+        check_integer("repeat", repeat, 0)
+        protocol = self._protocol(seed=seed, epochs=epochs)
+        seed = derive_seed("evaluation", protocol.seed, repeat)  # as `evaluate` does
+        device = usable_device(device)
+        images, labels = (
+            values.detach().to(device, torch.float32 if values.is_floating_point() else values.dtype)
+            for values in (self.artefact.images, self.labels)
         )
+        channels, *plane = images.shape[1:]
+        classes = len(self.class_names)
+        chosen = model if isinstance(model, nn.Module) else self._network(model)
+        network = chosen if isinstance(chosen, nn.Module) else build(chosen, channels, classes, plane, seed=seed)
+        network.to(device)
+        if not isinstance(chosen, ModelSettings) or ":" in chosen.name:
+            name = type(chosen).__name__ if isinstance(chosen, nn.Module) else name_of(chosen)
+            check_fits(network, name, channels, classes, plane, images.dtype)
+        training = replace(protocol.training, lr=self.lr)
+        train(network, images, labels, training, generator=torch.Generator().manual_seed(seed))
+        return network
 
     def evaluate(
         self,

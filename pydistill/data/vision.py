@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydistill.data.raw import RawData, raw_from
 from pydistill.errors import FormatError, InputError, MissingDependencyError
 
-
-class _Source(NamedTuple):
-    reader: str
-    """The class in torchvision.datasets."""
-    files: tuple[str, ...]
-    """The files expected below the root."""
-
-
 SOURCES = {
-    "cifar10": _Source("CIFAR10", ("cifar-10-batches-py",)),
-    "cifar100": _Source("CIFAR100", ("cifar-100-python",)),
-    "svhn": _Source("SVHN", ("train_32x32.mat", "test_32x32.mat")),
-    "fashion-mnist": _Source("FashionMNIST", ("FashionMNIST/raw",)),
+    "cifar10": ("CIFAR10", ["cifar-10-batches-py"]),
+    "cifar100": ("CIFAR100", ["cifar-100-python"]),
+    "svhn": ("SVHN", ["train_32x32.mat", "test_32x32.mat"]),
+    "fashion-mnist": ("FashionMNIST", ["FashionMNIST/raw"]),
 }
+"""By data set: the class in torchvision.datasets, and the files that it reads below the root."""
 
 
 def read_vision(name: str, root: Path, *, download: bool) -> RawData:

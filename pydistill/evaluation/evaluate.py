@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pydistill._util.checks import SEEDS_BELOW, check_integer
-from pydistill._util.devices import usable_device
+from pydistill._util.checks import SEEDS_BELOW
 from pydistill._util.format import accuracy_of
 from pydistill._util.format import networks as networks_text
 from pydistill._util.progress import Bar
@@ -21,9 +20,8 @@ from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import InputError
-from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
-from pydistill.nn.fits import check_fits
-from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train, train_all
+from pydistill.nn import Network, architecture_of, build, name_of, parse
+from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train_all
 
 _AT_ONCE_ON_A_GPU = 4
 
@@ -155,14 +153,16 @@ def evaluate(
     lr = float(lr)
     _check(images, labels, lr, dataset)
     device = dataset.device
-    pictures, labels = _to_device(images, labels, device)
+    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
+    labels = labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
     training = replace(settings.training, lr=lr)
     start = time.perf_counter()
     accuracies: list[float] = []
     diverged = 0
     at_once = settings.networks_at_once(device)
     for first in range(0, settings.repeats, at_once):
-        seeds = [_seed(settings, repeat) for repeat in range(first, min(first + at_once, settings.repeats))]
+        repeats = range(first, min(first + at_once, settings.repeats))
+        seeds = [derive_seed("evaluation", settings.seed, repeat) for repeat in repeats]
         networks = [build(model, *dataset.sizes, seed=seed).to(device) for seed in seeds]
         diverged += train_all(networks, seeds, pictures, labels, training, on_epoch)
         for repeat, network in enumerate(networks, start=first):
@@ -170,54 +170,6 @@ def evaluate(
             if on_network is not None:
                 on_network(repeat, accuracies[-1])
     return Evaluation(name_of(model), tuple(accuracies), time.perf_counter() - start, diverged)
-
-
-def train_network(
-    images: Tensor | Pictures,
-    labels: Tensor,
-    lr: float,
-    model: Network | nn.Module,
-    settings: EvaluationSettings,
-    *,
-    num_classes: int,
-    repeat: int = 0,
-    device: torch.device | str = "cpu",
-) -> nn.Module:
-    """Train the network that `evaluate` trains as number `repeat`; bit-equal on the CPU with as many threads.
-
-    Args:
-        images, labels, lr: as for `evaluate`.
-        model: the network to build; or a module, which is trained from its current parameters.
-        settings: the protocol.
-        num_classes: K.
-        repeat: r, from 0.
-
-    Raises:
-        InputError: images and labels do not fit each other or the network, lr ≤ 0, repeat < 0, or there is no such
-            device.
-        DivergedError: the training diverged.
-    """
-    check_integer("repeat", repeat, 0)
-    seed = _seed(settings, repeat)
-    pictures, labels = _to_device(images, labels, usable_device(device))
-    channels, *plane = pictures.shape[1:]
-    network = model if isinstance(model, nn.Module) else build(model, channels, num_classes, plane, seed=seed)
-    network.to(device)
-    if not isinstance(model, ModelSettings) or ":" in model.name:
-        name = type(model).__name__ if isinstance(model, nn.Module) else name_of(model)
-        check_fits(network, name, channels, num_classes, plane, pictures.dtype)
-    training = replace(settings.training, lr=float(lr))
-    train(network, pictures, labels, training, generator=torch.Generator().manual_seed(seed))
-    return network
-
-
-def _seed(settings: EvaluationSettings, repeat: int) -> int:
-    return derive_seed("evaluation", settings.seed, repeat)
-
-
-def _to_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) -> tuple[Pictures, Tensor]:
-    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
-    return pictures, labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
 
 
 def evaluate_networks(
