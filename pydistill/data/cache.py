@@ -31,12 +31,11 @@ def cache_folder(folder: str | None) -> Path:
 
 
 def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) -> RawData:
-    """Return a data set's arrays from `cache`, reading and storing them first if necessary.
+    """Return a data set's arrays from `cache`, reading and storing them first if there is no intact entry.
 
     Args:
         key: a string that is equal for two requests exactly if their arrays are.
-        name: the data set's name; part of the entry's file name.
-        read: reads the data set; called if the cache has no intact entry.
+        name: part of the entry's file name.
     """
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
     path = cache / "data" / f"{name}-{digest[:32]}.safetensors"

@@ -196,14 +196,9 @@ def prepare(
     """Fit the preprocessing on the training images and apply it, now or batch by batch.
 
     Args:
-        raw: the data before preprocessing.
-        zca: whiten instead of normalising.
         normalise: the normalisation to apply instead of fitting one; not with zca.
         cache: folder for a fitted ZCA (the fit takes minutes for large images); None stores nothing.
         as_bytes: store the pictures as uint8 and preprocess every batch when it is made.
-
-    Raises:
-        InputError: `as_bytes` is true for floating-point pictures.
     """
     if as_bytes and raw.train_images.dtype != torch.uint8:
         raise InputError(

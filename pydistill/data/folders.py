@@ -53,12 +53,7 @@ class FolderLayout:
 
 
 def read_folder(path: Path, name: str, layout: FolderLayout, cache: Path) -> RawData:
-    """Read the images below `path` (a folder, or a tar or zip archive of one); the cache stores them as bytes.
-
-    Raises:
-        InputError: `path` does not exist or has another layout; the message names the missing part.
-        FormatError: an archive or an image is damaged; the message names it.
-    """
+    """Read the images below `path` (a folder, or a tar or zip archive of one); the cache stores them as bytes."""
     if path.is_dir():
         root = _root(path, name)
         return cached_raw(_key(name, layout, _listing(root, layout)), name, cache, lambda: _read(root, name, layout))

@@ -20,7 +20,6 @@ def decode(file: Path, where: str, image_size: int | None, mode: Literal["RGB", 
     """Decode one image file to uint8 [C, H, W].
 
     Args:
-        file: its path.
         where: its name in messages.
         image_size: scale the shorter side to it (bilinear with antialiasing) and cut out the centre square, as
             torchvision's Resize and CenterCrop do; None keeps the size.
@@ -28,7 +27,6 @@ def decode(file: Path, where: str, image_size: int | None, mode: Literal["RGB", 
 
     Raises:
         FormatError: the file is not an image, is damaged, or has more than 8 bits per channel.
-        MissingDependencyError: Pillow is not installed.
     """
     try:
         from PIL import Image

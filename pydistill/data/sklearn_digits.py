@@ -12,11 +12,7 @@ _SEED = 0
 
 
 def read_digits() -> RawData:
-    """Read the digits as [n, 1, 8, 8] in [0, 1], in a fixed stratified split of 1,437 training and 360 test images.
-
-    Raises:
-        MissingDependencyError: scikit-learn is not installed.
-    """
+    """Read the digits as [n, 1, 8, 8] in [0, 1], in a fixed stratified split of 1,437 training and 360 test images."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split

@@ -18,13 +18,7 @@ SOURCES = {
 
 
 def read_vision(name: str, root: Path, *, download: bool) -> RawData:
-    """Read a data set of SOURCES through torchvision, which verifies the checksums of CIFAR's and SVHN's files.
-
-    Raises:
-        InputError: the files are not below `root` and cannot or may not be downloaded; the message names the settings.
-        FormatError: a file is damaged.
-        MissingDependencyError: torchvision (for svhn also SciPy) is not installed.
-    """
+    """Read a data set of SOURCES through torchvision, which verifies the checksums of CIFAR's and SVHN's files."""
     reader, files = SOURCES[name]
     if not download and not all((root / file).exists() for file in files):
         raise InputError(

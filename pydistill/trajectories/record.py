@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pydistill.errors import InputError, MismatchError
@@ -16,16 +16,6 @@ _LABELS = {
     "num_classes": "classes",
     "image_size": "image size",
 }
-_STUDENT_FIELDS = (
-    "dataset",
-    "dataset_digest",
-    "in_channels",
-    "num_classes",
-    "image_size",
-    "preprocessing",
-    "architecture",
-    "parameters",
-)
 
 
 @dataclass(frozen=True)
@@ -98,7 +88,7 @@ class ExpertsRecord:
         Raises:
             MismatchError: names every differing field and both its values.
         """
-        names = [*_STUDENT_FIELDS, *(("training", "epochs") if training else ())]
+        names = [item.name for item in fields(self) if training or item.name not in ("training", "epochs")]
         differing = [name for name in names if _differ(name, getattr(self, name), getattr(expected, name))]
         if "dataset" in differing and "dataset_digest" in differing:
             differing.remove("dataset_digest")  # follows from another data set
