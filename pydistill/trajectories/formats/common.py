@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,17 +22,6 @@ from pydistill.trajectories.trajectory import ConvexifiedTrajectory
 Shapes = tuple[tuple[int, ...], ...]
 
 
-class _ForeignExpert(Protocol):
-    """One expert of a foreign file: the shapes of its parameter tensors, and T, its last epoch."""
-
-    @property
-    def shapes(self) -> Shapes: ...
-
-    @property
-    def epochs(self) -> int: ...
-
-
-_Expert = TypeVar("_Expert", bound=_ForeignExpert)
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
@@ -101,7 +90,7 @@ def is_plain_tensor(value: Any) -> bool:
 
 
 class ListRows:
-    """Rows of flat parameters from lists of parameter tensors, as in foreign files."""
+    """Rows of flat parameters from lists of parameter tensors, as in foreign files: the epochs of one expert."""
 
     def __init__(self, points: Any, name: str) -> None:
         """Check that every point is a list of dense floating tensors, in memory or mapped, of the same shapes.
@@ -122,7 +111,7 @@ class ListRows:
 
     @property
     def epochs(self) -> int:
-        """T, if the points are those of all epochs."""
+        """T, the last epoch."""
         return len(self._points) - 1
 
     @property
@@ -153,6 +142,9 @@ class ListRows:
             )
 
 
+_Expert = TypeVar("_Expert", bound=ListRows)
+
+
 def read_all(
     files: Sequence[Path], read: Callable[[Path], list[_Expert]], record: ExpertsRecord, per_file: int | None
 ) -> Iterator[tuple[dict[str, Any], _Expert]]:
@@ -165,7 +157,7 @@ def read_all(
             yield {"source": file.name, "position": position}, expert
 
 
-def _check_record(expert: _ForeignExpert, record: ExpertsRecord, where: str) -> None:
+def _check_record(expert: ListRows, record: ExpertsRecord, where: str) -> None:
     """Raise a MismatchError if shapes or epochs differ from the record's; it names the first difference."""
     layout, shapes, epochs = record.layout, expert.shapes, expert.epochs
     if len(shapes) != len(layout.shapes):

@@ -17,7 +17,6 @@ from pydistill.trajectories.formats.common import (
     ForeignLayout,
     ListRows,
     Paths,
-    Shapes,
     add_all,
     export_files,
     listed,
@@ -34,11 +33,10 @@ _PATTERN = r"waypoint_buffer(?:_(?:ip[0-9]+|uni|dec|proj))?_([0-9]+)\.pt"
 _TAGS = {"path": "", "uniform": "_uni", "decreasing": "_dec", "projected": "_proj"}
 
 
-class MctExpert:
-    """One expert of a pair of MCT's files.
+class MctExpert(ListRows):
+    """The waypoints [w, P] of one expert in a pair of MCT's files, which stay in the file until they are read.
 
     Attributes:
-        waypoints: rows [w, P], which stay in the file until they are read.
         waypoint_epochs: their epochs.
         fractions: [T + w − 1, tensors] as in the file, in float64.
     """
@@ -49,8 +47,8 @@ class MctExpert:
         Raises:
             FormatError: they do not, or have another layout; the message begins with `name`.
         """
-        self.waypoints = ListRows(waypoints, f"{name}, waypoints")
-        count, tensors = self.waypoints.shape[0], len(self.waypoints.shapes)
+        super().__init__(waypoints, f"{name}, waypoints")
+        count, tensors = self.shape[0], len(self.shapes)
         pieces = _pieces(listed(steps, f"{name}, fractions"), name)
         if count != len(pieces) + 1:
             raise FormatError(f"{name} has {count} waypoints and fractions for {len(pieces)} segments between them")
@@ -63,12 +61,7 @@ class MctExpert:
                 raise FormatError(f"{name}, fractions of segment {segment} cover no epoch")
         self.waypoint_epochs = tuple(epochs)
         self.fractions = torch.stack(rows)
-        self.waypoints.check_moves()
-
-    @property
-    def shapes(self) -> Shapes:
-        """The shapes of the parameter tensors."""
-        return self.waypoints.shapes
+        self.check_moves()
 
     @property
     def epochs(self) -> int:
@@ -181,7 +174,7 @@ def _trajectories(
                 f"{details['source']}, expert {details['position']} has its waypoints at epochs "
                 f"{list(expert.waypoint_epochs)} and the first expert at {list(epochs)}"
             )
-        yield details, ConvexifiedTrajectory(expert.waypoints, epochs, expert.fractions, record.sizes)
+        yield details, ConvexifiedTrajectory(expert, epochs, expert.fractions, record.sizes)
 
 
 def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, experts_per_file: int = 10) -> list[Path]:
