@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial, update_wrapper
+from functools import partial
+from inspect import signature
 from numbers import Integral
 from typing import Any, Concatenate, ParamSpec
 
@@ -45,7 +46,7 @@ def _constructor(read: Callable[Concatenate[str, P], Dataset], name: str, about:
     def constructor(*arguments: P.args, **options: P.kwargs) -> Dataset:
         return read(name, *arguments, **options)
 
-    update_wrapper(constructor, partial(read, name), assigned=())  # gives the signature
+    vars(constructor)["__signature__"] = signature(partial(read, name))
     constructor.__name__ = constructor.__qualname__ = name.replace("-", "_")
     constructor.__doc__ = f"""{about}.
 
