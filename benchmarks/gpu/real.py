@@ -28,7 +28,7 @@ from pydistill import data
 from pydistill.data import Dataset, DataSettings, DsaSettings
 from pydistill.distillation.distiller import Distiller, DistillSettings
 from pydistill.errors import PydistillError
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, evaluation_training
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate
 from pydistill.nn import ModelSettings, build
 from pydistill.recipes.recipe import Recipe
 from pydistill.training.experts import ExpertSettings, train_experts
@@ -63,7 +63,7 @@ def preset() -> Recipe:
             dsa=augmented,
             evaluate_every=300,
         ),
-        evaluation=EvaluationSettings(repeats=5, training=evaluation_training()),
+        evaluation=EvaluationSettings(),
     )
 
 

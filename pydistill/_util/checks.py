@@ -18,8 +18,7 @@ SEEDS_BELOW = 2**63
 def check_tensor(name: str, value: object, allowed: str = "a tensor") -> None:
     """Raise SettingError unless `value` is a dense tensor, which can be differentiated unless gradients are off.
 
-    Args:
-        allowed: the expected tensor and its shape in words, for the message.
+    The message says that it must be `allowed`.
     """
     if not isinstance(value, Tensor):
         sequence = isinstance(value, Sequence) or hasattr(value, "__array__")

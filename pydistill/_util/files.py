@@ -111,12 +111,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def copy_file(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Copy a file's content to `path`, atomically.
-
-    Raises:
-        OSError: the source cannot be opened.
-        WriteError: the copy cannot be written.
-    """
+    """Copy a file's content to `path`, atomically; a source that cannot be opened raises OSError."""
     with open(source, "rb") as content, atomic_path(path) as temporary, open(temporary, "wb") as copy:
         shutil.copyfileobj(content, copy)
 
@@ -137,10 +132,9 @@ def open_regular(path: str | os.PathLike[str], flags: int) -> int:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Delete the temporary files of killed writers of these files; the caller must be the folder's only writer.
+    """Delete the temporary files of killed writers of these files, which are names or shell patterns.
 
-    Args:
-        names: file names, or shell patterns of them.
+    The caller must be the folder's only writer.
     """
     patterns = [f".{name}.*.tmp" for name in names]
     for pattern in (*patterns, ".tmp??????"):  # the last pattern matches the temporary files of safetensors

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-ROUNDED = 0.9995  # the smallest number that three digits round to 1
+_ROUNDED = 0.9995  # the smallest number that three digits round to 1
 
 
 def duration(seconds: float) -> str:
     """Format seconds in readable units: 12 ms, 3.4 s, 5 min, 2 h 10 min, 3 d 4 h."""
-    if seconds < ROUNDED:
+    if seconds < _ROUNDED:
         return f"{1000 * seconds:.3g} ms"
     if seconds < 100:
         return f"{seconds:.3g} s"
@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
 def size(count: float) -> str:
     """Format bytes in readable units: 12 kB, 3.4 MB, 5.6 GB (powers of 1000)."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if count >= ROUNDED * factor:
+        if count >= _ROUNDED * factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count / 1e3:.3g} kB"
 

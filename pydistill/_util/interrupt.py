@@ -22,7 +22,7 @@ class Stop:
 
     @contextmanager
     def abandonable(self) -> Iterator[None]:
-        """Let the first Ctrl-C raise KeyboardInterrupt inside this context, for work that can be repeated."""
+        """Run work that can be repeated: inside, even the first Ctrl-C raises KeyboardInterrupt."""
         self._abandonable = True
         try:
             if self.requested:

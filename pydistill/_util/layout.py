@@ -18,16 +18,14 @@ REPORT_NAME = "report.html"
 IMAGES_NAME = "images.png"
 CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
-WANDB_NAME = "wandb"
 WANDB_ID_NAME = "wandb.json"
 CONVEXIFIED_NAME = "convexified"
 LOCK = ".lock"
 EVALUATIONS_LOCK = ".evaluations.lock"
 
 SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or rewritten when a run is resumed
-LOGS = (TENSORBOARD_NAME, WANDB_NAME, WANDB_ID_NAME)  # created before the first iteration
 OUTCOMES = (SET_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
-RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
+_RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
 INDEX_NAME = "index.json"  # of a trajectory store
 
 
@@ -38,7 +36,7 @@ def holds_experts(folder: Path) -> bool:
 
 def holds_run(folder: Path) -> bool:
     """Return whether the folder holds a run."""
-    return any((folder / name).exists() for name in RUN_FILES)
+    return any((folder / name).exists() for name in _RUN_FILES)
 
 
 def other_runs(folder: Path) -> str:
@@ -56,17 +54,17 @@ def no_run(folder: Path) -> InputError:
     if not folder.exists():
         return InputError(f"{folder} holds no run: there is no such folder; give a run's folder")
     remedy = other_runs(folder) or "give a run's folder"
-    missing = ", ".join(name for name in RUN_FILES if not (folder / name).exists())
+    missing = ", ".join(name for name in _RUN_FILES if not (folder / name).exists())
     return InputError(f"{folder} holds no run: there is no {' or '.join(missing.rsplit(', ', 1))} in it; {remedy}")
 
 
 def refuse_experts(folder: Path) -> None:
-    """Raise InputError if the folder of a new run holds experts."""
+    """Raise InputError if a folder chosen for a run holds experts."""
     if holds_experts(folder):
         raise InputError(f"{folder} holds experts; choose another folder for the run")
 
 
 def refuse_run(folder: Path) -> None:
-    """Raise InputError if the folder of new experts holds a run."""
+    """Raise InputError if a folder chosen for experts holds a run."""
     if holds_run(folder):
         raise InputError(f"{folder} holds a run; choose another folder for the experts")

@@ -19,14 +19,14 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
-def on_terminal() -> bool:
+def _on_terminal() -> bool:
     """Return whether standard error is a terminal; false if it is closed."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 def is_shown(progress: bool | None) -> bool:
     """Decide whether to show progress: as requested; by default on a terminal and in a notebook."""
-    return on_terminal() or in_notebook() if progress is None else progress
+    return _on_terminal() or in_notebook() if progress is None else progress
 
 
 class Bar:
@@ -48,7 +48,7 @@ class Bar:
         self._values: dict[str, str] = {}
         self._bar: Any = None
         self._lines = ExitStack()
-        if not self._quiet and (on_terminal() or in_notebook()):
+        if not self._quiet and (_on_terminal() or in_notebook()):
             try:
                 from tqdm import tqdm
 

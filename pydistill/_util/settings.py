@@ -108,7 +108,7 @@ def _made(kind: type[S], values: Any, base: S | None) -> S:
     for name, value in values.items():
         if name not in fields_by_name:
             raise UnknownSettingError(str(name), fields_by_name)
-        nested = nested_settings(_types_of(kind)[name])
+        nested = _nested_settings(_types_of(kind)[name])
         if nested is not None and isinstance(value, Mapping):
             default = fields_by_name[name].default if base is None else getattr(base, name)
             with in_group(name):
@@ -119,7 +119,7 @@ def _made(kind: type[S], values: Any, base: S | None) -> S:
 
 @contextmanager
 def in_group(name: str) -> Iterator[None]:
-    """Prefix the setting named by an error from this context with the group's name."""
+    """Raise a SettingError of this context again with the group's name before the setting's."""
     try:
         yield
     except SettingError as error:
@@ -147,7 +147,7 @@ def _keyword(setting: str) -> str:
 
 @dataclass(frozen=True)
 class Described:
-    """The description of one setting for the command line and its help.
+    """One setting, as the command line and its help need it.
 
     Attributes:
         name: dotted.
@@ -170,7 +170,7 @@ def described_settings(settings: Settings | type[Settings], prefix: str = "") ->
     for item in fields(kind):  # type: ignore[arg-type]
         hint, name = _types_of(kind)[item.name], f"{prefix}{item.name}"
         default = item.default if isinstance(settings, type) else getattr(settings, item.name)
-        nested = nested_settings(hint)
+        nested = _nested_settings(hint)
         if hint is not nested:
             textual = any(option is str or get_origin(option) is Literal for option in _options(hint))
             allowed = _allowed(hint, item.metadata.get("limits", {}))
@@ -179,7 +179,7 @@ def described_settings(settings: Settings | type[Settings], prefix: str = "") ->
             yield from described_settings(default if isinstance(default, nested) else nested, f"{name}.")
 
 
-def nested_settings(hint: Any) -> type[Any] | None:
+def _nested_settings(hint: Any) -> type[Any] | None:
     """Return the settings dataclass that an annotation allows, alone or in a union; None if there is none."""
     return next((option for option in _options(hint) if isinstance(option, type) and is_dataclass(option)), None)
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from pydistill._util.files import atomic_path
 from pydistill.errors import FormatError, InputError
 
-TENSORS = "tensors"
-CHECKSUM = "sha256"
-MAX_HEADER = 64 * 2**20
+_TENSORS = "tensors"
+_CHECKSUM = "sha256"
+_MAX_HEADER = 64 * 2**20
 """Maximum size of a header in bytes, so that a damaged length cannot exhaust the memory."""
 
 
@@ -59,10 +59,10 @@ def write_tensors(
         for name, value in stored.items()
     }
     try:
-        text = _json({**header, TENSORS: described})
+        text = _json({**header, _TENSORS: described})
     except (TypeError, ValueError) as error:
         raise InputError(f"the header of {path} cannot be written as JSON: {error}") from error
-    signed = f'{text[:-1]}, "{CHECKSUM}": "{_sha256(text.encode())}"}}'
+    signed = f'{text[:-1]}, "{_CHECKSUM}": "{_sha256(text.encode())}"}}'
     with atomic_path(path) as temporary:
         save_file(stored, temporary, metadata={key: signed})
 
@@ -92,11 +92,7 @@ def read_tensors(
 
 
 def read_header(path: str | os.PathLike[str], key: str, version: int, description: str) -> dict[str, Any]:
-    """Read the header alone, as `read_tensors` returns it; does not notice damage to a tensor.
-
-    Raises:
-        FormatError: as `read_tensors`.
-    """
+    """Read the header alone, as `read_tensors` does; damage to a tensor is not noticed."""
     with open_tensors(path, description) as file:
         return _header(file, key, version, path, description)[0]
 
@@ -115,7 +111,7 @@ def open_tensors(path: str | os.PathLike[str], description: str = "a safetensors
     try:
         with open(path, "rb") as file:  # safetensors reports every failure to open as a missing file
             length = int.from_bytes(file.read(8), "little")
-        if length > MAX_HEADER:
+        if length > _MAX_HEADER:
             raise FormatError(f"{path} is damaged: its header would have {length:,} bytes")
         with safe_open(os.fspath(path), framework="pt") as handle:
             yield handle
@@ -144,13 +140,13 @@ def _header(
         stored = header.get("format") if isinstance(header, dict) else None
         if stored != version or isinstance(stored, bool):
             raise FormatError(f"{path} has format {stored}; this version of pydistill reads {version}")
-        checksum = header.pop(CHECKSUM, None)
+        checksum = header.pop(_CHECKSUM, None)
         intact = checksum == _sha256(_json(header).encode())
     except FormatError:
         raise
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is damaged or not {description} ({error})") from error
-    described = header.pop(TENSORS, None)
+    described = header.pop(_TENSORS, None)
     if not intact or not isinstance(described, dict):
         raise FormatError(f"{path} is damaged: its header does not match its SHA-256")
     return header, described

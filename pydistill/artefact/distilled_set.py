@@ -13,7 +13,8 @@ import torch
 import torch.utils.data
 from torch import Tensor, nn
 
-from pydistill._util.checks import check_path
+from pydistill._util.checks import check_integer, check_path
+from pydistill._util.devices import usable_device
 from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
 from pydistill._util.png import html_sheet
@@ -23,13 +24,15 @@ from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, Preprocessing
 from pydistill.data import load as load_data
 from pydistill.errors import FormatError, InputError, MismatchError, SettingError, shown
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks, train_network
-from pydistill.nn import ModelSettings, Network, parse
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
+from pydistill.nn import ModelSettings, Network, build, name_of, parse
+from pydistill.nn.fits import check_fits
 from pydistill.recipes.recipe import Recipe
+from pydistill.training.train import derive_seed, train
 
 View = Literal["normalised", "viewable"]
 Which = Literal["final", "best"]
-RUN_ONLY = (METRICS_NAME, CHECKPOINT_NAME)
+_RUN_ONLY = (METRICS_NAME, CHECKPOINT_NAME)
 
 
 class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -172,16 +175,25 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
                 (see `student`).
             DivergedError: the training reached NaN or infinity.
         """
-        return train_network(
-            self.artefact.images,
-            self.labels,
-            self.lr,
-            model if isinstance(model, nn.Module) else self._network(model),
-            self._protocol(seed=seed, epochs=epochs),
-            num_classes=len(self.class_names),
-            repeat=repeat,
-            device=device,
+        check_integer("repeat", repeat, 0)
+        protocol = self._protocol(seed=seed, epochs=epochs)
+        seed = derive_seed("evaluation", protocol.seed, repeat)  # as `evaluate` does
+        device = usable_device(device)
+        images, labels = (
+            values.detach().to(device, torch.float32 if values.is_floating_point() else values.dtype)
+            for values in (self.artefact.images, self.labels)
         )
+        channels, *plane = images.shape[1:]
+        classes = len(self.class_names)
+        chosen = model if isinstance(model, nn.Module) else self._network(model)
+        network = chosen if isinstance(chosen, nn.Module) else build(chosen, channels, classes, plane, seed=seed)
+        network.to(device)
+        if not isinstance(chosen, ModelSettings) or ":" in chosen.name:
+            name = type(chosen).__name__ if isinstance(chosen, nn.Module) else name_of(chosen)
+            check_fits(network, name, channels, classes, plane, images.dtype)
+        training = replace(protocol.training, lr=self.lr)
+        train(network, images, labels, training, generator=torch.Generator().manual_seed(seed))
+        return network
 
     def evaluate(
         self,
@@ -191,7 +203,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         *,
         seed: int | None = None,
         epochs: int | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
         progress: bool | None = None,
         on_evaluation: Callable[[Evaluation], None] | None = None,
     ) -> list[Evaluation]:
@@ -202,7 +214,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             repeats, seed, epochs: of the networks of every kind; None: the recipe's.
             data: the data set whose test images are used, or the new path of the recorded one; None: `self.data`, or
                 else the recorded data set, read again. Images with another preprocessing are converted to the set's.
-            device: of the recorded data set.
+            device: where to train and test; None: where the data are, or a GPU if they are on the CPU and there is one.
             progress: show a bar; None: on a terminal and in a notebook.
             on_evaluation: called with the evaluation of every kind of network when it is complete.
 
@@ -310,10 +322,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             settings = replace(settings, training=replace(settings.training, epochs=epochs))
         return replace(settings, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
-    def _test_data(self, data: Dataset | str | os.PathLike[str] | None, device: torch.device | str) -> Dataset:
-        """Return the data set on which networks are tested, with the set's preprocessing."""
+    def _test_data(self, data: Dataset | str | os.PathLike[str] | None, device: torch.device | str | None) -> Dataset:
+        """Return the data set on which networks are tested, with the set's preprocessing, on the device."""
         if data is not None and not isinstance(data, (str, os.PathLike)):
-            return self.preprocess(data)
+            dataset = self.preprocess(data)
+            return dataset.to(usable_device(device, dataset.device))
         if "data" not in self.provenance.get("recipe", {}):
             raise InputError("the set does not record its data set; pass data")
         recorded = self.recipe.data
@@ -338,7 +351,7 @@ def check_destination(path: str | os.PathLike[str]) -> None:
     if file.suffix != ".safetensors" or file.is_dir():
         raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
     # Outside a run, a set may have one of these names.
-    if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in RUN_ONLY):
+    if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in _RUN_ONLY):
         raise InputError(f"{path} is the set of a run; choose another file")
     if file.exists():
         try:

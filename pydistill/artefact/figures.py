@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from pydistill.artefact.file import Artefact
 from pydistill.errors import MissingDependencyError
 
 SOURCE, MADE_BY = "Source", "pydistill"  # a text chunk in the PNG file, before its pixels
-MAX_STUDENTS = 6  # in the plot of distances
+_MAX_STUDENTS = 6  # in the plot of distances
 REFERENCES = {
     "accuracy_random_real": "random real images",
     "accuracy_full_data": "all real data",
@@ -29,18 +28,8 @@ REFERENCES = {
 Records = Sequence[Mapping[str, Any]]
 
 
-def check_matplotlib() -> None:
-    """Raise MissingDependencyError if matplotlib is not installed."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise _no_matplotlib()
-
-
 def images_figure(artefact: Artefact) -> Any:
-    """Return a figure of the images before the first iteration, if recorded, above those after the last.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
+    """Return a figure of the images before the first iteration, if recorded, above those after the last."""
     before = None if artefact.initial_images is None else artefact.viewable(artefact.initial_images)
     return pixels_figure(before, artefact.viewable(), artefact.class_names)
 
@@ -49,13 +38,9 @@ def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], ti
     """Return a figure of images before and after, a column per class.
 
     Args:
-        before: [n, C, H, W] in [0, 1], sorted by class, the same number per class; None if not recorded.
-        after: likewise.
+        before, after: [n, C, H, W] in [0, 1], sorted by class, the same number per class; `before` may be missing.
         names: of all classes.
         title: of `after`.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
     """
     titled = [("before: real images", before), (title, after)]
     pictures = [(title, tile(images, len(names))) for title, images in titled if images is not None]
@@ -81,9 +66,6 @@ def curves_figure(metrics: Records, summary: Mapping[str, Any] | None = None) ->
     Args:
         metrics: the events of metrics.jsonl.
         summary: the run's summary with the accuracies of reference.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
     """
     events = {kind: [line for line in metrics if line["event"] == kind] for kind in ("iteration", "evaluation")}
     iterations = events["iteration"]
@@ -131,12 +113,9 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise _no_matplotlib() from error
+        message = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
+        raise MissingDependencyError(message) from error
     return Figure(figsize=(width, height), layout=layout)
-
-
-def _no_matplotlib() -> MissingDependencyError:
-    return MissingDependencyError("pictures need matplotlib; install it with: pip install 'pydistill[cli]'")
 
 
 def _draw_accuracy(axis: Any, evaluations: Records, summary: Mapping[str, Any]) -> None:
@@ -171,7 +150,7 @@ def _draw_distances(axis: Any, students: Records) -> None:
     """Draw d(θ_k, θ*) / d(θ_0, θ*) along the student's steps, early and late in the run; dots mark the chosen steps."""
     axis.set(xlabel="student step k", ylabel="distance to the target, relative")
     students = [line for line in students if line["distances"] and line["distances"][0]]
-    shown = students[:: max(1, math.ceil(len(students) / MAX_STUDENTS))]
+    shown = students[:: max(1, math.ceil(len(students) / _MAX_STUDENTS))]
     for number, line in enumerate(shown):
         start = line["distances"][0]
         values = [math.nan if distance is None else distance / start for distance in line["distances"]]

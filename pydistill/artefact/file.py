@@ -20,20 +20,20 @@ from pydistill.evaluation.evaluate import EvaluationSettings
 
 FORMAT = 1
 KEY = "pydistill.artefact"
-PREFIX = "preprocessing."
+_PREFIX = "preprocessing."
 # Allowed deviation of the sum of a row of soft labels from 1. Imports accept 1e-3, to which another order of summation
 # adds at most 1e-4; the error of a float32 softmax over 1,000 classes is below 1e-6.
-ROW_TOLERANCE = 2e-3
+_ROW_TOLERANCE = 2e-3
 
-ABOUT = (
+_ABOUT = (
     "A distilled training set. Train a fresh network on `images` and `labels` by SGD at learning rate `lr` as "
     "`evaluation.training` says (its own lr is replaced by this one); `viewable` says how to make pixels of images."
 )
-FORMULAS = {
+_FORMULAS = {
     "normalise": "pixels = images * preprocessing.std + preprocessing.mean, per channel, clamped to [0, 1]",
     "zca": "pixels = preprocessing.inverse @ image + preprocessing.mean, image flattened as C, H, W, clamped to [0, 1]",
 }
-MEANINGS = {
+_MEANINGS = {
     "images": "the distilled images [n, C, H, W] as networks see them, preprocessed",
     "labels": "class numbers [n], or class probabilities [n, classes]",
     "classes": "the class that each image stands for [n]",
@@ -90,7 +90,7 @@ class Artefact:
         if fault is not None:
             raise InputError(f"the distilled set cannot be written to {path}: {fault}")
         about, tensors = self.preprocessing.state()
-        stored = {f"{PREFIX}{name}": value for name, value in tensors.items()}
+        stored = {f"{_PREFIX}{name}": value for name, value in tensors.items()}
         stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
         if self.initial_images is not None:
             stored["initial_images"] = self.initial_images
@@ -98,16 +98,16 @@ class Artefact:
         evaluation = recorded or asdict(EvaluationSettings())  # imported sets are evaluated with the defaults
         header = {
             "format": FORMAT,
-            "about": ABOUT,
+            "about": _ABOUT,
             "lr": self.lr,
             "class_names": list(self.class_names),
             "preprocessing": about,
-            "viewable": FORMULAS.get(self.preprocessing.kind, self.preprocessing.kind),
+            "viewable": _FORMULAS.get(self.preprocessing.kind, self.preprocessing.kind),
             "evaluation": evaluation,
             "augmentation": _mapping(evaluation.get("training")).get("dsa"),
             "provenance": self.provenance,
         }
-        write_tensors(path, KEY, header, stored, meanings=MEANINGS)
+        write_tensors(path, KEY, header, stored, meanings=_MEANINGS)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Artefact:
@@ -124,7 +124,7 @@ class Artefact:
             raise InputError(*_absent(path, file))
         header, tensors = read_tensors(file, KEY, FORMAT, "a distilled set")
         try:
-            about = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+            about = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
             artefact = cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
@@ -202,4 +202,4 @@ def _fault(artefact: Artefact) -> str | None:
 def _are_probabilities(rows: Tensor) -> bool:
     """Return whether all rows [n, K] are class probabilities, up to rounding."""
     sums = rows.double().sum(dim=1)
-    return bool((rows >= 0).all()) and bool(((sums - 1).abs() <= ROW_TOLERANCE).all())
+    return bool((rows >= 0).all()) and bool(((sums - 1).abs() <= _ROW_TOLERANCE).all())

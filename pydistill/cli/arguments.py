@@ -94,13 +94,9 @@ def device_of(device: str) -> str:
     Raises:
         InputError: there is no such device.
     """
-    import torch
-
     from pydistill._util.devices import usable_device
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return str(usable_device(device))
+    return str(usable_device(None if device == "auto" else device))
 
 
 def print_json(value: Any) -> None:

@@ -84,7 +84,6 @@ def run(values: Any) -> Output:
 
 
 def _percent(evaluation: Evaluation) -> str:
-    from pydistill._util.format import accuracy_of, networks
+    from pydistill._util.format import networks
 
-    count = len(evaluation.accuracies)
-    return f"{accuracy_of(evaluation.mean, evaluation.std, count)} ({networks(count)})"
+    return f"{evaluation.text} ({networks(len(evaluation.accuracies))})"

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from pydistill._util.memory import keep_freed_memory
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
 
 DONE = 0
@@ -35,6 +36,8 @@ def guarded(run: Callable[[list[str]], int], arguments: Sequence[str] | None) ->
 
     An error is printed as one line on stderr, with its remedy; with --debug it is raised, so that its traceback shows.
     """
+    if arguments is None:  # the process is this command's
+        keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     if not logging.root.handlers:  # leave a calling program's logging alone

@@ -53,7 +53,7 @@ def run(values: Any) -> Output:
     from pydistill.artefact.exchange import import_set
     from pydistill.cli.parser import did_you_mean
     from pydistill.data import DataSettings, Normalise
-    from pydistill.data.load import NAMES
+    from pydistill.data.settings import NAMES
 
     if (values.mean is None) != (values.std is None):
         raise InputError("--mean and --std belong together; give both or neither")

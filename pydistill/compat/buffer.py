@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pydistill import data
 from pydistill._util.format import counted
 from pydistill._util.settings import from_dict
-from pydistill.compat.command import device, run_command
+from pydistill.compat.command import run_command
 from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.exported import export_buffers, refuse_foreign
 from pydistill.compat.flags import buffer_parser
@@ -17,7 +17,7 @@ from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.workflow import train_and_store
 
-STORE = "pydistill-experts"
+_STORE = "pydistill-experts"
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ def train(arguments: Sequence[str]) -> None:
     refuse_foreign(
         folder, (f"replay_buffer_{index}.pt" for index in range(-(-values.num_experts // values.save_interval)))
     )
-    store = train_and_store(data.load(recipe.data, device()), recipe, folder / STORE, quiet=values.quiet)
+    store = train_and_store(data.load(recipe.data, device=None), recipe, folder / _STORE, quiet=values.quiet)
     files = export_buffers(store, folder, values.save_interval)
     print(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-import torch
-
 from pydistill.cli.errors import DONE, PREFIX, guarded
 from pydistill.compat.flags import FLAGS
 from pydistill.errors import PydistillError
@@ -32,8 +30,3 @@ def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | Non
 def note(line: str) -> None:
     """Print a note on stderr."""
     print(f"{PREFIX}{line}", file=sys.stderr)
-
-
-def device() -> str:
-    """Return the device that the published scripts use: a GPU if there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -8,25 +8,21 @@ from pathlib import Path
 from pydistill.compat.flags import Script
 from pydistill.data import DataSettings
 from pydistill.data.imagenet import SUBSETS
-from pydistill.data.load import NAMES
+from pydistill.data.settings import NAMES
 from pydistill.data.statistics import PUBLISHED
 from pydistill.errors import InputError
 
 _NAMES = {"CIFAR10": "cifar10", "CIFAR100": "cifar100", "Tiny": "tiny-imagenet"}
-IMAGENET_SIZE = 128
+_IMAGENET_SIZE = 128
 
 
 def data_of(values: argparse.Namespace) -> DataSettings:
-    """Return the data settings of the flags, with the published normalisation where there is one.
-
-    Raises:
-        InputError: there is no such data set.
-    """
+    """Return the data settings of the flags, with the published normalisation where there is one."""
     name, size = _NAMES.get(values.dataset, values.dataset), None
     if values.dataset == "ImageNet":
         if values.subset not in SUBSETS:
             raise InputError(f"--subset must be one of {', '.join(SUBSETS)}, not {values.subset}")
-        name, size = values.subset, values.res or IMAGENET_SIZE
+        name, size = values.subset, values.res or _IMAGENET_SIZE
     elif values.res is not None:
         raise InputError(f"--res={values.res} is for --dataset ImageNet; leave it out")
     if name not in NAMES:
@@ -54,7 +50,7 @@ def buffer_folder(values: argparse.Namespace, script: Script = "mtt") -> Path:
     suffixed = ("CIFAR10", "CIFAR100", "Tiny") if script == "mct" else ("CIFAR10", "CIFAR100")
     if values.dataset == "ImageNet":
         folder /= str(values.subset)
-        with_size = folder / str(values.res or IMAGENET_SIZE) / model
+        with_size = folder / str(values.res or _IMAGENET_SIZE) / model
         return folder / model if (folder / model).is_dir() and not with_size.is_dir() else with_size
     if values.dataset in suffixed and not values.zca:
         folder = folder.with_name(f"{folder.name}_NO_ZCA")

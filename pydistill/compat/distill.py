@@ -9,16 +9,16 @@ from dataclasses import replace
 import torch
 
 from pydistill import data
-from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
 from pydistill.artefact.file import Artefact
-from pydistill.compat.command import device, note, run_command
+from pydistill.compat.command import note, run_command
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
 from pydistill.compat.files import RUN, Naming, ScriptFiles, log_folder
 from pydistill.compat.flags import Script, distill_parser
-from pydistill.compat.recipe import plan_of
-from pydistill.evaluation.evaluate import evaluate_models, table
+from pydistill.compat.recipe import recipe_of
+from pydistill.evaluation.evaluate import evaluate_networks, table
+from pydistill.nn import parse
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.workflow import distill_and_report
@@ -39,14 +39,13 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         PydistillError: as `distill_and_report`.
     """
     values = distill_parser(script).parse(arguments)
-    plan = plan_of(values, script)
-    recipe = plan.recipe
+    recipe, notes = recipe_of(values, script)
     folder = log_folder(values.dataset, values.name, script, resume=values.resume)
-    for line in plan.notes:
+    for line in notes:
         note(line)
-    dataset = data.load(recipe.data, device())
+    dataset = data.load(recipe.data, device=None)
     store = import_experts(values, script, buffer_folder(values, script), dataset, recipe.model)
-    recipe = with_experts(recipe, store, values)
+    recipe = _with_experts(recipe, store, values)
     run = RunFolder(folder / RUN)
     classes = torch.arange(dataset.num_classes).repeat_interleave(recipe.distill.ipc)
     files = ScriptFiles(
@@ -61,17 +60,16 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     result = distill_and_report(
         dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, callbacks=[files]
     )
-    best = result.accuracy_best
-    accuracy = accuracy_of(best.mean, best.std, len(best.accuracies))
-    print(f"best accuracy: {accuracy}, after {result.best_iteration} iterations")
+    print(f"best accuracy: {result.accuracy_best.text}, after {result.best_iteration} iterations")
     if recipe.evaluation.models:
         artefact = Artefact.load(run.path / BEST_NAME)
-        rows = evaluate_models(artefact.images, artefact.labels, artefact.lr, dataset, recipe.model, recipe.evaluation)
+        networks = [parse(name) for name in recipe.evaluation.models]
+        rows = evaluate_networks(artefact.images, artefact.labels, artefact.lr, dataset, networks, recipe.evaluation)
         print(table(rows))
     print(f"the sets are in {folder}, the run in {run.path}")
 
 
-def with_experts(recipe: Recipe, store: TrajectoryStore, values: argparse.Namespace) -> Recipe:
+def _with_experts(recipe: Recipe, store: TrajectoryStore, values: argparse.Namespace) -> Recipe:
     """Complete the recipe from the buffers: number of experts, their epochs and, for MCT, the convexification."""
     training = replace(recipe.expert.training, epochs=store.record.epochs)
     recipe = replace(recipe, expert=replace(recipe.expert, count=len(store), training=training))

@@ -24,19 +24,14 @@ from pydistill.trajectories import (
     import_mct,
     import_mtt,
 )
-from pydistill.trajectories.formats.mct import partner
+from pydistill.trajectories.formats.mct import partner, waypoint_stem
 from pydistill.trajectories.record import ExpertsRecord
 
 RECORDED = "replay_buffer"
-_TAGS = {"path": "", "uniform": "_uni", "decreasing": "_dec", "projected": "_proj"}
 
 
-def buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
-    """List `STEM_0.pt`, `STEM_1.pt`, … of a folder up to the first gap, at most `limit` of them.
-
-    Raises:
-        InputError: there is no such file.
-    """
+def _buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
+    """List `STEM_0.pt`, `STEM_1.pt`, … of a folder up to the first gap, at most `limit` of them."""
     files: list[Path] = []
     while (file := folder / f"{stem}_{len(files)}.pt").exists():
         files.append(file)
@@ -48,12 +43,8 @@ def buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
     return files[:limit]
 
 
-def waypoint_stem(values: argparse.Namespace) -> str:
-    """Return the name of MCT's files for these flags, without the number.
-
-    Raises:
-        InputError: fewer than 2 waypoints, or a variant that MCT has for 2 only.
-    """
+def _waypoint_stem(values: argparse.Namespace) -> str:
+    """Return the name of MCT's files for these flags, without the number; raise InputError if MCT has none."""
     waypoints = values.num_interpolation
     rule = fraction_rule(values)
     if waypoints < 2:
@@ -63,15 +54,11 @@ def waypoint_stem(values: argparse.Namespace) -> str:
             "--abl_uniform_points, --abl_decreasing_points and --abl_projected_points go with --num_interpolation 2 "
             f"only, not with {waypoints}: MCT has no such files"
         )
-    return f"waypoint_buffer_ip{waypoints}" if waypoints > 2 else f"waypoint_buffer{_TAGS[rule]}"
+    return waypoint_stem(waypoints, rule)
 
 
 def fraction_rule(values: argparse.Namespace) -> FractionRule:
-    """Choose the fraction rule: the one of MCT's three flags that is set, or path length.
-
-    Raises:
-        InputError: more than one of them.
-    """
+    """Choose the fraction rule of the one of MCT's three flags that is set; the path length without a flag."""
     rules: dict[FractionRule, bool] = {
         "uniform": values.abl_uniform_points,
         "decreasing": values.abl_decreasing_points,
@@ -94,19 +81,17 @@ def import_experts(
     Raises:
         InputError: there are no buffers, or the store was imported from other buffers, with other limits, or before the
             buffers changed.
-        FormatError: a buffer is damaged, unsafe or of another layout.
-        MismatchError: the buffers hold experts of another network, or the store holds experts of other data or more
-            experts than the buffers.
+        MismatchError: the buffers hold experts of another network, or the store holds other experts.
     """
     for name in ("max_files", "max_experts"):
         if getattr(values, name) is not None and getattr(values, name) < 1:
             raise InputError(f"--{name} must be at least 1, not {getattr(values, name)}")
-    stem = waypoint_stem(values) if script == "mct" else RECORDED
+    stem = _waypoint_stem(values) if script == "mct" else RECORDED
     if not (folder / f"{stem}_0.pt").exists() and (folder / f"{RECORDED}_0.pt").exists():
         note(f"there is no {stem}_0.pt in {folder}, so the experts of {RECORDED}_0.pt … are convexified")
         stem = RECORDED
     convexified = stem != RECORDED
-    files = buffer_files(folder, stem, values.max_files)
+    files = _buffer_files(folder, stem, values.max_files)
     sources = [source for file in files for source in ((file, partner(file)) if convexified else (file,))]
     out = Path(values.experts) if values.experts else folder / _store_name(values, stem)
     if already_imported(out, sources, values.max_experts):

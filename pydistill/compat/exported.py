@@ -11,22 +11,16 @@ from pydistill._util.files import read_json, sha256_of, write_json
 from pydistill.errors import FormatError, InputError
 from pydistill.trajectories import TrajectoryStore, export_mtt
 
-RECORD = "pydistill-exported.json"
-"""File of the SHA-256 digests of the buffers written here, by name: one per file, two during its replacement."""
-STAGING = ".pydistill-exporting"
+_RECORD = "pydistill-exported.json"
+"""Name of the file with the SHA-256 digests of the exported buffers; a buffer that is being replaced has two."""
+_STAGING = ".pydistill-exporting"
 _NAME = r"replay_buffer_[0-9]+\.pt"  # files named in the record are removed, so no name may be a path
 
 
 def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    """Refuse to overwrite or remove buffers that another program wrote or changed.
+    """Raise InputError if another program wrote or changed a buffer that is to be written or removed.
 
-    Args:
-        folder: of the buffers.
-        names: files to be written; those recorded by earlier exports are checked too.
-
-    Raises:
-        InputError: one of these files exists and is not as it was written here.
-        FormatError: the record of written buffers is damaged.
+    These are the buffers of the names, and those that earlier exports wrote.
     """
     written = _recorded(folder)
     for name in dict.fromkeys([*names, *written]):
@@ -46,7 +40,7 @@ def export_buffers(store: TrajectoryStore, folder: Path, experts_per_file: int) 
         FormatError: the record of written buffers is damaged.
         WriteError: the disk is full.
     """
-    staging = folder / STAGING
+    staging = folder / _STAGING
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staged = export_mtt(store, staging, experts_per_file=experts_per_file)
@@ -54,19 +48,19 @@ def export_buffers(store: TrajectoryStore, folder: Path, experts_per_file: int) 
         old = _recorded(folder)
         new = {file.name: [sha256_of(file)] for file in staged}
         # Until all files are moved both digests are valid, so that a command killed here can be run again.
-        write_json(folder / RECORD, old | {name: old.get(name, []) + digests for name, digests in new.items()})
+        write_json(folder / _RECORD, old | {name: old.get(name, []) + digests for name, digests in new.items()})
         files = [file.replace(folder / file.name) for file in staged]
         # Files of an earlier export with more files would be read as additional experts.
         for name in old.keys() - new.keys():
             (folder / name).unlink(missing_ok=True)
-        write_json(folder / RECORD, new)
+        write_json(folder / _RECORD, new)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return files
 
 
 def _recorded(folder: Path) -> dict[str, list[str]]:
-    path = folder / RECORD
+    path = folder / _RECORD
     if not path.exists():
         return {}
     record = read_json(path)

@@ -20,18 +20,14 @@ from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.trajectories.formats.common import save_torch
 
-ALWAYS_EVERY = 1000
+_ALWAYS_EVERY = 1000
 RUN = "run"
-LOG_FOLDERS = "logged_files"
+_LOG_FOLDERS = "logged_files"
 
 
 def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) -> Path:
-    """Return logged_files/DATASET/NAME; the default name is the script's, with -2, -3, … if it exists.
-
-    Raises:
-        InputError: --resume without a name, a name that exists without --resume, or a name that is a path.
-    """
-    parent = Path(LOG_FOLDERS) / dataset
+    """Return logged_files/DATASET/NAME; without a name that of the script, with -2, -3, … if it exists."""
+    parent = Path(_LOG_FOLDERS) / dataset
     if name is None:
         if resume:
             raise InputError(f"--resume needs the run's --name, the folder in {parent}")
@@ -128,7 +124,7 @@ class ScriptFiles(RunCallback):
                 self._raw.write("0", images, self._classes)
         if self._due is not None and self._due[0] == iteration:
             is_best = self._due[1]
-            names = [str(iteration)] if is_best or iteration % ALWAYS_EVERY == 0 else []
+            names = [str(iteration)] if is_best or iteration % _ALWAYS_EVERY == 0 else []
             for when in [*names, *(["best"] if is_best else [])]:
                 self._write(when, images)
                 if self._raw is not None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydistill.cli.parser import Parser
 
 Script = Literal["mtt", "att", "tesla", "mct"]
-STRATEGY = "color_crop_cutout_flip_scale_rotate"
+_STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
 
 FLAGS = {
@@ -145,7 +145,7 @@ def _shared(parser: Parser, *, data_path: str) -> None:
     parser.add_argument("--batch_real", type=int, default=256)
     parser.add_argument("--batch_train", type=int, default=256)
     parser.add_argument("--dsa", choices=["True", "False"], default="True")
-    parser.add_argument("--dsa_strategy", default=STRATEGY)
+    parser.add_argument("--dsa_strategy", default=_STRATEGY)
     parser.add_argument("--data_path", default=data_path)
     parser.add_argument("--buffer_path", default="./buffers")
     parser.add_argument("--zca", action="store_true")

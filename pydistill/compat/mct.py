@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
 from pydistill.compat import distill
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the distillation described by the flags; return the exit status."""
-    return distill.main("mct", arguments)
-
+main = partial(distill.main, "mct")
 
 if __name__ == "__main__":
     sys.exit(main())

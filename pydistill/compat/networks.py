@@ -30,7 +30,7 @@ _OTHERS = {
     "ResNet18BN": ModelSettings("resnet18", norm="batch"),
     "ConvNetKIP": ModelSettings("convnet", depth=3, width=1024, norm="none"),
 }
-ABSENT = ("LeNet", "ResNet18_AP", "ResNet18BN_AP")
+_ABSENT = ("LeNet", "ResNet18_AP", "ResNet18BN_AP")
 _POOLS = {
     "M": ("ConvNet", "AlexNet", "VGG11", "ResNet18_AP", "ResNet18"),
     "W": ("ConvNetW32", "ConvNetW64", "ConvNetW128", "ConvNetW256"),
@@ -42,14 +42,10 @@ _POOLS = {
 
 
 def network_of(name: str) -> ModelSettings:
-    """Return the network that MTT's `get_network` builds for a name, or the one of that pydistill short name.
-
-    Raises:
-        InputError: pydistill has no such network.
-    """
+    """Return the network that MTT's `get_network` builds for a name, or that of a short name of pydistill."""
     if name in _OTHERS:
         return _OTHERS[name]
-    if name in ABSENT:
+    if name in _ABSENT:
         raise InputError(f"--model {name} is not implemented; choose ConvNet, AlexNet, VGG11 …")
     match = re.fullmatch(r"ConvNet(?:D(?P<depth>\d+)|W(?P<width>\d+)|(?P<variant>[A-Z]{2}))?", name)
     if match is None or (match["variant"] and match["variant"] not in _VARIANTS):
@@ -66,12 +62,10 @@ def network_of(name: str) -> ModelSettings:
 
 
 def pool_of(mode: str, model: str) -> tuple[list[str], list[str]]:
-    """Return MTT's names of the networks of an `--eval_mode`: those that pydistill has, and those that it lacks.
+    """Return the networks of an `--eval_mode` by MTT's names, those that pydistill has and those that it lacks.
 
-    Mode S is the student's network, without batch norm as published; C is the student's network and ConvNet.
-
-    Raises:
-        InputError: there is no such mode (the published scripts silently use the student's network).
+    Mode S is the student's network, without batch norm as published; C is the student's network and ConvNet. For an
+    unknown mode the published scripts silently use the student's network; here it is refused.
     """
     if mode in _POOLS:
         names = list(_POOLS[mode])
@@ -81,4 +75,4 @@ def pool_of(mode: str, model: str) -> tuple[list[str], list[str]]:
         names = [model.split("BN")[0]]
     else:
         raise InputError(f"--eval_mode must be one of S, C, {', '.join(_POOLS)}, not {mode}")
-    return [name for name in names if name not in ABSENT], [name for name in names if name in ABSENT]
+    return [name for name in names if name not in _ABSENT], [name for name in names if name in _ABSENT]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import Any
 
 from pydistill._util.settings import from_dict
@@ -15,7 +14,7 @@ from pydistill.nn import name_of
 from pydistill.recipes.recipe import Recipe
 
 # Flags that are refused: the reason and the remedy.
-REFUSED = {
+_REFUSED = {
     "texture": "textures on a larger canvas are not implemented; leave it out",
     "random_trajectory": "student and target would be the same random network, and the loss divides by their distance; "
     "leave it out",
@@ -23,25 +22,8 @@ REFUSED = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The recipe of a published command line, and notes.
-
-    Attributes:
-        recipe: recipe of the run.
-        notes: sentences for the user about flags that do not do what their names suggest.
-    """
-
-    recipe: Recipe
-    notes: tuple[str, ...]
-
-
-def plan_of(values: argparse.Namespace, script: Script) -> Plan:
-    """Convert the flags of a distillation script to a recipe.
-
-    Raises:
-        InputError: a flag is wrong or not supported.
-    """
+def recipe_of(values: argparse.Namespace, script: Script) -> tuple[Recipe, list[str]]:
+    """Convert the flags of a distillation script to a recipe, and notes on flags whose names mislead."""
     _refuse(values)
     pool, absent = pool_of(values.eval_mode, values.model)
     model = network_of(values.model)
@@ -65,12 +47,11 @@ def plan_of(values: argparse.Namespace, script: Script) -> Plan:
             },
         },
     }
-    recipe = from_dict(Recipe, settings)
-    return Plan(recipe, tuple(_notes(values, script, absent)))
+    return from_dict(Recipe, settings), _notes(values, script, absent)
 
 
 def _refuse(values: argparse.Namespace) -> None:
-    for name, why in REFUSED.items():
+    for name, why in _REFUSED.items():
         if getattr(values, name, False):
             raise InputError(f"--{name} is refused: {why}")
     if getattr(values, "noise_start", 0.0):

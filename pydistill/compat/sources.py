@@ -1,4 +1,4 @@
-"""Record the buffers that a store was imported from, so that unchanged buffers are not read again."""
+"""Record the buffers of an import, so that a later command reads them again only if they have changed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,5 @@ def _state(file: Path) -> dict[str, Any]:
 
 
 def _describe(names: Sequence[str], per_file: Any) -> str:
-    experts = (
-        "all experts" if per_file is None else "the first expert" if per_file == 1 else f"the first {per_file} experts"
-    )
-    return f"{experts} of {', '.join(names)}"
+    limit = "all experts" if per_file is None else f"the first {per_file} experts"
+    return f"{'the first expert' if per_file == 1 else limit} of {', '.join(names)}"

@@ -16,14 +16,13 @@ from torch import Tensor
 
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data.preprocessing import Preprocessing
-from pydistill.data.raw import RawData
+from pydistill.data.raw import ARRAYS, RawData
 from pydistill.data.zca import Zca
 from pydistill.errors import FormatError, InputError
 
 FORMAT = 1
 KEY = "pydistill.cache"
-ZCA_EPS = 0.1
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_ZCA_EPS = 0.1
 
 
 def cache_folder(folder: str | None) -> Path:
@@ -32,12 +31,11 @@ def cache_folder(folder: str | None) -> Path:
 
 
 def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) -> RawData:
-    """Return a data set's arrays from `cache`, reading and storing them first if necessary.
+    """Return a data set's arrays from `cache`, reading and storing them first if there is no intact entry.
 
     Args:
         key: a string that is equal for two requests exactly if their arrays are.
-        name: the data set's name; part of the entry's file name.
-        read: reads the data set; called if the cache has no intact entry.
+        name: part of the entry's file name.
     """
     digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
     path = cache / "data" / f"{name}-{digest[:32]}.safetensors"
@@ -52,7 +50,7 @@ def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) ->
     return raw
 
 
-def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = ZCA_EPS) -> Zca:
+def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = _ZCA_EPS) -> Zca:
     """Return the ZCA of training images with the digest `source` from `cache`, fitting and storing it if necessary."""
     path = cache / "preprocessing" / f"zca-{source[:32]}-{eps:g}.safetensors"
     if path.is_file():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
 from numbers import Integral
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 import torch
@@ -18,48 +20,37 @@ from pydistill.data.raw import raw_from
 from pydistill.data.settings import DataSettings, Pixels, Statistics
 from pydistill.errors import InputError, shown
 
-IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+_IMAGE_COLUMNS = ("image", "img")
+_LABEL_COLUMNS = ("label", "labels", "fine_label")
+P = ParamSpec("P")
 
 
-class Constructor(Protocol):
-    """A function that reads one named data set."""
+@as_keywords()
+def _read(
+    name: str,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    zca: bool = False,
+    image_size: int | None = None,
+    statistics: Statistics = "measured",
+    download: bool = False,
+    pixels: Pixels = "auto",
+    cache: str | None = None,
+    device: torch.device | str = "cpu",
+) -> Dataset:
+    absolute = None if path is None else os.path.abspath(os.path.expanduser(path))
+    return load(DataSettings(name, absolute, image_size, zca, statistics, download, pixels, cache), device)
 
-    def __call__(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        zca: bool = False,
-        image_size: int | None = None,
-        statistics: Statistics = "measured",
-        download: bool = False,
-        pixels: Pixels = "auto",
-        cache: str | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Dataset:
-        """Read the data set; the arguments are those of `DataSettings`."""
 
+def _constructor(read: Callable[Concatenate[str, P], Dataset], name: str, about: str) -> Callable[P, Dataset]:
+    """Make the function that reads the data set `name`: `read` without its first argument."""
 
-def _constructor(name: str, about: str) -> Constructor:
-    """Make the function that reads the data set `name`."""
+    def constructor(*arguments: P.args, **options: P.kwargs) -> Dataset:
+        return read(name, *arguments, **options)
 
-    @as_keywords()
-    def read(
-        path: str | os.PathLike[str] | None = None,
-        *,
-        zca: bool = False,
-        image_size: int | None = None,
-        statistics: Statistics = "measured",
-        download: bool = False,
-        pixels: Pixels = "auto",
-        cache: str | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Dataset:
-        absolute = None if path is None else os.path.abspath(os.path.expanduser(path))
-        return load(DataSettings(name, absolute, image_size, zca, statistics, download, pixels, cache), device)
-
-    read.__name__ = read.__qualname__ = name.replace("-", "_")
-    read.__doc__ = f"""{about}.
+    vars(constructor)["__signature__"] = signature(partial(read, name))
+    constructor.__name__ = constructor.__qualname__ = name.replace("-", "_")
+    constructor.__doc__ = f"""{about}.
 
     Args:
         path: {_PATHS.get(name, "the folder or archive (tar, zip) that holds it")}.
@@ -76,7 +67,7 @@ def _constructor(name: str, about: str) -> Constructor:
         FormatError: a file is damaged.
         MissingDependencyError: an optional package is needed to read the files.
     """
-    return read
+    return constructor
 
 
 _PATHS = {
@@ -85,20 +76,20 @@ _PATHS = {
     "tensors": "a .npz file with train_images, train_labels, test_images, test_labels and optionally class_names",
 }
 
-digits = _constructor("digits", "Scikit-learn's digits: 1,437 + 360 images 1×8×8, 10 classes")
-cifar10 = _constructor("cifar10", "CIFAR-10: 50,000 + 10,000 images 3×32×32, 10 classes")
-cifar100 = _constructor("cifar100", "CIFAR-100: 50,000 + 10,000 images 3×32×32, 100 classes")
-svhn = _constructor("svhn", "SVHN, house numbers: 73,257 + 26,032 images 3×32×32, 10 classes")
-fashion_mnist = _constructor("fashion-mnist", "Fashion-MNIST: 60,000 + 10,000 images 1×28×28, 10 classes")
-tiny_imagenet = _constructor("tiny-imagenet", "Tiny ImageNet: 100,000 + 10,000 images 3×64×64, 200 classes")
-imagenette = _constructor("imagenette", "Ten easy classes of ImageNet, at 3×128×128")
-imagewoof = _constructor("imagewoof", "Ten dogs of ImageNet, at 3×128×128")
-imagefruit = _constructor("imagefruit", "Ten fruits of ImageNet, at 3×128×128")
-imagemeow = _constructor("imagemeow", "Ten cats of ImageNet, at 3×128×128")
-imagesquawk = _constructor("imagesquawk", "Ten birds of ImageNet, at 3×128×128")
-imageyellow = _constructor("imageyellow", "Ten yellow things of ImageNet, at 3×128×128")
-from_folder = _constructor("folder", "A folder or archive of images, one folder per class")
-from_npz = _constructor("tensors", "The arrays of a .npz file, as `from_arrays` takes them")
+digits = _constructor(_read, "digits", "Scikit-learn's digits: 1,437 + 360 images 1×8×8, 10 classes")
+cifar10 = _constructor(_read, "cifar10", "CIFAR-10: 50,000 + 10,000 images 3×32×32, 10 classes")
+cifar100 = _constructor(_read, "cifar100", "CIFAR-100: 50,000 + 10,000 images 3×32×32, 100 classes")
+svhn = _constructor(_read, "svhn", "SVHN, house numbers: 73,257 + 26,032 images 3×32×32, 10 classes")
+fashion_mnist = _constructor(_read, "fashion-mnist", "Fashion-MNIST: 60,000 + 10,000 images 1×28×28, 10 classes")
+tiny_imagenet = _constructor(_read, "tiny-imagenet", "Tiny ImageNet: 100,000 + 10,000 images 3×64×64, 200 classes")
+imagenette = _constructor(_read, "imagenette", "Ten easy classes of ImageNet, at 3×128×128")
+imagewoof = _constructor(_read, "imagewoof", "Ten dogs of ImageNet, at 3×128×128")
+imagefruit = _constructor(_read, "imagefruit", "Ten fruits of ImageNet, at 3×128×128")
+imagemeow = _constructor(_read, "imagemeow", "Ten cats of ImageNet, at 3×128×128")
+imagesquawk = _constructor(_read, "imagesquawk", "Ten birds of ImageNet, at 3×128×128")
+imageyellow = _constructor(_read, "imageyellow", "Ten yellow things of ImageNet, at 3×128×128")
+from_folder = _constructor(_read, "folder", "A folder or archive of images, one folder per class")
+from_npz = _constructor(_read, "tensors", "The arrays of a .npz file, as `from_arrays` takes them")
 
 
 def from_arrays(
@@ -127,8 +118,7 @@ def from_arrays(
         InputError: an array has an unsupported shape or type, a pixel or label is out of range, a class has no training
             image, or `as_bytes` is true for floating-point images.
     """
-    names = None if class_names is None else tuple(class_names)
-    raw = raw_from(name, names, train_images, train_labels, test_images, test_labels)
+    raw = raw_from(name, class_names, train_images, train_labels, test_images, test_labels)
     return prepare(raw, zca=zca, as_bytes=as_bytes)
 
 
@@ -189,7 +179,7 @@ def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDA
 def _pair(where: str, item: Any, columns: tuple[str, str] | None) -> tuple[Any, Any]:
     """Return the image and the label of one item."""
     if isinstance(item, Mapping):
-        image, label = columns or (_column(item, IMAGE_COLUMNS), _column(item, LABEL_COLUMNS))
+        image, label = columns or (_column(item, _IMAGE_COLUMNS), _column(item, _LABEL_COLUMNS))
         if image not in item or label not in item:
             raise InputError(f"{where} has the columns {', '.join(map(str, item))}; name image and label with columns=")
         return item[image], item[label]
@@ -222,6 +212,6 @@ def _class_names(train: Any, columns: tuple[str, str] | None) -> Sequence[str] |
     names = getattr(train, "classes", None)
     features = getattr(train, "features", None)
     if names is None and isinstance(features, Mapping):
-        label = features.get(columns[1] if columns else _column(features, LABEL_COLUMNS))
+        label = features.get(columns[1] if columns else _column(features, _LABEL_COLUMNS))
         names = getattr(label, "names", None)
     return None if names is None else [str(name) for name in names]

@@ -14,6 +14,7 @@ from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise, Preprocessing, chunks_of
 from pydistill.data.raw import RawData
 from pydistill.data.settings import DataSettings
+from pydistill.data.statistics import published_normalisation
 from pydistill.data.zca import Zca
 from pydistill.errors import InputError, SettingError
 
@@ -51,19 +52,19 @@ class Dataset:
         )
 
     def _repr_html_(self) -> str:
-        """Return the first training image of every class above `repr` as HTML for a notebook."""
+        """Format the first training image of every class above `repr` as HTML for a notebook."""
         first = [int(self.class_indices(label)[0]) for label in range(min(self.num_classes, MOST_COLUMNS))]
         images = self.train_pictures.batch(torch.tensor(first, device=self.device))
         return html_sheet(self.preprocessing.invert(images), len(first), repr(self))
 
     @property
     def train_images(self) -> Tensor:
-        """The preprocessed training images, float32 [n, C, H, W]; recomputed at every access if stored as bytes."""
+        """The preprocessed training images, float32 [n, C, H, W]; every access preprocesses images stored as bytes."""
         return self.train_pictures.as_floats().pixels
 
     @property
     def test_images(self) -> Tensor:
-        """The preprocessed test images, as `train_images`."""
+        """The preprocessed test images, like `train_images`."""
         return self.test_pictures.as_floats().pixels
 
     @property
@@ -94,22 +95,23 @@ class Dataset:
     def to(self, device: torch.device | str) -> Dataset:
         """Return the data set with all tensors on `device`."""
         preprocessing = self.preprocessing.to(device)
-
-        def moved(pictures: Pictures) -> Pictures:
-            pixels = pictures.pixels.to(device)
-            return Pictures(pixels, preprocessing if pictures.are_bytes else None)
-
+        train, test = (
+            Pictures(pictures.pixels.to(device), preprocessing if pictures.are_bytes else None)
+            for pictures in (self.train_pictures, self.test_pictures)
+        )
         return replace(
             self,
-            train_pictures=moved(self.train_pictures),
+            train_pictures=train,
             train_labels=self.train_labels.to(device),
-            test_pictures=moved(self.test_pictures),
+            test_pictures=test,
             test_labels=self.test_labels.to(device),
             preprocessing=preprocessing,
         )
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> Dataset:
         """Return the data set with another preprocessing; floats are converted up to rounding, bytes are not copied.
+
+        Its `settings` are those by which `load` would apply this preprocessing, or None if there are none.
 
         Raises:
             InputError: the preprocessing does not fit the pictures' channels or size.
@@ -131,7 +133,19 @@ class Dataset:
             train_pictures=changed(self.train_pictures),
             test_pictures=changed(self.test_pictures),
             preprocessing=preprocessing,
+            settings=self._settings_with(preprocessing),
         )
+
+    def _settings_with(self, preprocessing: Preprocessing) -> DataSettings | None:
+        """Return the settings by which `load` applies a preprocessing to these data; None if there are none."""
+        if self.settings is None or preprocessing.fingerprint == self.preprocessing.fingerprint:
+            return self.settings
+        published = published_normalisation(self.settings.name)
+        if published is not None and published.fingerprint == preprocessing.fingerprint:
+            return replace(self.settings, zca=False, statistics="published")
+        if preprocessing.source and preprocessing.source == self.preprocessing.source:
+            return replace(self.settings, zca=preprocessing.kind == "zca", statistics="measured")
+        return None
 
     def class_indices(self, label: int) -> Tensor:
         """Return the ascending indices of the training images of one class, int64 [n of the class].
@@ -180,14 +194,9 @@ def prepare(
     """Fit the preprocessing on the training images and apply it, now or batch by batch.
 
     Args:
-        raw: the data before preprocessing.
-        zca: whiten instead of normalising.
         normalise: the normalisation to apply instead of fitting one; not with zca.
         cache: folder for a fitted ZCA (the fit takes minutes for large images); None stores nothing.
         as_bytes: store the pictures as uint8 and preprocess every batch when it is made.
-
-    Raises:
-        InputError: `as_bytes` is true for floating-point pictures.
     """
     if as_bytes and raw.train_images.dtype != torch.uint8:
         raise InputError(
@@ -195,21 +204,21 @@ def prepare(
             "set data.pixels to auto or floats"
         )
     preprocessing: Preprocessing
-    source = raw.train_digest
-    if not zca and normalise is not None:
-        preprocessing = normalise
-    elif not zca:
-        preprocessing = Normalise.fit(raw.train_images, source=source)
+    if not zca:
+        preprocessing = normalise or Normalise.fit(raw.train_images, source=raw.train_digest)
     elif cache is None:
-        preprocessing = Zca.fit(raw.train_images, source=source)
+        preprocessing = Zca.fit(raw.train_images, source=raw.train_digest)
     else:
-        preprocessing = cached_zca(raw.train_images, source, cache)
+        preprocessing = cached_zca(raw.train_images, raw.train_digest, cache)
 
     def pictures(images: Tensor) -> Pictures:
         if images.dtype == torch.uint8:
             as_uint8 = Pictures(images, preprocessing)
             return as_uint8 if as_bytes else as_uint8.as_floats()
-        return Pictures(_preprocessed(preprocessing, images))
+        floats = images.clone()
+        for chunk in chunks_of(floats):
+            preprocessing.apply_(chunk)
+        return Pictures(floats)
 
     return Dataset(
         name=raw.name,
@@ -221,10 +230,3 @@ def prepare(
         preprocessing=preprocessing,
         digest=raw.digest,
     )
-
-
-def _preprocessed(preprocessing: Preprocessing, images: Tensor) -> Tensor:
-    result = images.clone()
-    for chunk in chunks_of(result):
-        preprocessing.apply_(chunk)
-    return result

@@ -226,7 +226,7 @@ def draw_tables(draws: Sequence[DsaDraw], device: torch.device | str, dtype: tor
 
 @cache
 def _numbers(operations: tuple[str, ...], device: torch.device) -> Tensor:
-    """Return the operations as `pydistill.ops.augment` takes them; cached, as a copy to the GPU synchronises."""
+    """Return the numbers of the operations on the device; cached, because copying to a GPU synchronises."""
     with torch.inference_mode(False):  # the cached tensor is used inside and outside that mode
         return torch.tensor([_NUMBER[name] for name in operations], dtype=torch.int64, device=device)
 

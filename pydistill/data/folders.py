@@ -25,10 +25,10 @@ from pydistill.data.images import EXTENSIONS, decode
 from pydistill.data.raw import RawData
 from pydistill.errors import FormatError, InputError, Name, SettingError
 
-READER = 2
+_READER = 2
 """Part of the cache's key; increase it when the arrays read from the same files change."""
 
-ANNOTATIONS, WORDS = "val_annotations.txt", "words.txt"
+_ANNOTATIONS, _WORDS = "val_annotations.txt", "words.txt"
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,7 @@ class FolderLayout:
 
 
 def read_folder(path: Path, name: str, layout: FolderLayout, cache: Path) -> RawData:
-    """Read the images below `path` (a folder, or a tar or zip archive of one); the cache stores them as bytes.
-
-    Raises:
-        InputError: `path` does not exist or has another layout; the message names the missing part.
-        FormatError: an archive or an image is damaged; the message names it.
-    """
+    """Read the images below `path` (a folder, or a tar or zip archive of one); the cache stores them as bytes."""
     if path.is_dir():
         root = _root(path, name)
         return cached_raw(_key(name, layout, _listing(root, layout)), name, cache, lambda: _read(root, name, layout))
@@ -75,13 +70,13 @@ def read_folder(path: Path, name: str, layout: FolderLayout, cache: Path) -> Raw
 
 
 def _key(name: str, layout: FolderLayout, source: str) -> str:
-    return f"reader {READER}, {name}, {layout}, {source}"
+    return f"reader {_READER}, {name}, {layout}, {source}"
 
 
 def _listing(root: Path, layout: FolderLayout) -> str:
     """Return a digest over the name, size and time of every file that may be read."""
     digest = hashlib.sha256()
-    annotations = [root / WORDS, *(root / split / ANNOTATIONS for split in layout.test)]
+    annotations = [root / _WORDS, *(root / split / _ANNOTATIONS for split in layout.test)]
     images = [
         file for split in ("train", *layout.test) for files in _split(root, split, layout).values() for file in files
     ]
@@ -147,8 +142,8 @@ def _read(root: Path, name: str, layout: FolderLayout, path: Path | None = None)
     for files, folder in ((train, "train"), (test, " or ".join(layout.test))):
         if not any(files.values()):
             raise InputError(f"{path} has no image in {folder}/<class>/")
-    if layout.tiny_imagenet and (root / split / ANNOTATIONS).is_file():
-        test = _annotated(test, _columns(root / split / ANNOTATIONS))
+    if layout.tiny_imagenet and (root / split / _ANNOTATIONS).is_file():
+        test = _annotated(test, _columns(root / split / _ANNOTATIONS))
     classes = _class_names(root, layout, train)
     empty = next((folder for folder in classes if not train.get(folder)), None)
     if empty is not None:
@@ -194,7 +189,7 @@ def _class_names(root: Path, layout: FolderLayout, train: Mapping[str, object]) 
     """Return the class folders in the order of the labels, with the names of the classes."""
     if layout.classes is not None:
         return dict(layout.classes)
-    words = _columns(root / WORDS) if layout.tiny_imagenet and (root / WORDS).is_file() else []
+    words = _columns(root / _WORDS) if layout.tiny_imagenet and (root / _WORDS).is_file() else []
     names = {row[0]: row[1].split(",")[0] for row in words if len(row) == 2}
     return {folder: names.get(folder, folder) for folder in sorted(train)}
 

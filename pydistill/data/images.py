@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from pydistill.errors import FormatError, MissingDependencyError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000
 """Larger images are refused before decoding, as a small file can hold a huge image."""
-
-
-def pillow() -> ModuleType:
-    """Return the module PIL.Image.
-
-    Raises:
-        MissingDependencyError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError("reading image files needs Pillow: pip install pillow") from error
-    return Image
 
 
 def decode(file: Path, where: str, image_size: int | None, mode: Literal["RGB", "L"]) -> npt.NDArray[np.uint8]:
     """Decode one image file to uint8 [C, H, W].
 
     Args:
-        file: its path.
         where: its name in messages.
         image_size: scale the shorter side to it (bilinear with antialiasing) and cut out the centre square, as
             torchvision's Resize and CenterCrop do; None keeps the size.
@@ -46,26 +28,25 @@ def decode(file: Path, where: str, image_size: int | None, mode: Literal["RGB", 
     Raises:
         FormatError: the file is not an image, is damaged, or has more than 8 bits per channel.
     """
-    image_module = pillow()
     try:
-        with image_module.open(file, formats=FORMATS) as image:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingDependencyError("reading image files needs Pillow: pip install pillow") from error
+    try:
+        with Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise FormatError(f"{where} has {image.width}×{image.height} pixels; the limit is {MAX_PIXELS:,}")
             if image.mode[0] in "IF":
                 raise FormatError(f"{where} has more than 8 bits per channel (mode {image.mode}); convert it to 8 bits")
             pixels = image.convert(mode)
             if image_size is not None and pixels.size != (image_size, image_size):
-                pixels = _resize_and_crop(pixels, image_size)
+                width, height = (int(image_size * side / min(pixels.size)) for side in pixels.size)
+                left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+                scaled = pixels.resize((width, height), Image.Resampling.BILINEAR)
+                pixels = scaled.crop((left, top, left + image_size, top + image_size))
             array = np.asarray(pixels, dtype=np.uint8)
     except (FormatError, MemoryError):
         raise
     except Exception as error:  # a decoder can raise any error on damaged bytes
         raise FormatError(f"{where} cannot be decoded as an image: {error}") from error
     return array[None].copy() if mode == "L" else array.transpose(2, 0, 1).copy()
-
-
-def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    width, height = (int(size * side / min(image.size)) for side in image.size)
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    scaled = image.resize((width, height), pillow().Resampling.BILINEAR)
-    return scaled.crop((left, top, left + size, top + size))

@@ -20,29 +20,24 @@ from pydistill.data.statistics import published_normalisation
 from pydistill.data.vision import SOURCES, read_vision
 from pydistill.errors import SettingError
 
-NAMES = ("digits", *SOURCES, "tiny-imagenet", *SUBSETS, "folder", "tensors")
-"""The values of DataSettings.name."""
 
-
-def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
+def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> Dataset:
     """Read a data set onto a device and fit its preprocessing, which is applied now or batch by batch.
 
     The cache stores decoded image files as bytes, and fitted ZCA matrices.
 
     Args:
         settings: of the data set, its preprocessing and its storage.
-        device: of its tensors; `pixels="auto"` stores floats on the CPU.
+        device: of its tensors; None: a GPU if there is one. `pixels="auto"` stores floats on the CPU.
 
     Raises:
-        InputError: the name is unknown, files are missing (the message names the setting to change), the data are
-            invalid, or the device does not exist.
+        InputError: files are missing (the message names the setting to change), the data are invalid, or the device
+            does not exist.
         FormatError: a file is damaged; the message names it.
         MissingDependencyError: an optional package is needed; the message names it.
     """
     device = usable_device(device)
     cache = cache_folder(settings.cache)
-    if settings.statistics == "published" and settings.zca:
-        raise SettingError("data.statistics", "published", "measured with zca, which whitens instead of normalising")
     normalise = published_normalisation(settings.name) if settings.statistics == "published" else None
     raw = read(settings, cache)
     as_bytes = settings.pixels == "bytes"
@@ -55,8 +50,6 @@ def load(settings: DataSettings, device: torch.device | str = "cpu") -> Dataset:
 def read(settings: DataSettings, cache: Path) -> RawData:
     """Read a data set before any preprocessing; raises what `load` raises."""
     name, size = settings.name, settings.image_size
-    if name not in NAMES:
-        raise SettingError("data.name", name, f"one of {', '.join(NAMES)}")
     path = None if settings.path is None else Path(settings.path).expanduser()
     layout = _folder_layout(name, size, path)
     if layout is not None:

@@ -8,21 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pydistill.data.raw import RawData, raw_from
+from pydistill.data.raw import ARRAYS, RawData, raw_from
 from pydistill.errors import FormatError, InputError, SettingError
-
-ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def read_npz(path: Path) -> RawData:
-    """Read train_images, train_labels, test_images, test_labels, and class_names if the file has them.
-
-    `from_arrays` describes the layouts of images and labels.
-
-    Raises:
-        InputError: the file does not exist, lacks an array, or the arrays are invalid.
-        FormatError: it is not an .npz file, is damaged, or holds Python objects (which are not unpickled).
-    """
+    """Read the arrays of `from_arrays`, and class_names if the file has them; Python objects are not unpickled."""
     needed = f"data.name=tensors needs a .npz file with {', '.join(ARRAYS)}, which numpy.savez writes"
     if not path.is_file():
         raise SettingError("data.path", str(path), f"a .npz file with {', '.join(ARRAYS)}")

@@ -7,7 +7,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -48,9 +48,12 @@ class Preprocessing(abc.ABC):
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return everything that defines the preprocessing: (JSON-able values, tensors by name)."""
 
-    @abc.abstractmethod
-    def to(self, device: torch.device | str) -> Preprocessing:
-        """Return the preprocessing with its tensors on `device`."""
+    def to(self, device: torch.device | str) -> Self:
+        """Return the preprocessing with its tensors, which are attributes of the names in `state`, on `device`."""
+        moved = copy.copy(self)
+        for name, tensor in self.state()[1].items():
+            setattr(moved, name, tensor.to(device))
+        return moved
 
     @classmethod
     @abc.abstractmethod
@@ -150,11 +153,6 @@ class Normalise(Preprocessing):
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {"kind": self.kind, "source": self.source}, {"mean": self.mean, "std": self.std}
 
-    def to(self, device: torch.device | str) -> Normalise:
-        moved = copy.copy(self)
-        moved.mean, moved.std = self.mean.to(device), self.std.to(device)
-        return moved
-
     @classmethod
     def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Normalise:
         return cls(tensors["mean"], tensors["std"], source=values["source"])
@@ -172,11 +170,7 @@ def chunks_of(images: Tensor, elements: int = 2**24) -> Iterator[Tensor]:
 
 
 def check_images(images: Tensor, channels: int, image_size: tuple[int, int] | None = None) -> None:
-    """Check that images have the channels (and size) of a preprocessing.
-
-    Raises:
-        InputError: they are not floating point [n, C, H, W] with this C (and H × W).
-    """
+    """Raise InputError unless images are floating point [n, C, H, W] with these channels (and this size)."""
     fits = images.ndim == 4 and images.shape[1] == channels and image_size in (None, tuple(images.shape[2:]))
     if not (fits and images.is_floating_point()):
         height, width = image_size if image_size is not None else ("H", "W")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 from pydistill.errors import InputError
+
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,7 @@ class RawData:
                 f"train_images {train.dtype} {list(train.shape)} and test_images {test.dtype}"
                 f" {list(test.shape)} must have the same type, channels, height and width"
             )
-        counts = torch.bincount(self.train_labels, minlength=len(self.class_names))
-        if not bool(counts.all()):
-            empty = int((counts == 0).nonzero()[0])
-            raise InputError(
-                f"class {empty} ({self.class_names[empty]!r}) has no image in train_images; every one of the"
-                f" {len(self.class_names)} classes needs at least one"
-            )
+        check_every_class("train_images", self.train_labels, self.class_names)
 
     @cached_property
     def train_digest(self) -> str:
@@ -67,64 +65,63 @@ class RawData:
         return hashlib.sha256((self.train_digest + others).encode()).hexdigest()
 
 
-def raw_from(
-    name: str,
-    class_names: tuple[str, ...] | None,
-    train_images: Any,
-    train_labels: Any,
-    test_images: Any,
-    test_labels: Any,
-) -> RawData:
-    """Make RawData from arrays that torch.as_tensor accepts.
+def raw_from(name: str, class_names: Sequence[str] | None, *arrays: Any) -> RawData:
+    """Make RawData from arrays that torch.as_tensor accepts, in the order of `ARRAYS`.
 
-    Labels may be integers of any width, and images floating point of any precision in a layout of `channels_first`.
-    Without class names, the classes are numbered 0 … (largest training label).
+    Labels may be integers of any width, and images floating point of any precision, [n, H, W], [n, H, W, C] or
+    [n, C, H, W]. Channels are last if H, W > 4 and C is 3 or 4, or C is 1 and H = W; otherwise they are first.
 
     Raises:
         InputError: as RawData, or a value is not an array of numbers.
     """
-    values = {
-        "train_images": train_images,
-        "train_labels": train_labels,
-        "test_images": test_images,
-        "test_labels": test_labels,
-    }
-    tensors: dict[str, Tensor] = {}
-    for key, value in values.items():
-        try:
-            tensor = torch.as_tensor(value).detach()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{key} is not an array of numbers: {error}") from error
-        if key.endswith("labels"):
-            is_integer = not tensor.is_floating_point() and not tensor.is_complex() and tensor.dtype != torch.bool
-            tensor = tensor.to("cpu", torch.int64) if is_integer else tensor
-        else:
-            tensor = channels_first(tensor.to("cpu", torch.float32) if tensor.is_floating_point() else tensor)
-        tensors[key] = tensor.cpu().contiguous()
-    if class_names is None:
-        labels = tensors["train_labels"]
-        classes = int(labels.max()) + 1 if labels.dtype == torch.int64 and labels.numel() else 1
-        if classes > max(labels.numel(), 1):
-            raise InputError(
-                f"train_labels holds the label {classes - 1} among {labels.numel()} images, so that some class"
-                " is empty; labels count from 0 without gaps"
-            )
-        class_names = tuple(str(label) for label in range(max(classes, 1)))
-    return RawData(name, class_names, **tensors)
+    tensors = [
+        labels_from(key, value) if key.endswith("labels") else _images_from(key, value)
+        for key, value in zip(ARRAYS, arrays, strict=True)
+    ]
+    return RawData(name, class_names_for(tensors[1], class_names), *tensors)
 
 
-def channels_first(images: Tensor) -> Tensor:
-    """Convert images [n, H, W], [n, H, W, C] or [n, C, H, W] to [n, C, H, W].
+def tensor_from(name: str, value: Any) -> Tensor:
+    """Return an array as a tensor on the CPU; raise InputError if it does not hold numbers."""
+    try:
+        return torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is not an array of numbers: {error}") from error
 
-    Channels are last if H, W > 4 and C is 3 or 4, or C is 1 and H = W; otherwise they are first.
-    """
+
+def labels_from(name: str, value: Any) -> Tensor:
+    """Return an array as a tensor on the CPU, int64 if it holds integers, for `check_labels`."""
+    labels = tensor_from(name, value)
+    is_integer = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
+    return labels.to(torch.int64).contiguous() if is_integer else labels
+
+
+def class_names_for(train_labels: Tensor, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the classes; without names "0", "1", … up to the largest label."""
+    if names is not None:
+        return tuple(names)
+    count = train_labels.numel()
+    classes = int(train_labels.max()) + 1 if train_labels.dtype == torch.int64 and count else 1
+    if classes > max(count, 1):
+        raise InputError(
+            f"train_labels holds {classes - 1} as one of {count} labels, so that some class is empty; labels count "
+            "from 0 without gaps"
+        )
+    return tuple(str(label) for label in range(max(classes, 1)))
+
+
+def _images_from(name: str, value: Any) -> Tensor:
+    """Return images as a contiguous tensor [n, C, H, W] on the CPU, float32 if they are floating point."""
+    images = tensor_from(name, value)
+    if images.is_floating_point():
+        images = images.float()
     if images.ndim == 3:
-        return images.unsqueeze(1)
-    if images.ndim == 4:
+        images = images.unsqueeze(1)
+    elif images.ndim == 4:
         height, width, channels = images.shape[1:]
         if min(height, width) > 4 and (channels in (3, 4) or (channels == 1 and height == width)):
-            return images.permute(0, 3, 1, 2)
-    return images
+            images = images.permute(0, 3, 1, 2)
+    return images.contiguous()
 
 
 def digest_of(*tensors: Tensor) -> str:
@@ -145,7 +142,7 @@ def _check_images(name: str, images: Tensor) -> None:
     if images.dtype == torch.uint8:
         return
     low, high = (float(bound) for bound in images.aminmax())
-    if not (low == low and high == high and abs(low) != float("inf") and abs(high) != float("inf")):
+    if not (math.isfinite(low) and math.isfinite(high)):
         first = int((~images.isfinite()).flatten(1).any(1).nonzero()[0])
         raise InputError(f"{name} holds pixels that are not finite, first in image {first}")
     if low < 0 or high > 1:
@@ -163,4 +160,15 @@ def check_labels(name: str, labels: Tensor, images: int, classes: int) -> None:
     if low < 0 or high >= classes:
         raise InputError(
             f"{name} holds the label {low if low < 0 else high}; with {classes} classes labels are 0 … {classes - 1}"
+        )
+
+
+def check_every_class(name: str, train_labels: Tensor, class_names: Sequence[str]) -> None:
+    """Raise an InputError if a class has no training sample; `name` is the argument that holds these."""
+    counts = torch.bincount(train_labels, minlength=len(class_names))
+    if not bool(counts.all()):
+        empty = int((counts == 0).nonzero()[0])
+        raise InputError(
+            f"class {empty} ({class_names[empty]!r}) has no sample in {name}; every one of the {len(class_names)} "
+            "classes needs at least one"
         )

@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydistill._util.settings import Settings, setting
+from pydistill.data.imagenet import SUBSETS
+from pydistill.data.statistics import PUBLISHED
+from pydistill.data.vision import SOURCES
+from pydistill.errors import SettingError
 
 Pixels = Literal["auto", "bytes", "floats"]
 Statistics = Literal["measured", "published"]
-LARGEST_SIDE = 4096
+NAMES = ("digits", *SOURCES, "tiny-imagenet", *SUBSETS, "folder", "tensors")
+_LARGEST_SIDE = 4096
 """Maximum side in pixels; networks on larger images need more memory than any machine has."""
 
 
@@ -24,17 +29,13 @@ class DataSettings(Settings):
     when it is made; or as floats, preprocessed once. auto means bytes on a GPU unless the images are whitened.
     """
 
-    name: str = setting(
-        "digits",
-        "digits, cifar10, cifar100, fashion-mnist, svhn, tiny-imagenet, imagenette, imagewoof, imagefruit, imagemeow, "
-        "imagesquawk, imageyellow, folder or tensors",
-    )
+    name: str = setting("digits", ", ".join(NAMES))
     path: str | None = setting(None, "the folder, archive or .npz file of the data; the built-in digits need none")
     image_size: int | None = setting(
         None,
         "side in pixels to which images are resized and centre-cropped; null for the data set's own",
         at_least=1,
-        at_most=LARGEST_SIDE,
+        at_most=_LARGEST_SIDE,
     )
     zca: bool = setting(False, "ZCA-whiten instead of normalising per channel")
     statistics: Statistics = setting("measured", "mean and deviation of the normalisation: measured or published")
@@ -43,3 +44,13 @@ class DataSettings(Settings):
     cache: str | None = setting(
         None, "folder for unpacked data and ZCA matrices; null for $PYDISTILL_CACHE or ~/.cache/pydistill"
     )
+
+    def _check(self) -> None:
+        if self.name not in NAMES:
+            raise SettingError("name", self.name, f"one of {', '.join(NAMES)}")
+        if self.statistics == "published" and self.zca:
+            allowed = "measured with zca, which whitens instead of normalising"
+            raise SettingError("statistics", self.statistics, allowed)
+        if self.statistics == "published" and self.name not in PUBLISHED:
+            allowed = f"measured for {self.name}, as there are published numbers for {', '.join(PUBLISHED)} only"
+            raise SettingError("statistics", self.statistics, allowed)

@@ -7,16 +7,12 @@ import numpy as np
 from pydistill.data.raw import RawData, raw_from
 from pydistill.errors import MissingDependencyError
 
-TEST_SHARE = 0.2
-SEED = 0
+_TEST_SHARE = 0.2
+_SEED = 0
 
 
 def read_digits() -> RawData:
-    """Read the digits as [n, 1, 8, 8] in [0, 1], in a fixed stratified split of 1,437 training and 360 test images.
-
-    Raises:
-        MissingDependencyError: scikit-learn is not installed.
-    """
+    """Read the digits as [n, 1, 8, 8] in [0, 1], in a fixed stratified split of 1,437 training and 360 test images."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -25,7 +21,6 @@ def read_digits() -> RawData:
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)[:, None]
     train, test = train_test_split(
-        np.arange(len(images)), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
+        np.arange(len(images)), test_size=_TEST_SHARE, stratify=digits.target, random_state=_SEED
     )
-    class_names = tuple(str(digit) for digit in range(10))
-    return raw_from("digits", class_names, images[train], digits.target[train], images[test], digits.target[test])
+    return raw_from("digits", None, images[train], digits.target[train], images[test], digits.target[test])

@@ -14,7 +14,7 @@ from torch import Tensor
 from pydistill.data.dataset import Dataset
 from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise
-from pydistill.data.raw import check_labels, digest_of
+from pydistill.data.raw import check_every_class, check_labels, class_names_for, digest_of, labels_from, tensor_from
 from pydistill.errors import InputError
 
 
@@ -48,24 +48,17 @@ def from_table(
     train, test = rows.values()
     if train.shape[1] != test.shape[1]:
         raise InputError(f"train_rows has {train.shape[1]} columns, but test_rows has {test.shape[1]}")
-    labels = [_labels("train_labels", train_labels), _labels("test_labels", test_labels)]
-    if class_names is None:
-        classes = int(labels[0].max()) + 1 if labels[0].numel() and labels[0].dtype == torch.int64 else 1
-        if classes > len(train):
-            raise InputError(f"train_labels holds the label {classes - 1} among {len(train)} rows; labels count from 0")
-        class_names = [str(label) for label in range(max(1, classes))]
+    labels = [labels_from("train_labels", train_labels), labels_from("test_labels", test_labels)]
+    class_names = class_names_for(labels[0], class_names)
     check_labels("train_labels", labels[0], len(train), len(class_names))
     check_labels("test_labels", labels[1], len(test), len(class_names))
-    counts = torch.bincount(labels[0], minlength=len(class_names))
-    if not bool(counts.all()):
-        empty = int((counts == 0).nonzero()[0])
-        raise InputError(f"class {empty} ({class_names[empty]!r}) has no row in train_rows; every class needs one")
+    check_every_class("train_rows", labels[0], class_names)
     std = train.std(dim=0, correction=0)
     normalise = Normalise(train.mean(dim=0), torch.where(std > 0, std, 1.0), source=digest_of(train))
     pictures = [Pictures(normalise.apply(rows[:, :, None, None]).float()) for rows in (train, test)]
     return Dataset(
         name=name,
-        class_names=tuple(class_names),
+        class_names=class_names,
         train_pictures=pictures[0],
         train_labels=labels[0],
         test_pictures=pictures[1],
@@ -133,24 +126,11 @@ def _split(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> t
     return torch.cat(train).sort().values, torch.cat(test).sort().values
 
 
-def _tensor(name: str, values: Any) -> Tensor:
-    try:
-        return torch.as_tensor(values).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} is not an array of numbers: {error}") from error
-
-
 def _rows(name: str, values: Any) -> Tensor:
-    rows = _tensor(name, values)
+    rows = tensor_from(name, values)
     if rows.ndim != 2 or rows.numel() == 0 or rows.is_complex() or rows.dtype == torch.bool:
         raise InputError(f"{name} must be numbers [n, D] with at least one row, not {rows.dtype} {list(rows.shape)}")
     if not bool(torch.isfinite(rows).all()):
         first = int((~rows.isfinite()).any(1).nonzero()[0])
         raise InputError(f"{name} holds numbers that are not finite, first in row {first}; fill in missing values")
     return rows.double().contiguous()
-
-
-def _labels(name: str, values: Any) -> Tensor:
-    labels = _tensor(name, values)
-    is_integer = not labels.is_floating_point() and not labels.is_complex() and labels.dtype != torch.bool
-    return labels.to(torch.int64).contiguous() if is_integer else labels

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import Any
 
 from pydistill.data.raw import RawData, raw_from
 from pydistill.errors import FormatError, InputError, MissingDependencyError, Name
 
-
-class _Source(NamedTuple):
-    reader: str
-    """The class in torchvision.datasets."""
-    files: tuple[str, ...]
-    """The files expected below the root."""
-
-
 SOURCES = {
-    "cifar10": _Source("CIFAR10", ("cifar-10-batches-py",)),
-    "cifar100": _Source("CIFAR100", ("cifar-100-python",)),
-    "svhn": _Source("SVHN", ("train_32x32.mat", "test_32x32.mat")),
-    "fashion-mnist": _Source("FashionMNIST", ("FashionMNIST/raw",)),
+    "cifar10": ("CIFAR10", ["cifar-10-batches-py"]),
+    "cifar100": ("CIFAR100", ["cifar-100-python"]),
+    "svhn": ("SVHN", ["train_32x32.mat", "test_32x32.mat"]),
+    "fashion-mnist": ("FashionMNIST", ["FashionMNIST/raw"]),
 }
+"""By data set: the class in torchvision.datasets, and the files that it reads below the root."""
 
 
 def read_vision(name: str, root: Path, *, download: bool) -> RawData:
-    """Read a data set of SOURCES through torchvision, which verifies the checksums of CIFAR's and SVHN's files.
-
-    Raises:
-        InputError: the files are not below `root` and cannot or may not be downloaded; the message names the settings.
-        FormatError: a file is damaged.
-        MissingDependencyError: torchvision (for svhn also SciPy) is not installed.
-    """
+    """Read a data set of SOURCES through torchvision, which verifies the checksums of CIFAR's and SVHN's files."""
     reader, files = SOURCES[name]
     if not download and not all((root / file).exists() for file in files):
         raise InputError(
@@ -46,7 +28,13 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
             "train/<class>/* and test/<class>/*, or allow ",
             Name("data.download"),
         )
-    kind = getattr(_torchvision_datasets(name), reader)
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} in torchvision's layout needs torchvision: pip install torchvision"
+        ) from error
+    kind = getattr(datasets, reader)
     splits: list[dict[str, Any]] = [{"split": split} for split in ("train", "test")]
     if name != "svhn":
         splits = [{"train": True}, {"train": False}]
@@ -64,29 +52,7 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
         raise FormatError(
             f"{name} in {root} is incomplete or damaged ({reason}); remove it and set ", Name("data.download")
         ) from error
-    classes = tuple(train.classes) if name != "svhn" else tuple(str(digit) for digit in range(10))
-    arrays = [array for part in (train, test) for array in (_images(part.data), _labels(part, name))]
-    return raw_from(name, classes, *arrays)
-
-
-def _torchvision_datasets(name: str) -> ModuleType:
-    try:
-        from torchvision import datasets
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{name} in torchvision's layout needs torchvision: pip install torchvision"
-        ) from error
-    module: ModuleType = datasets
-    return module
-
-
-def _images(data: Any) -> Tensor:
-    """Convert [n, H, W], [n, H, W, 3] or [n, 3, H, W] to uint8 [n, C, H, W]."""
-    images = torch.as_tensor(data)
-    if images.ndim == 3:
-        return images[:, None]
-    return images.permute(0, 3, 1, 2).contiguous() if images.shape[3] == 3 else images
-
-
-def _labels(part: Any, name: str) -> Any:
-    return part.labels if name == "svhn" else np.asarray(part.targets)
+    if name == "svhn":  # images [n, 3, H, W]; the others are [n, H, W, 3] or [n, H, W]
+        digits = [str(digit) for digit in range(10)]
+        return raw_from(name, digits, train.data, train.labels, test.data, test.labels)
+    return raw_from(name, train.classes, train.data, train.targets, test.data, test.targets)

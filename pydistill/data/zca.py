@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,11 +90,6 @@ class Zca(Preprocessing):
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         values = {"kind": self.kind, "source": self.source, "eps": self.eps}
         return values, {"mean": self.mean, "matrix": self.matrix, "inverse": self.inverse}
-
-    def to(self, device: torch.device | str) -> Zca:
-        moved = copy.copy(self)
-        moved.mean, moved.matrix, moved.inverse = self.mean.to(device), self.matrix.to(device), self.inverse.to(device)
-        return moved
 
     @classmethod
     def _restore(cls, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Zca:

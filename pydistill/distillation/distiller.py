@@ -88,7 +88,7 @@ class Distiller:
         self.store = store
         self.student = student
         self.sampler = StartSampler(settings.start_settings)
-        self.sampler.check(store, settings.expert_epochs)
+        self.sampler.check(store.end, settings.expert_epochs, continuous=store.continuous)
         _check_student(student, store)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.order = ExpertOrder(len(store))

@@ -5,44 +5,31 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pydistill._util.checks import SEEDS_BELOW, check_integer
-from pydistill._util.devices import usable_device
+from pydistill._util.checks import SEEDS_BELOW
 from pydistill._util.format import accuracy_of
 from pydistill._util.format import networks as networks_text
 from pydistill._util.progress import Bar
 from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset, Pictures
 from pydistill.data.dsa import DsaSettings
-from pydistill.engine.cuda_graph import is_plain
-from pydistill.engine.streams import stream_of
-from pydistill.errors import DivergedError, InputError
-from pydistill.nn import ModelSettings, Network, architecture_of, build, name_of, parse
-from pydistill.nn.fits import check_fits
-from pydistill.training.train import (
-    TrainingSettings,
-    accuracy,
-    derive_seed,
-    epochs_of,
-    seeded_modules,
-    train,
+from pydistill.errors import InputError
+from pydistill.nn import Network, architecture_of, build, name_of, parse
+from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train_all
+
+_AT_ONCE_ON_A_GPU = 4
+
+
+# The papers' protocol.
+_TRAINING = TrainingSettings(
+    epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
 )
-
-AT_ONCE_ON_A_GPU = 4
-
-
-def evaluation_training() -> TrainingSettings:
-    """The papers' protocol: 1,000 epochs, batch 256, momentum 0.9, weight decay 5e-4, lr ×0.1 half way, DSA."""
-    return TrainingSettings(
-        epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
-    )
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,7 @@ class EvaluationSettings(Settings):
     )
     repeats: int = setting(5, "fresh networks of each kind", at_least=1)
     seed: int = setting(0, "network r of a kind depends on (seed, r) alone", at_least=0, below=SEEDS_BELOW)
-    training: TrainingSettings = setting(evaluation_training(), "how each network is trained")
+    training: TrainingSettings = setting(_TRAINING, "how each network is trained")
     at_once: int | None = setting(
         None, "networks trained side by side, on a GPU on separate streams; null: 4 on a GPU, else 1", at_least=1
     )
@@ -74,7 +61,7 @@ class EvaluationSettings(Settings):
         """Return how many networks train side by side on this device."""
         if self.at_once is not None:
             return self.at_once
-        return AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
+        return _AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
 
 
 @dataclass(frozen=True)
@@ -94,8 +81,7 @@ class Evaluation:
     diverged: int = 0
 
     def __repr__(self) -> str:
-        count = len(self.accuracies)
-        return f"Evaluation({self.model}: {accuracy_of(self.mean, self.std, count)} on {networks_text(count)})"
+        return f"Evaluation({self.model}: {self.text} on {networks_text(len(self.accuracies))})"
 
     @property
     def mean(self) -> float:
@@ -106,6 +92,11 @@ class Evaluation:
     def std(self) -> float:
         """Standard deviation over the networks (ddof 0, as the papers report it)."""
         return statistics.pstdev(self.accuracies)
+
+    @property
+    def text(self) -> str:
+        """Mean and standard deviation in percent, such as 60.0 ± 10.0 %."""
+        return accuracy_of(self.mean, self.std, len(self.accuracies))
 
     def as_record(self) -> dict[str, Any]:
         """Convert to JSON-able values; `from_record` reverses it."""
@@ -162,172 +153,23 @@ def evaluate(
     lr = float(lr)
     _check(images, labels, lr, dataset)
     device = dataset.device
-    pictures, labels = _to_device(images, labels, device)
+    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
+    labels = labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
     training = replace(settings.training, lr=lr)
     start = time.perf_counter()
     accuracies: list[float] = []
     diverged = 0
     at_once = settings.networks_at_once(device)
     for first in range(0, settings.repeats, at_once):
-        seeds = [_seed(settings, repeat) for repeat in range(first, min(first + at_once, settings.repeats))]
+        repeats = range(first, min(first + at_once, settings.repeats))
+        seeds = [derive_seed("evaluation", settings.seed, repeat) for repeat in repeats]
         networks = [build(model, *dataset.sizes, seed=seed).to(device) for seed in seeds]
-        diverged += _train_all(networks, seeds, pictures, labels, training, on_epoch or _nothing)
+        diverged += train_all(networks, seeds, pictures, labels, training, on_epoch)
         for repeat, network in enumerate(networks, start=first):
             accuracies.append(accuracy(network, dataset.test_pictures, dataset.test_labels))
             if on_network is not None:
                 on_network(repeat, accuracies[-1])
     return Evaluation(name_of(model), tuple(accuracies), time.perf_counter() - start, diverged)
-
-
-def train_network(
-    images: Tensor | Pictures,
-    labels: Tensor,
-    lr: float,
-    model: Network | nn.Module,
-    settings: EvaluationSettings,
-    *,
-    num_classes: int,
-    repeat: int = 0,
-    device: torch.device | str = "cpu",
-) -> nn.Module:
-    """Train the network that `evaluate` trains as number `repeat`; bit-equal on the CPU with as many threads.
-
-    Args:
-        images, labels, lr: as for `evaluate`.
-        model: the network to build; or a module, which is trained from its current parameters.
-        settings: the protocol.
-        num_classes: K.
-        repeat: r, from 0.
-
-    Raises:
-        InputError: images and labels do not fit each other or the network, lr ≤ 0, repeat < 0, or there is no such
-            device.
-        DivergedError: the training diverged.
-    """
-    check_integer("repeat", repeat, 0)
-    seed = _seed(settings, repeat)
-    pictures, labels = _to_device(images, labels, usable_device(device))
-    channels, *plane = pictures.shape[1:]
-    network = model if isinstance(model, nn.Module) else build(model, channels, num_classes, plane, seed=seed)
-    network.to(device)
-    if not isinstance(model, ModelSettings) or ":" in model.name:
-        name = type(model).__name__ if isinstance(model, nn.Module) else name_of(model)
-        check_fits(network, name, channels, num_classes, plane, pictures.dtype)
-    training = replace(settings.training, lr=float(lr))
-    train(network, pictures, labels, training, generator=torch.Generator().manual_seed(seed))
-    return network
-
-
-def _seed(settings: EvaluationSettings, repeat: int) -> int:
-    return derive_seed("evaluation", settings.seed, repeat)
-
-
-def _to_device(images: Tensor | Pictures, labels: Tensor, device: torch.device) -> tuple[Pictures, Tensor]:
-    pictures = images if isinstance(images, Pictures) else Pictures(images.detach().to(device, torch.float32))
-    return pictures, labels.detach().to(device, torch.float32 if labels.is_floating_point() else labels.dtype)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _train_all(
-    networks: Sequence[nn.Module],
-    seeds: Sequence[int],
-    pictures: Pictures,
-    labels: Tensor,
-    settings: TrainingSettings,
-    on_epoch: Callable[[], None],
-) -> int:
-    """Train the networks, each with its seed; return how many diverged.
-
-    They take turns, an epoch each. Networks that draw random numbers in training (dropout) use PyTorch's global
-    generators, so they train one after the other.
-    """
-    trainings = [
-        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
-        for network, seed in zip(networks, seeds, strict=True)
-    ]
-    if len(networks) > 1 and all(is_plain(network) for network in networks):
-        return _in_turns(trainings, pictures.device, on_epoch)
-    diverged = 0
-    for training, seed in zip(trainings, seeds, strict=True):
-        with closing(training), seeded_modules(pictures.device, "training", seed):
-            while (outcome := _next_epoch(training)) == "trained":
-                on_epoch()
-            diverged += outcome == "diverged"
-    return diverged
-
-
-def _next_epoch(training: Generator[None, None, None]) -> Literal["trained", "ended", "diverged"]:
-    """Train for one more epoch.
-
-    Only `next` is inside the `try`, so that an exception of a callback is never taken for the end of the training.
-    """
-    try:
-        next(training)
-    except StopIteration:
-        return "ended"
-    except DivergedError:
-        return "diverged"
-    return "trained"
-
-
-def _in_turns(
-    trainings: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None]
-) -> int:
-    """Run the trainings to their ends, an epoch each in turns; on a GPU every one has its stream.
-
-    Returns:
-        How many diverged.
-    """
-    count = len(trainings) if device.type == "cuda" else 0
-    streams = [stream_of("networks", device, number) for number in range(count)]
-    for stream in streams:
-        stream.wait_stream(torch.cuda.current_stream(device))
-    diverged = 0
-    running = dict(enumerate(trainings))
-    try:
-        while running:
-            for number, training in list(running.items()):
-                with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                    outcome = _next_epoch(training)
-                if outcome == "trained":
-                    on_epoch()
-                else:
-                    diverged += outcome == "diverged"
-                    del running[number]
-    finally:  # wait even after an error: memory that a stream still uses must not be freed
-        for number in running:
-            with torch.cuda.stream(streams[number]) if streams else nullcontext():
-                trainings[number].close()
-        for stream in streams:
-            torch.cuda.current_stream(device).wait_stream(stream)
-    return diverged
-
-
-def evaluate_models(
-    images: Tensor | Pictures,
-    labels: Tensor,
-    lr: float,
-    dataset: Dataset,
-    model: Network,
-    settings: EvaluationSettings,
-    *,
-    on_network: Callable[[str, int, float], None] | None = None,
-) -> list[Evaluation]:
-    """Run `evaluate` for each of `settings.models`, or for `model` if there are none.
-
-    Every network is checked before the first is trained.
-
-    Args:
-        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
-
-    Raises:
-        InputError: as `evaluate`, or a network that does not exist or cannot take such images.
-    """
-    networks: list[Network] = [parse(text) for text in settings.models] or [model]
-    return evaluate_networks(images, labels, lr, dataset, networks, settings, on_network=on_network)
 
 
 def evaluate_networks(
@@ -339,14 +181,13 @@ def evaluate_networks(
     settings: EvaluationSettings,
     *,
     progress: bool = False,
-    on_network: Callable[[str, int, float], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> list[Evaluation]:
     """Run `evaluate` for each network; all are checked before the first is trained.
 
     Args:
+        images, labels, lr, dataset, settings: as for `evaluate`.
         progress: show a bar over the epochs of all networks.
-        on_network: called with (name, r, accuracy) after each network; the rest as for `evaluate`.
         on_evaluation: called with the evaluation of each kind of network when it is complete.
 
     Raises:
@@ -363,15 +204,12 @@ def evaluate_networks(
             def report(repeat: int, value: float, name: str = name, before: int = len(rows) * repeats) -> None:
                 skipped = max(0, (before + repeat + 1) * epochs - bar.done)  # of one that diverged
                 bar.step(skipped, network=f"{name} {repeat + 1}/{repeats}", test=f"{100 * value:.1f}%")
-                if on_network is not None:
-                    on_network(name, repeat, value)
 
-            row = evaluate(
-                images, labels, lr, dataset, network, settings, on_network=report, on_epoch=lambda: bar.step()
+            rows.append(
+                evaluate(images, labels, lr, dataset, network, settings, on_network=report, on_epoch=lambda: bar.step())
             )
-            rows.append(row)
             if on_evaluation is not None:
-                on_evaluation(row)
+                on_evaluation(rows[-1])
     return rows
 
 

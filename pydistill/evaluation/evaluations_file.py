@@ -41,16 +41,10 @@ def _is_row(row: Any) -> bool:
 
 
 def add_evaluations(run: Path, rows: Sequence[Evaluation], **about: Any) -> None:
-    """Append rows under a lock; the run itself may be in progress.
+    """Append rows under a lock, as the run itself may be in progress.
 
     Args:
-        run: the run folder.
-        rows: the evaluations.
         about: further entries of every row: which set was evaluated, its iteration, the number of epochs, the seed.
-
-    Raises:
-        FormatError: the existing file is damaged.
-        WriteError: the file cannot be written.
     """
     with only_writer(run, name=EVALUATIONS_LOCK, wait=True):
         write_json(run / EVALUATIONS_NAME, read_evaluations(run) + [row.as_record() | about for row in rows])

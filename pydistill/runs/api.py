@@ -22,7 +22,6 @@ from torch import Tensor
 
 from pydistill._util.checks import check_instance, check_path
 from pydistill._util.devices import usable_device
-from pydistill._util.format import accuracy_of
 from pydistill._util.layout import BEST_NAME
 from pydistill._util.progress import is_shown
 from pydistill._util.settings import as_keywords
@@ -58,9 +57,7 @@ class DistillResult:
     run: RunResult
 
     def __repr__(self) -> str:
-        final = self.run.accuracy_final
-        accuracy = accuracy_of(final.mean, final.std, len(final.accuracies))
-        return f"DistillResult({self.folder}: test accuracy {accuracy}, {self.set!r})"
+        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r})"
 
     @property
     def accuracy(self) -> float:
@@ -225,10 +222,7 @@ def evaluate(
         for name in settings:
             if name not in known:
                 raise UnknownSettingError(name, known)
-        if data is not None:
-            data = _on_device(data, device)
         network = distilled.student if model is None else model
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return distilled.evaluate([network], data=data, device=device, progress=progress, **settings)[0]
     if labels is None or lr is None:
         raise SettingError("labels" if labels is None else "lr", None, "given for images that are a tensor")
@@ -243,9 +237,7 @@ def evaluate(
 def _on_device(data: Dataset | None, device: torch.device | str | None) -> Dataset:
     if not isinstance(data, Dataset):
         raise SettingError("data", data, "a Dataset, which the functions of pydistill.data make")
-    if device is None:
-        return data.to("cuda" if data.device.type == "cpu" and torch.cuda.is_available() else data.device)
-    return data.to(usable_device(device))
+    return data.to(usable_device(device, data.device))
 
 
 def _with_model(recipe: Recipe, model: str | Network | None) -> tuple[Recipe, Network | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pydistill._util.format import accuracy_of, networks
+from pydistill._util.format import networks
 from pydistill._util.progress import Bar
 from pydistill.distillation.records import IterationReport
 from pydistill.evaluation.evaluate import Evaluation
@@ -41,6 +41,5 @@ class ProgressBar(RunCallback):
 
     def on_evaluation(self, iteration: int, evaluation: Evaluation) -> None:
         """Print the accuracy."""
-        count = len(evaluation.accuracies)
-        accuracy = accuracy_of(evaluation.mean, evaluation.std, count)
-        self._bar.say(f"iteration {iteration}: {accuracy} on {networks(count, 'fresh')}")
+        count = networks(len(evaluation.accuracies), "fresh")
+        self._bar.say(f"iteration {iteration}: {evaluation.text} on {count}")

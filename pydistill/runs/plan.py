@@ -27,6 +27,7 @@ from pydistill.runs.run import trajectories_for
 from pydistill.runs.timing import CostProbe
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epochs
+from pydistill.trajectories.convexification import WAYPOINTS
 
 FLOAT = 4  # bytes
 METRICS_BYTES = 200  # of metrics.jsonl, per iteration
@@ -204,7 +205,7 @@ def _disk_of_experts(
     if experts is None or experts.kind == "recorded":
         disk["experts_recorded"] = count * (epochs + 1) * total * FLOAT
     if recipe.distill.resolved_method.trajectories == "convexified":
-        waypoints = 4 if recipe.distill.waypoints is None else recipe.distill.waypoints
+        waypoints = WAYPOINTS if recipe.distill.waypoints is None else recipe.distill.waypoints
         points = len(waypoint_epochs(epochs, waypoints))
         fractions = 2 * FLOAT * (epochs + points - 1) * len(record.sizes)
         disk["experts_convexified"] = count * (points * total * FLOAT + fractions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydistill._util.memory import check_memory_available
 from pydistill._util.settings import in_group
@@ -15,13 +15,7 @@ from pydistill.nn import Network, architecture_of, parse
 from pydistill.nn.registry import check_named
 from pydistill.recipes.recipe import Recipe
 from pydistill.trajectories import StartSampler, TrajectoryStore, waypoint_epochs
-
-
-class _Epochs(NamedTuple):
-    """The epochs of experts, also of those that are not trained yet."""
-
-    end: float
-    continuous: bool
+from pydistill.trajectories.convexification import WAYPOINTS
 
 
 def check_run(recipe: Recipe, dataset: Dataset, experts: TrajectoryStore, network: Network | None = None) -> None:
@@ -86,13 +80,13 @@ def check_recipe_and_experts(
     epochs = recipe.expert.training.epochs if experts is None else experts.record.epochs
     sampler = StartSampler(recipe.distill.start_settings)
     with in_group("distill"):
-        sampler.check(_Epochs(float(epochs), kind == "convexified"), recipe.distill.expert_epochs)
+        sampler.check(epochs, recipe.distill.expert_epochs, continuous=kind == "convexified")
         if kind == "recorded":
             return
         if experts is not None and experts.kind == "convexified":
             _check_convexification(recipe, experts)
         else:
-            waypoint_epochs(epochs, 4 if recipe.distill.waypoints is None else recipe.distill.waypoints)
+            waypoint_epochs(epochs, WAYPOINTS if recipe.distill.waypoints is None else recipe.distill.waypoints)
 
 
 def convexification(recipe: Recipe) -> dict[str, Any]:

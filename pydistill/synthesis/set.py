@@ -82,8 +82,6 @@ def initial_set(
     Raises:
         InputError: ipc < 1 or above the class size, lr ≤ 0, or soft labels without a teacher.
     """
-    if ipc < 1:
-        raise InputError(f"ipc must be at least 1 image per class, not {ipc}")
     if not lr > 0:
         raise InputError(f"lr_init must be above 0, not {lr}")
     images, classes = dataset.sample_per_class(ipc, generator)

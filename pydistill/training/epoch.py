@@ -20,7 +20,7 @@ from pydistill.reference.augment import COLUMNS
 from pydistill.training.gradients import GradientBackend
 from pydistill.training.sgd import Sgd
 
-STEPS_WORTH_A_CAPTURE = 30
+_STEPS_WORTH_A_CAPTURE = 30
 
 
 class TrainStep:
@@ -64,12 +64,7 @@ class TrainStep:
 
 @dataclass(frozen=True)
 class EpochDraws:
-    """Pre-drawn batches and augmentations of several steps with one batch size, one row per step, on the CPU.
-
-    Args:
-        index: [steps, size] int64.
-        augmentation: the tables of operations [steps, L] and parameters [steps, rows, width], or None.
-    """
+    """Pre-drawn indices [steps, size] and augmentations (or None) of several steps, a row per step, on the CPU."""
 
     index: Tensor
     augmentation: tuple[Tensor, Tensor] | None
@@ -168,7 +163,7 @@ class EpochRunner:
                 count,
                 epochs_per_draw,
                 dsa,
-                capture=capture and count * epochs >= STEPS_WORTH_A_CAPTURE,
+                capture=capture and count * epochs >= _STEPS_WORTH_A_CAPTURE,
             )
             for size, count in ((batch_size, full), (remainder, 1))
             if size and count

@@ -30,9 +30,8 @@ from pydistill.trajectories.index import file_name
 _log = logging.getLogger("pydistill")
 
 
-def expert_training() -> TrainingSettings:
-    """MTT's experts: 50 epochs of SGD at lr 0.01 in batches of 256, no momentum, no weight decay, DSA."""
-    return TrainingSettings(epochs=50, batch_size=256, lr=0.01, dsa=DsaSettings())
+# MTT's experts, without momentum and weight decay.
+_TRAINING = TrainingSettings(epochs=50, batch_size=256, lr=0.01, dsa=DsaSettings())
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class ExpertSettings(Settings):
 
     count: int = setting(10, "experts to have in the store (the papers use 100)", at_least=1)
     seed: int = setting(0, "expert i depends on (seed, i) alone", at_least=0, below=SEEDS_BELOW)
-    training: TrainingSettings = setting(expert_training(), "how each expert is trained")
+    training: TrainingSettings = setting(_TRAINING, "how each expert is trained")
 
 
 def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -> ExpertsRecord:
@@ -76,15 +75,11 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
 def check_disk(
     dataset: Dataset, model: Network, settings: ExpertSettings, out: str | os.PathLike[str], remedy: str
 ) -> None:
-    """Check, before the first epoch, that the disk has room for the experts.
+    """Raise WriteError, before the first epoch, if the disk has no room for the experts.
 
     Args:
         dataset, model, settings, out: as for `train_experts`; experts that are complete in `out` need no more room.
         remedy: the end of the error message, saying what to do.
-
-    Raises:
-        WriteError: the disk has too little free space.
-        FormatError: the index of the experts in `out` is damaged.
     """
     folder = Path(out)
     record = experts_record(dataset, model, settings)

@@ -7,7 +7,7 @@ kernels for. PyTorch runs every other network, and those with frozen parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,35 +20,15 @@ from pydistill.nn.flat import flatten, unflatten
 DTYPES = (torch.float32, torch.float64)
 
 
-class GradientBackend(Protocol):
-    """Computes the loss and the gradient of a network in training.
-
-    `parameters` are what the optimiser updates. They may be a copy: `to_model` and `from_model` synchronise it.
-    """
-
-    parameters: list[nn.Parameter]
-
-    def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mean loss [] and the logits [B, K] as constants; write the gradients to the parameters' `grad`."""
-        ...
-
-    def to_model(self) -> None:
-        """Copy the parameters to the network."""
-        ...
-
-    def from_model(self) -> None:
-        """Copy the parameters from the network."""
-        ...
-
-
 class TorchGradients:
-    """Gradients by PyTorch, for any network; `parameters` are the network's trainable ones."""
+    """Gradients by PyTorch, for any network; `parameters`, which the optimiser updates, are its trainable ones."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss [] and the logits [B, K] as constants; write the gradients to the parameters' `grad`."""
         for parameter in self.parameters:
             parameter.grad = None
         logits = self._model(images)
@@ -57,14 +37,14 @@ class TorchGradients:
         return loss.detach(), logits.detach()
 
     def to_model(self) -> None:
-        pass
+        """Copy the parameters to the network: nothing to do, as they are its own."""
 
     def from_model(self) -> None:
-        pass
+        """Copy the parameters from the network: nothing to do."""
 
 
 class EngineGradients:
-    """Gradients by the C++ engine; the only parameter is the flat vector θ [P]."""
+    """Gradients by the C++ engine; the only parameter is a copy of the network's, the flat vector θ [P]."""
 
     def __init__(self, model: nn.Module, student: Any) -> None:
         self._model = model
@@ -73,14 +53,20 @@ class EngineGradients:
         self.parameters = [nn.Parameter(self._theta)]
 
     def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss and the logits, as `TorchGradients` does."""
         self.parameters[0].grad, losses, logits = self._student.gradient(self._theta, images, labels)
         return losses.sum(), logits
 
     def to_model(self) -> None:
+        """Copy the parameters to the network."""
         unflatten(self._model, self._theta)
 
     def from_model(self) -> None:
+        """Copy the parameters from the network."""
         self._theta.copy_(flatten(self._model))
+
+
+GradientBackend = TorchGradients | EngineGradients
 
 
 def gradients_for(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Generator, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,13 +18,14 @@ from pydistill._util.settings import Settings, setting
 from pydistill.data.dsa import DsaSettings
 from pydistill.data.pictures import Pictures
 from pydistill.engine.cuda_graph import is_plain
+from pydistill.engine.streams import stream_of
 from pydistill.errors import DivergedError, InputError
 from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
-from pydistill.training.gradients import GradientBackend, gradients_for, logits_of
+from pydistill.training.gradients import gradients_for, logits_of
 from pydistill.training.sgd import Sgd
 
-EPOCHS_PER_DRAW = 20
-IMAGES_PER_DRAW = 1 << 16
+_EPOCHS_PER_DRAW = 20
+_IMAGES_PER_DRAW = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -109,30 +110,15 @@ def epochs_of(
     pictures = images if isinstance(images, Pictures) else Pictures(images)
     gradients = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
     model.train()
-    is_finalizing = sys.is_finalizing  # a local name: at exit the module may be gone
-    try:
-        yield from _epochs(model, gradients, pictures, labels, settings, generator, on_epoch)
-    finally:
-        # PyTorch no longer counts references while the interpreter exits: a view made then aborts the process.
-        if not is_finalizing():
-            gradients.to_model()
-
-
-def _epochs(
-    model: nn.Module,
-    gradients: GradientBackend,
-    pictures: Pictures,
-    labels: Tensor,
-    settings: TrainingSettings,
-    generator: torch.Generator,
-    on_epoch: Callable[[int, float, float], None] | None,
-) -> Generator[None, None, None]:
-    optimiser, capturable = _sgd(gradients, settings)
+    # A step may be captured as a CUDA graph for float32 only: its learning rate is then a number in GPU memory, which
+    # PyTorch reads in float32.
+    capturable = {(theta.device.type, theta.dtype) for theta in gradients.parameters} == {("cuda", torch.float32)}
+    optimiser = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)
     train_step = TrainStep(gradients, optimiser, pictures, labels, counts_correct=on_epoch is not None)
     capture_key = _capture_key(model) if capturable else None
     on_gpu = pictures.device.type == "cuda"
     # A callback may look at the generator, so with one nothing is drawn ahead.
-    per_draw = 1 if on_epoch is not None else max(1, min(EPOCHS_PER_DRAW, IMAGES_PER_DRAW // len(pictures)))
+    per_draw = 1 if on_epoch is not None else max(1, min(_EPOCHS_PER_DRAW, _IMAGES_PER_DRAW // len(pictures)))
     epochs = EpochRunner(
         train_step,
         settings.batch_size,
@@ -142,42 +128,100 @@ def _epochs(
         capture=capture_key is not None,
     )
     losses = torch.zeros(settings.epochs, device=pictures.device)  # per epoch, summed over its images
-    check_every = EPOCHS_PER_DRAW if on_gpu and on_epoch is None else 1
+    check_every = _EPOCHS_PER_DRAW if on_gpu and on_epoch is None else 1
     checked = 0
-    for epoch in range(1, settings.epochs + 1):
-        optimiser.set_lr(settings.lr_at(epoch))
-        train_step.loss.zero_()
-        epochs.run(generator)
-        losses[epoch - 1] = train_step.loss
-        if on_gpu:  # while the device works
-            epochs.draw_ahead(generator)
-        if epoch % check_every == 0 or epoch == settings.epochs:
-            for number, loss_sum in enumerate(losses[checked:epoch].tolist(), start=checked + 1):
-                if not math.isfinite(mean_loss := loss_sum / len(pictures)):
-                    raise _diverged(f"the loss of epoch {number} of {settings.epochs} is {mean_loss}", settings)
-            checked = epoch
-        if on_epoch is not None and train_step.correct is not None:
+    is_finalizing = sys.is_finalizing  # a local name: at exit the module may be gone
+    try:
+        for epoch in range(1, settings.epochs + 1):
+            optimiser.set_lr(settings.lr_at(epoch))
+            train_step.loss.zero_()
+            epochs.run(generator)
+            losses[epoch - 1] = train_step.loss
+            if on_gpu:  # while the device works
+                epochs.draw_ahead(generator)
+            if epoch % check_every == 0 or epoch == settings.epochs:
+                for number, loss_sum in enumerate(losses[checked:epoch].tolist(), start=checked + 1):
+                    if not math.isfinite(mean_loss := loss_sum / len(pictures)):
+                        raise _diverged(f"the loss of epoch {number} of {settings.epochs} is {mean_loss}", settings)
+                checked = epoch
+            if on_epoch is not None and train_step.correct is not None:
+                gradients.to_model()
+                on_epoch(epoch, mean_loss, float(train_step.correct) / len(pictures))
+                gradients.from_model()
+                train_step.correct.zero_()
+                if capture_key is not None and _capture_key(model) != capture_key:
+                    capture_key = _capture_key(model)
+                    epochs.invalidate(capture=capture_key is not None)
+            yield
+        # No loss is computed after the last step, so its parameters are checked.
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in gradients.parameters):
+            raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
+    finally:
+        # PyTorch no longer counts references while the interpreter exits: a view made then aborts the process.
+        if not is_finalizing():
             gradients.to_model()
-            on_epoch(epoch, mean_loss, float(train_step.correct) / len(pictures))
-            gradients.from_model()
-            train_step.correct.zero_()
-            if capture_key is not None and _capture_key(model) != capture_key:
-                capture_key = _capture_key(model)
-                epochs.invalidate(capture=capture_key is not None)
-        yield
-    # No loss is computed after the last step, so its parameters are checked.
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in gradients.parameters):
-        raise _diverged(f"a parameter is not finite after epoch {settings.epochs}", settings)
 
 
-def _sgd(gradients: GradientBackend, settings: TrainingSettings) -> tuple[Sgd, bool]:
-    """Make the optimiser; also return whether its step may be captured as a CUDA graph.
+def train_all(
+    networks: Sequence[nn.Module],
+    seeds: Sequence[int],
+    pictures: Pictures,
+    labels: Tensor,
+    settings: TrainingSettings,
+    on_epoch: Callable[[], None] | None,
+) -> int:
+    """Train the networks, each with its seed, as `train` does; return how many diverged.
 
-    Only float32 may be: the learning rate is then a number in GPU memory, which PyTorch reads in float32 only.
+    They take turns, an epoch each; `on_epoch` is called after every epoch of every network. Networks that draw random
+    numbers in training (dropout) use PyTorch's global generators, so they train one after the other.
     """
-    capturable = {(theta.device.type, theta.dtype) for theta in gradients.parameters} == {("cuda", torch.float32)}
-    sgd = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)
-    return sgd, capturable
+    trainings = [
+        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
+        for network, seed in zip(networks, seeds, strict=True)
+    ]
+    if all(is_plain(network) for network in networks):
+        return _in_turns(trainings, pictures.device, on_epoch)
+    diverged = 0
+    for training, seed in zip(trainings, seeds, strict=True):
+        with seeded_modules(pictures.device, "training", seed):
+            diverged += _in_turns([training], pictures.device, on_epoch)
+    return diverged
+
+
+def _in_turns(
+    trainings: Sequence[Generator[None, None, None]], device: torch.device, on_epoch: Callable[[], None] | None
+) -> int:
+    """Run the trainings to their ends, an epoch each in turns, and return how many diverged.
+
+    On a GPU several trainings run on separate streams.
+    """
+    count = len(trainings) if device.type == "cuda" and len(trainings) > 1 else 0
+    streams = [stream_of("networks", device, number) for number in range(count)]
+    for stream in streams:
+        stream.wait_stream(torch.cuda.current_stream(device))
+    diverged = 0
+    running = dict(enumerate(trainings))
+    try:
+        while running:
+            for number, training in list(running.items()):
+                try:
+                    with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                        next(training)
+                except StopIteration:
+                    del running[number]
+                except DivergedError:
+                    del running[number]
+                    diverged += 1
+                else:  # not in the `try`: an exception of the callback is never taken for the end of a training
+                    if on_epoch is not None:
+                        on_epoch()
+    finally:  # wait even after an error: memory that a stream still uses must not be freed
+        for number in running:
+            with torch.cuda.stream(streams[number]) if streams else nullcontext():
+                trainings[number].close()
+        for stream in streams:
+            torch.cuda.current_stream(device).wait_stream(stream)
+    return diverged
 
 
 def _capture_key(model: nn.Module) -> Hashable | None:

@@ -12,7 +12,6 @@ from pydistill.trajectories.trajectory import (
     ConvexifiedTrajectory,
     RecordedTrajectory,
     Rows,
-    Span,
     Trajectory,
 )
 
@@ -25,7 +24,6 @@ __all__ = [
     "RecordedTrajectory",
     "Rows",
     "Smoothing",
-    "Span",
     "StartSampler",
     "StartSettings",
     "Trajectory",

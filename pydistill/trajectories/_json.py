@@ -8,16 +8,14 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydistill.errors import FormatError, InputError
 
-Kind = TypeVar("Kind")
+_Kind = TypeVar("_Kind")
 
 
-def from_json(kind: type[Kind], value: Any, where: str) -> Kind:
+def from_json(kind: type[_Kind], value: Any, where: str) -> _Kind:
     """Build the dataclass `kind` from a JSON object; entries that are not its fields are ignored.
 
-    Annotations may be int, float, str, Any, dataclasses, and lists, tuples and dicts of these.
-
-    Raises:
-        FormatError: a field is missing, has another type, or is refused by the class; the message begins with `where`.
+    Annotations may be int, float, str, Any, dataclasses, and lists, tuples and dicts of these. Raises FormatError for a
+    field that is missing, has another type, or is refused by the class; its message begins with `where`.
     """
     if not isinstance(value, dict):
         raise FormatError(f"{where} is not a JSON object")

@@ -14,6 +14,7 @@ from pydistill.trajectories.trajectory import ConvexifiedTrajectory, Rows, as_ro
 
 FractionRule = Literal["path", "uniform", "decreasing", "projected"]
 Smoothing = Literal["neighbours", "weighted", "none"]
+WAYPOINTS = 4  # as published
 
 
 def waypoint_epochs(end: int, waypoints: int | Sequence[int]) -> tuple[int, ...]:
@@ -103,7 +104,7 @@ def convexify(
     snapshots: Tensor | Rows,
     sizes: Sequence[int],
     *,
-    waypoints: int | Sequence[int] = 4,
+    waypoints: int | Sequence[int] = WAYPOINTS,
     smoothing: Smoothing = "neighbours",
     fractions: FractionRule = "path",
 ) -> ConvexifiedTrajectory:

@@ -26,13 +26,7 @@ class FileRows:
     """
 
     def __init__(self, path: Path, tensor: str, shape: tuple[int, int], dtype: str, hashes: Sequence[str]) -> None:
-        """Check the file's header against the index.
-
-        Args:
-            path, tensor: the file and the name of the matrix in it.
-            shape: (n, P) according to the index.
-            dtype: float32, bfloat16 or float64 according to the index.
-            hashes: SHA-256 of each row's stored bytes.
+        """Check the header of the file, in which `tensor` names the matrix, against the index, which has the rest.
 
         Raises:
             FormatError: the file is missing, truncated, or does not agree with the index.
@@ -68,11 +62,7 @@ class FileRows:
 
 
 def read_tensor(path: Path, tensor: str, sha256: str) -> Tensor:
-    """Read one tensor from a safetensors file and check its hash.
-
-    Raises:
-        FormatError: the file cannot be read, or the tensor does not match the hash.
-    """
+    """Read one tensor from a safetensors file; raise FormatError if it does not match its hash."""
     with open_tensors(path) as file:
         value: Tensor = file.get_tensor(tensor).clone()
     if tensor_sha256(value) != sha256:
@@ -81,11 +71,7 @@ def read_tensor(path: Path, tensor: str, sha256: str) -> Tensor:
 
 
 def matrix_of(name: str, rows: Rows, shape: tuple[int, int], dtype: str) -> Tensor:
-    """Read rows into a matrix [n, P] of the store's dtype.
-
-    Raises:
-        InputError: the rows have another shape, or are not finite in this dtype; `name` names them.
-    """
+    """Read rows into a matrix [n, P] of the store's dtype; `name` names them if they do not fit or are not finite."""
     if rows.shape != shape:
         raise InputError(f"{name} must have the shape {list(shape)} of the record, not {list(rows.shape)}")
     matrix = torch.empty(shape, dtype=DTYPES[dtype])

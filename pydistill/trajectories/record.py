@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pydistill.errors import InputError, MismatchError
 from pydistill.nn.flat import ParameterLayout
-from pydistill.trajectories._json import from_json
 
 _LARGEST = 2**40  # far above any network, and far below an overflow
 _LABELS = {
@@ -17,16 +16,6 @@ _LABELS = {
     "num_classes": "classes",
     "image_size": "image size",
 }
-_STUDENT_FIELDS = (
-    "dataset",
-    "dataset_digest",
-    "in_channels",
-    "num_classes",
-    "image_size",
-    "preprocessing",
-    "architecture",
-    "parameters",
-)
 
 
 @dataclass(frozen=True)
@@ -99,7 +88,7 @@ class ExpertsRecord:
         Raises:
             MismatchError: names every differing field and both its values.
         """
-        names = [*_STUDENT_FIELDS, *(("training", "epochs") if training else ())]
+        names = [item.name for item in fields(self) if training or item.name not in ("training", "epochs")]
         differing = [name for name in names if _differ(name, getattr(self, name), getattr(expected, name))]
         if "dataset" in differing and "dataset_digest" in differing:
             differing.remove("dataset_digest")  # follows from another data set
@@ -124,19 +113,6 @@ class ExpertsRecord:
         elif name == "image_size":
             mine, theirs = (f"{height}×{width}" for height, width in (mine, theirs))
         return f"{_LABELS.get(name, name)} is {mine} for {sides[0]} and {theirs} for {sides[1]}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the record as JSON-able values, which `from_json` reads."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(value: Any, where: str) -> ExpertsRecord:
-        """Make a record from its JSON form.
-
-        Raises:
-            FormatError: a field is missing or has the wrong type; `where` names the file in the message.
-        """
-        return from_json(ExpertsRecord, value, where)
 
 
 def _differ(name: str, mine: Any, theirs: Any) -> bool:

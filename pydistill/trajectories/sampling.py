@@ -9,7 +9,6 @@ import torch
 
 from pydistill._util.settings import Settings, setting
 from pydistill.errors import InputError, SettingError
-from pydistill.trajectories.trajectory import Span
 
 
 @dataclass(frozen=True)
@@ -75,30 +74,23 @@ class StartSampler:
             bound = min(bound, grown)
         return bound if settings.continuous else max(float(math.floor(bound)), settings.min_start + 1)
 
-    def check(self, trajectory: Span, length: float) -> None:
-        """Refuse a range that could leave the trajectory in any iteration.
+    def check(self, trajectory_end: float, length: float, *, continuous: bool = True) -> None:
+        """Check that no start of any iteration, nor its target, is outside a trajectory.
 
         Args:
-            trajectory: a trajectory, or a store of them (its shortest counts).
+            trajectory_end: T of the trajectory.
             length: M, the epochs from start to target.
+            continuous: false for recorded experts, which have points at integer epochs only.
 
         Raises:
             InputError: M is not positive; the last start plus M exceeds T; real times on recorded experts.
         """
-        if self.settings.continuous and not trajectory.continuous:
+        if self.settings.continuous and not continuous:
             raise InputError(
                 "continuous starts need convexified experts, and these are recorded at integer epochs only"
             )
-        if not trajectory.continuous and length != int(length):
+        if not continuous and math.isfinite(length) and length != int(length):
             raise SettingError("expert_epochs", length, "an integer for experts recorded at integer epochs")
-        self.check_reach(trajectory.end, length)
-
-    def check_reach(self, trajectory_end: float, length: float) -> None:
-        """Check the range against the end T of trajectories that are not convexified yet.
-
-        Raises:
-            InputError: M is not positive; the last start plus M exceeds T.
-        """
         if not (math.isfinite(length) and length > 0):
             raise SettingError("expert_epochs", length, "a finite number above 0")
         if self.latest + length > trajectory_end:
@@ -123,11 +115,11 @@ class StartSampler:
             length: M.
 
         Raises:
-            InputError: as `check_reach`; or the iteration is below 0.
+            InputError: as `check`; or the iteration is below 0.
         """
         if iteration < 0:
             raise SettingError("iteration", iteration, "at least 0")
-        self.check_reach(trajectory_end, length)
+        self.check(trajectory_end, length)
         lower, upper = self.settings.min_start, self.upper(iteration)
         if self.settings.continuous:
             share = float(torch.rand((), generator=generator, dtype=torch.float64))

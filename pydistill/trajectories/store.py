@@ -18,16 +18,18 @@ from pydistill._util.layout import holds_experts, refuse_run
 from pydistill._util.locking import only_writer
 from pydistill._util.tensor_file import UnreadableError, tensor_sha256
 from pydistill.errors import FormatError, InputError, MismatchError
-from pydistill.trajectories._writing import write_expert
-from pydistill.trajectories.convexification import FractionRule, Smoothing, convexify, waypoint_epochs
+from pydistill.trajectories.convexification import WAYPOINTS, FractionRule, Smoothing, convexify, waypoint_epochs
 from pydistill.trajectories.expert_file import DTYPES, FileRows, matrix_of, read_tensor
-from pydistill.trajectories.index import ExpertEntry, StoreIndex, file_name
-from pydistill.trajectories.index_file import (
+from pydistill.trajectories.index import (
+    ExpertEntry,
+    StoreIndex,
     check_same,
+    file_name,
     read_index,
     refuse_lost_index,
     remove_temporary_files,
     through_json,
+    write_expert,
     write_index,
 )
 from pydistill.trajectories.record import ExpertsRecord
@@ -339,7 +341,7 @@ class TrajectoryStore:
         self,
         path: str | os.PathLike[str],
         *,
-        waypoints: int | Sequence[int] = 4,
+        waypoints: int | Sequence[int] = WAYPOINTS,
         smoothing: Smoothing = "neighbours",
         fractions: FractionRule = "path",
         dtype: str | None = None,

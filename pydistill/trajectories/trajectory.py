@@ -15,8 +15,8 @@ from pydistill import ops
 from pydistill.errors import InputError
 
 
-class Span(Protocol):
-    """The range of times of a trajectory, which is all that drawing a start needs."""
+class Trajectory(Protocol):
+    """An expert's path through parameter space."""
 
     @property
     def end(self) -> float:
@@ -25,10 +25,6 @@ class Span(Protocol):
     @property
     def continuous(self) -> bool:
         """True if times are real numbers in [0, T], False if they are integer epochs."""
-
-
-class Trajectory(Span, Protocol):
-    """An expert's path through parameter space."""
 
     def point(self, t: float) -> Tensor:
         """Return the flat parameters [P] at time t, in epochs, as a new tensor."""

@@ -16,6 +16,14 @@ def test_cpu_is_available() -> None:
     assert usable_device("cpu") == usable_device(torch.device("cpu")) == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("gpu", "data", "chosen"), [(True, "cpu", "cuda"), (False, "cpu", "cpu"), (True, "cuda:1", "cuda:1")]
+)
+def test_default_device(gpu: bool, data: str, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert usable_device(None, torch.device(data)) == torch.device(chosen)
+
+
 @pytest.mark.parametrize("name", ["mps", "meta", "xpu", "bla", "cuda:x", ""])
 def test_other_devices_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=re.escape(repr(name))):

@@ -91,7 +91,7 @@ def test_train_repeats_the_networks_of_the_evaluation(
     monkeypatch.setattr(
         evaluate_module, "accuracy", lambda model, *rest: tested.append(flatten(model)) or accuracy(model, *rest)
     )
-    (row,) = distilled.evaluate(data=DATA)
+    (row,) = distilled.evaluate(data=DATA, device="cpu")
     assert row.accuracies == finished.accuracy_final.accuracies
     for repeat, parameters in enumerate(tested):
         network = distilled.viewable().train(repeat=repeat)
@@ -124,6 +124,22 @@ def test_evaluate_other_networks(distilled: DistilledSet) -> None:
     assert [row.model for row in distilled.evaluate("mlp-w8", 1, DATA, epochs=1)] == ["mlp-w8"]
 
 
+def test_evaluation_runs_on_the_device(distilled: DistilledSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[torch.device] = []
+    move = Dataset.to
+
+    def record(data: Dataset, device: torch.device) -> Dataset:
+        used.append(device)
+        return move(data, "cpu")
+
+    monkeypatch.setattr(Dataset, "to", record)
+    distilled.evaluate("mlp-w8", 1, DATA, epochs=1, device="cpu")
+    distilled.evaluate("mlp-w8", 1, DATA, epochs=1)
+    assert [device.type for device in used] == ["cpu", "cuda" if torch.cuda.is_available() else "cpu"]
+    with pytest.raises(InputError, match="cuda:99"):
+        distilled.evaluate(data=DATA, device="cuda:99")
+
+
 def test_networks_of_the_recipe_are_evaluated(
     distilled: DistilledSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +161,7 @@ def test_data_with_another_preprocessing_are_converted(distilled: DistilledSet, 
     other = DATA.with_preprocessing(Normalise(torch.tensor([0.1]), torch.tensor([0.5])))
     assert not torch.allclose(other.test_images, DATA.test_images)
     assert torch.allclose(distilled.preprocess(other).test_images, DATA.test_images, atol=1e-5)
-    (row,) = distilled.evaluate(data=other)
+    (row,) = distilled.evaluate(data=other, device="cpu")
     assert row.accuracies == pytest.approx(finished.accuracy_final.accuracies, abs=0.05)
 
 
@@ -176,7 +192,7 @@ def test_recorded_data_are_read_as_in_the_run(pixels: Pixels, tmp_path: Path, mo
         return evaluate_networks(images, labels, lr, dataset, *rest, **more)
 
     monkeypatch.setattr("pydistill.artefact.distilled_set.evaluate_networks", record)
-    (row,) = pydistill.load(tmp_path / "run").evaluate()
+    (row,) = pydistill.load(tmp_path / "run").evaluate(device="cpu")
     assert torch.equal(used[0].test_images, dataset.test_images)
     assert used[0].test_pictures.are_bytes == (pixels == "bytes")
     assert row.accuracies == run.accuracy_final.accuracies
@@ -203,7 +219,7 @@ def test_run_with_a_custom_network(tmp_path: Path) -> None:
     distilled = pydistill.load(tmp_path / "run")
     with pytest.raises(InputError, match="custom"):
         distilled.train()
-    (row,) = distilled.evaluate(custom, data=DATA)
+    (row,) = distilled.evaluate(custom, data=DATA, device="cpu")
     assert row.accuracies == result.accuracy_final.accuracies
 
 

@@ -13,7 +13,7 @@ import torch
 
 import pydistill.data
 from pydistill.data import Dataset, DataSettings, Zca, from_arrays, from_dataset, from_folder, from_npz, load
-from pydistill.data.load import NAMES
+from pydistill.data.settings import NAMES
 from pydistill.errors import InputError
 
 Image = pytest.importorskip("PIL.Image")

@@ -45,7 +45,7 @@ def test_columns_are_standardised_and_inverted() -> None:
         ({"train_rows": ROWS / 0}, "train_rows .* row 0"),
         ({"train_labels": [0, 1]}, "train_labels"),
         ({"train_labels": [0.0, 1.0, 1.0]}, "train_labels"),
-        ({"train_labels": [0, 0, 2]}, r"class 1 \('1'\) has no row in train_rows"),
+        ({"train_labels": [0, 0, 2]}, r"class 1 \('1'\) has no sample in train_rows"),
         ({"train_labels": [0, 1, 10**12]}, "train_labels"),
         ({"test_labels": [0, 1, 2]}, "test_labels"),
         ({"train_labels": []}, "train_labels"),

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError
-from pydistill.evaluation import evaluate as evaluate_module
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, evaluate_models, table
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, evaluate_networks, table
 from pydistill.nn import MLP, build, parse
+from pydistill.training import train as train_module
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train
 from tests.helpers.blobs import blobs
 
@@ -63,9 +63,8 @@ def test_equals_the_loop_in_its_docstring() -> None:
 
 def test_a_network_depends_on_seed_and_number_alone() -> None:
     images, labels = distilled()
-    settings = replace(QUICK, models=("mlp", "convnet2-w4"))
     torch.manual_seed(1)
-    together = evaluate_models(images, labels, 0.03, DATA, STUDENT, settings)
+    together = evaluate_networks(images, labels, 0.03, DATA, [parse("mlp"), STUDENT], QUICK)
     torch.manual_seed(2)
     alone = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, repeats=2))
     assert together[1].accuracies[:2] == alone.accuracies
@@ -149,7 +148,7 @@ def test_what_on_epoch_raises_is_no_end_of_a_training(at_once: int, raised: Base
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_what_on_epoch_raises_closes_the_training(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     courses: list[Generator[None, None, None]] = []
-    epochs_of = evaluate_module.epochs_of
+    epochs_of = train_module.epochs_of
 
     def stored(*arguments: Any, **more: Any) -> Generator[None, None, None]:
         courses.append(epochs_of(*arguments, **more))
@@ -158,23 +157,21 @@ def test_what_on_epoch_raises_closes_the_training(at_once: int, monkeypatch: pyt
     def breaks_off() -> None:
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(evaluate_module, "epochs_of", stored)
+    monkeypatch.setattr(train_module, "epochs_of", stored)
     with pytest.raises(RuntimeError, match="enough"):
         evaluate(*distilled(), 0.03, DATA, STUDENT, replace(QUICK, at_once=at_once), on_epoch=breaks_off)
     assert len(courses) == at_once
     assert inspect.getgeneratorstate(courses[0]) == inspect.GEN_CLOSED
 
 
-def test_the_students_own_network_unless_others_are_asked() -> None:
+def test_several_networks() -> None:
     images, labels = distilled()
-    seen: list[tuple[str, int, float]] = []
-    settings = replace(QUICK, repeats=2)
-    own = evaluate_models(images, labels, 0.03, DATA, STUDENT, settings, on_network=lambda *report: seen.append(report))
-    assert [row.model for row in own] == ["convnet2-w4"]
-    assert seen == [("convnet2-w4", repeat, own[0].accuracies[repeat]) for repeat in range(2)]
+    seen: list[Evaluation] = []
     names = ("mlp", "alexnet-w4", "vgg11-w2", "resnet18-w2", "resnet18-w2-bn")
-    rows = evaluate_models(images, labels, 0.03, DATA, STUDENT, replace(settings, repeats=1, models=names))
+    networks = [parse(name) for name in names]
+    rows = evaluate_networks(images, labels, 0.03, DATA, networks, replace(QUICK, repeats=1), on_evaluation=seen.append)
     assert [row.model for row in rows] == list(names)
+    assert seen == rows
 
 
 @pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-leaky", "resnet18-w2-bn"])
@@ -200,14 +197,14 @@ def test_networks_side_by_side_are_those_one_after_the_other(at_once: int, name:
 def test_networks_side_by_side_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch each, and no more than asked for at once."""
     turns: list[int] = []
-    epochs_of = evaluate_module.epochs_of
+    epochs_of = train_module.epochs_of
 
     def noted(network: nn.Module, *arguments: Any, generator: torch.Generator) -> Iterator[None]:
         for _ in epochs_of(network, *arguments, generator=generator):
             turns.append(generator.initial_seed())
             yield
 
-    monkeypatch.setattr(evaluate_module, "epochs_of", noted)
+    monkeypatch.setattr(train_module, "epochs_of", noted)
     settings = replace(QUICK, repeats=3, at_once=2, training=replace(QUICK.training, epochs=2))
     evaluate(*distilled(), 0.03, DATA, STUDENT, settings)
     a, b, c = (derive_seed("evaluation", 0, repeat) for repeat in range(3))
@@ -219,7 +216,7 @@ def test_networks_side_by_side_diverge_each_for_itself(monkeypatch: pytest.Monke
     result = evaluate(images, labels, 1e30, DATA, STUDENT, replace(QUICK, at_once=2))
     assert result.diverged == 3
     assert result.accuracies == (0.25, 0.25, 0.25)
-    epochs_of = evaluate_module.epochs_of
+    epochs_of = train_module.epochs_of
     broken = derive_seed("evaluation", 0, 1)
 
     def one_breaks(network: nn.Module, *arguments: Any, generator: torch.Generator) -> Iterator[None]:
@@ -229,7 +226,7 @@ def test_networks_side_by_side_diverge_each_for_itself(monkeypatch: pytest.Monke
             yield
 
     one = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, at_once=1))
-    monkeypatch.setattr(evaluate_module, "epochs_of", one_breaks)
+    monkeypatch.setattr(train_module, "epochs_of", one_breaks)
     result = evaluate(images, labels, 0.03, DATA, STUDENT, replace(QUICK, at_once=3))
     assert result.diverged == 1
     assert (result.accuracies[0], result.accuracies[2]) == (one.accuracies[0], one.accuracies[2])
@@ -270,18 +267,13 @@ def test_a_network_of_ones_own() -> None:
 
 def test_a_wrong_network_is_refused_before_the_first_is_trained() -> None:
     images, labels = distilled()
-    seen: list[Any] = []
-    for models, message in ((("mlp", "lenet"), "no network 'lenet'"), (("mlp", "convnet4"), "at least 16$")):
-        with pytest.raises(InputError, match=message):
-            evaluate_models(
-                images,
-                labels,
-                0.03,
-                DATA,
-                STUDENT,
-                replace(QUICK, models=models),
-                on_network=lambda *report: seen.append(report),
-            )
+    seen: list[Evaluation] = []
+    with pytest.raises(InputError, match="no network 'lenet'"):
+        EvaluationSettings(models=("mlp", "lenet"))
+    with pytest.raises(InputError, match=r"at least 16$"):
+        evaluate_networks(
+            images, labels, 0.03, DATA, [parse("mlp"), parse("convnet4")], QUICK, on_evaluation=seen.append
+        )
     assert not seen
 
 

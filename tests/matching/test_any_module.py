@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pydistill.errors import BackendError, InputError
 from pydistill.matching import match
 from pydistill.matching.backends.torch import _warn_of_rounding
-from pydistill.nn import ConvNet
+from pydistill.nn import ConvNet, build, flatten, parse
 from tests.matching.problems import needs_engine
 
 BACKENDS = ["torch", "autograd"]
@@ -288,8 +288,10 @@ def test_a_random_step_in_float32() -> None:
 
 def test_gradients_lost_in_rounding_errors_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     """An instance norm of the bias and pixels of 1e-10: in float32 PyTorch's kernels round the pixels away."""
-    model = ConvNet(1, 3, 8, width=4, depth=1)
-    start, target, images = points(sum(parameter.numel() for parameter in model.parameters()))
+    model = build(parse("convnet1-w4"), 1, 3, 8, seed=0)
+    start = flatten(model)
+    _, target, images = points(len(start))
+    target += start
     images *= 1e-10
     _warn_of_rounding.cache_clear()
     for dtype in (torch.float64, torch.float32):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from pydistill.errors import FormatError, MismatchError
 from pydistill.trajectories import ExpertsRecord
+from pydistill.trajectories._json import from_json
 
 from .samples import NAMES, SHAPES, record
 
@@ -64,8 +66,8 @@ def test_training_is_compared_on_request():
 
 
 def test_json_round_trip():
-    value = json.loads(json.dumps(record().to_json()))
-    assert ExpertsRecord.from_json(value, "here") == record()
+    value = json.loads(json.dumps(asdict(record())))
+    assert from_json(ExpertsRecord, value, "here") == record()
     assert record().layout.sizes == record().sizes == (6, 2, 12, 3)
 
 
@@ -76,11 +78,11 @@ def test_json_round_trip():
     ("parameters", {}),
 ])  # fmt: skip
 def test_damaged_records(name, value):
-    damaged = {**json.loads(json.dumps(record().to_json())), name: value}
+    damaged = {**json.loads(json.dumps(asdict(record()))), name: value}
     with pytest.raises(FormatError, match=r"^here: .*(" + name + "|parameter)"):
-        ExpertsRecord.from_json(damaged, "here")
+        from_json(ExpertsRecord, damaged, "here")
 
 
 def test_record_that_is_not_an_object():
     with pytest.raises(FormatError, match="here"):
-        ExpertsRecord.from_json([], "here")
+        from_json(ExpertsRecord, [], "here")

@@ -74,8 +74,8 @@ def test_growing_is_off_by_default():
 
 
 def test_both_ends_of_the_trajectory_are_allowed():
-    StartSampler(StartSettings(max_start=9)).check(RECORDED, 2)  # starts 0 … 8, targets up to 10
-    StartSampler(StartSettings(max_start=8, continuous=True)).check(CONVEX, 2)
+    StartSampler(StartSettings(max_start=9)).check(RECORDED.end, 2, continuous=False)  # starts 0 … 8, targets up to 10
+    StartSampler(StartSettings(max_start=8, continuous=True)).check(CONVEX.end, 2)
     start, target = StartSampler(StartSettings(1)).draw(0, torch.Generator(), 10.0, 10)
     assert (start, target) == (0, 10)
 
@@ -97,7 +97,7 @@ def test_range_beyond_the_trajectory_is_refused_without_drawing():
     sampler = StartSampler(StartSettings(max_start=10))
     words = "max_start must be at most 9 "
     with pytest.raises(InputError, match=words):
-        sampler.check(RECORDED, 2)
+        sampler.check(RECORDED.end, 2, continuous=False)
     generator = torch.Generator().manual_seed(0)
     before = generator.get_state()
     with pytest.raises(InputError, match=words):
@@ -108,7 +108,7 @@ def test_range_beyond_the_trajectory_is_refused_without_drawing():
 def test_growing_range_is_checked_at_its_final_bound():
     settings = StartSettings(9, continuous=True, growing=True, grow_iterations=1000)
     with pytest.raises(InputError, match="max_start must be at most 8 "):
-        StartSampler(settings).check(CONVEX, 2)
+        StartSampler(settings).check(CONVEX.end, 2)
 
 
 @pytest.mark.parametrize(("settings", "name"), [
@@ -133,12 +133,13 @@ def test_settings_outside_their_limits(settings, name):
     (StartSettings(4, continuous=True), RECORDED, 2, "continuous starts"),
     (StartSettings(4), RECORDED, 1.5, "expert_epochs must be"),
     (StartSettings(4), RECORDED, 0, "expert_epochs must be"),
+    (StartSettings(4), RECORDED, math.nan, "expert_epochs must be"),
     (StartSettings(4), CONVEX, -1, "expert_epochs must be"),
     (StartSettings(4), CONVEX, math.nan, "expert_epochs must be"),
 ])  # fmt: skip
 def test_unsuitable_trajectory_or_length(settings, trajectory, length, words):
     with pytest.raises(InputError, match=words):
-        StartSampler(settings).check(trajectory, length)
+        StartSampler(settings).check(trajectory.end, length, continuous=trajectory.continuous)
 
 
 def test_negative_iteration():

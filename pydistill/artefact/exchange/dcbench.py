@@ -24,11 +24,7 @@ PARTS = 5
 
 
 def folder_of(artefact: Artefact) -> str:
-    """Return the set's folder below DC-BENCH's root: TM/DATASET/IPCn.
-
-    Raises:
-        InputError: the labels are soft, or the data set's name is not a valid folder name.
-    """
+    """Return the set's folder below DC-BENCH's root, TM/DATASET/IPCn; raise InputError if the format cannot hold it."""
     if artefact.labels.ndim != 1:
         raise InputError("DC-BENCH has no soft labels; export this set as mtt or ddranking")
     dataset = str(artefact.provenance["dataset"].get("name", ""))
@@ -51,11 +47,7 @@ def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
 
 
 def folder_in(path: Path) -> Path:
-    """Return the folder of the only set at or below a path such as DC-BENCH's root; the path itself without a set.
-
-    Raises:
-        InputError: there are several sets below the path.
-    """
+    """Return the folder of the only set at or below a path such as DC-BENCH's root, or the path if there is none."""
     if _holds_images(path):
         return path
     patterns = ("IPC*", "*/IPC*", "TM/*/IPC*")

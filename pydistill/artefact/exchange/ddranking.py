@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from pydistill.artefact.exchange.tensors import ForeignSet, logits, read_set
+from pydistill.artefact.exchange.tensors import ForeignSet, read_set, write_set
 from pydistill.artefact.file import Artefact
-from pydistill.trajectories.formats.common import save_torch
 
-IMAGES, LABELS, RATE = "images.pt", "labels.pt", "lr.pt"
+_NAMES = ("images.pt", "labels.pt", "lr.pt")
 
 
 def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
     """Write the three files; returns their paths."""
-    labels = artefact.labels if artefact.labels.ndim == 1 else logits(artefact.labels)
-    for name, value in ((IMAGES, images), (LABELS, labels), (RATE, torch.tensor(artefact.lr, dtype=torch.float64))):
-        save_torch(value, folder / name)
-    return [folder / name for name in (IMAGES, LABELS, RATE)]
+    return write_set(artefact, images, [folder / name for name in _NAMES])
 
 
 def read(path: Path) -> ForeignSet:
@@ -33,4 +28,4 @@ def read(path: Path) -> ForeignSet:
     Raises:
         FormatError: a file is missing, damaged or of another format.
     """
-    return read_set([path / IMAGES], [path / LABELS], [path / RATE])
+    return read_set(*([path / name] for name in _NAMES))

@@ -10,24 +10,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from pydistill._util.files import WriteError, with_remedy
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.artefact.exchange import dcbench, ddranking, imagefolder, manifest, mtt
-from pydistill.artefact.exchange.published import readers_normalisation
+from pydistill.artefact.exchange.published import readers_normalisation, same
 from pydistill.artefact.file import Artefact
 from pydistill.data import Normalise, Preprocessing, Zca
 from pydistill.errors import InputError
 
-FORMATS = ("mtt", "dcbench", "ddranking", "imagefolder")
 _WRITERS = {
     "mtt": mtt.write,
     "dcbench": dcbench.write,
     "ddranking": ddranking.write,
     "imagefolder": imagefolder.write,
 }
+FORMATS = tuple(_WRITERS)
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,13 @@ def export_set(
     if form not in FORMATS:
         raise InputError(f"format must be one of {', '.join(FORMATS)}, not {form!r}")
     artefact = distilled.artefact if isinstance(distilled, DistilledSet) else distilled
-    folder = Path(out)
-    if form == "dcbench":
-        folder = folder / dcbench.folder_of(artefact)
+    inside = dcbench.folder_of(artefact) if form == "dcbench" else "set"
+    folder = Path(out, inside) if form == "dcbench" else Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty; choose another folder")
     if form == "imagefolder" and as_is:
         raise InputError("an image folder holds pixels, so as_is does not apply; export the set as mtt or ddranking")
     images, preprocessing = _converted(artefact, form, as_is)
-    inside = dcbench.folder_of(artefact) if form == "dcbench" else "set"
     with _all_or_nothing(folder, inside) as staging:
         files = _WRITERS[form](artefact, images.cpu().contiguous(), staging)
         if preprocessing is not None:
@@ -153,13 +150,6 @@ def _converted(artefact: Artefact, form: str, as_is: bool) -> tuple[Tensor, Prep
             f"DC-BENCH's reader has neither whitening nor a normalisation of {artefact.provenance['dataset']['name']}; "
             "export the whitened set as mtt or ddranking, or as dcbench with as_is"
         )
-    if as_is or theirs is None or (own.kind == "zca" and form != "dcbench") or _same(own, theirs):
+    if as_is or theirs is None or (own.kind == "zca" and form != "dcbench") or same(own, theirs):
         return artefact.images, own
     return theirs.apply(own.invert(artefact.images)), theirs
-
-
-def _same(own: Preprocessing, theirs: Normalise) -> bool:
-    """Return whether the set already has the readers' constants, so that its images need no conversion."""
-    return isinstance(own, Normalise) and all(
-        torch.equal(mine.cpu(), other) for mine, other in ((own.mean, theirs.mean), (own.std, theirs.std))
-    )

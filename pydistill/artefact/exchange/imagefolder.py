@@ -21,7 +21,7 @@ from pydistill._util.png import png_bytes
 from pydistill.artefact.file import Artefact
 from pydistill.errors import InputError
 
-ABOUT = "distilled.json"
+_ABOUT = "distilled.json"
 
 
 def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
@@ -55,8 +55,8 @@ def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
         "dataset": artefact.provenance["dataset"].get("name", ""),
         "soft_labels": soft or None,
     }
-    write_text(folder / ABOUT, json.dumps(about, indent=2) + "\n")
-    return [*written, folder / ABOUT]
+    write_text(folder / _ABOUT, json.dumps(about, indent=2) + "\n")
+    return [*written, folder / _ABOUT]
 
 
 def class_folders(names: Sequence[str]) -> list[str]:

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.artefact.exchange import dcbench, ddranking, manifest, mtt
-from pydistill.artefact.exchange.published import readers_normalisation
+from pydistill.artefact.exchange.published import readers_normalisation, same
 from pydistill.artefact.exchange.tensors import Soft, probabilities
 from pydistill.artefact.file import Artefact
-from pydistill.data import Dataset, DataSettings, Normalise, Preprocessing
-from pydistill.data.load import NAMES
+from pydistill.data import Dataset, DataSettings, Preprocessing
+from pydistill.data.settings import NAMES
 from pydistill.errors import FormatError, InputError, SettingError
 from pydistill.nn import architecture_of, parse
 from pydistill.version import VERSION
 
-IMPORTED = ("mtt", "dcbench", "ddranking")
 _READERS = {"mtt": mtt.read, "dcbench": dcbench.read, "ddranking": ddranking.read}
+IMPORTED = tuple(_READERS)
 
 
 def import_set(
@@ -74,10 +74,8 @@ def import_set(
     exported = manifest.read(path if path.is_dir() else path.parent, files.files)
     applied, assumed = _preprocessing(form, name, preprocessing, exported, origin, as_is, str(path))
     if rate is None or applied is None:
-        missing = [
-            *([_missing_rate(origin)] if rate is None else []),
-            *([_missing_preprocessing(form, name)] if applied is None else []),
-        ]
+        missing = [_missing_rate(origin)] if rate is None else []
+        missing += [_missing_preprocessing(form, name)] if applied is None else []
         raise InputError(f"the files in {path} do not hold {' and '.join(missing)}; pass the missing arguments")
     if not 0 < rate < float("inf"):
         raise InputError(f"lr must be a finite number above 0, not {rate}")
@@ -114,11 +112,7 @@ def _preprocessing(
     as_is: bool,
     where: str,
 ) -> tuple[Preprocessing | None, str | None]:
-    """Return the preprocessing of the images, or None if it is unknown, and a sentence if it is an assumption.
-
-    Raises:
-        InputError: `as_is` without `like`, or two normalisations are possible.
-    """
+    """Return the preprocessing of the images, or None if it is unknown, and a sentence if it is an assumption."""
     if as_is and origin is None:
         raise SettingError("as_is", as_is, "used with like, the set whose preprocessing the images keep")
     if explicit is not None:
@@ -127,13 +121,13 @@ def _preprocessing(
     if as_is:
         return own, None
     if exported is not None and exported.normalisation is not None:
-        return (own if _same(own, exported.normalisation) else exported.normalisation), None
+        return (own if same(own, exported.normalisation) else exported.normalisation), None
     if exported is not None:
         return (own if own is not None and own.kind == "zca" else None), None
     readers = readers_normalisation(name, form)
     if own is not None:
         converts = own.kind != "zca" or form == "dcbench"
-        if converts and readers is not None and not _same(own, readers):
+        if converts and readers is not None and not same(own, readers):
             raise InputError(
                 f"the files in {where} do not say whether their images have the preprocessing of `like` or the "
                 f"normalisation that readers of {form} use; set as_is for the first, or give the normalisation, mean "
@@ -166,10 +160,6 @@ def _missing_preprocessing(form: str, name: str) -> str:
     elif readers_normalisation(name, form) is None:
         return f"the preprocessing, as no normalisation is published for {name} ({', '.join(ways)})"
     return f"the preprocessing ({', '.join(ways)})"
-
-
-def _same(own: Preprocessing | None, other: Normalise) -> bool:
-    return isinstance(own, Normalise) and torch.equal(own.mean, other.mean) and torch.equal(own.std, other.std)
 
 
 def _numbers(values: Tensor) -> str:

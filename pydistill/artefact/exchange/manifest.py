@@ -23,14 +23,8 @@ NAME = "preprocessing.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The preprocessing of an export's images.
+    """The preprocessing of an export's images: a normalisation, or None for ZCA, whose matrices are not stored."""
 
-    Attributes:
-        kind: normalise or zca.
-        normalisation: mean and std; None for zca, whose matrices are not stored.
-    """
-
-    kind: str
     normalisation: Normalise | None
 
 
@@ -60,9 +54,9 @@ def read(folder: Path, files: Mapping[str, str]) -> Manifest | None:
     if any(files.get(name) != digest for name, digest in digests.items()):
         return None
     if about["kind"] == "zca":
-        return Manifest("zca", None)
+        return Manifest(None)
     try:
         mean, std = (torch.tensor(about[name], dtype=torch.float64) for name in ("mean", "std"))
-        return Manifest("normalise", Normalise(mean, std))
+        return Manifest(Normalise(mean, std))
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, InputError) as error:
         raise FormatError(f"{path} is damaged: its mean and std are not one number per channel ({error})") from error

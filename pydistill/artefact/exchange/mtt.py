@@ -9,21 +9,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
-from pydistill.artefact.exchange.tensors import ForeignSet, logits, read_set
+from pydistill.artefact.exchange.tensors import ForeignSet, read_set, write_set
 from pydistill.artefact.file import Artefact
-from pydistill.trajectories.formats.common import save_torch
 
-IMAGES, LABELS, RATE = "images_best.pt", "labels_best.pt", "lr_best.pt"
+IMAGES = "images_best.pt"
 
 
-def write(artefact: Artefact, images: torch.Tensor, folder: Path) -> list[Path]:
+def write(artefact: Artefact, images: Tensor, folder: Path) -> list[Path]:
     """Write the three files; returns their paths."""
-    labels = artefact.labels if artefact.labels.ndim == 1 else logits(artefact.labels)
-    for name, value in ((IMAGES, images), (LABELS, labels), (RATE, torch.tensor(artefact.lr, dtype=torch.float64))):
-        save_torch(value, folder / name)
-    return [folder / name for name in (IMAGES, LABELS, RATE)]
+    return write_set(artefact, images, [folder / name for name in (IMAGES, "labels_best.pt", "lr_best.pt")])
 
 
 def read(path: Path) -> ForeignSet:

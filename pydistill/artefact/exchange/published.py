@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from pydistill.data import Normalise
-from pydistill.data.statistics import PUBLISHED, Numbers
+from pydistill.data import Normalise, Preprocessing
+from pydistill.data.statistics import PUBLISHED, Numbers, published_normalisation
 
 # From DC-BENCH's evaluator.
-DC_BENCH: dict[str, Numbers] = {
+_DC_BENCH: dict[str, Numbers] = {
     "cifar10": PUBLISHED["cifar10"],
     "cifar100": ((0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)),
     "tiny-imagenet": PUBLISHED["tiny-imagenet"],
 }
 
 
-def readers_normalisation(dataset: str, form: str) -> Normalise | None:
-    """Return the normalisation that readers of the format apply to the data set's test images; None if unknown.
+def same(own: Preprocessing | None, other: Normalise) -> bool:
+    """Return whether the preprocessing normalises with exactly the numbers of `other`, which is on the CPU."""
+    return isinstance(own, Normalise) and all(
+        torch.equal(mine.cpu(), theirs) for mine, theirs in ((own.mean, other.mean), (own.std, other.std))
+    )
 
-    Args:
-        dataset: its name, such as cifar10.
-        form: mtt, dcbench or ddranking.
-    """
-    numbers = (DC_BENCH if form == "dcbench" else PUBLISHED).get(dataset)
-    if numbers is None:
-        return None
-    mean, std = (torch.tensor(values, dtype=torch.float64) for values in numbers)
-    return Normalise(mean, std)
+
+def readers_normalisation(dataset: str, form: str) -> Normalise | None:
+    """Return the normalisation that readers of a format (mtt, …) apply to the named data set; None if unknown."""
+    return published_normalisation(dataset, _DC_BENCH if form == "dcbench" else PUBLISHED)

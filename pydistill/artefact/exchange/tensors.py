@@ -1,4 +1,4 @@
-"""Read and check torch-saved tensors of other tools, and convert labels; shared by the formats."""
+"""Read, check and write the torch-saved tensors of other tools; shared by the formats."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from pydistill._util.files import sha256_of
+from pydistill.artefact.file import Artefact
 from pydistill.errors import FormatError, InputError
-from pydistill.trajectories.formats.common import is_plain_tensor, load_untrusted
+from pydistill.trajectories.formats.common import is_plain_tensor, load_untrusted, save_torch
 
 Soft = Literal["logits", "probabilities"]
 
@@ -35,12 +36,18 @@ class ForeignSet:
     files: Mapping[str, str]
 
 
-def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignSet:
-    """Read images and labels from one or several files in order, and the learning rate if one of `lr` exists.
+def write_set(artefact: Artefact, images: Tensor, files: list[Path]) -> list[Path]:
+    """Write the images, the labels (probabilities as logits) and the learning rate to these files; returns them."""
+    rows = artefact.labels
+    # log p, whose softmax restores the probabilities p up to rounding
+    labels = rows if rows.ndim == 1 else rows.clamp_min(torch.finfo(rows.dtype).tiny).log()
+    for file, value in zip(files, (images, labels, torch.tensor(artefact.lr, dtype=torch.float64)), strict=True):
+        save_torch(value, file)
+    return files
 
-    Raises:
-        FormatError: a file is missing, damaged, of another format, or would have to run code.
-    """
+
+def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignSet:
+    """Read images and labels from one or several files in order, and the learning rate if one of `lr` exists."""
     pixels = torch.cat(_alike([_images(path) for path in images], images))
     targets = torch.cat(_alike([_labels(path) for path in labels], labels))
     if len(pixels) != len(targets):
@@ -123,8 +130,3 @@ def probabilities(rows: Tensor, soft: Soft | None, where: str) -> Tensor:
             raise InputError(f"the labels in {where} are not probabilities; set soft to logits")
         return rows
     return rows.softmax(dim=1)
-
-
-def logits(rows: Tensor) -> Tensor:
-    """Turn probabilities [n, K] into logits, log p, whose softmax restores them up to rounding."""
-    return rows.clamp_min(torch.finfo(rows.dtype).tiny).log()

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from pydistill.trajectories.record import ExpertsRecord
 from pydistill.trajectories.store import TrajectoryStore
 from pydistill.trajectories.trajectory import ConvexifiedTrajectory
 
-Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Shapes = tuple[tuple[int, ...], ...]
+
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class ForeignLayout:
     Attributes:
         experts: their number.
         epochs: T, the last epoch.
-        shapes: of the parameter tensors, in order; foreign files do not name them.
+        shapes: of the parameter tensors, in order.
         waypoint_epochs: of convexified experts; empty for recorded ones.
     """
 
@@ -59,11 +61,7 @@ def load_untrusted(path: Path) -> Any:
 
 
 def save_torch(value: Any, path: Path) -> None:
-    """Save with `torch.save`, atomically.
-
-    Raises:
-        WriteError: the disk is full or the folder cannot be written.
-    """
+    """Save with `torch.save`, atomically; raise WriteError if the file cannot be written."""
     with atomic_path(path) as temporary:
         try:
             with open(temporary, "wb") as handle:  # with a path, torch would hide the system's error
@@ -75,27 +73,10 @@ def save_torch(value: Any, path: Path) -> None:
 
 
 def listed(value: Any, name: str) -> list[Any]:
-    """Check that `value` is a list or tuple with at least one element.
-
-    Raises:
-        FormatError: it is not; the message begins with `name`.
-    """
+    """Return a list or tuple as a list; raise FormatError, with `name` first, if it is neither, or is empty."""
     if not isinstance(value, (list, tuple)) or not value:
         raise FormatError(f"{name} is not a list, or is empty")
     return list(value)
-
-
-def parameter_tensors(value: Any, name: str) -> list[Tensor]:
-    """Check that `value` is a list of parameter tensors: dense, floating, in memory or mapped.
-
-    Raises:
-        FormatError: it is not; the message begins with `name`.
-    """
-    tensors = listed(value, name)
-    for tensor in tensors:
-        if not is_plain_tensor(tensor) or not tensor.dtype.is_floating_point:
-            raise FormatError(f"{name} holds something that is not a dense floating tensor")
-    return tensors
 
 
 def is_plain_tensor(value: Any) -> bool:
@@ -108,26 +89,30 @@ def is_plain_tensor(value: Any) -> bool:
     return value.device.type == "cpu" and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
-def shapes_of(tensors: Sequence[Tensor]) -> Shapes:
-    """Return the shapes of the tensors."""
-    return tuple(tuple(tensor.shape) for tensor in tensors)
-
-
 class ListRows:
-    """Rows of flat parameters from lists of parameter tensors, as in foreign files."""
+    """Rows of flat parameters from lists of parameter tensors, as in foreign files: the epochs of one expert."""
 
     def __init__(self, points: Any, name: str) -> None:
-        """Check that every point is a list of tensors of the same shapes.
+        """Check that every point is a list of dense floating tensors, in memory or mapped, of the same shapes.
 
         Raises:
             FormatError: a point is not; the message begins with `name`.
         """
-        self._points = [parameter_tensors(point, f"{name}, point {i}") for i, point in enumerate(listed(points, name))]
-        self.shapes = shapes_of(self._points[0])
+        self._points = [listed(point, f"{name}, point {index}") for index, point in enumerate(listed(points, name))]
         self._name = name
         for index, point in enumerate(self._points):
-            if shapes_of(point) != self.shapes:
+            if not all(is_plain_tensor(tensor) and tensor.dtype.is_floating_point for tensor in point):
+                raise FormatError(f"{name}, point {index} holds something that is not a dense floating tensor")
+            shapes = tuple(tuple(tensor.shape) for tensor in point)
+            if index == 0:
+                self.shapes: Shapes = shapes
+            if shapes != self.shapes:
                 raise FormatError(f"{name}, point {index} has other parameter shapes than point 0")
+
+    @property
+    def epochs(self) -> int:
+        """T, the last epoch."""
+        return len(self._points) - 1
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -146,12 +131,9 @@ class ListRows:
         return row if row.dtype == torch.float64 else row.float()
 
     def check_moves(self) -> None:
-        """Refuse an expert whose last point equals its first.
+        """Raise FormatError if the last point equals the first.
 
         On a CPU, MTT's buffer.py stores references instead of copies, so that every epoch equals the last one.
-
-        Raises:
-            FormatError: the first and the last point are equal.
         """
         if torch.equal(self.row(0), self.row(len(self._points) - 1)):
             raise FormatError(
@@ -160,13 +142,24 @@ class ListRows:
             )
 
 
-def check_record(shapes: Shapes, epochs: int, record: ExpertsRecord, where: str) -> None:
-    """Refuse a file whose shapes or number of epochs differ from the record's.
+_Expert = TypeVar("_Expert", bound=ListRows)
 
-    Raises:
-        MismatchError: naming the first parameter that differs, or the epochs, and both sides.
-    """
-    layout = record.layout
+
+def read_all(
+    files: Sequence[Path], read: Callable[[Path], list[_Expert]], record: ExpertsRecord, per_file: int | None
+) -> Iterator[tuple[dict[str, Any], _Expert]]:
+    """Yield the experts of all files, up to `per_file` of each, with the file and the position of every expert."""
+    if per_file is not None and per_file < 1:
+        raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
+    for file in files:
+        for position, expert in enumerate(read(file)[:per_file]):
+            _check_record(expert, record, f"{file}, expert {position}")
+            yield {"source": file.name, "position": position}, expert
+
+
+def _check_record(expert: ListRows, record: ExpertsRecord, where: str) -> None:
+    """Raise a MismatchError if shapes or epochs differ from the record's; it names the first difference."""
+    layout, shapes, epochs = record.layout, expert.shapes, expert.epochs
     if len(shapes) != len(layout.shapes):
         raise MismatchError(
             f"{where} and the record do not agree: the experts have {len(shapes)} parameter tensors "
@@ -188,22 +181,12 @@ def check_record(shapes: Shapes, epochs: int, record: ExpertsRecord, where: str)
         )
 
 
-def check_per_file(per_file: int | None) -> None:
-    """Raise an InputError for a limit of experts per file below 1."""
-    if per_file is not None and per_file < 1:
-        raise InputError(f"per_file must be at least 1 (or None for all experts of a file), not {per_file}")
-
-
 def add_all(
     store: TrajectoryStore,
     experts: Iterator[tuple[dict[str, Any], ListRows | ConvexifiedTrajectory]],
     on_progress: Callable[[int], None] | None,
 ) -> None:
-    """Add experts with their details to a store that may hold some of them already.
-
-    Raises:
-        MismatchError: the store holds other experts besides these.
-    """
+    """Add experts with their details to a store that may hold some of them already, but no others."""
     count = 0
     for number, (details, expert) in enumerate(experts):
         if not store.holds(number, expert, details):
@@ -221,26 +204,24 @@ def add_all(
         )
 
 
-def batches_of(store: TrajectoryStore, experts_per_file: int) -> list[range]:
-    """Return the positions of the experts in every file of an export.
+def export_files(
+    store: TrajectoryStore, path: str | os.PathLike[str], stem: str, per_file: int, write: Callable[[range, Path], None]
+) -> list[Path]:
+    """Write the experts of a store as `STEM_0.pt`, `STEM_1.pt`, … and return these paths.
+
+    Args:
+        path: the folder of the files.
+        per_file: the most experts in one file.
+        write: writes the experts at these positions to this file.
 
     Raises:
-        InputError: the store is empty, or experts_per_file is below 1.
+        InputError: the store is empty, or per_file is below 1; or the folder holds files of higher numbers, which
+            readers would add to this export.
     """
-    if experts_per_file < 1 or not len(store):
-        raise InputError(
-            f"experts_per_file = {experts_per_file} and the number of experts = {len(store)} must be 1 or more"
-        )
-    starts = range(0, len(store), experts_per_file)
-    return [range(first, min(first + experts_per_file, len(store))) for first in starts]
-
-
-def refuse_others(folder: Path, stem: str, count: int) -> None:
-    """Refuse to export `STEM_0.pt` … into a folder that holds `STEM_count.pt` or later ones, which would stay there.
-
-    Raises:
-        InputError: the folder holds such files, which readers would add to this export.
-    """
+    if per_file < 1 or not len(store):
+        raise InputError(f"experts_per_file = {per_file} and the number of experts = {len(store)} must be 1 or more")
+    folder, starts = Path(path), range(0, len(store), per_file)
+    count = len(starts)
     matches = [re.fullmatch(rf"{re.escape(stem)}_([0-9]+)\.pt", path.name) for path in folder.glob(f"{stem}_*.pt")]
     others = sorted(int(match[1]) for match in matches if match and int(match[1]) >= count)
     if others:
@@ -249,6 +230,10 @@ def refuse_others(folder: Path, stem: str, count: int) -> None:
             f"{folder} holds {names} of another export, which readers would add to the {count} files of this one; "
             "remove them, or choose another folder"
         )
+    files = [folder / f"{stem}_{number}.pt" for number in range(count)]
+    for first, file in zip(starts, files, strict=True):
+        write(range(first, min(first + per_file, len(store))), file)
+    return files
 
 
 def numbered_files(paths: Paths, pattern: str) -> list[Path]:

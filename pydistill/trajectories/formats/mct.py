@@ -18,13 +18,11 @@ from pydistill.trajectories.formats.common import (
     ListRows,
     Paths,
     add_all,
-    batches_of,
-    check_per_file,
-    check_record,
+    export_files,
     listed,
     load_untrusted,
     numbered_files,
-    refuse_others,
+    read_all,
     save_torch,
 )
 from pydistill.trajectories.record import ExpertsRecord
@@ -35,11 +33,10 @@ _PATTERN = r"waypoint_buffer(?:_(?:ip[0-9]+|uni|dec|proj))?_([0-9]+)\.pt"
 _TAGS = {"path": "", "uniform": "_uni", "decreasing": "_dec", "projected": "_proj"}
 
 
-class MctExpert:
-    """One expert of a pair of MCT's files.
+class MctExpert(ListRows):
+    """The waypoints [w, P] of one expert in a pair of MCT's files, which stay in the file until they are read.
 
     Attributes:
-        waypoints: rows [w, P], which stay in the file until they are read.
         waypoint_epochs: their epochs.
         fractions: [T + w − 1, tensors] as in the file, in float64.
     """
@@ -50,8 +47,8 @@ class MctExpert:
         Raises:
             FormatError: they do not, or have another layout; the message begins with `name`.
         """
-        self.waypoints = ListRows(waypoints, f"{name}, waypoints")
-        count, tensors = self.waypoints.shape[0], len(self.waypoints.shapes)
+        super().__init__(waypoints, f"{name}, waypoints")
+        count, tensors = self.shape[0], len(self.shapes)
         pieces = _pieces(listed(steps, f"{name}, fractions"), name)
         if count != len(pieces) + 1:
             raise FormatError(f"{name} has {count} waypoints and fractions for {len(pieces)} segments between them")
@@ -64,7 +61,12 @@ class MctExpert:
                 raise FormatError(f"{name}, fractions of segment {segment} cover no epoch")
         self.waypoint_epochs = tuple(epochs)
         self.fractions = torch.stack(rows)
-        self.waypoints.check_moves()
+        self.check_moves()
+
+    @property
+    def epochs(self) -> int:
+        """T, the epoch of the last waypoint."""
+        return self.waypoint_epochs[-1]
 
 
 def _pieces(steps: list[Any], name: str) -> list[list[Any]]:
@@ -85,6 +87,11 @@ def _weights(row: Any, tensors: int, name: str) -> Tensor:
     if not bool(torch.isfinite(weights).all()):
         raise FormatError(f"{name} hold NaN or infinity")
     return weights
+
+
+def waypoint_stem(waypoints: int, rule: str) -> str:
+    """Return the name of MCT's files of experts with this number of waypoints, without the number of the file."""
+    return f"waypoint_buffer_ip{waypoints}" if waypoints > 2 else f"waypoint_buffer{_TAGS.get(rule, '')}"
 
 
 def partner(file: Path) -> Path:
@@ -119,7 +126,7 @@ def describe_mct(path: str | os.PathLike[str]) -> ForeignLayout:
     """Read the numbers of experts, epochs and waypoints and the parameter shapes of a pair; raises as `read_mct`."""
     experts = read_mct(path)
     first = experts[0]
-    return ForeignLayout(len(experts), first.waypoint_epochs[-1], first.waypoints.shapes, first.waypoint_epochs)
+    return ForeignLayout(len(experts), first.epochs, first.shapes, first.waypoint_epochs)
 
 
 def import_mct(
@@ -144,13 +151,12 @@ def import_mct(
         MismatchError: a file's shapes or epochs differ from the record's, or `out` holds other experts.
         InputError: no file matches, or files of several kinds do, or per_file is below 1.
     """
-    check_per_file(per_file)
     files = numbered_files(paths, _PATTERN)
     kinds = sorted({re.sub(r"_[0-9]+\.pt$", "", file.name) for file in files})
     if len(kinds) > 1:
         raise InputError(f"paths holds files of several kinds ({', '.join(kinds)}); name the files of one")
     rule = next((rule for rule, tag in _TAGS.items() if tag and kinds[0].endswith(tag)), "path")
-    experts = _checked(files, record, per_file)
+    experts = read_all(files, read_mct, record, per_file)
     first = next(experts)  # a bad first file leaves no store behind
     settings = {"waypoints": list(first[1].waypoint_epochs), "fractions": rule, "source": "MCT"}
     store = TrajectoryStore.create(out, record, kind="convexified", dtype=dtype, convexification=settings)
@@ -168,18 +174,7 @@ def _trajectories(
                 f"{details['source']}, expert {details['position']} has its waypoints at epochs "
                 f"{list(expert.waypoint_epochs)} and the first expert at {list(epochs)}"
             )
-        yield details, ConvexifiedTrajectory(expert.waypoints, epochs, expert.fractions, record.sizes)
-
-
-def _checked(
-    files: list[Path], record: ExpertsRecord, per_file: int | None
-) -> Iterator[tuple[dict[str, Any], MctExpert]]:
-    """Yield the experts of all files with the file and the position of every expert."""
-    for file in files:
-        for position, expert in enumerate(read_mct(file)[:per_file]):
-            where = f"{file}, expert {position}"
-            check_record(expert.waypoints.shapes, expert.waypoint_epochs[-1], record, where)
-            yield {"source": file.name, "position": position}, expert
+        yield details, ConvexifiedTrajectory(expert, epochs, expert.fractions, record.sizes)
 
 
 def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, experts_per_file: int = 10) -> list[Path]:
@@ -206,18 +201,16 @@ def export_mct(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
         raise InputError(
             f"MCT's files hold convexified experts, and {store.path} is {store.kind}; convexify them first"
         )
-    batches = batches_of(store, experts_per_file)
-    rule = store.convexification.get("fractions", "path")
-    count = len(store.convexified(0).waypoint_epochs)
-    stem = "waypoint_buffer" + (f"_ip{count}" if count > 2 else _TAGS.get(str(rule), ""))
-    refuse_others(Path(folder), stem, len(batches))
-    files = [Path(folder) / f"{stem}_{number}.pt" for number in range(len(batches))]
-    for file, positions in zip(files, batches, strict=True):
+    count = len(store.convexified(0).waypoint_epochs) if len(store) else 0
+
+    def write(positions: range, file: Path) -> None:
         experts = [_nested(store, position) for position in positions]
         # Readers look for waypoint files, so the step file is written first: a killed export leaves no half pair.
         save_torch([steps for _, steps in experts], partner(file))
         save_torch([points for points, _ in experts], file)
-    return files
+
+    stem = waypoint_stem(count, str(store.convexification.get("fractions", "path")))
+    return export_files(store, folder, stem, experts_per_file, write)
 
 
 def _nested(store: TrajectoryStore, position: int) -> tuple[list[list[Tensor]], list[Any]]:

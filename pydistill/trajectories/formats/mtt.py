@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -16,13 +15,11 @@ from pydistill.trajectories.formats.common import (
     ListRows,
     Paths,
     add_all,
-    batches_of,
-    check_per_file,
-    check_record,
+    export_files,
     listed,
     load_untrusted,
     numbered_files,
-    refuse_others,
+    read_all,
     save_torch,
 )
 from pydistill.trajectories.record import ExpertsRecord
@@ -44,7 +41,7 @@ def read_mtt(path: str | os.PathLike[str]) -> list[ListRows]:
     experts = listed(load_untrusted(file), f"{file}")
     rows = [ListRows(expert, f"{file}, expert {index}") for index, expert in enumerate(experts)]
     for index, expert in enumerate(rows):
-        if expert.shape[0] < 2:
+        if expert.epochs < 1:
             raise FormatError(f"{file}, expert {index} has one epoch only")
         expert.check_moves()
     return rows
@@ -53,7 +50,7 @@ def read_mtt(path: str | os.PathLike[str]) -> list[ListRows]:
 def describe_mtt(path: str | os.PathLike[str]) -> ForeignLayout:
     """Read the numbers of experts and epochs and the parameter shapes of a file; raises as `read_mtt`."""
     experts = read_mtt(path)
-    return ForeignLayout(len(experts), experts[0].shape[0] - 1, experts[0].shapes)
+    return ForeignLayout(len(experts), experts[0].epochs, experts[0].shapes)
 
 
 def import_mtt(
@@ -82,22 +79,11 @@ def import_mtt(
         MismatchError: a file's shapes or epochs differ from the record's, or `out` holds other experts.
         InputError: no file matches, or per_file is below 1.
     """
-    check_per_file(per_file)
-    experts = _checked(numbered_files(paths, _PATTERN), record, per_file)
+    experts = read_all(numbered_files(paths, _PATTERN), read_mtt, record, per_file)
     first = next(experts)  # a bad first file leaves no store behind
     store = TrajectoryStore.create(out, record, dtype=dtype)
     add_all(store, chain([first], experts), on_progress)
     return store
-
-
-def _checked(
-    files: list[Path], record: ExpertsRecord, per_file: int | None
-) -> Iterator[tuple[dict[str, Any], ListRows]]:
-    """Yield the experts of all files with the file and the position of every expert."""
-    for file in files:
-        for position, rows in enumerate(read_mtt(file)[:per_file]):
-            check_record(rows.shapes, rows.shape[0] - 1, record, f"{file}, expert {position}")
-            yield {"source": file.name, "position": position}, rows
 
 
 def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, experts_per_file: int = 10) -> list[Path]:
@@ -118,12 +104,11 @@ def export_mtt(store: TrajectoryStore, folder: str | os.PathLike[str], *, expert
     """
     if store.kind != "recorded":
         raise InputError(f"MTT's files hold recorded experts, and {store.path} is {store.kind}; use export_mct")
-    batches = batches_of(store, experts_per_file)
-    refuse_others(Path(folder), "replay_buffer", len(batches))
-    files = [Path(folder) / f"replay_buffer_{number}.pt" for number in range(len(batches))]
-    for file, positions in zip(files, batches, strict=True):
+
+    def write(positions: range, file: Path) -> None:
         save_torch([_epochs(store, position) for position in positions], file)
-    return files
+
+    return export_files(store, folder, "replay_buffer", experts_per_file, write)
 
 
 def _epochs(store: TrajectoryStore, position: int) -> list[list[Tensor]]:
