@@ -133,7 +133,7 @@ class TorchSweep(Sweep):
                 _, product, derivatives = self._differentiate(self._kept.pop(step), adjoint, of_leaves)
             else:
                 gradient, product, derivatives = self._run_again(step, adjoint, sources, of_leaves)
-                differs[step] = self._differs(step, alpha * gradient)
+                differs[step] = self._differs(step, alpha, gradient)
             if lr_gradient is not None:
                 (lr_gradient if lr.ndim == 0 else lr_gradient[step]).sub_(product)
             for source, derivative in ((at.images, derivatives[1]), (at.labels, derivatives[2])):
@@ -191,14 +191,15 @@ class TorchSweep(Sweep):
         derivatives = tuple(next(computed) if is_needed else None for is_needed in of_leaves)
         return graph.gradient.detach(), product.detach(), derivatives
 
-    def _differs(self, step: int, update: Tensor) -> Tensor:
+    def _differs(self, step: int, alpha: Tensor, gradient: Tensor) -> Tensor:
         """Compare α_k g_k of the second run with θ_k − θ_{k+1} of the first; return a 0-dim bool.
 
         Two runs of one function agree to half the digits that they compute in, and to the rounding of θ_{k+1}. A
         gradient that is not finite agrees with any other.
         """
-        stride = -(-len(update) // CHECKED)
-        before, after, update = (vector[::stride] for vector in (self.points[step], self.points[step + 1], update))
+        stride = -(-len(gradient) // CHECKED)
+        before, after, gradient = (vector[::stride] for vector in (self.points[step], self.points[step + 1], gradient))
+        update = alpha * gradient
         computed_in = self._autocast["dtype"] if self._autocast["enabled"] else update.dtype
         digits = torch.finfo(computed_in).eps ** 0.5
         bound = digits * update.norm() + 2 * torch.finfo(update.dtype).eps * after.norm()
@@ -215,7 +216,7 @@ class TorchSweep(Sweep):
             alpha = self.problem.step_lr(self.problem.lr, step)
             with self._replay.replaying(step):
                 again = self._constant_gradient(step, self.points[step], sources)
-            if bool(self._differs(step, alpha * again)):
+            if bool(self._differs(step, alpha, again)):
                 raise InputError(
                     f"{self.problem.student.name} gave another gradient when step {step} ran a second time, so the "
                     "gradient of the matching loss would be wrong; the usual causes are random numbers from NumPy, "
