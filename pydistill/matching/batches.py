@@ -172,6 +172,11 @@ class BatchPlan:
     def __len__(self) -> int:
         return len(self.steps)
 
+    def batch_size(self, step: int) -> int:
+        """B of step k."""
+        at = self.steps[step]
+        return len(self.sources[at.images]) if at.index is None else len(at.index)
+
     def rows(self, sources: Sequence[Tensor], step: int) -> tuple[Tensor, Tensor]:
         """Take the images (before augmentation) and labels of step k from `sources`; differentiable."""
         at = self.steps[step]

@@ -96,7 +96,10 @@ class FunctionalStudent:
                 self._checked.add((images.shape, create_graph))
                 gradient = checked_gradient(loss, differentiated, self.name)
             assert gradient is not None
-            return gradient if self._frozen is None else gradient.masked_fill(self._frozen.to(gradient.device), 0)
+            if self._frozen is None:
+                return gradient
+            self._frozen = self._frozen.to(gradient.device)
+            return gradient.masked_fill(self._frozen, 0)
 
     def watching(self) -> TorchFunctionMode:
         """Return the context in which the module and its derivatives run."""

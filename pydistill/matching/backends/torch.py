@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from pydistill import ops
 from pydistill.errors import InputError
+from pydistill.matching.backends._graphed import GraphedSteps, can_be_graphed
 from pydistill.matching.backends.sweep import Needed, Points, Sweep, match_by_sweep
 from pydistill.matching.functional import RandomReplay
 from pydistill.matching.problem import Match, Problem
@@ -41,7 +42,8 @@ class TorchSweep(Sweep):
     """The adjoint sweep in PyTorch.
 
     The forward sweep keeps the graphs of the first steps, as many as `problem.memory` holds. The graph of any other
-    step exists while that step is differentiated.
+    step exists while that step is differentiated. On a GPU the steps of plain networks are captured as CUDA graphs
+    (`can_be_graphed`).
     """
 
     backend = "torch"
@@ -61,6 +63,13 @@ class TorchSweep(Sweep):
             "enabled": torch.is_autocast_enabled(device),
             "dtype": torch.get_autocast_dtype(device),
         }
+
+        self._graphed: GraphedSteps | None = None
+        if can_be_graphed(problem):
+            with torch.no_grad():
+                self._graphed = GraphedSteps(
+                    problem.student, problem.start, *problem.plan.rows(problem.plan.sources, 0)
+                )
 
     def train(self) -> tuple[Points, Tensor]:
         problem = self.problem
@@ -97,6 +106,8 @@ class TorchSweep(Sweep):
     def _constant_gradient(self, step: int, theta: Tensor, sources: Sequence[Tensor]) -> Tensor:
         plan = self.problem.plan
         images, labels = plan.rows(sources, step)
+        if self._graphed is not None:
+            return self._graphed.gradient(theta, plan.augmented(images, step), labels)
         with torch.autocast(**self._autocast):
             return self.problem.student.gradient(theta.detach().requires_grad_(), plan.augmented(images, step), labels)
 
@@ -118,12 +129,11 @@ class TorchSweep(Sweep):
             if not (needed.lr or any(of_leaves)):
                 continue
             alpha = self.problem.step_lr(lr, step)
-            graph = self._kept.pop(step, None)
-            if graph is None:
-                with self._replay.replaying(step):
-                    graph = self._graph(step, self.points[step], sources)
-                differs[step] = self._differs(step, alpha * graph.gradient.detach())
-            product, derivatives = self._differentiate(graph, adjoint, of_leaves)
+            if step in self._kept:
+                _, product, derivatives = self._differentiate(self._kept.pop(step), adjoint, of_leaves)
+            else:
+                gradient, product, derivatives = self._run_again(step, adjoint, sources, of_leaves)
+                differs[step] = self._differs(step, alpha, gradient)
             if lr_gradient is not None:
                 (lr_gradient if lr.ndim == 0 else lr_gradient[step]).sub_(product)
             for source, derivative in ((at.images, derivatives[1]), (at.labels, derivatives[2])):
@@ -133,6 +143,25 @@ class TorchSweep(Sweep):
                 adjoint = adjoint - alpha * derivatives[0]
         self._check_differences(differs, sources)
         return adjoint, lr_gradient, gradients
+
+    def _run_again(
+        self, step: int, adjoint: Tensor, sources: Sequence[Tensor], of_leaves: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """Run step k once more; return g_k and what `_differentiate` returns."""
+        with self._replay.replaying(step):
+            if self._graphed is None:
+                graph = self._graph(step, self.points[step], sources)
+                return self._differentiate(graph, adjoint, of_leaves)
+        plan = self.problem.plan
+        images, labels = plan.rows(sources, step)
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            augmented = plan.augmented(images, step)
+        results = self._graphed.differentiated(self.points[step], augmented, labels, adjoint)
+        derivatives = [value if is_needed else None for value, is_needed in zip(results[2], of_leaves, strict=False)]
+        if augmented is not images and derivatives[1] is not None:
+            (derivatives[1],) = torch.autograd.grad(augmented, images, derivatives[1])
+        return results[0], results[1], (*derivatives, None)[:3]
 
     def _graph(self, step: int, theta: Tensor, sources: Sequence[Tensor]) -> StepGraph:
         """Compute the gradient of step k with its graph."""
@@ -147,8 +176,8 @@ class TorchSweep(Sweep):
 
     def _differentiate(
         self, graph: StepGraph, adjoint: Tensor, of_leaves: tuple[bool, bool, bool]
-    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """Compute s = ⟨∇_θ ℓ, λ⟩ and its derivatives in θ_k, the images and the labels.
+    ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
+        """Compute g = ∇_θ ℓ, s = ⟨g, λ⟩ and the derivatives of s in θ_k, the images and the labels.
 
         A derivative that `of_leaves` does not ask for is None.
         """
@@ -159,16 +188,18 @@ class TorchSweep(Sweep):
             product = torch.dot(graph.gradient, adjoint)
             with derivative_errors(student.name):
                 computed = iter(torch.autograd.grad(product, inputs, materialize_grads=True) if inputs else ())
-        return product.detach(), tuple(next(computed) if is_needed else None for is_needed in of_leaves)
+        derivatives = tuple(next(computed) if is_needed else None for is_needed in of_leaves)
+        return graph.gradient.detach(), product.detach(), derivatives
 
-    def _differs(self, step: int, update: Tensor) -> Tensor:
+    def _differs(self, step: int, alpha: Tensor, gradient: Tensor) -> Tensor:
         """Compare α_k g_k of the second run with θ_k − θ_{k+1} of the first; return a 0-dim bool.
 
         Two runs of one function agree to half the digits that they compute in, and to the rounding of θ_{k+1}. A
         gradient that is not finite agrees with any other.
         """
-        stride = -(-len(update) // CHECKED)
-        before, after, update = (vector[::stride] for vector in (self.points[step], self.points[step + 1], update))
+        stride = -(-len(gradient) // CHECKED)
+        before, after, gradient = (vector[::stride] for vector in (self.points[step], self.points[step + 1], gradient))
+        update = alpha * gradient
         computed_in = self._autocast["dtype"] if self._autocast["enabled"] else update.dtype
         digits = torch.finfo(computed_in).eps ** 0.5
         bound = digits * update.norm() + 2 * torch.finfo(update.dtype).eps * after.norm()
@@ -185,7 +216,7 @@ class TorchSweep(Sweep):
             alpha = self.problem.step_lr(self.problem.lr, step)
             with self._replay.replaying(step):
                 again = self._constant_gradient(step, self.points[step], sources)
-            if bool(self._differs(step, alpha * again)):
+            if bool(self._differs(step, alpha, again)):
                 raise InputError(
                     f"{self.problem.student.name} gave another gradient when step {step} ran a second time, so the "
                     "gradient of the matching loss would be wrong; the usual causes are random numbers from NumPy, "
