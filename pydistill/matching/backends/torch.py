@@ -24,7 +24,7 @@ from pydistill.matching.selection import distance_sums
 
 _log = logging.getLogger("pydistill")
 
-CHECKED = 1 << 16
+CHECKED = 1 << 14
 """Parameters compared, at most, when a step is run again."""
 
 
