@@ -14,6 +14,7 @@ from pydistill.errors import InputError, OutOfMemoryError, SettingError
 if TYPE_CHECKING:
     import torch
 
+_BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(%|[kMGT]?B)")
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
 _MEMINFO = Path("/proc/meminfo")
 _OWN_CGROUP = Path("/proc/self/cgroup")
@@ -77,8 +78,8 @@ def memory_budget(memory: object, device: torch.device) -> int | None:
     """Convert a budget of memory to bytes.
 
     Args:
-        memory: a text such as "4GB" or "500MB"; a fraction in [0, 1] of the memory that is free on the device now; or
-            None, which is returned.
+        memory: a text such as "4GB" or "500MB"; "50%", or a fraction in [0, 1], of the memory that is free on the
+            device now; or None, which is returned.
 
     Raises:
         SettingError: it is something else.
@@ -86,19 +87,21 @@ def memory_budget(memory: object, device: torch.device) -> int | None:
     """
     if memory is None:
         return None
-    if isinstance(memory, str) and (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B", memory)):
-        return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
-    if isinstance(memory, (int, float)) and not isinstance(memory, bool) and 0 <= memory <= 1:
-        if device.type == "cuda":
-            import torch  # not above: the command line's help imports this module
+    text = f"{100 * memory:f}%" if isinstance(memory, float) else str(memory)
+    match = _BUDGET.fullmatch(text)
+    if match is None or (match[2] == "%" and float(match[1]) > 100):
+        raise SettingError("memory", memory, 'a text such as "4GB", or "50%" of what is free')
+    if match[2] != "%":
+        return int(float(match[1]) * 1000 ** " kMGT".index(match[2][:-1] or " "))
+    if device.type == "cuda":
+        import torch  # not above: the command line's help imports this module
 
-            free: int | None = torch.cuda.mem_get_info(device)[0]
-        else:
-            free = available_memory()
-        if free is None:
-            raise InputError('the system does not say how much memory is free; give memory in bytes, such as "4GB"')
-        return int(float(memory) * free)
-    raise SettingError("memory", memory, 'a text such as "4GB", a fraction from 0 to 1 of what is free, or None')
+        free: int | None = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = available_memory()
+    if free is None:
+        raise InputError('the system does not say how much memory is free; give memory in bytes, such as "4GB"')
+    return int(float(match[1]) / 100 * free)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

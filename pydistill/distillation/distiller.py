@@ -217,6 +217,7 @@ class Distiller:
                 gradient=self.method.gradient,
                 label_logits=self.synthetic.kind == "learned",
                 backend=settings.backend,
+                memory=settings.memory,
             )
 
     @torch.no_grad()

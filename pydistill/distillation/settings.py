@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
+
 from pydistill._util.checks import SEEDS_BELOW
+from pydistill._util.memory import memory_budget
 from pydistill._util.settings import Settings, setting
 from pydistill.data import DsaSettings
 from pydistill.distillation.methods import Method, Trajectories, method_named
@@ -108,9 +111,15 @@ class DistillSettings(Settings):
     max_rejections: int = setting(10, "rejections within rejection_window that the run survives", at_least=0)
     rejection_window: int = setting(1000, "iterations over which rejections are counted", at_least=1)
     backend: Backend = setting("auto", "auto, fused, torch or autograd")
+    memory: str | None = setting(
+        None,
+        "what backend torch may spend on the graphs of steps, which it then does not run again: 4GB, or 50% of what is "
+        "free; null for none",
+    )
     seed: int = setting(0, "seed of everything random in the distillation", at_least=0, below=SEEDS_BELOW)
 
     def _check(self) -> None:
+        memory_budget(self.memory, torch.device("cpu"))
         if self.resolved_method.continuous and self.resolved_method.trajectories == "recorded":
             allowed = "false with trajectories recorded, which have integer epochs only"
             raise SettingError("continuous", self.continuous, allowed, "or set trajectories to convexified")

@@ -155,8 +155,8 @@ def match(
         backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch`
             (the same sweep in PyTorch, any module), both in memory independent of N and for first derivatives;
             `autograd` (full graph, any order); or `auto`: the fastest that supports the model and the device.
-        memory: what `torch` may spend on the graphs of steps, which it then does not run again: "4GB", or a fraction of
-            the memory that is free. The gradients are the same bits for every budget.
+        memory: what `torch` may spend on the graphs of steps, which it then does not run again: "4GB", or "50%" or a
+            fraction of the memory that is free. The gradients are the same bits for every budget.
 
     Returns:
         Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.

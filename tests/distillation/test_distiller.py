@@ -60,6 +60,15 @@ def test_each_method_lowers_its_loss(
     assert losses[-1] < 0.95 * losses[0]
 
 
+def test_a_budget_of_memory_changes_no_bit(store: TrajectoryStore) -> None:
+    images = []
+    for memory in ("0B", "50%"):
+        running = distiller(store, backend="torch", memory=memory)
+        running.iterate()
+        images.append(running.images)
+    assert torch.equal(*images)
+
+
 def test_a_method_s_choices_can_be_replaced() -> None:
     settings = DistillSettings(method="mtt", selection="nearest", gradient="truncated", labels="learned")
     method = settings.resolved_method
@@ -288,6 +297,7 @@ def test_several_experts_on_the_gpu(method: str, store: TrajectoryStore) -> None
         ({"method": "magic"}, "method"),
         ({"ipc": 0}, "ipc"),
         ({"steps": 0}, "steps"),
+        ({"memory": "much"}, "memory"),
         ({"iterations": 0}, "iterations"),
         ({"lr_init": 0.0}, "lr_init"),
         ({"lr_image": float("nan")}, "lr_image"),

@@ -439,12 +439,12 @@ def test_inference_tensors_and_other_layouts_are_refused(backend: str) -> None:
 
 def test_a_budget_of_memory_changes_no_bit() -> None:
     """Whatever number of steps it holds; with group norm, whose backward pass rounds otherwise with a graph."""
-    results = [outcome(Network(), "torch", memory=memory) for memory in ("0B", "100kB", "300kB", "1GB", 0.5)]
-    assert results == [results[0]] * 5
+    results = [outcome(Network(), "torch", memory=memory) for memory in ("0B", "100kB", "300kB", "1GB", 0.5, "50%")]
+    assert results == [results[0]] * 6
     assert results[0] == approximately(PLAIN)
 
 
-@pytest.mark.parametrize("memory", ["lots", -1, 2.0, True, "4 apples"])
+@pytest.mark.parametrize("memory", ["lots", -1, 2.0, True, "4 apples", "110%", float("nan")])
 def test_a_budget_that_is_none(memory: Any) -> None:
     with pytest.raises(InputError, match="memory"):
         outcome(Network(), "torch", memory=memory)
