@@ -84,9 +84,10 @@ class FunctionalStudent:
         """
         with torch.enable_grad():
             self._put_in_place(theta)
-        with torch.enable_grad(), self.watching(), derivative_errors(self.name):
+        with torch.enable_grad(), self.watching():
             loss = self._loss(images, labels)
 
+            @derivative_errors(self.name)
             def differentiated() -> Tensor | None:
                 return torch.autograd.grad(loss, theta, create_graph=create_graph, allow_unused=True)[0]
 

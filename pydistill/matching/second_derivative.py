@@ -37,7 +37,7 @@ def checked_gradient(loss: Tensor, gradient_of: Callable[[], Tensor | None], net
         )
     cut: list[str] = []
     hooks = [node.register_hook(_recorder(node, cut)) for node in custom]
-    gradient = gradient_of()
+    gradient = gradient_of() if loss.requires_grad else None
     for hook in hooks:
         hook.remove()
     if gradient is None:
