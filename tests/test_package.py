@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import types
@@ -52,3 +53,32 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def _output(script: str) -> str:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def test_importing_the_package_is_light() -> None:
+    """Optional packages that torch does not import itself stay unimported, and CUDA uninitialised."""
+    script = (
+        "import sys, torch; before = set(sys.modules);"
+        "import pydistill, pydistill.nn, pydistill.data, pydistill.distillation.distiller;"
+        "import pydistill.evaluation.evaluate;"
+        "optional = {'torchvision', 'sklearn', 'matplotlib', 'ruamel', 'tqdm', 'PIL'};"
+        "heavy = optional & (set(sys.modules) - before);"
+        "assert not heavy, heavy; assert not torch.cuda.is_initialized()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_core_works_without_the_optional_packages(tmp_path: Path) -> None:
+    """Without torchvision and ruamel.yaml, matching works, and reading a recipe names the package to install."""
+    for name in ("torchvision", "ruamel", "sklearn", "matplotlib", "tqdm"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not here')")
+    script = "from pydistill.cli._doctor import self_test; print(self_test('torch', 'cpu')[0] < 1e-9)"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    common = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", script], **common)
+    assert done.stdout.strip() == "True", done.stderr
+    command = [sys.executable, "-m", "pydistill", "distill", "--preset", "demo/digits-att", "--print_config"]
+    done = subprocess.run(command, **common)
+    assert done.returncode == 1
+    assert "ruamel.yaml; install it with: pip install 'pydistill[cli]'" in done.stderr

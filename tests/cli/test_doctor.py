@@ -12,7 +12,9 @@ import torch
 from pydistill.cli import _doctor as doctor
 from pydistill.cli import main
 from pydistill.ops import toolchain
+from pydistill.ops.build_info import build_config
 from pydistill.ops.extension import Extension
+from tests.cli.commands import run
 from tests.matching.problems import needs_engine
 
 
@@ -109,3 +111,12 @@ def test_the_report_names_gpu_compiler_and_driver() -> None:
     assert "gpu         H200, 141 GiB, compute capability 9.0" in text
     assert "cuda        torch built with 13.2, nvcc 13.2 (/x/nvcc), driver 580.65" in text
     assert sys.version.split()[0] in text
+
+
+def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("doctor") == 0
+    report = capsys.readouterr().out
+    expected = "fused" if build_config()["compiled"] else "torch"
+    assert f"auto runs '{expected}' on cpu" in report
+    assert "passed" in report
+    assert "FAILED" not in report

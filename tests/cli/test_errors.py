@@ -22,6 +22,7 @@ from pydistill.cli.errors import FAILED, INTERRUPTED, USAGE, exit_status, senten
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError, SettingError
 from pydistill.nn import ModelSettings, build
 from pydistill.runs.folder import RunFolder
+from tests.cli.commands import WHERE, run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -191,3 +192,88 @@ def test_too_large_an_allocation_is_refused_in_advance() -> None:
         check_memory_available(free * 2, "all of it", "take less")
     with pytest.raises(MemoryError, match="lower its width or the images' size"):
         build(ModelSettings("convnet", width=1_000_000), 3, 10, 32)
+
+
+def test_an_unfinished_run_has_no_set(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
+    for name, command in (
+        ("distilled", ["evaluate", tmp_path]),
+        ("best", ["export", tmp_path, "--which=best", "--format=mtt", "--out", "x"]),
+        ("best", ["evaluate", tmp_path, "--which=best"]),
+    ):
+        assert run(*command) == 2
+        message = capsys.readouterr().err
+        assert f"has no {name}.safetensors" in message
+        assert "--which best" not in message
+    assert run("show", tmp_path) == 2
+    assert f"the run in {tmp_path} has no images yet" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    (tmp_path / "best.safetensors").touch()
+    assert run("evaluate", tmp_path) == 2
+    assert "--which best" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["distill", "--config=/dev/null/x", *WHERE], "/dev/null/x"),
+        (["distill", "--distill.backend=fused", *WHERE], "x "),
+        (["experts", "--data.path=/nowhere", "--out", "y"], "--data.path"),
+        (["experts", "--data.name=cifar10", "--data.path=/nowhere", "--out", "y"], "--data.path"),
+        (["experts", "--data.name=cifar10", "--out", "y"], "data.path"),
+        (["distill", "--experts", "/nowhere", "--out", "y"], "/nowhere"),
+        (["convexify", "/nowhere", "--out", "y"], "/nowhere"),
+        (["import", "--format=mtt", "/nowhere/a.pt", "--out=y.safetensors"], "/nowhere/a.pt"),
+        (["evaluate", "/nowhere"], "/nowhere"),
+        (["show", "/nowhere"], "/nowhere"),
+        (["evaluate", "/"], "/ "),
+        (["demo", "--method", "magic"], "--method"),
+        (["demo", "--out", ""], "--out"),
+        (["demo", "--resume"], "--resume"),
+        (["distill", "--experts", "x", "--out="], "--out"),
+        (["distill", "--experts=", "--out=y"], "--experts"),
+        (["report", "x", "--out", ""], "--out"),
+        (["evaluate", ""], "RUN"),
+        (["experts", "--device", "abacus", "--out", "y"], "--device must be"),
+        (["experts", "--model.name=convnot", "--out", "y"], "--model.name: "),
+    ],
+)
+def test_wrong_usage(arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert name in message
+    assert message.startswith("pydistill: error: ")
+    assert message.count("\n") == 1
+
+
+def test_a_pipe_closed_early_is_no_error() -> None:
+    command = f"{sys.executable} -m pydistill doctor 2>&1 | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    from pydistill.errors import InputError
+
+    with pytest.raises(InputError):
+        run("show", tmp_path, "--debug")
+
+
+def test_a_folder_of_runs_is_refused_with_the_runs_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "zero").mkdir()
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "distilled.safetensors").touch()
+    ending = f"in it; give one of the runs in it, {tmp_path / 'one'} or {tmp_path / 'three'}\n"
+    for command in ("evaluate", "show", "report"):
+        assert run(command, tmp_path) == 2
+        assert capsys.readouterr().err.endswith(ending)
+
+
+def test_the_demo_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run("demo", "--out", tmp_path) == 2
+    assert "is not empty; choose another folder" in capsys.readouterr().err
+    assert run("demo", "--out", tmp_path / "file") == 2
+    assert f"{tmp_path / 'file'} is a file" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from pydistill.cli.parser import Parser
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
-
-WHERE = ["--experts", "x", "--out", "y"]
+from pydistill.recipes.yaml import read_yaml
+from tests.cli.commands import WHERE, run
 
 
 def recipe(*words: str) -> Recipe:
@@ -177,3 +178,30 @@ def test_a_partial_file_over_a_preset_is_checked_with_the_preset(
     assert "min_start: 5" in capsys.readouterr().out
     assert main(["distill", "--config", str(file), "--print_config"]) == 2
     assert str(file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("printing", ["distill", "plan", "experts"])
+def test_a_printed_recipe_reads_back_equal(printing: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {
+        "distill.lr_form": "log",
+        "distill.lr_lr": 1e-7,
+        "distill.waypoints": [0, 2],
+        "data.path": "1e5",
+        "expert.training.dsa.flip": 0.25,
+        "evaluation.training.dsa": None,
+        "evaluation.models": ["convnet3"],
+    }
+    flags = ["--distill.lr_form", "log", "--distill.lr_lr", "1e-7", "--distill.waypoints", "[0, 2]"]
+    flags += ["--data.path", "1e5", "--expert.training.dsa.flip=0.25", "--evaluation.training.dsa=null"]
+    flags += ["--evaluation.models=[convnet3]"]
+    expected = load_recipe(preset_path("demo/digits-att"), changes)
+    experts = [] if printing == "experts" else ["--experts=x"]
+    assert run(printing, "--preset", "demo/digits-att", *flags, *experts, "--print_config") == 0
+    file = tmp_path / "printed.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert load_recipe(file) == expected
+    for reading in ("distill", "plan", "experts"):
+        assert run(reading, "--config", file, "--print_config") == 0
+        printed = capsys.readouterr().out
+        assert printed == file.read_text()
+        assert list(read_yaml(printed)) == [field.name for field in fields(Recipe)]

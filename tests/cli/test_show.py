@@ -103,3 +103,10 @@ def test_a_picture_that_cannot_be_written(finished: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "touch", refused)
     assert show(finished) == 1
+
+
+def test_show_draws_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (finished / "images.png").unlink()
+    assert show(finished) == 0
+    assert "images.png" in capsys.readouterr().out
+    assert (finished / "images.png").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pydistill.compat import buffer
 from tests.helpers.blobs import blobs
@@ -16,6 +17,7 @@ RUN = (
     *("--syn_steps", "2", "--expert_epochs", "2", "--max_start_epoch", "2", "--lr_img", "1", "--lr_teacher", "0.1"),
     *("--Iteration", "4", "--eval_it", "2", "--num_eval", "1", "--epoch_eval_train", "1", "--quiet"),
 )
+SHORT = (*RUN, "--Iteration", "1", "--eval_it", "1")
 BUFFERS = Path("buffers/tensors") / NETWORK
 
 
@@ -34,3 +36,20 @@ def make_buffers(*flags: str) -> int:
     make_data()
     flags = ("--num_experts", "3", "--train_epochs", "4", "--save_interval", "2", "--batch_train", "16", *flags)
     return buffer.main([*DATA, *flags, "--quiet"])
+
+
+def store_of(here: Path, published: bool) -> Path:
+    """Return the store of imported experts: of MCT's waypoint files or of replay buffers."""
+    return here / BUFFERS / ("pydistill-waypoint_ip3" if published else "pydistill-replay")
+
+
+def names(folder: Path) -> list[str]:
+    """Return the sorted names of the folder's tensor files."""
+    return sorted(file.name for file in folder.glob("*.pt"))
+
+
+def read(file: Path) -> torch.Tensor:
+    """Read a file of one tensor."""
+    tensor = torch.load(file, weights_only=True)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor

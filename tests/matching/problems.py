@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pydistill.data.dsa import DsaSettings
 from pydistill.matching import Batches, Match, match
-from pydistill.nn import ModelSettings, build
+from pydistill.nn import build, parse
 from pydistill.nn.flat import flatten
 from pydistill.ops.build_info import build_config
 
@@ -24,6 +24,8 @@ FUSED = pytest.param("fused", marks=needs_engine)
 SWEEPS = ["torch", FUSED]
 ALL = [*SWEEPS, "autograd"]
 LEAVES = ("images", "labels", "lr", "start", "target")
+IMAGES = torch.zeros(2, 2, 8, 8, dtype=torch.float64)
+LABELS = torch.tensor([0, 1])
 
 
 @dataclass
@@ -91,7 +93,7 @@ def make_case(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    model = (build(_settings(network), 2, 3, size, seed=3) if model is None else model).double()
+    model = (build(parse(network), 2, 3, size, seed=3) if model is None else model).double()
     start = flatten(model)
     target = start + distance_to_target * normal(*start.shape)
     images = normal(count, 2, size, size)
@@ -108,10 +110,17 @@ def make_case(
     return Case(model, start, target, images, rows, rate, recipe.index, recipe.draws, options)
 
 
-def _settings(network: str) -> ModelSettings:
-    from pydistill.nn import parse
-
-    return parse(network)
+def run_match(**changes: Any) -> Match:
+    """Match a case of two steps, with some arguments changed."""
+    case = make_case(steps=2)
+    arguments: dict[str, Any] = {
+        "model": case.model,
+        "start": case.start,
+        "target": case.target,
+        "batches": Batches(case.images, case.labels, case.index),
+        "lr": 0.1,
+    } | changes
+    return match(**arguments)
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
@@ -130,3 +139,9 @@ def assert_same(
     for name, gradient in expected[1].items():
         assert gradient.norm() > 0, f"the oracle's gradient to {name} is zero, so nothing is compared"
         assert relative_error(actual[1][name], gradient) <= bound, name
+
+
+def same_bits(one: tuple[Match, dict[str, Tensor]], other: tuple[Match, dict[str, Tensor]]) -> bool:
+    """Return whether loss, distances and gradients are equal bit for bit."""
+    equal = torch.equal(one[0].loss, other[0].loss) and torch.equal(one[0].distances, other[0].distances)
+    return equal and all(torch.equal(value, other[1][name]) for name, value in one[1].items())

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
-
-from pydistill.ops.build_info import build_config
-
-needs_compiled = pytest.mark.skipif(not build_config()["compiled"], reason="built without compiled ops")
 
 STEPS, ROWS = 3, 5  # N, n
 SIZES = [1, 2, 31, 255, 257, 1023, 4096, 4097, 1_048_583]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,19 +15,11 @@ import pydistill.ops
 import pydistill.reference
 from pydistill.data.dsa import COLUMNS, DsaSettings, draw_tables
 from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import compiled_only
 
-compiled_only = pytest.mark.skipif(
-    not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"
-)
 DTYPES = [torch.float32, torch.float64]
 OPERATIONS = tuple(COLUMNS)
 SHAPES = [(1, 1, 1, 1), (2, 3, 1, 9), (2, 2, 7, 1), (3, 1, 8, 8), (2, 4, 5, 6), (2, 5, 9, 12), (2, 3, 33, 31)]
-
-
-@pytest.fixture(params=["ops", "reference"])
-def where(request: pytest.FixtureRequest) -> Any:
-    return getattr(pydistill, request.param)
 
 
 class Problem:
@@ -114,38 +107,38 @@ def test_images_may_be_named_any_number_of_times(index: list[int], shared: bool)
         assert not problem.run()[1][image].any()
 
 
-def test_a_list_ends_at_minus_one(where: Any) -> None:
+def test_a_list_ends_at_minus_one(module: ModuleType) -> None:
     problem = Problem(("flip",))
-    expected = problem.run(where)
+    expected = problem.run(module)
     problem.operations = torch.tensor([3, -1, 17])
     problem.parameters = torch.cat([problem.parameters, torch.full((4, 3), 9.0)], dim=1)
-    for actual, same in zip(problem.run(where), expected, strict=True):
+    for actual, same in zip(problem.run(module), expected, strict=True):
         assert torch.equal(actual, same)
 
 
-def test_without_operations_the_batch_is_gathered(where: Any) -> None:
+def test_without_operations_the_batch_is_gathered(module: ModuleType) -> None:
     for operations in ([], [-1, 3]):
         problem = Problem((), index=[2, 2, 0])
         problem.operations = torch.tensor(operations, dtype=torch.int64)
         problem.parameters = torch.ones(3, 1, dtype=torch.float64)
-        batch, gradient = problem.run(where)
+        batch, gradient = problem.run(module)
         assert torch.equal(batch, problem.images[[2, 2, 0]])
         assert torch.equal(gradient[2], problem.grad[0] + problem.grad[1])
         assert torch.equal(gradient[0], problem.grad[2])
 
 
-def test_a_new_tensor_even_where_nothing_changes(where: Any) -> None:
+def test_a_new_tensor_even_where_nothing_changes(module: ModuleType) -> None:
     problem = Problem(())
     before = problem.images.clone()
-    where.augment(*problem.arguments).zero_()
+    module.augment(*problem.arguments).zero_()
     assert torch.equal(problem.images, before)
 
 
-def test_known_numbers(where: Any) -> None:
+def test_known_numbers(module: ModuleType) -> None:
     image = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
 
     def run(operation: int, *parameters: float) -> list[list[float]]:
-        return where.augment(image, torch.tensor([operation]), torch.tensor([parameters]))[0, 0].tolist()
+        return module.augment(image, torch.tensor([operation]), torch.tensor([parameters]))[0, 0].tolist()
 
     assert run(0, 0.5, 1.0, 2.0) == [[0.0, 2.0], [4.0, 6.0]]
     assert run(1, 1.0, -1.0) == [[0.0, 3.0], [0.0, 0.0]]
@@ -156,26 +149,26 @@ def test_known_numbers(where: Any) -> None:
     assert run(5, 0.0) == [[1.0, 2.0], [3.0, 4.0]]
 
 
-def test_the_backward_is_the_transpose(where: Any) -> None:
+def test_the_backward_is_the_transpose(module: ModuleType) -> None:
     """⟨A x, y⟩ = ⟨x, Aᵀ y⟩ with A the part without brightness."""
     for seed, index in itertools.product(range(5), (None, [0, 2, 2, 1, 3])):
         problem = Problem(index=index, seed=seed)
-        batch, gradient = problem.run(where)
+        batch, gradient = problem.run(module)
         problem.images = torch.zeros_like(problem.images)
-        linear = batch - problem.run(where)[0]
+        linear = batch - problem.run(module)[0]
         problem = Problem(index=index, seed=seed)
         torch.testing.assert_close((linear * problem.grad).sum(), (problem.images * gradient).sum())
 
 
 @pytest.mark.parametrize("operations", [*[(value,) for value in OPERATIONS], OPERATIONS], ids="_".join)
 @pytest.mark.parametrize("index", [None, [1, 0, 1]], ids=["all", "index"])
-def test_gradcheck_and_gradgradcheck(where: Any, operations: tuple[str, ...], index: list[int] | None) -> None:
+def test_gradcheck_and_gradgradcheck(module: ModuleType, operations: tuple[str, ...], index: list[int] | None) -> None:
     problem = Problem(operations, (2, 2, 4, 5), index=index)
     rest = (problem.operations, problem.parameters, problem.index)
-    assert torch.autograd.gradcheck(lambda x: where.augment(x, *rest), (problem.images.requires_grad_(),))
-    assert torch.autograd.gradcheck(lambda g: where.augment_backward(g, *rest, 2), (problem.grad.requires_grad_(),))
-    if where is pydistill.ops or not {"scale", "rotate"} & set(operations):
-        assert torch.autograd.gradgradcheck(lambda x: where.augment(x, *rest).square(), (problem.images,))
+    assert torch.autograd.gradcheck(lambda x: module.augment(x, *rest), (problem.images.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda g: module.augment_backward(g, *rest, 2), (problem.grad.requires_grad_(),))
+    if module is pydistill.ops or not {"scale", "rotate"} & set(operations):
+        assert torch.autograd.gradgradcheck(lambda x: module.augment(x, *rest).square(), (problem.images,))
 
 
 @compiled_only
@@ -270,12 +263,12 @@ def test_other_floating_dtypes_take_plain_pytorch() -> None:
     assert torch.equal(actual, pydistill.reference.augment(images, problem.operations, parameters))
 
 
-def test_forward_mode_and_function_transforms(where: Any) -> None:
+def test_forward_mode_and_function_transforms(module: ModuleType) -> None:
     problem = Problem(("color", "crop", "flip"))
     rest = (problem.operations, problem.parameters)
 
     def loss(images: Tensor) -> Tensor:
-        return where.augment(images, *rest).square().sum()
+        return module.augment(images, *rest).square().sum()
 
     images, tangent = problem.images, torch.randn_like(problem.images)
     slope = (torch.func.grad(loss)(images) * tangent).sum()
@@ -337,19 +330,19 @@ BAD_INPUT = [
 
 
 @pytest.mark.parametrize(("name", "spoil", "message"), BAD_INPUT)
-def test_bad_input_is_named(where: Any, name: str, spoil: Callable[[Tensor], object], message: str) -> None:
+def test_bad_input_is_named(module: ModuleType, name: str, spoil: Callable[[Tensor], object], message: str) -> None:
     inputs: dict[str, Any] = dict(zip(NAMES, Problem(index=[1, 2, 0]).arguments, strict=True))
     inputs[name] = spoil(inputs[name])
     with pytest.raises(InputError, match=f"augment: {message}"):
-        where.augment(**inputs)
+        module.augment(**inputs)
 
 
-def test_a_gradient_of_another_batch_is_refused(where: Any) -> None:
+def test_a_gradient_of_another_batch_is_refused(module: ModuleType) -> None:
     problem = Problem()
     with pytest.raises(InputError, match="grad_out"):
-        where.augment_backward(problem.grad, problem.operations, problem.parameters, torch.tensor([0, 1, 2]), 4)
+        module.augment_backward(problem.grad, problem.operations, problem.parameters, torch.tensor([0, 1, 2]), 4)
     with pytest.raises(InputError, match="grad_out"):
-        where.augment_backward(problem.grad, problem.operations, problem.parameters, None, 5)
+        module.augment_backward(problem.grad, problem.operations, problem.parameters, None, 5)
 
 
 @compiled_only

@@ -8,11 +8,9 @@ import torch
 import pydistill.ops
 import pydistill.reference
 from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import needs_gpu, needs_kernels
 from tests.ops.test_augment import OPERATIONS, Problem
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible")
-needs_kernels = pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels")
 pytestmark = [pytest.mark.cuda, needs_gpu]
 
 # Around the warps of a block and its most threads, and 128 x 128, whose scratch is more than

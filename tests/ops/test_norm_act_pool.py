@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
 
 import pytest
 import torch
@@ -16,70 +16,11 @@ from torch import Tensor
 
 import pydistill.ops
 import pydistill.reference
-from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import compiled_only
+from tests.ops.norm_act_pool import DTYPES, NORMS, PHASES, POOLINGS, Problem, assert_same
 
-compiled_only = pytest.mark.skipif(
-    not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"
-)
-DTYPES = [torch.float32, torch.float64]
-NORMS = ["instance", "none"]
-POOLINGS = ["average", "max", "none"]
 CHANNELS = [1, 3, 15, 16, 17, 31, 64, 65, 128, 130]  # around vectors and groups of them: csrc/cpu/simd/norm_act_pool.h
 SIDES = [1, 2, 3, 5, 8, 9]  # around windows, segments of four of them and chunks of eight pixels
-PHASES = ["", "_backward", "_jvp", "_backward_jvp"]
-
-
-@pytest.fixture(params=["ops", "reference"])
-def op(request: pytest.FixtureRequest) -> Callable[..., Tensor]:
-    return getattr(pydistill, request.param).norm_act_pool
-
-
-class Problem:
-    """Arguments of all four functions, of one shape."""
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int, int],
-        norm: str = "instance",
-        pooling: str = "average",
-        dtype: torch.dtype = torch.float64,
-        bias: bool = True,
-    ) -> None:
-        generator = torch.Generator().manual_seed(sum(shape))
-
-        def normal(*size: int) -> Tensor:
-            return torch.randn(2, *size, dtype=dtype, generator=generator)
-
-        images, channels, height, width = shape
-        side = 1 if pooling == "none" else 2
-        self.settings = {"norm": norm, "pooling": pooling}
-        self.z = normal(*shape)
-        self.grad = normal(images, channels, height // side, width // side)
-        self.weight = normal(channels) if norm == "instance" else [None, None]
-        self.bias = normal(channels) if bias else [None, None]
-
-    def arguments(self, phase: str) -> tuple[Any, ...]:
-        values = (self.z[0], self.weight[0], self.bias[0])
-        pairs = (*self.z, *self.weight, *self.bias)
-        return {
-            "": values,
-            "_backward": (self.grad[0], *values),
-            "_jvp": pairs,
-            "_backward_jvp": (*self.grad, *pairs),
-        }[phase]
-
-    def run(self, phase: str, where: Any = pydistill.ops) -> tuple[Tensor | None, ...]:
-        results = getattr(where, f"norm_act_pool{phase}")(*self.arguments(phase), **self.settings)
-        return results if isinstance(results, tuple) else (results,)
-
-
-def assert_same(actual: tuple[Tensor | None, ...], expected: tuple[Tensor | None, ...], tolerance: float) -> None:
-    assert len(actual) == len(expected)
-    for one, other in zip(actual, expected, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None and other is not None:
-            torch.testing.assert_close(one.to(other.dtype), other, rtol=tolerance, atol=tolerance)
 
 
 @compiled_only
@@ -142,14 +83,14 @@ def test_statistics_do_not_cancel(outlier: float | None) -> None:
     assert (rate - true_rate).abs().max() <= 2 * (plain_rate - true_rate).abs().max()
 
 
-def test_equal_pixels_have_no_spread(op: Callable[..., Tensor]) -> None:
+def test_equal_pixels_have_no_spread(module: ModuleType) -> None:
     z = torch.full((1, 17, 7, 6), 1000.1, dtype=torch.float64)
-    out = op(z, torch.ones(17, dtype=torch.float64), torch.full((17,), 0.5, dtype=torch.float64))
+    out = module.norm_act_pool(z, torch.ones(17, dtype=torch.float64), torch.full((17,), 0.5, dtype=torch.float64))
     torch.testing.assert_close(out, torch.full_like(out, 0.5), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_is_pytorchs_instance_norm_relu_and_pooling(op: Callable[..., Tensor], pooling: str) -> None:
+def test_is_pytorchs_instance_norm_relu_and_pooling(module: ModuleType, pooling: str) -> None:
     problem = Problem((3, 5, 7, 9), pooling=pooling)
     z, weight, bias = problem.arguments("")
     v = F.instance_norm(z, weight=weight, bias=bias, eps=0.25).relu()
@@ -158,16 +99,16 @@ def test_is_pytorchs_instance_norm_relu_and_pooling(op: Callable[..., Tensor], p
         "max": lambda v: F.max_pool2d(v, 2),
         "none": lambda v: v,
     }
-    out = op(z, weight, bias, pooling=pooling, eps=0.25)
+    out = module.norm_act_pool(z, weight, bias, pooling=pooling, eps=0.25)
     torch.testing.assert_close(out, pool[pooling](v), rtol=1e-12, atol=1e-12)
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_known_numbers(op: Callable[..., Tensor]) -> None:
+def test_known_numbers(module: ModuleType) -> None:
     z = torch.tensor([[[[1.0, -2.0], [3.0, 0.5]]]])
-    assert op(z, bias=torch.tensor([-0.5]), norm="none").tolist() == [[[[0.75]]]]
-    assert op(z, norm="none", pooling="max").tolist() == [[[[3.0]]]]
-    assert op(z, norm="none", pooling="none").tolist() == [[[[1.0, 0.0], [3.0, 0.5]]]]
+    assert module.norm_act_pool(z, bias=torch.tensor([-0.5]), norm="none").tolist() == [[[[0.75]]]]
+    assert module.norm_act_pool(z, norm="none", pooling="max").tolist() == [[[[3.0]]]]
+    assert module.norm_act_pool(z, norm="none", pooling="none").tolist() == [[[[1.0, 0.0], [3.0, 0.5]]]]
 
 
 @compiled_only
@@ -262,111 +203,6 @@ def test_planes_too_large_for_the_cache_are_as_those_of_one_image(phase: str, dt
         assert torch.equal(planes, torch.cat([value[index] for value in images]))
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("norm", NORMS)
-def test_gradcheck(op: Callable[..., Tensor], norm: str, pooling: str) -> None:
-    for shape in ((2, 3, 4, 5), (1, 17, 2, 2), (0, 2, 3, 3), (1, 2, 1, 3)):
-        inputs = tuple(
-            value.requires_grad_() for value in Problem(shape, norm, pooling).arguments("") if value is not None
-        )
-        weights = (None,) if norm == "none" else ()
-
-        def run(z: Tensor, *parameters: Tensor, absent: tuple[None, ...] = weights) -> Tensor:
-            return op(z, *absent, *parameters, norm=norm, pooling=pooling)
-
-        assert torch.autograd.gradcheck(run, inputs)
-
-
-@compiled_only
-@pytest.mark.parametrize("needed", [0, 1, 2])
-def test_gradient_of_one_argument_alone(needed: int) -> None:
-    actual, expected = (
-        torch.autograd.grad(op(*inputs).square().sum(), inputs[needed])[0]
-        for op in (pydistill.ops.norm_act_pool, pydistill.reference.norm_act_pool)
-        for inputs in [Problem((2, 5, 4, 4)).arguments("")]
-        if inputs[needed].requires_grad_() is not None
-    )
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
-    assert actual.any()
-
-
-@compiled_only
-@pytest.mark.parametrize("by", [0, 1, 2])
-def test_a_second_derivative_raises(by: int) -> None:
-    inputs = [value.requires_grad_() for value in Problem((2, 3, 4, 4)).arguments("")]
-    (gradient,) = torch.autograd.grad(
-        pydistill.ops.norm_act_pool(*inputs).square().sum(), inputs[by], create_graph=True
-    )
-    penalty = gradient.square().sum() + sum(value.square().sum() for value in inputs)
-    with pytest.raises(RuntimeError, match="norm_act_pool"):
-        penalty.backward()
-
-
-@compiled_only
-@pytest.mark.parametrize("phase", PHASES[1:])
-def test_a_derivative_of_the_derivatives_raises(phase: str) -> None:
-    problem = Problem((2, 3, 4, 4))
-    problem.z = tuple(value.requires_grad_() for value in problem.z.unbind())
-    with pytest.raises(RuntimeError, match="norm_act_pool"):
-        problem.run(phase)[0].sum().backward()
-
-
-@compiled_only
-def test_the_statistics_are_no_result_to_be_differentiated() -> None:
-    inputs = [value.requires_grad_() for value in Problem((2, 3, 4, 4)).arguments("")]
-    out, stats = torch.ops.pydistill.norm_act_pool(*inputs, "instance", "average", 1e-5)
-    assert out.requires_grad
-    assert not stats.requires_grad
-
-
-def test_forward_mode_and_function_transforms(op: Callable[..., Tensor]) -> None:
-    problem = Problem((2, 3, 4, 4))
-    z, z_tangent, weight, _, bias, _ = problem.arguments("_jvp")
-
-    def loss(z: Tensor) -> Tensor:
-        return op(z, weight, bias).square().sum()
-
-    gradient = torch.autograd.functional.jacobian(
-        lambda z: pydistill.reference.norm_act_pool(z, weight, bias).square().sum(), z
-    )
-    torch.testing.assert_close(torch.func.grad(loss)(z), gradient)
-    slope = (gradient * z_tangent).sum()
-    torch.testing.assert_close(torch.func.jvp(loss, (z,), (z_tangent,))[1], slope)
-    with torch.autograd.forward_ad.dual_level():
-        dual = loss(torch.autograd.forward_ad.make_dual(z, z_tangent))
-        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, slope)
-
-
-@compiled_only
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
-@pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("norm", NORMS)
-def test_opcheck(norm: str, requires_grad: bool) -> None:
-    for shape, pooling in (((2, 3, 4, 5), "average"), ((0, 3, 4, 4), "max"), ((2, 1, 1, 3), "none")):
-        inputs = [
-            value if value is None else value.requires_grad_(requires_grad)
-            for value in Problem(shape, norm, pooling, torch.float32).arguments("")
-        ]
-        checks = torch.library.opcheck(torch.ops.pydistill.norm_act_pool.default, (*inputs, norm, pooling, 1e-5))
-        assert set(checks.values()) == {"SUCCESS"}
-
-
-@compiled_only
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("phase", PHASES[1:])
-def test_opcheck_of_the_derivatives(phase: str, norm: str) -> None:
-    ops = torch.ops.pydistill
-    for shape, pooling in (((2, 3, 4, 5), "average"), ((0, 3, 4, 4), "max"), ((2, 1, 1, 3), "none")):
-        problem = Problem(shape, norm, pooling, torch.float32)
-        arguments, settings = problem.arguments(phase), (norm, pooling, 1e-5)
-        if phase == "_backward":
-            arguments = (*arguments, ops.norm_act_pool(*problem.arguments(""), *settings)[1])
-        elif phase == "_backward_jvp":
-            arguments = (*arguments, ops.norm_act_pool_jvp(*problem.arguments("_jvp"), *settings)[2])
-        checks = torch.library.opcheck(getattr(ops, f"norm_act_pool{phase}").default, (*arguments, *settings))
-        assert set(checks.values()) == {"SUCCESS"}
-
-
 @compiled_only
 def test_keeps_the_mean_and_the_reciprocal_spread() -> None:
     problem = Problem((2, 19, 4, 5))
@@ -403,81 +239,7 @@ def processor_flags() -> set[str]:
         return set()
 
 
-def test_meta_tensors_give_shapes(op: Callable[..., Tensor]) -> None:
+def test_meta_tensors_give_shapes(module: ModuleType) -> None:
     z, weight, bias = (value.to("meta") for value in Problem((2, 3, 5, 8)).arguments(""))
-    out = op(z, weight, bias)
+    out = module.norm_act_pool(z, weight, bias)
     assert (out.shape, out.dtype, out.device.type) == ((2, 3, 2, 4), torch.float64, "meta")
-
-
-BAD_INPUT: list[tuple[str, str, Callable[[Any], object], str]] = [
-    ("", "z", lambda v: v.half(), r"z is torch\.float16; it must be torch\.float32 or torch\.float64"),
-    ("", "z", lambda v: v[0], r"z has shape \[3, 4, 6\]; it must be \[B, C, H, W\] with C, H and W of at least 1"),
-    ("", "z", lambda v: v[:, :, :0], r"z has shape \[2, 3, 0, 6\]; it must be \[B, C, H, W\] with"),
-    ("", "z", lambda v: v.tolist(), r"z must be a tensor, not list"),
-    ("", "weight", lambda v: v[:2], "weight"),
-    ("", "weight", lambda v: None, "weight"),
-    ("", "bias", lambda v: None, "bias"),
-    ("", "bias", lambda v: v.float(), "bias"),
-    ("", "bias", lambda v: v.to("meta"), "bias"),
-    ("", "norm", lambda v: "batch", "norm=batch"),
-    ("", "norm", lambda v: "none", "weight"),
-    ("", "pooling", lambda v: "sum", "pooling=sum"),
-    ("", "eps", lambda v: -1.0, "eps"),
-    ("_backward", "grad_out", lambda v: v[:, :, :1], "grad_out"),
-    ("_jvp", "z_tangent", lambda v: v[:1], "z_tangent"),
-    ("_jvp", "weight_tangent", lambda v: None, "weight and weight_tangent"),
-    ("_jvp", "bias_tangent", lambda v: v.float(), "bias_tangent"),
-    ("_backward_jvp", "grad_out_tangent", lambda v: v.float(), "grad_out_tangent"),
-]
-NAMES = {
-    "": ["z", "weight", "bias"],
-    "_backward": ["grad_out", "z", "weight", "bias"],
-    "_jvp": ["z", "z_tangent", "weight", "weight_tangent", "bias", "bias_tangent"],
-}
-NAMES["_backward_jvp"] = ["grad_out", "grad_out_tangent", *NAMES["_jvp"]]
-
-
-def spoilt(phase: str, name: str, spoil: Callable[[Any], object]) -> dict[str, Any]:
-    inputs: dict[str, Any] = dict(zip(NAMES[phase], Problem((2, 3, 4, 6)).arguments(phase), strict=True))
-    inputs |= {"norm": "instance", "pooling": "average", "eps": 1e-5}
-    inputs[name] = spoil(inputs[name])
-    return inputs
-
-
-@pytest.mark.parametrize(("phase", "name", "spoil", "message"), BAD_INPUT)
-@pytest.mark.parametrize("where", ["ops", "reference"])
-def test_bad_input_is_named(where: str, phase: str, name: str, spoil: Callable[[Any], object], message: str) -> None:
-    with pytest.raises(InputError, match=f"norm_act_pool{phase}: {message}"):
-        getattr(getattr(pydistill, where), f"norm_act_pool{phase}")(**spoilt(phase, name, spoil))
-
-
-@compiled_only
-@pytest.mark.parametrize(
-    ("phase", "name", "spoil", "message"),
-    [
-        ("", "z", lambda v: v.half(), r"z is Half; it must be float32 or float64"),
-        ("", "z", lambda v: v[:, :, :0], r"z has shape \[2, 3, 0, 6\]; it must be \[B, C, H, W\] with"),
-        ("", "weight", lambda v: v[:2], "weight"),
-        ("", "bias", lambda v: v.float(), "bias"),
-        ("", "bias", lambda v: None, "bias"),
-        ("", "norm", lambda v: "none", "weight"),
-        ("", "norm", lambda v: "batch", "norm=batch"),
-        ("", "pooling", lambda v: "sum", "pooling=sum"),
-        ("", "eps", lambda v: float("nan"), "eps"),
-        ("_backward", "grad_out", lambda v: v[:, :, :1], "grad_out"),
-        ("_backward", "stats", lambda v: v[:1], "stats"),
-        ("_jvp", "z_tangent", lambda v: v[:1], "z_tangent"),
-        ("_jvp", "weight_tangent", lambda v: None, "weight and weight_tangent"),
-        ("_backward_jvp", "stats", lambda v: v[:, :2], "stats"),
-    ],
-)
-def test_the_compiled_ops_called_by_themselves_refuse_too(
-    phase: str, name: str, spoil: Callable[[Any], object], message: str
-) -> None:
-    rows = {"_backward": 2, "_backward_jvp": 4}.get(phase)
-    inputs = spoilt(phase, "z", lambda v: v)
-    if rows is not None:
-        inputs["stats"] = torch.ones(2, rows, 3, dtype=torch.float64)
-    inputs[name] = spoil(inputs[name])
-    with pytest.raises(ValueError, match=f"norm_act_pool{phase}: {message}"):
-        getattr(torch.ops.pydistill, f"norm_act_pool{phase}")(**inputs)

@@ -7,11 +7,9 @@ import torch
 
 import pydistill.ops
 import pydistill.reference
-from pydistill.ops.build_info import build_config
-from tests.ops.test_norm_act_pool import NORMS, PHASES, POOLINGS, Problem, assert_same
+from tests.ops.builds import needs_gpu, needs_kernels
+from tests.ops.norm_act_pool import NORMS, PHASES, POOLINGS, Problem, assert_same
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible")
-needs_kernels = pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels")
 pytestmark = [pytest.mark.cuda, needs_gpu]
 
 # Around the block's 32 channels, and planes that take 1, 2, 4 and 16 rows of threads: csrc/cuda/plane.cuh.

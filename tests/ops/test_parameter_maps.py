@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-import pydistill
 from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import compiled_only
 from tests.ops.parameter_maps import ADJOINT_STEP, MAPS, SGD_STEP, Op, ParameterMap, sums_bound
 
-compiled_only = pytest.mark.skipif(
-    not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"
-)
 SIZES = [0, 1, 2, 7, 8, 9, 97, 8191, 8192, 8193, 40_009]  # around the lanes and the chunks of csrc/cpu/reduce_chunk.h
 DTYPES = [torch.float32, torch.float64]
 
@@ -25,14 +22,9 @@ def step(request: pytest.FixtureRequest) -> ParameterMap:
     return request.param
 
 
-@pytest.fixture(params=["ops", "reference"])
-def package(request: pytest.FixtureRequest) -> object:
-    return getattr(pydistill, request.param)
-
-
 @pytest.fixture
-def op(package: object, step: ParameterMap) -> Op:
-    return getattr(package, step.name)
+def op(module: ModuleType, step: ParameterMap) -> Op:
+    return getattr(module, step.name)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -134,18 +126,18 @@ def test_gradient_of_one_result_in_one_argument_equals_the_references(
     [(step, result, argument) for step, result, argument in GRADIENTS if argument not in step.depends_on[result]],
 )
 def test_gradient_of_an_independent_argument_is_none(
-    step: ParameterMap, package: object, result: int, argument: int
+    step: ParameterMap, module: ModuleType, result: int, argument: int
 ) -> None:
     inputs = step.random(13, torch.float64, requires_grad=True)
-    results = getattr(package, step.name)(*inputs)
+    results = getattr(module, step.name)(*inputs)
     (gradient,) = torch.autograd.grad(results[result].sum(), inputs[argument], allow_unused=True)
     assert gradient is None
 
 
-def test_derivative_of_the_absolute_difference_is_zero_where_it_vanishes(package: object) -> None:
+def test_derivative_of_the_absolute_difference_is_zero_where_it_vanishes(module: ModuleType) -> None:
     theta = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
     lr = torch.tensor(1.0, dtype=torch.float64)
-    _, distances = getattr(package, SGD_STEP.name)(theta, torch.zeros_like(theta), lr, torch.ones_like(theta))
+    _, distances = getattr(module, SGD_STEP.name)(theta, torch.zeros_like(theta), lr, torch.ones_like(theta))
     (gradient,) = torch.autograd.grad(distances[0], theta)
     assert gradient.tolist() == [0.0, 1.0]
 
@@ -216,11 +208,11 @@ WRONG_KIND_OR_DEVICE: list[tuple[ParameterMap, str, Spoil]] = [
 
 
 @pytest.mark.parametrize(("step", "name", "spoil"), WRONG_SHAPE_OR_DTYPE + WRONG_KIND_OR_DEVICE)
-def test_bad_input_is_named(step: ParameterMap, package: object, name: str, spoil: Spoil) -> None:
+def test_bad_input_is_named(step: ParameterMap, module: ModuleType, name: str, spoil: Spoil) -> None:
     inputs: dict[str, object] = dict(step.by_name(step.random(5, torch.float32)))
     inputs[name] = spoil(inputs[name])  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"{step.name}: {name} "):
-        getattr(package, step.name)(**inputs)
+        getattr(module, step.name)(**inputs)
 
 
 @compiled_only

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import needs_gpu, needs_kernels
 from tests.ops.parameter_maps import MAPS, SGD_STEP, Inputs, ParameterMap
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible")
-needs_kernels = pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels")
 pytestmark = [pytest.mark.cuda, needs_gpu]
 
 ELEMENTS_PER_BLOCK = 4096  # csrc/cuda/map_reduce.cuh

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 import pydistill.ops
 import pydistill.reference
-from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import compiled_only
+from tests.ops.softmax_xent import DTYPES, LABELS, arguments, formula, gradients
 
-compiled_only = pytest.mark.skipif(
-    not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"
-)
-DTYPES = [torch.float32, torch.float64]
-LABELS = ["hard", "rows"]
 SHAPES = [(0, 3), (1, 1), (1, 10), (5, 2), (7, 31), (3, 33), (100, 10), (13, 4099)]
 INFINITY = float("inf")
 NAN = float("nan")
-
-
-@pytest.fixture(params=["ops", "reference"])
-def module(request: pytest.FixtureRequest) -> ModuleType:
-    return getattr(pydistill, request.param)
-
-
-def arguments(shape: tuple[int, int], kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, a tangent of theirs, and labels: class numbers, or rows whose mass is not one."""
-    generator = torch.Generator().manual_seed(shape[0] * 7919 + shape[1])
-    logits, tangent = (torch.randn(shape, dtype=dtype, generator=generator) for _ in range(2))
-    rows = torch.rand(shape, dtype=dtype, generator=generator)
-    numbers = torch.randint(shape[1], shape[:1], generator=generator)
-    return 3 * logits, tangent, numbers if kind == "hard" else rows
-
-
-def formula(logits: Tensor, labels: Tensor) -> Tensor:
-    if labels.dtype == torch.int64:
-        return F.cross_entropy(logits, labels)
-    return -(labels * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
-
-
-def gradients(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:
-    """By torch.func, of the formula."""
-    if labels.dtype == torch.int64:
-        return torch.func.grad(formula)(logits, labels), None
-    return torch.func.grad(formula, argnums=(0, 1))(logits, labels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -224,111 +190,6 @@ def test_same_bits_for_any_number_of_threads(shape: tuple[int, int], kind: str, 
         assert all(torch.equal(value, first) for value, first in zip(item, results[0], strict=True))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (3, 4)], ids=str)
-def test_gradcheck(module: ModuleType, shape: tuple[int, int]) -> None:
-    logits, _, rows = arguments(shape, "rows", torch.float64)
-    inputs = (logits.requires_grad_(), rows.requires_grad_())
-    assert torch.autograd.gradcheck(module.softmax_xent, inputs)
-    numbers = torch.zeros(shape[0], dtype=torch.int64)
-    assert torch.autograd.gradcheck(lambda a: module.softmax_xent(a, numbers), inputs[:1])
-
-
-@pytest.mark.parametrize("needed", [0, 1])
-def test_the_gradient_in_one_argument_alone(module: ModuleType, needed: int) -> None:
-    logits, _, rows = arguments((3, 4), "rows", torch.float64)
-    inputs = [logits, rows]
-    inputs[needed].requires_grad_()
-    (actual,) = torch.autograd.grad(module.softmax_xent(*inputs).square(), inputs[needed])
-    expected = torch.autograd.grad(formula(*inputs).square(), inputs[needed])
-    torch.testing.assert_close(actual, expected[0])
-
-
-@compiled_only
-@pytest.mark.parametrize("first", [0, 1])
-@pytest.mark.parametrize("second", [0, 1])
-def test_a_second_derivative_raises_and_is_no_silent_zero(first: int, second: int) -> None:
-    logits, _, rows = arguments((3, 4), "rows", torch.float64)
-    inputs = (logits.requires_grad_(), rows.requires_grad_())
-    loss = pydistill.ops.softmax_xent(*inputs)
-    (gradient,) = torch.autograd.grad(loss, inputs[first], create_graph=True)
-    penalty = gradient.square().sum() + inputs[second].sum()
-    with pytest.raises(RuntimeError, match="softmax_xent_backward"):
-        torch.autograd.grad(penalty, inputs[second])
-
-
-@compiled_only
-@pytest.mark.parametrize("name", ["softmax_xent_backward", "softmax_xent_jvp", "softmax_xent_backward_jvp"])
-@pytest.mark.parametrize("needed", [0, 1, 2])
-def test_the_derivatives_have_none_themselves(name: str, needed: int) -> None:
-    logits, tangent, rows = arguments((3, 4), "rows", torch.float64)
-    inputs = [torch.tensor(1.0, dtype=torch.float64), logits, rows]
-    inputs = inputs if name == "softmax_xent_backward" else [logits, tangent, rows]
-    inputs[needed].requires_grad_()
-    for actual in getattr(pydistill.ops, name)(*inputs):
-        with pytest.raises(RuntimeError, match=name):
-            torch.autograd.grad(actual.sum(), inputs[needed], retain_graph=True)
-
-
-def test_forward_mode_and_function_transforms(module: ModuleType) -> None:
-    logits, tangent, rows = arguments((3, 4), "rows", torch.float64)
-
-    def loss(values: Tensor) -> Tensor:
-        return module.softmax_xent(values, rows)
-
-    expected = gradients(logits, rows)[0]
-    slope = (expected * tangent).sum()
-    torch.testing.assert_close(torch.func.grad(loss)(logits), expected)
-    torch.testing.assert_close(torch.func.jvp(loss, (logits,), (tangent,))[1], slope)
-    with torch.autograd.forward_ad.dual_level():
-        dual = loss(torch.autograd.forward_ad.make_dual(logits, tangent))
-        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, slope)
-    curvature = torch.func.jvp(torch.func.grad(loss), (logits,), (tangent,))[1]
-    torch.testing.assert_close(curvature, pydistill.reference.softmax_xent_backward_jvp(logits, tangent, rows)[1])
-
-
-def test_each_derivative_takes_a_tangent_too(module: ModuleType) -> None:
-    """torch hands back zeros for an op without a rule; here the plain version runs."""
-    logits, tangent, rows = arguments((3, 4), "rows", torch.float64)
-    one = torch.ones((), dtype=torch.float64)
-    for values, moved in (
-        (
-            lambda a: module.softmax_xent_backward(one, a, rows)[0],
-            module.softmax_xent_backward_jvp(logits, tangent, rows)[1],
-        ),
-        (lambda a: module.softmax_xent_jvp(a, tangent, rows)[0], module.softmax_xent_jvp(logits, tangent, rows)[1]),
-        (
-            lambda a: module.softmax_xent_backward_jvp(a, tangent, rows)[0],
-            module.softmax_xent_backward_jvp(logits, tangent, rows)[1],
-        ),
-    ):
-        with torch.autograd.forward_ad.dual_level():
-            dual = values(torch.autograd.forward_ad.make_dual(logits, tangent))
-            torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, moved)
-
-
-@compiled_only
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # opcheck's own
-@pytest.mark.parametrize("requires_grad", [False, True])
-@pytest.mark.parametrize("kind", LABELS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck(dtype: torch.dtype, kind: str, requires_grad: bool) -> None:
-    ops = torch.ops.pydistill
-    for shape in ((0, 3), (1, 1), (5, 7)):
-        logits, tangent, labels = arguments(shape, kind, dtype)
-        logits.requires_grad_(requires_grad)
-        labels.requires_grad_(requires_grad and kind == "rows")
-        checks = []
-        if shape[0] > 0:  # the mean of nothing is NaN, which opcheck does not take for equal to itself
-            checks.append(torch.library.opcheck(ops.softmax_xent.default, (logits, labels)))
-        if shape[0] > 0 and not requires_grad:
-            checks.append(torch.library.opcheck(ops.softmax_xent_jvp.default, (logits, tangent, labels)))
-        if not requires_grad:  # these have no derivative that could be traced
-            inputs = (torch.tensor(1.0, dtype=dtype), logits, labels, kind == "rows")
-            checks.append(torch.library.opcheck(ops.softmax_xent_backward.default, inputs))
-            checks.append(torch.library.opcheck(ops.softmax_xent_backward_jvp.default, (logits, tangent, labels)))
-        assert all(set(check.values()) == {"SUCCESS"} for check in checks)
-
-
 @pytest.mark.parametrize("kind", LABELS)
 def test_meta_tensors_give_shapes(module: ModuleType, kind: str) -> None:
     logits, tangent, labels = (value.to("meta") for value in arguments((5, 3), kind, torch.float32))
@@ -343,118 +204,3 @@ def test_meta_tensors_give_shapes(module: ModuleType, kind: str) -> None:
     shapes = [[None if value is None else tuple(value.shape) for value in item] for item in actual]
     assert shapes == [[()], [(5, 3), rows], [(), ()], [(5, 3), (5, 3), rows]]
     assert all(value is None or value.device.type == "meta" for item in actual for value in item)
-
-
-BAD_INPUT = [
-    ("rows", "logits", lambda v: v.half(), "logits"),
-    ("rows", "logits", lambda v: v[0], "logits"),
-    ("rows", "logits", lambda v: v[:, :0], "logits"),
-    (
-        "rows",
-        "labels",
-        lambda v: v[:4],
-        "labels",
-    ),
-    ("rows", "labels", lambda v: v[0], "labels"),
-    ("rows", "labels", lambda v: v.double(), "labels"),
-    ("rows", "labels", lambda v: v.int(), "labels"),
-    ("rows", "labels", lambda v: v.tolist(), "labels"),
-    ("rows", "labels", lambda v: v.to("meta"), "labels"),
-    (
-        "hard",
-        "labels",
-        lambda v: v[:4],
-        "labels",
-    ),
-    ("hard", "labels", lambda v: v.to("meta"), "labels"),
-    ("hard", "labels", lambda v: v.index_fill(0, torch.tensor(3), 3), r"labels\[3\]"),
-    ("hard", "labels", lambda v: v.index_fill(0, torch.tensor(1), -100), r"labels\[1\]"),
-]
-BAD_TANGENT = [
-    (lambda v: v[:4], r"logits_tangent has shape \[4, 3\] where logits has shape \[5, 3\]"),
-    (lambda v: v.double(), r"logits_tangent is torch\.float64 where logits is torch\.float32"),
-    (lambda v: v.to("meta"), r"logits_tangent is on meta where logits is on cpu"),
-    (lambda v: None, r"logits_tangent must be a tensor, not NoneType"),
-]
-BAD_GRADIENT = [
-    (lambda v: v.reshape(1), r"grad_loss has shape \[1\]; it must be a 0-dim tensor"),
-    (lambda v: v.double(), r"grad_loss is torch\.float64 where logits is torch\.float32"),
-    (lambda v: v.to("meta"), r"grad_loss is on meta where logits is on cpu"),
-    (lambda v: 1.0, r"grad_loss must be a tensor, not float"),
-]
-
-
-@pytest.mark.parametrize(("kind", "name", "spoil", "message"), BAD_INPUT)
-def test_bad_input_is_named(
-    module: ModuleType, kind: str, name: str, spoil: Callable[[Tensor], object], message: str
-) -> None:
-    inputs = dict(zip(("logits", "tangent", "labels"), arguments((5, 3), kind, torch.float32), strict=True))
-    inputs[name] = spoil(inputs[name])
-    logits, tangent, labels = inputs.values()
-    for call in (
-        lambda: module.softmax_xent(logits, labels),
-        lambda: module.softmax_xent_backward(torch.tensor(1.0), logits, labels),
-        lambda: module.softmax_xent_jvp(logits, tangent, labels),
-        lambda: module.softmax_xent_backward_jvp(logits, tangent, labels),
-    ):
-        with pytest.raises(InputError, match=message):
-            call()
-
-
-@pytest.mark.parametrize(("spoil", "message"), BAD_TANGENT)
-def test_a_bad_tangent_is_named(module: ModuleType, spoil: Callable[[Tensor], object], message: str) -> None:
-    logits, tangent, labels = arguments((5, 3), "hard", torch.float32)
-    for op in (module.softmax_xent_jvp, module.softmax_xent_backward_jvp):
-        with pytest.raises(InputError, match=message):
-            op(logits, spoil(tangent), labels)
-
-
-@pytest.mark.parametrize(("spoil", "message"), BAD_GRADIENT)
-def test_a_bad_gradient_is_named(module: ModuleType, spoil: Callable[[Tensor], object], message: str) -> None:
-    logits, _, labels = arguments((5, 3), "hard", torch.float32)
-    with pytest.raises(InputError, match=message):
-        module.softmax_xent_backward(spoil(torch.tensor(1.0)), logits, labels)
-
-
-@compiled_only
-@pytest.mark.parametrize(
-    ("kind", "name", "spoil", "message"),
-    [
-        ("rows", "logits", lambda v: v.half(), "logits"),
-        ("rows", "logits", lambda v: v[:, :0], "logits"),
-        ("rows", "labels", lambda v: v[:4], "labels"),
-        ("rows", "labels", lambda v: v.int(), "labels"),
-        ("hard", "labels", lambda v: v[:4], "labels"),
-        ("hard", "labels", lambda v: v + 3, r"labels\[0\]"),
-        ("hard", "labels", lambda v: v - 3, r"labels\[0\]"),
-    ],
-)
-def test_the_compiled_ops_called_by_themselves_refuse_too(
-    kind: str, name: str, spoil: Callable[[Tensor], Tensor], message: str
-) -> None:
-    inputs = dict(zip(("logits", "tangent", "labels"), arguments((5, 3), kind, torch.float32), strict=True))
-    inputs[name] = spoil(inputs[name])
-    logits, tangent, labels = inputs.values()
-    ops = torch.ops.pydistill
-    for call in (
-        lambda: ops.softmax_xent(logits, labels),
-        lambda: ops.softmax_xent_backward(torch.tensor(1.0), logits, labels, False),
-        lambda: ops.softmax_xent_jvp(logits, tangent, labels),
-        lambda: ops.softmax_xent_backward_jvp(logits, tangent, labels),
-    ):
-        with pytest.raises(ValueError, match=message):
-            call()
-
-
-@compiled_only
-def test_the_compiled_derivatives_called_by_themselves_refuse_too() -> None:
-    logits, tangent, numbers = arguments((5, 3), "hard", torch.float32)
-    ops = torch.ops.pydistill
-    with pytest.raises(ValueError, match="logits_tangent"):
-        ops.softmax_xent_jvp(logits, tangent[:4], numbers)
-    with pytest.raises(ValueError, match="logits_tangent"):
-        ops.softmax_xent_backward_jvp(logits, tangent.double(), numbers)
-    with pytest.raises(ValueError, match="grad_loss"):
-        ops.softmax_xent_backward(torch.ones(1), logits, numbers, False)
-    with pytest.raises(ValueError, match="class numbers"):
-        ops.softmax_xent_backward(torch.tensor(1.0), logits, numbers, True)

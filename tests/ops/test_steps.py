@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.ops.steps import KERNELS, SIZES, Tables, check, needs_compiled
+from tests.ops.builds import compiled_only
+from tests.ops.steps import KERNELS, SIZES, Tables, check
 
-pytestmark = needs_compiled
+pytestmark = compiled_only
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

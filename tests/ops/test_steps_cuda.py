@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import needs_gpu, needs_kernels
 from tests.ops.steps import KERNELS, SIZES, Tables, check
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible"),
-    pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels"),
-]
+pytestmark = [pytest.mark.cuda, needs_gpu, needs_kernels]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

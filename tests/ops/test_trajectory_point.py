@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,21 +12,18 @@ from torch import Tensor
 import pydistill.ops
 import pydistill.reference
 from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import compiled_only
 
 Op = Callable[[Tensor, Tensor, Tensor, list[int]], Tensor]
 
-compiled_only = pytest.mark.skipif(
-    not build_config()["compiled"], reason=f"compiled ops only: {build_config()['reason']}"
-)
 DTYPES = [torch.float32, torch.float64]
 # No tensor, empty ones first, last and side by side, one element each, and one that many threads share.
 SIZES = [[], [0], [1], [0, 0, 3, 0], [5, 1, 1, 0, 0, 7, 0], [1] * 67, [97, 40_009, 3]]
 
 
-@pytest.fixture(params=["ops", "reference"])
-def op(request: pytest.FixtureRequest) -> Op:
-    return getattr(pydistill, request.param).trajectory_point
+@pytest.fixture
+def op(module: ModuleType) -> Op:
+    return module.trajectory_point
 
 
 def arguments(sizes: list[int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, list[int]]:

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from pydistill import ops, reference
 from pydistill.errors import InputError
-from pydistill.ops.build_info import build_config
+from tests.ops.builds import needs_gpu, needs_kernels
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU is visible")
-needs_kernels = pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA kernels")
 pytestmark = [pytest.mark.cuda, needs_gpu]
 
 # Tensors that end inside a block, at its end (1024 elements, csrc/cuda/map.cuh), and many in one thread's elements.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pydistill.cli import main
-from tests.cli.test_cli import SMALL
+from tests.cli.commands import SMALL
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-model.md"
 FLAGS = {"evaluate": ["--repeats", "1", "--epochs", "2"]}

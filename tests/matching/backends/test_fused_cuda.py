@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pydistill.data.dsa import DsaSettings
 from pydistill.engine.student import kept_programs, release_students
-from pydistill.matching import Batches, Match, match, match_many
+from pydistill.matching import Batches, match, match_many
 from pydistill.matching.backends import program
 from pydistill.ops.build_info import build_config
-from tests.matching.problems import Case, assert_same, make_case
+from tests.matching.problems import Case, assert_same, make_case, same_bits
 
 pytestmark = [
     pytest.mark.cuda,
@@ -48,11 +48,6 @@ def counts() -> tuple[int, int, int]:
     (only,) = kept_programs._things.values()
     found: tuple[int, int, int] = only.engine.counts()
     return found
-
-
-def same_bits(one: tuple[Match, dict[str, Tensor]], other: tuple[Match, dict[str, Tensor]]) -> bool:
-    equal = torch.equal(one[0].loss, other[0].loss) and torch.equal(one[0].distances, other[0].distances)
-    return equal and all(torch.equal(value, other[1][name]) for name, value in one[1].items())
 
 
 def on_gpu(case: Case) -> Case:

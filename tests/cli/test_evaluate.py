@@ -1,0 +1,85 @@
+"""`pydistill evaluate`: its table, its progress and the evaluations that it records."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pydistill.evaluation import evaluate as evaluate_module
+from pydistill.evaluation.evaluate import Evaluation
+from pydistill.evaluation.evaluations_file import read_evaluations
+from tests.cli.commands import run
+
+
+def test_evaluate_prints_a_table_across_architectures(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["evaluate", finished, "--models", "convnet1-w4", "mlp-w8", "--repeats", 2, "--epochs", 2]
+    assert run(*command) == 0
+    table = capsys.readouterr().out
+    assert "convnet1-w4" in table
+    assert "mlp-w8" in table
+    assert run(*command, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["model"] for row in rows] == ["convnet1-w4", "mlp-w8"]
+    assert [len(row["runs"]) for row in rows] == [2, 2]
+
+
+def test_evaluating_the_student_repeats_the_accuracies_of_the_run(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", finished, "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert row["runs"] == summary["accuracy_final"]["runs"]
+
+
+def test_digits_take_no_data_path(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", finished, "--data", "nope") == 2
+    assert "--data must be left out for digits" in capsys.readouterr().err
+
+
+def test_evaluate_shows_progress_and_records_every_architecture(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
+    monkeypatch.setattr("pydistill._util.progress.LINE_EVERY_SECONDS", 0.0)
+    common = ["evaluate", run_folder, "--models", "mlp-w4", "mlp-w8", "--repeats", "1", "--epochs", "2"]
+    assert run(*common) == 0
+    output = capsys.readouterr()
+    assert re.sub(r"test [\d.]+%", "test T", output.err).splitlines() == [
+        "networks' epochs 1/4",
+        "networks' epochs 2/4",
+        "networks' epochs 2/4: network mlp-w4 1/1, test T",
+        "networks' epochs 3/4: network mlp-w4 1/1, test T",
+        "networks' epochs 4/4: network mlp-w4 1/1, test T",
+        "networks' epochs 4/4: network mlp-w8 1/1, test T",
+    ]
+    assert "epochs" not in output.out
+    assert run(*common, "--quiet") == 0
+    assert "networks" not in capsys.readouterr().err
+    assert [row["model"] for row in read_evaluations(run_folder)] == ["mlp-w4", "mlp-w8"] * 2
+
+    real = evaluate_module.evaluate
+
+    def stopped_in_the_second(*arguments: Any, **options: Any) -> Evaluation:
+        if arguments[4].width == 8:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(evaluate_module, "evaluate", stopped_in_the_second)
+    assert run(*common, "--quiet") == 130
+    assert [row["model"] for row in read_evaluations(run_folder)][4:] == ["mlp-w4"]
+
+
+def test_evaluate_refuses_damaged_evaluations_before_the_work(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
+    (run_folder / "evaluations.json").write_text("[3]")
+    monkeypatch.delattr(evaluate_module, "evaluate")
+    assert run("evaluate", run_folder) == 1
+    assert "evaluations.json is damaged" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+"""`buffer.main`: the training of experts and their export, which overwrites no file of others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from pydistill.compat import buffer
+from pydistill.trajectories import TrajectoryStore
+from tests.compat.scripts import BUFFERS, make_buffers, names
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--train_epochs", "0"], "--train_epochs must be "),
+        (["--mom", "2"], "--mom must be "),
+        (["--lr_teacher", "0.5"], "; choose another folder, or give "),
+    ],
+)
+def test_messages_name_the_flags_of_buffer(
+    flags: list[str], part: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_buffers(*flags) == 2
+    assert part in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("store", [True, False], ids=["next to our experts", "alone"])
+def test_buffers_of_other_programs_are_not_overwritten(
+    store: bool, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files that replaced ours, and files that another program added."""
+    if store:
+        shutil.copy(here / BUFFERS / "replay_buffer_0.pt", here / BUFFERS / "replay_buffer_2.pt")
+        theirs, flags = here / BUFFERS / "replay_buffer_2.pt", ["--num_experts", "6"]
+    else:
+        for ours in ("pydistill-experts", "pydistill-exported.json"):
+            path = here / BUFFERS / ours
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        theirs, flags = here / BUFFERS / "replay_buffer_0.pt", []
+    before = theirs.read_bytes()
+    assert make_buffers(*flags) == 2
+    assert theirs.name in capsys.readouterr().err
+    assert theirs.read_bytes() == before
+
+
+def test_a_changed_buffer_is_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / BUFFERS / "replay_buffer_0.pt").write_bytes(b"mine")
+    assert make_buffers() == 2
+    assert "replay_buffer_0.pt" in capsys.readouterr().err
+    assert (here / BUFFERS / "replay_buffer_0.pt").read_bytes() == b"mine"
+
+
+def test_a_buffer_command_killed_during_its_export_can_be_run_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between two files: one is new, the other old, and both are ours."""
+    replace, left = Path.replace, [1]
+
+    def stop(self: Path, target: Path) -> Path:
+        if self.suffix == ".pt" and not left:
+            raise KeyboardInterrupt
+        left.clear()
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        assert make_buffers("--num_experts", "4", "--save_interval", "3") == 130
+    assert make_buffers("--num_experts", "4", "--save_interval", "3") == 0
+    buffers = [torch.load(here / BUFFERS / f"replay_buffer_{index}.pt", weights_only=True) for index in (0, 1)]
+    assert [len(experts) for experts in buffers] == [3, 1]
+
+
+@pytest.mark.parametrize("flags", [("--mom", "0.9"), ("--l2", "0.1"), ("--l2", "0.1", "--decay")])
+def test_experts_train_with_momentum_and_weight_decay(flags: tuple[str, ...], here: Path) -> None:
+    """The settings are those of PyTorch's SGD, and are recorded in the store."""
+    before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
+    other = ["--num_experts", "1", "--buffer_path", "other"]
+    if "--decay" in flags:
+        assert make_buffers("--num_experts", "1", "--buffer_path", "decayed", "--decay") == 0
+        before = torch.load(here / "decayed/tensors/convnet2-w4/replay_buffer_0.pt", weights_only=True)
+    assert make_buffers(*other, *flags) == 0
+    folder = here / "other/tensors/convnet2-w4"
+    after = torch.load(folder / "replay_buffer_0.pt", weights_only=True)
+    assert torch.equal(after[0][0][0], before[0][0][0])
+    assert not torch.equal(after[0][-1][0], before[0][-1][0])
+    training = TrajectoryStore.open(folder / "pydistill-experts").record.training
+    expected = (0.9, 0.0) if "--mom" in flags else (0.0, 0.1)
+    assert (training["momentum"], training["weight_decay"]) == expected
+
+
+def test_one_expert_is_reported_in_the_singular(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make_buffers("--num_experts", "1") == 0
+    assert capsys.readouterr().out.startswith("1 expert in buffers")
+
+
+def test_a_larger_count_adds_experts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.load(here / BUFFERS / "replay_buffer_0.pt", weights_only=True)
+    assert make_buffers("--num_experts", "4") == 0
+    assert "4 experts in" in capsys.readouterr().out
+    after = [torch.load(here / BUFFERS / f"replay_buffer_{number}.pt", weights_only=True) for number in (0, 1)]
+    assert [len(experts) for experts in after] == [2, 2]
+    assert torch.equal(after[0][1][4][0], before[1][4][0])
+
+
+def test_an_export_with_fewer_buffers_removes_the_others(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise their experts would be read twice; also after a kill before they are removed."""
+    assert make_buffers("--save_interval", "1") == 0
+    assert names(here / BUFFERS) == [f"replay_buffer_{number}.pt" for number in range(3)]
+    unlink = Path.unlink
+
+    def stop(self: Path, missing_ok: bool = False) -> None:
+        if self.suffix == ".pt":
+            raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stop)
+        assert make_buffers() == 130
+    assert make_buffers() == 0
+    assert names(here / BUFFERS) == ["replay_buffer_0.pt", "replay_buffer_1.pt"]
+    assert [len(torch.load(here / BUFFERS / f"replay_buffer_{n}.pt", weights_only=True)) for n in (0, 1)] == [2, 1]
+
+
+@pytest.mark.parametrize("about", [[], {"replay_buffer_0.pt": "x"}, {"../mine.pt": []}])
+def test_a_damaged_record_of_exports(about: object, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / BUFFERS / "pydistill-exported.json").write_text(json.dumps(about))
+    assert make_buffers() == 1
+    assert "pydistill-exported.json is damaged; remove it" in capsys.readouterr().err
+
+
+def test_a_changed_buffer_is_not_removed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A buffer that the new export does not write would be removed."""
+    (here / BUFFERS / "replay_buffer_1.pt").write_bytes(b"mine")
+    assert make_buffers("--save_interval", "3") == 2
+    assert "replay_buffer_1.pt" in capsys.readouterr().err
+    assert (here / BUFFERS / "replay_buffer_1.pt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--dsa", "False"], "--dsa False is refused"),
+        (["--decay", "--mom", "0.9"], "--mom with --decay is refused"),
+        (["--save_interval", "0"], "--save_interval must be at least 1"),
+    ],
+)
+def test_wrong_flags_of_buffer(flags: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert buffer.main(flags) == 2
+    assert part in capsys.readouterr().err
