@@ -3,11 +3,11 @@
     python -m benchmarks.accuracy --width 128 --batch 10 --steps 1,5 --seeds 20
     python -m benchmarks.accuracy --width 32 --batch 10 --steps 10 --seeds 20 --expert-epochs 5
 
-For each seed another network, other images and another target: random ones, or with --expert-epochs a network that was
-trained for so many epochs (on the digits, or as --data, --path and --images say), two of its epochs later, and real
-images. ReLU has kinks: after a few steps a difference of rounding flips single units, and any two correct
-implementations in float32 then differ by far more than rounding. So single seeds say little; means and medians over
-seeds are compared, and the median and least cosine of the angle between a gradient in the images and the exact one.
+Every seed has its own network, images and target. They are random, or with --expert-epochs a network after so many
+epochs of training (on the digits, or as --data, --path and --images say), the same two epochs later, and real images.
+ReLU has kinks: after a few steps a difference of rounding flips single units, and any two correct implementations in
+float32 then differ by far more than rounding. So single seeds say little; means and medians over seeds are compared,
+and the median and least cosine of the angle between a gradient in the images and the exact one.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def random_case(seed: int, options: argparse.Namespace) -> Case:
 def expert_case(seed: int, options: argparse.Namespace) -> Case:
     """Make a problem from a segment of an expert's trajectory, with equally many images of each class."""
     data = dataset(options.data, options.path)
-    some = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))[: options.images]
-    images, labels = data.train_images[some], data.train_labels[some]
+    chosen = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(seed))[: options.images]
+    images, labels = data.train_images[chosen], data.train_labels[chosen]
     classes = data.num_classes
     torch.manual_seed(seed)
     model = ConvNet(data.in_channels, classes, data.image_size, width=options.width, depth=3)
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--expert-epochs", type=int, default=None)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--path", default=None)
-    parser.add_argument("--images", type=int, default=None, help="so many images for each expert; all by default")
+    parser.add_argument("--images", type=int, default=None, help="training images per expert; all by default")
     options = parser.parse_args()
     if min(options.width, options.batch, options.seeds) < 1 or not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", options.steps):
         parser.error("--width, --batch and --seeds must be at least 1, --steps such numbers with commas between")
@@ -136,9 +136,9 @@ def main() -> None:
                 rows.append([*row, float(cosine)])
         for contestant, rows in errors.items():
             *columns, cosines = zip(*rows, strict=True)
-            told = " | ".join(f"{statistics.mean(value):.1e}, {statistics.median(value):.1e}" for value in columns)
-            told += f" | {statistics.median(cosines):.4f}, {min(cosines):.4f}"
-            print(f"{steps:>3} {contestant:>9} | {told}", flush=True)
+            cells = " | ".join(f"{statistics.mean(value):.1e}, {statistics.median(value):.1e}" for value in columns)
+            cells += f" | {statistics.median(cosines):.4f}, {min(cosines):.4f}"
+            print(f"{steps:>3} {contestant:>9} | {cells}", flush=True)
 
 
 if __name__ == "__main__":

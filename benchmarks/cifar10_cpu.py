@@ -2,8 +2,8 @@
 
     python -m benchmarks.cifar10_cpu --data CIFAR --work FOLDER
 
-CIFAR is what `--data.path` takes (torchvision's files, an image folder, or an archive of one). Experts in FOLDER are
-kept and whole runs in it are not repeated, so a stopped benchmark goes on where it was. Results are appended to
+CIFAR is what `--data.path` takes (torchvision's files, an image folder, or an archive of one). Experts and
+finished runs in FOLDER are not made again, so a stopped benchmark goes on where it was. Results are appended to
 benchmarks/results/cifar10_cpu.csv and printed as the table of docs/results.md.
 """
 
@@ -96,13 +96,13 @@ def main() -> None:
     print(f"{'| IPC':<6} | {'set':<12} | accuracy (%) | loss first → last | seconds | peak memory (GB) |")
     print("|---|---|---|---|---|---|")
     for row in rows:
-        told = f"| {row['ipc']} | {row['set']} | {100 * row['mean']:.1f} ± {100 * row['std']:.1f} |"
+        line = f"| {row['ipc']} | {row['set']} | {100 * row['mean']:.1f} ± {100 * row['std']:.1f} |"
         if "seconds" in row:
-            told += f" {row['loss_first']:.3f} → {row['loss_last']:.3f} | {row['seconds']:.0f} |"
-            told += f" {row['peak_bytes'] / 1e9:.2f} |"
+            line += f" {row['loss_first']:.3f} → {row['loss_last']:.3f} | {row['seconds']:.0f} |"
+            line += f" {row['peak_bytes'] / 1e9:.2f} |"
         else:
-            told += " | | |"
-        print(told)
+            line += " | | |"
+        print(line)
 
 
 def save(rows: list[dict[str, Any]]) -> None:

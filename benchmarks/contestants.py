@@ -37,8 +37,8 @@ MATRIX_SIDE = 2048
 class Setting:
     """The problem: network, images, number of student steps, and how it runs.
 
-    `images` is the number of synthetic images, of which each step trains on `batch`; None: on all `batch` of them, in
-    every step. `dsa` is the strategy of their augmentation, "" for none.
+    `images` is the number of synthetic images, of which a step trains on `batch`; None: every step trains on the
+    same `batch` images. `dsa` is the strategy of their augmentation, "" for none.
     """
 
     model: str = "convnet3"
@@ -349,8 +349,8 @@ def multiply_adds(setting: Setting) -> int:
 
 
 def bytes_beyond(setting: Setting, cache: int) -> int:
-    """The least bytes through memory of the same products, each called by itself: its operands are read once and its
-    result is written once, except for `cache` bytes that may lie in the processor's cache at the call and after it.
+    """Count the least bytes that these products read and write: their operands and results, once per call, less the
+    `cache` bytes that may lie in the processor's cache at the call and after it.
     """
     size = torch.empty((), dtype=getattr(torch, setting.dtype)).element_size()
     one_image = replace(setting, batch=1)

@@ -6,8 +6,8 @@
 `train` is one epoch of `pydistill.training.train.train` with its augmentation (on a GPU, a fifth of five epochs),
 `test` one
 `accuracy` on the same images, by the engine (`engine`) and by PyTorch (`torch`); `published` is the published loop's
-way, see `benchmarks.published`. The contestants live in processes of their own that take turns; in a round each is
-called once, warm, one at a time. Rows are appended to benchmarks/results/experts.csv, where `median`, `q10` and `q90`
+way, see `benchmarks.published`. The contestants are processes that take turns; in a round every one is called
+once, warm. Rows are appended to benchmarks/results/experts.csv, where `median`, `q10` and `q90`
 are seconds; benchmarks.report makes a table of docs/performance.md of them.
 """
 
@@ -107,7 +107,7 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
 
 
 def measure(setting: Setting, repeats: int) -> dict[str, list[float] | str]:
-    """Seconds of each contestant's calls, or why it cannot run."""
+    """Time the contestants; return their seconds, or the reason why they cannot run."""
     with contextlib.ExitStack() as stack:
         workers = {
             name: stack.enter_context(Worker("benchmarks.experts", name, asdict(setting))) for name in CONTESTANTS

@@ -2,15 +2,15 @@
 
 A contestant is what `prepare(name, setting)` of a module returns: an object with `call()`, the work, and `scale`, what
 a second of that call counts as. Where memory is asked for, the module also has `smallest(setting)`, the same problem at
-its least size. Where problems follow each other, it may have `release()`, which gives back what it keeps.
+its least size. Where problems follow each other, it may have `release()`, which frees its memory.
 
-What a worker is asked, and its answer's `value`:
+The requests of a worker, and the `value` of its reply:
 
-    time                seconds of one call; the first asking prepares the contestant
+    time                seconds of one call; the first request prepares the contestant
     memory              peak in MB of the first call of a fresh process, see `_peak_of_a_call`
-    problem SETTING     0; what was prepared is given up, the next asking prepares the contestant for SETTING (JSON)
-    peak                peak in MB since the problem was set, all of it, and `reserved`, what the allocator has taken
-    kernels             seconds that one call's kernels run (without a GPU: its operators), and `table`, which they are
+    problem SETTING     0; the next request prepares the contestant for SETTING (JSON)
+    peak                peak in MB since the problem was set, and `reserved`, the MB that the allocator holds
+    kernels             seconds that one call's kernels run (without a GPU: its operators), and `table`, their names
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Worker:
 
     Args:
         module: import path of the module that has `prepare`, and `smallest` if memory is asked for.
-        name: which contestant.
+        name: the contestant.
         setting: the problem; JSON values.
-        allocator: a key of ALLOCATORS; whatever the caller's environment says of malloc is not passed on.
+        allocator: a key of ALLOCATORS; malloc's settings in the caller's environment are not passed on.
         environment: variables to set for the process.
     """
 
@@ -165,11 +165,11 @@ class Worker:
 
 
 def take_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, list[float] | str]:
-    """Seconds of each worker's calls, or why it could not run: everyone is asked once a round, one at a time."""
+    """Time every worker once a round, one at a time; return its seconds, or the reason why it could not run."""
     result: dict[str, list[float] | str] = {name: [] for name in workers}
     names = list(workers)
     for turn in range(-WARM_CALLS, rounds):
-        shift = turn % len(names)  # nobody always follows the same one
+        shift = turn % len(names)  # so that no worker always follows the same one
         for name in [*names[shift:], *names[:shift]]:
             seconds_so_far = result[name]
             if isinstance(seconds_so_far, str):
@@ -212,7 +212,7 @@ def serve(module: ModuleType, name: str, setting: dict[str, Any], asked: IO[str]
             else:
                 contestant = contestant or module.prepare(name, setting)
                 reply = _kernels(contestant) if what == "kernels" else {"value": seconds(contestant) * contestant.scale}
-        except Exception as error:  # whatever the contestant raises is its reason, told in the table
+        except Exception as error:  # any error of the contestant is a reason for the table
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             reply = {"error": first_line if len(first_line) <= 300 else first_line[:300] + " …"}
         replies.write(json.dumps(reply) + "\n")
@@ -337,7 +337,7 @@ def machine() -> str:
 def counted(text: str) -> int:
     """Parse a command-line argument that is an integer of at least 1."""
     if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, not {text!r}")
     return int(text)
 
 

@@ -52,7 +52,7 @@ class Outcome:
 
     contestant: str
     allocator: str
-    seconds: list[float] = field(default_factory=list)  # of each call
+    seconds: list[float] = field(default_factory=list)  # one number per call
     peak_mb: float | None = None
     reason: str | None = None
 
@@ -180,7 +180,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dsa",
         default=default.dsa,
-        help="augmentation, drawn anew at each call: color_crop_cutout_flip_scale_rotate, or some of these ('': none)",
+        help="augmentation, drawn at every call: color_crop_cutout_flip_scale_rotate, or some of these ('': none)",
     )
     parser.add_argument("--gradient", choices=GRADIENTS, default=default.gradient)
     parser.add_argument("--selection", choices=SELECTIONS, default=default.selection)

@@ -333,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--check", action="store_true", help="change nothing, tell what is not up to date")
+    parser.add_argument("--check", action="store_true", help="change nothing, list what is not up to date")
     parser.add_argument("--csv", type=Path, default=RESULTS)
     parser.add_argument("--experts-csv", type=Path, default=experts.RESULTS)
     parser.add_argument(

@@ -49,7 +49,7 @@ while (($#)); do
     esac
 done
 [[ -n $out ]] || fail "OUT_DIR is missing; see --help"
-[[ $minutes =~ ^[1-9][0-9]*$ ]] || fail "--minutes must be a whole number of at least 1, not '$minutes'"
+[[ $minutes =~ ^[1-9][0-9]*$ ]] || fail "--minutes must be an integer of at least 1, not '$minutes'"
 [[ -z $data || ,$parts, == *,real,* ]] || parts+=,real
 [[ $out == /* ]] || out=$here/$out
 [[ -z $data || $data == /* ]] || data=$here/$data

@@ -13,7 +13,7 @@ from benchmarks.harness import MEGABYTE, seconds
 REPEATS = 10
 WARM_CALLS = 3
 SIDES = {"cuda": 8192, "cpu": 512}  # of the matrices
-MEGABYTES = {"cuda": 4096, "cpu": 64}  # of what is copied, far more than any cache holds
+MEGABYTES = {"cuda": 4096, "cpu": 64}  # of the copy, far more than any cache holds
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Ceilings:
         matrix_rate: operations per second (two for a multiply-add) of a large matrix product in float32, at the
             precision that PyTorch's convolutions have here: TF32 where its switch allows it.
         copy_rate: bytes per second of a large copy, read and written bytes counted.
-        cache: bytes of the largest cache (on a GPU its second level; elsewhere 0, as nothing tells).
+        cache: bytes of the largest cache (on a GPU its second level; elsewhere 0: unknown).
         precision: tf32 or float32.
     """
 
@@ -41,7 +41,7 @@ class _Timed:
 
 
 def measure(device: str) -> Ceilings:
-    """The ceilings of a device, on random numbers, each the median of ten calls."""
+    """Measure the ceilings of a device on random numbers, as medians of ten calls."""
     side, elements = SIDES[device], MEGABYTES[device] * MEGABYTE // 4
     tf32 = device == "cuda" and torch.backends.cudnn.allow_tf32
     left, right, product = (torch.randn(side, side, device=device) for _ in range(3))

@@ -6,10 +6,10 @@
 An outer iteration draws the batches and their augmentation, trains the student for N steps, and goes back to the
 gradients of the images and the learning rate. Reading an expert's two points and moving the pixels are no part of it.
 
-Every contestant lives in a process of its own, one works at a time, and what it does not use is given back before the
-next begins. Each first does an eighth of the steps. If the time that is left for it allows no whole iteration, or
-memory runs out in one, its row is this part, scaled to N and marked so. Rows are appended to OUT_DIR/grid.csv as they
-are measured; benchmarks.gpu.table makes a table of them.
+Contestants are processes that work one at a time and free their memory before the next begins. A contestant first runs
+an eighth of the steps. If its time does not suffice for a complete iteration, or memory runs out in one, its row is
+this part, scaled to N and marked so. Rows are appended to OUT_DIR/grid.csv as they are measured; benchmarks.gpu.table
+makes a table of them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CONTESTANTS: dict[str, tuple[str, dict[str, str]]] = {
     "torch": ("torch", {}),
     "fused-direct": ("fused", {"PYDISTILL_CUDA_GRAPHS": "0"}),
 }
-"""The contestants, with the environment variables that each runs with."""
+"""The contestants with their environment variables."""
 
 GROWING = ("autograd",)  # whose memory grows with the steps
 PROFILED = ("C10-50",)  # where kernels are timed too
@@ -72,7 +72,7 @@ COLUMNS = (
 )
 
 
-class Asked(Protocol):
+class Timeable(Protocol):
     """The requests that a worker answers."""
 
     def ask(self, what: str, limit: float | None = None) -> float: ...
@@ -82,7 +82,7 @@ class Asked(Protocol):
 
 @dataclass
 class Outcome:
-    """The measurements of one contestant on one problem; `seconds` are those of outer iterations, scaled if needed."""
+    """The measurements of one contestant on one problem; `seconds` are of outer iterations, scaled if needed."""
 
     seconds: list[float] = field(default_factory=list)
     steps: int = 0  # student steps of the iterations that were run
@@ -95,17 +95,17 @@ class Outcome:
 
 
 def tiny(setting: Setting) -> Setting:
-    """The problem at a size that a CPU does in milliseconds."""
+    """Shrink the problem to a size that a CPU does in milliseconds."""
     size = 16 if setting.model == "convnet4" else 8
     return replace(setting, width=4, size=size, classes=3, images=6, batch=4, steps=9, threads=1)
 
 
-def measure(worker: Asked, setting: Setting, share: float, *, room_mb: float | None = None) -> Outcome:
-    """An outer iteration within about `share` seconds; what cannot be measured is told in the outcome's note.
+def measure(worker: Timeable, setting: Setting, share: float, *, room_mb: float | None = None) -> Outcome:
+    """Time an outer iteration within about `share` seconds; the outcome's note says what could not be measured.
 
     Args:
         room_mb: the device's memory, of a contestant whose memory grows with the steps: if N of them are not likely to
-            fit, all are tried even where there is no time, so that what cannot run is not told as a scaled time.
+            fit, all are tried even where there is no time, so that no scaled time stands for a run out of memory.
     """
     outcome, limit, part = Outcome(), share + GRACE, part_of(setting)
     deadline = time.monotonic() + share
@@ -133,7 +133,7 @@ def measure(worker: Asked, setting: Setting, share: float, *, room_mb: float | N
     return outcome
 
 
-def measure_kernels(worker: Asked, setting: Setting, outcome: Outcome) -> None:
+def measure_kernels(worker: Timeable, setting: Setting, outcome: Outcome) -> None:
     """Time the kernels of a part, and scale that to N; where they cannot be timed, the table says why."""
     part = part_of(setting)
     try:
@@ -148,15 +148,15 @@ def measure_kernels(worker: Asked, setting: Setting, outcome: Outcome) -> None:
 
 
 def part_of(setting: Setting) -> Setting:
-    """The same with an eighth of the steps."""
+    """Return the problem with an eighth of the steps."""
     return replace(setting, steps=-(-setting.steps // 8))
 
 
-def _pose(worker: Asked, setting: Setting) -> None:
+def _pose(worker: Timeable, setting: Setting) -> None:
     worker.ask(f"problem {json.dumps(asdict(setting))}", GRACE)
 
 
-def _record(outcome: Outcome, worker: Asked, seconds: list[float], setting: Setting) -> None:
+def _record(outcome: Outcome, worker: Timeable, seconds: list[float], setting: Setting) -> None:
     peak = worker.request("peak")
     outcome.seconds, outcome.steps = seconds, setting.steps
     outcome.peak_mb, outcome.reserved_mb = peak["value"], peak["reserved"]
@@ -165,7 +165,7 @@ def _record(outcome: Outcome, worker: Asked, seconds: list[float], setting: Sett
 def row_of(
     name: str, contestant: str, setting: Setting, outcome: Outcome, result: Ceilings, shared: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """An outcome as a row of the results."""
+    """Convert an outcome to a row of the results."""
     counted = replace(setting, device="cpu")
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | dict(shared)
     row |= {key: getattr(setting, key) for key in PROBLEM}
@@ -185,7 +185,7 @@ def row_of(
 
 
 def run(out: Path, names: Sequence[str], contestants: Sequence[str], options: argparse.Namespace) -> int:
-    """Measure problem after problem, appending rows; returns how many rows have times."""
+    """Measure problem after problem, appending rows; return the number of rows with times."""
     deadline = time.monotonic() + options.seconds
     pairs = [(name, contestant) for name in names for contestant in contestants]
     result, shared = _ceilings(options.device), _shared(options.device)
@@ -195,7 +195,7 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], options: ar
     with contextlib.ExitStack() as stack:
         # All start at once, so that they load PyTorch while the first one works.
         workers = {contestant: _start(stack, contestant) for contestant in contestants}
-        heard: set[tuple[str, str]] = set()
+        printed: set[tuple[str, str]] = set()
         for place, (name, contestant) in enumerate(pairs):
             setting = replace(PROBLEMS[name], device=options.device)
             setting = tiny(setting) if options.scale == "tiny" else setting
@@ -214,8 +214,8 @@ def run(out: Path, names: Sequence[str], contestants: Sequence[str], options: ar
             if outcome.kernel_table:
                 print(f"kernels of {contestant} on {name}, an eighth of the steps:\n{outcome.kernel_table}", flush=True)
             timed += bool(outcome.seconds)
-            _tell_what_was_said(contestant, worker, heard)
-            if outcome.broken or not _rests(worker):
+            _print_warnings(contestant, worker, printed)
+            if outcome.broken or not _released(worker):
                 worker.close()
                 workers[contestant] = _start(stack, contestant)
     return timed
@@ -247,16 +247,16 @@ def _start(stack: contextlib.ExitStack, contestant: str) -> Worker:
     return stack.enter_context(Worker(MODULE, name, {}, "default", environment))
 
 
-def _tell_what_was_said(contestant: str, worker: Worker, heard: set[tuple[str, str]]) -> None:
-    """Print the worker's warnings, each once."""
+def _print_warnings(contestant: str, worker: Worker, printed: set[tuple[str, str]]) -> None:
+    """Print the worker's new warnings."""
     for line in worker.said()[:MOST_WARNINGS]:
-        if (contestant, line) not in heard:
-            heard.add((contestant, line))
+        if (contestant, line) not in printed:
+            printed.add((contestant, line))
             print(f"{contestant} says: {line}", flush=True)
 
 
-def _rests(worker: Worker) -> bool:
-    """Let a worker give back its memory; whether it did."""
+def _released(worker: Worker) -> bool:
+    """Let a worker free its memory; return whether it did."""
     try:
         worker.ask("problem {}", GRACE)
     except CannotRun:
@@ -275,7 +275,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def parse(command: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; what is wrong with it is told in one sentence, and the exit status is 2."""
+    """Parse the command line; an error is one sentence, and the exit status is 2."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu.grid", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -18,7 +18,7 @@ class NotReady(Exception):
 
 
 def describe() -> list[str]:
-    """GPU, driver, CUDA, PyTorch and Python, a line each.
+    """Describe GPU, driver, CUDA, PyTorch and Python, one line per item.
 
     Raises:
         NotReady: there is no PyTorch with CUDA, no visible GPU, or no nvcc.
@@ -38,19 +38,19 @@ def describe() -> list[str]:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         raise NotReady("there is no nvcc on the PATH; the CUDA kernels are compiled by it")
-    release = _said(nvcc, "--version").splitlines()[-1:]
+    release = _output(nvcc, "--version").splitlines()[-1:]
     properties = torch.cuda.get_device_properties(0)
     state = "driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw,utilization.gpu"
     return [
         f"{properties.name}: {properties.multi_processor_count} multiprocessors, "
         f"{properties.total_memory / 2**30:.0f} GiB, L2 {properties.L2_cache_size / 2**20:.0f} MiB",
-        f"{state}: {_said('nvidia-smi', f'--query-gpu={state}', '--format=csv,noheader')}",
+        f"{state}: {_output('nvidia-smi', f'--query-gpu={state}', '--format=csv,noheader')}",
         f"PyTorch {torch.__version__} (CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}), "
         f"Python {sys.version.split()[0]}, nvcc {''.join(release)}",
     ]
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     """Return a program's output, or the reason why it cannot run."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
@@ -59,7 +59,7 @@ def _said(*command: str) -> str:
 
 
 def main() -> int:
-    """Print; 1 if the machine is not ready."""
+    """Print the machine, or why it is not ready; return 0 or 1."""
     try:
         print("\n".join(describe()))
     except NotReady as error:

@@ -6,7 +6,7 @@ DATA is CIFAR-10 as an image folder or an archive of one. Of the preset att/cifa
 trained for the six epochs that its segments reach instead of fifty (their rate is constant, so these are the first six
 of the fifty), as many as three tenths of the time allow; and iterations end when only the evaluation's time is left.
 Random real images are evaluated first, on one network. Everything is appended to OUT_DIR/real.jsonl as it happens.
-Data, unpacked, and experts are kept in --work and taken from there when the run is repeated.
+The unpacked data and the experts stay in --work; a repeated run takes them from there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pydistill.trajectories import TrajectoryStore
 FILE = "real.jsonl"
 WORK = harness.ROOT / "build" / "gpu-real"
 EXPERTS_SHARE = 0.3
-TELL_EVERY = 5.0  # seconds
+RECORD_EVERY = 5.0  # seconds
 
 
 def preset() -> Recipe:
@@ -68,7 +68,7 @@ def preset() -> Recipe:
 
 
 def tiny(recipe: Recipe) -> Recipe:
-    """The recipe at a size that a CPU does in seconds."""
+    """Shrink the recipe to a size that a CPU does in seconds."""
     training = replace(recipe.expert.training, batch_size=16)
     return replace(
         recipe,
@@ -94,11 +94,11 @@ class Run:
         print(line, flush=True)
 
     def left(self) -> float:
-        """Seconds until the time is over."""
+        """Return the seconds until the time is over."""
         return self.deadline - time.monotonic()
 
     def random_real(self) -> float:
-        """Evaluate random real images on one network; returns its seconds."""
+        """Evaluate random real images on one network; return its seconds."""
         settings, ipc = self.recipe.evaluation, self.recipe.distill.ipc
         images, labels = self.dataset.sample_per_class(ipc, torch.Generator().manual_seed(0))
         result = self._evaluated(images, labels, self.recipe.distill.lr_init, replace(settings, repeats=1))
@@ -106,15 +106,15 @@ class Run:
         return result.seconds
 
     def experts(self) -> TrajectoryStore:
-        """As many experts as the preset has or a share of the time allows, at least one."""
+        """Train as many experts as the preset has or a share of the time allows, at least one."""
         distill, settings = self.recipe.distill, self.recipe.expert
         training = replace(settings.training, epochs=int(distill.max_start + distill.expert_epochs))
         until = time.monotonic() + EXPERTS_SHARE * self.left()
         took = 0.0
         for count in range(1, settings.count + 1):
             began = time.monotonic()
-            asked = replace(settings, count=count, training=training)
-            store = train_experts(self.dataset, self.recipe.model, asked, self.work / "experts")
+            of_count = replace(settings, count=count, training=training)
+            store = train_experts(self.dataset, self.recipe.model, of_count, self.work / "experts")
             took = max(took, time.monotonic() - began)
             accuracy = store.accuracies(count - 1)["test"][-1]
             rate = training.epochs / took
@@ -134,16 +134,16 @@ class Run:
             report = distiller.iterate()
             losses.append(report.loss)
             done = self.left() < reserve or report.iteration == self.recipe.distill.iterations
-            if done or report.iteration == 1 or time.monotonic() - began > TELL_EVERY:
+            if done or report.iteration == 1 or time.monotonic() - began > RECORD_EVERY:
                 rate = len(losses) / (time.monotonic() - began)
-                told = {"loss": sum(losses) / len(losses), "step": report.steps[0], "lr": report.lr}
-                self.record("iteration", iteration=report.iteration, **told, iterations_per_second=round(rate, 3))
+                means = {"loss": sum(losses) / len(losses), "step": report.steps[0], "lr": report.lr}
+                self.record("iteration", iteration=report.iteration, **means, iterations_per_second=round(rate, 3))
                 losses, began = [], time.monotonic()
             if done:
                 return distiller
 
-    def judge(self, distiller: Distiller) -> None:
-        """Evaluate what was distilled, by the preset's protocol."""
+    def evaluate_distilled(self, distiller: Distiller) -> None:
+        """Evaluate the distilled set by the preset's protocol."""
         labels = distiller.synthetic.training_labels
         result = self._evaluated(distiller.images, labels, distiller.lr, self.recipe.evaluation)
         self.record("distilled", iteration=distiller.iteration, lr=distiller.lr, **result.as_record())
@@ -155,7 +155,7 @@ class Run:
 
 
 def run(recipe: Recipe, options: argparse.Namespace) -> None:
-    """Load, train experts, distil, evaluate; each step is recorded when it is done."""
+    """Load, train experts, distil and evaluate, and record every step when it is done."""
     began = time.monotonic()
     read = replace(recipe.data, path=str(options.data), cache=str(options.work / "data"))
     dataset = data.load(read).to(options.device)
@@ -168,7 +168,7 @@ def run(recipe: Recipe, options: argparse.Namespace) -> None:
     network_seconds = one.random_real()
     store = one.experts()
     distiller = one.distil(store, reserve=1.3 * recipe.evaluation.repeats * network_seconds + 5)
-    one.judge(distiller)
+    one.evaluate_distilled(distiller)
 
 
 def describe(file: Path) -> str:
@@ -194,14 +194,14 @@ def describe(file: Path) -> str:
 
 
 def parse(command: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; what is wrong with it is told in one sentence, and the exit status is 2."""
+    """Parse the command line; an error is one sentence, and the exit status is 2."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT_DIR")
     parser.add_argument("--seconds", type=harness.counted, default=500, help="for everything")
-    parser.add_argument("--work", type=Path, default=WORK, help="data and experts are kept there")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder for data and experts")
     parser.add_argument("--lr-image", type=float, help="learning rate of the pixels, if not the preset's")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--scale", choices=("full", "tiny"), default="full")

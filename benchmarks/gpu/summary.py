@@ -1,4 +1,4 @@
-"""One page of what benchmarks/run_gpu.sh found, printed and written to OUT_DIR/summary.md.
+"""Summarise the results of benchmarks/run_gpu.sh on one page, printed and written to OUT_DIR/summary.md.
 
 python -m benchmarks.gpu.summary OUT_DIR "PART: how it ended" …
 """
@@ -14,18 +14,18 @@ from benchmarks.gpu import ready, real, table
 from benchmarks.harness import read_rows
 
 MOST_LINES = 40
-# What of a log is told: pytest's verdicts and failures, and the sanitizer's verdicts.
+# The lines of a log that the page shows: pytest's verdicts and failures, and the sanitizer's verdicts.
 OF_PYTEST = re.compile(r"^(RESULT|FAILED|ERROR)\b.*")
 OF_SANITIZER = re.compile(r"^========= (ERROR SUMMARY|RACECHECK SUMMARY|Invalid|Race reported|Error).*")
 
 
 def page(out: Path, parts: Sequence[str]) -> str:
-    """The summary as Markdown."""
+    """Return the summary as Markdown."""
     try:
         machine = ready.describe()
     except ready.NotReady as error:
         machine = [str(error)]
-    sections = ["# What was found on this GPU", _items(machine), "## Parts", _items(parts)]
+    sections = ["# Results on this GPU", _items(machine), "## Parts", _items(parts)]
     for title, name, pattern in (
         ("Tests that need a GPU", "tests", OF_PYTEST),
         ("compute-sanitizer", "sanitizer", OF_SANITIZER),
@@ -42,8 +42,8 @@ def page(out: Path, parts: Sequence[str]) -> str:
     log = out / "experts.log"
     if log.exists():
         sections += ["## Training and testing networks", f"```\n{log.read_text(encoding='utf-8').strip()}\n```"]
-    if told := real.describe(out / real.FILE):
-        sections += ["## CIFAR-10, one image per class", told]
+    if sentences := real.describe(out / real.FILE):
+        sections += ["## CIFAR-10, one image per class", sentences]
     return "\n\n".join(sections) + "\n"
 
 

@@ -17,7 +17,7 @@ Row = dict[str, str]
 
 
 def floor(row: Row) -> float:
-    """The least seconds of an outer iteration: arithmetic at the rate of matrix products, or bytes at that of copies.
+    """Return the least seconds of an outer iteration: of arithmetic at the matrix rate, or of bytes at the copy rate.
 
     max(2 · multiply-adds / matrix rate, bytes / copy rate), of the exact gradient's convolutions and matrix products.
     """
@@ -26,7 +26,7 @@ def floor(row: Row) -> float:
 
 
 def of_rows(rows: Sequence[Row]) -> str:
-    """Markdown; of rows that measured the same the last counts."""
+    """Format rows as Markdown; the last row of a problem and a contestant counts."""
     latest = {(row["problem"], row["contestant"]): row for row in rows}
     problems = list(dict.fromkeys(problem for problem, _ in latest))
     contestants = list(dict.fromkeys(contestant for _, contestant in latest))
@@ -37,7 +37,7 @@ def of_rows(rows: Sequence[Row]) -> str:
         result = {name: latest[problem, name] for name in contestants if (problem, name) in latest}
         one = next(iter(result.values()))
         sizes = ", ".join(one[key] for key in ("classes", "images", "batch", "steps"))
-        fused, oracle = (_whole(result.get(name)) for name in ("fused", "autograd"))
+        fused, oracle = (_median(result.get(name)) for name in ("fused", "autograd"))
         ratios = [
             f"{fused / oracle:.3g}" if fused and oracle else "",
             f"{fused / floor(one):.3g}" if fused else "",
@@ -47,7 +47,7 @@ def of_rows(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n" + "".join(_kernels(row) for row in latest.values() if row["kernels"])
 
 
-def _whole(row: Row | None) -> float | None:
+def _median(row: Row | None) -> float | None:
     """Median seconds, unless they are missing."""
     return float(row["median"]) if row is not None and row["median"] else None
 

@@ -1,9 +1,9 @@
-"""The tests marked `cuda`, each file in a process of its own: an error of one kernel ends all work of its process.
+"""Run the tests marked `cuda`, one process per file: an error in a kernel ends all work of its process.
 
     python -m benchmarks.gpu.tests
 
 Four files are tested at a time; tests marked `slow`, which may need the whole GPU's memory, come afterwards, one file
-at a time. What pytest prints is shown file by file, and at the end a line for each: RESULT FILE: pytest's verdict.
+at a time. pytest's output is printed file by file, and at the end a line per file: RESULT FILE: pytest's verdict.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ NO_TESTS = 5  # pytest's status
 
 
 def files(root: Path) -> list[Path]:
-    """The test files in which the mark appears, kernels first, then matching, and benchmarks last."""
+    """Return the test files in which the mark appears: kernels first, then matching, benchmarks last."""
     result = [file for file in (root / "tests").rglob("test_*.py") if MARK in file.read_text(encoding="utf-8")]
     place = {"ops": 0, "matching": 1, "benchmarks": 3}
     return sorted(result, key=lambda file: (place.get(file.parent.name, 2), file))
 
 
 def run(file: Path, marks: str) -> tuple[int, str]:
-    """Status of the tests of a file that have these marks, and what pytest prints."""
+    """Run the tests of a file that have these marks; return pytest's status and its output."""
     options = ["-q", "-ra", "--durations=3", "-p", "no:cacheprovider", "-m", marks]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(file)],
@@ -42,12 +42,12 @@ def run(file: Path, marks: str) -> tuple[int, str]:
 
 
 def main(root: Path = ROOT) -> int:
-    """Test, print; 1 if a test failed or none was found."""
+    """Run the tests and print their results; return 1 if a test failed or there was none."""
     result = files(root)
     results: list[str] = []
     failed = not result
 
-    def tell(file: Path, marks: str, outcome: tuple[int, str]) -> None:
+    def report(file: Path, marks: str, outcome: tuple[int, str]) -> None:
         nonlocal failed
         status, text = outcome
         if status == NO_TESTS:
@@ -61,10 +61,10 @@ def main(root: Path = ROOT) -> int:
     quick, slow = "cuda and not slow", "cuda and slow"
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         for file, outcome in zip(result, pool.map(lambda value: run(value, quick), result), strict=True):
-            tell(file, quick, outcome)
+            report(file, quick, outcome)
     for file in result:
         if "mark.slow" in file.read_text(encoding="utf-8"):
-            tell(file, slow, run(file, slow))
+            report(file, slow, run(file, slow))
     print("\n".join(results))
     return 1 if failed else 0
 

@@ -21,7 +21,7 @@ void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product
                             const at::Tensor& step);
 
 // table: [n] int64 or [n, K]; index: [N, B] int64; out: [B] or [B, K] <- the rows index[k]. A row that does
-// not exist is NaN, or -1 in whole numbers.
+// not exist is NaN, or -1 in integers.
 void gather_rows(const at::Tensor& table, const at::Tensor& index, const at::Tensor& step,
                  const at::Tensor& out);
 

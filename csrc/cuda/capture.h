@@ -5,11 +5,11 @@
 namespace pydistill::cuda {
 
 // capture offers
-//   begin()       throws if it cannot; nothing is recorded then
-//   check()       throws if what has begun must not go on
-//   end()         throws if what was queued cannot be recorded
-//   forget()      the error that giving up leaves behind
-// Throws what the first of them, or the work, throws; what has begun has then ended.
+//   begin()       begins a capture, or throws
+//   check()       throws if the capture must not go on
+//   end()         ends the capture; throws if the queued work cannot be recorded
+//   forget()      clears the error that a discarded capture leaves behind
+// Throws the first error; a capture that began has then ended.
 template <typename Capture, typename Work>
 void record(Capture& capture, const Work& work) {
   capture.begin();
@@ -19,7 +19,7 @@ void record(Capture& capture, const Work& work) {
   } catch (...) {
     try {
       capture.end();
-    } catch (...) {  // as it does where the work broke it: the reason is the work's
+    } catch (...) {  // the work broke the capture, and its error is the reason
       capture.forget();
     }
     throw;

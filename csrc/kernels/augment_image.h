@@ -68,7 +68,7 @@ struct Target {
   }
 };
 
-// The whole numbers that go with the value type V: positions of pixels, and offsets in memory.
+// The integers that go with the value type V: positions of pixels, and offsets in memory.
 template <typename V>
 struct Numbers {
   using Scalar = V;

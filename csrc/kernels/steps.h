@@ -82,7 +82,7 @@ struct CopyPoint {
   PYDISTILL_HOST_DEVICE void write(int64_t i, const Piece& piece) const { out[i] = piece.source[i]; }
 };
 
-// out[b] = table[index[k, b]]; a row that does not exist is NaN, or -1 in whole numbers.
+// out[b] = table[index[k, b]]; a row that does not exist is NaN, or -1 in integers.
 template <typename scalar_t>
 struct GatherRows {
   const scalar_t* table;  // [n, width]

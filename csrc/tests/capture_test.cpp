@@ -1,6 +1,7 @@
-// A recording ends whatever happens in it, and what is told is the first thing that went wrong.
+// A capture that began ends even if a part of it throws, and the first error is the one thrown.
 #include "../cuda/capture.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -10,18 +11,16 @@
 
 namespace {
 
-using Words = std::vector<std::string>;
+using Names = std::vector<std::string>;
 
-struct Noted {
-  Words fails;  // the parts that throw their name
-  Words done;
+struct FakeCapture {
+  Names failing;  // the parts that throw their name
+  Names done;
 
   void part(const std::string& name) {
     done.push_back(name);
-    for (const std::string& each : fails) {
-      if (each == name) {
-        throw std::runtime_error(name);
-      }
+    if (std::find(failing.begin(), failing.end(), name) != failing.end()) {
+      throw std::runtime_error(name);
     }
   }
   void begin() { part("begin"); }
@@ -30,26 +29,26 @@ struct Noted {
   void forget() { part("forget"); }
 };
 
-// What was done, and after it what was thrown.
-Words recorded(const Words& fails) {
-  Noted noted{fails, {}};
+// Returns the parts that were called, and then the error.
+Names recorded(const Names& failing) {
+  FakeCapture capture{failing, {}};
   try {
-    pydistill::cuda::record(noted, [&] { noted.part("work"); });
+    pydistill::cuda::record(capture, [&] { capture.part("work"); });
   } catch (const std::runtime_error& error) {
-    noted.done.push_back(std::string("threw ") + error.what());
+    capture.done.push_back(std::string("threw ") + error.what());
   }
-  return noted.done;
+  return capture.done;
 }
 
 }  // namespace
 
 int main() {
-  CHECK((recorded({}) == Words{"begin", "check", "work", "end"}));
-  CHECK((recorded({"begin"}) == Words{"begin", "threw begin"}));
-  CHECK((recorded({"check"}) == Words{"begin", "check", "end", "threw check"}));
-  CHECK((recorded({"work"}) == Words{"begin", "check", "work", "end", "threw work"}));
-  CHECK((recorded({"work", "end"}) == Words{"begin", "check", "work", "end", "forget", "threw work"}));
-  CHECK((recorded({"end"}) == Words{"begin", "check", "work", "end", "threw end"}));
+  CHECK((recorded({}) == Names{"begin", "check", "work", "end"}));
+  CHECK((recorded({"begin"}) == Names{"begin", "threw begin"}));
+  CHECK((recorded({"check"}) == Names{"begin", "check", "end", "threw check"}));
+  CHECK((recorded({"work"}) == Names{"begin", "check", "work", "end", "threw work"}));
+  CHECK((recorded({"work", "end"}) == Names{"begin", "check", "work", "end", "forget", "threw work"}));
+  CHECK((recorded({"end"}) == Names{"begin", "check", "work", "end", "threw end"}));
   std::puts("capture: all checks hold");
   return 0;
 }

@@ -1,4 +1,4 @@
-// Work that is kept to one thread, where there is MKL; a stand-in plays it.
+// Work on one thread where there is MKL, which a stand-in plays.
 #include <omp.h>
 
 #include <utility>
@@ -18,7 +18,7 @@ namespace {
 
 using pydistill::cpu::OnOneThread;
 
-void wanted_it_sets_one_and_puts_back(int before) {
+void one_thread_is_set_and_reset(int before) {
   mkl_threads = before;
   {
     const OnOneThread one(true);
@@ -33,7 +33,7 @@ void wanted_it_sets_one_and_puts_back(int before) {
   CHECK(omp_get_max_threads() == 3);
 }
 
-void not_wanted_it_changes_nothing() {
+void false_changes_nothing() {
   mkl_threads = 2;
   const OnOneThread as_many(false);
   CHECK(mkl_threads == 2);
@@ -45,9 +45,9 @@ int main() {
   omp_set_dynamic(0);
   omp_set_num_threads(3);
   for (const int before : {0, 2, 3}) {
-    wanted_it_sets_one_and_puts_back(before);
+    one_thread_is_set_and_reset(before);
   }
-  not_wanted_it_changes_nothing();
+  false_changes_nothing();
   CHECK(mkl_threads == 2);
   return 0;
 }

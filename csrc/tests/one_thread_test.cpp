@@ -1,4 +1,4 @@
-// Work that is kept to one thread, and what other work finds after it.
+// Work on one thread, and the number of threads of other work during and after it.
 #include "../cpu/one_thread.h"
 
 #include <omp.h>
@@ -19,7 +19,7 @@ int threads_of_a_loop() {
   return threads;
 }
 
-void wanted_it_keeps_loops_to_one_thread() {
+void loops_run_on_one_thread() {
   {
     const OnOneThread one(true);
     CHECK(omp_get_max_threads() == 1);
@@ -34,12 +34,12 @@ void wanted_it_keeps_loops_to_one_thread() {
   CHECK(threads_of_a_loop() == 3);
 }
 
-void not_wanted_it_changes_nothing() {
+void false_changes_nothing() {
   const OnOneThread as_many(false);
   CHECK(threads_of_a_loop() == 3);
 }
 
-void it_is_its_own_threads_alone() {
+void other_threads_are_not_changed() {
   int others = 0;
 #pragma omp parallel num_threads(2)
   {
@@ -58,8 +58,8 @@ void it_is_its_own_threads_alone() {
 int main() {
   omp_set_dynamic(0);
   omp_set_num_threads(3);
-  wanted_it_keeps_loops_to_one_thread();
-  not_wanted_it_changes_nothing();
-  it_is_its_own_threads_alone();
+  loops_run_on_one_thread();
+  false_changes_nothing();
+  other_threads_are_not_changed();
   return 0;
 }

@@ -19,7 +19,7 @@ def test_rows_are_printed_and_appended(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(experts.PROBLEMS, "digits", TINY)
-    file = tmp_path / "found.csv"
+    file = tmp_path / "rows.csv"
     assert experts.main(["--problems", "digits", "--repeat=2", "--threads=1", f"--csv={file}"]) == 0
     rows = harness.read_rows(file)
     ran = ["engine"] if "cpu" in load_extension().device_types else []
@@ -37,13 +37,13 @@ def test_rows_are_printed_and_appended(
 
 
 def test_the_contestants_are_what_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, bool]] = []
+    calls: list[tuple[str, bool]] = []
 
     def train(*_: Any, engine: bool, **__: Any) -> None:
-        asked.append(("train", engine))
+        calls.append(("train", engine))
 
     def accuracy(*_: Any, engine: bool) -> None:
-        asked.append(("test", engine))
+        calls.append(("test", engine))
 
     monkeypatch.setattr(experts, "train", train)
     monkeypatch.setattr(experts, "accuracy", accuracy)
@@ -51,7 +51,7 @@ def test_the_contestants_are_what_they_are_called(monkeypatch: pytest.MonkeyPatc
     for name in ("engine", "torch"):
         for work in experts.WORKS:
             prepare(name, vars(TINY) | {"work": work}).call()
-    assert asked == [("train", True), ("test", True), ("train", False), ("test", False)]
+    assert calls == [("train", True), ("test", True), ("train", False), ("test", False)]
 
 
 def test_the_engine_says_what_it_does_not_run() -> None:

@@ -16,15 +16,15 @@ from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.harness import CannotRun
 
 SETTING = grid.PROBLEMS["C10-1"]  # N = 80, a part is 10 steps
-FOUND = Ceilings(matrix_rate=4e14, copy_rate=4e12, cache=50 << 20, precision="tf32")
+CEILINGS = Ceilings(matrix_rate=4e14, copy_rate=4e12, cache=50 << 20, precision="tf32")
 
 
 class Scripted:
-    """A worker whose calls take a second a step by the clock of the test, and that fails when told to."""
+    """A worker whose calls take a second a step by the clock of the test, and that fails as scripted."""
 
     def __init__(self, per_step: float, fails: dict[int, str] | None = None) -> None:
         self.per_step, self.fails, self.now, self.steps = per_step, fails or {}, 0.0, 0
-        self.asked: list[tuple[str, int]] = []
+        self.requests: list[tuple[str, int]] = []
 
     def ask(self, what: str, limit: float | None = None) -> float:
         return float(self.request(what, limit)["value"])
@@ -34,7 +34,7 @@ class Scripted:
         if word == "problem":
             self.steps = json.loads(arguments)["steps"]
             return {"value": 0.0}
-        self.asked.append((word, self.steps))
+        self.requests.append((word, self.steps))
         if word == "peak":
             return {"value": 100.0 * self.steps, "reserved": 200.0 * self.steps}
         if self.steps in self.fails:
@@ -49,11 +49,11 @@ def measured(monkeypatch: pytest.MonkeyPatch, worker: Scripted, share: float, **
     return grid.measure(worker, SETTING, share, **options)
 
 
-def test_whole_iterations_where_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_iterations_where_there_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Scripted(0.01)
     actual = measured(monkeypatch, worker, 1000.0)
     assert actual == grid.Outcome([0.8] * 10, 80, 8000.0, 16000.0)
-    assert worker.asked == [("time", 10)] * 3 + [("peak", 10)] + [("time", 80)] * 12 + [("peak", 80)]
+    assert worker.requests == [("time", 10)] * 3 + [("peak", 10)] + [("time", 80)] * 12 + [("peak", 80)]
 
 
 def test_a_part_is_scaled_where_there_is_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_kernels_are_timed_at_a_part_and_scaled() -> None:
 
 
 def row(contestant: str, outcome: grid.Outcome, problem: str = "C10-1") -> dict[str, str]:
-    made = grid.row_of(problem, contestant, grid.PROBLEMS[problem], outcome, FOUND, {"device": "A GPU"})
+    made = grid.row_of(problem, contestant, grid.PROBLEMS[problem], outcome, CEILINGS, {"device": "A GPU"})
     assert list(made) == list(grid.COLUMNS)
     return {key: str(value) for key, value in made.items()}
 
@@ -143,7 +143,7 @@ def test_a_tiny_grid_on_the_cpu(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(grid, "REPEATS", 2)
-    monkeypatch.setattr(ceilings, "measure", lambda device: FOUND)
+    monkeypatch.setattr(ceilings, "measure", lambda device: CEILINGS)
     monkeypatch.setenv("PYDISTILL_COMMIT", "abc1234")
     flags = ["--device=cpu", "--scale=tiny", "--seconds=120"]
     assert grid.main([str(tmp_path), *flags, "--problems", "C10-50", "--contestants", "autograd", "tesla"]) == 0

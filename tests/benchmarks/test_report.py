@@ -85,7 +85,7 @@ def on_gpu(contestant: str, median: float = 1.0, **changes: object) -> dict[str,
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    page, actual, of_experts = tmp_path / "page.md", tmp_path / "found.csv", tmp_path / "experts.csv"
+    page, actual, of_experts = tmp_path / "page.md", tmp_path / "rows.csv", tmp_path / "experts.csv"
     page.write_text(PAGE, encoding="utf-8")
     harness.append_rows(actual, COLUMNS, ROWS)
     harness.append_rows(of_experts, experts.COLUMNS, EXPERTS)
@@ -157,7 +157,7 @@ def test_check(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert report.main(["--check", *files]) == 0
     plot = next((tmp_path / "images").glob("performance-memory-*.svg"))
     before = plot.read_bytes()
-    harness.append_rows(tmp_path / "found.csv", COLUMNS, [memory("torch", 20, 102)])
+    harness.append_rows(tmp_path / "rows.csv", COLUMNS, [memory("torch", 20, 102)])
     assert report.main(["--check", *files]) == 1
     assert f"{plot} does not show the results" in capsys.readouterr().out
     report.main(files)

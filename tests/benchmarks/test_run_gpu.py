@@ -1,4 +1,4 @@
-"""run_gpu.sh runs its parts in order and within the time, keeps what was found, and tells it on one page."""
+"""run_gpu.sh runs its parts in order and within the time, keeps their results, and summarises them on one page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ esac
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Fakes of the programs, noted in the file `calls`."""
+    """Fake programs that write their calls to the file `calls`."""
     tools = tmp_path / "tools"
     tools.mkdir()
     real = PYTHON.replace("REAL", sys.executable)

@@ -1,4 +1,4 @@
-"""Runs the commands of a page's bash block in a folder, in this process where it can, on data made up for it."""
+"""Run the commands of a page's bash block in a folder, in this process where it can, on data made up for it."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def make_pictures(folder: Path, classes: int = 10) -> None:
     """An image folder: of each class two training pictures 3×32×32 and one for the test, of the digit it ends in."""
     digits = load_digits()
     for label in range(classes):
-        found = digits.images[digits.target == label % 10]
-        for part, pictures in (("train", found[:2]), ("test", found[2:3])):
+        images = digits.images[digits.target == label % 10]
+        for part, pictures in (("train", images[:2]), ("test", images[2:3])):
             place = folder / part / f"class{label}"
             place.mkdir(parents=True)
             for number, picture in enumerate(pictures):
@@ -68,55 +68,55 @@ def make_pictures(folder: Path, classes: int = 10) -> None:
 
 
 @dataclass
-class Kitchen:
-    """Makes what commands read, each kind once, and gives copies of it."""
+class Inputs:
+    """Makes the inputs of commands once, and copies of them."""
 
     folder: Path
 
     def make(self, kind: str, to: Path) -> None:
-        kept = self.folder / kind
-        if not kept.exists():
-            _MAKERS[kind](self, kept)
-        (shutil.copytree if kept.is_dir() else shutil.copyfile)(kept, to)
+        path = self.folder / kind
+        if not path.exists():
+            _MAKERS[kind](self, path)
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, to)
 
-    def run_of_digits(self, kept: Path) -> None:
+    def run_of_digits(self, path: Path) -> None:
         self.make("experts", self.folder / "experts-of-the-run")
-        flags = ["--experts", str(self.folder / "experts-of-the-run"), "--out", str(kept)]
+        flags = ["--experts", str(self.folder / "experts-of-the-run"), "--out", str(path)]
         assert main(["distill", *SMALL, *flags, "--quiet"]) == 0
 
-    def experts_of_digits(self, kept: Path) -> None:
-        assert main(["experts", *SMALL, "--out", str(kept), "--quiet"]) == 0
+    def experts_of_digits(self, path: Path) -> None:
+        assert main(["experts", *SMALL, "--out", str(path), "--quiet"]) == 0
 
-    def convexified(self, kept: Path) -> None:
+    def convexified(self, path: Path) -> None:
         self.make("experts", self.folder / "experts-convexified")
-        assert main(["convexify", str(self.folder / "experts-convexified"), "--out", str(kept), "--quiet"]) == 0
+        assert main(["convexify", str(self.folder / "experts-convexified"), "--out", str(path), "--quiet"]) == 0
 
-    def distilled_set(self, kept: Path) -> None:
+    def distilled_set(self, path: Path) -> None:
         self.make("run", self.folder / "run-of-the-set")
-        shutil.copyfile(self.folder / "run-of-the-set" / "distilled.safetensors", kept)
+        shutil.copyfile(self.folder / "run-of-the-set" / "distilled.safetensors", path)
 
 
 _MAKERS = {
-    "pictures": lambda kitchen, kept: make_pictures(kept),
-    "digits": lambda kitchen, kept: make_pictures(kept),
-    "hundred": lambda kitchen, kept: make_pictures(kept, classes=100),
-    "experts": Kitchen.experts_of_digits,
-    "convexified": Kitchen.convexified,
-    "run": Kitchen.run_of_digits,
-    "set": Kitchen.distilled_set,
+    "pictures": lambda inputs, path: make_pictures(path),
+    "digits": lambda inputs, path: make_pictures(path),
+    "hundred": lambda inputs, path: make_pictures(path, classes=100),
+    "experts": Inputs.experts_of_digits,
+    "convexified": Inputs.convexified,
+    "run": Inputs.run_of_digits,
+    "set": Inputs.distilled_set,
 }
 
 
-def run_block(source: str, options: BlockOptions, kitchen: Kitchen) -> None:
+def run_block(source: str, options: BlockOptions, inputs: Inputs) -> None:
     """Run every command of a block in the working folder; the first that fails is named."""
     for name, kind in options.made.items():
-        kitchen.make(kind, Path(name))
+        inputs.make(kind, Path(name))
     for line in command_lines(source):
         words = shlex.split(line, comments=True)
         if words[0] in ("make", "pip") or is_measurement(words):
             check_command(words)
             continue
-        make_inputs(words, options, kitchen)
+        make_inputs(words, options, inputs)
         if words[0] == "pydistill" and not FOR_A_SHELL.search(line.split("#")[0]):
             assert status_of(shrunk(words[1:], options)) == 0, line
         elif words[:2] == ["python", "-m"] and not FOR_A_SHELL.search(line.split("#")[0]):
@@ -146,29 +146,29 @@ def shrunk(words: list[str], options: BlockOptions) -> list[str]:
     return [*words, *added, *shlex.split(options.appended.get(command, ""))]
 
 
-def make_inputs(words: Sequence[str], options: BlockOptions, kitchen: Kitchen) -> None:
+def make_inputs(words: Sequence[str], options: BlockOptions, inputs: Inputs) -> None:
     """Make what the command reads under a name of `CALLED` and what is not there yet."""
     for previous, word in zip(["", *words], words, strict=False):
         name = word.split("/")[0]
         if previous == "--out" or Path(name).exists() or name not in CALLED:
             continue
         if previous == "--experts" and words[1] in TAKES_A_RECIPE:  # by the recipe of the command that reads them
-            recipe = [each for each in words[2:] if each != "--resume"]
+            recipe = [word for word in words[2:] if word != "--resume"]
             for flag in ("--experts", "--out", "--log.wandb"):
                 if flag in recipe:
                     del recipe[recipe.index(flag) : recipe.index(flag) + 2]
             assert main(shrunk(["experts", *recipe, "--out", name, "--quiet"], options)) == 0
         else:
-            kitchen.make(CALLED[name], Path(name))
+            inputs.make(CALLED[name], Path(name))
 
 
 def run_module(module: str, arguments: list[str]) -> None:
     """`python -m MODULE ARGUMENTS`, in this process if it has a `main` that takes arguments."""
-    found = importlib.import_module(module)
-    if hasattr(found, "__path__"):
-        found = importlib.import_module(f"{module}.__main__")
-    assert hasattr(found, "main"), f"{module} has no main"
-    assert found.main(arguments) in (None, 0)
+    imported = importlib.import_module(module)
+    if hasattr(imported, "__path__"):
+        imported = importlib.import_module(f"{module}.__main__")
+    assert hasattr(imported, "main"), f"{module} has no main"
+    assert imported.main(arguments) in (None, 0)
 
 
 def run_in_a_shell(line: str) -> None:
@@ -240,10 +240,10 @@ def check_command(words: Sequence[str]) -> None:
 def check_extras(words: Sequence[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for word in words:
-        found = re.fullmatch(r"(?:\.|pydistill)\[([\w,]+)\]", word)
-        if found:
-            asked = set(found[1].split(","))
-            assert asked <= set(project["optional-dependencies"]), f"pyproject.toml lacks an extra of {sorted(asked)}"
+        extras = re.fullmatch(r"(?:\.|pydistill)\[([\w,]+)\]", word)
+        if extras:
+            names = set(extras[1].split(","))
+            assert names <= set(project["optional-dependencies"]), f"pyproject.toml lacks an extra of {sorted(names)}"
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from pydistill.recipes.recipe import preset_names, preset_path
 from pydistill.recipes.yaml import read_yaml
 from pydistill.runs import demo
 from tests.docs.doc_blocks import PAGES, ROOT, Block, all_blocks, blocks, files_of, read_comment
-from tests.docs.doc_commands import Kitchen, check_command, run_block
+from tests.docs.doc_commands import Inputs, check_command, run_block
 from tests.helpers.fake_wandb import FakeWandb
 
 # For blocks that are a part of a program: what the program said before.
@@ -59,21 +59,21 @@ def run_python(block: Block) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
-    return Kitchen(tmp_path_factory.mktemp("kitchen"))
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return Inputs(tmp_path_factory.mktemp("inputs"))
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder to work in, a cache of its own, a demo that is soon over; afterwards the methods as they were."""
+    """An empty working folder with its own cache and a short demo; METHODS is restored afterwards."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("PYDISTILL_CACHE", str(tmp_path / "cache"))
-    whole = demo.demo_recipe
+    complete_recipe = demo.demo_recipe
 
     def small_recipe(method: str, seed: int) -> object:
-        recipe = whole(method, seed)
+        recipe = complete_recipe(method, seed)
         training = replace(recipe.expert.training, epochs=4)
         return replace(
             recipe,
@@ -92,9 +92,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("block", all_blocks("python"), ids=lambda block: block.name)
-def test_python(block: Block, folder: Path, kitchen: Kitchen) -> None:
+def test_python(block: Block, folder: Path, inputs: Inputs) -> None:
     for name, kind in block.options.made.items():
-        kitchen.make(kind, folder / name)
+        inputs.make(kind, folder / name)
     names = run_python(block)
     tensors = [value for value in names.values() if isinstance(value, torch.Tensor) and value.is_floating_point()]
     assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
@@ -103,13 +103,13 @@ def test_python(block: Block, folder: Path, kitchen: Kitchen) -> None:
 
 
 @pytest.mark.parametrize("block", all_blocks("bash"), ids=lambda block: block.name)
-def test_bash(block: Block, folder: Path, kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bash(block: Block, folder: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, source in files_of(block.page).items():
         (folder / name).write_text(source, encoding="utf-8")
         monkeypatch.delitem(sys.modules, Path(name).stem, raising=False)
     if block.options.setup == "wandb":
         stand_in_for_wandb(folder, monkeypatch)
-    run_block(block.source, block.options, kitchen)
+    run_block(block.source, block.options, inputs)
 
 
 def stand_in_for_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +135,9 @@ def test_the_readme_s_loop_is_what_match_computes(folder: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_is_code_is_in_a_block_that_is_run(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    found = blocks(page)
-    assert len(re.findall("^ *```", text, re.MULTILINE)) == 2 * len(found), "a fence that is indented or left open"
-    assert {block.language for block in found} <= LANGUAGES
+    fenced = blocks(page)
+    assert len(re.findall("^ *```", text, re.MULTILINE)) == 2 * len(fenced), "a fence that is indented or left open"
+    assert {block.language for block in fenced} <= LANGUAGES
     unfenced = re.sub("^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     command = r"^(?: {4}|\t)(?:\$ |[A-Z_]+=\S+ )*(?:pydistill|python|pip|make|import|from) .*"
     commands = re.findall(command, unfenced, re.MULTILINE)
@@ -167,15 +167,15 @@ def test_a_wrong_comment_is_refused() -> None:
         "no-such-command-anywhere",
     ],
 )
-def test_a_command_that_is_not_there_is_found(command: str) -> None:
+def test_a_command_that_is_not_there_is_refused(command: str) -> None:
     with pytest.raises(AssertionError):
         check_command(command.split())
 
 
-def test_a_command_that_fails_is_found(folder: Path, kitchen: Kitchen, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_fails_is_reported(folder: Path, inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
     for source in ("pydistill show nowhere\n", "echo something | grep else\n", "python -c 0\n"):
         with pytest.raises(AssertionError):
-            run_block(source, read_comment("serves python"), kitchen)
+            run_block(source, read_comment("serves python"), inputs)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

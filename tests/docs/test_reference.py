@@ -53,16 +53,16 @@ def undocumented(module: types.ModuleType) -> list[str]:
     protocols = [value for value in classes.values() if getattr(value, "_is_protocol", False)]
     documented = {name for protocol in protocols for name, method in vars(protocol).items() if inspect.getdoc(method)}
     explained = [value for value in values.values() if inspect.isfunction(value) or inspect.isclass(value)]
-    found = [] if inspect.getdoc(module) else [module.__name__]
-    found += [f"{module.__name__}.{value.__name__}" for value in explained if not inspect.getdoc(value)]
+    silent_names = [] if inspect.getdoc(module) else [module.__name__]
+    silent_names += [f"{module.__name__}.{value.__name__}" for value in explained if not inspect.getdoc(value)]
     for name, value in classes.items():
         kinds = (types.FunctionType, property, classmethod, staticmethod)
-        methods = [each for each, kind in vars(value).items() if each[0] != "_" and isinstance(kind, kinds)]
+        methods = [name for name, kind in vars(value).items() if name[0] != "_" and isinstance(kind, kinds)]
         silent = [
             method for method in methods if method not in documented and not inspect.getdoc(getattr(value, method))
         ]
-        found += [f"{module.__name__}.{name}.{each}" for each in silent]
-    return found
+        silent_names += [f"{module.__name__}.{name}.{method}" for method in silent]
+    return silent_names
 
 
 def test_every_public_name_is_explained() -> None:

@@ -45,18 +45,18 @@ def test_replayed_steps_train_as_direct_ones(name: str, dsa: Any, monkeypatch: p
     captures: list[Any] = []
     capture = graphs._captured
 
-    def counted(*given: Any) -> Any:
-        captures.append(given)
-        return capture(*given)
+    def counted(*arguments: Any) -> Any:
+        captures.append(arguments)
+        return capture(*arguments)
 
     monkeypatch.setattr(graphs, "_captured", counted)
     for schedule in ("constant", "cosine"):
         captures.clear()
-        found, reports = trained(name, monkeypatch, True, dsa=dsa, schedule=schedule)
+        actual, reports = trained(name, monkeypatch, True, dsa=dsa, schedule=schedule)
         assert len(captures) == 2  # batches of 20, and of the 8 that are left
         expected, expected_reports = trained(name, monkeypatch, False, dsa=dsa, schedule=schedule)
         assert len(captures) == 2
-        assert course_error(found, expected, name) <= COURSE_BOUND
+        assert course_error(actual, expected, name) <= COURSE_BOUND
         assert [report[0] for report in reports] == list(range(1, 41))
         losses, expected_losses = ([report[1] for report in run] for run in (reports, expected_reports))
         torch.testing.assert_close(losses, expected_losses, rtol=1e-3, atol=1e-5)
@@ -116,11 +116,11 @@ def test_a_step_that_waits_for_the_gpu_is_not_captured_and_trains_all_the_same(
     monkeypatch.setattr(steps, "count_correct", waiting)
     stream = torch.cuda.current_stream()
     with caplog.at_level(logging.WARNING, "pydistill"):
-        found, reports = trained("convnet2-w4", monkeypatch, True)
+        actual, reports = trained("convnet2-w4", monkeypatch, True)
     assert "could not be captured as a CUDA graph and runs directly" in caplog.text
     assert torch.cuda.current_stream() == stream
     assert len(reports) == 40
-    assert course_error(found, expected) <= COURSE_BOUND
+    assert course_error(actual, expected) <= COURSE_BOUND
 
 
 @pytest.mark.cuda

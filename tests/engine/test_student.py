@@ -16,10 +16,10 @@ pytestmark = needs_engine
 
 
 def test_an_architecture_has_named_fields() -> None:
-    found = architecture_of(ConvNet(2, 3, 8, width=4, depth=2, pooling="max", first_padding=3), [5, 2, 8, 8])
-    assert (found.kind, found.channels, found.height, found.width, found.classes) == ("convnet", 2, 8, 8, 3)
-    assert (found.units, found.depth, found.norm, found.pooling) == (4, 2, "instance", "max")
-    assert (found.eps, found.first_padding) == (1e-5, 3)
+    actual = architecture_of(ConvNet(2, 3, 8, width=4, depth=2, pooling="max", first_padding=3), [5, 2, 8, 8])
+    assert (actual.kind, actual.channels, actual.height, actual.width, actual.classes) == ("convnet", 2, 8, 8, 3)
+    assert (actual.units, actual.depth, actual.norm, actual.pooling) == (4, 2, "instance", "max")
+    assert (actual.eps, actual.first_padding) == (1e-5, 3)
     assert architecture_of(MLP(2, 3, 8), [5, 2, 8, 8]).kind == "mlp"
 
 

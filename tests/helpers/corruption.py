@@ -36,10 +36,10 @@ class Running:
 
 
 def hostile_files(canary: Path) -> list[bytes]:
-    """Files that would run code, need a machine's whole memory, or are nothing at all."""
-    found = [b"", b"\0", b"\xff" * 64, b"PK\x03\x04" + b"\0" * 60, b"{" * 5000, b"[" * 200_000, b"null", b'{"a": 1}']
-    found.append(pickle.dumps(Running(canary)))
-    found.append(pickle.dumps([Running(canary)], protocol=4))
+    """Files that would run code, need all of a machine's memory, or are nothing at all."""
+    contents = [b"", b"\0", b"\xff" * 64, b"PK\x03\x04" + b"\0" * 60, b"{" * 5000, b"[" * 200_000, b"null", b'{"a": 1}']
+    contents.append(pickle.dumps(Running(canary)))
+    contents.append(pickle.dumps([Running(canary)], protocol=4))
     for value in (
         Running(canary),
         [[Running(canary)]],
@@ -56,12 +56,12 @@ def hostile_files(canary: Path) -> list[bytes]:
     ):
         buffer = io.BytesIO()
         torch.save(value, buffer)
-        found.append(buffer.getvalue())
+        contents.append(buffer.getvalue())
     for length in (0, 1, 2**40, 2**63):
-        found.append(struct.pack("<Q", length) + b"{}")
+        contents.append(struct.pack("<Q", length) + b"{}")
     header = json.dumps({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
-    found.append(struct.pack("<Q", len(header)) + header + b"\0" * 16)
-    return found
+    contents.append(struct.pack("<Q", len(header)) + header + b"\0" * 16)
+    return contents
 
 
 def damages() -> st.SearchStrategy[Corruption]:
@@ -93,23 +93,24 @@ def _flip(places: list[tuple[float, int]]) -> Corruption:
     return corrupt
 
 
-def _swap(given: tuple[float, float, int]) -> Corruption:
+def _swap(values: tuple[float, float, int]) -> Corruption:
     def corrupt(content: bytes) -> bytes:
-        first, second = sorted(int(place * len(content)) for place in given[:2])
-        size = min(given[2], second - first)
+        first, second = sorted(int(place * len(content)) for place in values[:2])
+        size = min(values[2], second - first)
         one, two = content[first : first + size], content[second : second + size]
         return content[:first] + two + content[first + size : second] + one + content[second + size :]
 
     return corrupt
 
 
-def _put(given: tuple[float, bytes]) -> Corruption:
-    return lambda content: content[: int(given[0] * len(content))] + given[1] + content[int(given[0] * len(content)) :]
+def _put(values: tuple[float, bytes]) -> Corruption:
+    place, inserted = values
+    return lambda content: content[: int(place * len(content))] + inserted + content[int(place * len(content)) :]
 
 
-def _odd_value(given: tuple[int, Any, bool]) -> Corruption:
+def _odd_value(values: tuple[int, Any, bool]) -> Corruption:
     """Put an odd value somewhere into the JSON that the file is, or that is in it; checksums are made to fit."""
-    number, value, remove = given
+    number, value, remove = values
 
     def corrupt(content: bytes) -> bytes:
         if content[:1] == b"{" and b"\n{" in content:  # lines
@@ -143,9 +144,9 @@ def _changed(text: bytes, number: int, value: Any, remove: bool) -> bytes:
 
 def _places(tree: Any) -> Any:
     items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, each in list(items):
+    for key, item in list(items):
         yield tree, key
-        yield from _places(each)
+        yield from _places(item)
 
 
 def _safetensors(content: bytes, number: int, value: Any, remove: bool) -> bytes:

@@ -146,7 +146,7 @@ class Mortal:
 def main(kind: str, experts: Path, out: Path) -> None:
     """Kill at KILLS random times and at KILLS or more moments of writing, every kind among them; finish every run."""
     work = WORKS[kind]
-    work(experts, out / "whole")  # in this process, so that the children find all modules imported
+    work(experts, out / "undisturbed")  # in this process, so that the children find all modules imported
     if len(os.listdir("/proc/self/task")) > 1:
         raise SystemExit("the process has threads, which its children would not have")
     mortal = Mortal(lambda folder: work(experts, folder))
@@ -159,7 +159,7 @@ def main(kind: str, experts: Path, out: Path) -> None:
         target = sum(mortal.killed.values()) + KILLS
         kinds = [] if by_time else sorted(set(moments))
         while kinds or sum(mortal.killed.values()) < target:
-            folder = out / f"parts-{len(finished)}"
+            folder = out / f"resumed-{len(finished)}"
             done = False
             if kinds:
                 name = kinds.pop()
@@ -174,7 +174,7 @@ def main(kind: str, experts: Path, out: Path) -> None:
             if not done:
                 mortal.attempt(folder)
             finished.append(str(folder))
-    print(json.dumps({"whole": str(out / "whole"), "parts": finished, "killed": mortal.killed}))
+    print(json.dumps({"undisturbed": str(out / "undisturbed"), "resumed": finished, "killed": mortal.killed}))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class BreakAt(RunCallback):
 
     def on_iteration(self, report: IterationReport) -> None:
         if report.iteration == self.iteration:
-            raise RuntimeError("broken off")
+            raise RuntimeError("interrupted")
 
 
 def plain_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -79,6 +79,6 @@ def in_double(dataset: Dataset) -> Dataset:
     return replace(dataset, train_pictures=train, test_pictures=test)
 
 
-def changed(found: torch.Tensor, before: torch.Tensor) -> bool:
-    """Whether the two differ anywhere."""
-    return not torch.equal(found, before)
+def changed(after: torch.Tensor, before: torch.Tensor) -> bool:
+    """Return whether the two differ anywhere."""
+    return not torch.equal(after, before)

@@ -74,8 +74,8 @@ def test_it_is_what_the_parts_compute(tmp_path: Path) -> None:
     work = recipe(iterations=2)
     parts = train_experts(DATA, MODEL, EXPERT, tmp_path / "parts")
     run_distillation(work, DATA, parts, tmp_path / "by-parts")
-    whole = pydistill.train_experts(DATA, recipe=work, out=tmp_path / "experts", device="cpu")
-    assert whole.digest == parts.digest
+    trained = pydistill.train_experts(DATA, recipe=work, out=tmp_path / "experts", device="cpu")
+    assert trained.digest == parts.digest
     made = pydistill.distill(DATA, tmp_path / "experts", recipe=work, out=tmp_path / "run", device="cpu")
     assert_same_outcome(tmp_path / "by-parts", tmp_path / "run")
     assert made.set.recipe.expert == work.expert
@@ -120,9 +120,9 @@ def test_a_run_is_continued_only_if_asked(experts: TrajectoryStore, tmp_path: Pa
     with pytest.raises(InputError):
         distilled(DATA, experts, tmp_path / "run", iterations=3)
     continued = distilled(DATA, experts, tmp_path / "run", iterations=3, resume=True)
-    distilled(DATA, experts, tmp_path / "whole", iterations=3)
+    distilled(DATA, experts, tmp_path / "uninterrupted", iterations=3)
     assert continued.run.iterations == 3
-    assert torch.equal(continued.set.images, pydistill.load(tmp_path / "whole").images)
+    assert torch.equal(continued.set.images, pydistill.load(tmp_path / "uninterrupted").images)
 
 
 def test_a_network_of_the_user_s_own(tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ def test_wrong_calls_are_refused_before_anything_is_written(
 
 
 def test_a_gpu_is_used_by_default_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+    devices: list[str] = []
 
     def moved(data: Dataset, device: torch.device | str) -> Dataset:
-        asked.append(str(device))
+        devices.append(str(device))
         return data
 
     monkeypatch.setattr(Dataset, "to", moved)
@@ -175,7 +175,7 @@ def test_a_gpu_is_used_by_default_if_there_is_one(monkeypatch: pytest.MonkeyPatc
         for device in (None, "cpu"):
             with pytest.raises(InputError):
                 pydistill.train_experts(DATA, out="", device=device)
-    assert asked == ["cuda", "cpu", "cpu", "cpu"]
+    assert devices == ["cuda", "cpu", "cpu", "cpu"]
 
 
 def test_callbacks_and_an_evaluation_as_settings(experts: TrajectoryStore, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_experts_and_matches_in_one_line(experts: TrajectoryStore) -> None:
     model = pydistill.nn.build(ModelSettings("mlp", width=4), 1, 4, 8, seed=0)
     start = pydistill.nn.flatten(model).detach()
     batches = [(DATA.train_images[:4], DATA.train_labels[:4])] * 3
-    found = pydistill.match(model, start, start + 0.1, batches, 0.1)
-    assert repr(found) == f"Match(loss={found.loss:.6g}, step=3 of 3, backend={found.backend!r})"
+    outcome = pydistill.match(model, start, start + 0.1, batches, 0.1)
+    assert repr(outcome) == f"Match(loss={outcome.loss:.6g}, step=3 of 3, backend={outcome.backend!r})"
 
 
 def test_what_random_real_images_are_worth() -> None:
@@ -228,8 +228,8 @@ def test_progress_is_shown_if_asked(
     pydistill.train_experts(DATA, "mlp-w4", out=tmp_path / "shown", progress=True, **TRAINING)
     run = distilled(DATA, experts, tmp_path / "run", progress=True)
     run.set.evaluate("mlp-w4", 1, epochs=1, progress=True)
-    told = capsys.readouterr().err
-    assert all(title in told for title in ("experts' epochs 8/8", "distilling 3/3", "networks' epochs 1/1"))
+    progress = capsys.readouterr().err
+    assert all(title in progress for title in ("experts' epochs 8/8", "distilling 3/3", "networks' epochs 1/1"))
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_a_run_that_failed_in_its_first_iteration_starts_over(
     resume: bool, store: TrajectoryStore, tmp_path: Path
 ) -> None:
     """Nothing is lost, so other settings may be tried in the same folder."""
-    with pytest.raises(RuntimeError, match="broken off"):
+    with pytest.raises(RuntimeError, match="interrupted"):
         run_distillation(recipe(iterations=3, steps=4), DATA, store, tmp_path / "run", callbacks=[BreakAt(1)])
     assert RunFolder(tmp_path / "run").metrics()
     run_distillation(recipe(iterations=3), DATA, store, tmp_path / "run", resume=resume)
@@ -75,8 +75,8 @@ def test_a_run_that_failed_in_its_first_iteration_starts_over(
 
 def test_a_lost_or_damaged_checkpoint_is_refused(store: TrajectoryStore, tmp_path: Path) -> None:
     folder = finished(store, tmp_path)
-    whole = folder.checkpoint_path.read_bytes()
-    for damaged in (b"", b"not a checkpoint", whole[:-100], whole[:-1] + bytes([whole[-1] ^ 1])):
+    complete = folder.checkpoint_path.read_bytes()
+    for damaged in (b"", b"not a checkpoint", complete[:-100], complete[:-1] + bytes([complete[-1] ^ 1])):
         folder.checkpoint_path.write_bytes(damaged)
         refused(store, folder, FormatError, CHECKPOINT_NAME)
     folder.checkpoint_path.unlink()

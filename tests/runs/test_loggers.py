@@ -74,8 +74,8 @@ def test_tensorboard_goes_on_after_a_resume(store: TrajectoryStore, tmp_path: Pa
         killed.on_iteration(IterationReport(iteration, (Segment(0, 0.0, 1.0, -1.0, 1, (1.0,)),), 0.1))
     killed.on_end()
     distil(store, run, TENSORBOARD, resume=True)
-    distil(store, tmp_path / "whole", TENSORBOARD)
-    assert scalars(run, "loss") == scalars(tmp_path / "whole", "loss")
+    distil(store, tmp_path / "uninterrupted", TENSORBOARD)
+    assert scalars(run, "loss") == scalars(tmp_path / "uninterrupted", "loss")
     assert len(list((run / "tensorboard").iterdir())) == 3
 
 
@@ -117,17 +117,17 @@ def test_an_optional_log_that_cannot_be_opened_is_a_warning_and_a_required_one_a
     assert RunFolder(tmp_path / "required").metrics() == []
 
 
-@pytest.mark.parametrize(("inside", "found"), [("events", False), ("__init__.py", True)])
-def test_a_folder_is_no_package(inside: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("inside", "is_package"), [("events", False), ("__init__.py", True)])
+def test_a_folder_is_no_package(inside: str, is_package: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run's wandb/ or tensorboard/ lies where Python looks for packages when a command is run beside it."""
-    name = f"log_of_no_package_{found}"
+    name = f"log_of_no_package_{is_package}"
     (tmp_path / name).mkdir()
     (tmp_path / name / inside).touch()
     monkeypatch.syspath_prepend(tmp_path)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: find_spec(name))
-    assert LogSettings().with_tensorboard is found
-    if found:
+    assert LogSettings().with_tensorboard is is_package
+    if is_package:
         LogSettings(wandb="offline")
     else:
         with pytest.raises(MissingDependencyError, match="wandb"):
@@ -184,8 +184,8 @@ def test_the_real_wandb_offline(store: TrajectoryStore, tmp_path: Path) -> None:
     """Where it is installed; the tests' own environment has the stand-in alone."""
     pytest.importorskip("wandb")
     distil(store, tmp_path / "first", LogSettings(tensorboard=False, wandb="offline"), iterations=3)
-    (kept,) = (tmp_path / "first" / "wandb").glob("offline-run-*/run-*.wandb")
-    assert kept.stat().st_size > 1000
+    (record,) = (tmp_path / "first" / "wandb").glob("offline-run-*/run-*.wandb")
+    assert record.stat().st_size > 1000
 
 
 def test_wandb_online_that_cannot_be_reached_goes_offline(
@@ -213,19 +213,19 @@ def test_wandb_online_without_a_key_is_refused_before_the_first_iteration(
 def test_the_flags(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found: list[LogSettings] = []
+    settings: list[LogSettings] = []
 
     def keep(*arguments: Any, log: LogSettings, **others: Any) -> None:
-        found.append(log)
+        settings.append(log)
         raise InputError("enough")
 
     monkeypatch.setattr("pydistill.runs.workflow.distill_and_report", keep)
     monkeypatch.setattr("pydistill.runs.loggers.settings._installed", lambda name: True)
     flags = ["--log.wandb", "offline", "--log.tensorboard", "false", "--log.project", "mine"]
-    given = ["distill", "--data.name", "digits", "--experts", str(store.path), "--out", str(tmp_path / "run"), *flags]
-    assert main(given) == 2
+    command = ["distill", "--data.name", "digits", "--experts", str(store.path), "--out", str(tmp_path / "run"), *flags]
+    assert main(command) == 2
     assert "enough" in capsys.readouterr().err
-    assert found == [LogSettings(tensorboard=False, wandb="offline", project="mine")]
+    assert settings == [LogSettings(tensorboard=False, wandb="offline", project="mine")]
 
 
 @needs_tensorboard

@@ -53,16 +53,16 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
     ],
     ids=["att", "mct", "learned", "teacher and augmentation", "several experts"],
 )
-def test_a_broken_off_run_continues_as_if_it_had_not_been(
+def test_an_interrupted_run_continues_as_the_uninterrupted_one(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path
 ) -> None:
     work = recipe(evaluate_every=4, **changes)
-    run_distillation(work, DATA, store, tmp_path / "whole")
+    run_distillation(work, DATA, store, tmp_path / "uninterrupted")
     for iteration in (2, 5, 7):
-        with pytest.raises(RuntimeError, match="broken off"):
-            run_distillation(work, DATA, store, tmp_path / "parts", resume=True, callbacks=[BreakAt(iteration)])
-    run_distillation(work, DATA, store, tmp_path / "parts", resume=True)
-    assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
+        with pytest.raises(RuntimeError, match="interrupted"):
+            run_distillation(work, DATA, store, tmp_path / "resumed", resume=True, callbacks=[BreakAt(iteration)])
+    run_distillation(work, DATA, store, tmp_path / "resumed", resume=True)
+    assert_same_outcome(tmp_path / "uninterrupted", tmp_path / "resumed")
 
 
 class Own(nn.Module):
@@ -84,16 +84,16 @@ class Dropping(Own):
         return self.second(nn.functional.dropout(self.first(images.flatten(1)).tanh(), 0.5, self.training))
 
 
-def test_a_network_with_dropout_continues_as_if_it_had_not_been_broken_off(tmp_path: Path) -> None:
+def test_a_network_with_dropout_continues_as_the_uninterrupted_one(tmp_path: Path) -> None:
     own = train_experts(DATA, Dropping, EXPERT, tmp_path / "experts")
     torch.rand(3)  # nothing of a run may depend on the global generator
     again = train_experts(DATA, Dropping, EXPERT, tmp_path / "again")
     assert own.digest == again.digest
-    run_distillation(recipe(), DATA, own, tmp_path / "whole", network=Dropping)
-    with pytest.raises(RuntimeError, match="broken off"):
-        run_distillation(recipe(), DATA, own, tmp_path / "parts", network=Dropping, callbacks=[BreakAt(5)])
-    run_distillation(recipe(), DATA, own, tmp_path / "parts", network=Dropping, resume=True)
-    assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
+    run_distillation(recipe(), DATA, own, tmp_path / "uninterrupted", network=Dropping)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_distillation(recipe(), DATA, own, tmp_path / "resumed", network=Dropping, callbacks=[BreakAt(5)])
+    run_distillation(recipe(), DATA, own, tmp_path / "resumed", network=Dropping, resume=True)
+    assert_same_outcome(tmp_path / "uninterrupted", tmp_path / "resumed")
 
 
 @pytest.mark.parametrize("network", [Own, ModelSettings("tests.runs.test_run:Own")], ids=["object", "import path"])
@@ -105,11 +105,11 @@ def test_a_network_of_the_user_s_own(network: Any, tmp_path: Path) -> None:
 
 
 def test_more_iterations_can_be_added(store: TrajectoryStore, tmp_path: Path) -> None:
-    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "whole")
-    run_distillation(recipe(iterations=5), DATA, store, tmp_path / "parts")
-    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "parts", resume=True)
-    whole, parts = (Artefact.load(tmp_path / name) for name in ("whole", "parts"))
-    assert torch.equal(whole.images, parts.images)
+    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "uninterrupted")
+    run_distillation(recipe(iterations=5), DATA, store, tmp_path / "resumed")
+    run_distillation(recipe(iterations=8), DATA, store, tmp_path / "resumed", resume=True)
+    uninterrupted, resumed = (Artefact.load(tmp_path / name) for name in ("uninterrupted", "resumed"))
+    assert torch.equal(uninterrupted.images, resumed.images)
 
 
 def test_more_iterations_do_not_change_how_the_range_grows(store: TrajectoryStore, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def wait_for(process: subprocess.Popen[str], iteration: int) -> None:
     raise AssertionError(f"the run ended early: {process.stderr.read() if process.stderr else ''}")
 
 
-def test_a_killed_run_leaves_a_whole_checkpoint(store: TrajectoryStore, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_a_complete_checkpoint(store: TrajectoryStore, tmp_path: Path) -> None:
     out = tmp_path / "run"
     process = start(store, out)
     wait_for(process, 15)

@@ -57,16 +57,16 @@ def test_a_run_killed_while_it_saves_the_best_set(
         evaluator[:] = [self]
         record(self, evaluation)
 
-    def broken_off(*arguments: object) -> None:
+    def interrupted(*arguments: object) -> None:
         if evaluator and evaluator[0].last is not None and evaluator[0].last[0] == 4:
-            raise RuntimeError("broken off")
+            raise RuntimeError("interrupted")
         original(*arguments)
 
     fix_accuracies({2: 0.5, 4: 0.9}, monkeypatch)
     with monkeypatch.context() as patched:
         patched.setattr(PeriodicEvaluator, "record", recorded)
-        patched.setattr(owner, name, broken_off)
-        with pytest.raises(RuntimeError, match="broken off"):
+        patched.setattr(owner, name, interrupted)
+        with pytest.raises(RuntimeError, match="interrupted"):
             run_distillation(work, DATA, store, tmp_path)
     assert best_of(tmp_path) == (2, 0.5)
     fix_accuracies({4: again, 6: 0.6}, monkeypatch)
@@ -104,14 +104,14 @@ def test_a_diverged_run_ends_with_its_best_set(
     """Without its file, the last good set is evaluated instead; a damaged file is refused."""
     fix_accuracies({1: 0.9, 2: 0.5, 3: 0.3}, monkeypatch)
     run_distillation(recipe(iterations=2, evaluate_every=1), DATA, store, tmp_path)
-    whole = (tmp_path / BEST).read_bytes()
+    complete = (tmp_path / BEST).read_bytes()
     monkeypatch.setattr(Guard, "of_losses", lambda guard, losses: Refusal("loss", "a test"))
     diverging = recipe(iterations=3, evaluate_every=1, max_rejections=0)
     final = tmp_path / "distilled.safetensors"
     with pytest.raises(RunDivergedError):
         run_distillation(diverging, DATA, store, tmp_path, resume=True)
-    assert final.read_bytes() == whole
-    (tmp_path / BEST).write_bytes(whole[:-10])
+    assert final.read_bytes() == complete
+    (tmp_path / BEST).write_bytes(complete[:-10])
     with pytest.raises(FormatError):
         run_distillation(diverging, DATA, store, tmp_path, resume=True)
     (tmp_path / BEST).unlink()

@@ -62,7 +62,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(
     store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch)
-    run_distillation(WORK, DATA, store, tmp_path / "whole")
+    run_distillation(WORK, DATA, store, tmp_path / "undisturbed")
     writes = disk.writes
     assert writes > 20
     for number in range(writes):
@@ -76,13 +76,13 @@ def test_a_disk_that_is_full_at_any_write_of_a_run(
         if folder.checkpoint_path.exists():
             folder.load_checkpoint()
         run_distillation(WORK, DATA, store, folder.path, resume=True)
-        assert_same_outcome(folder.path, tmp_path / "whole")
+        assert_same_outcome(folder.path, tmp_path / "undisturbed")
         shutil.rmtree(folder.path)
 
 
 def test_a_disk_that_is_full_at_any_write_of_experts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk(monkeypatch)
-    whole = train_experts(DATA, MODEL, EXPERT, tmp_path / "whole")
+    undisturbed = train_experts(DATA, MODEL, EXPERT, tmp_path / "undisturbed")
     writes = disk.writes
     assert writes >= 2 * (1 + 2 * EXPERT.count)
     for number in range(writes):
@@ -93,8 +93,8 @@ def test_a_disk_that_is_full_at_any_write_of_experts(tmp_path: Path, monkeypatch
         disk.left = None
         if number > 2:
             assert TrajectoryStore.open(folder).verify() == {}
-        found = train_experts(DATA, MODEL, EXPERT, folder)
-        assert found.digest == whole.digest
+        resumed = train_experts(DATA, MODEL, EXPERT, folder)
+        assert resumed.digest == undisturbed.digest
         assert not list(folder.glob("*.tmp"))
 
 

@@ -51,9 +51,9 @@ RECIPE = replace(recipe(iterations=2, checkpoint_every=1), evaluation=replace(EV
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with every kind of file that is read."""
-    root = tmp_path_factory.mktemp("fuzz") / "whole"
+    root = tmp_path_factory.mktemp("fuzz") / "intact"
     data = blobs()
     store = experts(root / "experts", data)
     convexified = store.write_convexified(root / "convexified", waypoints=3)
@@ -75,7 +75,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def like(root: Path) -> DistilledSet:
     """The intact set of the run, for imports."""
-    return pydistill.load(root.parent / "whole" / "run")
+    return pydistill.load(root.parent / "intact" / "run")
 
 
 def read_set(root: Path, which: Literal["final", "best"] = "final") -> None:
@@ -102,7 +102,7 @@ def read_convexified(root: Path) -> None:
 
 def read_buffers(root: Path, kind: str) -> None:
     """MTT's or MCT's experts, into a store of their own."""
-    record = TrajectoryStore.open(root.parent / "whole" / "experts").record
+    record = TrajectoryStore.open(root.parent / "intact" / "experts").record
     {"mtt": import_mtt, "mct": import_mct}[kind](root / kind, root / "out", record)
 
 
@@ -131,7 +131,7 @@ def read_rows(root: Path) -> None:
 
 def resume(root: Path) -> None:
     """The run, resumed from its last checkpoint."""
-    store = TrajectoryStore.open(root.parent / "whole" / "experts")
+    store = TrajectoryStore.open(root.parent / "intact" / "experts")
     run_distillation(RECIPE, blobs(), store, root / "run", resume=True)
 
 
@@ -181,10 +181,10 @@ Content = tuple[dict[str, torch.Tensor], Any]
 
 def content_of_set(root: Path, which: Literal["final", "best"] = "final") -> Content:
     """A distilled set's tensors, and what else it says."""
-    found = pydistill.load(root / "run", which=which).artefact
-    values, tensors = found.preprocessing.state()
-    tensors = tensors | {name: getattr(found, name) for name in ("images", "labels", "classes", "initial_images")}
-    return tensors, (found.lr, found.provenance, values)
+    artefact = pydistill.load(root / "run", which=which).artefact
+    values, tensors = artefact.preprocessing.state()
+    tensors = tensors | {name: getattr(artefact, name) for name in ("images", "labels", "classes", "initial_images")}
+    return tensors, (artefact.lr, artefact.provenance, values)
 
 
 def content_of_experts(root: Path) -> Content:
@@ -221,16 +221,16 @@ CHECKED: dict[str, Callable[[Path], Content]] = {
 }
 
 
-def assert_same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_same_tensors(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """The same names, kinds of numbers, shapes and bits."""
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype
+        assert torch.equal(actual[name], tensor), name
 
 
 class Watch:
-    """What Python is asked to do while a damaged file is read (sys.addaudithook; hooks stay, so it can be off)."""
+    """Records the audit events of reading a damaged file (sys.addaudithook; hooks stay, so it can be off)."""
 
     def __init__(self) -> None:
         self.root: Path | None = None
@@ -262,8 +262,8 @@ def watched(root: Path, seconds: float = SECONDS, waiting: float = WAITING) -> I
     """Fail if the body runs or waits too long, runs a program, imports what a file names, or writes elsewhere."""
 
     def stop(number: int, frame: Any) -> None:
-        told = f"took more than {seconds} s" if number == signal.SIGPROF else f"waited for more than {waiting} s"
-        raise AssertionError(f"reading {told}")
+        excess = f"took more than {seconds} s" if number == signal.SIGPROF else f"waited for more than {waiting} s"
+        raise AssertionError(f"reading {excess}")
 
     before = [signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)]
     signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -282,14 +282,14 @@ def watched(root: Path, seconds: float = SECONDS, waiting: float = WAITING) -> I
 
 @pytest.mark.filterwarnings("ignore")  # what torch says of tensors that it would not have made
 @pytest.mark.parametrize("name", TARGETS)
-def test_damaged_files(name: str, whole: Path) -> None:
+def test_damaged_files(name: str, intact: Path) -> None:
     file, read = TARGETS[name]
     folder = file.split("/")[0]
-    root = whole.parent / "damaged"
-    canary = whole.parent / "executed"
-    original = (whole / file).read_bytes()
+    root = intact.parent / "damaged"
+    canary = intact.parent / "executed"
+    original = (intact / file).read_bytes()
     content = CHECKED.get(name)
-    expected = content(whole)[0] if content is not None else {}
+    expected = content(intact)[0] if content is not None else {}
     refused = 0
 
     @settings(
@@ -303,11 +303,11 @@ def test_damaged_files(name: str, whole: Path) -> None:
     def check(corrupt: Corruption) -> None:
         nonlocal refused
         shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(whole / folder, root / folder)
+        shutil.copytree(intact / folder, root / folder)
         (root / file).write_bytes(corrupt(original))
         if content is not None:  # before a resumed run writes its checkpoint again
             with watched(root), suppress(PydistillError):
-                # What else it says may differ: a header that was changed and signed anew is a whole one.
+                # The rest may differ: a changed header with a new signature is an intact one.
                 assert_same_tensors(content(root)[0], expected)
         try:
             with watched(root):
@@ -323,13 +323,13 @@ def test_damaged_files(name: str, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CHECKED)
-def test_a_damaged_file_with_checksums_is_refused_or_holds_what_it_held(name: str, whole: Path) -> None:
+def test_a_damaged_file_with_checksums_is_refused_or_holds_what_it_held(name: str, intact: Path) -> None:
     """Every number and everything else that it says."""
     file, content = TARGETS[name][0], CHECKED[name]
     folder = file.split("/")[0]
-    root = whole.parent / "damaged"
-    original = (whole / file).read_bytes()
-    tensors, told = content(whole)
+    root = intact.parent / "damaged"
+    original = (intact / file).read_bytes()
+    tensors, values = content(intact)
     outcomes = []
 
     @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -339,26 +339,26 @@ def test_a_damaged_file_with_checksums_is_refused_or_holds_what_it_held(name: st
         (root / file).write_bytes(damaged)
         try:
             with watched(root):
-                found = content(root)
+                actual = content(root)
         except PydistillError:
             outcomes.append("refused")
         else:
-            assert_same_tensors(found[0], tensors)
-            assert found[1] == told
+            assert_same_tensors(actual[0], tensors)
+            assert actual[1] == values
             outcomes.append("held")
 
     shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(whole / folder, root / folder)
+    shutil.copytree(intact / folder, root / folder)
     check()
     assert outcomes.count("refused") > 20
     shutil.rmtree(root)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_intact_files_are_read(name: str, whole: Path) -> None:
-    root = whole.parent / "copy"
+def test_intact_files_are_read(name: str, intact: Path) -> None:
+    root = intact.parent / "copy"
     shutil.rmtree(root, ignore_errors=True)
-    shutil.copytree(whole, root)
+    shutil.copytree(intact, root)
     with watched(root):
         TARGETS[name][1](root)
 

@@ -33,65 +33,63 @@ def killed(kind: str, store: TrajectoryStore, out: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.helpers.killed", kind, str(store.path), str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert sum(found["killed"].values()) >= 2 * KILLS
-    return found
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    assert sum(outcome["killed"].values()) >= 2 * KILLS
+    return outcome
 
 
 def test_a_distillation_killed_at_random_moments(store: TrajectoryStore, tmp_path: Path) -> None:
-    found = killed("distillation", store, tmp_path)
-    for folder in found["parts"]:
-        assert_same_outcome(Path(folder), Path(found["whole"]))
+    outcome = killed("distillation", store, tmp_path)
+    for folder in outcome["resumed"]:
+        assert_same_outcome(Path(folder), Path(outcome["undisturbed"]))
         assert not list(Path(folder).glob("*.tmp"))
-    assert found["killed"]["half of checkpoint"] > 0
-    assert found["killed"]["half a line"] > 0
+    assert outcome["killed"]["half of checkpoint"] > 0
+    assert outcome["killed"]["half a line"] > 0
 
 
 def test_a_distillation_by_mct_killed_at_random_moments(store: TrajectoryStore, tmp_path: Path) -> None:
     """Also while it convexifies the experts: the folder holds complete ones, and no others."""
-    found = killed("convexified", store, tmp_path)
-    whole = TrajectoryStore.open(Path(found["whole"]) / "convexified")
-    assert whole.experts == store.experts
-    for folder in found["parts"]:
-        assert_same_outcome(Path(folder), Path(found["whole"]))
-        parts = TrajectoryStore.open(Path(folder) / "convexified")
-        assert parts.digest == whole.digest
-        assert parts.verify() == {}
+    outcome = killed("convexified", store, tmp_path)
+    undisturbed = TrajectoryStore.open(Path(outcome["undisturbed"]) / "convexified")
+    assert undisturbed.experts == store.experts
+    for folder in outcome["resumed"]:
+        assert_same_outcome(Path(folder), Path(outcome["undisturbed"]))
+        resumed = TrajectoryStore.open(Path(folder) / "convexified")
+        assert resumed.digest == undisturbed.digest
+        assert resumed.verify() == {}
         assert not list(Path(folder).rglob("*.tmp"))
-    assert sum(times for moment, times in found["killed"].items() if "expert_" in moment) > 0
-    assert found["killed"]["half of checkpoint"] > 0
+    assert sum(times for moment, times in outcome["killed"].items() if "expert_" in moment) > 0
+    assert outcome["killed"]["half of checkpoint"] > 0
 
 
 def test_experts_killed_at_random_moments(store: TrajectoryStore, tmp_path: Path) -> None:
-    found = killed("experts", store, tmp_path)
-    whole = TrajectoryStore.open(found["whole"])
-    assert whole.digest == store.digest
-    for folder in found["parts"]:
-        parts = TrajectoryStore.open(folder)
-        assert parts.digest == whole.digest
-        assert parts.verify() == {}
-        for position in range(len(whole)):
-            assert parts.accuracies(position) == whole.accuracies(position)
-            assert parts.details(position) == whole.details(position)
+    outcome = killed("experts", store, tmp_path)
+    undisturbed = TrajectoryStore.open(outcome["undisturbed"])
+    assert undisturbed.digest == store.digest
+    for folder in outcome["resumed"]:
+        resumed = TrajectoryStore.open(folder)
+        assert resumed.digest == undisturbed.digest
+        assert resumed.verify() == {}
+        for position in range(len(undisturbed)):
+            assert resumed.accuracies(position) == undisturbed.accuracies(position)
+            assert resumed.details(position) == undisturbed.details(position)
         assert not list(Path(folder).glob("*.tmp"))
-    assert found["killed"]["half of index"] > 0
+    assert outcome["killed"]["half of index"] > 0
 
 
-def test_a_run_that_goes_back_continues_as_if_it_had_not_been_broken_off(
-    store: TrajectoryStore, tmp_path: Path
-) -> None:
+def test_a_run_that_goes_back_continues_as_the_undisturbed_one(store: TrajectoryStore, tmp_path: Path) -> None:
     """The last good state and the rejected iterations are part of the checkpoint."""
     often: dict[str, Any] = {"snapshot_every": 2, "checkpoint_every": 1, "max_rejections": 100, "max_lr": None}
     work = recipe(iterations=16, method="mtt", lr_lr=30.0, **often)
-    run_distillation(work, DATA, store, tmp_path / "whole")
-    events = [line for line in plain_metrics(tmp_path / "whole") if line["event"] == "guard"]
+    run_distillation(work, DATA, store, tmp_path / "undisturbed")
+    events = [line for line in plain_metrics(tmp_path / "undisturbed") if line["event"] == "guard"]
     assert 2 <= len(events) <= 12
     assert [line["rejections"] for line in events] == list(range(1, len(events) + 1))
     for iteration in range(2, 16, 3):
-        with pytest.raises(RuntimeError, match="broken off"):
-            run_distillation(work, DATA, store, tmp_path / "parts", resume=True, callbacks=[BreakAt(iteration)])
-    run_distillation(work, DATA, store, tmp_path / "parts", resume=True)
-    assert_same_outcome(tmp_path / "whole", tmp_path / "parts")
+        with pytest.raises(RuntimeError, match="interrupted"):
+            run_distillation(work, DATA, store, tmp_path / "resumed", resume=True, callbacks=[BreakAt(iteration)])
+    run_distillation(work, DATA, store, tmp_path / "resumed", resume=True)
+    assert_same_outcome(tmp_path / "undisturbed", tmp_path / "resumed")
 
 
 def test_fewer_iterations_than_done_are_refused_and_nothing_is_rewritten(
@@ -153,13 +151,13 @@ def test_ctrl_c_during_an_evaluation_leaves_it_to_the_next_process(
 
     monkeypatch.setattr(PeriodicEvaluator, "evaluate", stopped)
     with pytest.raises(Interrupted, match="iteration 2 of 6"):
-        run_distillation(work, DATA, store, tmp_path / "parts")
+        run_distillation(work, DATA, store, tmp_path / "resumed")
     assert finished == []
-    assert RunFolder(tmp_path / "parts").load_checkpoint()[0]["distiller"]["iteration"] == 2
+    assert RunFolder(tmp_path / "resumed").load_checkpoint()[0]["distiller"]["iteration"] == 2
     monkeypatch.undo()
-    run_distillation(work, DATA, store, tmp_path / "parts", resume=True)
-    run_distillation(work, DATA, store, tmp_path / "whole")
-    assert_same_outcome(tmp_path / "parts", tmp_path / "whole")
+    run_distillation(work, DATA, store, tmp_path / "resumed", resume=True)
+    run_distillation(work, DATA, store, tmp_path / "undisturbed")
+    assert_same_outcome(tmp_path / "resumed", tmp_path / "undisturbed")
 
 
 class Pressing(RunCallback):
@@ -183,10 +181,10 @@ def test_ctrl_c_between_iterations_and_a_second_one(store: TrajectoryStore, tmp_
         run_distillation(work, DATA, store, tmp_path / "twice", callbacks=[Pressing(2)])
     assert RunFolder(tmp_path / "twice").load_checkpoint()[0]["distiller"]["iteration"] == 0
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    for name in ("once", "twice", "whole"):
+    for name in ("once", "twice", "undisturbed"):
         run_distillation(work, DATA, store, tmp_path / name, resume=True)
     for name in ("once", "twice"):
-        assert_same_outcome(tmp_path / name, tmp_path / "whole")
+        assert_same_outcome(tmp_path / name, tmp_path / "undisturbed")
 
 
 def test_ctrl_c_in_an_iteration_waits_for_its_end(
@@ -203,7 +201,7 @@ def test_ctrl_c_in_an_iteration_waits_for_its_end(
         run_distillation(recipe(), DATA, store, tmp_path)
 
 
-def test_ctrl_c_while_experts_train_keeps_the_whole_ones(tmp_path: Path) -> None:
+def test_ctrl_c_while_experts_train_keeps_the_complete_ones(tmp_path: Path) -> None:
     def on_progress(expert: int, epoch: int, *_: float) -> None:
         if (expert, epoch) == (1, 3):
             interrupt()
