@@ -61,7 +61,7 @@ test: test-host test-python
 test-host: $(VENV)/.dependencies
 	cmake -S . -B build/host -DPYDISTILL_SANITIZE=ON
 	cmake --build build/host --parallel 2
-	ctest --test-dir build/host --output-on-failure
+	ctest --test-dir build/host --parallel 2 --output-on-failure
 
 test-python: setup
 	@# pytest's status 5: there are none of this kind among them; there must be some of one kind. Clocks want one process.
