@@ -1,4 +1,4 @@
-"""The engine's student called by itself, and its two passes in plain PyTorch, by the whole graph of one step."""
+"""The engine's student, and its two passes in plain PyTorch by the whole graph of one step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = ConvNet | MLP
 
 @dataclass
 class GradientBackend:
-    """What a student is asked for at one point: all values are of one step."""
+    """The results of both passes at one point."""
 
     gradient: Tensor
     logits: Tensor
@@ -104,21 +104,21 @@ def by_engine(student: _C.Student, at: Point) -> GradientBackend:
 def by_autograd(model: nn.Module, at: Point) -> GradientBackend:
     layout = layout_of(model)
     rows = at.labels.is_floating_point()
-    theta, images = (each.clone().requires_grad_() for each in (at.theta, at.images))
+    theta, images = (leaf.clone().requires_grad_() for leaf in (at.theta, at.images))
     labels = at.labels.clone().requires_grad_(rows)
     logits = functional_call(model, layout.split(theta), (images,))
     loss = student_loss(logits, labels)
     (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
     inner = torch.dot(gradient, at.direction)
     leaves = [theta, images, labels] if rows else [theta, images]
-    found = torch.autograd.grad(inner, leaves, materialize_grads=True)
-    of_labels = found[2] if rows else torch.empty(0, dtype=at.theta.dtype)
+    grads = torch.autograd.grad(inner, leaves, materialize_grads=True)
+    of_labels = grads[2] if rows else torch.empty(0, dtype=at.theta.dtype)
     with torch.no_grad():
-        each = [student_loss(logits[k : k + 1], labels[k : k + 1]) for k in range(len(labels))]
-        losses = torch.stack(each) / len(labels)
-    return GradientBackend(gradient.detach(), logits.detach(), losses, inner.detach(), found[0], found[1], of_labels)
+        shares = [student_loss(logits[k : k + 1], labels[k : k + 1]) for k in range(len(labels))]
+        losses = torch.stack(shares) / len(labels)
+    return GradientBackend(gradient.detach(), logits.detach(), losses, inner.detach(), grads[0], grads[1], of_labels)
 
 
-def worst_error(found: GradientBackend, expected: GradientBackend) -> float:
-    """The largest relative error of anything that the passes give."""
-    return max(relative_error(vars(found)[name].double(), value.double()) for name, value in vars(expected).items())
+def worst_error(actual: GradientBackend, expected: GradientBackend) -> float:
+    """Return the largest relative error of the passes' results."""
+    return max(relative_error(vars(actual)[name].double(), value.double()) for name, value in vars(expected).items())

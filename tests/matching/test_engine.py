@@ -106,10 +106,10 @@ def test_slices_of_every_size(norm: str, pooling: str, convolutions: str) -> Non
     expected = by_autograd(model, at)
     seen = []
     for slice_bytes in range(1, 600_000, 9_000):
-        found = by_engine(student_of(model, 7, convolutions=convolutions, slice_bytes=slice_bytes), at)
-        assert worst_error(found, expected) <= BOUND
-        seen.append(found.gradient)
-    assert len({tuple(each.tolist()) for each in seen}) > 1, "all slices are alike, so nothing is compared"
+        actual = by_engine(student_of(model, 7, convolutions=convolutions, slice_bytes=slice_bytes), at)
+        assert worst_error(actual, expected) <= BOUND
+        seen.append(actual.gradient)
+    assert len({tuple(gradient.tolist()) for gradient in seen}) > 1, "all slices are alike, so nothing is compared"
 
 
 @pytest.mark.parametrize("convolutions", CONVOLUTIONS)
@@ -119,10 +119,10 @@ def test_batches_of_several_sizes_in_turn(model: Network, convolutions: str) -> 
     student = student_of(model, 9, convolutions=convolutions, slice_bytes=1 << 14)
     for seed, batch in enumerate([9, 1, 4, 9, 3, 2, 9]):
         at = point_of(model, batch, seed=seed, labels=["hard", "soft"][seed % 2])
-        found = by_engine(student, at)
-        assert worst_error(found, by_autograd(model, at)) <= BOUND
+        actual = by_engine(student, at)
+        assert worst_error(actual, by_autograd(model, at)) <= BOUND
         fresh = student_of(model, 9, convolutions=convolutions, slice_bytes=1 << 14)
-        assert same_bits(found, by_engine(fresh, at))
+        assert same_bits(actual, by_engine(fresh, at))
 
 
 @pytest.mark.parametrize("convolutions", CONVOLUTIONS)
@@ -172,9 +172,9 @@ def test_what_is_not_wanted_is_not_computed(convolutions: str) -> None:
     expected = (everything.inner, everything.product, everything.images, everything.labels)
     for choice in range(8):
         wanted = [bool(choice & bit) for bit in (1, 2, 4)]
-        found = student.adjoint(at.theta, at.direction, at.images, at.labels, *wanted)
-        assert torch.equal(found[0], expected[0])
-        for value, full, is_wanted in zip(found[1:], expected[1:], wanted, strict=True):
+        actual = student.adjoint(at.theta, at.direction, at.images, at.labels, *wanted)
+        assert torch.equal(actual[0], expected[0])
+        for value, full, is_wanted in zip(actual[1:], expected[1:], wanted, strict=True):
             assert torch.equal(value, full) if is_wanted else value is None
 
 
@@ -229,11 +229,11 @@ def test_bits_do_not_depend_on_the_number_of_threads(model: Network, dtype: torc
     assert same_bits(by_engine(student, at), expected)
     for count in (2, 3):
         torch.set_num_threads(count)
-        found = by_engine(student, at)
-        assert same_bits(by_engine(student, at), found)
-        assert same_bits(by_engine(student_of(model, 20, dtype), at), found)
-        assert worst_error(found, expected) <= 10 * torch.finfo(dtype).eps
-        assert same_bits(without_linear_weights(model, found), without_linear_weights(model, expected))
+        actual = by_engine(student, at)
+        assert same_bits(by_engine(student, at), actual)
+        assert same_bits(by_engine(student_of(model, 20, dtype), at), actual)
+        assert worst_error(actual, expected) <= 10 * torch.finfo(dtype).eps
+        assert same_bits(without_linear_weights(model, actual), without_linear_weights(model, expected))
 
 
 NARROWER = """
@@ -242,7 +242,8 @@ from tests.matching.engine import by_autograd, by_engine, point_of, student_of, 
 from tests.matching.test_engine import convnet, mlp
 torch.set_num_threads(1)
 changes = [{}, {"norm": "none", "pooling": "max"}, {"pooling": "none", "first_padding": 3}]
-models = [convnet(image_size=(9, 13), width=width, channels=3, **each) for each in changes for width in (1, 7, 24, 40)]
+widths = (1, 7, 24, 40)
+models = [convnet(image_size=(9, 13), width=width, channels=3, **change) for change in changes for width in widths]
 for model in [*models, mlp()]:
     at = point_of(model, 5, labels="soft")
     print(worst_error(by_engine(student_of(model, 5, slice_bytes=1 << 16), at), by_autograd(model, at)))
@@ -267,23 +268,23 @@ def test_narrower_instruction_sets(isa: str) -> None:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("batch", [3, 7])
-def test_a_batch_worth_two_desks(batch: int) -> None:
+def test_a_batch_of_much_work_takes_two_threads(batch: int) -> None:
     """So much work that two threads share the slices (csrc/engine/student.cpp: kWorthDesks)."""
     model = ConvNet(3, 10, 16, width=128, depth=3)
     student = student_of(model, 7, slice_bytes=1 << 22)
     at = point_of(model, batch, labels="soft")
     torch.set_num_threads(2)
-    found = by_engine(student, at)
-    assert worst_error(found, by_autograd(model, at)) <= 1e-10
-    assert same_bits(by_engine(student, at), found)
+    actual = by_engine(student, at)
+    assert worst_error(actual, by_autograd(model, at)) <= 1e-10
+    assert same_bits(by_engine(student, at), actual)
     for count in (1, 3):
         torch.set_num_threads(count)
-        assert worst_error(by_engine(student, at), found) <= 1e-13
-        assert torch.equal(by_engine(student, at).images, found.images)
+        assert worst_error(by_engine(student, at), actual) <= 1e-13
+        assert torch.equal(by_engine(student, at).images, actual.images)
 
 
-@pytest.mark.parametrize("asked", [0, 2, 3])
-def test_a_batch_of_little_work_starts_no_second_thread(asked: int) -> None:
+@pytest.mark.parametrize("threads_set", [0, 2, 3])
+def test_a_batch_of_little_work_starts_no_second_thread(threads_set: int) -> None:
     """On a busy machine the first thread would wait for the second for many times as long as the work takes.
 
     A process has as many threads as ever ran together: passes over ten small images leave it with those that it had,
@@ -298,8 +299,8 @@ from pydistill.engine.student import fused_student
 def threads():
     return len(os.listdir("/proc/self/task"))
 
-if ASKED:
-    torch.set_num_threads(ASKED)
+if THREADS_SET:
+    torch.set_num_threads(THREADS_SET)
 model = build(ModelSettings("convnet", width=32, depth=2), 1, 10, (8, 8), seed=0)
 images, labels = torch.randn(400, 1, 8, 8), torch.arange(400) % 10
 student, theta = fused_student(model, [10, 1, 8, 8], images), flatten(model)
@@ -312,16 +313,16 @@ few, taken = threads(), torch.get_num_threads()
 fused_student(model, [400, 1, 8, 8], images).gradient(theta, images, labels)
 print(few - before, taken, threads() - before)
 """
-    few, taken, many = (int(word) for word in _printed(script.replace("ASKED", str(asked))).split())
-    if not asked and taken == 1:
+    few, taken, many = (int(word) for word in _printed(script.replace("THREADS_SET", str(threads_set))).split())
+    if not threads_set and taken == 1:
         pytest.skip("of its own accord PyTorch takes one thread here, as of two threads of one core")
-    assert taken == (asked or 2)
+    assert taken == (threads_set or 2)
     assert few == 0
     assert many == taken - 1
 
 
-@pytest.mark.parametrize("asked", [0, 2, 3])
-def test_a_batch_of_little_work_leaves_mkl_its_threads(asked: int) -> None:
+@pytest.mark.parametrize("threads_set", [0, 2, 3])
+def test_a_batch_of_little_work_leaves_mkl_its_threads(threads_set: int) -> None:
     """MKL, inside PyTorch, has a number of its own as soon as torch.set_num_threads was called."""
     if not (LIBTORCH_CPU.exists() and hasattr(ctypes.CDLL(str(LIBTORCH_CPU)), "MKL_Get_Max_Threads")):
         pytest.skip("this PyTorch has no MKL in its libtorch_cpu.so")
@@ -331,8 +332,8 @@ import torch
 from pydistill.nn import ModelSettings, build
 from pydistill.training.train import TrainingSettings, train
 
-if ASKED:
-    torch.set_num_threads(ASKED)
+if THREADS_SET:
+    torch.set_num_threads(THREADS_SET)
 threads = ctypes.CDLL(LIBTORCH_CPU).MKL_Get_Max_Threads
 before = threads()
 model = build(ModelSettings("convnet", width=32, depth=2), 1, 10, (8, 8), seed=0)
@@ -340,16 +341,16 @@ images, labels = torch.randn(10, 1, 8, 8), torch.arange(10)
 train(model, images, labels, TrainingSettings(epochs=2, batch_size=10), generator=torch.Generator(), engine=True)
 print(before, threads())
 """
-    told = script.replace("ASKED", str(asked)).replace("LIBTORCH_CPU", repr(str(LIBTORCH_CPU)))
-    before, after = (int(word) for word in _printed(told).split())
-    if not asked and before == 1:
+    filled = script.replace("THREADS_SET", str(threads_set)).replace("LIBTORCH_CPU", repr(str(LIBTORCH_CPU)))
+    before, after = (int(word) for word in _printed(filled).split())
+    if not threads_set and before == 1:
         pytest.skip("MKL takes one thread of its own accord here")
-    assert before == (asked or 2)
+    assert before == (threads_set or 2)
     assert after == before
 
 
 def _printed(script: str) -> str:
-    """What a Python of its own prints, to which OpenMP gives two threads."""
+    """Return what the script prints in a process with two OpenMP threads."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True

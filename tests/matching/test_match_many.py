@@ -15,7 +15,7 @@ from tests.matching.problems import ALL, Case, make_case
 
 
 def several(backend: str) -> tuple[list[Case], list[Any], dict[str, Any]]:
-    """Three problems of one network: their cases, what `match` finds of each, and arguments of match_many."""
+    """Three problems of one network: their cases, their results by `match`, and the arguments of `match_many`."""
     cases = [make_case(steps=3, labels="soft", dsa=DsaSettings(), selection="nearest") for _ in range(3)]
     for number, case in enumerate(cases):
         case.start = case.start + 0.05 * number
@@ -35,14 +35,14 @@ def several(backend: str) -> tuple[list[Case], list[Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_match_many_is_match_of_each(backend: str) -> None:
+def test_match_many_is_match_of_every_problem(backend: str) -> None:
     _, expected, arguments = several(backend)
-    found = match_many(**arguments)
-    for one, (other, _) in zip(found, expected, strict=True):
+    outcomes = match_many(**arguments)
+    for one, (other, _) in zip(outcomes, expected, strict=True):
         assert (one.step, one.backend) == (other.step, backend)
         assert torch.equal(one.loss, other.loss)
         assert torch.equal(one.distances, other.distances)
-    torch.stack([each.loss for each in found]).mean().backward()
+    torch.stack([outcome.loss for outcome in outcomes]).mean().backward()
     for leaf, name in ((arguments["batches"][0].images, "images"), (arguments["lr"], "lr")):
         mean = torch.stack([gradients[name] for _, gradients in expected]).mean(0)
         torch.testing.assert_close(leaf.grad, mean, rtol=1e-12, atol=1e-15)
@@ -52,12 +52,12 @@ def test_match_many_of_networks_that_the_engine_does_not_run() -> None:
     case = make_case(model=MLP(2, 3, 8))
     case.model.register_forward_hook(lambda *_: None)
     batches = Batches(case.images, case.labels, case.index)
-    found = match_many(case.model, [case.start] * 2, [case.target] * 2, [batches] * 2, 0.1)
-    assert [each.backend for each in found] == ["torch", "torch"]
+    outcomes = match_many(case.model, [case.start] * 2, [case.target] * 2, [batches] * 2, 0.1)
+    assert [outcome.backend for outcome in outcomes] == ["torch", "torch"]
 
 
 @pytest.mark.parametrize("counts", [(0, 0, 0), (2, 1, 2), (1, 1, 2)])
-def test_match_many_wants_as_many_of_each(counts: tuple[int, int, int]) -> None:
+def test_lists_of_unequal_lengths_are_refused(counts: tuple[int, int, int]) -> None:
     case = make_case()
     batches = Batches(case.images, case.labels, case.index)
     starts, targets, recipes = (
@@ -67,7 +67,7 @@ def test_match_many_wants_as_many_of_each(counts: tuple[int, int, int]) -> None:
         match_many(case.model, starts, targets, recipes, 0.1)
 
 
-def test_matching_several_of_nothing() -> None:
+def test_targets_are_needed() -> None:
     case = make_case(steps=2)
     batches = Batches(case.images, case.labels, case.index)
     with pytest.raises(InputError, match="targets"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -16,18 +17,29 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_sweep_is_flat_and_the_graph_is_not() -> None:
-    few, many = (Setting(batch=64, width=32, steps=steps, threads=1) for steps in (4, 16))
-    peaks = [measure_memory("torch", setting) for setting in (few, many)]
-    without_vectors = [peak - vectors_bytes(at) / MEGABYTE for peak, at in zip(peaks, (few, many), strict=True)]
-    assert without_vectors[1] <= 1.15 * without_vectors[0]
-    assert measure_memory("autograd", few) >= 2 * peaks[0]
+FEW, MANY = (Setting(batch=64, width=32, steps=steps, threads=1) for steps in (5, 50))
+
+
+def without_vectors(peak: float, setting: Setting) -> float:
+    """Subtract the parameter vectors from a peak; both in MB."""
+    return peak - vectors_bytes(setting) / MEGABYTE
+
+
+@pytest.fixture(scope="module")
+def sweep_peak() -> float:
+    """The peak of the sweep in PyTorch over few steps, in MB."""
+    return measure_memory("torch", FEW)
+
+
+def test_sweep_is_flat_and_the_graph_is_not(sweep_peak: float) -> None:
+    more = replace(FEW, steps=4 * FEW.steps)
+    assert without_vectors(measure_memory("torch", more), more) <= 1.15 * without_vectors(sweep_peak, FEW)
+    assert measure_memory("autograd", FEW) >= 2 * sweep_peak
 
 
 @needs_engine
-def test_fused_is_flat() -> None:
+def test_fused_is_flat(sweep_peak: float) -> None:
     """Parameter vectors excluded; it also needs less memory than the sweep in PyTorch."""
-    few, many = (Setting(batch=64, width=32, steps=steps, threads=1) for steps in (5, 50))
-    first, last = (measure_memory("fused", at) - vectors_bytes(at) / MEGABYTE for at in (few, many))
+    first, last = (without_vectors(measure_memory("fused", setting), setting) for setting in (FEW, MANY))
     assert last <= 1.05 * first
-    assert first < measure_memory("torch", few) - vectors_bytes(few) / MEGABYTE
+    assert first < without_vectors(sweep_peak, FEW)

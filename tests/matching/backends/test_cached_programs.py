@@ -34,10 +34,10 @@ def test_a_second_call_finds_the_program_of_the_first_and_nothing_of_its_values(
     release_students()
     first.run("fused")
     (program,) = cached_programs()
-    places = [each.data_ptr() for each in vars(program).values() if isinstance(each, Tensor)]
+    places = [value.data_ptr() for value in vars(program).values() if isinstance(value, Tensor)]
     assert same_bits(second.run("fused"), expected)
     assert cached_programs() == [program]
-    assert [each.data_ptr() for each in vars(program).values() if isinstance(each, Tensor)] == places
+    assert [value.data_ptr() for value in vars(program).values() if isinstance(value, Tensor)] == places
     direct, recorded, replayed = program.engine.counts()
     assert (direct, recorded, replayed) == (2 * (3 + 3), 0, 0)
     assert program.engine.obstacle() == ""
@@ -59,9 +59,9 @@ def test_a_second_call_finds_the_program_of_the_first_and_nothing_of_its_values(
 )
 def test_another_shape_has_another_program(changes: dict[str, Any]) -> None:
     case, other = make_case(steps=3), make_case(**({"steps": 3} | changes))
-    expected = [each.run("fused") for each in (case, other)]
+    expected = [one.run("fused") for one in (case, other)]
     assert len(cached_programs()) == 2
-    assert all(same_bits(each.run("fused"), before) for each, before in zip((case, other), expected, strict=True))
+    assert all(same_bits(one.run("fused"), before) for one, before in zip((case, other), expected, strict=True))
     assert len(cached_programs()) == 2
 
 
@@ -74,7 +74,7 @@ def test_another_dtype_has_another_program() -> None:
 
 
 @pytest.mark.parametrize("options", [{"gradient": "truncated"}, {"selection": "nearest"}, {"distance": "l2"}], ids=str)
-def test_what_is_asked_of_it_needs_no_other_program(options: dict[str, Any]) -> None:
+def test_other_options_need_no_other_program(options: dict[str, Any]) -> None:
     case = make_case(steps=3, labels="soft", distance_to_target=0.3)
     case.run("fused")
     changed = replace(case, options=options)
@@ -92,7 +92,7 @@ def test_draws_of_other_operations_share_a_program_and_leave_no_trace() -> None:
     assert len(cached_programs()) == 1
 
 
-def test_few_are_kept_and_release_gives_them_back() -> None:
+def test_the_cache_is_small_and_release_empties_it() -> None:
     for steps in range(1, PROGRAMS_KEPT + 3):
         make_case(steps=steps).run("fused")
     assert [len(program.lr) for program in cached_programs()] == list(range(3, PROGRAMS_KEPT + 3))
@@ -108,7 +108,7 @@ def test_graphs_asked_for_or_not_are_programs_of_their_own(monkeypatch: pytest.M
     assert len(cached_programs()) == 2
 
 
-def test_a_training_that_was_broken_off_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_was_interrupted_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case(steps=3)
     expected = case.run("fused")
 
@@ -124,22 +124,22 @@ def test_a_training_that_was_broken_off_leaves_no_trace(monkeypatch: pytest.Monk
     assert same_bits(case.run("fused"), expected)
 
 
-def test_threads_do_not_meet_in_one_program() -> None:
+def test_threads_do_not_share_a_program() -> None:
     cases = [make_case(steps=20), make_case(steps=20)]
     cases[1].images = cases[1].images.flip(0)
     expected = [case.run("fused") for case in cases]
-    found: dict[int, list[bool]] = {0: [], 1: []}
+    equal: dict[int, list[bool]] = {0: [], 1: []}
 
     def work(number: int) -> None:
         for _ in range(10):
-            found[number].append(same_bits(cases[number].run("fused"), expected[number]))
+            equal[number].append(same_bits(cases[number].run("fused"), expected[number]))
 
     workers = [threading.Thread(target=work, args=(number,)) for number in (0, 1)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    assert found == {0: [True] * 10, 1: [True] * 10}
+    assert equal == {0: [True] * 10, 1: [True] * 10}
 
 
 def test_a_program_made_in_inference_mode_serves_afterwards() -> None:
@@ -148,10 +148,10 @@ def test_a_program_made_in_inference_mode_serves_afterwards() -> None:
     with torch.inference_mode():
         loss = match(case.model, case.start, case.target, batches, case.lr, backend="fused").loss
     (program,) = cached_programs()
-    found = case.run("fused")
+    actual = case.run("fused")
     assert cached_programs() == [program]
-    assert found[0].loss.item() == loss.item()
-    assert_same(found, case.run("autograd"), BOUND)
+    assert actual[0].loss.item() == loss.item()
+    assert_same(actual, case.run("autograd"), BOUND)
 
 
 def test_a_gradient_is_the_caller_s_own_memory() -> None:

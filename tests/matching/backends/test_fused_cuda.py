@@ -44,10 +44,10 @@ def always_the_same_bits() -> Iterator[None]:
 
 
 def counts() -> tuple[int, int, int]:
-    """How many steps of the one program that is kept were run as they are, recorded, replayed."""
-    (only,) = kept_programs._things.values()
-    found: tuple[int, int, int] = only.engine.counts()
-    return found
+    """Return how many steps of the cached program ran directly, were recorded and were replayed."""
+    (program,) = kept_programs._things.values()
+    numbers: tuple[int, int, int] = program.engine.counts()
+    return numbers
 
 
 def on_gpu(case: Case) -> Case:
@@ -73,10 +73,10 @@ def on_gpu(case: Case) -> Case:
 )
 def test_agrees_with_the_whole_graph_on_the_gpu_and_on_the_cpu(settings: dict[str, Any]) -> None:
     case = make_case(**settings)
-    found = on_gpu(case).run("fused")
-    assert_same(found, on_gpu(case).run("autograd"), 1e-9)
+    actual = on_gpu(case).run("fused")
+    assert_same(actual, on_gpu(case).run("autograd"), 1e-9)
     on_cpu = case.run("autograd")
-    moved = (found[0], {name: each.cpu() for name, each in found[1].items()})
+    moved = (actual[0], {name: value.cpu() for name, value in actual[1].items()})
     assert moved[0].step == on_cpu[0].step
     for name, expected in on_cpu[1].items():
         torch.testing.assert_close(moved[1][name], expected, rtol=1e-8, atol=1e-10)
@@ -127,17 +127,17 @@ def test_replayed_graphs_give_the_bits_of_direct_launches(
     other.images, other.start = case.images.flip(0) * 2, case.start + 0.1
     with monkeypatch.context() as patched:
         patched.setenv("PYDISTILL_CUDA_GRAPHS", "0")
-        expected = [each.run("fused") for each in (case, other, case)]
+        expected = [one.run("fused") for one in (case, other, case)]
         assert counts()[1:] == (0, 0)
     assert caplog.messages == [
         "student steps on cuda:0 run kernel by kernel, not as CUDA graphs: PYDISTILL_CUDA_GRAPHS=0"
     ]
     release_students()
-    assert all(same_bits(each.run("fused"), before) for each, before in zip((case, other, case), expected, strict=True))
+    assert all(same_bits(one.run("fused"), before) for one, before in zip((case, other, case), expected, strict=True))
     direct, recorded, replayed = counts()
     assert 0 < direct < 6
     assert recorded >= 2
-    assert direct + replayed == sum(5 + each[0].step for each in expected)
+    assert direct + replayed == sum(5 + outcome.step for outcome, _ in expected)
 
 
 def test_switches_of_the_libraries_are_followed_after_recording() -> None:
@@ -145,15 +145,15 @@ def test_switches_of_the_libraries_are_followed_after_recording() -> None:
     case = on_gpu(make_case("convnet3-w33", size=8, steps=4).to(torch.float32))
     convolutions = torch.backends.cudnn.conv
     before = convolutions.fp32_precision
-    found = []
+    actual = []
     try:
         for precision in ("ieee", "tf32", "ieee"):
             convolutions.fp32_precision = precision
-            found.append(case.run("fused")[1]["images"])
+            actual.append(case.run("fused")[1]["images"])
     finally:
         convolutions.fp32_precision = before
     assert len(kept_programs) == 2
-    torch.testing.assert_close(found[2], found[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual[2], actual[0], rtol=1e-4, atol=1e-6)
 
 
 def test_inside_a_graph_of_the_caller_s_the_steps_become_a_part_of_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -193,9 +193,9 @@ def test_inside_a_pool_of_the_caller_s_nothing_is_recorded(caplog: pytest.LogCap
         with torch.no_grad():
             batches = Batches(case.images, case.labels, case.index)
             for _ in range(2):
-                found = match(case.model, case.start, case.target, batches, case.lr, backend="fused")
+                actual = match(case.model, case.start, case.target, batches, case.lr, backend="fused")
         assert counts()[1:] == (0, 0)
-    torch.testing.assert_close(found.distances, expected[0].distances)
+    torch.testing.assert_close(actual.distances, expected[0].distances)
     said = [record.message for record in caplog.records]
     assert len(said) == 1
     assert "use_mem_pool" in said[0]
@@ -234,7 +234,7 @@ def test_matches_side_by_side_are_those_one_after_the_other() -> None:
     expected = [case.run("fused", wanted=["images"]) for case in cases]
     for _ in range(4):
         images = cases[0].images.clone().requires_grad_()
-        found = match_many(
+        actual = match_many(
             cases[0].model,
             [case.start for case in cases],
             [case.target for case in cases],
@@ -243,8 +243,8 @@ def test_matches_side_by_side_are_those_one_after_the_other() -> None:
             selection="nearest",
             backend="fused",
         )
-        torch.stack([each.loss for each in found]).sum().backward()
-        for one, (other, _) in zip(found, expected, strict=True):
+        torch.stack([outcome.loss for outcome in actual]).sum().backward()
+        for one, (other, _) in zip(actual, expected, strict=True):
             assert one.step == other.step
             assert torch.equal(one.loss, other.loss)
             assert torch.equal(one.distances, other.distances)
@@ -260,9 +260,9 @@ def test_runs_on_the_current_stream() -> None:
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)  # what is queued elsewhere would overtake this
         case.start = case.start + 0
-        found = case.run("fused")
+        actual = case.run("fused")
     stream.synchronize()
-    assert_same(found, expected, 1e-9)
+    assert_same(actual, expected, 1e-9)
 
 
 def test_memory_does_not_grow_with_the_steps_beyond_the_vectors() -> None:

@@ -42,16 +42,16 @@ def case_of(seed: int) -> Case:
 @pytest.fixture(scope="module")
 def errors() -> dict[str, dict[str, list[float]]]:
     """Of each backend and leaf, the relative error of the float32 gradient for each seed."""
-    found: dict[str, dict[str, list[float]]] = {
+    errors: dict[str, dict[str, list[float]]] = {
         backend: {name: [] for name in LEAVES} for backend in ("fused", "torch", "autograd")
     }
     for seed in range(SEEDS):
         case = case_of(seed)
         exact = case.to(torch.float64).run("autograd")[1]
-        for backend, of_leaf in found.items():
+        for backend, of_leaf in errors.items():
             for name, gradient in case.run(backend)[1].items():
                 of_leaf[name].append(relative_error(gradient.double(), exact[name]))
-    return found
+    return errors
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
@@ -77,9 +77,9 @@ def test_one_step_rounds_no_more_than_the_library_s_convolutions(width: int) -> 
             "engine": by_engine(student_of(model, 4, torch.float32), rounded),
             "library": by_autograd(model, rounded),
         }
-        for who, found in passes.items():
+        for who, actual in passes.items():
             for name in ("logits", "gradient", "product", "images", "labels"):
-                error = relative_error(vars(found)[name].double(), vars(exact)[name])
+                error = relative_error(vars(actual)[name].double(), vars(exact)[name])
                 errors.setdefault(name, {}).setdefault(who, []).append(error)
     for name, of in errors.items():
         assert statistics.median(of["engine"]) <= 1.5 * statistics.median(of["library"]), name

@@ -87,10 +87,10 @@ def test_the_counter_moves_with_the_steps_and_any_range_of_them_can_be_run() -> 
     program, points, _ = filled(case)
     program.train(7)
     assert program.step.item() == 7
-    whole = points.clone()
+    all_points = points.clone()
     points[3:] = torch.nan
     program.engine.train(2, 7)
-    assert torch.equal(points, whole)
+    assert torch.equal(points, all_points)
     program.clear_gradients()
     program.adjoint.copy_(case.target)
     program.go_back([IMAGES] * 5)
@@ -154,17 +154,17 @@ def test_pairs_of_several_sizes_and_kinds_of_labels() -> None:
     rows = torch.rand(3, 3, generator=generator, dtype=torch.float64)
     images = [torch.randn(count, 2, 8, 8, generator=generator, dtype=torch.float64) for count in (1, 2, 3)]
     numbers = [torch.tensor([2]), torch.tensor([0, 1])]
-    found = {}
+    outcomes = {}
     for backend in ("fused", "autograd"):
-        first, second, third, soft = (each.clone().requires_grad_() for each in (*images, rows))
+        first, second, third, soft = (leaf.clone().requires_grad_() for leaf in (*images, rows))
         pairs = [(first, numbers[0]), (third, soft), (second, numbers[1]), (third, soft), (first, numbers[0])]
         outcome = match(case.model, case.start, case.target, pairs, case.lr, backend=backend)
-        found[backend] = [outcome.loss, *torch.autograd.grad(outcome.loss, (first, second, third, soft))]
-    for one, other in zip(*found.values(), strict=True):
+        outcomes[backend] = [outcome.loss, *torch.autograd.grad(outcome.loss, (first, second, third, soft))]
+    for one, other in zip(*outcomes.values(), strict=True):
         assert relative_error(one.detach(), other.detach()) <= BOUND
 
 
-def test_what_keeps_the_steps_from_being_recorded_is_told_once(
+def test_what_keeps_the_steps_from_being_recorded_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     program, _, _ = filled(make_case(steps=2))
