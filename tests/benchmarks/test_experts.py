@@ -15,6 +15,7 @@ from pydistill.ops.extension import load_extension
 TINY = Setting("convnet1-w4", 1, 8, images=10, batch=4, dsa="crop")
 
 
+@pytest.mark.usefixtures("local_workers")
 def test_rows_are_printed_and_appended(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

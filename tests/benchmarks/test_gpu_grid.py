@@ -139,6 +139,7 @@ def test_the_problems_are_those_of_the_papers() -> None:
         assert (setting.dsa, setting.gradient) == (recipe.distill.dsa.strategy, "exact")
 
 
+@pytest.mark.usefixtures("local_workers")
 def test_a_tiny_grid_on_the_cpu(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_tiny_grid_on_the_cpu(
     assert table.of_rows(rows) in printed
 
 
+@pytest.mark.usefixtures("local_workers")
 def test_every_problem_and_contestant_can_be_posed() -> None:
     """Each at its tiny size, one after the other in one process: what the grid asks of workers."""
     with harness.Worker(grid.MODULE, "torch", {}) as worker:
