@@ -147,22 +147,32 @@ class WindowConvolution final : public LinearMap {
                    data_of<T>(z) + image * pixels_ * shape_.outputs, shape_.outputs);
   }
 
-  // The windows of one image, one row per output pixel.
-  void unroll(const T* image, T* rows) const {
-    const int64_t inputs = shape_.inputs;
+  // Calls visit(pixel, tap, offset) for the nine taps of every output pixel's window; the offset of the tap's
+  // pixel in the image is -1 where it lies outside.
+  template <typename Visit>
+  void for_each_tap(const Visit& visit) const {
+    int64_t pixel = 0;
     for (int64_t y = 0; y < shape_.output_height(); ++y) {
-      for (int64_t x = 0; x < shape_.output_width(); ++x, rows += window_row_) {
+      for (int64_t x = 0; x < shape_.output_width(); ++x, ++pixel) {
         for (int64_t tap = 0; tap < 9; ++tap) {
           const int64_t row = y + tap / 3 - shape_.padding;
           const int64_t column = x + tap % 3 - shape_.padding;
           const bool inside = row >= 0 && row < shape_.height && column >= 0 && column < shape_.width;
-          for (int64_t input = 0; input < inputs; ++input) {
-            rows[tap * inputs + input] =
-                inside ? image[(row * shape_.width + column) * inputs + input] : T(0);
-          }
+          visit(pixel, tap, inside ? (row * shape_.width + column) * shape_.inputs : -1);
         }
       }
     }
+  }
+
+  // The windows of one image, one row per output pixel.
+  void unroll(const T* image, T* rows) const {
+    const int64_t inputs = shape_.inputs;
+    for_each_tap([=, row = window_row_](int64_t pixel, int64_t tap, int64_t offset) {
+      T* const window = rows + pixel * row + tap * inputs;
+      for (int64_t input = 0; input < inputs; ++input) {
+        window[input] = offset >= 0 ? image[offset + input] : T(0);
+      }
+    });
   }
 
   // dx = the sum over terms of dz weights: the numbers of a window are added to the pixels that they came
@@ -191,19 +201,12 @@ class WindowConvolution final : public LinearMap {
 
   void gather(const T* rows, T* image) const {
     const int64_t inputs = shape_.inputs;
-    for (int64_t y = 0; y < shape_.output_height(); ++y) {
-      for (int64_t x = 0; x < shape_.output_width(); ++x, rows += depth_) {
-        for (int64_t tap = 0; tap < 9; ++tap) {
-          const int64_t row = y + tap / 3 - shape_.padding;
-          const int64_t column = x + tap % 3 - shape_.padding;
-          if (row >= 0 && row < shape_.height && column >= 0 && column < shape_.width) {
-            for (int64_t input = 0; input < inputs; ++input) {
-              image[(row * shape_.width + column) * inputs + input] += rows[tap * inputs + input];
-            }
-          }
-        }
+    for_each_tap([=, row = depth_](int64_t pixel, int64_t tap, int64_t offset) {
+      const T* const window = rows + pixel * row + tap * inputs;
+      for (int64_t input = 0; offset >= 0 && input < inputs; ++input) {
+        image[offset + input] += window[input];
       }
-    }
+    });
   }
 
   const ConvolutionLoops<T>& loops_ = cpu::convolution_loops<T>();

@@ -25,7 +25,7 @@ from pydistill.trajectories import TrajectoryStore
 from tests.helpers.small_runs import EVALUATION, EXPERT, MODEL, recipe
 
 TURNS = 3
-FEWER: dict[str, object] = {"expert.count": 2, "distill.iterations": 50}
+FEWER: dict[str, object] = {"expert.count": 2, "distill.iterations": 50, "evaluation.repeats": 2}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def counts(cost: Plan) -> dict[str, int]:
 
 @pytest.mark.alone
 def test_the_demo_takes_as_long_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the processor's clock, in turns, with the demo's recipe but fewer experts, iterations and evaluations."""
+    """By the processor's clock, in turns, with the demo's recipe but fewer experts, iterations and networks."""
     monkeypatch.setattr(timing, "perf_counter", time.process_time)
     work = demo(changes=FEWER)
     dataset = data.load(work.data)
