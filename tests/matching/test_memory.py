@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-FEW, MANY = (Setting(batch=64, width=32, steps=steps, threads=1) for steps in (5, 50))
+FEW, MANY = (Setting(batch=64, width=32, steps=steps, threads=1) for steps in (4, 50))
 
 
 def without_vectors(peak: float, setting: Setting) -> float:
