@@ -9,9 +9,9 @@ SHELL := /bin/bash
 .PHONY: setup demo test test-host test-python lint docs cuda-gate benchmark-ops clean
 
 PYTHON ?= python3
-# A test starts threads of its own only where it is about them, so several tests run at once.
+# Tests have one thread unless they are about threads, so several run at once.
 PYTEST_ARGS ?= --numprocesses auto --maxprocesses 4 --dist worksteal
-# Those that look at the clock on the wall run after them, one by one.
+# Tests marked `alone` run after them, one by one.
 TESTS ?= tests
 PYDISTILL_CUDA ?= auto
 PYDISTILL_BUILD ?= 1
@@ -64,16 +64,16 @@ test-host: $(VENV)/.dependencies
 	ctest --test-dir build/host --parallel 2 --output-on-failure
 
 test-python: setup
-	@# pytest's status 5: there are none of this kind among them; there must be some of one kind. Clocks want one process.
-	found=0; \
+	@# pytest's status 5: no test of this kind; there must be some of one kind.
+	ran=0; \
 	run() { \
 	    local status=0; \
 	    $(BIN)/python -m pytest "$$@" $(TESTS) || status=$$?; \
-	    case $$status in 0) found=1;; 5) ;; *) exit $$status;; esac; \
+	    case $$status in 0) ran=1;; 5) ;; *) exit $$status;; esac; \
 	}; \
 	run -m "not alone" $(PYTEST_ARGS); \
 	run -m alone $(PYTEST_ARGS) --numprocesses 0; \
-	if [ $$found = 0 ]; then \
+	if [ $$ran = 0 ]; then \
 	    echo "test-python: no test was found; TESTS says where they are, PYTEST_ARGS how they run" >&2; exit 5; \
 	fi
 
