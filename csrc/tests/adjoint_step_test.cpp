@@ -74,9 +74,9 @@ void without_a_gradient_there_is_no_inner_product() {
   const InnerProduct none = reduce_chunk(step, 0, 20);
   step.finish(none);
   CHECK(none.sum == 0.0);
-  Problem<double> whole(20);
-  reduce_chunk(whole.step(), 0, 20);
-  CHECK(problem.next == whole.next);
+  Problem<double> complete(20);
+  reduce_chunk(complete.step(), 0, 20);
+  CHECK(problem.next == complete.next);
 }
 
 void not_a_number_reaches_the_inner_product() {

@@ -69,14 +69,14 @@ std::vector<Sum> convolve(const Shape& shape, const std::vector<T>& x, const std
 }
 
 template <typename A, typename B>
-double relative_error(const std::vector<A>& found, const std::vector<B>& expected) {
+double relative_error(const std::vector<A>& actual, const std::vector<B>& expected) {
   double difference = 0;
   double norm = 0;
-  CHECK(found.size() == expected.size());
-  for (size_t each = 0; each < found.size(); ++each) {
-    const double gap = static_cast<double>(found[each]) - static_cast<double>(expected[each]);
+  CHECK(actual.size() == expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    const double gap = static_cast<double>(actual[i]) - static_cast<double>(expected[i]);
     difference += gap * gap;
-    norm += static_cast<double>(expected[each]) * static_cast<double>(expected[each]);
+    norm += static_cast<double>(expected[i]) * static_cast<double>(expected[i]);
   }
   return std::sqrt(difference / norm);
 }
@@ -96,15 +96,16 @@ struct Run {
     const int64_t outputs = flipped ? shape.inputs : shape.outputs;
     const int64_t inputs = flipped ? shape.outputs : shape.inputs;
     // Filled with what must not be left: the loops write every number of it.
-    std::vector<T> found(static_cast<size_t>(16 * panels(outputs) * inputs * loops.panel), T(NAN));
+    std::vector<T> transformed(static_cast<size_t>(16 * panels(outputs) * inputs * loops.panel), T(NAN));
     loops.transform_weights(given.data(), flipped ? 9 : shape.inputs * 9, flipped ? shape.inputs * 9 : 9,
-                            flipped, inputs, outputs, 0, outputs, found.data());
-    return found;
+                            flipped, inputs, outputs, 0, outputs, transformed.data());
+    return transformed;
   }
   std::vector<T> images(const std::vector<T>& x, int64_t channels) const {
-    std::vector<T> found = spectrum(channels);
-    loops.transform_images(shape.tiles, channels, x.data(), 0, shape.tiles.count(), padded, found.data());
-    return found;
+    std::vector<T> transformed = spectrum(channels);
+    loops.transform_images(shape.tiles, channels, x.data(), 0, shape.tiles.count(), padded,
+                           transformed.data());
+    return transformed;
   }
   std::vector<T> outputs(const std::vector<SpectralTerm<T>>& terms, int64_t inputs, int64_t outputs,
                          int64_t block) const {
@@ -141,8 +142,8 @@ void test_against_the_definition(const ConvolutionLoops<T>& loops, const Shape& 
   // Two terms: the tangent of the convolution.
   auto z_tangent = convolve<double>(shape, x_tangent, w);
   const auto second = convolve<double>(shape, x, w_tangent);
-  for (size_t each = 0; each < z_tangent.size(); ++each) {
-    z_tangent[each] += second[each];
+  for (size_t i = 0; i < z_tangent.size(); ++i) {
+    z_tangent[i] += second[i];
   }
   const auto spectrum_tangent = run.images(x_tangent, shape.inputs);
   const auto weights_tangent = run.weights(w_tangent, false);
@@ -159,12 +160,12 @@ void test_against_the_definition(const ConvolutionLoops<T>& loops, const Shape& 
   double by_z = 0;
   double by_x = 0;
   double scale = 0;
-  for (size_t each = 0; each < dz.size(); ++each) {
-    by_z += static_cast<double>(dz[each]) * z_of_tangent[each];
-    scale += std::fabs(static_cast<double>(dz[each]) * z_of_tangent[each]);
+  for (size_t i = 0; i < dz.size(); ++i) {
+    by_z += static_cast<double>(dz[i]) * z_of_tangent[i];
+    scale += std::fabs(static_cast<double>(dz[i]) * z_of_tangent[i]);
   }
-  for (size_t each = 0; each < dx.size(); ++each) {
-    by_x += static_cast<double>(dx[each]) * static_cast<double>(x_tangent[each]);
+  for (size_t i = 0; i < dx.size(); ++i) {
+    by_x += static_cast<double>(dx[i]) * static_cast<double>(x_tangent[i]);
   }
   CHECK(std::fabs(by_z - by_x) <= bound * scale);
 
@@ -185,11 +186,11 @@ void test_against_the_definition(const ConvolutionLoops<T>& loops, const Shape& 
   loops.finish_weight_gradient(sums.data(), shape.inputs, shape.outputs, 0, run.panels(shape.outputs),
                                dw.data());
   by_z = by_x = 0;
-  for (size_t each = 0; each < dz.size(); ++each) {
-    by_z += static_cast<double>(dz[each]) * second[each];
+  for (size_t i = 0; i < dz.size(); ++i) {
+    by_z += static_cast<double>(dz[i]) * second[i];
   }
-  for (size_t each = 0; each < dw.size(); ++each) {
-    by_x += static_cast<double>(dw[each]) * static_cast<double>(w_tangent[each]);
+  for (size_t i = 0; i < dw.size(); ++i) {
+    by_x += static_cast<double>(dw[i]) * static_cast<double>(w_tangent[i]);
   }
   CHECK(std::fabs(by_z - by_x) <= bound * scale);
 }
@@ -257,10 +258,10 @@ void test_products(const ConvolutionLoops<T>& loops, int64_t rows, int64_t depth
       double sum = 0;
       double scale = 1;
       for (int64_t row = 0; row < rows; ++row) {
-        const double each = static_cast<double>(numbers[static_cast<size_t>(row * depth + k)]) *
-                            static_cast<double>(out[static_cast<size_t>(row * columns + column)]);
-        sum += each;
-        scale += std::fabs(each);
+        const double product = static_cast<double>(numbers[static_cast<size_t>(row * depth + k)]) *
+                               static_cast<double>(out[static_cast<size_t>(row * columns + column)]);
+        sum += product;
+        scale += std::fabs(product);
       }
       CHECK(std::fabs(static_cast<double>(sums[static_cast<size_t>(k * padded + column)]) - sum) <=
             bound * scale);

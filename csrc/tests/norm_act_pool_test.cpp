@@ -115,10 +115,10 @@ struct Problem {
   }
 };
 
-void all_close(const std::vector<double>& found, const std::vector<double>& expected, double tolerance) {
-  CHECK(found.size() == expected.size());
-  for (size_t i = 0; i < found.size(); ++i) {
-    CHECK(std::fabs(found[i] - expected[i]) <= tolerance * (1 + std::fabs(expected[i])));
+void all_close(const std::vector<double>& actual, const std::vector<double>& expected, double tolerance) {
+  CHECK(actual.size() == expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    CHECK(std::fabs(actual[i] - expected[i]) <= tolerance * (1 + std::fabs(expected[i])));
   }
 }
 
@@ -184,9 +184,9 @@ void derivatives_are_difference_quotients(Problem<double> problem, NormActPoolLo
   const double step = 1e-6;
   Problem<double> ahead = problem.moved(step);
   Problem<double> behind = problem.moved(-step);
-  for (Problem<double>* each : {&problem, &ahead, &behind}) {
-    each->run(NormActPoolPhase::kForward, loop);
-    each->run(NormActPoolPhase::kBackward, loop);
+  for (Problem<double>* point : {&problem, &ahead, &behind}) {
+    point->run(NormActPoolPhase::kForward, loop);
+    point->run(NormActPoolPhase::kBackward, loop);
   }
   Problem<double> tangents = problem;
   tangents.run(NormActPoolPhase::kJvp, loop);
@@ -313,8 +313,8 @@ void unequal_counts_are_combined_as_a_gpu_s_rows_combine_them(double bound) {
       parts[at] = Counted::combine(parts[at], parts[at + static_cast<size_t>(half)]);
     }
   }
-  const auto close = [bound](T found, long double expected) {
-    return std::fabs(static_cast<double>(found) / static_cast<double>(expected) - 1) <= bound;
+  const auto close = [bound](T actual, long double expected) {
+    return std::fabs(static_cast<double>(actual) / static_cast<double>(expected) - 1) <= bound;
   };
   long double mean = 0, mean_tangent = 0, squares = 0, squares_tangent = 0;
   const auto count = static_cast<long double>(values.size());
@@ -326,13 +326,14 @@ void unequal_counts_are_combined_as_a_gpu_s_rows_combine_them(double bound) {
     squares += (values[i] - mean) * (values[i] - mean);
     squares_tangent += 2 * (values[i] - mean) * (tangents[i] - mean_tangent);
   }
-  const auto& found = parts[0].moments;
+  const auto& actual = parts[0].moments;
   CHECK(parts[0].count == static_cast<int64_t>(values.size()));
-  CHECK(close(found.mean.value - found.excess.value, mean));
-  CHECK(close(found.squares.value, squares));
+  CHECK(close(actual.mean.value - actual.excess.value, mean));
+  CHECK(close(actual.squares.value, squares));
   if constexpr (tangent) {
-    CHECK(std::fabs(static_cast<double>(found.mean.tangent - found.excess.tangent - mean_tangent)) <= bound);
-    CHECK(std::fabs(static_cast<double>(found.squares.tangent - squares_tangent)) <=
+    CHECK(std::fabs(static_cast<double>(actual.mean.tangent - actual.excess.tangent - mean_tangent)) <=
+          bound);
+    CHECK(std::fabs(static_cast<double>(actual.squares.tangent - squares_tangent)) <=
           bound * static_cast<double>(squares));
   }
 }

@@ -81,9 +81,9 @@ void chunks_combine_to_the_whole() {
     total = step.combine(total,
                          reduce_chunk(step, begin, begin + kChunkSize < count ? begin + kChunkSize : count));
   }
-  const DistanceSums whole = reduce_chunk(step, 0, count);
-  CHECK(close(total.absolute, whole.absolute, 1e-13));
-  CHECK(close(total.squared, whole.squared, 1e-13));
+  const DistanceSums complete = reduce_chunk(step, 0, count);
+  CHECK(close(total.absolute, complete.absolute, 1e-13));
+  CHECK(close(total.squared, complete.squared, 1e-13));
 }
 
 void identity_changes_nothing() {

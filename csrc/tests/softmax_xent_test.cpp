@@ -213,10 +213,10 @@ void what_is_absent_is_left_out() {
                                                                nullptr};
   reduce_row(nothing, 1);
   reduce_row(gradient, 1);
-  Problem<double> whole(4);
-  whole.run(whole.soft());
+  Problem<double> complete(4);
+  complete.run(complete.soft());
   for (size_t i = 0; i < 12; ++i) {
-    CHECK(problem.grad_logits[i] == (i / 4 == 1 ? whole.grad_logits[i] : kUntouched));
+    CHECK(problem.grad_logits[i] == (i / 4 == 1 ? complete.grad_logits[i] : kUntouched));
   }
 }
 

@@ -114,14 +114,14 @@ void rows_are_taken_by_the_index_of_the_step(int64_t width) {
             GatherRows<scalar_t>{table.data(), kTableRows, index.data(), &step, kRows, width, out.data()},
             begin, end);
         for (int64_t i = 0; i < count; ++i) {
-          const scalar_t found = out[static_cast<size_t>(i)];
+          const scalar_t actual = out[static_cast<size_t>(i)];
           const int64_t from = index[static_cast<size_t>(step * kRows + i / width)];
           if (i < begin || i >= end) {
-            CHECK(found == scalar_t(77));
+            CHECK(actual == scalar_t(77));
           } else if (from < 0 || from >= kTableRows) {
-            CHECK(is_missing(found));
+            CHECK(is_missing(actual));
           } else {
-            CHECK(found == table[static_cast<size_t>(from * width + i % width)]);
+            CHECK(actual == table[static_cast<size_t>(from * width + i % width)]);
           }
         }
       }

@@ -66,15 +66,15 @@ void each_element_takes_its_own_tensors_weight() {
 // Wherever a chunk begins and ends, it writes its own elements alone and finds their tensors.
 template <typename scalar_t>
 void chunks_are_parts_of_the_whole() {
-  Problem<scalar_t> whole;
-  map_chunk(whole.lerp(), 0, whole.count);
-  for (int64_t begin = 0; begin <= whole.count; ++begin) {
-    for (int64_t end = begin; end <= whole.count; ++end) {
+  Problem<scalar_t> complete;
+  map_chunk(complete.lerp(), 0, complete.count);
+  for (int64_t begin = 0; begin <= complete.count; ++begin) {
+    for (int64_t end = begin; end <= complete.count; ++end) {
       Problem<scalar_t> part;
       map_chunk(part.lerp(), begin, end);
-      for (int64_t i = 0; i < whole.count; ++i) {
+      for (int64_t i = 0; i < complete.count; ++i) {
         const size_t at = static_cast<size_t>(i);
-        CHECK(part.point[at] == (begin <= i && i < end ? whole.point[at] : scalar_t(-77)));
+        CHECK(part.point[at] == (begin <= i && i < end ? complete.point[at] : scalar_t(-77)));
       }
     }
   }

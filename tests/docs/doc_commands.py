@@ -28,7 +28,7 @@ from sklearn.datasets import load_digits
 from pydistill.cli import main
 from tests.docs.doc_blocks import ROOT, BlockOptions, command_lines
 
-# What makes a published recipe small; the flags that a page gives stand before these.
+# Flags that make a published recipe small; they follow the flags of the page.
 SMALL = [
     "--data.zca=false",
     "--model.width=4",
@@ -47,7 +47,7 @@ SMALL = [
 ]
 TAKES_A_RECIPE = ("experts", "distill", "plan")
 SHRUNK = {**dict.fromkeys(TAKES_A_RECIPE, SMALL), "evaluate": ["--repeats=1", "--epochs=2"]}
-# What pages call the things that a command reads; a name behind --out is made by the command itself.
+# The pages' names of a command's inputs; a command itself makes the name behind --out.
 CALLED = {"DATA": "pictures", "EXPERTS": "experts", "CONVEX": "convexified", "RUN": "run", "SET": "set"}
 FOR_A_SHELL = re.compile(r"[|<>;&$`*]")
 SERVES_WITHIN_SECONDS = 60.0
@@ -128,7 +128,7 @@ def run_block(source: str, options: BlockOptions, inputs: Inputs) -> None:
 
 
 def status_of(arguments: list[str]) -> object:
-    """The exit status of `pydistill ARGUMENTS`, which --help and --print_config end by themselves."""
+    """Return the exit status of `pydistill ARGUMENTS`, which --help and --print_config end by themselves."""
     try:
         return main(arguments)
     except SystemExit as ended:
@@ -136,7 +136,7 @@ def status_of(arguments: list[str]) -> object:
 
 
 def shrunk(words: list[str], options: BlockOptions) -> list[str]:
-    """The command with the flags that make it small, and those that the comment adds."""
+    """Add the flags that make a command small, and those of the block's comment."""
     command = words[0]
     added = [] if options.as_written else [*SHRUNK.get(command, [])]
     if any(re.fullmatch(r"\w+:\w+", word) for word in words):  # a network of one's own, which has no options
@@ -163,7 +163,7 @@ def make_inputs(words: Sequence[str], options: BlockOptions, inputs: Inputs) -> 
 
 
 def run_module(module: str, arguments: list[str]) -> None:
-    """`python -m MODULE ARGUMENTS`, in this process if it has a `main` that takes arguments."""
+    """Run `python -m MODULE ARGUMENTS` in this process."""
     imported = importlib.import_module(module)
     if hasattr(imported, "__path__"):
         imported = importlib.import_module(f"{module}.__main__")
@@ -172,7 +172,7 @@ def run_module(module: str, arguments: list[str]) -> None:
 
 
 def run_in_a_shell(line: str) -> None:
-    """A line of bash, in which `pydistill` is this package's."""
+    """Run a line of bash, in which `pydistill` is this package's."""
     tools = Path("bin-of-the-test").absolute()
     tools.mkdir(exist_ok=True)
     for name, command in (("pydistill", f"{sys.executable} -m pydistill"), ("python", sys.executable)):
@@ -211,7 +211,7 @@ def is_measurement(words: Sequence[str]) -> bool:
 
 
 def check_command(words: Sequence[str]) -> None:
-    """What is not run: that its target, package, module or script is there and knows the flags."""
+    """Check a command without running it: its target, package, module or script exists and knows the flags."""
     words = list(words)
     while re.fullmatch(r"\w+=\S*", words[0]):  # settings in the environment
         words.pop(0)
@@ -248,7 +248,7 @@ def check_extras(words: Sequence[str]) -> None:
 
 @functools.cache
 def help_of(module: str, *command: str) -> str:
-    """What `python -m MODULE COMMAND --help` prints."""
+    """Return what `python -m MODULE COMMAND --help` prints."""
     output = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setattr(sys, "argv", [module, *command, "--help"])

@@ -22,7 +22,7 @@ from tests.docs.doc_blocks import PAGES, ROOT, Block, all_blocks, blocks, files_
 from tests.docs.doc_commands import Inputs, check_command, run_block
 from tests.helpers.fake_wandb import FakeWandb
 
-# For blocks that are a part of a program: what the program said before.
+# The first lines of a program, for blocks that are a part of one.
 SETUPS = {
     "problem": """
 import math
@@ -50,7 +50,7 @@ LANGUAGES = {"python", "bash", "text", "json", "yaml", "mermaid"}  # of which th
 
 
 def run_python(block: Block) -> dict[str, object]:
-    """The block's names after it ran, behind its set-up."""
+    """Run a block after its set-up; return its names."""
     names: dict[str, object] = {"__name__": "__main__"}
     if block.options.setup is not None:
         exec(compile(SETUPS[block.options.setup], block.options.setup, "exec"), names)

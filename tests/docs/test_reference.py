@@ -39,7 +39,7 @@ def test_the_reference_is_written_without_a_warning(tmp_path: Path) -> None:
 
 
 def public_values(module: types.ModuleType) -> dict[str, Any]:
-    """What `__all__` names, or what the module itself defines."""
+    """Return the names of `__all__`, or the public names that the module itself defines."""
     if hasattr(module, "__all__"):
         return {name: getattr(module, name) for name in module.__all__}
     own = {name: value for name, value in vars(module).items() if name[0] != "_"}

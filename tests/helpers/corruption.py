@@ -26,7 +26,7 @@ ODD: tuple[Any, ...] = (
 
 
 class Running:
-    """What a pickle with code is: loading it would write a file."""
+    """Pickles as code: loading it would write a file."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -65,7 +65,7 @@ def hostile_files(canary: Path) -> list[bytes]:
 
 
 def damages() -> st.SearchStrategy[Corruption]:
-    """What a disk makes of a file's bytes: checksums in it are not made to fit."""
+    """Draw damages as of a disk: checksums in the file are not adapted."""
     place = st.floats(0, 1, exclude_max=True)
     flips = st.lists(st.tuples(place, st.integers(0, 7)), min_size=1, max_size=6).map(_flip)
     cut = place.map(lambda at: lambda content: content[: int(at * len(content))])

@@ -1,4 +1,4 @@
-"""What lies in a folder, byte by byte."""
+"""Read a folder, byte by byte."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def train(experts: Path, folder: Path) -> None:
 WORKS = {"distillation": distil, "convexified": distil_convexified, "experts": train}
 
 
-class Death:
+class KillAtMoment:
     """Kills the process at its nth moment of writing; writes the moments to `pipe`."""
 
     def __init__(self, after: int | None, pipe: int) -> None:
@@ -63,7 +63,7 @@ class Death:
         RunFolder.append_metrics = lambda folder, record: self.append_metrics(folder, record)  # type: ignore[method-assign]
 
     def moment(self, name: str, leave: Callable[[], object] = lambda: None) -> None:
-        """One moment; if it is the last, the file is left as `leave` leaves it."""
+        """Pass a moment of writing; at the last one, call `leave` and kill the process."""
         if self.left == 0:
             leave()
             os.write(self.pipe, f"{name}\n".encode())
@@ -96,7 +96,7 @@ class Death:
         self.append(folder, record)
 
 
-class Mortal:
+class Attempts:
     """Attempts at one kind of work, each in its own child process."""
 
     def __init__(self, work: Callable[[Path], None]) -> None:
@@ -121,7 +121,7 @@ class Mortal:
             try:
                 os.close(reading)
                 if seconds is None:
-                    Death(moment, writing)
+                    KillAtMoment(moment, writing)
                 self.work(folder)
             except BaseException:
                 import traceback
@@ -149,32 +149,32 @@ def main(kind: str, experts: Path, out: Path) -> None:
     work(experts, out / "undisturbed")  # in this process, so that the children find all modules imported
     if len(os.listdir("/proc/self/task")) > 1:
         raise SystemExit("the process has threads, which its children would not have")
-    mortal = Mortal(lambda folder: work(experts, folder))
+    attempts = Attempts(lambda folder: work(experts, folder))
     began = time.perf_counter()
-    _, moments = mortal.attempt(out / "counted")
+    _, moments = attempts.attempt(out / "counted")
     duration = time.perf_counter() - began
     finished = []
     for by_time in (True, False):
         chance = random.Random(1)  # new, since the number of draws before it varies
-        target = sum(mortal.killed.values()) + KILLS
+        target = sum(attempts.killed.values()) + KILLS
         kinds = [] if by_time else sorted(set(moments))
-        while kinds or sum(mortal.killed.values()) < target:
+        while kinds or sum(attempts.killed.values()) < target:
             folder = out / f"resumed-{len(finished)}"
             done = False
             if kinds:
                 name = kinds.pop()
-                done, _ = mortal.attempt(
+                done, _ = attempts.attempt(
                     folder, moment=chance.choice([i for i, at in enumerate(moments) if at == name])
                 )
-            while not done and sum(mortal.killed.values()) < target:
+            while not done and sum(attempts.killed.values()) < target:
                 if by_time:
-                    done, _ = mortal.attempt(folder, seconds=chance.uniform(0.0, 1.0) * duration)
+                    done, _ = attempts.attempt(folder, seconds=chance.uniform(0.0, 1.0) * duration)
                 else:
-                    done, _ = mortal.attempt(folder, moment=chance.randrange(len(moments)))
+                    done, _ = attempts.attempt(folder, moment=chance.randrange(len(moments)))
             if not done:
-                mortal.attempt(folder)
+                attempts.attempt(folder)
             finished.append(str(folder))
-    print(json.dumps({"undisturbed": str(out / "undisturbed"), "resumed": finished, "killed": mortal.killed}))
+    print(json.dumps({"undisturbed": str(out / "undisturbed"), "resumed": finished, "killed": attempts.killed}))
 
 
 if __name__ == "__main__":

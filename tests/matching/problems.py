@@ -30,7 +30,7 @@ LABELS = torch.tensor([0, 1])
 
 @dataclass
 class Case:
-    """Leaves of one problem; `run` makes fresh ones for each backend, so that gradients never mix."""
+    """One problem; `run` copies its leaves, so that the gradients of two backends never mix."""
 
     model: nn.Module
     start: Tensor
@@ -67,7 +67,7 @@ class Case:
         return outcome, dict(zip(leaves, gradients, strict=True))
 
     def to(self, dtype: torch.dtype) -> Case:
-        """The same problem in another dtype."""
+        """Return the problem in another dtype."""
         values = {name: getattr(self, name) for name in LEAVES}
         values = {name: value.to(dtype) if value.is_floating_point() else value for name, value in values.items()}
         return replace(self, model=deepcopy(self.model).to(dtype), **values)

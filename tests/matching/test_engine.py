@@ -49,7 +49,7 @@ def same_bits(one: GradientBackend, other: GradientBackend) -> bool:
 
 
 def without_linear_weights(model: Network, passes: GradientBackend) -> GradientBackend:
-    """The same with zeros for the gradients of linear layers' weights."""
+    """Return the results with zeros for the gradients of linear layers' weights."""
     layout = layout_of(model)
 
     def cleared(flat: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def test_tensorboard_holds_what_the_metrics_hold(store: TrajectoryStore, tmp_pat
 
 @needs_tensorboard
 def test_tensorboard_goes_on_after_a_resume(store: TrajectoryStore, tmp_path: Path) -> None:
-    """What a killed process had logged beyond the last checkpoint is there once."""
+    """Events that a killed process logged beyond the last checkpoint are not repeated."""
     run = tmp_path / "run"
     distil(store, run, TENSORBOARD, iterations=3)
     killed = TensorBoardLogger(run, recipe(), DATA)

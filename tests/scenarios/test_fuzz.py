@@ -222,7 +222,7 @@ CHECKED: dict[str, Callable[[Path], Content]] = {
 
 
 def assert_same_tensors(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """The same names, kinds of numbers, shapes and bits."""
+    """Assert equal names, dtypes, shapes and bits."""
     assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
         assert actual[name].dtype == tensor.dtype

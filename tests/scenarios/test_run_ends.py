@@ -112,7 +112,7 @@ def test_pictures_and_report_cannot_fail_a_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever fails: here matplotlib is missing, and a folder is in the report's place."""
+    """Here matplotlib is missing, and a folder is in the report's place."""
 
     class Obstruct(RunCallback):
         def on_iteration(self, report: IterationReport) -> None:

@@ -1,4 +1,4 @@
-"""What of backend `fused` only a GPU shows; its engine with ATen's convolutions is proved on the CPU."""
+"""GPU proofs of backend `fused`; its engine with ATen's convolutions is proved on the CPU."""
 
 from __future__ import annotations
 

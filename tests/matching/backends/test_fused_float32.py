@@ -21,7 +21,7 @@ pytestmark = needs_engine
 
 SEEDS = 20
 KINK = 2e-3
-"""What one flipped unit may change of a gradient."""
+"""The relative change of a gradient by one flipped unit, at most."""
 
 
 def case_of(seed: int) -> Case:
@@ -41,7 +41,7 @@ def case_of(seed: int) -> Case:
 
 @pytest.fixture(scope="module")
 def errors() -> dict[str, dict[str, list[float]]]:
-    """Of each backend and leaf, the relative error of the float32 gradient for each seed."""
+    """Compute the relative errors of the float32 gradients, by backend, leaf and seed."""
     errors: dict[str, dict[str, list[float]]] = {
         backend: {name: [] for name in LEAVES} for backend in ("fused", "torch", "autograd")
     }
