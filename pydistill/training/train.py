@@ -110,9 +110,7 @@ def epochs_of(
     pictures = images if isinstance(images, Pictures) else Pictures(images)
     gradients = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
     model.train()
-    # A step may be captured as a CUDA graph for float32 only: its learning rate is then a number in GPU memory, which
-    # PyTorch reads in float32.
-    capturable = {(theta.device.type, theta.dtype) for theta in gradients.parameters} == {("cuda", torch.float32)}
+    capturable = _capturable(gradients.parameters)
     optimiser = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)
     train_step = TrainStep(gradients, optimiser, pictures, labels, counts_correct=on_epoch is not None)
     capture_key = _capture_key(model) if capturable else None
@@ -222,6 +220,11 @@ def _in_turns(
         for stream in streams:
             torch.cuda.current_stream(device).wait_stream(stream)
     return diverged
+
+
+def _capturable(parameters: Sequence[nn.Parameter]) -> bool:
+    """Return whether a CUDA graph may capture a step: in float32 only, in which it reads the rate from GPU memory."""
+    return {(theta.device.type, theta.dtype) for theta in parameters} == {("cuda", torch.float32)}
 
 
 def _capture_key(model: nn.Module) -> Hashable | None:

@@ -22,8 +22,8 @@ from tests.helpers.blobs import blobs
 @pytest.fixture
 def training_gpu(gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch) -> FakeGraphs:
     """The stand-in, on which the training loop captures its steps and replays them in the same memory."""
-    sgd, init = training._sgd, CudaGraphStep.__init__
-    monkeypatch.setattr(training, "_sgd", lambda *arguments: (sgd(*arguments)[0], True))
+    init = CudaGraphStep.__init__
+    monkeypatch.setattr(training, "_capturable", lambda parameters: True)
     monkeypatch.setattr(
         CudaGraphStep, "__init__", lambda step, work, device, *, capture: init(step, work, GPU, capture=capture)
     )
