@@ -25,7 +25,6 @@ from pydistill.trajectories import TrajectoryStore
 from tests.helpers.small_runs import EVALUATION, EXPERT, MODEL, recipe
 
 TURNS = 3
-FEWER: dict[str, object] = {"expert.count": 2, "distill.iterations": 50, "evaluation.repeats": 2}
 
 
 @pytest.fixture
@@ -48,9 +47,9 @@ def counts(cost: Plan) -> dict[str, int]:
 
 @pytest.mark.alone
 def test_the_demo_takes_as_long_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the processor's clock, in turns, with the demo's recipe but fewer experts, iterations and networks."""
+    """By the processor's clock, in turns, with the demo's recipe."""
     monkeypatch.setattr(timing, "perf_counter", time.process_time)
-    work = demo(changes=FEWER)
+    work = demo()
     dataset = data.load(work.data)
     ratios: dict[str, list[float]] = {"experts": [], "run": [], "total": []}
     for turn in range(TURNS):
@@ -80,11 +79,10 @@ def test_the_demo_takes_as_much_memory_as_planned(tmp_path: Path) -> None:
         values: dict[str, float] = json.loads(done.stdout)
         return values
 
-    work = ["--preset", "demo/digits-att", *(f"--{name}={value}" for name, value in FEWER.items())]
-    planned = command("plan", *work, "--json")["memory"]
-    command("experts", *work, "--out", str(tmp_path / "experts"), "--quiet", "--json")
-    experts = ["--experts", str(tmp_path / "experts")]
-    peak = command("distill", *work, *experts, "--out", str(tmp_path / "run"), "--quiet", "--json")["peak_memory_bytes"]
+    planned = command("plan", "--preset", "demo/digits-att", "--json")["memory"]
+    command("experts", "--preset", "demo/digits-att", "--out", str(tmp_path / "experts"), "--quiet", "--json")
+    distill = ["distill", "--preset", "demo/digits-att", "--experts", str(tmp_path / "experts")]
+    peak = command(*distill, "--out", str(tmp_path / "run"), "--quiet", "--json")["peak_memory_bytes"]
     assert planned == pytest.approx(peak, rel=0.25)
 
 
