@@ -1,9 +1,10 @@
 """The hypergradient and its baselines as contestants of `benchmarks.hypergradient`.
 
-A backend's contestant is `pydistill.match(…, backend=NAME).loss.backward()`, to the images and the learning rate.
-Beside them stand the published TESLA scheme (`tesla`) and the sweep by forward over reverse in torch.func
-(`torch.func`), and two yardsticks: `floor` runs nothing but the convolutions and matrix products that N student steps
-and their sweep need, and `arithmetic` is their number of multiply-adds at the speed of one large matrix product.
+A backend's contestant is `pydistill.match(…, backend=NAME).loss.backward()`, to the images and the learning rate;
+`torch-memory` is backend `torch` with memory for the graphs of all steps. Beside them stand the published TESLA scheme
+(`tesla`) and the sweep by forward over reverse in torch.func (`torch.func`), and two yardsticks: `floor` runs nothing
+but the convolutions and matrix products that N student steps and their sweep need, and `arithmetic` is their number of
+multiply-adds at the speed of one large matrix product.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pydistill.nn.flat import flatten
 
 BACKENDS = ("autograd", "torch", "fused")
 YARDSTICKS = ("floor", "arithmetic")
-CONTESTANTS = (*BACKENDS, "tesla", "torch.func", *YARDSTICKS)
+CONTESTANTS = (*BACKENDS, "torch-memory", "tesla", "torch.func", *YARDSTICKS)
 
 DTYPES = ("float32", "float64")
 MATRIX_SIDE = 2048
@@ -153,7 +154,7 @@ def prepare(name: str, setting: Mapping[str, Any]) -> Work:
         torch.set_num_threads(chosen.threads)
     if name in YARDSTICKS:
         return _floor(chosen) if name == "floor" else _arithmetic(chosen)
-    if name in BACKENDS:
+    if name in (*BACKENDS, "torch-memory"):
         problem = Problem(chosen)
         return Work(lambda: by_backend(problem, name))
     if chosen.selection != "last":
@@ -188,6 +189,8 @@ def by_backend(problem: Problem, backend: str) -> Gradients:
     setting = problem.setting
     images, lr = problem.images.clone().requires_grad_(), problem.lr.clone().requires_grad_()
     choices: dict[str, Any] = {"gradient": setting.gradient, "selection": setting.selection, "backend": backend}
+    if backend == "torch-memory":
+        choices |= {"backend": "torch", "memory": "100%"}
     batches: Batches | list[tuple[Tensor, Tensor]] = problem.batches(images)
     if backend == "autograd" and isinstance(batches, Batches) and batches.draws is not None:
         rows = [batches.images.index_select(0, index) for index in batches.index]

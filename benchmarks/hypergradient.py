@@ -3,9 +3,10 @@
     python -m benchmarks.hypergradient --model convnet3 --width 128 --batch 100 --steps 5 --backends torch,fused,floor
 
 A hypergradient is `pydistill.match(…).loss.backward()`: N student steps forward, the sweep back, gradients to the
-images and the learning rate. Contestants: the backends autograd, torch and fused; tesla (the published scheme, with the
-truncated gradient); torch.func (forward over reverse); floor (the convolutions and matrix products alone, malloc
-keeping freed memory); arithmetic (their multiply-adds at the speed of a product of two 2048² matrices).
+images and the learning rate. Contestants: the backends autograd, torch and fused; torch-memory (torch with memory for
+the graphs of all steps); tesla (the published scheme, with the truncated gradient); torch.func (forward over reverse);
+floor (the convolutions and matrix products alone, malloc keeping freed memory); arithmetic (their multiply-adds at the
+speed of a product of two 2048² matrices).
 
 In a round every contestant is called once, warm, one at a time; times are per student step, median and 10 % to 90 %
 quantiles over the rounds. Memory is the peak of the first call in a fresh process whose malloc gives freed memory back,

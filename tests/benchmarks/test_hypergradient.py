@@ -26,20 +26,20 @@ def gradients(name: str, **changes: object) -> Gradients:
     return actual
 
 
-@pytest.mark.parametrize("name", ["tesla", "torch.func", "autograd"])
+@pytest.mark.parametrize("name", ["tesla", "torch.func", "autograd", "torch-memory"])
 @pytest.mark.parametrize("model", ["convnet2", "convnet1-max-nonorm", "mlp"])
 def test_truncated_gradients_are_those_of_match(name: str, model: str) -> None:
     problem = {"model": model, "gradient": "truncated"}
     assert_same(gradients(name, **problem), gradients("torch", **problem))
 
 
-@pytest.mark.parametrize("name", ["torch.func", "autograd"])
+@pytest.mark.parametrize("name", ["torch.func", "autograd", "torch-memory"])
 @pytest.mark.parametrize("model", ["convnet2", "mlp"])
 def test_exact_gradients_are_those_of_match(name: str, model: str) -> None:
     assert_same(gradients(name, model=model), gradients("torch", model=model))
 
 
-@pytest.mark.parametrize("name", ["tesla", "torch.func", "autograd"])
+@pytest.mark.parametrize("name", ["tesla", "torch.func", "autograd", "torch-memory"])
 def test_batches_and_augmentations_are_drawn_alike_for_everyone(name: str) -> None:
     problem = {"gradient": "truncated", "images": 7, "dsa": "color_crop_cutout_flip_scale_rotate", "steps": 6}
     actual, expected = gradients(name, **problem), gradients("torch", **problem)
