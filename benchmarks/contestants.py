@@ -56,6 +56,7 @@ class Setting:
     threads: int | None = None
     images: int | None = None
     dsa: str = ""
+    budget: str = "100%"
 
     def network(self) -> nn.Module:
         """The student, freshly initialised in this setting's dtype on its device.
@@ -190,7 +191,7 @@ def by_backend(problem: Problem, backend: str) -> Gradients:
     images, lr = problem.images.clone().requires_grad_(), problem.lr.clone().requires_grad_()
     choices: dict[str, Any] = {"gradient": setting.gradient, "selection": setting.selection, "backend": backend}
     if backend == "torch-memory":
-        choices |= {"backend": "torch", "memory": "100%"}
+        choices |= {"backend": "torch", "memory": setting.budget}
     batches: Batches | list[tuple[Tensor, Tensor]] = problem.batches(images)
     if backend == "autograd" and isinstance(batches, Batches) and batches.draws is not None:
         rows = [batches.images.index_select(0, index) for index in batches.index]

@@ -205,7 +205,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("argument --device: no NVIDIA GPU is visible")
     if options.json and not options.json.parent.is_dir():
         parser.error(f"argument --json: there is no folder {options.json.parent}")
-    keys = [value.name for value in fields(Setting) if value.name not in ("steps", "images")]
+    keys = [value.name for value in fields(Setting) if value.name not in ("steps", "images", "budget")]
     options.setting = Setting(**{key: getattr(options, key) for key in keys})
     try:
         options.setting.network()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from pydistill.matching.loss import student_loss
 from pydistill.matching.second_derivative import checked_gradient, derivative_errors
 from pydistill.nn.flat import ParameterLayout, layout_of
 from pydistill.nn.rebind import rebound
+
+_log = logging.getLogger("pydistill")
 
 
 class FunctionalStudent:
@@ -167,6 +171,7 @@ class _Watch(TorchFunctionMode):
                         "reach it as an attribute of a submodule"
                     )
         if func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
+            _announce_math_attention(type(self._model).__name__)
             with _math_attention():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -200,6 +205,13 @@ class _MathAttention:
 
 
 _math_attention = _MathAttention()
+
+
+@lru_cache
+def _announce_math_attention(network: str) -> None:
+    _log.info(
+        "attention of the student %s runs on PyTorch's math path: its faster ones have no second derivative", network
+    )
 
 
 def _check_logits(logits: Tensor, labels: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from pydistill.errors import BackendError, InputError
 from pydistill.matching import match
 from pydistill.matching.backends.torch import _warn_of_rounding
+from pydistill.matching.functional import _announce_math_attention
 from pydistill.nn import ConvNet, build, flatten, parse
 from tests.matching.problems import needs_engine
 
@@ -171,10 +173,13 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_attention_takes_the_path_that_has_a_second_derivative(backend: str) -> None:
+def test_attention_takes_the_path_that_has_a_second_derivative(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    _announce_math_attention.cache_clear()
+    caplog.set_level(logging.INFO, "pydistill")
     by_math = outcome(Attention(SDPBackend.MATH).double(), backend)
     assert outcome(Attention(SDPBackend.FLASH_ATTENTION).double(), backend) == pytest.approx(by_math, rel=1e-12)
     assert torch.backends.cuda.flash_sdp_enabled(), "the switch is restored"
+    assert "math path" in caplog.text
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

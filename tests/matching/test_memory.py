@@ -43,3 +43,11 @@ def test_fused_is_flat(sweep_peak: float) -> None:
     first, last = (without_vectors(measure_memory("fused", setting), setting) for setting in (FEW, MANY))
     assert last <= 1.05 * first
     assert first < without_vectors(sweep_peak, FEW)
+
+
+@pytest.mark.parametrize("budget", [0, 100])
+def test_a_budget_is_used_and_not_exceeded(budget: int, sweep_peak: float) -> None:
+    """In MB; the graphs of all four steps take more."""
+    peak = measure_memory("torch-memory", replace(FEW, budget=f"{budget}MB"))
+    assert 0.6 * budget <= peak - sweep_peak + 0.05 * sweep_peak
+    assert peak <= 1.05 * sweep_peak + budget
