@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import TensorWeakRef
 
 from pydistill._util.format import first_line
 from pydistill._util.memory import is_out_of_memory
 from pydistill.errors import InputError
 from pydistill.matching.loss import student_loss
-from pydistill.matching.second_derivative import checked_gradient, derivative_errors
+from pydistill.matching.second_derivative import check_leaves, checked_gradient, derivative_errors
 from pydistill.nn.flat import ParameterLayout, layout_of
 from pydistill.nn.rebind import rebound
 
@@ -41,8 +43,8 @@ class FunctionalStudent:
         layout: the names and shapes of its parameters.
 
     Raises:
-        InputError: the module is compiled to TorchScript, has no parameters to train, or keeps batch statistics in
-            training mode.
+        InputError: the module is compiled to TorchScript, has no parameters to train or lazy ones, hooks on their
+            gradients, or keeps batch statistics in training mode.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -56,6 +58,14 @@ class FunctionalStudent:
                 raise InputError(
                     f"module '{name}' is TorchScript, whose parameters cannot be replaced; pass the Python module"
                 )
+        for name, parameter in model.named_parameters():
+            if is_lazy(parameter):
+                raise InputError(f"parameter '{name}' has no shape yet; run the module once before matching")
+            if parameter._backward_hooks:
+                raise InputError(
+                    f"parameter '{name}' has a hook on its gradient, which is not run for the student's parameters; "
+                    "remove it before matching"
+                )
         self.model = model
         self.layout: ParameterLayout = layout_of(model)
         parameters = list(model.parameters())
@@ -65,11 +75,13 @@ class FunctionalStudent:
         self._frozen: Tensor | None = None  # [P], True where a parameter is frozen
         if any(is_frozen):
             self._frozen = torch.tensor(is_frozen).repeat_interleave(torch.tensor(self.layout.sizes))
-        self._originals = {id(value): name for name, value in (*model.named_parameters(), *model.named_buffers())}
+        originals = (*model.named_parameters(), *model.named_buffers())
+        self._originals = {id(value): (name, value) for name, value in originals}  # the values, lest ids be used again
         self._checked: set[tuple[torch.Size, bool]] = set()  # shapes of images, with or without a graph
         self._copy = model
         self._in_place: list[Tensor] = list(parameters)  # the parameters of `_copy`
         self._buffers: dict[str, tuple[Tensor, int]] = {}
+        self._leaves: list[TensorWeakRef] = []  # of the steps' graphs; one that is alive may be reached from a later step
 
     @property
     def name(self) -> str:
@@ -123,6 +135,7 @@ class FunctionalStudent:
         images, labels = (value.clone() if value.is_inference() else value for value in (images, labels))
         if not images.requires_grad:  # without it, code that is run again for the gradient would leave no trace
             images = images.detach().requires_grad_()
+            self.track(images)
         try:
             logits = self._copy(images.clone())  # the module may overwrite its input
         except RuntimeError as error:
@@ -133,6 +146,17 @@ class FunctionalStudent:
             ) from error
         _check_logits(logits, labels)
         return student_loss(logits, labels)
+
+    def track(self, *leaves: Tensor) -> None:
+        """Record leaves of a step's graph for `check_leaves`."""
+        self._leaves = [leaf for leaf in self._leaves if leaf() is not None]
+        self._leaves += map(TensorWeakRef, leaves)
+
+    def check_leaves(self, gradient: Tensor, *own: Tensor) -> None:
+        """Raise InputError if a step's gradient depends on a leaf of another step, through a tensor that was stored."""
+        alive = [leaf() for leaf in self._leaves]
+        others = [leaf for leaf in alive if leaf is not None and all(leaf is not mine for mine in own)]
+        check_leaves(gradient, others, self.name)
 
     def check_unchanged(self) -> None:
         """Raise InputError if the module changed a buffer while the student trained."""
@@ -153,7 +177,7 @@ class FunctionalStudent:
 class _Watch(TorchFunctionMode):
     """Refuses the parameters of the caller's module, and takes attention's differentiable path."""
 
-    def __init__(self, model: nn.Module, originals: dict[int, str]) -> None:
+    def __init__(self, model: nn.Module, originals: dict[int, tuple[str, Tensor]]) -> None:
         super().__init__()
         self._model = model
         self._originals = originals
@@ -166,7 +190,7 @@ class _Watch(TorchFunctionMode):
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if id(item) in self._originals:
                     raise InputError(
-                        f"{type(self._model).__name__} reaches '{self._originals[id(item)]}' past its modules, through "
+                        f"{type(self._model).__name__} reaches '{self._originals[id(item)][0]}' past its modules, through "
                         "a closure or an object that is not a module, so it cannot be replaced by the student's; "
                         "reach it as an attribute of a submodule"
                     )

@@ -48,6 +48,16 @@ def checked_gradient(loss: Tensor, gradient_of: Callable[[], Tensor | None], net
     return gradient
 
 
+def check_leaves(gradient: Tensor, others: list[Tensor], network: str) -> None:
+    """Raise InputError if ∇_θ ℓ of one step depends on a leaf of another step's graph."""
+    variables = {id(getattr(node, "variable", None)) for node in _nodes(gradient)} if others else set()
+    if any(id(leaf) in variables for leaf in others):
+        raise InputError(
+            f"{network} computes with a tensor that an earlier step stored, and the gradient through it would be "
+            "lost: store it detached, compute it in every step, or use backend 'autograd'"
+        )
+
+
 @contextmanager
 def derivative_errors(network: str) -> Iterator[None]:
     """Turn an error of PyTorch's about a derivative into an InputError with the remedy."""

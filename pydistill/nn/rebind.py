@@ -9,7 +9,10 @@ from collections.abc import Iterable, Mapping
 from copy import copy as shallow_copy
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from pydistill.errors import InputError
 
 _IMMUTABLE = frozenset((bool, int, float, str, type(None)))
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
@@ -27,6 +30,9 @@ def rebound(model: nn.Module, parameters: Iterable[tuple[Tensor, Tensor]], *, ow
     Args:
         parameters: pairs (parameter of `model`, tensor in its place), tied ones once.
         own_tensors: copy all other tensors (buffers, attributes); else share them.
+
+    Raises:
+        InputError: a tensor that is to be copied is a view of a parameter, so that the copy would not follow it.
     """
     copy: nn.Module = _Copier({id(old): (old, new) for old, new in parameters}, own_tensors).of(model)
     return copy
@@ -36,6 +42,7 @@ class _Copier:
     def __init__(self, replaced: Mapping[int, tuple[Any, Any]], own_tensors: bool) -> None:
         self._copies = dict(replaced)  # original and copy, by the original's id: the original must stay alive
         self._own_tensors = own_tensors
+        self._replaced = list(replaced.values())
 
     def of(self, value: Any) -> Any:
         if type(value) in _IMMUTABLE:
@@ -45,7 +52,7 @@ class _Copier:
         if isinstance(value, nn.Module):
             return self._of_module(value)
         if isinstance(value, Tensor):
-            return self._remember(value, value.detach().clone() if self._own_tensors else value)
+            return self._remember(value, self._own(value) if self._own_tensors else value)
         if isinstance(value, (list, set, dict)):
             return self._of_container(value)
         if type(value) is tuple or (isinstance(value, tuple) and hasattr(value, "_fields")):
@@ -58,6 +65,15 @@ class _Copier:
         if type(value) is types.FunctionType and value.__closure__:
             return self._of_closure(value)
         return value
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        for old, _ in self._replaced:
+            if _overlap(tensor, old):
+                raise InputError(
+                    f"the module stores a view {list(tensor.shape)} of its parameter {list(old.shape)}, which would "
+                    "not follow the student's parameter; take the view in forward"
+                )
+        return tensor.detach().clone()
 
     def _of_module(self, module: nn.Module) -> nn.Module:
         if type(module).__name__ == "OptimizedModule" and isinstance(module._modules.get("_orig_mod"), nn.Module):
@@ -105,6 +121,23 @@ class _Copier:
     def _remember(self, original: Any, copy: _Copy) -> _Copy:
         self._copies[id(original)] = original, copy
         return copy
+
+
+def _overlap(one: Tensor, other: Tensor) -> bool:
+    """True if two tensors share elements of memory, or their ranges of memory are interleaved."""
+    if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or one.device != other.device:
+        return False
+    (start, end), (other_start, other_end) = _range(one), _range(other)
+    return start < other_end and other_start < end
+
+
+def _range(tensor: Tensor) -> tuple[int, int]:
+    """Return the addresses from the first element of a tensor to behind its last."""
+    start = tensor.data_ptr()
+    if not tensor.numel():
+        return start, start
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.element_size()
 
 
 def _content(cell: types.CellType) -> Any:

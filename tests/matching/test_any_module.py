@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -322,6 +323,139 @@ def test_an_attribute_that_changes_the_function() -> None:
     with pytest.raises(InputError, match="second time"):
         outcome(model, "torch")
     assert outcome(model, "torch", memory="1GB") == pytest.approx(outcome(model, "autograd"), rel=1e-12)
+
+
+def cached_mean(self: Any, images: Tensor) -> Tensor:
+    """Subtract the mean of the first images that it sees."""
+    if self.stored is None:
+        self.stored = images.mean()
+    return self.net(images - self.stored)
+
+
+def cached_weight(self: Any, images: Tensor) -> Tensor:
+    """Compute a function of the weight in the first step only."""
+    if self.stored is None:
+        self.stored = self.net[4].weight.tanh()
+    return F.linear(self.net[:4](images), self.stored, self.net[4].bias)
+
+
+def previous_features(self: Any, images: Tensor) -> Tensor:
+    """Add the features of the step before."""
+    features = self.net[:2](images).tanh()
+    mixed = features if self.stored is None else features + self.stored
+    self.stored = features
+    return self.net[2:](mixed)
+
+
+@pytest.mark.parametrize("forward", [cached_mean, cached_weight, previous_features])
+def test_a_gradient_through_a_tensor_of_an_earlier_step(forward: Callable[[Any, Tensor], Tensor]) -> None:
+    """The full graph has it; backend `torch`, whose steps have graphs of their own, refuses."""
+    model, literal_model = Network(forward), Network(forward)
+    model.stored = literal_model.stored = None
+    start, target, images = points(819)
+    images.requires_grad_()
+    theta = start.requires_grad_()
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(literal_loss(literal_model, theta, images), theta, create_graph=True)
+        theta = theta - 0.2 * gradient
+    expected_loss = (theta - target).square().sum() / (start - target).square().sum()
+    expected = torch.autograd.grad(expected_loss, [images, start])
+    pairs = [(images, LABELS)] * 3
+    actual = torch.autograd.grad(match(model, start, target, pairs, 0.2, backend="autograd").loss, [images, start])
+    for value, right in zip(actual, expected, strict=True):
+        assert torch.allclose(value, right, rtol=1e-9, atol=1e-12)
+    for memory in (None, "0B", "300kB", "1GB"):
+        with pytest.raises(InputError, match="earlier step"):
+            match(model, start, target, pairs, 0.2, backend="torch", memory=memory).loss.backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_module_that_stores_its_features(backend: str) -> None:
+    def forward(self: Any, images: Tensor) -> Tensor:
+        self.features = self.net[:4](images)
+        return self.net[4](self.features)
+
+    for memory in (None, "100kB", "1GB"):
+        assert outcome(Network(forward), backend, memory=memory) == approximately(PLAIN)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("view", [lambda weight: weight.view(-1), lambda weight: weight.data, lambda weight: weight[1]])
+def test_a_stored_view_of_a_parameter_is_refused(backend: str, view: Callable[[Tensor], Tensor]) -> None:
+    model = Network()
+    model.views = [view(model.net[4].weight)]
+    with pytest.raises(InputError, match="view"):
+        outcome(model, backend)
+
+
+def test_parameters_in_one_storage() -> None:
+    """They are views of one buffer, and overlap with nothing."""
+    model = Network()
+    model.register_buffer("flat", torch.cat([flatten(model), torch.ones(1, dtype=torch.float64)]))
+    assert isinstance(model.flat, Tensor)
+    at = 0
+    for parameter in model.parameters():
+        parameter.data = model.flat[at : at + parameter.numel()].view_as(parameter)
+        at += parameter.numel()
+    model.flat = model.flat[at:]
+    assert outcome(model, "torch") == approximately(PLAIN)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_hook_on_a_parameter_is_refused(backend: str) -> None:
+    model = Network()
+    model.net[4].weight.register_hook(lambda gradient: 0 * gradient)
+    with pytest.raises(InputError, match=r"net\.4\.weight"):
+        outcome(model, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_lazy_parameter_is_refused(backend: str) -> None:
+    start, target, images = points(195)
+    with pytest.raises(InputError, match=r"'1\.weight'"):
+        match(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), start, target, [(images, LABELS)], 0.2, backend=backend)
+
+
+RUNS: list[int] = []
+
+
+def test_another_thread_draws_while_a_step_runs_again() -> None:
+    """The run that the gradient comes from has other numbers; later runs have the right ones again."""
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        RUNS.append(len(RUNS))
+        if RUNS[-1] == 4:  # of step 3, for its gradient
+            torch.rand(1)
+        return self.net(F.dropout(images, 0.5))
+
+    RUNS.clear()
+    with pytest.raises(InputError, match="another thread"):
+        outcome(Network(forward), "torch")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_module_changes_between_match_and_backward(backend: str) -> None:
+    model = Network()
+    start, target, images = points(819)
+    loss = match(model, start, target, [(images.requires_grad_(), LABELS)] * 4, 0.2, backend=backend).loss
+    del model.net
+    (of_images,) = torch.autograd.grad(loss, images)
+    assert (float(of_images.abs().sum()),) == approximately(PLAIN[1:2])
+
+
+@pytest.mark.parametrize("memory", [None, "1B", "1GB"])
+def test_a_match_is_freed_without_backward(memory: str | None) -> None:
+    features: list[weakref.ref[Tensor]] = []
+
+    def forward(self: Any, images: Tensor) -> Tensor:
+        hidden = self.net[:4](images)
+        features.append(weakref.ref(hidden))
+        return self.net[4](hidden)
+
+    start, target, images = points(819)
+    match(Network(forward), start, target, [(images.requires_grad_(), LABELS)] * 4, 0.2, backend="torch", memory=memory)
+    assert len(features) == 4
+    assert all(reference() is None for reference in features)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
