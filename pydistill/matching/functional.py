@@ -81,7 +81,8 @@ class FunctionalStudent:
         self._copy = model
         self._in_place: list[Tensor] = list(parameters)  # the parameters of `_copy`
         self._buffers: dict[str, tuple[Tensor, int]] = {}
-        self._leaves: list[TensorWeakRef] = []  # of the steps' graphs; one that is alive may be reached from a later step
+        self._overwrites: Tensor | bool = False  # 0-dim; read by `check_unchanged` alone, so that no step waits for it
+        self._leaves: list[TensorWeakRef] = []  # of the steps' graphs; a later step may reach one that is alive
 
     @property
     def name(self) -> str:
@@ -101,7 +102,11 @@ class FunctionalStudent:
         with torch.enable_grad():
             self._put_in_place(theta)
         with torch.enable_grad(), self.watching():
+            before = theta.detach().sum(dtype=torch.float64)
             loss = self._loss(images, labels)
+            if not (theta.is_cuda and torch.cuda.is_current_stream_capturing()):  # a capture has no values yet
+                is_other = theta.detach().sum(dtype=torch.float64) != before
+                self._overwrites = self._overwrites | (is_other & before.isfinite())
 
             @derivative_errors(self.name)
             def differentiated() -> Tensor | None:
@@ -159,7 +164,12 @@ class FunctionalStudent:
         check_leaves(gradient, others, self.name)
 
     def check_unchanged(self) -> None:
-        """Raise InputError if the module changed a buffer while the student trained."""
+        """Raise InputError if the module changed a buffer or a parameter while the student trained."""
+        if self._overwrites:
+            raise InputError(
+                f"{self.name} writes to its parameters when it runs, which is no step of the student's training; "
+                "compute with a function of the parameters instead"
+            )
         now = self._snapshot()
         for name in sorted(self._buffers.keys() | now.keys()):
             before, after = self._buffers.get(name), now.get(name)
@@ -167,7 +177,8 @@ class FunctionalStudent:
             if before is None or after is None or before[0] is not after[0] or before[1] != after[1]:
                 raise InputError(
                     f"buffer '{name}' of {self.name} changed while the student trained, "
-                    "so its steps cannot be run again; call model.eval() or remove what updates it"
+                    "so its steps cannot be run again; call model.eval(), remove what updates it, or run the model "
+                    "once before, if that makes the buffer"
                 )
 
     def _snapshot(self) -> dict[str, tuple[Tensor, int]]:
@@ -189,9 +200,10 @@ class _Watch(TorchFunctionMode):
         for value in (*args, *kwargs.values()):
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if id(item) in self._originals:
+                    name, _ = self._originals[id(item)]
                     raise InputError(
-                        f"{type(self._model).__name__} reaches '{self._originals[id(item)][0]}' past its modules, through "
-                        "a closure or an object that is not a module, so it cannot be replaced by the student's; "
+                        f"{type(self._model).__name__} reaches '{name}' past its modules, through a closure or an "
+                        "object that is not a module, so it cannot be replaced by the student's; "
                         "reach it as an attribute of a submodule"
                     )
         if func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):

@@ -125,7 +125,8 @@ class _Copier:
 
 def _overlap(one: Tensor, other: Tensor) -> bool:
     """True if two tensors share elements of memory, or their ranges of memory are interleaved."""
-    if type(one) not in (Tensor, nn.Parameter) or one.layout != torch.strided or one.device != other.device:
+    has_addresses = type(one) in (Tensor, nn.Parameter) and one.layout == torch.strided and not one.is_meta
+    if not has_addresses or one.device != other.device:
         return False
     (start, end), (other_start, other_end) = _range(one), _range(other)
     return start < other_end and other_start < end

@@ -460,7 +460,7 @@ def test_a_match_is_freed_without_backward(memory: str | None) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_callers_memory_is_not_overwritten(backend: str) -> None:
-    """By a module that works in place on its input, its parameters and its buffers."""
+    """By a module that works in place on its input."""
 
     def forward(self: Any, images: Tensor) -> Tensor:
         return self.net(images.sub_(0.5).div_(0.25))
@@ -475,12 +475,19 @@ def test_the_callers_memory_is_not_overwritten(backend: str) -> None:
     assert torch.equal(images, before)
     assert outcome(Network(forward), backend)[::2] == approximately((1.10822316, 1.14736749))
 
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("memory", [None, "1GB"])
+def test_a_module_that_writes_to_its_parameters_is_refused(backend: str, steps: int, memory: str | None) -> None:
     def clamps(self: Any, images: Tensor) -> Tensor:
         self.net[4].weight.data.clamp_(-0.1, 0.1)
         return self.net(images)
 
+    start, target, images = points(819)
     before = start.clone()
-    match(Network(clamps), start, target, [(images, LABELS)] * 2, lr, backend=backend)
+    with pytest.raises(InputError, match="parameters"):
+        match(Network(clamps), start, target, [(images, LABELS)] * steps, 0.2, backend=backend, memory=memory)
     assert torch.equal(start, before)
 
 
