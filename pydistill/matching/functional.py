@@ -81,7 +81,6 @@ class FunctionalStudent:
         self._copy = model
         self._in_place: list[Tensor] = list(parameters)  # the parameters of `_copy`
         self._buffers: dict[str, tuple[Tensor, int]] = {}
-        self._overwrites: Tensor | bool = False  # 0-dim; read by `check_unchanged` alone, so that no step waits for it
         self._leaves: list[TensorWeakRef] = []  # of the steps' graphs; a later step may reach one that is alive
 
     @property
@@ -102,11 +101,7 @@ class FunctionalStudent:
         with torch.enable_grad():
             self._put_in_place(theta)
         with torch.enable_grad(), self.watching():
-            before = theta.detach().sum(dtype=torch.float64)
-            loss = self._loss(images, labels)
-            if not (theta.is_cuda and torch.cuda.is_current_stream_capturing()):  # a capture has no values yet
-                is_other = theta.detach().sum(dtype=torch.float64) != before
-                self._overwrites = self._overwrites | (is_other & before.isfinite())
+            loss = self._loss(theta, images, labels)
 
             @derivative_errors(self.name)
             def differentiated() -> Tensor | None:
@@ -136,19 +131,26 @@ class FunctionalStudent:
         if first:
             self._buffers = self._snapshot()
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         images, labels = (value.clone() if value.is_inference() else value for value in (images, labels))
         if not images.requires_grad:  # without it, code that is run again for the gradient would leave no trace
             images = images.detach().requires_grad_()
             self.track(images)
+        version = theta._version
         try:
             logits = self._copy(images.clone())  # the module may overwrite its input
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
+            if theta._version == version:
+                raise InputError(
+                    f"{self.name} cannot run on images of shape {list(images.shape)}: {first_line(error)}"
+                ) from error
+        if theta._version != version:
             raise InputError(
-                f"{self.name} cannot run on images of shape {list(images.shape)}: {first_line(error)}"
-            ) from error
+                f"{self.name} writes to its parameters when it runs, which is no step of the student's training; "
+                "compute with a function of the parameters instead"
+            )
         _check_logits(logits, labels)
         return student_loss(logits, labels)
 
@@ -164,12 +166,7 @@ class FunctionalStudent:
         check_leaves(gradient, others, self.name)
 
     def check_unchanged(self) -> None:
-        """Raise InputError if the module changed a buffer or a parameter while the student trained."""
-        if self._overwrites:
-            raise InputError(
-                f"{self.name} writes to its parameters when it runs, which is no step of the student's training; "
-                "compute with a function of the parameters instead"
-            )
+        """Raise InputError if the module changed a buffer while the student trained."""
         now = self._snapshot()
         for name in sorted(self._buffers.keys() | now.keys()):
             before, after = self._buffers.get(name), now.get(name)
@@ -183,6 +180,9 @@ class FunctionalStudent:
 
     def _snapshot(self) -> dict[str, tuple[Tensor, int]]:
         return {name: (buffer, buffer._version) for name, buffer in self._copy.named_buffers()}
+
+
+_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 
 
 class _Watch(TorchFunctionMode):
@@ -210,6 +210,8 @@ class _Watch(TorchFunctionMode):
             _announce_math_attention(type(self._model).__name__)
             with _math_attention():
                 return func(*args, **kwargs)
+        if func == _DATA:  # the same values, but writing to them is noticed
+            return args[0].detach()
         return func(*args, **kwargs)
 
 

@@ -42,7 +42,7 @@ class _Copier:
     def __init__(self, replaced: Mapping[int, tuple[Any, Any]], own_tensors: bool) -> None:
         self._copies = dict(replaced)  # original and copy, by the original's id: the original must stay alive
         self._own_tensors = own_tensors
-        self._replaced = list(replaced.values())
+        self._ranges = [(old, _range(old)) for old, _ in replaced.values()] if own_tensors else []
 
     def of(self, value: Any) -> Any:
         if type(value) in _IMMUTABLE:
@@ -67,11 +67,12 @@ class _Copier:
         return value
 
     def _own(self, tensor: Tensor) -> Tensor:
-        for old, _ in self._replaced:
-            if _overlap(tensor, old):
+        start, end = _range(tensor)
+        for parameter, (first, last) in self._ranges:
+            if start < last and first < end and tensor.device == parameter.device:
                 raise InputError(
-                    f"the module stores a view {list(tensor.shape)} of its parameter {list(old.shape)}, which would "
-                    "not follow the student's parameter; take the view in forward"
+                    f"the module stores a view {list(tensor.shape)} of its parameter {list(parameter.shape)}, which "
+                    "would not follow the student's parameter; take the view in forward"
                 )
         return tensor.detach().clone()
 
@@ -123,22 +124,13 @@ class _Copier:
         return copy
 
 
-def _overlap(one: Tensor, other: Tensor) -> bool:
-    """True if two tensors share elements of memory, or their ranges of memory are interleaved."""
-    has_addresses = type(one) in (Tensor, nn.Parameter) and one.layout == torch.strided and not one.is_meta
-    if not has_addresses or one.device != other.device:
-        return False
-    (start, end), (other_start, other_end) = _range(one), _range(other)
-    return start < other_end and other_start < end
-
-
 def _range(tensor: Tensor) -> tuple[int, int]:
-    """Return the addresses from the first element of a tensor to behind its last."""
-    start = tensor.data_ptr()
-    if not tensor.numel():
-        return start, start
+    """Return the addresses from the first element of a tensor to behind its last; (0, 0) if it has none."""
+    has_addresses = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+    if not has_addresses or not tensor.numel():
+        return 0, 0
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (last + 1) * tensor.element_size()
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
 
 
 def _content(cell: types.CellType) -> Any:
