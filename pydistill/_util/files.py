@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 # Error numbers of the operating system, grouped by remedy.
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_WRITING = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR}
+_REMEDIES = (
+    ({errno.ENOSPC, errno.EDQUOT, errno.EFBIG}, "make room there, or choose a folder elsewhere"),
+    ({errno.EROFS, errno.EACCES, errno.EPERM}, "choose a writable folder"),
+    (_NO_FOLDER, "put the folder back"),
+    ({errno.EIO}, "check the disk, or choose a folder on another one"),
+    ({errno.EMFILE, errno.ENFILE}, "raise the limit of open files (ulimit -n 1024)"),
+)
 _NO_PLACE = {
     **dict.fromkeys((*_NO_FOLDER, errno.EEXIST), "choose another folder, as none can be created there"),
     errno.EISDIR: "name a file",
@@ -84,12 +89,9 @@ def with_remedy(error: Exception) -> str:
     """Return the system's reason for a failed write, with the remedy."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     number = error.errno if isinstance(error, OSError) else None
-    if number in _NO_ROOM or any(os.strerror(code) in reason for code in _NO_ROOM):
-        return f"{reason}; make room there, or choose a folder elsewhere"
-    if number in _NO_WRITING or any(os.strerror(code) in reason for code in _NO_WRITING):
-        return f"{reason}; choose a writable folder"
-    if number in _NO_FOLDER:
-        return f"{reason}; put the folder back"
+    for numbers, remedy in _REMEDIES:
+        if number in numbers or any(os.strerror(code) in reason for code in numbers):
+            return f"{reason}; {remedy}"
     return reason
 
 
@@ -131,15 +133,29 @@ def open_regular(path: str | os.PathLike[str], flags: int) -> int:
     return descriptor
 
 
-def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Delete the temporary files of killed writers of these files, which are names or shell patterns.
+def remove_leftovers(folder: Path, names: Iterable[str], *, of_safetensors: bool) -> None:
+    """Delete the temporary files of killed writers as far as the system permits; anything but a file stays.
 
-    The caller must be the folder's only writer.
+    The caller must hold the lock under which these files are written.
+
+    Args:
+        names: of the files that were written; shell patterns.
+        of_safetensors: delete also the temporary files of safetensors, whose names do not show what was written.
     """
-    patterns = [f".{name}.*.tmp" for name in names]
-    for pattern in (*patterns, ".tmp??????"):  # the last pattern matches the temporary files of safetensors
-        for path in folder.glob(pattern):
-            path.unlink()
+    patterns = [f".{name}.[0-9]*-{'[0-9a-f]' * 8}.tmp" for name in names]
+    if of_safetensors:
+        patterns.append(f".tmp{'[0-9A-Za-z]' * 6}")
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        with suppress(OSError):
+            if stat.S_ISREG(path.lstat().st_mode):
+                path.unlink()
+
+
+def refuse_links(folder: Path, names: Iterable[str]) -> None:
+    """Raise WriteError if one of these folders in `folder` is a link, through which others' files would be written."""
+    for path in (folder / name for name in names):
+        if path.is_symlink():
+            raise WriteError(f"{path} is a link, which is not followed; put a folder in its place")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -18,13 +18,15 @@ REPORT_NAME = "report.html"
 IMAGES_NAME = "images.png"
 CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
+WANDB_NAME = "wandb"
 WANDB_ID_NAME = "wandb.json"
 CONVEXIFIED_NAME = "convexified"
 LOCK = ".lock"
-EVALUATIONS_LOCK = ".evaluations.lock"
+RESULTS_LOCK = ".results.lock"
 
 SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or rewritten when a run is resumed
-OUTCOMES = (SET_NAME, BEST_NAME, SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
+RESULTS = (SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)  # also written beside the run
+OUTCOMES = (SET_NAME, BEST_NAME, *RESULTS)
 _RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
 INDEX_NAME = "index.json"  # of a trajectory store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pydistill._util.checks import check_integer, check_path
 from pydistill._util.devices import usable_device
 from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
+from pydistill._util.locking import only_writer
 from pydistill._util.png import html_sheet
 from pydistill._util.progress import in_notebook, is_shown
 from pydistill._util.settings import from_dict
@@ -301,7 +303,12 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             WriteError: the folder cannot be written or the disk is full.
         """
         check_destination(path)
-        self.artefact.save(path)
+        file, lock = Path(path), f".{Path(path).name}.lock"
+        with only_writer(file.parent, name=lock, wait=True, writes=(glob.escape(file.name),)):
+            try:
+                self.artefact.save(file)
+            finally:
+                (file.parent / lock).unlink()
 
     def _network(self, model: str | Network | None) -> Network:
         if model is None:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydistill._util.files import read_json, sha256_of, write_json
+from pydistill._util.files import read_json, refuse_links, sha256_of, write_json
 from pydistill.errors import FormatError, InputError
 from pydistill.trajectories import TrajectoryStore, export_mtt
 
@@ -42,6 +42,7 @@ def export_buffers(store: TrajectoryStore, folder: Path, experts_per_file: int) 
     """
     staging = folder / _STAGING
     shutil.rmtree(staging, ignore_errors=True)
+    refuse_links(folder, (_STAGING,))  # it stays, as rmtree follows none
     try:
         staged = export_mtt(store, staging, experts_per_file=experts_per_file)
         refuse_foreign(folder, [file.name for file in staged])

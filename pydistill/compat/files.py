@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pydistill._util.files import remove_leftovers
 from pydistill._util.layout import BEST_NAME
 from pydistill.artefact.file import Artefact
 from pydistill.compat.flags import Script
@@ -105,6 +106,10 @@ class ScriptFiles(RunCallback):
         self._best: float | None = None
         self._due: tuple[int, bool] | None = None  # the evaluation before on_images: iteration, is it the best
         self._read = False
+
+    def on_start(self, iteration: int) -> None:
+        """Delete the temporary files of a killed command; the lock of the run guards this folder too."""
+        remove_leftovers(self._naming.folder, ("*.pt",), of_safetensors=False)
 
     def on_iteration(self, report: IterationReport) -> None:
         """Remember the learning rate."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydistill._util.files import read_json, sha256_of, write_json
+from pydistill._util.locking import only_writer
 from pydistill.errors import FormatError, InputError
 
 NAME = "sources.json"
@@ -15,7 +16,8 @@ NAME = "sources.json"
 def write_sources(out: Path, files: Sequence[Path], per_file: int | None) -> None:
     """Record that the store in `out` holds all experts of these files, or the first `per_file` per file."""
     sources = {file.name: _state(file) | {"sha256": sha256_of(file)} for file in files}
-    write_json(out / NAME, {"experts_per_file": per_file, "files": sources})
+    with only_writer(out, wait=True, writes=(NAME,)):
+        write_json(out / NAME, {"experts_per_file": per_file, "files": sources})
 
 
 def already_imported(out: Path, files: Sequence[Path], per_file: int | None) -> bool:

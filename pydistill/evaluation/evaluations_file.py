@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pydistill._util.files import read_json, write_json
-from pydistill._util.layout import EVALUATIONS_LOCK, EVALUATIONS_NAME
-from pydistill._util.locking import only_writer
+from pydistill._util.layout import EVALUATIONS_NAME
+from pydistill._util.locking import results_writer
 from pydistill.errors import FormatError
 from pydistill.evaluation.evaluate import Evaluation
 
@@ -46,5 +46,5 @@ def add_evaluations(run: Path, rows: Sequence[Evaluation], **about: Any) -> None
     Args:
         about: further entries of every row: which set was evaluated, its iteration, the number of epochs, the seed.
     """
-    with only_writer(run, name=EVALUATIONS_LOCK, wait=True):
+    with results_writer(run):
         write_json(run / EVALUATIONS_NAME, read_evaluations(run) + [row.as_record() | about for row in rows])

@@ -13,6 +13,7 @@ import torch
 from pydistill import data
 from pydistill._util.files import write_json
 from pydistill._util.layout import SUMMARY_NAME, holds_experts, holds_run
+from pydistill._util.locking import results_writer
 from pydistill._util.progress import Bar
 from pydistill.artefact.figures import REFERENCES
 from pydistill.data import Dataset
@@ -110,7 +111,8 @@ def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
                 "images": len(result.final.images),
                 "training_images": len(dataset.train_pictures),
             }
-        write_json(out / SUMMARY_NAME, summary)
+        with results_writer(out):
+            write_json(out / SUMMARY_NAME, summary)
         return _table(summary, out, show_run(result.folder))
 
 

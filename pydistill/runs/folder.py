@@ -12,18 +12,21 @@ from typing import Any
 
 from torch import Tensor
 
-from pydistill._util.files import WriteError, open_regular, remove_leftovers, with_remedy, write_text
+from pydistill._util.files import WriteError, open_regular, refuse_links, with_remedy, write_text
 from pydistill._util.layout import (
     BEST_NAME,
     CHECKPOINT_NAME,
     CONFIG_NAME,
+    CONVEXIFIED_NAME,
     LOCK,
     METRICS_NAME,
     OUTCOMES,
     RECIPE_NAME,
     SET_NAME,
     SETTINGS,
-    SUMMARY_NAME,
+    TENSORBOARD_NAME,
+    WANDB_ID_NAME,
+    WANDB_NAME,
     refuse_experts,
 )
 from pydistill._util.locking import only_writer
@@ -34,6 +37,8 @@ CHECKPOINT_FORMAT = 1
 CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT = (CHECKPOINT_KEY, CHECKPOINT_FORMAT, "a checkpoint")
 RESTORE = "restore it from a copy, or start the run again in another folder"
+
+_WRITTEN = (*SETTINGS, METRICS_NAME, CHECKPOINT_NAME, SET_NAME, BEST_NAME, WANDB_ID_NAME)
 
 Checkpoint = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -66,14 +71,14 @@ class RunFolder:
 
         Raises:
             InputError: the path is a file, or the folder holds experts or is being written by another process.
-            WriteError: the folder cannot be written.
+            WriteError: the folder cannot be written, or a link is in place of a file or folder that the run writes in.
         """
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file, and a run needs a folder; choose another one")
         refuse_experts(self.path)
+        refuse_links(self.path, (CONVEXIFIED_NAME, TENSORBOARD_NAME, WANDB_NAME))
         new = not self.path.exists()
-        with only_writer(self.path):
-            remove_leftovers(self.path, (*SETTINGS, METRICS_NAME, CHECKPOINT_NAME, SET_NAME, BEST_NAME, SUMMARY_NAME))
+        with only_writer(self.path, writes=_WRITTEN):
             try:
                 yield
             except BaseException:
@@ -121,7 +126,7 @@ class RunFolder:
             return bool(self.checkpoint_header()["distiller"]["iteration"] > 0)
         for name in (METRICS_NAME, *OUTCOMES):
             path = self.path / name
-            if os.path.lexists(path) and not (name == METRICS_NAME and path.stat().st_size == 0):
+            if os.path.lexists(path) and not (name == METRICS_NAME and path.lstat().st_size == 0):
                 raise InputError(f"{self.path} holds {name} but no {CHECKPOINT_NAME}; {RESTORE}")
         return False
 
@@ -176,7 +181,7 @@ class RunFolder:
 
     def _metrics_error(self, error: OSError) -> WriteError:
         return WriteError(
-            f"cannot write {self.metrics_path}: {with_remedy(error)}, and resume the run; the last checkpoint is intact"
+            f"cannot write {self.metrics_path}: {with_remedy(error)}; the run can be resumed from its last checkpoint"
         )
 
     def metrics(self) -> list[dict[str, Any]]:

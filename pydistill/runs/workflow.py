@@ -13,6 +13,7 @@ import torch
 from pydistill._util.files import write_json
 from pydistill._util.format import first_line
 from pydistill._util.layout import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SUMMARY_NAME
+from pydistill._util.locking import results_writer
 from pydistill._util.memory import peak_resident
 from pydistill._util.progress import Bar
 from pydistill.data import Dataset
@@ -93,7 +94,9 @@ def distill_and_report(
 
 
 def _write_outcome(recipe: Recipe, result: RunResult) -> None:
-    write_json(result.folder.path / SUMMARY_NAME, run_summary(recipe, result))
+    summary = run_summary(recipe, result)
+    with results_writer(result.folder.path):
+        write_json(result.folder.path / SUMMARY_NAME, summary)
     show_run(result.folder)
 
 

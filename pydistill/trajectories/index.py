@@ -7,13 +7,14 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from pydistill._util.files import read_json, remove_leftovers, sha256_of, write_json
+from pydistill._util.files import read_json, sha256_of, write_json
 from pydistill._util.layout import INDEX_NAME
 from pydistill._util.locking import only_writer
 from pydistill._util.tensor_file import tensor_sha256, write_tensors
@@ -175,9 +176,9 @@ def refuse_lost_index(folder: Path) -> None:
         )
 
 
-def remove_temporary_files(folder: Path) -> None:
-    """Delete the temporary files of killed writers; the caller must hold the folder's lock."""
-    remove_leftovers(folder, (_EXPERT_FILES, INDEX_NAME))
+def store_writer(folder: Path) -> AbstractContextManager[None]:
+    """Wait for and hold the lock of a store, and delete the temporary files of killed writers."""
+    return only_writer(folder, wait=True, writes=(_EXPERT_FILES, INDEX_NAME))
 
 
 def check_same(stored: StoreIndex, new: StoreIndex, folder: Path) -> None:
@@ -235,7 +236,7 @@ def write_expert(
         raise InputError(f"details must be JSON-able: {error}") from error
     path = folder / file_name(number)
     rows = next(iter(tensors.values()))
-    with only_writer(folder, wait=True):
+    with store_writer(folder):
         # Another process may have added experts since the caller read the index.
         index = read_index(folder)
         if index.experts.pop(number, None):  # a kill during the replacement leaves the expert absent, not damaged

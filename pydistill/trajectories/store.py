@@ -15,7 +15,6 @@ from torch import Tensor
 from pydistill._util.files import sha256_of
 from pydistill._util.format import counted
 from pydistill._util.layout import holds_experts, refuse_run
-from pydistill._util.locking import only_writer
 from pydistill._util.tensor_file import UnreadableError, tensor_sha256
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.trajectories.convexification import WAYPOINTS, FractionRule, Smoothing, convexify, waypoint_epochs
@@ -27,7 +26,7 @@ from pydistill.trajectories.index import (
     file_name,
     read_index,
     refuse_lost_index,
-    remove_temporary_files,
+    store_writer,
     through_json,
     write_expert,
     write_index,
@@ -92,8 +91,7 @@ class TrajectoryStore:
         # The index on disk went through JSON, so convert the new one before comparing them.
         index = through_json(StoreIndex(record, kind, dtype, dict(convexification or {})))
         refuse_run(folder)
-        with only_writer(folder, wait=True):
-            remove_temporary_files(folder)
+        with store_writer(folder):
             if holds_experts(folder):
                 stored = read_index(folder)
                 check_same(stored, index, folder)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pydistill._util.files import WriteError
-from pydistill._util.layout import EVALUATIONS_LOCK, LOCK
+from pydistill._util.layout import LOCK, RESULTS_LOCK
 from pydistill._util.locking import only_writer
 from pydistill.errors import InputError
 from pydistill.evaluation import evaluations_file as evaluations
@@ -113,7 +113,7 @@ def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         pass
 
 
-@pytest.mark.parametrize("name", [LOCK, EVALUATIONS_LOCK])
+@pytest.mark.parametrize("name", [LOCK, RESULTS_LOCK])
 @pytest.mark.parametrize("exists", [True, False])
 def test_lock_does_not_follow_links(name: str, exists: bool, tmp_path: Path) -> None:
     """A folder created by another user may hold links to this user's files."""
@@ -132,3 +132,12 @@ def test_lock_that_is_not_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / LOCK)
     with pytest.raises(WriteError), only_writer(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("text", ["precious", "1234 precious", "12\n34\n", "1" * 40 + "x"])
+def test_file_with_other_content_is_no_lock(text: str, tmp_path: Path) -> None:
+    lock = tmp_path / LOCK
+    lock.write_text(text)
+    with pytest.raises(WriteError), only_writer(tmp_path):
+        pass
+    assert lock.read_text() == text

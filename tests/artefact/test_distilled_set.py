@@ -286,6 +286,13 @@ def test_command_never_runs_code_from_a_file(
     assert "os:system" in capsys.readouterr().err
 
 
+def test_save_removes_what_a_killed_one_left(distilled: DistilledSet, tmp_path: Path) -> None:
+    (tmp_path / ".set.safetensors.1234-0123abcd.tmp").write_text("half")
+    (tmp_path / ".tmpnEdXCZ").write_text("perhaps another program's")
+    distilled.save(tmp_path / "set.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"set.safetensors", ".tmpnEdXCZ"}
+
+
 def test_save_needs_a_safetensors_file(distilled: DistilledSet, tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     for path in (".", tmp_path / "set.pt", tmp_path / "folder.safetensors"):

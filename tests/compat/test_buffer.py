@@ -12,6 +12,7 @@ import torch
 from pydistill.compat import buffer
 from pydistill.trajectories import TrajectoryStore
 from tests.compat.scripts import BUFFERS, make_buffers, names
+from tests.helpers.folder_content import content
 
 
 @pytest.mark.parametrize(
@@ -155,3 +156,11 @@ def test_a_changed_buffer_is_not_removed(here: Path, capsys: pytest.CaptureFixtu
 def test_wrong_flags_of_buffer(flags: list[str], part: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert buffer.main(flags) == 2
     assert part in capsys.readouterr().err
+
+
+def test_buffers_are_not_written_through_a_link(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    victim = tmp_path_factory.mktemp("victim")
+    (victim / "replay_buffer_0.pt").write_text("precious")
+    (here / BUFFERS / ".pydistill-exporting").symlink_to(victim)
+    assert make_buffers() == 1
+    assert content(victim) == {"replay_buffer_0.pt": b"precious"}

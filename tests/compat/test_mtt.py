@@ -49,7 +49,10 @@ def test_a_resumed_run_writes_the_same_files(here: Path) -> None:
     parent = here / "logged_files/tensors"
     for name in ("images_2.pt", "images_best.pt"):  # as after a kill before they were written
         (parent / "resumed" / name).unlink()
+    leftover = parent / "resumed" / ".images_2.pt.1234-0123abcd.tmp"
+    leftover.write_text("half")
     assert mtt.main([*RUN, "--name", "resumed", "--resume"]) == 0
+    assert not leftover.exists()
     assert names(parent / "resumed") == names(parent / "uninterrupted")
     for file in names(parent / "uninterrupted"):
         assert torch.equal(read(parent / "resumed" / file), read(parent / "uninterrupted" / file)), file

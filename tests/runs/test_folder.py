@@ -11,10 +11,23 @@ import pytest
 import torch
 
 from pydistill._util.files import WriteError
-from pydistill._util.layout import CHECKPOINT_NAME, METRICS_NAME, OUTCOMES
+from pydistill._util.layout import (
+    CHECKPOINT_NAME,
+    CONVEXIFIED_NAME,
+    LOCK,
+    METRICS_NAME,
+    OUTCOMES,
+    RESULTS,
+    RESULTS_LOCK,
+    TENSORBOARD_NAME,
+    WANDB_NAME,
+)
+from pydistill._util.locking import results_writer
 from pydistill._util.tensor_file import write_tensors
 from pydistill.errors import FormatError, InputError
+from pydistill.evaluation.evaluations_file import add_evaluations
 from pydistill.runs.folder import CHECKPOINT_KEY, RunFolder
+from pydistill.runs.report import write_report
 from pydistill.runs.run import run_distillation
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
@@ -196,9 +209,37 @@ def test_a_link_in_place_of_the_metrics_is_not_followed(store: TrajectoryStore, 
 
 
 def test_temporary_files_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    leftovers = [".checkpoint.safetensors.1234-abcd.tmp", ".summary.json.1234-abcd.tmp", ".tmpnEdXCZ"]
-    for name in (*leftovers, ".evaluations.json.1234-abcd.tmp"):
+    results = {f".{name}.1234-0123abcd.tmp" for name in RESULTS}
+    of_others = {".tmpnEdXCZ.txt", ".notes.txt.1234-0123abcd.tmp", ".config.json.mine.tmp"}
+    for name in (".checkpoint.safetensors.1234-0123abcd.tmp", ".wandb.json.1-0123abcd.tmp", ".tmpnEdXCZ"):
         (tmp_path / name).write_text("half")
+    for name in results | of_others:
+        (tmp_path / name).write_text("half or another's")
+    (tmp_path / ".tmpfolder").mkdir()
+    (tmp_path / ".tmplinked").symlink_to(tmp_path / ".tmpnEdXCZ.txt")
+    stays = {".tmpfolder", ".tmplinked", *of_others}
     with RunFolder(tmp_path).opened():
-        # Evaluations have a lock of their own, under which another process may be writing them.
-        assert {path.name for path in tmp_path.iterdir()} == {".lock", ".evaluations.json.1234-abcd.tmp"}
+        # Results have a lock of their own, under which another process may be writing them.
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK, *results, *stays}
+    with results_writer(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK, RESULTS_LOCK, *stays}
+
+
+@pytest.mark.parametrize("name", [CONVEXIFIED_NAME, TENSORBOARD_NAME, WANDB_NAME])
+def test_a_link_in_place_of_a_folder_of_the_run_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to(tmp_path)
+    with pytest.raises(WriteError), RunFolder(tmp_path).opened():
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_results_are_written_under_their_lock(store: TrajectoryStore, tmp_path: Path) -> None:
+    folder = finished(store, tmp_path / "run")
+    leftover = folder.path / ".report.html.1234-0123abcd.tmp"
+    for write in (lambda: write_report(folder.path), lambda: add_evaluations(folder.path, [])):
+        leftover.write_text("half")
+        write()
+        assert not leftover.exists()
+    leftover.write_text("half")
+    write_report(folder.path, tmp_path / "report.html")
+    assert leftover.exists()

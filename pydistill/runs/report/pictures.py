@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pydistill._util.layout import CURVES_NAME, IMAGES_NAME
+from pydistill._util.locking import results_writer
 from pydistill.artefact.figures import curves_figure, images_figure, is_own_picture, pixels_figure, save_figure
 from pydistill.errors import InputError
 from pydistill.runs.report.contents import Contents, dig, read_run
@@ -34,8 +36,9 @@ def draw_run(run: Path, out: Path | None = None) -> list[Path]:
     figure = newest_images(contents)
     if figure is None:
         raise InputError(f"the run in {run} has no images yet; its first checkpoint will hold them")
-    save_figure(curves_figure(contents.metrics, contents.summary), curves)
-    save_figure(figure, images)
+    with results_writer(run) if out is None else nullcontext():
+        save_figure(curves_figure(contents.metrics, contents.summary), curves)
+        save_figure(figure, images)
     return [images, curves]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from pydistill._util.files import write_text
 from pydistill._util.layout import REPORT_NAME
+from pydistill._util.locking import results_writer
 from pydistill.errors import InputError
 from pydistill.runs.report.contents import read_run
 from pydistill.runs.report.page import BEGINNING, MADE_BY, page
@@ -28,7 +30,9 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     contents = read_run(Path(run))
     target = Path(run) / REPORT_NAME if out is None else Path(out)
     _refuse_other_files(target)
-    write_text(target, page(contents))
+    text = page(contents)
+    with results_writer(Path(run)) if out is None else nullcontext():
+        write_text(target, text)
     return target
 
 
