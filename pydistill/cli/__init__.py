@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pydistill.cli.errors import DONE, USAGE, guarded
+from pydistill.cli.errors import DONE, USAGE, guarded, listing, print_result
 from pydistill.errors import InputError, PydistillError, UnknownSettingError
 
 __all__ = ["COMMANDS", "main"]
@@ -57,7 +57,7 @@ def command_module(name: str) -> Any:
 
 
 def _run(words: list[str]) -> int:
-    from pydistill.cli.arguments import print_config, print_json
+    from pydistill.cli.arguments import as_json, print_config
     from pydistill.cli.help import print_help, print_overview
     from pydistill.cli.parser import Parser, did_you_mean
     from pydistill.version import VERSION
@@ -67,10 +67,12 @@ def _run(words: list[str]) -> int:
     if name in ("-h", "--help", "help") and rest:  # `pydistill help distill` as well as `pydistill distill --help`
         name, *rest = [rest[0], "--help", *rest[1:]]
     if name in ("-h", "--help", "help"):
-        print_overview({command: command_module(command).ABOUT for command in COMMANDS})
+        with listing():
+            print_overview({command: command_module(command).ABOUT for command in COMMANDS})
         return DONE if words else USAGE
     if name in ("-V", "--version"):
-        print(f"pydistill {VERSION}")
+        with listing():
+            print(f"pydistill {VERSION}")
         return DONE
     if name not in COMMANDS:
         problem = "the command goes before" if name.startswith("-") else "there is no command"
@@ -87,22 +89,21 @@ def _run(words: list[str]) -> int:
     help_flag = next((word for word in rest if word in ("-h", "--help")), None)
     if help_flag is not None:
         topics = [word for word in rest[rest.index(help_flag) + 1 :][:1] if not word.startswith("-")]
-        print_help(parser, command.EXAMPLES, topics[0] if topics else None)
+        with listing():
+            print_help(parser, command.EXAMPLES, topics[0] if topics else None)
         return DONE
     log = logging.getLogger("pydistill")
     level = log.level
     try:
         values = parser.parse(rest)
         if getattr(values, "print_config", False):
-            print_config(values)
+            with listing():
+                print_config(values)
             return DONE
         if getattr(values, "quiet", False):
             log.setLevel(logging.WARNING)
         record, text, status = command.run(values)
-        if values.json:
-            print_json(record)
-        else:
-            print(text)
+        print_result(as_json(record) if values.json else text)
         return int(status)
     except PydistillError as error:
         if not getattr(error, "source", ""):  # a setting in a file is not spelt as a flag

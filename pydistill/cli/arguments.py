@@ -99,9 +99,9 @@ def device_of(device: str) -> str:
     return str(usable_device(None if device == "auto" else device))
 
 
-def print_json(value: Any) -> None:
-    """Print a value as JSON on stdout, with null for NaN and infinities."""
-    print(json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False))
+def as_json(value: Any) -> str:
+    """Return a value as JSON, with null for NaN and infinities."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:

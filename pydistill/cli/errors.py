@@ -6,7 +6,9 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from pydistill._util.memory import keep_freed_memory
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
@@ -26,6 +28,7 @@ _REMEDIES = {
     errno.EROFS: "lies on a read-only disk; choose another place",
     errno.ENAMETOOLONG: "is too long; choose a shorter name",
     errno.ENOSPC: "does not fit on the disk; free some space and run the command again",
+    errno.EMFILE: "cannot be opened, as too many files are open; raise the limit (ulimit -n 1024)",
 }
 _WRONG_PATHS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 _MEMORY = "out of memory; use fewer or smaller images, a smaller network or batch, or another device"
@@ -35,32 +38,62 @@ def guarded(run: Callable[[list[str]], int], arguments: Sequence[str] | None) ->
     """Run a command with `arguments`, by default the process's, without --debug; return the exit status.
 
     An error is printed as one line on stderr, with its remedy; with --debug it is raised, so that its traceback shows.
+    A standard stream that cannot be written is silent from then on and does not change the status.
     """
     if arguments is None:  # the process is this command's
         keep_freed_memory()
+        _fill_closed_descriptors()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     if not logging.root.handlers:  # leave a calling program's logging alone
         logging.basicConfig(format=f"{PREFIX}%(message)s")
         logging.getLogger("pydistill").setLevel(logging.INFO)  # other packages: warnings only
     try:
-        status = run([word for word in words if word != "--debug"])
-        if sys.stdout is not None:  # it is None if the shell closed it
-            sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # a reader such as `head` has closed the pipe
-        _close_stdout()
-        return DONE
+        return run([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
-        _print("stopped")
+        note("stopped")
         return INTERRUPTED
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and not isinstance(error, PydistillError):
-            _close_stdout()  # stdout may be what cannot be written, and Python would flush it again at exit
-        _print(one_line(error) if isinstance(error, Interrupted) else f"error: {sentence(error)}")
+        note(one_line(error) if isinstance(error, Interrupted) else f"error: {sentence(error)}")
         return exit_status(error)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flush_or_discard(stream)
+
+
+def print_result(text: str) -> None:
+    """Print the result of a command.
+
+    Raises:
+        WriteError: stdout is closed, full, or has no reader.
+    """
+    from pydistill._util.files import WriteError
+
+    try:
+        if sys.stdout is None:  # the shell closed it
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        sys.stdout.write(f"{text}\n")  # at once, so that a reader of the first line, such as `head`, has it all
+        sys.stdout.flush()
+    except OSError as error:
+        raise WriteError(f"the command is done, but its result cannot be printed: {error.strerror}") from error
+
+
+@contextmanager
+def listing() -> Iterator[None]:
+    """Print a listing inside this context: a reader such as `head` may stop reading it."""
+    with suppress(BrokenPipeError):
+        yield
+        if sys.stdout is not None:  # the shell closed it
+            sys.stdout.flush()
+
+
+def note(line: str) -> None:
+    """Print a line on stderr, if it can be written."""
+    if sys.stderr is not None:  # the shell closed it
+        with suppress(OSError):
+            print(f"{PREFIX}{line}", file=sys.stderr)
 
 
 def exit_status(error: Exception) -> int:
@@ -95,12 +128,18 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _print(line: str) -> None:
-    if sys.stderr is not None:
-        print(f"{PREFIX}{line}", file=sys.stderr)
+def _fill_closed_descriptors() -> None:
+    """Open the descriptors 0–2 that the shell closed, so that no file becomes the stderr that libraries write to."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
-def _close_stdout() -> None:
-    """Discard the unwritten output of stdout."""
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _flush_or_discard(stream: TextIO | None) -> None:
+    """Flush a standard stream, or discard its content if it cannot be written: Python would fail on it at exit."""
+    if stream is None:  # the shell closed it
+        return
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

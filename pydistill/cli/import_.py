@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from pydistill.cli.arguments import Output, path
+from pydistill.cli.errors import note
 from pydistill.errors import InputError
 
 ABOUT = "Read another tool's distilled set."
@@ -88,10 +88,10 @@ def run(values: Any) -> Output:
     assumed = distilled.provenance["imported"].get("assumed")
     labels = "class numbers" if distilled.labels.ndim == 1 else "soft labels"
     if unfamiliar:
-        note = f"{values.dataset} is not one of pydistill's data sets; the name is stored as that of your own data"
-        print(f"pydistill: {note}{did_you_mean(values.dataset, names)}", file=sys.stderr)
+        own_data = "is not one of pydistill's data sets; the name is stored as that of your own data"
+        note(f"{values.dataset} {own_data}{did_you_mean(values.dataset, names)}")
     if assumed is not None:
-        print(f"pydistill: {assumed}", file=sys.stderr)
+        note(assumed)
     record = {
         "file": values.out,
         "images": list(distilled.images.shape),

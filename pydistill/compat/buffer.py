@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pydistill import data
 from pydistill._util.format import counted
 from pydistill._util.settings import from_dict
+from pydistill.cli.errors import print_result
 from pydistill.compat.command import run_command
 from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.exported import export_buffers, refuse_foreign
@@ -59,7 +60,7 @@ def train(arguments: Sequence[str]) -> None:
     )
     store = train_and_store(data.load(recipe.data, device=None), recipe, folder / _STORE, quiet=values.quiet)
     files = export_buffers(store, folder, values.save_interval)
-    print(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
+    print_result(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

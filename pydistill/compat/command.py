@@ -1,11 +1,10 @@
-"""Run the command of a published script, and report its notes, errors and exit status."""
+"""Run the command of a published script, and report its errors and exit status."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
-from pydistill.cli.errors import DONE, PREFIX, guarded
+from pydistill.cli.errors import DONE, guarded
 from pydistill.compat.flags import FLAGS
 from pydistill.errors import PydistillError
 
@@ -25,8 +24,3 @@ def run_command(run: Callable[[list[str]], None], arguments: Sequence[str] | Non
         return DONE
 
     return guarded(run_and_name_flags, arguments)
-
-
-def note(line: str) -> None:
-    """Print a note on stderr."""
-    print(f"{PREFIX}{line}", file=sys.stderr)

@@ -11,7 +11,8 @@ import torch
 from pydistill import data
 from pydistill._util.layout import BEST_NAME
 from pydistill.artefact.file import Artefact
-from pydistill.compat.command import note, run_command
+from pydistill.cli.errors import note, print_result
+from pydistill.compat.command import run_command
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
 from pydistill.compat.files import RUN, Naming, ScriptFiles, log_folder
@@ -60,13 +61,13 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
     result = distill_and_report(
         dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, callbacks=[files]
     )
-    print(f"best accuracy: {result.accuracy_best.text}, after {result.best_iteration} iterations")
+    lines = [f"best accuracy: {result.accuracy_best.text}, after {result.best_iteration} iterations"]
     if recipe.evaluation.models:
         artefact = Artefact.load(run.path / BEST_NAME)
         networks = [parse(name) for name in recipe.evaluation.models]
         rows = evaluate_networks(artefact.images, artefact.labels, artefact.lr, dataset, networks, recipe.evaluation)
-        print(table(rows))
-    print(f"the sets are in {folder}, the run in {run.path}")
+        lines.append(table(rows))
+    print_result("\n".join([*lines, f"the sets are in {folder}, the run in {run.path}"]))
 
 
 def _with_experts(recipe: Recipe, store: TrajectoryStore, values: argparse.Namespace) -> Recipe:

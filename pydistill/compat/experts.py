@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydistill.compat.command import note
+from pydistill.cli.errors import note
 from pydistill.compat.flags import Script
 from pydistill.compat.sources import already_imported, write_sources
 from pydistill.data import Dataset

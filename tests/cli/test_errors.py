@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from pydistill.cli.errors import FAILED, INTERRUPTED, USAGE, exit_status, senten
 from pydistill.errors import DivergedError, FormatError, InputError, Interrupted, MismatchError, SettingError
 from pydistill.nn import ModelSettings, build
 from pydistill.runs.folder import RunFolder
-from tests.cli.commands import WHERE, run
+from tests.cli.commands import SMALL, WHERE, run
+from tests.helpers.small_runs import assert_same_outcome
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -169,18 +171,72 @@ def test_a_working_directory_that_was_deleted(
     assert capsys.readouterr().err.startswith("pydistill: error: the working directory ")
 
 
+def in_shell(command: str) -> subprocess.CompletedProcess[str]:
+    """Run a pipeline whose first status counts."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full on this machine")
+    line = f"{command}; exit ${{PIPESTATUS[0]}}"
+    return subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("redirected", "code", "message"),
     [(">&-", 0, ""), ("| true", 0, ""), ("> /dev/full", 1, "pydistill: error: ")],
 )
 def test_stdout_that_cannot_be_written(redirected: str, code: int, message: str) -> None:
-    if not os.path.exists("/dev/full"):
-        pytest.skip("there is no /dev/full on this machine")
-    command = f"{sys.executable} -m pydistill --help {redirected}; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = in_shell(f"{sys.executable} -m pydistill --help {redirected}")
     assert done.returncode == code, done.stderr
     assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == (1 if message else 0)
+
+
+@pytest.mark.parametrize("redirected", [">&-", "| true", "> /dev/full"])
+def test_result_that_cannot_be_printed(redirected: str, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    done = in_shell(f"{sys.executable} -m pydistill report {finished} --out {out} {redirected}")
+    assert done.returncode == FAILED
+    assert done.stderr.startswith("pydistill: error: ")
+    assert done.stderr.count("\n") == 1
+    assert out.exists()
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    script = """
+import os, sys
+import pydistill.cli.show
+from pydistill.cli import main
+from pydistill.cli.arguments import Output
+
+def write(values):
+    with open(values.run, "w"):
+        os.write(2, b"a library's message")
+    return Output({}, "")
+
+pydistill.cli.show.run = write
+sys.exit(main())
+"""
+    done = in_shell(f"{shlex.join([sys.executable, '-c', script, 'show', str(tmp_path / 'file')])} <&- 2>&-")
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.parametrize("redirected", ["2>&1 >/dev/null | head -n 1", "2>/dev/full", "2>&-", "2>&1 | head -n 1"])
+def test_run_ends_although_stderr_cannot_be_written(
+    redirected: str, experts: Path, finished: Path, tmp_path: Path
+) -> None:
+    script = """
+import sys
+import pydistill._util.progress
+from pydistill.cli import main
+
+pydistill._util.progress.LINE_EVERY_SECONDS = 0.0
+sys.exit(main())
+"""
+    words = ["distill", *SMALL, "--experts", str(experts), "--out", str(tmp_path / "run")]
+    done = in_shell(f"{shlex.join([sys.executable, '-c', script, *words])} {redirected}")
+    assert done.returncode == (FAILED if redirected.startswith("2>&1 |") else 0), done.stderr
+    assert_same_outcome(tmp_path / "run", finished)
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 def test_too_large_an_allocation_is_refused_in_advance() -> None:

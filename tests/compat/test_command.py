@@ -33,7 +33,7 @@ def test_debug_shows_the_traceback(here: Path) -> None:
     [
         (KeyError("lost"), 1, "pydistill: error: unexpected KeyError: 'lost'"),
         (RuntimeError("can't allocate memory"), 1, "pydistill: error: out of memory"),
-        (BrokenPipeError(), 0, ""),
+        (BrokenPipeError(), 1, "pydistill: error: "),
         (KeyboardInterrupt(), 130, "pydistill: stopped"),
     ],
 )
