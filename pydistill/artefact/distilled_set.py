@@ -308,7 +308,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             try:
                 self.artefact.save(file)
             finally:
-                (file.parent / lock).unlink()
+                (file.parent / lock).unlink(missing_ok=True)
 
     def _network(self, model: str | Network | None) -> Network:
         if model is None:

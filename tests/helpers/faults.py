@@ -28,10 +28,10 @@ from tests.helpers.small_runs import recipe
 
 # Per fault: the error's number (0: killed), whether all later calls fail too, and the number of calls sampled.
 FAULTS = {
-    "kill -9": (0, False, 8),
-    "EIO": (errno.EIO, False, 4),
+    "kill -9": (0, False, 6),
+    "EIO": (errno.EIO, False, 3),
     "ENOSPC": (errno.ENOSPC, True, 2),
-    "EMFILE": (errno.EMFILE, False, 2),
+    "EMFILE": (errno.EMFILE, False, 1),
 }
 NEVER = -1
 
