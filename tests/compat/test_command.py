@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_the_commands_run_as_modules(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", [name, "--texture", "--res", "x"])
-    monkeypatch.delitem(__import__("sys").modules, f"pydistill.compat.{name}")
+    monkeypatch.delitem(sys.modules, f"pydistill.compat.{name}", raising=False)
     with pytest.raises(SystemExit) as stopped:
         runpy.run_module(f"pydistill.compat.{name}", run_name="__main__")
     assert stopped.value.code == 2
