@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -40,6 +41,7 @@ def setting(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    usually_at_most: int | None = None,
 ) -> Any:
     """Declare a field of a settings dataclass.
 
@@ -47,10 +49,11 @@ def setting(
         default: a value; an instance of a settings dataclass is allowed, as these are immutable.
         help: one line, shown by --help.
         at_least, above, at_most, below: limits of a number.
+        usually_at_most: a limit against typing errors, which PYDISTILL_NO_LIMITS=1 in the environment lifts.
     """
     bounds = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     limits = {name: limit for name, limit in bounds.items() if limit is not None}
-    return field(default=default, metadata={"help": help, "limits": limits})
+    return field(default=default, metadata={"help": help, "limits": limits, "usually_at_most": usually_at_most})
 
 
 class Settings:
@@ -71,6 +74,10 @@ class Settings:
                 value = _within(_converted(value, types_by_name[item.name]), limits)
             except (TypeError, OverflowError):
                 raise SettingError(item.name, value, _allowed(types_by_name[item.name], limits)) from None
+            usual = item.metadata.get("usually_at_most")
+            if usual is not None and value > usual and os.environ.get("PYDISTILL_NO_LIMITS") != "1":
+                hint = "PYDISTILL_NO_LIMITS=1 in the environment lifts this limit"
+                raise SettingError(item.name, value, f"at most {usual:,}", hint)
             object.__setattr__(self, item.name, value)  # settings are frozen
         self._check()
 

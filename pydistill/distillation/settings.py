@@ -34,8 +34,10 @@ class DistillSettings(Settings):
 
     method: str = setting("att", "att, mct, mtt or tesla")
     ipc: int = setting(1, "images per class", at_least=1)
-    iterations: int = setting(1000, "outer iterations, one update of the pixels each", at_least=1)
-    steps: int = setting(30, "N, student steps per iteration", at_least=1)
+    iterations: int = setting(
+        1000, "outer iterations, one update of the pixels each", at_least=1, usually_at_most=1_000_000
+    )
+    steps: int = setting(30, "N, student steps per iteration", at_least=1, usually_at_most=10_000)
     expert_epochs: float = setting(
         2.0, "M, epochs of the expert from start to target; real for convexified experts", above=0
     )
@@ -82,7 +84,10 @@ class DistillSettings(Settings):
     momentum: float = setting(0.5, "momentum of the SGD on pixels, labels and learning rate", at_least=0, below=1)
     batch_size: int | None = setting(None, "B, synthetic images per student step; null for all of them", at_least=1)
     experts_per_step: int = setting(
-        1, "E, expert segments per iteration, with separate batches; the update takes their mean gradient", at_least=1
+        1,
+        "E, expert segments per iteration, with separate batches; the update takes their mean gradient",
+        at_least=1,
+        usually_at_most=1_000,
     )
     initialisation: Initialisation = setting("real", "real (random training images) or noise")
     ema: float | None = setting(

@@ -46,7 +46,7 @@ class EvaluationSettings(Settings):
     models: tuple[str, ...] = setting(
         (), "networks by short name, such as [convnet3, alexnet]; empty for the student's own"
     )
-    repeats: int = setting(5, "fresh networks of each kind", at_least=1)
+    repeats: int = setting(5, "fresh networks of each kind", at_least=1, usually_at_most=1_000)
     seed: int = setting(0, "network r of a kind depends on (seed, r) alone", at_least=0, below=SEEDS_BELOW)
     training: TrainingSettings = setting(_TRAINING, "how each network is trained")
     at_once: int | None = setting(

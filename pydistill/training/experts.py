@@ -41,7 +41,7 @@ class ExpertSettings(Settings):
     A snapshot is kept at epoch 0 (the initialisation) and after every epoch.
     """
 
-    count: int = setting(10, "experts to have in the store (the papers use 100)", at_least=1)
+    count: int = setting(10, "experts to have in the store (the papers use 100)", at_least=1, usually_at_most=10_000)
     seed: int = setting(0, "expert i depends on (seed, i) alone", at_least=0, below=SEEDS_BELOW)
     training: TrainingSettings = setting(_TRAINING, "how each expert is trained")
 

@@ -32,7 +32,7 @@ _IMAGES_PER_DRAW = 1 << 16
 class TrainingSettings(Settings):
     """Settings of the training of a network by SGD on the cross entropy."""
 
-    epochs: int = setting(50, "passes over the data", at_least=1)
+    epochs: int = setting(50, "passes over the data", at_least=1, usually_at_most=100_000)
     batch_size: int = setting(256, "images per step; the last step of an epoch takes the remainder", at_least=1)
     lr: float = setting(0.01, "learning rate of the first epoch", above=0)
     momentum: float = setting(0.0, "momentum of SGD", at_least=0, below=1)

@@ -98,6 +98,29 @@ def test_inclusive_limits() -> None:
     assert Outer(count=1, inner=Inner(0)).inner.share == 0
 
 
+def test_usual_limits_can_be_lifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Long(Settings):
+        steps: int = setting(1, "steps", at_least=1, usually_at_most=100)
+
+    assert Long(100).steps == 100
+    with pytest.raises(SettingError) as raised:
+        Long(101)
+    assert "PYDISTILL_NO_LIMITS=1" in str(raised.value)
+    monkeypatch.setenv("PYDISTILL_NO_LIMITS", "1")
+    assert Long(101).steps == 101
+    with pytest.raises(SettingError):
+        Long(0)
+
+
+@pytest.mark.parametrize("name", ["distill.steps", "distill.iterations", "distill.experts_per_step", "expert.count"])
+def test_settings_beyond_reason(name: str) -> None:
+    group, field = name.split(".")
+    with pytest.raises(SettingError) as raised:
+        from_dict(Recipe, {group: {field: 10**7}})
+    assert raised.value.setting == name
+
+
 def test_constraints_between_settings() -> None:
     with pytest.raises(SettingError) as raised:
         replace(Outer(flag=True), kind="y")
