@@ -180,6 +180,8 @@ def _class_names(
     labels: Tensor, explicit: Sequence[str] | None, dataset: str | Dataset | None, origin: Artefact | None
 ) -> tuple[str, ...]:
     count = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+    if labels.ndim == 1 and count > len(labels):
+        raise FormatError(f"the label {count - 1} is one of {len(labels)} labels, so that some class has no image")
     if explicit is not None:
         names = tuple(explicit)
     elif isinstance(dataset, Dataset):

@@ -47,17 +47,30 @@ def load_untrusted(path: Path) -> Any:
 
     Raises:
         InputError: the file does not exist.
-        FormatError: the file is damaged, or holds more than plain containers and tensors.
+        FormatError: the file is damaged, or holds more than plain containers and tensors, or refers to one list so
+            often that its elements are more than the file's bytes.
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of an existing file")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise nearly any error
         raise FormatError(
             f"{path} cannot be read as plain tensors: it is damaged, or reading it would run code that it contains; "
             "nothing was run"
         ) from error
+    if _elements(value, {}) > path.stat().st_size:
+        raise FormatError(f"{path} is hostile or damaged: it repeats one list so often that it cannot be read")
+    return value
+
+
+def _elements(value: Any, counts: dict[int, int], depth: int = 4) -> int:
+    """Count the elements of nested lists, repeated lists as often as they occur, down to the depth of the formats."""
+    if depth == 0 or not isinstance(value, (list, tuple)):
+        return 1
+    if id(value) not in counts:
+        counts[id(value)] = sum(_elements(item, counts, depth - 1) for item in value)
+    return counts[id(value)]
 
 
 def save_torch(value: Any, path: Path) -> None:

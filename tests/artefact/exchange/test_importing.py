@@ -202,3 +202,10 @@ def test_invalid_arguments(change: dict[str, Any], tmp_path: Path) -> None:
     arguments = {"form": "mtt", "path": save(tmp_path), "lr": 0.1, "dataset": "cifar10"} | change
     with pytest.raises(InputError):
         import_set(**arguments)
+
+
+@pytest.mark.parametrize("largest", [6, 2**31 - 1])
+def test_labels_of_more_classes_than_images(largest: int, tmp_path: Path) -> None:
+    save(tmp_path, labels=torch.tensor([0, 0, 1, 1, 2, largest]), lr=torch.tensor(0.1))
+    with pytest.raises(FormatError):
+        import_set("mtt", tmp_path, dataset="cifar10", preprocessing=Normalise(torch.zeros(3), torch.ones(3)))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydistill.errors import FormatError, MismatchError, PydistillError
 from pydistill.trajectories import (
     TrajectoryStore,
+    describe_mtt,
     export_mtt,
     import_mtt,
 )
@@ -165,3 +166,15 @@ def test_any_change_of_a_foreign_file_is_harmless_or_refused(data):
             return
         assert store[0].point(1).shape == (TOTAL,)
         assert torch.isfinite(store[0].point(1)).all()
+
+
+def test_shared_lists_are_counted_before_they_are_read(tmp_path, monkeypatch):
+    point = [torch.zeros(1)] * 3000
+    circle = []
+    circle.extend([circle] * 300)
+    monkeypatch.setattr("pydistill.trajectories.formats.mtt.ListRows", None)
+    for number, experts in enumerate(([[point] * 200], [[point[:9]] * 3000] * 50, [circle] * 300)):
+        file = tmp_path / f"replay_buffer_{number}.pt"
+        torch.save(experts, file)
+        with pytest.raises(FormatError):
+            describe_mtt(file)
