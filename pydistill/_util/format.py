@@ -38,9 +38,9 @@ def networks(count: int, kind: str = "") -> str:
     return counted(count, f"{kind} network" if kind else "network")
 
 
-def counted(count: int, noun: str) -> str:
-    """Format a number with a noun that takes a plural s: 1 expert, 2 experts."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Format a number with a noun, by default with a plural s: 1 expert, 2 experts."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def first_line(error: BaseException) -> str:

@@ -45,7 +45,7 @@ def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) ->
         except (FormatError, InputError) as error:
             _warn_of_damage(path, error)
     raw = read()
-    header = {"format": FORMAT, "name": raw.name, "class_names": raw.class_names}
+    header = {"format": FORMAT, "name": raw.name, "class_names": raw.class_names, "notes": raw.notes}
     write_tensors(path, KEY, header, {array: getattr(raw, array) for array in ARRAYS})
     return raw
 
@@ -71,7 +71,7 @@ def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = _ZCA
 def _load_raw(path: Path) -> RawData:
     header, tensors = read_tensors(path, KEY, FORMAT, "a cached data set")
     try:
-        return RawData(header["name"], tuple(header["class_names"]), **tensors)
+        return RawData(header["name"], tuple(header["class_names"]), **tensors, notes=tuple(header["notes"]))
     except (KeyError, TypeError) as error:
         raise FormatError(f"{path} is damaged ({error})") from error
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydistill._util.settings import as_keywords
 from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.load import load
-from pydistill.data.raw import raw_from
+from pydistill.data.raw import Layout, log_contents, raw_from
 from pydistill.data.settings import DataSettings, Pixels, Statistics
 from pydistill.errors import InputError, shown
 
@@ -35,11 +35,31 @@ def _read(
     statistics: Statistics = "measured",
     download: bool = False,
     pixels: Pixels = "auto",
+    split: float | None = None,
+    channels: int | None = None,
+    scale_16bit: bool = False,
+    skip_broken: bool = False,
+    layout: Layout = "auto",
     cache: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Dataset:
     absolute = None if path is None else os.path.abspath(os.path.expanduser(path))
-    return load(DataSettings(name, absolute, image_size, zca, statistics, download, pixels, cache), device)
+    settings = DataSettings(
+        name,
+        absolute,
+        image_size,
+        zca,
+        statistics,
+        download,
+        pixels,
+        split,
+        channels,
+        scale_16bit,
+        skip_broken,
+        layout,
+        cache,
+    )
+    return load(settings, device)
 
 
 def _constructor(read: Callable[Concatenate[str, P], Dataset], name: str, about: str) -> Callable[P, Dataset]:
@@ -59,6 +79,11 @@ def _constructor(read: Callable[Concatenate[str, P], Dataset], name: str, about:
         statistics: "measured" on the training images, or "published" in the code of MTT.
         download: fetch missing files through torchvision (CIFAR, SVHN and Fashion-MNIST).
         pixels: "bytes", "floats" or "auto", as in `DataSettings`.
+        split: share of every class to set aside as test images, for image files without a test folder.
+        channels: 1 to read image files as grey, 3 as colour; None: 1 for Fashion-MNIST, else 3.
+        scale_16bit: convert 16-bit grey image files to 8 bits instead of refusing them.
+        skip_broken: pass over image files that cannot be decoded instead of refusing them.
+        layout: of the images in a .npz file: "nchw", "nhwc" or "auto", as in `from_arrays`.
         cache: folder for decoded images and ZCA matrices; by default $PYDISTILL_CACHE or ~/.cache/pydistill.
         device: of its tensors.
 
@@ -92,6 +117,7 @@ from_folder = _constructor(_read, "folder", "A folder or archive of images, one 
 from_npz = _constructor(_read, "tensors", "The arrays of a .npz file, as `from_arrays` takes them")
 
 
+@as_keywords()
 def from_arrays(
     train_images: Any,
     train_labels: Any,
@@ -100,6 +126,7 @@ def from_arrays(
     *,
     name: str = "arrays",
     class_names: Sequence[str] | None = None,
+    layout: Layout = "auto",
     zca: bool = False,
     as_bytes: bool = False,
 ) -> Dataset:
@@ -107,10 +134,11 @@ def from_arrays(
 
     Args:
         train_images, test_images: [n, C, H, W], [n, H, W, C] or [n, H, W]; uint8, or floating point in [0, 1].
-            Channels are last if H, W > 4 and C is 3 or 4, or C is 1 and H = W.
         train_labels, test_labels: [n] integers from 0.
         name: of the data set, for records and reports.
         class_names: one per class; by default "0", "1", ….
+        layout: "nchw" or "nhwc"; "auto" decides by the shape: channels are last if H, W > 4 and C is 3 or 4, or C is 1
+            and H = W; images that look so otherwise, such as those of two channels, are refused.
         zca: whiten (see `Zca`) instead of normalising (see `Normalise`); both are fitted on the training images.
         as_bytes: store uint8 images unchanged and preprocess every batch when it is made.
 
@@ -118,7 +146,8 @@ def from_arrays(
         InputError: an array has an unsupported shape or type, a pixel or label is out of range, a class has no training
             image, or `as_bytes` is true for floating-point images.
     """
-    raw = raw_from(name, class_names, train_images, train_labels, test_images, test_labels)
+    raw = raw_from(name, class_names, train_images, train_labels, test_images, test_labels, layout=layout)
+    log_contents(raw.name, raw.class_names, raw.train_labels, raw.test_labels, raw.train_images.shape[1:])
     return prepare(raw, zca=zca, as_bytes=as_bytes)
 
 
@@ -129,6 +158,7 @@ def from_dataset(
     columns: tuple[str, str] | None = None,
     name: str | None = None,
     class_names: Sequence[str] | None = None,
+    layout: Layout = "auto",
     zca: bool = False,
 ) -> Dataset:
     """Make a data set from those of another library: torchvision, Hugging Face, or any indexable data set of PyTorch.
@@ -140,14 +170,14 @@ def from_dataset(
             fine_label.
         name: of the data set; by default the name of `train`'s class.
         class_names: one per class; by default those of `train`, else "0", "1", ….
-        zca: as for `from_arrays`.
+        layout, zca: as for `from_arrays`.
 
     Raises:
         InputError: an item is not an image with a label, images differ in size, or as `from_arrays`.
     """
     arrays = [array for split, items in (("train", train), ("test", test)) for array in _stack(split, items, columns)]
     names = _class_names(train, columns) if class_names is None else class_names
-    return from_arrays(*arrays, name=name or type(train).__name__, class_names=names, zca=zca)
+    return from_arrays(*arrays, name=name or type(train).__name__, class_names=names, layout=layout, zca=zca)
 
 
 def _stack(split: str, items: Any, columns: tuple[str, str] | None) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from pydistill.data.dataset import Dataset, prepare
 from pydistill.data.folders import FolderLayout, read_folder
 from pydistill.data.imagenet import SUBSETS
 from pydistill.data.npz import read_npz
-from pydistill.data.raw import RawData
+from pydistill.data.raw import RawData, log_contents
 from pydistill.data.settings import DataSettings
 from pydistill.data.sklearn_digits import read_digits
 from pydistill.data.statistics import published_normalisation
 from pydistill.data.vision import SOURCES, read_vision
 from pydistill.errors import SettingError
+
+_OF_IMAGE_FILES = ("image_size", "channels", "split", "scale_16bit", "skip_broken")
+_log = logging.getLogger("pydistill")
 
 
 def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> Dataset:
@@ -40,6 +44,9 @@ def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> D
     cache = cache_folder(settings.cache)
     normalise = published_normalisation(settings.name) if settings.statistics == "published" else None
     raw = read(settings, cache)
+    log_contents(raw.name, raw.class_names, raw.train_labels, raw.test_labels, raw.train_images.shape[1:])
+    for note in raw.notes:
+        _log.warning("%s: %s", raw.name, note)
     as_bytes = settings.pixels == "bytes"
     if settings.pixels == "auto":  # whitening every batch costs far more time than storing floats costs memory
         as_bytes = device.type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
@@ -49,33 +56,48 @@ def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> D
 
 def read(settings: DataSettings, cache: Path) -> RawData:
     """Read a data set before any preprocessing; raises what `load` raises."""
-    name, size = settings.name, settings.image_size
+    name = settings.name
     path = None if settings.path is None else Path(settings.path).expanduser()
-    layout = _folder_layout(name, size, path)
+    layout = _folder_layout(settings, path)
+    unused = {} if layout else dict.fromkeys(_OF_IMAGE_FILES, "image files")
+    if name != "tensors":
+        unused["layout"] = "a .npz file"
+    for option, source in unused.items():
+        value = getattr(settings, option)
+        if value != getattr(DataSettings, option):
+            raise SettingError(f"data.{option}", value, f"left out for {name}, which is not read from {source}")
     if layout is not None:
         return read_folder(_required(path, name), name, layout, cache)
-    if size is not None:
-        raise SettingError("data.image_size", size, f"left out for {name}, which does not consist of image files")
     if name == "digits":
         if path is not None:
             raise SettingError("data.path", str(path), "left out for digits, which come with scikit-learn")
         return read_digits()
     if name == "tensors":
-        return read_npz(_required(path, name))
+        return read_npz(_required(path, name), settings.layout)
     if path is not None and not path.exists() and not settings.download:
         raise SettingError("data.path", str(path), f"the folder or archive that holds {name}", "it does not exist")
     return read_vision(name, path or cache / "torchvision", download=settings.download)
 
 
-def _folder_layout(name: str, size: int | None, path: Path | None) -> FolderLayout | None:
+def _folder_layout(settings: DataSettings, path: Path | None) -> FolderLayout | None:
     """Return the options for reading a data set of image files; None for other data sets."""
+    name, size = settings.name, settings.image_size
     if name in SUBSETS:
-        return FolderLayout(SUBSETS[name], 128 if size is None else size, test=("val", "test"))
-    if name == "tiny-imagenet":
-        return FolderLayout(image_size=64 if size is None else size, test=("val", "test"), tiny_imagenet=True)
-    if name == "folder" or (name in SOURCES and path is not None and (path.is_file() or (path / "train").is_dir())):
-        return FolderLayout(image_size=size, mode="L" if name == "fashion-mnist" else "RGB")
-    return None
+        layout = FolderLayout(SUBSETS[name], 128 if size is None else size, test=("val", "test"))
+    elif name == "tiny-imagenet":
+        layout = FolderLayout(image_size=64 if size is None else size, test=("val", "test"), tiny_imagenet=True)
+    elif name == "folder" or (name in SOURCES and path is not None and (path.is_file() or (path / "train").is_dir())):
+        layout = FolderLayout(image_size=size)
+    else:
+        return None
+    channels = settings.channels or (1 if name == "fashion-mnist" else 3)
+    return replace(
+        layout,
+        mode="L" if channels == 1 else "RGB",
+        split=settings.split,
+        scale_16bit=settings.scale_16bit,
+        skip_broken=settings.skip_broken,
+    )
 
 
 def _required(path: Path | None, name: str) -> Path:

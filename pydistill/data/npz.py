@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pydistill.data.raw import ARRAYS, RawData, raw_from
+from pydistill._util.memory import check_memory_available
+from pydistill.data.raw import ARRAYS, Layout, RawData, raw_from
 from pydistill.errors import FormatError, InputError, SettingError
 
 
-def read_npz(path: Path) -> RawData:
+def read_npz(path: Path, layout: Layout) -> RawData:
     """Read the arrays of `from_arrays`, and class_names if the file has them; Python objects are not unpickled."""
     needed = f"data.name=tensors needs a .npz file with {', '.join(ARRAYS)}, which numpy.savez writes"
     if not path.is_file():
@@ -24,6 +25,8 @@ def read_npz(path: Path) -> RawData:
             missing = [name for name in ARRAYS if name not in archive.files]
             if missing:
                 raise InputError(f"{path} lacks {', '.join(missing)}; {needed}")
+            size = sum(member.file_size for member in archive.zip.infolist())
+            check_memory_available(size, f"reading {path}", "save fewer images, or as uint8")
             arrays = [archive[name] for name in ARRAYS]
             names = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive.files else None
     except InputError:
@@ -32,4 +35,4 @@ def read_npz(path: Path) -> RawData:
         objects = "it holds Python objects, which are not unpickled; save arrays of numbers"
         reason = objects if "allow_pickle" in str(error) else error
         raise FormatError(f"{path} cannot be read as arrays: {reason}") from error
-    return raw_from("tensors", names, *arrays)
+    return raw_from("tensors", names, *arrays, layout=layout)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydistill._util.settings import Settings, setting
 from pydistill.data.imagenet import SUBSETS
+from pydistill.data.raw import Layout
 from pydistill.data.statistics import PUBLISHED
 from pydistill.data.vision import SOURCES
 from pydistill.errors import SettingError
@@ -41,6 +42,18 @@ class DataSettings(Settings):
     statistics: Statistics = setting("measured", "mean and deviation of the normalisation: measured or published")
     download: bool = setting(False, "let torchvision download what is missing (cifar10, cifar100, fashion-mnist, svhn)")
     pixels: Pixels = setting("auto", "how images are stored in memory: auto, bytes or floats")
+    split: float | None = setting(
+        None,
+        "share of the images of every class that is set aside for testing, for image files without test/",
+        above=0,
+        below=1,
+    )
+    channels: int | None = setting(
+        None, "of image files: 1 for grey, 3 for colour; null for 3, or 1 for fashion-mnist", at_least=1, at_most=3
+    )
+    scale_16bit: bool = setting(False, "convert 16-bit grey image files to 8 bits instead of refusing them")
+    skip_broken: bool = setting(False, "pass over image files that cannot be decoded instead of refusing them")
+    layout: Layout = setting("auto", "axes of a .npz file's images: nchw, nhwc, or auto to decide by the shape")
     cache: str | None = setting(
         None, "folder for unpacked data and ZCA matrices; null for $PYDISTILL_CACHE or ~/.cache/pydistill"
     )
@@ -48,6 +61,8 @@ class DataSettings(Settings):
     def _check(self) -> None:
         if self.name not in NAMES:
             raise SettingError("name", self.name, f"one of {', '.join(NAMES)}")
+        if self.channels == 2:
+            raise SettingError("channels", self.channels, "1, 3 or null")
         if self.statistics == "published" and self.zca:
             allowed = "measured with zca, which whitens instead of normalising"
             raise SettingError("statistics", self.statistics, allowed)

@@ -14,7 +14,17 @@ from torch import Tensor
 from pydistill.data.dataset import Dataset
 from pydistill.data.pictures import Pictures
 from pydistill.data.preprocessing import Normalise
-from pydistill.data.raw import check_every_class, check_labels, class_names_for, digest_of, labels_from, tensor_from
+from pydistill.data.raw import (
+    check_class_names,
+    check_every_class,
+    check_labels,
+    class_names_for,
+    digest_of,
+    labels_from,
+    log_contents,
+    split_by_class,
+    tensor_from,
+)
 from pydistill.errors import InputError
 
 
@@ -50,9 +60,11 @@ def from_table(
         raise InputError(f"train_rows has {train.shape[1]} columns, but test_rows has {test.shape[1]}")
     labels = [labels_from("train_labels", train_labels), labels_from("test_labels", test_labels)]
     class_names = class_names_for(labels[0], class_names)
+    check_class_names(class_names)
     check_labels("train_labels", labels[0], len(train), len(class_names))
     check_labels("test_labels", labels[1], len(test), len(class_names))
     check_every_class("train_rows", labels[0], class_names)
+    log_contents(name, class_names, labels[0], labels[1], (train.shape[1], 1, 1))
     std = train.std(dim=0, correction=0)
     normalise = Normalise(train.mean(dim=0), torch.where(std > 0, std, 1.0), source=digest_of(train))
     pictures = [Pictures(normalise.apply(rows[:, :, None, None]).float()) for rows in (train, test)]
@@ -105,25 +117,9 @@ def from_csv(
         values = torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
     except ValueError as error:
         raise InputError(f"every column of {file} but {label!r} must hold numbers: {error}") from error
-    train, tested = _split(labels, classes, test, seed)
+    train, tested = split_by_class(labels, classes, test, seed)
     arrays = (values[train], labels[train], values[tested], labels[tested])
     return from_table(*arrays, name=name or file.stem, class_names=classes)
-
-
-def _split(labels: Tensor, classes: Sequence[str], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw the indices of training and test rows class by class."""
-    generator = torch.Generator().manual_seed(seed)
-    train: list[Tensor] = []
-    test: list[Tensor] = []
-    for number, class_name in enumerate(classes):
-        rows = (labels == number).nonzero().flatten()
-        if len(rows) < 2:
-            raise InputError(f"class {class_name!r} has one row; every class needs two, one of them for testing")
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        count = min(len(rows) - 1, max(1, round(share * len(rows))))
-        test.append(rows[:count])
-        train.append(rows[count:])
-    return torch.cat(train).sort().values, torch.cat(test).sort().values
 
 
 def _rows(name: str, values: Any) -> Tensor:

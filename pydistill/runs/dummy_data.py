@@ -40,9 +40,8 @@ TEST_IMAGES = 1024
 def shape_of(settings: DataSettings) -> DataShape | None:
     """Return the shape of a data set known by name; None if only its files say."""
     shape = SHAPES.get(settings.name)
-    if shape is None or settings.image_size is None:
-        return shape
-    return shape._replace(side=settings.image_size)
+    changes = {"side": settings.image_size, "channels": settings.channels}
+    return shape and shape._replace(**{name: value for name, value in changes.items() if value is not None})
 
 
 def dummy_data(settings: DataSettings, shape: DataShape, images: int, device: torch.device | str) -> Dataset:

@@ -89,7 +89,6 @@ def test_layouts_of_arrays(kind: Any) -> None:
         ((12, 128, 1), 12, (128, 1)),  # signals
         ((8, 8, 1), 1, (8, 8)),
         ((8, 6, 4), 4, (8, 6)),
-        ((8, 8, 2), 8, (8, 2)),
     ],
 )
 def test_position_of_the_channels(shape: tuple[int, ...], channels: int, size: tuple[int, int]) -> None:

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import urllib.error
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pydistill.data import Dataset, DataSettings, from_arrays, load
-from pydistill.errors import FormatError, InputError, MissingDependencyError, SettingError
+from pydistill.errors import FormatError, InputError, MissingDependencyError, OutOfMemoryError, SettingError
 
 
 def read(tmp_path: Path, name: str, path: Path | None, **settings: object) -> Dataset:
@@ -205,6 +206,30 @@ def test_arrays_in_an_npz_file(tmp_path: Path) -> None:
     assert torch.equal(plain.test_images, reference.test_images)
     assert plain.class_names == ("0", "1", "2")
     assert named.class_names == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("write", [np.savez, np.savez_compressed])
+def test_npz_files_larger_than_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    write(tmp_path / "a.npz", **npz_arrays())
+    monkeypatch.setattr("pydistill._util.memory.available_memory", lambda: 100)
+    with pytest.raises(OutOfMemoryError):
+        read(tmp_path, "tensors", tmp_path / "a.npz")
+
+
+def test_layout_of_npz_files(tmp_path: Path) -> None:
+    arrays = npz_arrays()
+    last = {name: array.transpose(0, 2, 3, 1) if "images" in name else array for name, array in arrays.items()}
+    np.savez(tmp_path / "a.npz", **last)
+    assert read(tmp_path, "tensors", tmp_path / "a.npz", layout="nhwc").digest == from_arrays(**arrays).digest
+
+
+@pytest.mark.parametrize(
+    "option", [{"split": 0.2}, {"channels": 1}, {"scale_16bit": True}, {"skip_broken": True}, {"layout": "nhwc"}]
+)
+def test_options_of_other_files_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(SettingError) as error:
+        load(DataSettings(**option))
+    assert error.value.setting == f"data.{next(iter(option))}"
 
 
 def test_digits_take_no_path(tmp_path: Path) -> None:
