@@ -10,6 +10,7 @@ from types import UnionType
 import torch
 from torch import Tensor
 
+from pydistill._util.files import check_utf8
 from pydistill.errors import InputError, SettingError
 
 SEEDS_BELOW = 2**63
@@ -42,9 +43,10 @@ def check_seed(seed: object) -> None:
 
 
 def check_path(name: str, value: object) -> None:
-    """Raise SettingError unless `value` is a non-empty string or os.PathLike."""
+    """Raise SettingError unless `value` is a non-empty string or os.PathLike, and InputError unless it is UTF-8."""
     if not isinstance(value, (str, os.PathLike)) or os.fspath(value) == "":
         raise SettingError(name, value, "the path of a file or a folder")
+    check_utf8(value)
 
 
 def check_generator(value: object) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -17,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from pydistill.errors import FormatError, PydistillError
+from pydistill.errors import FormatError, InputError, PydistillError
 
 
 class WriteError(PydistillError, OSError):
@@ -28,6 +29,14 @@ class PathError(WriteError):
     """A file or folder cannot be created at this path; another path is needed."""
 
 
+def check_utf8(path: str | os.PathLike[str]) -> None:
+    """Raise InputError unless the path is UTF-8: safetensors cannot open other paths, and JSON cannot record them."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the path {ascii(os.fspath(path))} is not UTF-8; choose another, or rename it") from error
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; on a clean exit flush the file and rename it to `path`.
@@ -36,10 +45,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     at `path` is replaced, not followed.
 
     Raises:
+        InputError: the path is not UTF-8.
         PathError: the folder cannot be created, or `path` is a folder.
         WriteError: the folder cannot be written or the disk is full; or the folder cannot be flushed after the rename,
             in which case the message says that the file is written.
     """
+    check_utf8(path)
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     created = False
@@ -159,9 +170,9 @@ def refuse_links(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` to `path` in UTF-8, atomically."""
+    """Write `text` to `path` in UTF-8, atomically; what UTF-8 cannot encode is written as an escape."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -173,15 +184,23 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        FormatError: the file is not JSON in UTF-8, or holds NaN or infinity.
+        FormatError: the file is not JSON in UTF-8, or holds what `parse_json` refuses.
         OSError: the file cannot be opened.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
+        return parse_json(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{path} is not readable JSON ({error}); it is damaged or was not written by pydistill"
         ) from error
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; raise ValueError for NaN, infinity, and half of a surrogate pair, which cannot be written as UTF-8."""
+    value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _finite(text: str) -> float:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pydistill._util.files import atomic_path
+from pydistill._util.files import atomic_path, check_utf8, parse_json
 from pydistill.errors import FormatError, InputError
 
 _TENSORS = "tensors"
@@ -107,7 +107,9 @@ def open_tensors(path: str | os.PathLike[str], description: str = "a safetensors
     Raises:
         FormatError: the file is missing or damaged; also for damage that shows while it is read.
         UnreadableError: it exists but cannot be opened or read.
+        InputError: the path is not UTF-8.
     """
+    check_utf8(path)
     try:
         with open(path, "rb") as file:  # safetensors reports every failure to open as a missing file
             length = int.from_bytes(file.read(8), "little")
@@ -136,7 +138,7 @@ def _header(
     if text is None:
         raise FormatError(f"{path} is not {description} written by pydistill")
     try:
-        header = json.loads(text)
+        header = parse_json(text)
         stored = header.get("format") if isinstance(header, dict) else None
         if stored != version or isinstance(stored, bool):
             raise FormatError(f"{path} has format {stored}; this version of pydistill reads {version}")

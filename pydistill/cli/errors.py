@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from pydistill._util.files import PathError, WriteError, check_utf8
 from pydistill._util.memory import keep_freed_memory
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
 
@@ -43,12 +45,16 @@ def guarded(run: Callable[[list[str]], int], arguments: Sequence[str] | None) ->
     if arguments is None:  # the process is this command's
         keep_freed_memory()
         _fill_closed_descriptors()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     if not logging.root.handlers:  # leave a calling program's logging alone
         logging.basicConfig(format=f"{PREFIX}%(message)s")
         logging.getLogger("pydistill").setLevel(logging.INFO)  # other packages: warnings only
     try:
+        for word in words:
+            check_utf8(word)
         return run([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
         note("stopped")
@@ -69,8 +75,6 @@ def print_result(text: str) -> None:
     Raises:
         WriteError: stdout is closed, full, or has no reader.
     """
-    from pydistill._util.files import WriteError
-
     try:
         if sys.stdout is None:  # the shell closed it
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -98,8 +102,6 @@ def note(line: str) -> None:
 
 def exit_status(error: Exception) -> int:
     """Return the exit status for an error."""
-    from pydistill._util.files import PathError
-
     if isinstance(error, Interrupted):
         return INTERRUPTED
     wrong_path = isinstance(error, OSError) and not isinstance(error, PydistillError) and error.errno in _WRONG_PATHS

@@ -9,7 +9,7 @@ from pydistill.cli.errors import note
 from pydistill.errors import InputError
 
 ABOUT = "Read another tool's distilled set."
-USAGE = "--format mtt|dcbench|ddranking FILES --out FILE [--lr LR] [--dataset NAME] …"
+USAGE = "--format mtt|dcbench|ddranking|dc|idc FILES --out FILE [--lr LR] [--dataset NAME] …"
 EXAMPLES = """
   pydistill import --format mtt FOLDER --lr 0.0123 --dataset cifar10 --model convnet3 --out set.safetensors
   pydistill import --format mtt images_best.pt --lr 0.02 --dataset cifar10 --data DATA --zca --out set.safetensors
@@ -22,7 +22,7 @@ def add_arguments(parser: Any) -> None:
     from pydistill.artefact.exchange import IMPORTED
 
     parser.add_argument(
-        "files", type=path, help="folder of the files; for mtt also an images file, for dcbench its root"
+        "files", type=path, help="folder of the files; for mtt, dc and idc also the file itself, for dcbench its root"
     )
     parser.add_argument("--format", choices=list(IMPORTED), required=True, help="format of the files")
     parser.add_argument("--out", type=path, required=True, help="file of the distilled set, .safetensors")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pydistill.artefact.distilled_set import DistilledSet
-from pydistill.artefact.exchange import dcbench, ddranking, manifest, mtt
+from pydistill.artefact.exchange import dc, dcbench, ddranking, idc, manifest, mtt
 from pydistill.artefact.exchange.published import readers_normalisation, same
 from pydistill.artefact.exchange.tensors import Soft, probabilities
 from pydistill.artefact.file import Artefact
@@ -22,7 +22,7 @@ from pydistill.errors import FormatError, InputError, SettingError
 from pydistill.nn import architecture_of, parse
 from pydistill.version import VERSION
 
-_READERS = {"mtt": mtt.read, "dcbench": dcbench.read, "ddranking": ddranking.read}
+_READERS = {"mtt": mtt.read, "dcbench": dcbench.read, "ddranking": ddranking.read, "dc": dc.read, "idc": idc.read}
 IMPORTED = tuple(_READERS)
 
 
@@ -44,7 +44,7 @@ def import_set(
     The files hold images and labels, and some the learning rate; everything else is an argument.
 
     Args:
-        form: mtt, dcbench or ddranking.
+        form: mtt, dcbench, ddranking, dc or idc.
         path: the folder of the files; for mtt also an images file, with its labels in the same folder; for dcbench
             also a folder above, such as its root, with only one set below it.
         lr: the learned learning rate; required if no file holds it, and preferred to that of a file.
@@ -69,9 +69,11 @@ def import_set(
     origin = like.artefact if isinstance(like, DistilledSet) else like
     path = dcbench.folder_in(Path(path)) if form == "dcbench" else Path(path)
     files = _READERS[form](path)
-    rate = files.lr if lr is None else lr
+    rate = files.lr() if lr is None else lr
     name, digest = _data_set(dataset, origin)
     exported = manifest.read(path if path.is_dir() else path.parent, files.files)
+    if files.in_pixels and preprocessing is None and origin is not None:
+        preprocessing = origin.preprocessing
     applied, assumed = _preprocessing(form, name, preprocessing, exported, origin, as_is, str(path))
     if rate is None or applied is None:
         missing = [_missing_rate(origin)] if rate is None else []
@@ -84,6 +86,8 @@ def import_set(
     images, labels, classes = _by_class(files.images, labels, len(names), str(path), class_major=exported is not None)
     try:
         applied.invert(images[:1])
+        if files.in_pixels:
+            images, assumed = applied.to("cpu").apply(images), None
     except InputError as error:
         raise InputError(f"the preprocessing does not fit the images in {path}: {error}") from error
     recorded = origin.provenance.get("recipe", {}) if origin is not None else {}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from pydistill._util.files import sha256_of
 from pydistill.artefact.file import Artefact
 from pydistill.errors import FormatError, InputError
-from pydistill.trajectories.formats.common import is_plain_tensor, load_untrusted, save_torch
+from pydistill.trajectories.formats.common import is_plain_tensor, listed, load_untrusted, save_torch
 
 Soft = Literal["logits", "probabilities"]
 
@@ -26,14 +26,20 @@ class ForeignSet:
     Attributes:
         images: [n, C, H, W] float32.
         labels: [n] int64, or rows [n, K] that may be logits or probabilities.
-        lr: the learning rate; None if no file holds it.
         files: SHA-256 by file name.
+        rate: the file of the learning rate, if there is one.
+        in_pixels: the images are pixels in [0, 1], which no preprocessing has changed.
     """
 
     images: Tensor
     labels: Tensor
-    lr: float | None
     files: Mapping[str, str]
+    rate: Path | None = None
+    in_pixels: bool = False
+
+    def lr(self) -> float | None:
+        """Read the learning rate; None if no file holds it."""
+        return None if self.rate is None else _rate(self.rate)
 
 
 def write_set(artefact: Artefact, images: Tensor, files: list[Path]) -> list[Path]:
@@ -47,16 +53,30 @@ def write_set(artefact: Artefact, images: Tensor, files: list[Path]) -> list[Pat
 
 
 def read_set(images: list[Path], labels: list[Path], lr: list[Path]) -> ForeignSet:
-    """Read images and labels from one or several files in order, and the learning rate if one of `lr` exists."""
-    pixels = torch.cat(_alike([_images(path) for path in images], images))
-    targets = torch.cat(_alike([_labels(path) for path in labels], labels))
-    if len(pixels) != len(targets):
-        raise FormatError(
-            f"{labels[0]} is damaged or belongs to another set: it holds {len(targets)} labels for {len(pixels)} images"
-        )
+    """Read images and labels from one or several files in order; the learning rate is in one of `lr`, if it exists."""
+    pixels = torch.cat(_alike([_images(load_untrusted(path), path) for path in images], images))
+    targets = torch.cat(_alike([_labels(load_untrusted(path), path) for path in labels], labels))
+    _check_agree(pixels, targets, labels[0])
     rates = [path for path in lr if path.is_file()][:1]
     files = {path.name: sha256_of(path) for path in [*images, *labels, *rates]}
-    return ForeignSet(pixels, targets, _rate(rates[0]) if rates else None, files)
+    return ForeignSet(pixels, targets, files, rates[0] if rates else None)
+
+
+def pair_of(value: Any, path: Path, *, in_pixels: bool = False) -> ForeignSet:
+    """Return the set of a file that holds the images and the labels in a list of two."""
+    pair = listed(value, str(path))
+    if len(pair) != 2:
+        raise FormatError(f"{path} must hold images and labels, not a list of {len(pair)}")
+    images, labels = _images(pair[0], path), _labels(pair[1], path)
+    _check_agree(images, labels, path)
+    return ForeignSet(images, labels, {path.name: sha256_of(path)}, in_pixels=in_pixels)
+
+
+def _check_agree(images: Tensor, labels: Tensor, path: Path) -> None:
+    if len(images) != len(labels):
+        raise FormatError(
+            f"{path} is damaged or belongs to another set: it holds {len(labels)} labels for {len(images)} images"
+        )
 
 
 def _alike(parts: list[Tensor], paths: list[Path]) -> list[Tensor]:
@@ -66,16 +86,15 @@ def _alike(parts: list[Tensor], paths: list[Path]) -> list[Tensor]:
     return parts
 
 
-def _tensor(path: Path) -> Tensor:
-    value = load_untrusted(path)
+def _tensor(value: Any, path: Path) -> Tensor:
     if not is_plain_tensor(value) or value.is_complex():
         raise FormatError(f"{path} does not hold a tensor of plain numbers")
     tensor: Tensor = value.detach()
     return tensor
 
 
-def _images(path: Path) -> Tensor:
-    images = _tensor(path)
+def _images(value: Any, path: Path) -> Tensor:
+    images = _tensor(value, path)
     if images.ndim != 4 or 0 in images.shape or not images.is_floating_point():
         raise FormatError(f"{path} must hold images [n, C, H, W] in floating point, not {_form(images)}")
     images = images.float().contiguous().clone()
@@ -84,8 +103,8 @@ def _images(path: Path) -> Tensor:
     return images
 
 
-def _labels(path: Path) -> Tensor:
-    labels = _tensor(path)
+def _labels(value: Any, path: Path) -> Tensor:
+    labels = _tensor(value, path)
     if labels.ndim == 2 and labels.shape[1] > 0 and labels.is_floating_point():
         labels = labels.float().clone()
         if bool(torch.isfinite(labels).all()):
@@ -101,7 +120,7 @@ def _labels(path: Path) -> Tensor:
 
 def _rate(path: Path) -> float:
     rate = load_untrusted(path)
-    if isinstance(rate, Tensor) and rate.numel() == 1 and rate.is_floating_point():
+    if is_plain_tensor(rate) and rate.numel() == 1 and rate.is_floating_point():
         rate = rate.item()
     if type(rate) is not float or not (math.isfinite(rate) and rate > 0):
         raise FormatError(f"{path} must hold one learning rate, a finite number above 0")

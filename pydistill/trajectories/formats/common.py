@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,35 @@ from pydistill.trajectories.trajectory import ConvexifiedTrajectory
 
 Shapes = tuple[tuple[int, ...], ...]
 
+
+def _latin1(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+class _NumberType:
+    """The type of a NumPy number; stands in for numpy.dtype, which hostile arguments could harm."""
+
+    def __init__(self, code: str, align: bool, copy: bool) -> None:
+        if not re.fullmatch(r"b1|[iu][1248]|f[248]", code):
+            raise ValueError(f"{code!r} is not the type of a number")
+        self.code = code
+
+    def __setstate__(self, state: Any) -> None:
+        self.code = (">" if state[1] == ">" else "<") + self.code
+
+
+def _number(kind: _NumberType, content: bytes) -> Any:
+    """Return a NumPy number as Python's."""
+    return np.frombuffer(content, kind.code, count=1)[0].item()
+
+
+# The constructors of NumPy scalars, which published scripts save in place of Python's numbers.
+_NUMPY: list[Any] = [
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+    (_NumberType, "numpy.dtype"),
+    (_latin1, "_codecs.encode"),
+]
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -45,6 +75,8 @@ class ForeignLayout:
 def load_untrusted(path: Path) -> Any:
     """Load a torch-saved file without running any code from it; large tensors stay in the file.
 
+    NumPy scalars become numbers.
+
     Raises:
         InputError: the file does not exist.
         FormatError: the file is damaged, or holds more than plain containers and tensors, or refers to one list so
@@ -53,7 +85,8 @@ def load_untrusted(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path} does not exist; give the path of an existing file")
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals(_NUMPY):
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged pickle can raise nearly any error
         raise FormatError(
             f"{path} cannot be read as plain tensors: it is damaged, or reading it would run code that it contains; "
@@ -97,7 +130,7 @@ def is_plain_tensor(value: Any) -> bool:
 
     A file of a hundred bytes can hold a view that repeats one number 2^40 times; copying it would exhaust the memory.
     """
-    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_nested:
         return False
     return value.device.type == "cpu" and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 

@@ -12,6 +12,9 @@ from pydistill.artefact.file import Artefact
 from pydistill.data import from_arrays
 from tests.helpers.small_runs import recipe
 
+BOTH_WAYS = ("mtt", "dcbench", "ddranking")
+"""The formats that are exported and imported."""
+
 
 def made(dataset: str = "cifar10", *, ipc: int = 2, soft: bool = False, zca: bool = False) -> DistilledSet:
     """Make a small set of three classes, attributed to the data set `dataset`."""

@@ -7,17 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from pydistill.artefact.exchange import IMPORTED, export_set, import_set, readers_normalisation
 from pydistill.data import Normalise
 from pydistill.errors import FormatError, InputError
-from tests.artefact.exchange.sets import made, save
+from tests.artefact.exchange.sets import BOTH_WAYS, made, save
 from tests.helpers.blobs import blobs
 
 
-@pytest.mark.parametrize("form", IMPORTED)
+@pytest.mark.parametrize("form", BOTH_WAYS)
 def test_unknown_normalisation_is_an_argument(form: str, tmp_path: Path) -> None:
     before = made()
     for as_is in (False, True):
@@ -209,3 +210,54 @@ def test_labels_of_more_classes_than_images(largest: int, tmp_path: Path) -> Non
     save(tmp_path, labels=torch.tensor([0, 0, 1, 1, 2, largest]), lr=torch.tensor(0.1))
     with pytest.raises(FormatError):
         import_set("mtt", tmp_path, dataset="cifar10", preprocessing=Normalise(torch.zeros(3), torch.ones(3)))
+
+
+def test_a_numpy_learning_rate_is_read_and_another_one_passed_over(tmp_path: Path) -> None:
+    folder = save(tmp_path, lr=np.float64(0.25))
+    assert import_set("mtt", folder, dataset="cifar10").lr == 0.25
+    (folder / "lr_best.pt").write_bytes(b"no number")
+    assert import_set("mtt", folder, dataset="cifar10", lr=0.5).lr == 0.5
+    with pytest.raises(FormatError):
+        import_set("mtt", folder, dataset="cifar10")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("name", ["images_best.pt", "labels_best.pt", "lr_best.pt"])
+def test_nested_tensors_are_refused(name: str, tmp_path: Path) -> None:
+    folder = save(tmp_path, lr=0.1)
+    torch.save(torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]), folder / name)
+    with pytest.raises(FormatError):
+        import_set("mtt", folder, dataset="cifar10")
+
+
+def test_results_of_dc(tmp_path: Path) -> None:
+    images, labels = torch.rand(6, 3, 4, 4), torch.arange(3).repeat_interleave(2)
+    pairs = [[images, labels], [images + 1, labels]]
+    torch.save({"data": pairs, "accs_all_exps": {"ConvNet": [np.float64(0.5)]}}, tmp_path / "res_CIFAR10_ConvNet_2ipc.pt")
+    for path in (tmp_path, tmp_path / "res_CIFAR10_ConvNet_2ipc.pt"):
+        imported = import_set("dc", path, lr=0.01, dataset="cifar10")
+        assert torch.equal(imported.images, images) and torch.equal(imported.labels, labels)
+    torch.save({"data": [[images]]}, tmp_path / "res_CIFAR10_ConvNet_2ipc.pt")
+    with pytest.raises(FormatError):
+        import_set("dc", tmp_path, lr=0.01, dataset="cifar10")
+
+
+def test_results_of_idc(tmp_path: Path) -> None:
+    images, labels = torch.rand(3, 3, 5, 5), torch.arange(3)
+    torch.save([images, labels], tmp_path / "data.pt")
+    with pytest.raises(InputError):
+        import_set("idc", tmp_path, lr=0.01, dataset="cifar10")
+    (tmp_path / "args.txt").write_text('{"factor": 1}')
+    whole = import_set("idc", tmp_path, lr=0.01, dataset="cifar10")
+    torch.testing.assert_close(whole.viewable().images, images, rtol=0, atol=1e-6)
+    assert "assumed" not in whole.provenance["imported"]
+    (tmp_path / "args.txt").write_text('{"factor": 2, "decode_type": "single"}')
+    parts = import_set("idc", tmp_path / "data.pt", lr=0.01, dataset="cifar10")
+    assert parts.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    padded = torch.full((3, 3, 6, 6), 0.5)
+    padded[:, :, :5, :5] = images
+    corner = torch.nn.Upsample(size=(5, 5), mode="bilinear")(padded[:, :, 3:, :3])  # below, left
+    torch.testing.assert_close(parts.viewable().images[2::4], corner, rtol=0, atol=1e-6)
+    (tmp_path / "args.txt").write_text('{"factor": 2, "decode_type": "multi"}')
+    with pytest.raises(InputError):
+        import_set("idc", tmp_path, lr=0.01, dataset="cifar10")
