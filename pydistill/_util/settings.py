@@ -29,7 +29,7 @@ _LIMITS = {
     "at_most": (operator.le, "at most {}"),
     "below": (operator.lt, "below {}"),
 }
-_KEYWORDS = {"model.name": "model", "resume": "resume=True"}
+_KEYWORDS = {"model.name": "model", "resume": "resume=True", "trust": "trust=True"}
 _NAMES = {int: "an integer", float: "a finite number", str: "text", bool: "true or false", type(None): "null"}
 
 

@@ -21,7 +21,6 @@ from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET
 from pydistill._util.locking import only_writer
 from pydistill._util.png import html_sheet
 from pydistill._util.progress import in_notebook, is_shown
-from pydistill._util.settings import from_dict
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, Preprocessing
 from pydistill.data import load as load_data
@@ -29,7 +28,7 @@ from pydistill.errors import FormatError, InputError, MismatchError, SettingErro
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
 from pydistill.nn import ModelSettings, Network, build, name_of, parse
 from pydistill.nn.fits import check_fits
-from pydistill.recipes.recipe import Recipe
+from pydistill.recipes.recipe import Recipe, recipe_from_dict
 from pydistill.training.train import derive_seed, train
 
 View = Literal["normalised", "viewable"]
@@ -121,7 +120,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         Raises:
             InputError: the recipe has settings that this version does not have.
         """
-        return from_dict(Recipe, self.provenance.get("recipe", {}), source="the recipe in the distilled set")
+        return recipe_from_dict(self.provenance.get("recipe", {}), "the recipe in the distilled set")
 
     @property
     def student(self) -> ModelSettings:

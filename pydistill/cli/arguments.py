@@ -40,6 +40,7 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
     Args:
         listed: the groups of settings that --help lists; None for all.
     """
+    from pydistill.data import DsaSettings
     from pydistill.recipes.recipe import Recipe
 
     parser.add_argument("--preset", action="append", default=[], metavar="NAME", help="a built-in recipe")
@@ -47,26 +48,27 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
         "--config", action="append", default=[], metavar="FILE", help="a recipe of your own; overrides the preset"
     )
     parser.add_argument(
+        "--trust", action="store_true", help="let --config name networks package.module:callable, which are imported"
+    )
+    parser.add_argument(
         "--print_config", action="store_true", help="print the resulting recipe as YAML for --config, and stop"
     )
     for group in fields(Recipe):
         shown = listed is None or group.name in listed
         parser.add_settings(group.name, group.metadata["help"], getattr(Recipe(), group.name), listed=shown)
+    about = "the augmentation of experts, distillation and evaluation, unless set apart"
+    parser.add_settings("dsa", about, DsaSettings())
 
 
 def recipe_of(values: Any) -> Recipe:
     """Build the recipe of a command line from presets, then files, then flags; later ones override earlier ones."""
-    from pydistill._util.settings import from_dict
-    from pydistill.recipes.recipe import Recipe, preset_path, put, read_recipe_file
+    from pydistill.recipes.recipe import merge, preset_path, read_recipe_file, recipe_from_dict
 
     settings: dict[str, Any] = {}
     for file in [*map(preset_path, values.preset), *values.config]:
-        for name, value in read_recipe_file(file, from_dict(Recipe, settings)).items():
-            put(settings, name, value)
-    for name, value in values.settings:
-        if not name.startswith("log."):
-            put(settings, name, value)
-    return from_dict(Recipe, settings)
+        merge(settings, read_recipe_file(file, settings, trust=values.trust).items())
+    merge(settings, ((name, value) for name, value in values.settings if not name.startswith("log.")))
+    return recipe_from_dict(settings)
 
 
 def print_config(values: Any) -> None:

@@ -10,23 +10,23 @@ from typing import Any, TypeVar
 from pydistill._util.checks import check_path
 from pydistill._util.settings import Settings, from_dict
 from pydistill.errors import UnknownSettingError
-from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path
+from pydistill.recipes.recipe import Recipe, default_recipe, load_recipe, preset_names, preset_path
 
 S = TypeVar("S", bound=Settings)
 
 
-def recipe_from(recipe: Recipe | str | os.PathLike[str] | None) -> Recipe:
-    """Return a recipe: the given one, that of a preset or a file, or the default one for None.
+def recipe_from(recipe: Recipe | str | os.PathLike[str] | None, data: str = "", *, trust: bool = False) -> Recipe:
+    """Return a recipe: the given one, that of a preset or a file, or the default one of the data set for None.
 
     Raises:
-        InputError: the preset or file does not exist, or is not a recipe.
+        InputError: the preset or file does not exist, or is not a recipe; or the file names code and `trust` is false.
         MissingDependencyError: a package that reads recipes is not installed.
     """
     if recipe is None or isinstance(recipe, Recipe):
-        return recipe or Recipe()
+        return recipe or default_recipe(data)
     check_path("recipe", recipe)
     name = os.fspath(recipe)
-    return load_recipe(preset_path(name) if name in preset_names() else name)
+    return load_recipe(preset_path(name) if name in preset_names() else name, trust=trust)
 
 
 def with_values(settings: S, values: Mapping[str, Any]) -> S:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pydistill._util.settings import Settings, from_dict, setting
-from pydistill.data import DataSettings
+from pydistill._util.settings import Settings, from_dict, in_group, setting
+from pydistill.data import DataSettings, DsaSettings
 from pydistill.distillation.distiller import DistillSettings
-from pydistill.errors import FormatError, InputError
+from pydistill.errors import FormatError, InputError, Name, SettingError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
 from pydistill.recipes.yaml import read_yaml
@@ -21,6 +22,9 @@ from pydistill.training.experts import ExpertSettings
 PRESETS = Path(__file__).parent / "presets"
 LARGEST_FILE = 2**20
 """In bytes; recipes are far smaller."""
+_AUGMENTED = ("expert.training", "distill", "evaluation.training")
+_DIGITS = ("digits", "svhn")
+_DIGITS_STRATEGY = "color_crop_cutout_scale_rotate"
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Recipe(Settings):
     model: ModelSettings = setting(ModelSettings(), "the network of the experts, the student and the evaluation")
     expert: ExpertSettings = setting(ExpertSettings(), "how experts are trained")
     distill: DistillSettings = setting(
-        DistillSettings(), "the distillation: method, steps, learning rates, starts and so on"
+        DistillSettings(dsa=DsaSettings()), "the distillation: method, steps, learning rates, starts and so on"
     )
     evaluation: EvaluationSettings = setting(EvaluationSettings(), "the protocol of the evaluations")
 
@@ -44,9 +48,32 @@ class Recipe(Settings):
             evaluation=replace(self.evaluation, seed=seed),
         )
 
+    def with_dsa(self, dsa: DsaSettings | None) -> Recipe:
+        """Return the recipe with one augmentation for experts, distillation and evaluation."""
+        expert, evaluation = (
+            replace(settings, training=replace(settings.training, dsa=dsa)) for settings in (self.expert, self.evaluation)
+        )
+        return replace(self, expert=expert, distill=replace(self.distill, dsa=dsa), evaluation=evaluation)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as nested JSON-able values."""
         return asdict(self)
+
+
+def default_recipe(data: object = None) -> Recipe:
+    """Return the defaults for the data set named `data`: digits are not mirrored."""
+    return Recipe().with_dsa(DsaSettings(_DIGITS_STRATEGY)) if data in _DIGITS else Recipe()
+
+
+def recipe_from_dict(values: Any, source: str = "") -> Recipe:
+    """Make a recipe from nested mappings; settings that are not named have the defaults for the data set.
+
+    Raises:
+        SettingError: as `from_dict`.
+    """
+    data = values.get("data") if isinstance(values, Mapping) else None
+    name = data.get("name", DataSettings.name) if isinstance(data, Mapping) else DataSettings.name
+    return from_dict(Recipe, values, base=default_recipe(name), source=source)
 
 
 def preset_names() -> list[str]:
@@ -68,15 +95,19 @@ def preset_path(name: str) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
-def read_recipe_file(path: str | Path, base: Recipe | None = None) -> dict[str, Any]:
+def read_recipe_file(
+    path: str | Path, base: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> dict[str, Any]:
     """Read the settings in a recipe's file as nested plain values, and check them.
 
     Args:
-        base: the recipe that the file overrides, for the check; None: the defaults.
+        base: the settings that the file overrides, for the check; None: the defaults.
+        trust: allow networks by import path, whose modules a run imports.
 
     Raises:
         InputError: the file cannot be read or is not a recipe, or a setting in it does not exist, has the wrong type or
-            is outside its limits. The message names the file.
+            is outside its limits; or it names code to import. The message names the file, and shows nothing of a file
+            that is not a recipe.
         MissingDependencyError: ruamel.yaml is not installed.
     """
     source = f"recipe {path}"
@@ -94,28 +125,68 @@ def read_recipe_file(path: str | Path, base: Recipe | None = None) -> dict[str, 
         raise InputError(f"{source}: {error}") from error
     if values is None:
         raise InputError(f"{source} is empty; give the settings of a run, such as distill: {{steps: 30}}")
-    from_dict(Recipe, values, base=base, source=source)
-    return dict(json.loads(json.dumps(values)))  # resolves YAML's aliases, which would share values
+    groups = [field.name for field in fields(Recipe)]
+    if not isinstance(values, Mapping) or not any(name in values for name in (*groups, "dsa")):
+        raise InputError(f"{source} is no recipe: it has none of the groups {', '.join(groups)} and dsa")
+    settings: dict[str, Any] = {}
+    try:
+        # Through JSON, as YAML's aliases would share values; a date is text.
+        merge(settings, json.loads(json.dumps(values, default=str)).items())
+    except SettingError as error:
+        error.source = source
+        raise
+    except TypeError as error:
+        raise InputError(f"{source} has a list or a mapping as the name of a setting") from error
+    checked = copy.deepcopy(dict(base or {}))
+    merge(checked, settings.items())
+    recipe = recipe_from_dict(checked, source)
+    code = next((name for name in (recipe.model.name, *recipe.evaluation.models) if ":" in name), None)
+    if code is not None and not trust:
+        raise InputError(f"{source} names code to import, {code}: if you trust it, add ", Name("trust"))
+    return settings
 
 
-def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> Recipe:
     """Read a recipe from a YAML or JSON file; settings that it does not name have their defaults.
 
     Args:
         path: a YAML or JSON file with the fields of `Recipe`.
         overrides: settings that replace the file's, by dotted name, such as {"distill.steps": 3}.
+        trust: allow networks by import path in the file, whose modules a run imports.
 
     Raises:
-        InputError: the file cannot be read, or a setting does not exist or is invalid.
+        InputError: the file cannot be read or names code to import, or a setting does not exist or is invalid.
         MissingDependencyError: ruamel.yaml is not installed.
     """
-    values = read_recipe_file(path)
-    for name, value in (overrides or {}).items():
-        put(values, name, value)
-    return from_dict(Recipe, values)
+    values = read_recipe_file(path, trust=trust)
+    merge(values, (overrides or {}).items())
+    return recipe_from_dict(values)
 
 
-def put(values: dict[str, Any], name: str, value: Any) -> None:
+def merge(values: dict[str, Any], settings: Iterable[tuple[str, Any]]) -> None:
+    """Set dotted names in nested mappings, in order; `dsa` stands for the augmentation of experts, student, evaluation.
+
+    What sets one of these three apart replaces `dsa`, in any order.
+
+    Raises:
+        SettingError: the augmentation in `dsa` does not exist.
+    """
+    for name, value in sorted(settings, key=lambda setting: setting[0].partition(".")[0] != "dsa"):
+        group, _, part = name.partition(".")
+        if group != "dsa":
+            _put(values, name, value)
+            continue
+        dsa = {part: value} if part else value
+        if dsa is not None:
+            with in_group("dsa"):
+                from_dict(DsaSettings, dsa)
+        for place in _AUGMENTED:
+            _put(values, f"{place}.dsa", dsa if dsa is None else dict(dsa))
+
+
+def _put(values: dict[str, Any], name: str, value: Any) -> None:
     """Set the value of a dotted name in nested mappings, merging mappings."""
     *groups, last = name.split(".")
     for group in groups:
@@ -124,6 +195,6 @@ def put(values: dict[str, Any], name: str, value: Any) -> None:
         values = values[group]
     if isinstance(value, dict) and isinstance(values.get(last), dict):
         for key, item in value.items():
-            put(values[last], key, item)
+            _put(values[last], key, item)
     else:
         values[last] = value

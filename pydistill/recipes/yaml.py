@@ -12,8 +12,7 @@ def read_yaml(text: str) -> Any:
     """Read one YAML or JSON document; 1e-7 is a number, and a repeated key is an error.
 
     Raises:
-        FormatError: the text is not YAML; the message gives the position, but no part of the text except a repeated
-            name.
+        FormatError: the text is not YAML; the message gives the position, but no part of the text.
         MissingDependencyError: ruamel.yaml is not installed.
     """
     yaml = _yaml()
@@ -29,7 +28,7 @@ def read_yaml(text: str) -> Any:
         following = "".join(text.splitlines()[mark.line :][:1])[mark.column :]
         problem = ": there must be spaces instead of the tab" if following.startswith("\t") else ""
         if isinstance(error, DuplicateKeyError):
-            problem = f": {following.partition(':')[0].strip()} is there twice"
+            problem = ": this name is there twice"
         where = f"at line {mark.line + 1}, column {mark.column + 1}"
         raise FormatError(f"it is not readable as YAML or JSON {where}{problem}") from error
     except (YAMLError, ValueError, OverflowError, RecursionError) as error:

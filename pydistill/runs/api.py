@@ -27,7 +27,7 @@ from pydistill._util.progress import is_shown
 from pydistill._util.settings import as_keywords
 from pydistill.artefact.distilled_set import DistilledSet, load
 from pydistill.artefact.file import Artefact
-from pydistill.data import Dataset, DataSettings, Zca
+from pydistill.data import Dataset
 from pydistill.errors import SettingError, UnknownSettingError
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
 from pydistill.nn import ModelSettings, Network, parse, settings_of
@@ -86,6 +86,7 @@ def train_experts(
     *,
     out: str | os.PathLike[str],
     recipe: Recipe | str | os.PathLike[str] | None = None,
+    trust: bool = False,
     device: torch.device | str | None = None,
     progress: bool | None = None,
     **settings: Any,
@@ -98,6 +99,7 @@ def train_experts(
             module; None: the recipe's, which is convnet3 by default.
         out: folder of the experts.
         recipe: a `Recipe`, a preset's name, or a recipe's file, of which `expert` and `model` are used.
+        trust: allow a recipe's file to name a network by import path, whose module is imported.
         device: where to train; None: where the data are, or on a GPU if they are on the CPU and there is one.
         progress: show a bar; None: on a terminal and in a notebook.
         settings: fields of `ExpertSettings` and its training by name: count, seed, epochs, batch_size, lr, ….
@@ -110,7 +112,7 @@ def train_experts(
     """
     data = _on_device(data, device)
     check_path("out", out)
-    base = recipe_from(recipe)
+    base = recipe_from(recipe, data.name, trust=trust)
     base, network = _with_model(replace(base, expert=with_values(base.expert, settings)), model)
     return train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
 
@@ -123,6 +125,7 @@ def distill(
     *,
     out: str | os.PathLike[str],
     recipe: Recipe | str | os.PathLike[str] | None = None,
+    trust: bool = False,
     resume: bool = False,
     evaluation: EvaluationSettings | Mapping[str, Any] | None = None,
     callbacks: Sequence[RunCallback] = (),
@@ -138,7 +141,9 @@ def distill(
         experts: what `train_experts` returned, or the folder of experts.
         model: the student, as for `train_experts`; None: the experts' network. A factory must be passed again.
         out: the run folder.
-        recipe: a `Recipe`, a preset's name, or a recipe's file, of which `distill` and `evaluation` are used.
+        recipe: a `Recipe`, a preset's name, or a recipe's file, of which `distill` and `evaluation` are used;
+            None: the defaults, with the experts' augmentation.
+        trust: as for `train_experts`.
         resume: continue the run in `out` if there is one.
         evaluation: how the set is evaluated: settings, or a mapping of fields of `EvaluationSettings` and its training,
             such as {"repeats": 3, "epochs": 300}.
@@ -162,15 +167,17 @@ def distill(
     if not isinstance(callbacks, Sequence) or not all(isinstance(callback, RunCallback) for callback in callbacks):
         raise SettingError("callbacks", callbacks, "a list of RunCallback, the class in pydistill.runs.callbacks")
     store = experts if isinstance(experts, TrajectoryStore) else TrajectoryStore.open(experts)
-    base = recipe_from(recipe)
+    base = recipe_from(recipe, data.name, trust=trust)
+    expert = _expert_settings(store, base.expert)
+    if recipe is None:
+        base = base.with_dsa(expert.training.dsa)
     if isinstance(evaluation, EvaluationSettings):
         base = replace(base, evaluation=evaluation)
     elif evaluation is not None and not isinstance(evaluation, Mapping):
         raise SettingError("evaluation", evaluation, "EvaluationSettings or a mapping of its fields")
     base = replace(
         base,
-        data=data.settings or DataSettings("tensors", zca=isinstance(data.preprocessing, Zca)),
-        expert=_expert_settings(store, base.expert),
+        expert=expert,
         distill=with_values(base.distill, settings),
         evaluation=with_values(base.evaluation, evaluation if isinstance(evaluation, Mapping) else {}),
     )

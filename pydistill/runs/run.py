@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydistill._util.files import write_json
 from pydistill._util.interrupt import stopping_cleanly
 from pydistill._util.layout import BEST_NAME, CONVEXIFIED_NAME
 from pydistill._util.settings import in_group
-from pydistill.data import Dataset
+from pydistill.data import Dataset, DataSettings, Zca
 from pydistill.distillation.distiller import Distiller
 from pydistill.errors import FormatError, InputError, MismatchError
 from pydistill.nn import Network, architecture_of, build, unflatten
@@ -111,6 +111,7 @@ def _run(
     callbacks: Sequence[RunCallback],
 ) -> RunResult:
     began = time.perf_counter()
+    recipe = replace(recipe, data=dataset.settings or DataSettings("tensors", zca=isinstance(dataset.preprocessing, Zca)))
     check_run(recipe, dataset, store, network)
     if recipe.distill.resolved_method.trajectories == "recorded" and (unused := convexification(recipe)):
         _log.warning("%s: no effect, since %s works on recorded experts", ", ".join(unused), recipe.distill.method)

@@ -244,7 +244,7 @@ def test_every_settings_class_has_valid_defaults_help_and_round_trips(kind: type
 def test_nested_settings_are_described() -> None:
     described = {item.name: item for item in described_settings(Recipe())}
     assert described["evaluation.training.momentum"].default == 0.9
-    assert described["distill.dsa"].default is None
+    assert described["distill.waypoints"].default is None
     assert described["distill.dsa.flip"].default == 0.5
     assert "distill" not in described
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pydistill._util.settings import from_dict
 from pydistill.cli import main
 from pydistill.cli.arguments import add_recipe, recipe_of
 from pydistill.cli.parser import Parser
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError
-from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
+from pydistill.recipes.recipe import Recipe, load_recipe, preset_path, recipe_from_dict
 from pydistill.recipes.yaml import read_yaml
 from tests.cli.commands import WHERE, run
 
@@ -52,7 +51,7 @@ def recipe(*words: str) -> Recipe:
     ],
 )
 def test_flags_set_the_recipe(words: list[str], settings: dict[str, object]) -> None:
-    assert recipe(*words) == from_dict(Recipe, settings)
+    assert recipe(*words) == recipe_from_dict(settings)
 
 
 def test_flags_override_files_in_any_order(tmp_path: Path) -> None:
@@ -143,8 +142,8 @@ def test_the_raised_error_names_the_flag(tmp_path: Path) -> None:
     [
         ("distill: {stps: 3}\n", "distill.stps is not a setting; did you mean distill.steps?"),
         ("distill: {steps: many}\n", "distill.steps must be an integer of at least 1, not 'many'"),
-        ("distill: {steps: 3}\ndistill: {ipc: 1}\n", "at line 2, column 1: distill is there twice"),
-        ("root:x:0:secret\ndaemon:x:1\n", "the settings must be"),
+        ("distill: {steps: 3}\ndistill: {ipc: 1}\n", "at line 2, column 1: this name is there twice"),
+        ("root:x:0:secret\ndaemon:x:1\n", "is no recipe"),
         ("secret: [\n", "at line 2, column 1"),
         ("data: {name: 2020-01-01}\n", "data.name must be "),
         ("data: !!python/object:os.system {}\n", "line 1"),
@@ -166,6 +165,19 @@ def test_errors_in_a_recipe_name_its_file(
     assert part in message
     assert "--distill" not in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["root:x:0:secret\n", "secret: x\n", "secret: [\n", "secret: 1\nsecret: 2\n", "- secret\n"])
+def test_a_file_that_is_no_recipe_is_not_shown(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "shadow"
+    file.write_text(text)
+    assert main(["distill", "--config", str(file), *WHERE]) == 2
+    assert "secret" not in capsys.readouterr().err
+
+
+def test_a_path_that_is_not_utf8_is_refused_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["distill", "--config", "r\udcff.json", *WHERE]) == 2
+    assert "r\\udcff.json" in capsys.readouterr().err
 
 
 def test_a_partial_file_over_a_preset_is_checked_with_the_preset(

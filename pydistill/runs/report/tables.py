@@ -13,7 +13,7 @@ from pydistill._util.files import sha256_of
 from pydistill._util.format import accuracy_of, counted, duration, size
 from pydistill._util.layout import RECIPE_NAME, SET_NAME
 from pydistill.artefact.figures import REFERENCES
-from pydistill.recipes.recipe import Recipe
+from pydistill.recipes.recipe import default_recipe
 from pydistill.runs.folder import flat
 from pydistill.runs.report.contents import Contents, Record, dig, is_accuracy, is_number
 
@@ -109,7 +109,7 @@ def rejected_updates(run: Contents) -> str:
 
 def changed_settings(run: Contents) -> list[list[str]]:
     """Return the settings of the recipe that differ from the defaults: dotted name and value."""
-    defaults = flat(json.loads(json.dumps(Recipe().as_dict())))
+    defaults = flat(json.loads(json.dumps(default_recipe(dig(run.recipe, "data", "name")).as_dict())))
     return [
         [name, value if isinstance(value, str) else json.dumps(value)]
         for name, value in flat(run.recipe).items()
