@@ -34,7 +34,7 @@ def check_utf8(path: str | os.PathLike[str]) -> None:
     try:
         os.fspath(path).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"the path {ascii(os.fspath(path))} is not UTF-8; choose another, or rename it") from error
+        raise InputError(f"the path {os.fspath(path)!a} is not UTF-8; choose another, or rename it") from error
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; raise ValueError for NaN, infinity, and half of a surrogate pair, which cannot be written as UTF-8."""
+    """Parse JSON; raise ValueError for NaN, infinity, and half of a surrogate pair, which UTF-8 cannot encode."""
     value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     if re.search(r"\\u[dD][89a-fA-F]", text):
         json.dumps(value, ensure_ascii=False).encode()

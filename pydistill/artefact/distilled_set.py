@@ -24,7 +24,7 @@ from pydistill._util.progress import in_notebook, is_shown
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset, Preprocessing
 from pydistill.data import load as load_data
-from pydistill.errors import FormatError, InputError, MismatchError, SettingError, shown
+from pydistill.errors import FormatError, InputError, MismatchError, Name, SettingError, shown
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
 from pydistill.nn import ModelSettings, Network, build, name_of, parse
 from pydistill.nn.fits import check_fits
@@ -340,7 +340,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             raise SettingError("data", os.fspath(data), "left out for digits, which come with scikit-learn")
         path = recorded.path if data is None else os.fspath(data)
         if path is None and recorded.name == "tensors":
-            raise InputError("the set was distilled from data in memory; pass the data set itself")
+            raise InputError(
+                "the set was distilled from data in memory: call set.evaluate(data=…) in Python, or save the arrays as "
+                "a .npz file and give its path as ",
+                Name("data"),
+            )
         # A file from elsewhere must not cause downloads or choose the cache folder.
         return self.preprocess(load_data(replace(recorded, path=path, download=False, cache=None), device))
 

@@ -42,7 +42,7 @@ def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], ti
         names: of all classes.
         title: of `after`.
     """
-    titled = [("before: real images", before), (title, after)]
+    titled = [("before: initial images", before), (title, after)]
     pictures = [(title, tile(images, len(names))) for title, images in titled if images is not None]
     height, width = pictures[0][1].shape[1:]
     figure = _figure(10.0, len(pictures) * (10.0 * height / width + 0.5))

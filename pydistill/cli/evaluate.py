@@ -28,7 +28,9 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--repeats", type=int, help="networks to train per architecture")
     parser.add_argument("--epochs", type=int, help="epochs of a training")
     parser.add_argument("--seed", type=int, help="seed of the trainings")
-    parser.add_argument("--data", type=path, help="path of the data set, if it has moved")
+    parser.add_argument(
+        "--data.path", "--data", dest="data", type=path, metavar="PATH", help="path of the data set, if it has moved"
+    )
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     add_quiet(parser)

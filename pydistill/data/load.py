@@ -41,6 +41,7 @@ def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> D
         MissingDependencyError: an optional package is needed; the message names it.
     """
     device = usable_device(device)
+    settings = settings.absolute()
     cache = cache_folder(settings.cache)
     normalise = published_normalisation(settings.name) if settings.statistics == "published" else None
     raw = read(settings, cache)
@@ -51,7 +52,7 @@ def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> D
     if settings.pixels == "auto":  # whitening every batch costs far more time than storing floats costs memory
         as_bytes = device.type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
     prepared = prepare(raw, zca=settings.zca, normalise=normalise, cache=cache, as_bytes=as_bytes)
-    return replace(prepared.to(device), settings=settings)
+    return replace(prepared.to(device), name=settings.title, settings=settings)
 
 
 def read(settings: DataSettings, cache: Path) -> RawData:

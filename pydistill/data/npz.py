@@ -28,7 +28,10 @@ def read_npz(path: Path, layout: Layout) -> RawData:
             size = sum(member.file_size for member in archive.zip.infolist())
             check_memory_available(size, f"reading {path}", "save fewer images, or as uint8")
             arrays = [archive[name] for name in ARRAYS]
-            names = tuple(str(name) for name in archive["class_names"]) if "class_names" in archive.files else None
+            listed = archive["class_names"] if "class_names" in archive.files else None
+            if listed is not None and listed.ndim != 1:
+                raise InputError(f"{path} must have class_names [classes], not an array of {listed.ndim} dimensions")
+            names = None if listed is None else tuple(map(str, listed))
     except InputError:
         raise
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:

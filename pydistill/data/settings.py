@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from pydistill._util.files import check_utf8
 from pydistill._util.settings import Settings, setting
 from pydistill.data.imagenet import SUBSETS
 from pydistill.data.raw import Layout
@@ -57,6 +60,26 @@ class DataSettings(Settings):
     cache: str | None = setting(
         None, "folder for unpacked data and ZCA matrices; null for $PYDISTILL_CACHE or ~/.cache/pydistill"
     )
+
+    @property
+    def title(self) -> str:
+        """The name of the data set; of folders and .npz files, their own name without endings such as .tar.gz."""
+        if self.path is None or self.name not in ("folder", "tensors"):
+            return self.name
+        return re.sub(r"(\.(npz|zip|tar|tgz|gz|xz|bz2))+$", "", Path(self.path).name) or self.name
+
+    def absolute(self) -> DataSettings:
+        """Return the settings with absolute paths, which hold in any working directory.
+
+        Raises:
+            InputError: a path is not UTF-8.
+        """
+        paths = {}
+        for name in ("path", "cache"):
+            if (path := getattr(self, name)) is not None:
+                paths[name] = str(Path(path).expanduser().absolute())
+                check_utf8(paths[name])
+        return replace(self, **paths)  # type: ignore[arg-type]
 
     def _check(self) -> None:
         if self.name not in NAMES:

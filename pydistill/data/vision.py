@@ -50,7 +50,10 @@ def read_vision(name: str, root: Path, *, download: bool) -> RawData:
                 Name("data.path"),
             ) from error
         raise FormatError(
-            f"{name} in {root} is incomplete or damaged ({reason}); remove it and set ", Name("data.download")
+            f"{name} in {root} is incomplete or damaged ({reason}); set ",
+            Name("data.path"),
+            " to intact files, or to a new folder with ",
+            Name("data.download"),
         ) from error
     if name == "svhn":  # images [n, 3, H, W]; the others are [n, H, W, 3] or [n, H, W]
         digits = [str(digit) for digit in range(10)]

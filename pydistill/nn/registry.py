@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from pydistill._util.memory import check_memory_available
 from pydistill._util.settings import Settings, setting
-from pydistill.errors import InputError, PydistillError
+from pydistill.errors import InputError, Name, PydistillError
 from pydistill.nn.alexnet import AlexNet
 from pydistill.nn.convnet import ConvNet
 from pydistill.nn.fits import check_fits
@@ -220,14 +220,26 @@ def check_named(settings: Network) -> None:
 def options_of(name: str) -> tuple[str, ...]:
     """Return the options of the network `name`, in the order of its constructor."""
     if name not in NETWORKS:
-        raise _unknown(name)
+        raise _unknown(name, _options_in(name))
     return tuple(inspect.signature(NETWORKS[name]).parameters)[3:]
 
 
-def _unknown(name: str) -> InputError:
+def _unknown(name: str, options: Mapping[str, Any] | None = None) -> InputError:
+    """Make the error for an unknown network; `options` are those of a short name in place of a network's name."""
+    if options:
+        settings = [part for key, value in options.items() for part in (", ", Name(f"model.{key}"), f" {value}")]
+        return InputError(f"the name of a network is without options, not {name!r}: set ", *settings[1:])
     return InputError(
         f"there is no network {name!r}: use one of {', '.join(NETWORKS)}, or an import path package.module:callable"
     )
+
+
+def _options_in(name: str) -> dict[str, Any]:
+    """Return the settings of a network by its short name, `name` first; none if it is not a short name."""
+    try:
+        return {"name": parse(name).name} | parse(name).options()
+    except InputError:
+        return {}
 
 
 def _check_options(name: str, options: dict[str, Any]) -> None:

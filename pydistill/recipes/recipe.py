@@ -50,10 +50,12 @@ class Recipe(Settings):
 
     def with_dsa(self, dsa: DsaSettings | None) -> Recipe:
         """Return the recipe with one augmentation for experts, distillation and evaluation."""
-        expert, evaluation = (
-            replace(settings, training=replace(settings.training, dsa=dsa)) for settings in (self.expert, self.evaluation)
+        return replace(
+            self,
+            expert=replace(self.expert, training=replace(self.expert.training, dsa=dsa)),
+            distill=replace(self.distill, dsa=dsa),
+            evaluation=replace(self.evaluation, training=replace(self.evaluation.training, dsa=dsa)),
         )
-        return replace(self, expert=expert, distill=replace(self.distill, dsa=dsa), evaluation=evaluation)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as nested JSON-able values."""
@@ -95,9 +97,7 @@ def preset_path(name: str) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
-def read_recipe_file(
-    path: str | Path, base: Mapping[str, Any] | None = None, *, trust: bool = False
-) -> dict[str, Any]:
+def read_recipe_file(path: str | Path, base: Mapping[str, Any] | None = None, *, trust: bool = False) -> dict[str, Any]:
     """Read the settings in a recipe's file as nested plain values, and check them.
 
     Args:
@@ -146,9 +146,7 @@ def read_recipe_file(
     return settings
 
 
-def load_recipe(
-    path: str | Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
-) -> Recipe:
+def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> Recipe:
     """Read a recipe from a YAML or JSON file; settings that it does not name have their defaults.
 
     Args:

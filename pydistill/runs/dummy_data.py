@@ -68,7 +68,7 @@ def dummy_data(settings: DataSettings, shape: DataShape, images: int, device: to
         return Pictures(torch.randn(count, *plane, generator=generator).to(device))
 
     return Dataset(
-        name=settings.name,
+        name=settings.title,
         class_names=tuple(map(str, range(shape.classes))),
         train_pictures=pictures(per_class * shape.classes),
         train_labels=torch.arange(shape.classes).repeat_interleave(per_class).to(device),

@@ -144,13 +144,13 @@ def plan(
     pixels = dataset.train_pictures.pixels
     missing = images_missing * pixels[0].numel() * pixels.element_size()
     return Plan(
-        title=f"{settings.method} on {recipe.data.name}, {settings.ipc} per class",
+        title=f"{settings.method} on {recipe.data.title}, {settings.ipc} per class",
         architecture=architecture_of(network, *dataset.sizes),
         parameters=record.layout.total,
         device=torch.cuda.get_device_name(dataset.device) if on_gpu else "cpu",
         threads=torch.get_num_threads(),
         backend=choose_backend(settings.backend, distiller.student, distiller.images)[0],
-        data=f"noise in the shape of {recipe.data.name}" if dataset.digest == DUMMY_DIGEST else recipe.data.name,
+        data=f"noise in the shape of {recipe.data.title}" if dataset.digest == DUMMY_DIGEST else recipe.data.title,
         phases=tuple(phases),
         disk=_disk_of_experts(recipe, record, count, experts)
         | {"run_folder": _disk_of_run(recipe, distiller, dataset)},

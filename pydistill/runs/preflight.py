@@ -118,4 +118,4 @@ def _naming(setting: str) -> Iterator[None]:
     except SettingError:
         raise
     except InputError as error:
-        raise InputError(Name(setting), f": {error}") from error
+        raise InputError(Name(setting), ": ", *error.args) from error

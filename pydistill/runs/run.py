@@ -49,6 +49,12 @@ FREE_ON_RESUME = (
 )
 
 
+def with_data_of(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """Return the recipe with the settings that load the data set; of one in memory, `tensors` without a path."""
+    in_memory = DataSettings("tensors", zca=isinstance(dataset.preprocessing, Zca))
+    return replace(recipe, data=dataset.settings or in_memory)
+
+
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
     """Return the trajectories that the method uses: `store`, or its experts convexified into `folder`/convexified.
 
@@ -111,7 +117,7 @@ def _run(
     callbacks: Sequence[RunCallback],
 ) -> RunResult:
     began = time.perf_counter()
-    recipe = replace(recipe, data=dataset.settings or DataSettings("tensors", zca=isinstance(dataset.preprocessing, Zca)))
+    recipe = with_data_of(recipe, dataset)
     check_run(recipe, dataset, store, network)
     if recipe.distill.resolved_method.trajectories == "recorded" and (unused := convexification(recipe)):
         _log.warning("%s: no effect, since %s works on recorded experts", ", ".join(unused), recipe.distill.method)

@@ -24,7 +24,7 @@ from pydistill.runs.callbacks import ProgressBar, RunCallback
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings, make_loggers
 from pydistill.runs.report import draw_run, write_report
-from pydistill.runs.run import RunDivergedError, RunResult, run_distillation
+from pydistill.runs.run import RunDivergedError, RunResult, run_distillation, with_data_of
 from pydistill.training.experts import check_disk, train_experts
 from pydistill.trajectories import TrajectoryStore
 
@@ -77,6 +77,7 @@ def distill_and_report(
         PydistillError: as `run_distillation`.
         WriteError: summary.json cannot be written.
     """
+    recipe = with_data_of(recipe, dataset)
     loggers = make_loggers(log or LogSettings(), out, recipe, dataset)
     folder = RunFolder(out)
     done = folder.checkpoint_header()["distiller"]["iteration"] if resume and folder.checkpoint_path.exists() else 0

@@ -61,7 +61,7 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
     return ExpertsRecord(
         architecture=architecture,
         parameters=tuple(zip(layout.names, layout.shapes, strict=True)),
-        dataset=dataset.name,
+        dataset=dataset.settings.name if dataset.settings else dataset.name,  # a folder may be renamed
         dataset_digest=dataset.digest,
         preprocessing=dataset.preprocessing.fingerprint,
         in_channels=dataset.in_channels,

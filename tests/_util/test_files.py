@@ -26,7 +26,9 @@ def test_a_path_that_is_not_utf8_is_refused_with_its_name_escaped(tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ['{"a": %s}' % ("9" * 5000), '{"a": "\\ud800"}', '["\\uDFFF"]', '{"a": 1e999}', "[NaN]"])
+@pytest.mark.parametrize(
+    "text", ['{"a": %s}' % ("9" * 5000), '{"a": "\\ud800"}', '["\\uDFFF"]', '{"a": 1e999}', "[NaN]"]
+)
 def test_json_that_cannot_be_used_is_a_format_error(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(FormatError):

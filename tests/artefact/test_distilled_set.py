@@ -168,9 +168,9 @@ def test_data_with_another_preprocessing_are_converted(distilled: DistilledSet, 
 def test_other_data_are_refused(distilled: DistilledSet) -> None:
     with pytest.raises(MismatchError, match=r"blobs.*blobs"):
         distilled.evaluate(data=blobs(seed=1))
-    pytest.importorskip("sklearn")
-    with pytest.raises(MismatchError, match="blobs"):
-        distilled.evaluate()  # the recipe names other data, the digits
+    assert distilled.recipe.data == DataSettings("tensors")
+    with pytest.raises(InputError):
+        distilled.evaluate()  # the data were in memory
 
 
 @pytest.mark.parametrize("pixels", ["bytes", "floats"])
@@ -249,7 +249,7 @@ def test_show(distilled: DistilledSet, tmp_path: Path, monkeypatch: pytest.Monke
     figure = distilled.show(tmp_path / "set.png")
     assert len(figures) == 1
     assert figures[0] is figure
-    assert [axis.get_title() for axis in figure.axes] == ["before: real images", "after: distilled"]
+    assert [axis.get_title() for axis in figure.axes] == ["before: initial images", "after: distilled"]
     assert (tmp_path / "set.png").read_bytes().startswith(b"\x89PNG")
     without = DistilledSet(replace(distilled.artefact, initial_images=None))
     assert [axis.get_title() for axis in without.show().axes] == ["after: distilled"]

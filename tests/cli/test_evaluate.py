@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+import pydistill
 from pydistill.evaluation import evaluate as evaluate_module
 from pydistill.evaluation.evaluate import Evaluation
 from pydistill.evaluation.evaluations_file import read_evaluations
-from tests.cli.commands import run
+from tests.cli.commands import SMALL, run
+from tests.data.files import two_classes, write_folder
 
 
 def test_evaluate_prints_a_table_across_architectures(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +42,30 @@ def test_evaluating_the_student_repeats_the_accuracies_of_the_run(
 def test_digits_take_no_data_path(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("evaluate", finished, "--data", "nope") == 2
     assert "--data must be left out for digits" in capsys.readouterr().err
+
+
+def test_a_folder_has_its_own_name_and_is_read_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("PIL")
+    monkeypatch.setenv("PYDISTILL_CACHE", str(tmp_path / "cache"))
+    write_folder(tmp_path / "patches", two_classes(width=8, height=8))
+    monkeypatch.chdir(tmp_path)
+    data = ["--data.name=folder", "--data.path=patches", *SMALL, "--quiet"]
+    assert run("experts", *data, "--out=experts") == 0
+    assert run("distill", *data, "--experts=experts", "--out=run") == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["data"]["path"] == str(tmp_path / "patches")
+    assert "patches by ATT" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "classes of patches" in repr(pydistill.load("run"))
+    monkeypatch.chdir("/")
+    assert run("evaluate", tmp_path / "run", "--epochs=1") == 0
+    (tmp_path / "patches").rename(tmp_path / "moved")
+    assert run("evaluate", tmp_path / "run", "--epochs=1") == 2
+    assert "--data.path" in capsys.readouterr().err
+    for flag in ("--data.path", "--data"):
+        assert run("evaluate", tmp_path / "run", "--epochs=1", flag, tmp_path / "moved") == 0
+    moved = [f"--data.path={tmp_path / 'moved'}" if flag.startswith("--data.path") else flag for flag in data]
+    assert run("experts", *moved, "--out", tmp_path / "experts") == 0  # these are the same data
 
 
 def test_evaluate_shows_progress_and_records_every_architecture(

@@ -167,7 +167,9 @@ def test_errors_in_a_recipe_name_its_file(
     assert message.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["root:x:0:secret\n", "secret: x\n", "secret: [\n", "secret: 1\nsecret: 2\n", "- secret\n"])
+@pytest.mark.parametrize(
+    "text", ["root:x:0:secret\n", "secret: x\n", "secret: [\n", "secret: 1\nsecret: 2\n", "- secret\n"]
+)
 def test_a_file_that_is_no_recipe_is_not_shown(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "shadow"
     file.write_text(text)

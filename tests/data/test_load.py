@@ -40,6 +40,42 @@ def test_invalid_names_and_sizes() -> None:
         load(DataSettings(image_size=16))
 
 
+def test_paths_are_absolute_and_names_are_those_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    labels = np.arange(4) % 2
+    arrays = {
+        f"{split}_{kind}": value
+        for split in ("train", "test")
+        for kind, value in (
+            ("images", random_bytes(4, 1, 8, 8)),
+            ("labels", labels),
+        )
+    }
+    np.savez("patches.npz", **arrays)
+    data = load(DataSettings("tensors", path="patches.npz", cache="cache"))
+    assert data.name == "patches"
+    assert data.settings == DataSettings("tensors", path=str(tmp_path / "patches.npz"), cache=str(tmp_path / "cache"))
+    for path, title in (("x/photos", "photos"), ("x/photos.tar.gz", "photos"), ("x/a.b", "a.b"), (None, "folder")):
+        assert DataSettings("folder", path=path).title == title
+    assert DataSettings("cifar10", path="x/photos").title == "cifar10"
+    with pytest.raises(InputError):
+        load(DataSettings("tensors", path="p\udcff.npz"))
+
+
+def test_class_names_of_no_dimension_are_refused(tmp_path: Path) -> None:
+    images, labels = random_bytes(4, 1, 8, 8), np.arange(4) % 2
+    np.savez(
+        tmp_path / "x.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=images,
+        test_labels=labels,
+        class_names=np.array("a"),
+    )
+    with pytest.raises(InputError):
+        load(DataSettings("tensors", path=str(tmp_path / "x.npz")))
+
+
 def test_digits_import_no_vision_package() -> None:
     code = (
         "import sys, pydistill.data as data; "

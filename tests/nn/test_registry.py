@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pydistill.errors import InputError
+from pydistill.errors import InputError, Name
 from pydistill.nn import (
     ConvNet,
     ModelSettings,
@@ -104,6 +104,13 @@ def test_build_refuses_an_option_that_the_network_has_not() -> None:
         build(ModelSettings("alexnet", pooling="max"), 3, 10, 32)
     with pytest.raises(InputError, match="'lenet'"):
         build(ModelSettings("lenet"), 3, 10, 32)
+
+
+def test_options_in_the_name_of_a_network_are_refused_with_their_settings() -> None:
+    with pytest.raises(InputError) as refused:
+        build(ModelSettings("convnet3-w32"), 3, 10, 32)
+    names = [part for part in refused.value.args if isinstance(part, Name)]
+    assert names == ["model.name", "model.width", "model.depth"]
 
 
 def test_build_gives_the_network_meant() -> None:

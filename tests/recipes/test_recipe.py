@@ -25,7 +25,8 @@ def test_digits_are_not_mirrored_unless_asked() -> None:
     for name, mirrored in (("digits", False), ("svhn", False), ("cifar10", True), ("folder", True)):
         defaults = augmentations(recipe_from_dict({"data": {"name": name}}))
         assert defaults == [defaults[0]] * 3
-        assert defaults[0] is not None and ("flip" in defaults[0].parts) is mirrored
+        assert defaults[0] is not None
+        assert ("flip" in defaults[0].parts) is mirrored
     strategy = {"strategy": "flip"}
     assert augmentations(merged(("data", {"name": "digits"}), ("dsa", strategy))) == [DsaSettings("flip")] * 3
 

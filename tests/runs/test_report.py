@@ -112,9 +112,20 @@ def test_a_run_ends_with_a_report_that_holds_its_numbers(finished: Path) -> None
     assert "finished" in report.text
     assert "peak memory" in report.text
     assert DATA.digest in report.text
-    assert "pydistill distill --config" in report.text
+    assert "pydistill distill" not in report.text  # no command loads data that were in memory
+    assert "pydistill evaluate" not in report.text
     assert "missing" not in report.text
     assert "damaged" not in report.text
+
+
+def test_nothing_on_the_page_contradicts_the_recipe(run: Path) -> None:
+    """A rate that does not move is not learned, and the chosen step of ATT is not always the last, even if it was."""
+    recipe = json.loads((run / "recipe.json").read_text())
+    (run / "recipe.json").write_text(json.dumps(recipe | {"distill": recipe["distill"] | {"lr_lr": 0.0}}))
+    text = page(run).text
+    assert recipe["distill"]["method"] == "att"
+    assert "always" not in text
+    assert "learned α" not in text
 
 
 def test_the_page_is_self_contained(finished: Path) -> None:

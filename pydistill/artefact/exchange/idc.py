@@ -32,7 +32,7 @@ def read(path: Path) -> ForeignSet:
     stored = pair_of(load_untrusted(file), file, in_pixels=True)
     arguments = file.with_name("args.txt")
     if not arguments.is_file():
-        raise InputError(f"{arguments} is missing; put it back, or write the set's factor into it, as {{\"factor\": 2}}")
+        raise InputError(f'{arguments} is missing; put it back, or write the set\'s factor into it, as {{"factor": 2}}')
     values = read_json(arguments)
     factor = values.get("factor") if isinstance(values, dict) else None
     if type(factor) is not int or not 1 <= factor <= min(stored.images.shape[2:]):

@@ -52,6 +52,11 @@ class Contents:
         return [line for line in self.metrics if line["event"] == kind]
 
     @property
+    def is_in_memory(self) -> bool:
+        """True if the data were made in Python, so that no command loads them."""
+        return dig(self.recipe, "data", "name") == "tensors" and dig(self.recipe, "data", "path") is None
+
+    @property
     def done(self) -> int:
         """The number of iterations done."""
         saved = 0 if self.checkpoint is None else dig(self.checkpoint[0], "distiller", "iteration")

@@ -41,8 +41,8 @@ CURVES = (
 )
 SAME_BITS = "The same versions, data and number of threads give the same images, bit for bit, on a CPU."
 OWN_DATA = (
-    "The data were made in Python: run it again from there (pydistill.runs.run.run_distillation); the commands below "
-    "use the data that the recipe names."
+    "The data were in memory, so the run is repeated in Python: pydistill.distill(data, …); "
+    "pydistill.load(…).evaluate(data=data) evaluates its set."
 )
 OWN_EXPERTS = "No command makes these experts again: keep their files, whose digest is below."
 
@@ -123,8 +123,9 @@ def _settings(run: Contents) -> str:
 
 
 def _again(run: Contents) -> str:
-    note = SAME_BITS if _dataset_name(run) == dig(run.recipe, "data", "name") else OWN_DATA
+    note = OWN_DATA if run.is_in_memory else SAME_BITS
     if needs_its_experts(run):
         note += f" {OWN_EXPERTS}"
-    content = f"<pre>{escape(commands(run))}</pre>{table(('what', 'value'), identity(run))}"
+    lines = "" if run.is_in_memory else f"<pre>{escape(commands(run))}</pre>"
+    content = f"{lines}{table(('what', 'value'), identity(run))}"
     return _section("Run it again", content, note=note)

@@ -46,7 +46,8 @@ def outcome(run: Contents) -> list[tuple[str, str]]:
     rows.append(("iterations", f"{run.done:,}"))
     rates = [line["lr"] for line in run.events("iteration")] or [run.summary.get("lr")]
     if is_number(rates[-1]):
-        rows.append(("learned α", f"{rates[-1]:.4g}"))
+        constant = dig(run.recipe, "distill", "lr_lr") == 0
+        rows.append(("α" if constant else "learned α", f"{rates[-1]:.4g}"))
     return rows
 
 
@@ -54,7 +55,7 @@ def networks(run: Contents) -> str:
     """Return a table of accuracies: the run's own evaluation, and the newest of each network in evaluations.json."""
     rows: dict[str, Record] = {}
     for row in run.events("evaluation"):
-        rows["the run's own"] = row | {"by": "the run itself"}
+        rows["the run's own"] = row | {"by": "the run itself", "which": "final" if run.is_finished else "current"}
     for row in filter(is_accuracy, run.evaluations):
         rows[f"{row['model']}, {row.get('which')}, {row.get('iteration')}"] = row | {"by": "pydistill evaluate"}
     if not rows:
@@ -69,7 +70,9 @@ def networks(run: Contents) -> str:
         for row in rows.values()
     ]
     more = shlex.join(["pydistill", "evaluate", str(run.path), "--models", "convnet3", "alexnet", "vgg11", "resnet18"])
-    hint = "" if run.evaluations else f'<p class="note">Other networks: <code>{escape(more)}</code></p>'
+    hint = f'<p class="note">Other networks: <code>{escape(more)}</code></p>'
+    if run.evaluations or run.is_in_memory:
+        hint = ""
     return table(("network", "test accuracy", "count", "evaluated by"), cells) + hint
 
 
@@ -130,16 +133,18 @@ def commands(run: Contents) -> str:
     convexification = dig(run.config, "trajectories", "convexification", default={})
     threads = run.summary.get("threads")
     prefix = f"OMP_NUM_THREADS={threads} " if threads else ""
+    networks = f"{dig(run.recipe, 'model', 'name')} {dig(run.recipe, 'evaluation', 'models')}"
+    trust = ["--trust"] if ":" in networks else []
     lines = []
     experts = "EXPERTS"
     if not needs_its_experts(run):
         more = [] if count in (0, dig(run.recipe, "expert", "count")) else ["--expert.count", str(count)]
-        lines.append(shlex.join(["pydistill", "experts", "--config", recipe, *more, "--out", experts]))
+        lines.append(shlex.join(["pydistill", "experts", "--config", recipe, *trust, *more, "--out", experts]))
         if convexification:
             flags = [word for name, value in convexification.items() for word in (f"--{name}", _flag_value(value))]
             lines.append(shlex.join(["pydistill", "convexify", experts, *flags, "--out", "CONVEXIFIED"]))
             experts = "CONVEXIFIED"
-    distill = ["pydistill", "distill", "--config", recipe, "--experts", experts, "--out", "AGAIN"]
+    distill = ["pydistill", "distill", "--config", recipe, *trust, "--experts", experts, "--out", "AGAIN"]
     return "\n".join([*lines, prefix + shlex.join(distill), f"{prefix}pydistill evaluate AGAIN"])
 
 

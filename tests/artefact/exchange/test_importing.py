@@ -233,10 +233,13 @@ def test_nested_tensors_are_refused(name: str, tmp_path: Path) -> None:
 def test_results_of_dc(tmp_path: Path) -> None:
     images, labels = torch.rand(6, 3, 4, 4), torch.arange(3).repeat_interleave(2)
     pairs = [[images, labels], [images + 1, labels]]
-    torch.save({"data": pairs, "accs_all_exps": {"ConvNet": [np.float64(0.5)]}}, tmp_path / "res_CIFAR10_ConvNet_2ipc.pt")
+    torch.save(
+        {"data": pairs, "accs_all_exps": {"ConvNet": [np.float64(0.5)]}}, tmp_path / "res_CIFAR10_ConvNet_2ipc.pt"
+    )
     for path in (tmp_path, tmp_path / "res_CIFAR10_ConvNet_2ipc.pt"):
         imported = import_set("dc", path, lr=0.01, dataset="cifar10")
-        assert torch.equal(imported.images, images) and torch.equal(imported.labels, labels)
+        assert torch.equal(imported.images, images)
+        assert torch.equal(imported.labels, labels)
     torch.save({"data": [[images]]}, tmp_path / "res_CIFAR10_ConvNet_2ipc.pt")
     with pytest.raises(FormatError):
         import_set("dc", tmp_path, lr=0.01, dataset="cifar10")
