@@ -97,7 +97,7 @@ def note(line: str) -> None:
     """Print a line on stderr, if it can be written."""
     if sys.stderr is not None:  # the shell closed it
         with suppress(OSError):
-            print(f"{PREFIX}{line}", file=sys.stderr)
+            print(f"{PREFIX}{line}".encode(errors="backslashreplace").decode(), file=sys.stderr)
 
 
 def exit_status(error: Exception) -> int:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pydistill import data
 from pydistill._util.format import counted
 from pydistill._util.settings import from_dict
-from pydistill.cli.errors import print_result
+from pydistill.cli.errors import note, print_result
 from pydistill.compat.command import run_command
 from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.exported import export_buffers, refuse_foreign
-from pydistill.compat.flags import buffer_parser
+from pydistill.compat.flags import Script, buffer_parser
 from pydistill.compat.networks import network_of
 from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe
@@ -31,6 +31,8 @@ def train(arguments: Sequence[str]) -> None:
         PydistillError: as `train_experts`.
     """
     values = buffer_parser().parse(arguments)
+    script: Script = values.script
+    values = buffer_parser(script).parse(arguments)
     if values.dsa == "False":
         raise InputError(
             "--dsa False is refused: buffer.py then uses another augmentation; --dsa_strategy none turns it off"
@@ -53,8 +55,10 @@ def train(arguments: Sequence[str]) -> None:
         "dsa": None if no_dsa else {"strategy": values.dsa_strategy},
     }
     expert = {"count": values.num_experts, "seed": values.seed, "training": training}
-    recipe = from_dict(Recipe, {"data": data_of(values), "model": network_of(values.model), "expert": expert})
-    folder = buffer_folder(values)
+    recipe = from_dict(Recipe, {"data": data_of(values, script), "model": network_of(values.model), "expert": expert})
+    if values.dataset == "ImageNet" and values.subset is None:
+        note("--dataset ImageNet is the subset imagenette, as for MTT; TESLA's of 1,000 classes is not implemented")
+    folder = buffer_folder(values, script)
     refuse_foreign(
         folder, (f"replay_buffer_{index}.pt" for index in range(-(-values.num_experts // values.save_interval)))
     )

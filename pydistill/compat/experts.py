@@ -43,7 +43,7 @@ def _buffer_files(folder: Path, stem: str, limit: int | None) -> list[Path]:
     return files[:limit]
 
 
-def _waypoint_stem(values: argparse.Namespace) -> str:
+def stem_of(values: argparse.Namespace) -> str:
     """Return the name of MCT's files for these flags, without the number; raise InputError if MCT has none."""
     waypoints = values.num_interpolation
     rule = fraction_rule(values)
@@ -86,7 +86,7 @@ def import_experts(
     for name in ("max_files", "max_experts"):
         if getattr(values, name) is not None and getattr(values, name) < 1:
             raise InputError(f"--{name} must be at least 1, not {getattr(values, name)}")
-    stem = _waypoint_stem(values) if script == "mct" else RECORDED
+    stem = stem_of(values) if script == "mct" else RECORDED
     if not (folder / f"{stem}_0.pt").exists() and (folder / f"{RECORDED}_0.pt").exists():
         note(f"there is no {stem}_0.pt in {folder}, so the experts of {RECORDED}_0.pt … are convexified")
         stem = RECORDED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydistill.cli.parser import Parser
 
@@ -66,7 +66,7 @@ def distill_parser(script: Script) -> Parser:
         allow_abbrev=True,
         epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
     )
-    _shared(parser, data_path="datas" if script == "att" else "data")
+    _shared(parser, script)
     epochs = float if script == "mct" else int
     numbers: dict[str, tuple[Any, Any]] = {
         "ipc": (int, 1),
@@ -87,10 +87,11 @@ def distill_parser(script: Script) -> Parser:
         "max_files": (int, None),
         "max_experts": (int, None),
     }
-    if script == "att":
-        numbers["ema_decay"] = (float, 0.999)
+    if script in ("mtt", "att"):  # in mtt for FTD, whose distillation is MTT's with an average
+        numbers["ema_decay"] = (float, 0.999 if script == "att" else None)
     if script == "mct":
-        numbers |= {"noise_start": (float, 0.0), "num_interpolation": (int, 4)}
+        numbers["noise_start"] = (float, 0.0)
+        _waypoints(parser)
     for name, (kind, default) in numbers.items():
         parser.add_argument(f"--{name}", type=kind, default=default)
     parser.add_argument("--eval_mode", default="S", help="S, C, M, W, D, A, P or N")
@@ -101,7 +102,6 @@ def distill_parser(script: Script) -> Parser:
         switches += ["teacher_label", "random_trajectory"]
     if script == "mct":
         switches += ["teacher_label", "lr_decay", "mute_syn_lr", "mute_fub", "mute_continuous_spl", "ablation"]
-        switches += ["abl_uniform_points", "abl_decreasing_points", "abl_projected_points"]
         parser.add_argument("--optimizer", default="SGD")
     for name in switches:
         parser.add_argument(f"--{name}", action="store_true")
@@ -115,38 +115,70 @@ def distill_parser(script: Script) -> Parser:
     return parser
 
 
-def buffer_parser() -> Parser:
-    """Return the parser of MTT's buffer.py."""
+def buffer_parser(script: Script = "mtt") -> Parser:
+    """Return the parser of the command that trains experts: MTT's buffer.py, or that of another repository."""
     parser = Parser(
         prog="python -m pydistill.compat.buffer",
         description="MTT's buffer.py, run by pydistill.",
         allow_abbrev=True,
         epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
     )
-    _shared(parser, data_path="data")
-    parser.add_argument("--num_experts", type=int, default=100)
-    parser.add_argument("--lr_teacher", type=float, default=0.01)
-    parser.add_argument("--train_epochs", type=int, default=50)
-    parser.add_argument("--save_interval", type=int, default=10)
-    parser.add_argument("--decay", action="store_true")
-    parser.add_argument("--mom", type=float, default=0.0)
-    parser.add_argument("--l2", type=float, default=0.0)
-    _added(parser)
+    _shared(parser, script)
+    _training(parser)
+    parser.add_argument("--save_interval", type=int, default=1 if script == "tesla" else 10)
+    if script == "att":
+        parser.set_defaults(batch_train=512)
+    add = _added(parser)
+    add("--script", choices=get_args(Script), default="mtt", help="the repository whose defaults to take; default mtt")
     return parser
 
 
-def _shared(parser: Parser, *, data_path: str) -> None:
+def compression_parser() -> Parser:
+    """Return the parser of MCT's trajectory_compression.py."""
+    parser = Parser(
+        prog="python -m pydistill.compat.trajectory_compression",
+        description="MCT's trajectory_compression.py, run by pydistill.",
+        allow_abbrev=True,
+        epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
+    )
+    _shared(parser, "mct")
+    _training(parser)
+    _waypoints(parser)
+    parser.set_defaults(max_files=None, max_experts=None)
+    add = _added(parser)
+    add("--experts", help="folder for the imported experts; default: in the folder of the buffers")
+    return parser
+
+
+def _training(parser: Parser) -> None:
+    """Add the flags of the experts' training."""
+    parser.add_argument("--num_experts", type=int, default=100)
+    parser.add_argument("--lr_teacher", type=float, default=0.01)
+    parser.add_argument("--train_epochs", type=int, default=50)
+    parser.add_argument("--decay", action="store_true")
+    parser.add_argument("--mom", type=float, default=0.0)
+    parser.add_argument("--l2", type=float, default=0.0)
+
+
+def _waypoints(parser: Parser) -> None:
+    """Add the flags that select MCT's waypoint files."""
+    parser.add_argument("--num_interpolation", type=int, default=4)
+    for name in ("abl_uniform_points", "abl_decreasing_points", "abl_projected_points"):
+        parser.add_argument(f"--{name}", action="store_true")
+
+
+def _shared(parser: Parser, script: Script) -> None:
     parser.add_argument(
         "--dataset", default="CIFAR10", help="CIFAR10, CIFAR100, Tiny, ImageNet, or a name of pydistill"
     )
-    parser.add_argument("--subset", default="imagenette", help="subset of ImageNet")
+    parser.add_argument("--subset", default=None, help="subset of ImageNet; default imagenette, but for TESLA")
     parser.add_argument("--res", type=int, default=None, help="side of ImageNet's images; default 128")
     parser.add_argument("--model", default="ConvNet")
     parser.add_argument("--batch_real", type=int, default=256)
     parser.add_argument("--batch_train", type=int, default=256)
     parser.add_argument("--dsa", choices=["True", "False"], default="True")
     parser.add_argument("--dsa_strategy", default=_STRATEGY)
-    parser.add_argument("--data_path", default=data_path)
+    parser.add_argument("--data_path", default="datas" if script == "att" else "data")
     parser.add_argument("--buffer_path", default="./buffers")
     parser.add_argument("--zca", action="store_true")
 

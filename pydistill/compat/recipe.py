@@ -30,7 +30,7 @@ def recipe_of(values: argparse.Namespace, script: Script) -> tuple[Recipe, list[
     names = tuple(dict.fromkeys(name_of(network_of(name)) for name in pool))
     dsa = _augmentation(values.dsa == "True", values.dsa_strategy)
     settings = {
-        "data": data_of(values),
+        "data": data_of(values, script),
         "model": model,
         "distill": _distill(values, script, None if values.no_aug else dsa),
         "evaluation": {

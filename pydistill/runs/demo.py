@@ -73,7 +73,7 @@ def _check_folder(out: Path, resume: bool) -> None:
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / EXPERTS).is_dir():
-        raise InputError(f"{out} is not empty; choose another folder, or remove it")
+        raise InputError(f"{out} is not empty; choose another folder")
     if not resume:
         raise InputError(f"{out} holds a demo; add ", Name("resume"), " to continue it, or choose another folder")
 

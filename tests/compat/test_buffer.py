@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pydistill.compat import buffer
+from pydistill.compat.flags import buffer_parser
 from pydistill.trajectories import TrajectoryStore
 from tests.compat.scripts import BUFFERS, make_buffers, names
 from tests.helpers.folder_content import content
@@ -134,7 +135,7 @@ def test_an_export_with_fewer_buffers_removes_the_others(here: Path, monkeypatch
 def test_a_damaged_record_of_exports(about: object, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / BUFFERS / "pydistill-exported.json").write_text(json.dumps(about))
     assert make_buffers() == 1
-    assert "pydistill-exported.json is damaged; remove it" in capsys.readouterr().err
+    assert "pydistill-exported.json is damaged" in capsys.readouterr().err
 
 
 def test_a_changed_buffer_is_not_removed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,3 +165,20 @@ def test_buffers_are_not_written_through_a_link(here: Path, tmp_path_factory: py
     (here / BUFFERS / ".pydistill-exporting").symlink_to(victim)
     assert make_buffers() == 1
     assert content(victim) == {"replay_buffer_0.pt": b"precious"}
+
+
+def test_the_defaults_of_other_repositories(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    att, tesla, mtt = (buffer_parser(script) for script in ("att", "tesla", "mtt"))
+    assert [parser.parse([]).batch_train for parser in (att, tesla, mtt)] == [512, 256, 256]
+    assert [parser.parse([]).data_path for parser in (att, tesla, mtt)] == ["datas", "data", "data"]
+    assert [parser.parse([]).save_interval for parser in (att, tesla, mtt)] == [10, 1, 10]
+    monkeypatch.setattr(buffer.data, "load", lambda settings, device: pytest.fail(str(settings)))
+    assert buffer.main(["--script", "tesla", "--dataset", "ImageNet"]) == 2
+    assert "--subset" in capsys.readouterr().err
+    with pytest.raises(pytest.fail.Exception, match="path='datas'"):
+        buffer.main(["--script", "att"])
+    with pytest.raises(pytest.fail.Exception, match="imagenette"):
+        buffer.main(["--dataset", "ImageNet"])
+    assert "imagenette" in capsys.readouterr().err

@@ -82,7 +82,11 @@ def test_buffer_folders(tmp_path: Path) -> None:
     assert folder() == "CIFAR10_NO_ZCA/ConvNet"
     assert folder("--zca") == "CIFAR10/ConvNet"
     assert folder("--dataset", "Tiny", "--model", "ConvNetD4") == "Tiny/ConvNetD4"
-    assert folder("--dataset", "Tiny", "--model", "ConvNetD4", script="mct") == "Tiny_NO_ZCA/ConvNetD4"
+    tiny = ("--dataset", "Tiny", "--model", "ConvNetD4")
+    assert folder(*tiny, script="mct") == "Tiny/ConvNetD4"  # where compat.buffer writes
+    (tmp_path / "Tiny_NO_ZCA/ConvNetD4").mkdir(parents=True)
+    assert folder(*tiny, script="mct") == "Tiny_NO_ZCA/ConvNetD4"  # where MCT's own buffer.py writes
+    assert folder(*tiny, "--zca", script="mct") == folder(*tiny) == "Tiny/ConvNetD4"
     imagenet = ("--dataset", "ImageNet", "--model", "ConvNetD5")
     assert folder(*imagenet) == "ImageNet/imagenette/128/ConvNetD5"
     (tmp_path / "ImageNet/imagenette/ConvNetD5").mkdir(parents=True)
@@ -105,6 +109,15 @@ def test_abbreviated_flags_are_accepted() -> None:
 def test_an_unknown_subset_is_refused_with_the_choices() -> None:
     with pytest.raises(InputError, match="imagefruit"):
         data_of(distill_parser("mtt").parse_args(["--dataset", "ImageNet", "--subset", "cats"]))
+
+
+def test_imagenet_of_tesla_is_refused_without_a_subset() -> None:
+    imagenet = ["--dataset", "ImageNet"]
+    with pytest.raises(InputError):
+        data_of(distill_parser("tesla").parse_args(imagenet), "tesla")
+    assert (
+        data_of(distill_parser("tesla").parse_args([*imagenet, "--subset", "imagewoof"]), "tesla").name == "imagewoof"
+    )
 
 
 def test_every_setting_and_flag_of_the_table_exists() -> None:

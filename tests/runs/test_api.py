@@ -16,7 +16,7 @@ import pydistill
 from pydistill._util import memory
 from pydistill._util.settings import from_dict
 from pydistill.artefact.distilled_set import DistilledSet
-from pydistill.data import Dataset, DataSettings
+from pydistill.data import Dataset, DataSettings, DsaSettings
 from pydistill.errors import InputError, MismatchError, OutOfMemoryError, SettingError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
@@ -67,6 +67,24 @@ def test_keywords_reach_the_settings(experts: TrajectoryStore, result: DistillRe
     assert (used.evaluation.repeats, used.evaluation.training.epochs) == (2, 4)
     assert used.expert.count == 2
     assert used.expert.training == TrainingSettings(epochs=4, batch_size=16, lr=0.1, dsa=used.expert.training.dsa)
+
+
+def test_all_stages_augment_as_the_experts_do_unless_set_apart(experts: TrajectoryStore, tmp_path: Path) -> None:
+    plain = pydistill.train_experts(DATA, "convnet2-w4", out=tmp_path / "experts", **TRAINING, dsa=None)
+    for store, dsa in ((experts, DsaSettings()), (plain, None)):
+        made = distilled(DATA, store, tmp_path / f"run {dsa is None}", iterations=1).set.recipe
+        assert [made.expert.training.dsa, made.distill.dsa, made.evaluation.training.dsa] == [dsa] * 3
+    apart = distilled(DATA, plain, tmp_path / "apart", iterations=1, dsa={"flip": 0.0}).set.recipe
+    assert (apart.distill.dsa, apart.evaluation.training.dsa) == (DsaSettings(flip=0.0), None)
+
+
+def test_a_recipe_s_file_names_code_only_if_trusted(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.yaml"
+    file.write_text(f"model: {{name: '{__name__}:linear'}}\nexpert: {{training: {{dsa: null}}}}\n")
+    with pytest.raises(InputError, match="trust=True"):
+        pydistill.train_experts(DATA, recipe=file, out=tmp_path / "experts", **TRAINING)
+    store = pydistill.train_experts(DATA, recipe=file, trust=True, out=tmp_path / "experts", **TRAINING)
+    assert store.record.architecture == f"{__name__}:linear"
 
 
 def test_it_is_what_the_parts_compute(tmp_path: Path) -> None:

@@ -43,4 +43,4 @@ def _refuse_other_files(target: Path) -> None:
         return
     content = target.read_bytes() if target.is_file() else b""
     if not (content.startswith(BEGINNING.encode()) and MADE_BY.encode() in content):
-        raise InputError(f"{target} exists and is no report of pydistill's; choose another file, or remove it")
+        raise InputError(f"{target} exists and is no report of pydistill's; choose another file")

@@ -274,7 +274,7 @@ def export_files(
         names = ", ".join(f"{stem}_{number}.pt" for number in others[:4]) + (", …" if len(others) > 4 else "")
         raise InputError(
             f"{folder} holds {names} of another export, which readers would add to the {count} files of this one; "
-            "remove them, or choose another folder"
+            "move them elsewhere, or choose another folder"
         )
     files = [folder / f"{stem}_{number}.pt" for number in range(count)]
     for first, file in zip(starts, files, strict=True):
