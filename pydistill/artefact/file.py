@@ -16,7 +16,7 @@ from pydistill._util.layout import BEST_NAME, METRICS_NAME, SET_NAME, other_runs
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError, Name
-from pydistill.evaluation.evaluate import EvaluationSettings
+from pydistill.recipes.recipe import default_recipe
 
 FORMAT = 1
 KEY = "pydistill.artefact"
@@ -94,8 +94,9 @@ class Artefact:
         stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
         if self.initial_images is not None:
             stored["initial_images"] = self.initial_images
-        recorded = _mapping(_mapping(self.provenance.get("recipe")).get("evaluation"))
-        evaluation = recorded or asdict(EvaluationSettings())  # imported sets are evaluated with the defaults
+        recipe = _mapping(self.provenance.get("recipe"))
+        defaults = default_recipe(_mapping(recipe.get("data")).get("name")).evaluation  # imported sets record none
+        evaluation = _mapping(recipe.get("evaluation")) or asdict(defaults)
         header = {
             "format": FORMAT,
             "about": _ABOUT,

@@ -32,7 +32,7 @@ from pydistill.errors import SettingError, UnknownSettingError
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
 from pydistill.nn import ModelSettings, Network, parse, settings_of
 from pydistill.recipes.keywords import recipe_from, with_values
-from pydistill.recipes.recipe import Recipe
+from pydistill.recipes.recipe import Recipe, default_recipe
 from pydistill.runs.callbacks import RunCallback
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report import write_report
@@ -237,7 +237,7 @@ def evaluate(
     network = parse(model or "convnet3") if model is None or isinstance(model, str) else model
     if "models" in settings:
         raise SettingError("models", settings["models"], "left out; `model` names the network to evaluate")
-    protocol = with_values(EvaluationSettings(), settings)
+    protocol = with_values(default_recipe(data.name).evaluation, settings)
     return evaluate_networks(images, labels, lr, data, [network], protocol, progress=is_shown(progress))[0]
 
 

@@ -177,6 +177,17 @@ def test_a_file_that_is_no_recipe_is_not_shown(text: str, tmp_path: Path, capsys
     assert "secret" not in capsys.readouterr().err
 
 
+def test_a_file_names_code_only_if_trusted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {name: 'mine:net'}")
+    for command in (["plan"], ["experts", "--out", "y"], ["distill", *WHERE]):
+        assert main([*command, "--config", str(file), "--print_config"]) == 2
+        assert "--trust" in capsys.readouterr().err
+        assert main([*command, "--config", str(file), "--print_config", "--trust"]) == 0
+        assert main([*command, "--model.name", "mine:net", "--print_config"]) == 0
+        assert capsys.readouterr().out.count("name: mine:net") == 2
+
+
 def test_a_path_that_is_not_utf8_is_refused_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["distill", "--config", "r\udcff.json", *WHERE]) == 2
     assert "r\\udcff.json" in capsys.readouterr().err
