@@ -45,9 +45,9 @@ def load(settings: DataSettings, device: torch.device | str | None = "cpu") -> D
     cache = cache_folder(settings.cache)
     normalise = published_normalisation(settings.name) if settings.statistics == "published" else None
     raw = read(settings, cache)
-    log_contents(raw.name, raw.class_names, raw.train_labels, raw.test_labels, raw.train_images.shape[1:])
+    log_contents(settings.title, raw.class_names, raw.train_labels, raw.test_labels, raw.train_images.shape[1:])
     for note in raw.notes:
-        _log.warning("%s: %s", raw.name, note)
+        _log.warning("%s: %s", settings.title, note)
     as_bytes = settings.pixels == "bytes"
     if settings.pixels == "auto":  # whitening every batch costs far more time than storing floats costs memory
         as_bytes = device.type == "cuda" and not settings.zca and raw.train_images.dtype == torch.uint8
