@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 WIDEST = 110
 EXAMPLES = """
 examples:
-  pydistill demo                               # from experts to pictures on digits, in a minute or two
+  pydistill demo                               # from experts to pictures on digits, in seconds
   pydistill experts --preset demo/digits-att --out experts
   pydistill distill --preset demo/digits-att --experts experts --out runs/first
   pydistill evaluate runs/first --models convnet3 alexnet
