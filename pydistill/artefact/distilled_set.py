@@ -371,7 +371,10 @@ def check_destination(path: str | os.PathLike[str]) -> None:
 
 
 def _custom_network(action: str, name: str) -> InputError:
-    return InputError(f"the set was {action} with a custom network, {name}; choose one of pydistill's networks")
+    return InputError(
+        f"the set was {action} with a network of your own, {name}, which a file must not import; name it again "
+        f"(model in Python, --models {name} on the command line), or choose one of pydistill's networks"
+    )
 
 
 def load(path: str | os.PathLike[str], *, which: Which = "final") -> DistilledSet:

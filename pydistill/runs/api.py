@@ -181,7 +181,9 @@ def distill(
         distill=with_values(base.distill, settings),
         evaluation=with_values(base.evaluation, evaluation if isinstance(evaluation, Mapping) else {}),
     )
-    base, network = _with_model(base, settings_of(store.record.architecture) if model is None else model)
+    if model is None and base.model.name != store.record.architecture:  # a network of the user's has its import path
+        model = settings_of(store.record.architecture)
+    base, network = _with_model(base, model)
     run = distill_and_report(
         data,
         base,

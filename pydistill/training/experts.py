@@ -131,6 +131,8 @@ def train_experts(
     Source: Cazenavette et al., "Dataset distillation by matching training trajectories", CVPR 2022.
     """
     store = TrajectoryStore.create(out, experts_record(dataset, model, settings))
+    if settings.training.dsa is not None and dataset.image_size == (1, 1):
+        _log.warning("the rows of %s are augmented like pictures; set dsa to none for tables", dataset.name)
     broken = set(store.verify(content=False))
     if broken:
         _log.warning("%s", _retraining_message(store, sorted(broken)))

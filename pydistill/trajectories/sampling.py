@@ -95,6 +95,15 @@ class StartSampler:
             raise SettingError("expert_epochs", length, "a finite number above 0")
         if self.latest + length > trajectory_end:
             furthest = trajectory_end - length + (0 if self.settings.continuous else 1)
+            longest = trajectory_end - self.settings.min_start
+            if length > longest > 0:
+                raise SettingError(
+                    "expert_epochs",
+                    length,
+                    f"at most {longest:g}",
+                    f"the expert trajectories end at epoch {trajectory_end:g}; lower it, or train experts for more "
+                    "epochs",
+                )
             raise SettingError(
                 "max_start",
                 self.settings.max_start,

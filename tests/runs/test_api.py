@@ -85,6 +85,10 @@ def test_a_recipe_s_file_names_code_only_if_trusted(tmp_path: Path) -> None:
         pydistill.train_experts(DATA, recipe=file, out=tmp_path / "experts", **TRAINING)
     store = pydistill.train_experts(DATA, recipe=file, trust=True, out=tmp_path / "experts", **TRAINING)
     assert store.record.architecture == f"{__name__}:linear"
+    run = distilled(DATA, store, tmp_path / "run", recipe=file, trust=True)
+    assert run.set.recipe.model.name == f"{__name__}:linear"
+    with pytest.raises(InputError, match="--models"):
+        run.set.train()
 
 
 def test_it_is_what_the_parts_compute(tmp_path: Path) -> None:
