@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from pydistill import data
-from pydistill._util.format import counted
 from pydistill._util.settings import from_dict
 from pydistill.cli.errors import note, print_result
 from pydistill.compat.command import run_command
 from pydistill.compat.datasets import buffer_folder, data_of
-from pydistill.compat.exported import export_buffers, refuse_foreign
+from pydistill.compat.exported import export_buffers, exported, refuse_foreign
 from pydistill.compat.flags import Script, buffer_parser
 from pydistill.compat.networks import network_of
+from pydistill.compat.recipe import augmentation_of
 from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.workflow import train_and_store
@@ -44,7 +44,6 @@ def train(arguments: Sequence[str]) -> None:
         )
     if values.save_interval < 1:
         raise InputError(f"--save_interval must be at least 1, not {values.save_interval}")
-    no_dsa = values.dsa_strategy.lower() in ("", "none")
     training = {
         "epochs": values.train_epochs,
         "batch_size": values.batch_train,
@@ -52,7 +51,7 @@ def train(arguments: Sequence[str]) -> None:
         "momentum": values.mom,
         "weight_decay": values.l2,
         "schedule": "halfway" if values.decay else "constant",
-        "dsa": None if no_dsa else {"strategy": values.dsa_strategy},
+        "dsa": augmentation_of(values),
     }
     expert = {"count": values.num_experts, "seed": values.seed, "training": training}
     recipe = from_dict(Recipe, {"data": data_of(values, script), "model": network_of(values.model), "expert": expert})
@@ -64,7 +63,7 @@ def train(arguments: Sequence[str]) -> None:
     )
     store = train_and_store(data.load(recipe.data, device=None), recipe, folder / _STORE, quiet=values.quiet)
     files = export_buffers(store, folder, values.save_interval)
-    print_result(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
+    print_result(exported(len(store), files))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydistill._util.files import read_json, refuse_links, sha256_of, write_json
+from pydistill._util.format import counted
 from pydistill.errors import FormatError, InputError
 from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt
 from pydistill.trajectories.formats.mct import waypoint_stem
@@ -68,6 +69,11 @@ def export_buffers(store: TrajectoryStore, folder: Path, experts_per_file: int) 
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return [folder / file.name for file in read]
+
+
+def exported(count: int, files: Sequence[Path]) -> str:
+    """Describe an export of so many experts, such as 20 experts in buffers/replay_buffer_0.pt … replay_buffer_1.pt."""
+    return f"{counted(count, 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}"
 
 
 def _recorded(path: Path) -> dict[str, list[str]]:

@@ -11,7 +11,6 @@ from pydistill.cli.parser import Parser
 Script = Literal["mtt", "att", "tesla", "mct"]
 _STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
-
 FLAGS = {
     "data.name": "--dataset",
     "data.path": "--data_path",
@@ -60,13 +59,7 @@ def truth(text: str) -> bool:
 
 def distill_parser(script: Script) -> Parser:
     """Return the parser of a distillation script (distill.py, distill_ATT.py, distill_compressed.py)."""
-    parser = Parser(
-        prog=f"python -m pydistill.compat.{script}",
-        description=f"{script.upper()}'s distillation command, run by pydistill.",
-        allow_abbrev=True,
-        epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
-    )
-    _shared(parser, script)
+    parser = _parser(script, f"{script.upper()}'s distillation command", script)
     epochs = float if script == "mct" else int
     numbers: dict[str, tuple[Any, Any]] = {
         "ipc": (int, 1),
@@ -117,13 +110,7 @@ def distill_parser(script: Script) -> Parser:
 
 def buffer_parser(script: Script = "mtt") -> Parser:
     """Return the parser of the command that trains experts: MTT's buffer.py, or that of another repository."""
-    parser = Parser(
-        prog="python -m pydistill.compat.buffer",
-        description="MTT's buffer.py, run by pydistill.",
-        allow_abbrev=True,
-        epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
-    )
-    _shared(parser, script)
+    parser = _parser("buffer", "MTT's buffer.py", script)
     _training(parser)
     parser.add_argument("--save_interval", type=int, default=1 if script == "tesla" else 10)
     if script == "att":
@@ -135,13 +122,7 @@ def buffer_parser(script: Script = "mtt") -> Parser:
 
 def compression_parser() -> Parser:
     """Return the parser of MCT's trajectory_compression.py."""
-    parser = Parser(
-        prog="python -m pydistill.compat.trajectory_compression",
-        description="MCT's trajectory_compression.py, run by pydistill.",
-        allow_abbrev=True,
-        epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
-    )
-    _shared(parser, "mct")
+    parser = _parser("trajectory_compression", "MCT's trajectory_compression.py", "mct")
     _training(parser)
     _waypoints(parser)
     parser.set_defaults(max_files=None, max_experts=None)
@@ -167,7 +148,14 @@ def _waypoints(parser: Parser) -> None:
         parser.add_argument(f"--{name}", action="store_true")
 
 
-def _shared(parser: Parser, script: Script) -> None:
+def _parser(module: str, command: str, script: Script) -> Parser:
+    """Return the parser of a module of this package, with the flags that all published scripts share."""
+    parser = Parser(
+        prog=f"python -m pydistill.compat.{module}",
+        description=f"{command}, run by pydistill.",
+        allow_abbrev=True,
+        epilog="docs/compat.md describes the flags. --debug shows the traceback of an error.",
+    )
     parser.add_argument(
         "--dataset", default="CIFAR10", help="CIFAR10, CIFAR100, Tiny, ImageNet, or a name of pydistill"
     )
@@ -181,6 +169,7 @@ def _shared(parser: Parser, script: Script) -> None:
     parser.add_argument("--data_path", default="datas" if script == "att" else "data")
     parser.add_argument("--buffer_path", default="./buffers")
     parser.add_argument("--zca", action="store_true")
+    return parser
 
 
 def _added(parser: Parser) -> Callable[..., None]:

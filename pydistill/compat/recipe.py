@@ -28,7 +28,7 @@ def recipe_of(values: argparse.Namespace, script: Script) -> tuple[Recipe, list[
     pool, absent = pool_of(values.eval_mode, values.model)
     model = network_of(values.model)
     names = tuple(dict.fromkeys(name_of(network_of(name)) for name in pool))
-    dsa = _augmentation(values.dsa == "True", values.dsa_strategy)
+    dsa = augmentation_of(values)
     settings = {
         "data": data_of(values, script),
         "model": model,
@@ -62,8 +62,10 @@ def _refuse(values: argparse.Namespace) -> None:
         raise InputError(f"--eval_it must be at least 1, not {values.eval_it}")
 
 
-def _augmentation(augment: bool, strategy: str) -> dict[str, Any] | None:
-    return {"strategy": strategy} if augment and strategy.lower() not in ("", "none") else None
+def augmentation_of(values: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the settings of the augmentation that --dsa and --dsa_strategy select; None for no augmentation."""
+    strategy = values.dsa_strategy
+    return {"strategy": strategy} if values.dsa == "True" and strategy.lower() not in ("", "none") else None
 
 
 def _distill(values: argparse.Namespace, script: Script, dsa: dict[str, Any] | None) -> dict[str, Any]:

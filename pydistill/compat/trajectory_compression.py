@@ -6,13 +6,12 @@ import sys
 from collections.abc import Sequence
 
 from pydistill import data
-from pydistill._util.format import counted
 from pydistill._util.progress import Bar
 from pydistill.cli.errors import print_result
 from pydistill.compat.command import run_command
 from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.experts import RECORDED, fraction_rule, import_experts, stem_of
-from pydistill.compat.exported import export_buffers
+from pydistill.compat.exported import export_buffers, exported
 from pydistill.compat.flags import compression_parser
 from pydistill.compat.networks import network_of
 from pydistill.trajectories import describe_mtt
@@ -37,7 +36,7 @@ def compress(arguments: Sequence[str]) -> None:
             on_progress=lambda done, total: bar.step(expert=f"{done}/{total}"),
         )
     files = export_buffers(convexified, folder, describe_mtt(folder / f"{RECORDED}_0.pt").experts)
-    print_result(f"{counted(len(store), 'expert')} in {files[0]}{f' … {files[-1].name}' if len(files) > 1 else ''}")
+    print_result(exported(len(store), files))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
