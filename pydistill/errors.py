@@ -103,7 +103,7 @@ class MissingDependencyError(PydistillError, ImportError):
 
 
 class OutOfMemoryError(PydistillError, MemoryError):
-    """A student's training did not fit into memory; the message says which setting lowers it."""
+    """Something does not fit into memory; the message says which setting needs less."""
 
 
 class Interrupted(PydistillError):

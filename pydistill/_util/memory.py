@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?) ?(%|[kMGT]?B)")
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _M_MMAP_MAX, _M_TRIM_THRESHOLD = -4, -1  # of glibc's malloc.h
 _MEMINFO = Path("/proc/meminfo")
 _OWN_CGROUP = Path("/proc/self/cgroup")
@@ -56,13 +57,13 @@ def available_memory() -> int | None:
     return min(limits, default=None)
 
 
-def check_memory_available(needed: int, subject: str, remedy: str) -> None:
+def check_memory_available(needed: int, subject: str, *remedy: str) -> None:
     """Refuse an allocation that cannot fit.
 
     Args:
         needed: bytes, at least.
         subject: of the message, a singular noun phrase that names the allocation.
-        remedy: the setting to change.
+        remedy: the setting to change, in parts of text and names.
 
     Raises:
         OutOfMemoryError: less is available.
@@ -70,7 +71,7 @@ def check_memory_available(needed: int, subject: str, remedy: str) -> None:
     available = available_memory()
     if available is not None and needed > available:
         raise OutOfMemoryError(
-            f"{subject} needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; {remedy}"
+            f"{subject} needs {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; ", *remedy
         )
 
 
@@ -92,7 +93,7 @@ def memory_budget(memory: object, device: torch.device) -> int | None:
     if match is None or (match[2] == "%" and float(match[1]) > 100):
         raise SettingError("memory", memory, 'a text such as "4GB", or "50%" of what is free')
     if match[2] != "%":
-        return int(float(match[1]) * 1000 ** " kMGT".index(match[2][:-1] or " "))
+        return int(float(match[1]) * _BYTES[match[2]])
     if device.type == "cuda":
         import torch  # not above: the command line's help imports this module
 
@@ -138,9 +139,8 @@ def _cgroup_available() -> int | None:
 
 def _limit_of_cgroup(group: Path) -> int | None:
     try:
-        limit = int(
-            (group / "memory.max").read_text(encoding="ascii")
-        )  # "max", which means no limit, raises ValueError
+        # "max", which means no limit, raises ValueError
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
         used = int((group / "memory.current").read_text(encoding="ascii"))
         usage = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
         file_cache = int(usage.get("inactive_file", 0)) + int(usage.get("active_file", 0))  # reclaimed on demand

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from pydistill._util.files import PathError, WriteError, check_utf8
-from pydistill._util.memory import keep_freed_memory
+from pydistill._util.memory import is_out_of_memory, keep_freed_memory
 from pydistill.errors import FormatError, InputError, Interrupted, MismatchError, PydistillError
 
 DONE = 0
@@ -118,8 +118,6 @@ def sentence(error: Exception) -> str:
         name = f"{error.filename}" if error.filename is not None else "a file"
         remedy = _REMEDIES.get(error.errno or 0)
         return f"{name} {remedy}" if remedy else f"{name}: {(error.strerror or one_line(error)).lower()}"
-    from pydistill._util.memory import is_out_of_memory  # imports torch
-
     if is_out_of_memory(error):
         return f"{_MEMORY} ({one_line(error):.120})"
     return f"unexpected {type(error).__name__}: {one_line(error):.200}; please report it, with the output of --debug"

@@ -18,6 +18,10 @@ _LARGEST_HEADER = 2**20
 _SMALLEST_LIMIT, _LARGEST_RATIO = 2**30, 100
 """An archive may unpack to 1 GiB or to 100 times its size, whichever is more; images are hardly compressible."""
 
+# An encrypted zip raises RuntimeError, an unknown compression its subclass NotImplementedError.
+_OF_FORMATS = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
+_FAULTS = (*_OF_FORMATS, EOFError, OSError, RuntimeError, ValueError, OverflowError)
+
 
 @contextmanager
 def unpacked(archive: Path, cache: Path) -> Iterator[Path]:
@@ -45,11 +49,7 @@ def unpacked(archive: Path, cache: Path) -> Iterator[Path]:
                 f"{archive} is not unpacked, as its content is more than {_LARGEST_RATIO} times its size and more than "
                 "1 GiB, or the name of a file is longer than 1 MiB; unpack it yourself and give the folder"
             ) from error
-        # An encrypted zip raises RuntimeError, an unknown compression its subclass NotImplementedError.
-        except (
-            *(tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError, OSError),
-            *(RuntimeError, ValueError, OverflowError),
-        ) as error:
+        except _FAULTS as error:
             raise FormatError(
                 f"{archive} cannot be unpacked ({error}): it is damaged, is not a tar or zip archive, or "
                 f"{cache} is full"

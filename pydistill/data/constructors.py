@@ -43,10 +43,9 @@ def _read(
     cache: str | None = None,
     device: torch.device | str = "cpu",
 ) -> Dataset:
-    absolute = None if path is None else os.path.abspath(os.path.expanduser(path))
     settings = DataSettings(
         name,
-        absolute,
+        None if path is None else os.fspath(path),
         image_size,
         zca,
         statistics,

@@ -26,7 +26,8 @@ _READER = 3
 """Part of the cache's key; increase it when the arrays read from the same files change."""
 
 _ANNOTATIONS, _WORDS = "val_annotations.txt", "words.txt"
-_SPLIT, _SPLIT_SEED = Name("data.split"), 0
+_SIZE, _SPLIT = Name("data.image_size"), Name("data.split")
+_SPLIT_SEED = 0
 _MOST_KINDS = 8
 _HIDDEN = (".", "__MACOSX")
 """Beginnings of the names of files that programs add: caches, settings, and a Mac's attributes in a zip."""
@@ -63,7 +64,7 @@ class FolderLayout:
 
     @property
     def upright(self) -> bool:
-        """Whether EXIF orientations are applied; the papers' code ignores them in ImageNet."""
+        """Return True if EXIF orientations are applied; the papers' code ignores them in ImageNet."""
         return self.classes is None and not self.tiny_imagenet
 
 
@@ -313,13 +314,14 @@ def _arrays(files: _Files, split: _Classes, layout: FolderLayout, broken: list[s
                     continue
                 if images is None:
                     subject = f"reading {len(ordered)} images of {list(image.shape)} bytes"
-                    remedy = "lower data.image_size or give fewer images"
-                    check_memory_available(len(ordered) * image.numel(), subject, remedy)
+                    remedy = "lower ", _SIZE, " or give fewer images"
+                    check_memory_available(len(ordered) * image.numel(), subject, *remedy)
                     images, first = torch.empty(len(ordered), *image.shape, dtype=torch.uint8), name
                 if image.shape != images.shape[1:]:
                     raise InputError(
                         f"images of {path} differ in size: {first!r} has {images.shape[3]}×{images.shape[2]} "
-                        f"pixels, {name!r} {image.shape[2]}×{image.shape[1]}; give data.image_size"
+                        f"pixels, {name!r} {image.shape[2]}×{image.shape[1]}; set ",
+                        _SIZE,
                     )
                 images[len(labels)] = image
                 labels.append(label)

@@ -106,7 +106,7 @@ def _eight_bits(image: Image, where: str, scale: bool) -> Image:
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         raise FormatError(
-            f"{where} has values outside 0 … 65,535 or not whole (mode {image.mode}); convert it to 8 bits"
+            f"{where} has fractions or values outside 0 … 65,535 (mode {image.mode}); convert it to 8 bits"
         )
     if not scale:
         raise FormatError(f"{where} has 16 bits per channel; convert it to 8 bits or set ", Name("data.scale_16bit"))

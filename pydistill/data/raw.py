@@ -31,11 +31,9 @@ class RawData:
     Args:
         name: of the data set, for records and reports.
         class_names: one per class.
-        train_images, test_images: [n, C, H, W], uint8 0 … 255 or float32 in [0, 1], both of the same type
-            and size.
+        train_images, test_images: [n, C, H, W], uint8 0 … 255 or float32 in [0, 1], both of the same type and size.
         train_labels, test_labels: [n] int64 in [0, number of classes).
-
-        notes: one sentence each on files that were not read.
+        notes: sentences on files that were not read.
 
     Raises:
         InputError: a shape, type, label or pixel is invalid, or a class has no training image; the message names the

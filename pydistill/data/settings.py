@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,7 +67,7 @@ class DataSettings(Settings):
         """The name of the data set; of folders and .npz files, their own name without endings such as .tar.gz."""
         if self.path is None or self.name not in ("folder", "tensors"):
             return self.name
-        return re.sub(r"(\.(npz|zip|tar|tgz|gz|xz|bz2))+$", "", Path(self.path).name) or self.name
+        return re.sub(r"(\.(npz|zip|tar|tgz|gz|xz|bz2))+$", "", os.path.basename(os.path.abspath(self.path))) or self.name
 
     def absolute(self) -> DataSettings:
         """Return the settings with absolute paths, which hold in any working directory.

@@ -32,7 +32,7 @@ def check_run(recipe: Recipe, dataset: Dataset, experts: TrajectoryStore, networ
     check_recipe_and_experts(recipe, experts=experts, network=network)
     ipc = recipe.distill.ipc
     pixels = ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
-    check_memory_available(4 * 4 * pixels, f"a set of {ipc} images per class", "lower ipc")
+    check_memory_available(4 * 4 * pixels, f"a set of {ipc} images per class", "lower ", Name("distill.ipc"))
     check_evaluated_networks(recipe, dataset)
 
 
