@@ -200,11 +200,15 @@ def check_same(stored: StoreIndex, new: StoreIndex, folder: Path) -> None:
 
 def through_json(index: StoreIndex) -> StoreIndex:
     """Return the index as `read_index` returns it, with lists instead of tuples."""
+    return StoreIndex.from_json(_json_of(index.to_json(), "the record's training settings"), "the index")
+
+
+def _json_of(value: Any, subject: str) -> Any:
+    """Return a value as JSON gives it back; raise InputError, with `subject` first, if it is not JSON-able."""
     try:
-        value = json.loads(json.dumps(index.to_json(), allow_nan=False))
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise InputError(f"the record's training settings must be JSON-able: {error}") from error
-    return StoreIndex.from_json(value, "the index")
+        raise InputError(f"{subject} must be JSON-able: {error}") from error
 
 
 def write_expert(
@@ -230,10 +234,7 @@ def write_expert(
     series = {name: [float(value) for value in values] for name, values in (accuracies or {}).items()}
     if not all(math.isfinite(value) for values in series.values() for value in values):
         raise InputError("accuracies must be finite numbers")
-    try:
-        plain_details = json.loads(json.dumps(dict(details or {}), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"details must be JSON-able: {error}") from error
+    plain_details = _json_of(dict(details or {}), "details")
     path = folder / file_name(number)
     rows = next(iter(tensors.values()))
     with store_writer(folder):
