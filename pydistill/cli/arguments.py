@@ -56,7 +56,7 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
     for group in fields(Recipe):
         shown = listed is None or group.name in listed
         parser.add_settings(group.name, group.metadata["help"], getattr(Recipe(), group.name), listed=shown)
-    about = "the augmentation of experts, distillation and evaluation, unless set apart"
+    about = "the augmentation of experts, distillation and evaluation, unless one has its own"
     parser.add_settings("dsa", about, DsaSettings())
 
 

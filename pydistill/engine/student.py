@@ -59,7 +59,7 @@ def why_not_a_student(model: nn.Module) -> str | None:
 
 
 def has_hooks(model: nn.Module) -> bool:
-    """True if a module of the model has hooks."""
+    """Return True if a module of the model has hooks."""
     everywhere = torch.nn.modules.module  # where hooks on all modules are kept
     return any(getattr(everywhere, f"_global{hooks}") for hooks in HOOKS) or any(
         getattr(module, hooks) for module in model.modules() for hooks in HOOKS
@@ -67,7 +67,7 @@ def has_hooks(model: nn.Module) -> bool:
 
 
 def _was_changed(model: ConvNet | MLP) -> bool:
-    """True if a layer, its settings, its parameters or its forward differ from those at construction."""
+    """Return True if a layer, its settings, its parameters or its forward differ from those at construction."""
     if any("forward" in vars(module) for module in model.modules()):
         return True
     settings: tuple[Any, ...] = (model.in_channels, model.num_classes, model.image_size, model.width, model.depth)
@@ -164,8 +164,11 @@ def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> _C.S
 
 
 def being_recorded(like: Tensor) -> bool:
-    """Whether work on such a tensor goes into a CUDA graph of the caller's: what is made then has its values only when
-    the graph runs, so it is not kept; and what is kept may go before the graph does, so it is not taken."""
+    """Return True if work on such a tensor is recorded in a CUDA graph of the caller's.
+
+    What is made then has its values only when the graph runs, so it is not stored for later; and what is stored may be
+    freed before the graph is, so it is not used.
+    """
     if like.device.type != "cuda":
         return False
     with torch.cuda.device(like.device):

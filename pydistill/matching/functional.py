@@ -71,12 +71,13 @@ class FunctionalStudent:
         parameters = list(model.parameters())
         is_frozen = [not parameter.requires_grad for parameter in parameters]
         if all(is_frozen):
-            raise InputError(f"{type(model).__name__} has no parameters to train")
+            raise InputError(f"{self.name} has no parameters to train")
         self._frozen: Tensor | None = None  # [P], True where a parameter is frozen
         if any(is_frozen):
             self._frozen = torch.tensor(is_frozen).repeat_interleave(torch.tensor(self.layout.sizes))
         originals = (*model.named_parameters(), *model.named_buffers())
-        self._originals = {id(value): (name, value) for name, value in originals}  # the values, lest ids be used again
+        # With the values, as the id of a tensor that is gone may be used again.
+        self._originals = {id(value): (name, value) for name, value in originals}
         self._checked: set[tuple[torch.Size, bool]] = set()  # shapes of images, with or without a graph
         self._copy = model
         self._in_place: list[Tensor] = list(parameters)  # the parameters of `_copy`
@@ -89,11 +90,11 @@ class FunctionalStudent:
         return type(self.model).__name__
 
     def gradient(self, theta: Tensor, images: Tensor, labels: Tensor, *, create_graph: bool = False) -> Tensor:
-        """g = ∇_θ ℓ(θ, X, Y), [P], with zeros for frozen parameters.
+        """Compute g = ∇_θ ℓ(θ, X, Y), [P], with zeros for frozen parameters.
 
         Args:
             theta: requires a gradient.
-            create_graph: let g be differentiated in θ, X and Y; else it is a constant, and no graph is kept.
+            create_graph: give g a graph, so that it can be differentiated in θ, X and Y; else it is a constant.
 
         Raises:
             InputError: the module cannot run on the images, or cannot be differentiated; checked once for each shape.
@@ -120,7 +121,7 @@ class FunctionalStudent:
 
     def watching(self) -> TorchFunctionMode:
         """Return the context in which the module and its derivatives run."""
-        return _Watch(self.model, self._originals)
+        return _Watch(self.name, self._originals)
 
     def _put_in_place(self, theta: Tensor) -> None:
         """Make a copy of the module with the parameters θ."""
@@ -188,9 +189,9 @@ _DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
 class _Watch(TorchFunctionMode):
     """Refuses the parameters of the caller's module, and takes attention's differentiable path."""
 
-    def __init__(self, model: nn.Module, originals: dict[int, tuple[str, Tensor]]) -> None:
+    def __init__(self, network: str, originals: dict[int, tuple[str, Tensor]]) -> None:
         super().__init__()
-        self._model = model
+        self._network = network
         self._originals = originals
 
     def __torch_function__(
@@ -202,12 +203,12 @@ class _Watch(TorchFunctionMode):
                 if id(item) in self._originals:
                     name, _ = self._originals[id(item)]
                     raise InputError(
-                        f"{type(self._model).__name__} reaches '{name}' past its modules, through a closure or an "
+                        f"{self._network} reaches '{name}' past its modules, through a closure or an "
                         "object that is not a module, so it cannot be replaced by the student's; "
                         "reach it as an attribute of a submodule"
                     )
         if func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
-            _announce_math_attention(type(self._model).__name__)
+            _announce_math_attention(self._network)
             with _math_attention():
                 return func(*args, **kwargs)
         if func == _DATA:  # the same values, but writing to them is noticed

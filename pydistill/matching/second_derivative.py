@@ -89,7 +89,7 @@ def _nodes(output: Tensor) -> list[Any]:
 
 
 def _is_custom(node: Any) -> bool:
-    """True for an `autograd.Function`, whose backward pass need not be differentiable."""
+    """Return True for an `autograd.Function`, whose backward pass need not be differentiable."""
     return isinstance(node, BackwardCFunction) or "CppNode" in type(node).__name__
 
 

@@ -19,8 +19,8 @@ from pydistill.nn import ModelSettings
 from pydistill.recipes.yaml import read_yaml
 from pydistill.training.experts import ExpertSettings
 
-PRESETS = Path(__file__).parent / "presets"
-LARGEST_FILE = 2**20
+_PRESETS = Path(__file__).parent / "presets"
+_LARGEST_FILE = 2**20
 """In bytes; recipes are far smaller."""
 _AUGMENTED = ("expert.training", "distill", "evaluation.training")
 _DIGITS = ("digits", "svhn")
@@ -80,7 +80,7 @@ def recipe_from_dict(values: Any, source: str = "") -> Recipe:
 
 def preset_names() -> list[str]:
     """Return the names of the package's presets, as `method/dataset-ipc`."""
-    return sorted(f"{file.parent.name}/{file.stem}" for file in PRESETS.glob("*/*.yaml"))
+    return sorted(f"{file.parent.name}/{file.stem}" for file in _PRESETS.glob("*/*.yaml"))
 
 
 def preset_path(name: str) -> Path:
@@ -94,7 +94,7 @@ def preset_path(name: str) -> Path:
         similar = difflib.get_close_matches(name, names, 3, cutoff=0.5)
         hint = f"did you mean {' or '.join(similar)}?" if similar else f"there are {', '.join(names)}"
         raise InputError(f"there is no preset {name!r}; {hint}")
-    return PRESETS / f"{name}.yaml"
+    return _PRESETS / f"{name}.yaml"
 
 
 def read_recipe_file(path: str | Path, base: Mapping[str, Any] | None = None, *, trust: bool = False) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def read_recipe_file(path: str | Path, base: Mapping[str, Any] | None = None, *,
     source = f"recipe {path}"
     try:
         with open(path, "rb") as file:
-            content = file.read(LARGEST_FILE + 1)
-        if len(content) > LARGEST_FILE:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
             raise InputError(f"{source} is larger than 1 MiB; a recipe is a small file such as a run's recipe.json")
         values = read_yaml(content.decode("utf-8"))
     except OSError as error:
@@ -166,7 +166,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None, *,
 def merge(values: dict[str, Any], settings: Iterable[tuple[str, Any]]) -> None:
     """Set dotted names in nested mappings, in order; `dsa` stands for the augmentation of experts, student, evaluation.
 
-    What sets one of these three apart replaces `dsa`, in any order.
+    A setting of one of these three overrides `dsa`, in any order.
 
     Raises:
         SettingError: the augmentation in `dsa` does not exist.

@@ -26,9 +26,9 @@ def read_yaml(text: str) -> Any:
         if mark is None:
             raise FormatError("it is not readable as YAML or JSON") from error
         following = "".join(text.splitlines()[mark.line :][:1])[mark.column :]
-        problem = ": there must be spaces instead of the tab" if following.startswith("\t") else ""
+        problem = ": indent with spaces instead of the tab" if following.startswith("\t") else ""
         if isinstance(error, DuplicateKeyError):
-            problem = ": this name is there twice"
+            problem = ": this name appears twice"
         where = f"at line {mark.line + 1}, column {mark.column + 1}"
         raise FormatError(f"it is not readable as YAML or JSON {where}{problem}") from error
     except (YAMLError, ValueError, OverflowError, RecursionError) as error:

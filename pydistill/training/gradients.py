@@ -98,7 +98,7 @@ def _like(images: Tensor | Pictures) -> Tensor:
 
 
 def _engine_runs(model: nn.Module, images: Tensor | Pictures) -> bool:
-    """True if the engine runs the network on these images, which have its shape, dtype and device."""
+    """Return True if the engine runs the network on these images, which have its shape, dtype and device."""
     if images.dtype not in DTYPES or why_not_fused(model, _like(images)) is not None:
         return False
     like = {(images.dtype, images.device)}
@@ -107,7 +107,7 @@ def _engine_runs(model: nn.Module, images: Tensor | Pictures) -> bool:
 
 
 def _all_trained(model: nn.Module) -> bool:
-    """True if every parameter is trained and has no gradient hooks."""
+    """Return True if every parameter is trained and has no gradient hooks."""
     return all(
         parameter.requires_grad and not parameter._backward_hooks and not parameter._post_accumulate_grad_hooks
         for parameter in model.parameters()

@@ -17,7 +17,7 @@ WORTH_ALL_THREADS = 2**17  # numbers
 
 
 def _takes_fused(parameters: Sequence[Tensor]) -> bool:
-    """True if PyTorch's fused kernel can and should update these: on a CPU it starts every thread for any size.
+    """Return True if PyTorch's fused kernel can and should update these: on a CPU it starts every thread for any size.
 
     On a busy machine, waiting for those threads takes longer than a small network's step. The two kernels may differ in
     the last bit; the choice depends on the sizes alone.

@@ -142,7 +142,7 @@ def test_the_raised_error_names_the_flag(tmp_path: Path) -> None:
     [
         ("distill: {stps: 3}\n", "distill.stps is not a setting; did you mean distill.steps?"),
         ("distill: {steps: many}\n", "distill.steps must be an integer of at least 1, not 'many'"),
-        ("distill: {steps: 3}\ndistill: {ipc: 1}\n", "at line 2, column 1: this name is there twice"),
+        ("distill: {steps: 3}\ndistill: {ipc: 1}\n", "at line 2, column 1: this name appears twice"),
         ("root:x:0:secret\ndaemon:x:1\n", "is no recipe"),
         ("secret: [\n", "at line 2, column 1"),
         ("data: {name: 2020-01-01}\n", "data.name must be "),
@@ -150,7 +150,7 @@ def test_the_raised_error_names_the_flag(tmp_path: Path) -> None:
         ("[" * 50_000, "not readable"),
         (f"distill: {{lr_lr: {'9' * 400}}}\n", "distill.lr_lr must be "),
         ("", "is empty"),
-        ("distill:\n\tsteps: 3\n", "at line 2, column 1: there must be spaces instead of the tab"),
+        ("distill:\n\tsteps: 3\n", "at line 2, column 1: indent with spaces instead of the tab"),
         ("#" * 2**21, "1 MiB"),
     ],
 )

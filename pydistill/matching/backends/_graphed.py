@@ -10,7 +10,7 @@ from pydistill.engine.student import being_recorded
 from pydistill.matching.functional import FunctionalStudent
 from pydistill.matching.problem import Problem
 
-STEPS_WORTH_A_CAPTURE = 10
+_STEPS_WORTH_A_CAPTURE = 10
 
 
 def can_be_graphed(problem: Problem) -> bool:
@@ -23,7 +23,7 @@ def can_be_graphed(problem: Problem) -> bool:
     return (
         start.device.type == "cuda"
         and problem.memory is None
-        and problem.steps >= STEPS_WORTH_A_CAPTURE
+        and problem.steps >= _STEPS_WORTH_A_CAPTURE
         and len(shapes) == 1
         and is_plain(problem.student.model)
         and not torch.is_autocast_enabled("cuda")
@@ -32,7 +32,7 @@ def can_be_graphed(problem: Problem) -> bool:
 
 
 class GraphedSteps:
-    """A student's gradient, and the derivatives of ⟨∇_θ ℓ, λ⟩, computed in memory of their own.
+    """A student's gradient, and the derivatives of ⟨∇_θ ℓ, λ⟩, computed in memory of its own.
 
     Args:
         student: the student.
@@ -49,7 +49,7 @@ class GraphedSteps:
         self._second = CudaGraphStep(self._differentiate, theta.device, capture=True)
 
     def gradient(self, theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """g = ∇_θ ℓ(θ, X, Y), [P]."""
+        """Compute g = ∇_θ ℓ(θ, X, Y), [P]."""
         self._fill(theta, images, labels)
         self._first()
         return self._gradient.clone()

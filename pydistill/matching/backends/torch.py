@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -24,12 +25,12 @@ from pydistill.matching.selection import distance_sums
 
 _log = logging.getLogger("pydistill")
 
-CHECKED = 1 << 14
+_CHECKED = 1 << 14
 """Parameters compared, at most, when a step is run again."""
 
 
 @dataclass(frozen=True)
-class StepGraph:
+class _StepGraph:
     """The graph of g = ∇_θ ℓ(θ_k, X_k, Y_k) over its leaves; the images are those before augmentation."""
 
     theta: Tensor
@@ -55,7 +56,7 @@ class TorchSweep(Sweep):
         self._makes_graphs = (
             problem.memory is not None and torch.is_grad_enabled() and any(value.requires_grad for value in inputs)
         )
-        self._kept: dict[int, StepGraph] = {}
+        self._kept: dict[int, _StepGraph] = {}
         device = problem.start.device.type
         # The autocast state of the forward sweep: backward may be called outside it.
         self._autocast: dict[str, Any] = {
@@ -159,13 +160,14 @@ class TorchSweep(Sweep):
         with torch.enable_grad():
             images = images.detach().requires_grad_()
             augmented = plan.augmented(images, step)
-        results = self._graphed.differentiated(self.points[step], augmented, labels, adjoint)
-        derivatives = [value if is_needed else None for value, is_needed in zip(results[2], of_leaves, strict=False)]
+        gradient, product, computed = self._graphed.differentiated(self.points[step], augmented, labels, adjoint)
+        # Class numbers have no derivative.
+        derivatives = [value if is_needed else None for value, is_needed in zip_longest(computed, of_leaves)]
         if augmented is not images and derivatives[1] is not None:
             (derivatives[1],) = torch.autograd.grad(augmented, images, derivatives[1])
-        return results[0], results[1], (*derivatives, None)[:3]
+        return gradient, product, tuple(derivatives)
 
-    def _graph(self, step: int, theta: Tensor, sources: Sequence[Tensor]) -> StepGraph:
+    def _graph(self, step: int, theta: Tensor, sources: Sequence[Tensor]) -> _StepGraph:
         """Compute the gradient of step k with its graph."""
         plan, student = self.problem.plan, self.problem.student
         images, labels = plan.rows(sources, step)
@@ -176,10 +178,10 @@ class TorchSweep(Sweep):
             student.track(leaf, images)
             gradient = student.gradient(leaf, plan.augmented(images, step), labels, create_graph=True)
         student.check_leaves(gradient, leaf, images)
-        return StepGraph(leaf, images, labels, gradient)
+        return _StepGraph(leaf, images, labels, gradient)
 
     def _differentiate(
-        self, graph: StepGraph, adjoint: Tensor, of_leaves: tuple[bool, bool, bool]
+        self, graph: _StepGraph, adjoint: Tensor, of_leaves: tuple[bool, bool, bool]
     ) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...]]:
         """Compute g = ∇_θ ℓ, s = ⟨g, λ⟩ and the derivatives of s in θ_k, the images and the labels.
 
@@ -198,10 +200,10 @@ class TorchSweep(Sweep):
     def _gap(self, step: int, alpha: Tensor, gradient: Tensor) -> Tensor:
         """Compare α_k g_k of a second run with θ_k − θ_{k+1} of the first; return their distance, 0-dim.
 
-        The unit is the largest distance of two runs of one function: they agree to half the digits that they compute
-        in, and to the rounding of θ_{k+1}. A gradient that is not finite gives NaN, and agrees with any other.
+        Its unit is the largest distance that two runs of one function can have: they agree to half the digits in which
+        they compute, and to the rounding of θ_{k+1}. A gradient that is not finite gives NaN and agrees with any other.
         """
-        stride = -(-len(gradient) // CHECKED)
+        stride = -(-len(gradient) // _CHECKED)
         before, after, gradient = (vector[::stride] for vector in (self.points[step], self.points[step + 1], gradient))
         update = alpha * gradient
         computed_in = self._autocast["dtype"] if self._autocast["enabled"] else update.dtype
@@ -211,11 +213,14 @@ class TorchSweep(Sweep):
         return gap
 
     def _check_gaps(self, gaps: dict[int, Tensor], sources: Sequence[Tensor]) -> None:
-        """Run the steps whose second run differs twice more, as the first run and as the second, and compare.
+        """Repeat both runs of every step whose second run differed from its first; refuse results that do not recur.
 
         The second run keeps a graph, and PyTorch then computes some gradients by other formulas. Where these disagree
         by more than rounding, as for a norm of nearly constant numbers, no digit of the gradient is reliable, but both
-        ways repeat their results. A module that does not is refused.
+        runs repeat their results, and a warning is logged.
+
+        Raises:
+            InputError: a run does not repeat its result.
         """
         for step, gap in gaps.items():
             if not bool(gap > 1):
@@ -240,8 +245,8 @@ class TorchSweep(Sweep):
 @lru_cache
 def _warn_of_rounding(network: str, dtype: str) -> None:
     _log.warning(
-        "gradients of %s in %s are lost in rounding errors: two ways of PyTorch's to compute one disagree, as for a "
-        "norm of nearly constant pixels; match in float64, or use backend 'fused' where it runs",
+        "gradients of %s in %s are lost in rounding errors: PyTorch computes them in two ways, which disagree, as for "
+        "a norm of nearly constant pixels; match in float64, or use backend 'fused' where it runs",
         network,
         dtype,
     )
@@ -260,7 +265,7 @@ class _Budget:
     def measuring(self, shape: torch.Size, theta: Tensor) -> Iterator[None]:
         """Measure the graph that the body makes, once for each shape; θ and the shared tensors do not count."""
         if shape in self._sizes or not self._left:
-            self._size = self._sizes.get(shape, 1)
+            self._size = self._sizes.get(shape, 1)  # 1: nothing is left, so the graph does not fit
             yield
             return
         counter = _SavedBytes((theta, *self._shared))

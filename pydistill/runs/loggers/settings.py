@@ -48,6 +48,6 @@ def missing_package(name: str) -> MissingDependencyError:
 
 
 def _installed(name: str) -> bool:
-    """True if a package of this name is installed; a folder of that name, such as a run's, does not count."""
+    """Return True if a package of this name is installed; a folder of that name, such as a run's, does not count."""
     spec = importlib.util.find_spec(name)
     return spec is not None and (spec.origin is not None or spec.submodule_search_locations is None)
