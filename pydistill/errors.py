@@ -11,7 +11,7 @@ _SHORT.maxstring = 80
 
 
 def shown(value: object) -> str:
-    """A value as an error message shows it: a number, text or a list of them itself, of anything else its type."""
+    """Show a value in an error message: a number, text or a list of them itself, of anything else its type."""
     items = value if isinstance(value, (list, tuple)) else [value]
     plain = all(item is None or isinstance(item, (bool, int, float, str)) for item in items)
     return _SHORT.repr(value) if plain else f"a {type(value).__name__}"

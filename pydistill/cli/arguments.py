@@ -20,7 +20,7 @@ RECIPE_USAGE = "[--preset NAME] [--config FILE] [--GROUP.SETTING VALUE …]"
 
 
 class Output(NamedTuple):
-    """What a command prints, as JSON-able values and as text, and its exit status."""
+    """The output of a command, as JSON-able values and as text, and its exit status."""
 
     record: Any
     text: str

@@ -67,7 +67,8 @@ class DataSettings(Settings):
         """The name of the data set; of folders and .npz files, their own name without endings such as .tar.gz."""
         if self.path is None or self.name not in ("folder", "tensors"):
             return self.name
-        return re.sub(r"(\.(npz|zip|tar|tgz|gz|xz|bz2))+$", "", os.path.basename(os.path.abspath(self.path))) or self.name
+        name = os.path.basename(os.path.abspath(self.path))
+        return re.sub(r"(\.(npz|zip|tar|tgz|gz|xz|bz2))+$", "", name) or self.name
 
     def absolute(self) -> DataSettings:
         """Return the settings with absolute paths, which hold in any working directory.

@@ -159,6 +159,6 @@ class DistillSettings(Settings):
         return 0.999 if self.resolved_method.ema else 0.0
 
     def outer_optimiser(self) -> OuterOptimiser:
-        """The update of pixels, label logits and the student's learning rate."""
+        """Make the update of pixels, label logits and the student's learning rate."""
         rates = {"images": self.lr_image, "lr": self.lr_lr, "label_logits": self.lr_label}
         return OuterOptimiser(rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)

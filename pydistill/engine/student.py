@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from pydistill import _C
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-STUDENTS_KEPT = 4
+_STUDENTS_KEPT = 4
 PROGRAMS_KEPT = 4
 
 
 def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
-    """Why the fused engine cannot run this model on the device of `like`, or None if it can."""
+    """Return why the fused engine cannot run this model on the device of `like`, or None if it can."""
     device_type = like.device.type
     extension = load_extension()
     if device_type not in extension.device_types:
@@ -43,7 +43,7 @@ def why_not_fused(model: nn.Module, like: Tensor) -> str | None:
 
 
 def why_not_a_student(model: nn.Module) -> str | None:
-    """Why the engine does not know this network, or None if it does."""
+    """Return why the engine does not know this network, or None if it does."""
     if type(model) not in (ConvNet, MLP):  # a subclass may compute something else
         return f"it runs pydistill.nn.ConvNet and MLP, not {type(model).__name__}"
     assert isinstance(model, (ConvNet, MLP))
@@ -85,7 +85,7 @@ def _as_made(convolutional: bool, *settings: Any) -> tuple[str, ParameterLayout]
 
 
 def _features(model: ConvNet, plane: tuple[int, int]) -> tuple[int, int]:
-    """The plane that the blocks leave of images of this plane."""
+    """Return the plane that the blocks leave of images of this plane."""
     for block in range(model.depth):
         plane = padded(plane, 3, model.first_padding if block == 0 else 1)
         if model.pooling != "none":
@@ -134,7 +134,7 @@ def architecture_of(model: nn.Module, images: Sequence[int]) -> _C.Architecture:
 
 
 def where(like: Tensor) -> tuple[Any, ...]:
-    """The dtype, the device and the stream that work on such a tensor is done in.
+    """Return the dtype, the device and the stream in which work on such a tensor is done.
 
     On a GPU each stream has its own students, since the memory of one's passes is ordered by its stream alone.
     """
@@ -143,7 +143,7 @@ def where(like: Tensor) -> tuple[Any, ...]:
 
 
 def fused_student(model: nn.Module, images: Sequence[int], like: Tensor) -> _C.Student:
-    """The engine's student for this network, batches of up to `images` [B, C, H, W], and dtype and device of `like`.
+    """Return the engine's student for a network, batches of up to `images` [B, C, H, W], dtype and device of `like`.
 
     It owns the memory of its passes, so the last few are kept and used again: one that is kept for batches of at least
     that size, or a new one in its place.
@@ -175,33 +175,33 @@ def being_recorded(like: Tensor) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
 
-Thing = TypeVar("Thing")
+_Item = TypeVar("_Item")
 
 
-class Kept(Generic[Thing]):
-    """The few things of a kind that were used last."""
+class _Recent(Generic[_Item]):
+    """A cache of the items that were used last, at most `most`."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._things: OrderedDict[tuple[Any, ...], Thing] = OrderedDict()
+        self._items: OrderedDict[tuple[Any, ...], _Item] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._things)
+        return len(self._items)
 
-    def take(self, key: tuple[Any, ...]) -> Thing | None:
-        """The thing of this key if it is kept; it is no longer."""
-        return self._things.pop(key, None)
+    def take(self, key: tuple[Any, ...]) -> _Item | None:
+        """Remove and return the item of this key; None if there is none."""
+        return self._items.pop(key, None)
 
-    def keep(self, key: tuple[Any, ...], thing: Thing) -> None:
-        """Keep it in place of one of the same key, or of the one that was used the longest time ago."""
-        self._things[key] = thing
-        self._things.move_to_end(key)
-        while len(self._things) > self.most:
-            self._things.popitem(last=False)
+    def keep(self, key: tuple[Any, ...], item: _Item) -> None:
+        """Store an item in place of that of the same key, or of the least recently used one."""
+        self._items[key] = item
+        self._items.move_to_end(key)
+        while len(self._items) > self.most:
+            self._items.popitem(last=False)
 
     def clear(self) -> None:
-        """Keep none."""
-        self._things.clear()
+        """Remove all items."""
+        self._items.clear()
 
 
 def release_students() -> None:
@@ -210,7 +210,7 @@ def release_students() -> None:
     kept_programs.clear()
 
 
-_students: Kept[tuple[int, _C.Student]] = Kept(STUDENTS_KEPT)
-kept_programs: Kept[Any] = Kept(PROGRAMS_KEPT)
+_students: _Recent[tuple[int, _C.Student]] = _Recent(_STUDENTS_KEPT)
+kept_programs: _Recent[Any] = _Recent(PROGRAMS_KEPT)
 """Those of pydistill.matching.backends.program."""
 atexit.register(release_students)  # CUDA graphs must go before CUDA does

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def student_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """ℓ: mean softmax cross-entropy of one batch.
+    """Compute ℓ, the mean softmax cross-entropy of one batch.
 
         ℓ = −(1/B) Σ_b Σ_c y_bc log softmax(a_b)_c
 

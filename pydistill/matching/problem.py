@@ -45,7 +45,7 @@ class Problem:
         return len(self.plan)
 
     def step_lr(self, lr: Tensor, step: int) -> Tensor:
-        """α of step k, 0-dim, from a scalar or a per-step learning rate."""
+        """Return α of step k, 0-dim, from a scalar or a per-step learning rate."""
         return lr if lr.ndim == 0 else lr[step]
 
 

@@ -15,12 +15,12 @@ DISTANCES: tuple[str, ...] = get_args(Distance)
 
 
 def distance_from_sums(sums: Tensor, distance: Distance) -> Tensor:
-    """d(θ, θ*) from `sums` [..., 2] = (Σ|θ − θ*|, Σ(θ − θ*)²): the first for `l1`, the root of the second for `l2`."""
+    """Compute d(θ, θ*) from `sums` [..., 2], (Σ|θ − θ*|, Σ(θ − θ*)²): the first, or for `l2` the second's root."""
     return sums[..., 0] if distance == "l1" else sums[..., 1].sqrt()
 
 
 def distance_sums(theta: Tensor, target: Tensor) -> Tensor:
-    """(Σ|θ − θ*|, Σ(θ − θ*)²) as float64 [2], from θ and θ* of shape [P]."""
+    """Compute (Σ|θ − θ*|, Σ(θ − θ*)²) as float64 [2], from θ and θ* of shape [P]."""
     gap = (theta - target).double()
     return torch.stack([gap.abs().sum(), gap.square().sum()])
 

@@ -191,7 +191,7 @@ def is_custom(settings: Network) -> bool:
 
 
 def settings_of(architecture: str) -> ModelSettings:
-    """The settings of the network whose line `architecture_of` gives; defaults are left out.
+    """Return the settings of the network whose line `architecture_of` gives; defaults are left out.
 
     Raises:
         InputError: it is no such line, or that of a network of the user's own.

@@ -33,7 +33,7 @@ FULL_DATA_TRAINING = TrainingSettings(
 
 
 def demo_recipe(method: str, seed: int) -> Recipe:
-    """The demo's recipe for a method, with one seed for everything."""
+    """Return the demo's recipe for a method, with one seed for everything."""
     return load_recipe(preset_path(f"demo/digits-{method}")).with_seed(seed)
 
 

@@ -44,14 +44,14 @@ class PeriodicEvaluator:
     last: IterationEvaluation | None = None
 
     def is_due(self) -> bool:
-        """True if the current set is due for an evaluation that has not been done."""
+        """Return True if the current set is due for an evaluation that has not been done."""
         iteration, settings = self.distiller.iteration, self.recipe.distill
         every = settings.evaluate_every
         due = iteration == settings.iterations or (every > 0 and iteration > 0 and iteration % every == 0)
         return due and self.current() is None
 
     def current(self) -> Evaluation | None:
-        """The evaluation of the current set, if it has been evaluated."""
+        """Return the evaluation of the current set, if it has been evaluated."""
         return self.last[1] if self.last is not None and self.last[0] == self.distiller.iteration else None
 
     def evaluate(self) -> Evaluation:
@@ -85,11 +85,11 @@ class PeriodicEvaluator:
             self.artefact(self.best[1]).save(self.folder.path / BEST_NAME)
 
     def _set_iteration(self) -> int:
-        """The iteration that the current set is from; after the guard has ended the run, that of its last good set."""
+        """Return the iteration of the current set; after the guard has ended the run, that of its last good set."""
         return self.distiller.iteration if self.distiller.guard.ended is None else self.distiller.good_iteration
 
     def artefact(self, evaluation: Evaluation) -> Artefact:
-        """The current set with its provenance and its evaluation."""
+        """Return the current set with its provenance and its evaluation."""
         distiller, synthetic = self.distiller, self.distiller.synthetic
         # Without the evaluation's wall time: the same run writes the same file, byte for byte.
         accuracy = {name: value for name, value in evaluation.as_record().items() if name != "seconds"}
@@ -112,7 +112,7 @@ class PeriodicEvaluator:
         )
 
     def state(self) -> dict[str, Any]:
-        """The best and the last evaluation as JSON-able values."""
+        """Return the best and the last evaluation as JSON-able values."""
         return {"best": _as_json(self.best), "last": _as_json(self.last)}
 
     def load_state(self, state: dict[str, Any]) -> None:

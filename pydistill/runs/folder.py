@@ -100,7 +100,7 @@ class RunFolder:
             )
 
     def checkpoint_to_resume(self, config: dict[str, Any], *, resume: bool, free: Iterable[str]) -> Checkpoint | None:
-        """The checkpoint to continue from; None if no iteration has been done, so that the run starts at 0.
+        """Return the checkpoint to continue from; None if no iteration has been done, so that the run starts at 0.
 
         Args:
             config: JSON-able nested settings of the run.
@@ -121,7 +121,7 @@ class RunFolder:
         return state, tensors
 
     def _started(self) -> bool:
-        """True if at least one iteration has been done; InputError if there are results but no checkpoint."""
+        """Return True if an iteration has been done; raise InputError if there are results but no checkpoint."""
         if self.checkpoint_path.exists():
             return bool(self.checkpoint_header()["distiller"]["iteration"] > 0)
         for name in (METRICS_NAME, *OUTCOMES):
@@ -238,7 +238,7 @@ class RunFolder:
 
 
 def _checked(state: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The header of a checkpoint, if it has the parts that its readers rely on."""
+    """Return the header of a checkpoint, if it has the parts that its readers rely on."""
     distiller, seconds = state.get("distiller"), state.get("seconds")
     counts = (distiller.get("iteration") if isinstance(distiller, dict) else None, state.get("metrics_bytes"))
     if (
@@ -252,7 +252,7 @@ def _checked(state: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _is_event(record: Any) -> bool:
-    """True if a line of the metrics is an event with the numbers that readers need."""
+    """Return True if a line of the metrics is an event with the numbers that readers need."""
 
     def is_number(name: str) -> bool:
         return isinstance(record.get(name), int | float) and not isinstance(record[name], bool)

@@ -151,7 +151,7 @@ def _run(
 
 
 def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[str, Any]:
-    """The settings and experts that a resumed run must agree with, as JSON-able values."""
+    """Return the settings and experts that a resumed run must agree with, as JSON-able values."""
     training = {**asdict(recipe.expert.training), "seed": recipe.expert.seed}
     trajectories = {
         "kind": store.kind,
@@ -199,7 +199,7 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
 
 
 def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
-    """The experts' final networks, one at a time."""
+    """Yield the experts' final networks, one at a time."""
     for trajectory in store:
         teacher = build(network, *dataset.sizes, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))

@@ -124,7 +124,7 @@ def _failure_logged(name: str) -> Iterator[None]:
 
 
 def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
-    """The outcome of a run as JSON-able values; accuracies in [0, 1], times in seconds, memory in bytes."""
+    """Return the outcome of a run as JSON-able values; accuracies in [0, 1], times in seconds, memory in bytes."""
     lines = result.folder.metrics()
     iterations = [line for line in lines if line["event"] == "iteration"]
     losses = [line["loss"] for line in iterations if line["loss"] is not None]

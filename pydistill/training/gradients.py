@@ -93,7 +93,7 @@ def _student(model: nn.Module, images: Tensor | Pictures, batch_size: int) -> An
 
 
 def _like(images: Tensor | Pictures) -> Tensor:
-    """An empty tensor with the dtype and device of a batch."""
+    """Return an empty tensor with the dtype and device of a batch."""
     return torch.empty(0, dtype=images.dtype, device=images.device)
 
 

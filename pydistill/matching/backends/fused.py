@@ -39,12 +39,12 @@ __all__ = ["FusedSweep", "image_shapes", "match_fused", "why_not_fused", "why_no
 
 
 def image_shapes(plan: BatchPlan) -> set[torch.Size]:
-    """[C, H, W] of the images of all steps; the engine's student takes one."""
+    """Return [C, H, W] of the images of all steps; the engine's student takes one."""
     return {plan.sources[at.images].shape[1:] for at in plan.steps}
 
 
 def why_not_these_images(model: nn.Module, plan: BatchPlan) -> str | None:
-    """Why the engine cannot train this network on the plan's images although PyTorch may, or None if it can."""
+    """Return why the engine cannot train this network on the plan's images although PyTorch may; None if it can."""
     shapes = image_shapes(plan)
     if len(shapes) > 1:
         return "it takes images of one shape, and here the steps have several"
@@ -55,7 +55,7 @@ def why_not_these_images(model: nn.Module, plan: BatchPlan) -> str | None:
 
 
 def why_not_trained(model: nn.Module) -> str | None:
-    """Why the engine cannot train all parameters of this network, or None if it can."""
+    """Return why the engine cannot train all parameters of this network, or None if it can."""
     frozen = next((name for name, parameter in model.named_parameters() if not parameter.requires_grad), None)
     return None if frozen is None else f"it trains all parameters, and '{frozen}' is frozen"
 

@@ -94,7 +94,7 @@ class Arrangement:
         self.rows: dict[int, tuple[int, int]] = {}
         tables: dict[str, tuple[int, ...]] = {}
         of_step: list[tuple[int, str]] = []
-        for at in plan.steps:
+        for step, at in enumerate(plan.steps):
             kind = "hard" if plan.sources[at.labels].ndim == 1 else "soft"
             for source, table in ((at.images, "images"), (at.labels, kind)):
                 if source not in self.rows:
@@ -102,7 +102,7 @@ class Arrangement:
                     first = tables[table][0] if table in tables else 0
                     self.rows[source] = first, first + count
                     tables[table] = (first + count, *tail)
-            of_step.append((len(plan.sources[at.labels]) if at.index is None else len(at.index), kind))
+            of_step.append((plan.batch_size(step), kind))
         kinds = list(dict.fromkeys(of_step))
         images = plan.sources[plan.steps[0].images]
         augmentation = _augmentation(plan.draws or (), of_step[0][0], images)
@@ -125,7 +125,7 @@ class Arrangement:
         numbers = torch.arange(max(last for _, last in self.rows.values()), device=plan.sources[0].device)
 
         def index(sources: list[int]) -> Tensor:
-            """[N, B], the rows of each step's source; of steps of another kind, any."""
+            """Return [N, B], the rows of each step's source; of steps of another kind, any."""
             firsts = [self.rows[source][0] if of == kind else 0 for source, of in zip(sources, of_step, strict=True)]
             return torch.stack([numbers.narrow(0, first, kind[0]) for first in firsts])
 
@@ -134,7 +134,7 @@ class Arrangement:
 
 
 def _augmentation(draws: Sequence[DsaDraw], batch: int, images: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The steps' augmentation as tables, operations [N, L] and parameters [N, rows, width]; None if there is none."""
+    """Return the tables of the steps' augmentation, operations [N, L] and parameters [N, rows, width], or None."""
     for draw in draws:
         draw.check_fits((batch, *images.shape[1:]), images.device)
     if not any(draw.operations for draw in draws):
@@ -240,14 +240,14 @@ class Program:
             gradient.zero_()
 
     def gradient_of(self, arrangement: Arrangement, source: int) -> Tensor:
-        """∂L of the rows of a source: this program's memory, until it is filled again."""
+        """Return ∂L of the rows of a source: this program's memory, until it is filled again."""
         first, last = arrangement.rows[source]
         is_label = source in arrangement.label_sources
         table = self.label_gradients[arrangement.plan.sources[source].ndim] if is_label else self.image_gradients
         return table[first:last]
 
     def train(self, steps: int) -> None:
-        """Steps 0 … N − 1, from θ_0: writes θ_1 … θ_N and their sums."""
+        """Run steps 0 … N − 1 from θ_0; write θ_1 … θ_N and their sums."""
         size = self._steps_a_call(steps)
         for first in range(0, steps, size):
             self.engine.train(first, min(first + size, steps))
@@ -271,13 +271,13 @@ class Program:
 
 
 def key_of(model: nn.Module, like: Tensor, shape: ProgramShape) -> tuple[Any, ...]:
-    """All that a program depends on but the values in its tables."""
+    """Return all that a program depends on but the values in its tables."""
     architecture = architecture_of(model, shape.largest_images)
     return architecture, *where(like), shape, cuda_graphs_enabled(), _library_settings(like.device)
 
 
 def acquire_program(model: nn.Module, like: Tensor, shape: ProgramShape) -> Program:
-    """A program for this network in dtype and on device and stream of `like`: a cached one, or a new one.
+    """Return a program for this network, in the dtype and on the device and stream of `like`: a cached or a new one.
 
     It is the caller's until `release_program`.
 
@@ -298,7 +298,7 @@ def release_program(model: nn.Module, like: Tensor, shape: ProgramShape, program
 
 
 def _library_settings(device: torch.device) -> tuple[Any, ...]:
-    """The PyTorch switches that affect an operation; a graph uses their values at recording."""
+    """Return the PyTorch switches that affect an operation; a graph uses their values at recording."""
     if device.type != "cuda":
         return ()
     cudnn = torch.backends.cudnn

@@ -52,7 +52,7 @@ class WandbLogger(Logger):
         return run
 
     def _run_id(self, iteration: int) -> str:
-        """The id of the run that is resumed, or a new one."""
+        """Return the id of the run that is resumed, or a new one."""
         file = self._folder / WANDB_ID_NAME
         run_id = str(read_json(file)["id"]) if iteration and file.exists() else secrets.token_hex(4)
         write_json(file, {"id": run_id})

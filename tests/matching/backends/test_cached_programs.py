@@ -24,7 +24,7 @@ BOUND = 1e-9
 
 
 def cached_programs() -> list[Program]:
-    return list(kept_programs._things.values())
+    return list(kept_programs._items.values())
 
 
 def test_a_second_call_finds_the_program_of_the_first_and_nothing_of_its_values() -> None:

@@ -45,7 +45,7 @@ def always_the_same_bits() -> Iterator[None]:
 
 def counts() -> tuple[int, int, int]:
     """Return how many steps of the cached program ran directly, were recorded and were replayed."""
-    (program,) = kept_programs._things.values()
+    (program,) = kept_programs._items.values()
     numbers: tuple[int, int, int] = program.engine.counts()
     return numbers
 
