@@ -25,7 +25,6 @@ from pydistill.training.train import TrainingSettings, accuracy, derive_seed, tr
 
 _AT_ONCE_ON_A_GPU = 4
 
-
 # The papers' protocol.
 _TRAINING = TrainingSettings(
     epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
