@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from typing import Any
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parameter import is_lazy
-from torch.overrides import TorchFunctionMode
 from torch.utils.weak import TensorWeakRef
 
 from pydistill._util.format import first_line
 from pydistill._util.memory import is_out_of_memory
 from pydistill.errors import InputError
+from pydistill.matching._watch import Watch
 from pydistill.matching.loss import student_loss
 from pydistill.matching.second_derivative import check_leaves, checked_gradient, derivative_errors
 from pydistill.nn.flat import ParameterLayout, layout_of
 from pydistill.nn.rebind import rebound
-
-_log = logging.getLogger("pydistill")
 
 
 class FunctionalStudent:
@@ -119,9 +108,9 @@ class FunctionalStudent:
             self._frozen = self._frozen.to(gradient.device)
             return gradient.masked_fill(self._frozen, 0)
 
-    def watching(self) -> TorchFunctionMode:
+    def watching(self) -> Watch:
         """Return the context in which the module and its derivatives run."""
-        return _Watch(self.name, self._originals)
+        return Watch(self.name, self._originals)
 
     def _put_in_place(self, theta: Tensor) -> None:
         """Make a copy of the module with the parameters θ."""
@@ -183,76 +172,6 @@ class FunctionalStudent:
         return {name: (buffer, buffer._version) for name, buffer in self._copy.named_buffers()}
 
 
-_DATA = torch.Tensor.data.__get__  # type: ignore[attr-defined]
-
-
-class _Watch(TorchFunctionMode):
-    """Refuses the parameters of the caller's module, and takes attention's differentiable path."""
-
-    def __init__(self, network: str, originals: dict[int, tuple[str, Tensor]]) -> None:
-        super().__init__()
-        self._network = network
-        self._originals = originals
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        for value in (*args, *kwargs.values()):
-            for item in value if isinstance(value, (list, tuple)) else (value,):
-                if id(item) in self._originals:
-                    name, _ = self._originals[id(item)]
-                    raise InputError(
-                        f"{self._network} reaches '{name}' past its modules, through a closure or an "
-                        "object that is not a module, so it cannot be replaced by the student's; "
-                        "reach it as an attribute of a submodule"
-                    )
-        if func in (F.scaled_dot_product_attention, F.multi_head_attention_forward):
-            _announce_math_attention(self._network)
-            with _math_attention():
-                return func(*args, **kwargs)
-        if func == _DATA:  # the same values, but writing to them is noticed
-            return args[0].detach()
-        return func(*args, **kwargs)
-
-
-class _MathAttention:
-    """Makes PyTorch's attention run on its math path, which alone has a second derivative.
-
-    The switch is the process's: the first thread to enter sets it, the last to leave restores it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._switch: Any = None
-
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._switch = sdpa_kernel(SDPBackend.MATH)
-                self._switch.__enter__()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._switch.__exit__(None, None, None)
-
-
-_math_attention = _MathAttention()
-
-
-@lru_cache
-def _announce_math_attention(network: str) -> None:
-    _log.info(
-        "attention of the student %s runs on PyTorch's math path: its faster ones have no second derivative", network
-    )
-
-
 def _check_logits(logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
         raise InputError(
@@ -264,33 +183,3 @@ def _check_logits(logits: Tensor, labels: Tensor) -> None:
             raise InputError(f"label rows have {labels.shape[1]} classes, the model's logits {classes}")
     elif labels.device.type == "cpu" and int(labels.max()) >= classes:
         raise InputError(f"hard labels must lie in [0, {classes - 1}] for {classes} classes, found {int(labels.max())}")
-
-
-class RandomReplay:
-    """Makes a module that draws random numbers (dropout) draw the same ones in both sweeps.
-
-    Stores the states of PyTorch's global generators (the device's, and the CPU's, which modules on a GPU may use too)
-    before and after every step.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._states: list[tuple[Tensor, ...]] = []
-
-    def store(self) -> None:
-        """Store the generators' states: before the first step, and after every step."""
-        on_device = (torch.cuda.get_rng_state(self._device),) if self._device.type == "cuda" else ()
-        self._states.append((torch.get_rng_state(), *on_device))
-
-    @contextmanager
-    def replaying(self, step: int) -> Iterator[None]:
-        """Run the body with the generators in the state that step k saw, then restore them."""
-        before, after = self._states[step], self._states[step + 1]
-        if all(map(torch.equal, before, after)):  # the step drew nothing
-            yield
-            return
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            torch.set_rng_state(before[0])
-            if self._device.type == "cuda":
-                torch.cuda.set_rng_state(before[1], self._device)
-            yield

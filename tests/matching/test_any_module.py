@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pydistill.errors import BackendError, InputError
 from pydistill.matching import match
-from pydistill.matching.functional import _announce_math_attention
+from pydistill.matching._watch import announce_math_attention
 from pydistill.nn import ConvNet
 from tests.matching.any_module import (
     BACKENDS,
@@ -117,7 +117,7 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_attention_takes_the_path_that_has_a_second_derivative(backend: str, caplog: pytest.LogCaptureFixture) -> None:
-    _announce_math_attention.cache_clear()
+    announce_math_attention.cache_clear()
     caplog.set_level(logging.INFO, "pydistill")
     by_math = outcome(Attention(SDPBackend.MATH).double(), backend)
     assert outcome(Attention(SDPBackend.FLASH_ATTENTION).double(), backend) == pytest.approx(by_math, rel=1e-12)

@@ -17,8 +17,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from pydistill import ops
 from pydistill.errors import InputError
 from pydistill.matching.backends._graphed import GraphedSteps, can_be_graphed
+from pydistill.matching.backends._replay import RandomReplay
 from pydistill.matching.backends.sweep import Needed, Points, Sweep, match_by_sweep
-from pydistill.matching.functional import RandomReplay
 from pydistill.matching.problem import Match, Problem
 from pydistill.matching.second_derivative import derivative_errors
 from pydistill.matching.selection import distance_sums
