@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,21 +145,26 @@ def open_regular(path: str | os.PathLike[str], flags: int) -> int:
     return descriptor
 
 
-def remove_leftovers(folder: Path, names: Iterable[str], *, of_safetensors: bool) -> None:
+def remove_leftovers(
+    folder: Path, names: Iterable[str], *, of_safetensors: bool, older_than: float | None = None
+) -> None:
     """Delete the temporary files of killed writers as far as the system permits; anything but a file stays.
 
-    The caller must hold the lock under which these files are written.
+    The caller must hold the lock under which these files are written, or give an age that no writer reaches.
 
     Args:
         names: of the files that were written; shell patterns.
         of_safetensors: delete also the temporary files of safetensors, whose names do not show what was written.
+        older_than: in seconds; None deletes files of any age.
     """
+    youngest = math.inf if older_than is None else time.time() - older_than
     patterns = [f".{name}.[0-9]*-{'[0-9a-f]' * 8}.tmp" for name in names]
     if of_safetensors:
         patterns.append(f".tmp{'[0-9A-Za-z]' * 6}")
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         with suppress(OSError):
-            if stat.S_ISREG(path.lstat().st_mode):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_mtime < youngest:
                 path.unlink()
 
 

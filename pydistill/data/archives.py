@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import lzma
+import shutil
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,6 +34,9 @@ def unpacked(archive: Path, cache: Path) -> Iterator[Path]:
             it unpacks to more than the limit.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    for left in cache.glob(".unpacked-*"):  # by a killed process: nothing is unpacked for a day
+        if left.lstat().st_mtime < time.time() - 24 * 3600:
+            shutil.rmtree(left, ignore_errors=True)
     limit = max(_SMALLEST_LIMIT, _LARGEST_RATIO * archive.stat().st_size)
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=cache) as folder:
         try:

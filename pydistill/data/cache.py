@@ -11,9 +11,11 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from pydistill._util.files import remove_leftovers
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data.preprocessing import Preprocessing
 from pydistill.data.raw import ARRAYS, RawData
@@ -22,6 +24,7 @@ from pydistill.errors import FormatError, InputError
 
 FORMAT = 1
 KEY = "pydistill.cache"
+DAY = 24 * 3600.0
 _ZCA_EPS = 0.1
 
 
@@ -46,7 +49,7 @@ def cached_raw(key: str, name: str, cache: Path, read: Callable[[], RawData]) ->
             _warn_of_damage(path, error)
     raw = read()
     header = {"format": FORMAT, "name": raw.name, "class_names": raw.class_names, "notes": raw.notes}
-    write_tensors(path, KEY, header, {array: getattr(raw, array) for array in ARRAYS})
+    _write(path, header, {array: getattr(raw, array) for array in ARRAYS})
     return raw
 
 
@@ -64,8 +67,14 @@ def cached_zca(train_images: Tensor, source: str, cache: Path, eps: float = _ZCA
             _warn_of_damage(path, error)
     fitted = Zca.fit(train_images, eps, source=source)
     values, tensors = fitted.state()
-    write_tensors(path, KEY, {"format": FORMAT, **values}, tensors)
+    _write(path, {"format": FORMAT, **values}, tensors)
     return fitted
+
+
+def _write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write an entry; remove what killed writers left. The cache has no lock, but no write takes a day."""
+    remove_leftovers(path.parent, ("*.safetensors",), of_safetensors=True, older_than=DAY)
+    write_tensors(path, KEY, header, tensors)
 
 
 def _load_raw(path: Path) -> RawData:

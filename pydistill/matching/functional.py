@@ -101,7 +101,7 @@ class FunctionalStudent:
                 gradient = differentiated()
             else:
                 self._checked.add((images.shape, create_graph))
-                gradient = checked_gradient(loss, differentiated, self.name)
+                gradient = checked_gradient(loss, theta, differentiated, self.name)
             assert gradient is not None
             if self._frozen is None:
                 return gradient

@@ -18,11 +18,12 @@ _ERROR = "torch::autograd::Error"
 _MISSING = (_ERROR, "torch::autograd::NotImplemented", "WarnNotImplemented")
 
 
-def checked_gradient(loss: Tensor, gradient_of: Callable[[], Tensor | None], network: str) -> Tensor:
+def checked_gradient(loss: Tensor, theta: Tensor, gradient_of: Callable[[], Tensor | None], network: str) -> Tensor:
     """Compute ∇_θ ℓ, and check that its graph, if it has one, is complete.
 
     Args:
         loss: ℓ, with its graph.
+        theta: θ.
         gradient_of: computes ∇_θ ℓ from it; None if ℓ does not depend on θ.
         network: the network's name, for the message.
 
@@ -45,6 +46,9 @@ def checked_gradient(loss: Tensor, gradient_of: Callable[[], Tensor | None], net
     cut += [_operation(node) for node in _nodes(gradient) if node.name() in _MISSING]
     if cut:
         raise _no_second_derivative(network, f"PyTorch has no derivative of the gradient of {cut[0]}")
+    if custom and gradient.requires_grad:  # others' backward passes may raise when they are differentiated
+        with derivative_errors(network):
+            torch.autograd.grad(gradient.sum(), theta, retain_graph=True, allow_unused=True)
     return gradient
 
 

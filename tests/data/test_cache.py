@@ -110,3 +110,20 @@ def test_location_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_loading_digits_writes_no_file(tmp_path: Path) -> None:
     load(DataSettings(cache=str(tmp_path / "cache")))
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "d.tar", two_classes())
+    cache = tmp_path / "cache"
+    (cache / "data").mkdir(parents=True)
+    names = [".folder-12.safetensors.7-0123abcd.tmp", ".tmpAbC123"]
+    for name in names:
+        (cache / "data" / name).touch()
+        (cache / "data" / name.replace("7-", "8-").replace("Ab", "Ba")).touch()
+        os.utime(cache / "data" / name, (0, 0))
+    (cache / ".unpacked-old").mkdir()
+    os.utime(cache / ".unpacked-old", (0, 0))
+    (cache / ".unpacked-new").mkdir()
+    read(tmp_path, path)
+    left = {entry.name for entry in (*cache.rglob(".*"),)}
+    assert left == {".folder-12.safetensors.8-0123abcd.tmp", ".tmpBaC123", ".unpacked-new"}
