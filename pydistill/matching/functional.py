@@ -78,7 +78,9 @@ class FunctionalStudent:
         """The name of the module's class."""
         return type(self.model).__name__
 
-    def gradient(self, theta: Tensor, images: Tensor, labels: Tensor, *, create_graph: bool = False) -> Tensor:
+    def gradient(
+        self, theta: Tensor, images: Tensor, labels: Tensor, *, create_graph: bool = False, rehearse: bool = False
+    ) -> Tensor:
         """Compute g = ∇_θ ℓ(θ, X, Y), [P], with zeros for frozen parameters.
 
         Args:
@@ -101,7 +103,7 @@ class FunctionalStudent:
                 gradient = differentiated()
             else:
                 self._checked.add((images.shape, create_graph))
-                gradient = checked_gradient(loss, theta, differentiated, self.name)
+                gradient = checked_gradient(loss, theta, differentiated, self.name, rehearse=rehearse)
             assert gradient is not None
             if self._frozen is None:
                 return gradient

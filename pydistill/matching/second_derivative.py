@@ -18,7 +18,9 @@ _ERROR = "torch::autograd::Error"
 _MISSING = (_ERROR, "torch::autograd::NotImplemented", "WarnNotImplemented")
 
 
-def checked_gradient(loss: Tensor, theta: Tensor, gradient_of: Callable[[], Tensor | None], network: str) -> Tensor:
+def checked_gradient(
+    loss: Tensor, theta: Tensor, gradient_of: Callable[[], Tensor | None], network: str, *, rehearse: bool
+) -> Tensor:
     """Compute ∇_θ ℓ, and check that its graph, if it has one, is complete.
 
     Args:
@@ -26,6 +28,7 @@ def checked_gradient(loss: Tensor, theta: Tensor, gradient_of: Callable[[], Tens
         theta: θ.
         gradient_of: computes ∇_θ ℓ from it; None if ℓ does not depend on θ.
         network: the network's name, for the message.
+        rehearse: differentiate the gradient once if others' operations take part, whose backward passes may raise then.
 
     Raises:
         InputError: ℓ does not depend on θ, or an operation has no second derivative; the message names it.
@@ -46,7 +49,7 @@ def checked_gradient(loss: Tensor, theta: Tensor, gradient_of: Callable[[], Tens
     cut += [_operation(node) for node in _nodes(gradient) if node.name() in _MISSING]
     if cut:
         raise _no_second_derivative(network, f"PyTorch has no derivative of the gradient of {cut[0]}")
-    if custom and gradient.requires_grad:  # others' backward passes may raise when they are differentiated
+    if rehearse and custom and gradient.requires_grad:
         with derivative_errors(network):
             torch.autograd.grad(gradient.sum(), theta, retain_graph=True, allow_unused=True)
     return gradient

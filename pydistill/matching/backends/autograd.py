@@ -30,7 +30,7 @@ def match_autograd(problem: Problem) -> Match:
         images, labels = plan.rows(plan.sources, step)
         images = plan.augmented(images, step)
         at = theta.detach().requires_grad_() if truncated or not theta.requires_grad else theta
-        gradient = student.gradient(at, images, labels, create_graph=differentiates)
+        gradient = student.gradient(at, images, labels, create_graph=differentiates, rehearse=True)
         theta = theta - problem.step_lr(problem.lr, step) * gradient
         points.append(theta)
         sums.append(distance_sums(theta.detach(), problem.target.detach()))
