@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from pydistill.distillation.settings import DistillSettings
 from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
-from pydistill.synthesis.set import ImageAverage, SyntheticSet, initial_set
+from pydistill.synthesis.averaging import CodeAverage
+from pydistill.synthesis.set import MatchedSet, SyntheticSet, initial_set
 from pydistill.training.train import seeded_modules
 from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
 
@@ -47,7 +48,7 @@ class _Snapshot:
     iteration: int
     leaves: dict[str, Tensor]
     velocities: dict[str, Tensor]
-    average: tuple[Tensor, int] | None
+    average: tuple[dict[str, Tensor], int] | None
 
 
 class Distiller:
@@ -102,9 +103,9 @@ class Distiller:
             teachers=teachers,
             generator=self.generator,
         )
-        self.initial_images = self.synthetic.images.detach().clone()
+        self.initial_images = self.synthetic.images.clone()
         decay = settings.ema_decay
-        self.average = ImageAverage(self.synthetic.images, decay) if decay > 0 else None
+        self.average = CodeAverage(self.synthetic.codes, decay) if decay > 0 else None
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
         self.update = settings.outer_optimiser()
         self.guard = Guard(settings, data_scale(dataset))
@@ -113,8 +114,14 @@ class Distiller:
 
     @property
     def images(self) -> Tensor:
-        """The images to evaluate and save: the average if there is one, else the pixels."""
-        return self.synthetic.images.detach().clone() if self.average is None else self.average.average.clone()
+        """The images to evaluate and save: those of the average if there is one, else of the codes."""
+        with torch.no_grad():
+            return self.synthetic.decoder.decode(self.codes).clone()
+
+    @property
+    def codes(self) -> dict[str, Tensor]:
+        """The codes of these images, constants: the average if there is one."""
+        return _copy(self.synthetic.codes if self.average is None else self.average.codes)
 
     @property
     def lr(self) -> float:
@@ -137,34 +144,36 @@ class Distiller:
         if self.guard.ended is not None:
             raise DivergedError(self.guard.ended)
         began = time.perf_counter()
-        draws = [self._draw() for _ in range(self.settings.experts_per_step)]
-        leaves = self.synthetic.learned()
+        matched = self.synthetic.matched()
+        draws = [self._draw(matched) for _ in range(self.settings.experts_per_step)]
+        inputs = matched.inputs
         total: dict[str, Tensor] = {}
         segments = []
-        for group, outcomes in self._matches(draws):
+        for group, outcomes in self._matches(draws, matched):
             for draw, outcome in zip(group, outcomes, strict=True):
                 distances = tuple(outcome.distances.tolist())
                 loss = float(outcome.loss.detach())
                 segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
             if all(math.isfinite(segment.loss) for segment in segments):
-                gradients = torch.autograd.grad([outcome.loss for outcome in outcomes], list(leaves.values()))
-                for name, gradient in zip(leaves, gradients, strict=True):
+                gradients = torch.autograd.grad([outcome.loss for outcome in outcomes], list(inputs.values()))
+                for name, gradient in zip(inputs, gradients, strict=True):
                     total[name] = total[name] + gradient if name in total else gradient
             del outcomes, outcome  # free this group's memory before the next is matched
         refusal = self.guard.of_losses([segment.loss for segment in segments])
         if refusal is None:
-            refusal = self._apply(leaves, {name: gradient / len(segments) for name, gradient in total.items()})
+            mean = {name: gradient / len(segments) for name, gradient in total.items()}
+            refusal = self._apply(matched.pull_back(mean))
         self.iteration += 1
         event = None if refusal is None else self._refuse(refusal)
         return IterationReport(self.iteration, tuple(segments), self.lr, event, time.perf_counter() - began)
 
-    def _draw(self) -> _Draw:
+    def _draw(self, matched: MatchedSet) -> _Draw:
         """Draw an expert, a segment of its trajectory, and the student's batches."""
-        settings, images = self.settings, self.synthetic.images
+        settings, images = self.settings, matched.images
         expert, epochs, points = self._draw_segment()
         batches = Batches.draw(
             images,
-            self.synthetic.labels,
+            matched.labels,
             steps=settings.steps,
             batch_size=settings.batch_size or images.shape[0],
             generator=self.generator,
@@ -187,13 +196,13 @@ class Distiller:
             "epochs"
         )
 
-    def _matches(self, draws: Sequence[_Draw]) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
+    def _matches(self, draws: Sequence[_Draw], matched: MatchedSet) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
         """Match the draws group by group; yield every group with its matches.
 
         On a GPU the fused backend matches all draws concurrently, in one group; elsewhere a group is one draw, which
         needs the memory of one.
         """
-        images = self.synthetic.images
+        images = matched.images
         concurrent = len(draws) > 1 and images.device.type == "cuda"
         concurrent = concurrent and choose_backend(self.settings.backend, self.student, images)[0] == "fused"
         size = len(draws) if concurrent else 1
@@ -205,7 +214,7 @@ class Distiller:
         """Match the draws number `first`, … of this iteration."""
         settings = self.settings
         parts = (settings.seed, self.iteration, *((first,) if first else ()))
-        with seeded_modules(self.synthetic.images.device, "distillation", *parts):
+        with seeded_modules(self.synthetic.lr.device, "distillation", *parts):
             return match_many(
                 self.student,
                 [draw.points[0] for draw in draws],
@@ -221,10 +230,12 @@ class Distiller:
             )
 
     @torch.no_grad()
-    def _apply(self, leaves: dict[str, Tensor], gradients: dict[str, Tensor]) -> Refusal | None:
-        """Apply the update unless the guard refuses it; return the refusal."""
+    def _apply(self, gradients: dict[str, Tensor]) -> Refusal | None:
+        """Apply the update of the learned leaves unless the guard refuses it; return the refusal."""
+        leaves = self.synthetic.learned()
         velocities, values = self.update(leaves, self.velocities, gradients)
-        refusal = self.guard.of_update(gradients, values)
+        images = self.synthetic.decoder.decode({name: values[name] for name in self.synthetic.codes})
+        refusal = self.guard.of_update(gradients, values, images)
         if refusal is not None:
             return refusal
         # The state before the update is a good one: its loss and its gradient were finite.
@@ -235,7 +246,7 @@ class Distiller:
         for name, leaf in leaves.items():
             leaf.copy_(values[name])
         if self.average is not None:
-            self.average.update(self.synthetic.images)
+            self.average.update(self.synthetic.codes)
         return None
 
     def _refuse(self, refusal: Refusal) -> GuardEvent:
@@ -250,9 +261,11 @@ class Distiller:
         average = self.average
         return _Snapshot(
             self.iteration,
-            {name: leaf.detach().clone() for name, leaf in leaves.items()},
-            {name: velocity.clone() for name, velocity in self.velocities.items()},
-            None if average is None else (average.average.clone(), average.updates),
+            _copy(leaves),
+            _copy(self.velocities),
+            None
+            if average is None
+            else ({name: code.clone() for name, code in average.codes.items()}, average.updates),
         )
 
     @torch.no_grad()
@@ -262,7 +275,8 @@ class Distiller:
             leaf.copy_(snapshot.leaves[name])
             self.velocities[name] = snapshot.velocities[name].clone()
         if self.average is not None and snapshot.average is not None:
-            self.average.average, self.average.updates = snapshot.average[0].clone(), snapshot.average[1]
+            codes, self.average.updates = snapshot.average
+            self.average.codes = _copy(codes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return everything that the next iteration depends on: JSON-able values and tensors."""
@@ -280,7 +294,8 @@ class Distiller:
             tensors |= {f"{prefix}{name}": leaf for name, leaf in snapshot.leaves.items()}
             tensors |= {f"{prefix}velocity.{name}": velocity for name, velocity in snapshot.velocities.items()}
             if snapshot.average is not None:
-                tensors[f"{prefix}average"], counts["average_updates"] = snapshot.average
+                codes, counts["average_updates"] = snapshot.average
+                tensors |= {f"{prefix}average.{name}": code for name, code in codes.items()}
         return values, tensors
 
     def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -302,7 +317,8 @@ class Distiller:
         def snapshot(prefix: str, counts: dict[str, Any]) -> _Snapshot:
             leaves, average = self.synthetic.learned(), None
             if self.average is not None:
-                average = shaped(f"{prefix}average", self.average.average), int(counts["average_updates"])
+                codes = {name: shaped(f"{prefix}average.{name}", code) for name, code in self.average.codes.items()}
+                average = codes, int(counts["average_updates"])
             return _Snapshot(
                 int(counts["iteration"]),
                 {name: shaped(f"{prefix}{name}", leaf) for name, leaf in leaves.items()},
@@ -324,6 +340,10 @@ class Distiller:
         self.guard.load_state(values["guard"])
         self._good = snapshot("good.", values["good"])
         self._good_iterations = int(values["good"]["since"])
+
+
+def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _check_student(student: nn.Module, store: TrajectoryStore) -> None:

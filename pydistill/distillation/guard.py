@@ -77,6 +77,9 @@ class GuardEvent:
         }
 
 
+_OTHERS = ("lr", "label_logits")  # the learned leaves that are not codes of the images
+
+
 class Guard:
     """Checks every update before it is applied, and counts the rejected ones.
 
@@ -106,11 +109,13 @@ class Guard:
             return Refusal("skipped", f"the matching loss {mean:.4g} is above skip_loss_above = {limit:g}")
         return None
 
-    def of_update(self, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Refusal | None:
-        """Check the leaves' gradients and the values after the update; return what is wrong, if anything."""
+    def of_update(
+        self, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor], images: Tensor
+    ) -> Refusal | None:
+        """Check an update: gradients and new values of the learned leaves, new images; return what is wrong, if any."""
         names = list(gradients)
         checks = [tensors[name].isfinite().all() for tensors in (gradients, values) for name in names]
-        largest = values["images"].abs().amax()
+        largest = images.abs().amax()
         # One synchronisation with the device for all checks.
         numbers = torch.stack([check.double() for check in (*checks, largest, values["lr"])]).tolist()
         finite_gradients = dict(zip(names, numbers, strict=False))
@@ -125,7 +130,7 @@ class Guard:
         if lr > self._largest_lr:
             reason = f"would reach {lr:.3g} and max_lr allows {self._largest_lr:.3g}"
             return Refusal("lr", f"the student's learning rate {reason}", (*other_form, "raise max_lr"))
-        if not finite_values["images"]:
+        if not math.isfinite(pixel) or not all(finite_values[name] for name in names if name not in _OTHERS):
             return Refusal("pixels", "the pixels would no longer be finite")
         if pixel > self._largest_pixel:
             return Refusal("pixels", f"a pixel would reach {pixel:.3g} and max_pixel allows {self._largest_pixel:.3g}")

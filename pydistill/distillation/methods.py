@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydistill.errors import SettingError
 from pydistill.matching import Gradient, Selection
-from pydistill.synthesis.set import Labels
+from pydistill.synthesis.labels import Labels
 
 Trajectories = Literal["recorded", "convexified"]
 

@@ -27,7 +27,8 @@ class OuterOptimiser:
     The step of the logarithm is relative: near α₀, η = η_plain / α₀² gives the step of `plain`.
 
     Attributes:
-        rates: η by the leaf's name (images, lr, label_logits).
+        code_rate: η of the codes of the images (for pixels, of the images).
+        rates: η by the name of the other leaves (lr, label_logits).
         momentum: μ.
         lr_form: how α is updated.
         lr_min: the least α of `clamped`.
@@ -35,6 +36,7 @@ class OuterOptimiser:
             down to it. None for no limit.
     """
 
+    code_rate: float
     rates: Mapping[str, float]
     momentum: float
     lr_form: LrForm = "plain"
@@ -64,7 +66,7 @@ class OuterOptimiser:
         return gradient
 
     def _value(self, name: str, leaf: Tensor, velocity: Tensor) -> Tensor:
-        step = velocity * self.rates[name]
+        step = velocity * self.rates.get(name, self.code_rate)
         if name != "lr" or self.lr_form == "plain":
             return leaf - step
         if self.lr_form == "clamped":

@@ -15,7 +15,8 @@ from pydistill.distillation.methods import Method, Trajectories, method_named
 from pydistill.distillation.optimiser import LrForm, OuterOptimiser
 from pydistill.errors import SettingError
 from pydistill.matching import Backend, Distance, Gradient, Selection
-from pydistill.synthesis.set import Initialisation, Labels
+from pydistill.synthesis.initialisation import Initialisation
+from pydistill.synthesis.labels import Labels
 from pydistill.trajectories import FractionRule, Smoothing, StartSettings
 
 
@@ -160,5 +161,5 @@ class DistillSettings(Settings):
 
     def outer_optimiser(self) -> OuterOptimiser:
         """Make the update of pixels, label logits and the student's learning rate."""
-        rates = {"images": self.lr_image, "lr": self.lr_lr, "label_logits": self.lr_label}
-        return OuterOptimiser(rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)
+        rates = {"lr": self.lr_lr, "label_logits": self.lr_label}
+        return OuterOptimiser(self.lr_image, rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)

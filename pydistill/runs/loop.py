@@ -186,7 +186,7 @@ class RunLoop:
             best_iteration=best_iteration,
             iterations=self.distiller.iteration,
             seconds=time.perf_counter() - self.began,
-            device=self.distiller.synthetic.images.device,
+            device=self.distiller.synthetic.lr.device,
             ended_early=ended_early,
         )
 

@@ -1,43 +1,45 @@
-"""The synthetic set during a distillation: pixels, labels, learning rate, and the moving average of the pixels."""
+"""The synthetic set during a distillation: codes of the images, labels and learning rate."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pydistill.data import Dataset
 from pydistill.errors import InputError
-
-Initialisation = Literal["real", "noise"]
-Labels = Literal["hard", "teacher", "learned"]
+from pydistill.synthesis.decoders import Decoder, Pixels
+from pydistill.synthesis.initialisation import Initialisation, initial_images
+from pydistill.synthesis.labels import Labels, initial_label_rows
 
 
 @dataclass
 class SyntheticSet:
-    """n = ipc × classes synthetic images, class-major, with their labels and the student's learning rate.
+    """n synthetic images, class-major, with their labels and the student's learning rate.
 
     Attributes:
-        images: [n, C, H, W], a leaf.
+        decoder: from the codes to the images.
+        codes: the tensors that the images are made of, leaves.
         classes: the class each image stands for, [n] int64.
         label_rows: None for hard labels; probabilities [n, K] (`teacher`), or logits [n, K], a leaf (`learned`).
         kind: `hard`, `teacher` or `learned`.
         lr: the student's learning rate α, 0-dim, a leaf.
     """
 
-    images: Tensor
+    decoder: Decoder
+    codes: dict[str, Tensor]
     classes: Tensor
     label_rows: Tensor | None
     kind: Labels
     lr: Tensor
 
     @property
-    def labels(self) -> Tensor:
-        """The labels for `match`: class numbers [n], probabilities [n, K], or logits [n, K]."""
-        return self.classes if self.label_rows is None else self.label_rows
+    def images(self) -> Tensor:
+        """The images [n, C, H, W], without a graph."""
+        with torch.no_grad():
+            return self.decoder.decode(self.codes).detach()
 
     @property
     def training_labels(self) -> Tensor:
@@ -48,20 +50,40 @@ class SyntheticSet:
         return rows.softmax(dim=1) if self.kind == "learned" else rows
 
     def learned(self) -> dict[str, Tensor]:
-        """Return the leaves that receive gradients, by name."""
-        leaves = {"images": self.images, "lr": self.lr}
+        """Return the leaves that are updated, by name: the codes, lr, and label_logits if learned."""
+        leaves = {**self.codes, "lr": self.lr}
         if self.kind == "learned" and self.label_rows is not None:
             leaves["label_logits"] = self.label_rows
         return leaves
 
+    def matched(self) -> MatchedSet:
+        """Decode the images for one iteration."""
+        return MatchedSet(self)
 
-def teacher_probabilities(teachers: Iterable[nn.Module], images: Tensor) -> Tensor:
-    """Average softmax(logits) over the teachers, [n, K]: the soft labels that MCT and TESLA offer."""
-    with torch.no_grad():
-        probabilities = [teacher(images).softmax(dim=1) for teacher in teachers]
-    if not probabilities:
-        raise InputError("soft labels need at least one expert as a teacher")
-    return torch.stack(probabilities).mean(dim=0)
+
+class MatchedSet:
+    """The set as students see it in one iteration: the decoded images as a leaf, and the way back to the codes.
+
+    Attributes:
+        images: [n, C, H, W], a leaf.
+        labels: the labels for `match`: class numbers [n], probabilities [n, K], or logits [n, K].
+        inputs: the leaves that receive the gradients of the matching loss: images, lr, and label_logits if learned.
+    """
+
+    def __init__(self, synthetic: SyntheticSet) -> None:
+        self._codes = synthetic.codes
+        with torch.enable_grad():
+            self._decoded = synthetic.decoder.decode(synthetic.codes)
+        self.images = self._decoded.detach().requires_grad_()
+        self.labels = synthetic.classes if synthetic.label_rows is None else synthetic.label_rows
+        others = {name: leaf for name, leaf in synthetic.learned().items() if name not in synthetic.codes}
+        self.inputs = {"images": self.images, **others}
+
+    def pull_back(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the gradients of the learned leaves from those of the inputs."""
+        of_codes = torch.autograd.grad(self._decoded, list(self._codes.values()), gradients["images"])
+        others = {name: gradient for name, gradient in gradients.items() if name != "images"}
+        return {**dict(zip(self._codes, of_codes, strict=True)), **others}
 
 
 def initial_set(
@@ -73,46 +95,24 @@ def initial_set(
     lr: float,
     teachers: Iterable[nn.Module],
     generator: torch.Generator,
+    decoder: Decoder | None = None,
 ) -> SyntheticSet:
     """Make the synthetic set before the first iteration.
 
-    `real` takes ipc random training images of each class; `noise` draws pixels from N(0, 1) in the preprocessed space.
-    Learned label logits start at the logarithm of the teachers' probabilities, so their softmax equals these.
+    Args:
+        ipc: images per class; with a decoder, the storage of as many.
+        initialisation, labels, teachers: see `initial_images` and `initial_label_rows`.
+        lr: α₀.
+        decoder: None for pixels.
 
     Raises:
         InputError: ipc < 1 or above the class size, lr ≤ 0, or soft labels without a teacher.
     """
     if not lr > 0:
         raise InputError(f"lr_init must be above 0, not {lr}")
-    images, classes = dataset.sample_per_class(ipc, generator)
-    if initialisation == "noise":
-        images = torch.randn(images.shape, generator=generator).to(images)
-    rows = None
-    if labels != "hard":
-        rows = teacher_probabilities(teachers, images)
-        if labels == "learned":
-            rows = rows.clamp_min(torch.finfo(rows.dtype).tiny).log().requires_grad_()
+    decoder = decoder or Pixels()
+    images, classes = initial_images(dataset, decoder.images_per_class(ipc), initialisation, generator)
+    rows = initial_label_rows(labels, images, teachers)
+    codes = {name: code.clone().requires_grad_() for name, code in decoder.encode(images, classes).items()}
     learning_rate = torch.tensor(lr, dtype=images.dtype, device=images.device, requires_grad=True)
-    return SyntheticSet(images.clone().requires_grad_(), classes.clone(), rows, labels, learning_rate)
-
-
-class ImageAverage:
-    """Exponential moving average of the images, as ATT and FTD evaluate them.
-
-        a ← δ a + (1 − δ) x,    δ = min(decay, (1 + t) / (10 + t)) at update t
-
-    The bound on δ keeps the first images from dominating a short run.
-    """
-
-    def __init__(self, images: Tensor, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise InputError(f"ema must lie in [0, 1), not {decay}")
-        self.decay = decay
-        self.updates = 0
-        self.average = images.detach().clone()
-
-    def update(self, images: Tensor) -> None:
-        """Add the images after one iteration."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.average.lerp_(images.detach(), 1 - decay)
+    return SyntheticSet(decoder, codes, classes.clone(), rows, labels, learning_rate)

@@ -77,7 +77,7 @@ def test_samples_and_initial_sets_equal_those_of_floats() -> None:
         for data in (as_bytes, floats)
     ]
     assert torch.equal(sets[0].images, sets[1].images)
-    assert sets[0].images.requires_grad
+    assert sets[0].codes["images"].requires_grad
 
 
 @pytest.mark.parametrize("name", ["convnet1-w4", "alexnet-w2"])

@@ -14,7 +14,8 @@ from pydistill.distillation.distiller import Distiller, DistillSettings
 from pydistill.distillation.methods import METHODS
 from pydistill.errors import InputError, MismatchError, SettingError
 from pydistill.nn import build, unflatten
-from pydistill.synthesis.set import ImageAverage, teacher_probabilities
+from pydistill.synthesis.averaging import CodeAverage
+from pydistill.synthesis.labels import teacher_probabilities
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import MODEL, changed, experts, in_double, recipe
@@ -169,13 +170,13 @@ def test_soft_labels_need_a_teacher(store: TrajectoryStore) -> None:
 
 
 def test_image_average() -> None:
-    average = ImageAverage(torch.zeros(1), 0.5)
+    average = CodeAverage({"images": torch.zeros(1)}, 0.5)
     expected = 0.0
     for number, value in enumerate((1.0, 4.0, -2.0), start=1):
-        average.update(torch.tensor([value]))
+        average.update({"images": torch.tensor([value])})
         decay = min(0.5, (1 + number) / (10 + number))
         expected = decay * expected + (1 - decay) * value
-    assert float(average.average) == pytest.approx(expected)
+    assert float(average.codes["images"]) == pytest.approx(expected)
 
 
 def test_att_evaluates_the_average_and_mtt_the_pixels(store: TrajectoryStore) -> None:
@@ -184,9 +185,9 @@ def test_att_evaluates_the_average_and_mtt_the_pixels(store: TrajectoryStore) ->
         for _ in range(3):
             running.iterate()
     assert att.average is not None
-    assert torch.equal(att.images, att.average.average)
-    assert changed(att.images, att.synthetic.images.detach())
-    assert torch.equal(mtt.images, mtt.synthetic.images.detach())
+    assert torch.equal(att.images, att.average.codes["images"])
+    assert changed(att.images, att.synthetic.images)
+    assert torch.equal(mtt.images, mtt.synthetic.images)
 
 
 def test_noise_and_real_initialisation(store: TrajectoryStore) -> None:

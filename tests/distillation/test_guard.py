@@ -36,9 +36,9 @@ def distiller(store: TrajectoryStore, **settings: Any) -> Distiller:
 def moving(running: Distiller) -> list[Tensor]:
     """All that an update moves."""
     leaves = [leaf.detach().clone() for leaf in running.synthetic.learned().values()]
-    average = (
-        [] if running.average is None else [running.average.average.clone(), torch.tensor(running.average.updates)]
-    )
+    average: list[Tensor] = []
+    if running.average is not None:
+        average = [running.average.codes["images"].clone(), torch.tensor(running.average.updates)]
     return leaves + [velocity.clone() for velocity in running.velocities.values()] + average
 
 

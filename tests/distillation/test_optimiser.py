@@ -11,14 +11,14 @@ from torch import Tensor
 
 from pydistill.distillation.optimiser import OuterOptimiser
 
-RATES = {"images": 2.0, "lr": 0.1}
+RATES = {"lr": 0.1}
 
 
 def run(gradients: list[tuple[float, float]], start: float = 0.5, **settings: Any) -> tuple[Tensor, float]:
     """Images [2, 1, 1, 2] from 1 and α from `start`, after updates with these gradients of every pixel and of α."""
     leaves = {"images": torch.ones(2, 1, 1, 2, dtype=torch.float64), "lr": torch.tensor(start, dtype=torch.float64)}
     velocities = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    rule = OuterOptimiser(RATES, momentum=0.5, **settings)
+    rule = OuterOptimiser(2.0, RATES, momentum=0.5, **settings)
     for pixel, rate in gradients:
         arguments = {"images": torch.full_like(leaves["images"], pixel), "lr": torch.full_like(leaves["lr"], rate)}
         velocities, leaves = rule(leaves, velocities, arguments)
@@ -41,7 +41,7 @@ def test_log_moves_the_logarithm_down_its_own_gradient() -> None:
     """Against an optimiser of PyTorch's on a with α = e^a, on ℓ(α) = 3 α²."""
     a = torch.tensor(math.log(0.5), dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.SGD([a], lr=0.1, momentum=0.5)
-    rule = OuterOptimiser(RATES, momentum=0.5, lr_form="log")
+    rule = OuterOptimiser(2.0, RATES, momentum=0.5, lr_form="log")
     leaves = {"images": torch.zeros(1), "lr": torch.tensor(0.5, dtype=torch.float64)}
     velocities = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     for _ in range(5):
@@ -57,7 +57,7 @@ def test_log_at_a_rate_over_the_square_takes_plain_s_step() -> None:
     """To first order, as the docstring says."""
     start, gradient = 0.01, 1e-3
     plain = run([(0.0, gradient)], start)[1] - start
-    rule = OuterOptimiser({"images": 0.0, "lr": 0.1 / start**2}, momentum=0.5, lr_form="log")
+    rule = OuterOptimiser(0.0, {"lr": 0.1 / start**2}, momentum=0.5, lr_form="log")
     leaves = {"images": torch.zeros(1), "lr": torch.tensor(start, dtype=torch.float64)}
     zero = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     _, values = rule(leaves, zero, zero | {"lr": torch.tensor(gradient, dtype=torch.float64)})
@@ -73,7 +73,7 @@ def test_a_long_gradient_of_the_pixels_is_shortened(pixel: float, applied: float
 
 
 def test_a_gradient_whose_square_leaves_float32_is_shortened() -> None:
-    rule = OuterOptimiser(RATES, momentum=0.5, clip_gradient=2.0)
+    rule = OuterOptimiser(2.0, RATES, momentum=0.5, clip_gradient=2.0)
     zero = {"images": torch.zeros(4), "lr": torch.tensor(1.0)}
     _, values = rule(zero, zero, {"images": torch.full((4,), 1e30), "lr": torch.tensor(0.0)})
     torch.testing.assert_close(values["images"], torch.full((4,), -2.0))

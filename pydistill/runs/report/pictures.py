@@ -60,7 +60,7 @@ def newest_images(run: Contents) -> Any | None:
 
 
 def _checkpoint_figure(run: Contents, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    before, after = tensors["initial_images"], tensors.get("average", tensors["images"])
+    before, after = tensors["initial_images"], tensors.get("average.images", tensors["images"])
     title = f"after iteration {dig(state, 'distiller', 'iteration')}"
     distilled = run.final or run.best
     if distilled is not None:

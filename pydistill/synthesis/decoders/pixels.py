@@ -1,0 +1,21 @@
+"""Decoder `pixels`: the images themselves are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from pydistill.synthesis.decoders.base import Decoder
+
+
+class Pixels(Decoder):
+    """The identity: one code, `images` [n, C, H, W]."""
+
+    def encode(self, images: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        """Return the images as the code `images`."""
+        return {"images": images}
+
+    def decode(self, codes: Mapping[str, Tensor]) -> Tensor:
+        """Return the code `images`."""
+        return codes["images"]
