@@ -137,7 +137,7 @@ def test_the_update_is_sgd_with_momentum(store: TrajectoryStore) -> None:
     gradients = [torch.full_like(before, value) for value in (1.0, 3.0)]
     for gradient in gradients:
         zero = torch.zeros(())
-        assert running._apply(running.synthetic.learned(), {"images": gradient, "lr": zero}) is None
+        assert running._apply({"images": gradient, "lr": zero}) is None
     torch.testing.assert_close(running.images, before - 2.0 * 1.0 - 2.0 * (0.5 * 1.0 + 3.0))
 
 
@@ -205,14 +205,15 @@ class TestSeveralExperts:
         other = distiller(store, method="mtt", batch_size=3)
         gradients: list[dict[str, torch.Tensor]] = []
         losses = []
+        matched = other.synthetic.matched()
         for _ in range(3):  # one after the other from one generator, all at the first iteration's images
-            draw = other._draw()
+            draw = other._draw(matched)
             [outcome] = other._match([draw], 0)
-            leaves = other.synthetic.learned()
+            leaves = matched.inputs
             losses.append(float(outcome.loss.detach()))
             gradients.append(dict(zip(leaves, torch.autograd.grad(outcome.loss, list(leaves.values())), strict=True)))
         mean = {name: sum(item[name] for item in gradients) / 3 for name in gradients[0]}
-        assert other._apply(other.synthetic.learned(), mean) is None
+        assert other._apply(mean) is None
         report = running.iterate()
         torch.testing.assert_close(running.images, other.images, rtol=1e-6, atol=1e-7)
         assert running.lr == pytest.approx(other.lr, rel=1e-6)
@@ -223,7 +224,7 @@ class TestSeveralExperts:
         """One at a time, as on the CPU, and all at once, as on a GPU."""
         one, other = (distiller(store, experts_per_step=3, batch_size=3, dsa=DsaSettings()) for _ in range(2))
 
-        def all_at_once(draws: Any) -> Any:
+        def all_at_once(draws: Any, _: Any) -> Any:
             yield draws, other._match(draws, 0)
 
         monkeypatch.setattr(other, "_matches", all_at_once)
@@ -239,7 +240,7 @@ class TestSeveralExperts:
         assert all({segment.expert for segment in report.segments} == {0, 1, 2} for report in reports)
         assert any(len({segment.start for segment in report.segments}) > 1 for report in reports)
         running = distiller(store, experts_per_step=3, batch_size=3)
-        draws = [running._draw() for _ in range(3)]
+        draws = [running._draw(running.synthetic.matched()) for _ in range(3)]
         assert len({tuple(draw.batches.index.flatten().tolist()) for draw in draws}) == 3
 
     def test_the_record_has_a_list_where_there_are_several(self, store: TrajectoryStore) -> None:

@@ -174,7 +174,7 @@ def test_a_learning_rate_that_explodes(lr: float, max_lr: float | None, refused:
     gradients["lr"] -= lr
     reason = f"the student's learning rate would reach {lr:.3g} and max_lr allows 100"
     refusal = Refusal("lr", reason, ("take lr_form = log", "raise max_lr")) if refused else None
-    assert running._apply(running.synthetic.learned(), gradients) == refusal
+    assert running._apply(gradients) == refusal
 
 
 @pytest.mark.parametrize("leaf", ["images", "lr"])
@@ -183,9 +183,7 @@ def test_a_gradient_that_is_not_finite(leaf: str, store: TrajectoryStore) -> Non
     before = moving(running)
     gradients = {name: torch.zeros_like(value) for name, value in running.synthetic.learned().items()}
     gradients[leaf].view(-1)[0] = torch.inf
-    assert running._apply(running.synthetic.learned(), gradients) == Refusal(
-        "gradient", f"the gradient of the {leaf} is not finite"
-    )
+    assert running._apply(gradients) == Refusal("gradient", f"the gradient of the {leaf} is not finite")
     assert same(moving(running), before)
 
 
@@ -202,7 +200,7 @@ def test_values_that_leave_the_finite_numbers(leaf: str, refusal: Refusal, store
     running = Distiller(settings, DATA, store, build(MODEL, 1, 4, 8, seed=0), teachers=[teacher])
     gradients = {name: torch.zeros_like(value) for name, value in running.synthetic.learned().items()}
     gradients[leaf] += 100
-    assert running._apply(running.synthetic.learned(), gradients) == refusal
+    assert running._apply(gradients) == refusal
 
 
 def test_a_loss_above_the_threshold_is_skipped_and_does_not_count(

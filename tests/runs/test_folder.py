@@ -128,7 +128,7 @@ def test_a_checkpoint_with_a_wrong_part_is_refused(
 def test_a_checkpoint_without_a_tensor_is_refused(store: TrajectoryStore, tmp_path: Path) -> None:
     folder = finished(store, tmp_path)
     state, tensors = folder.load_checkpoint()
-    del tensors["average"]
+    del tensors["average.images"]
     folder.save_checkpoint(state, tensors)
     refused(store, folder, FormatError, "average")
 
