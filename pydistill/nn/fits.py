@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pydistill._util.memory import is_out_of_memory
 from pydistill.errors import InputError, PydistillError
+from pydistill.nn.modes import evaluating
 
 
 def check_fits(
@@ -34,10 +35,8 @@ def check_fits(
     """
     parameter = next(model.parameters(), torch.empty(0))
     shape, dtype = [2, in_channels, *plane], dtype or parameter.dtype
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
-        with torch.no_grad(), torch.random.fork_rng([parameter.device] if parameter.is_cuda else []):
+        with evaluating(model), torch.random.fork_rng([parameter.device] if parameter.is_cuda else []):
             output = model(torch.zeros(shape, dtype=dtype, device=parameter.device))
     except Exception as error:  # a module of the user's may raise anything
         if isinstance(error, PydistillError) or is_out_of_memory(error):
@@ -46,9 +45,6 @@ def check_fits(
         if dtype != parameter.dtype:
             message += f"; its parameters are {parameter.dtype}, so convert it with .to({dtype})"
         raise InputError(message) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     returned = f"logits {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     if returned != f"logits {[2, num_classes]}":
         raise InputError(

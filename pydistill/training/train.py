@@ -20,6 +20,7 @@ from pydistill.data.pictures import Pictures
 from pydistill.engine.cuda_graph import is_plain
 from pydistill.engine.streams import stream_of
 from pydistill.errors import DivergedError, InputError
+from pydistill.nn.modes import evaluating
 from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
 from pydistill.training.gradients import gradients_for, logits_of
 from pydistill.training.sgd import Sgd
@@ -249,18 +250,12 @@ def accuracy(
         raise InputError(f"batch_size must be at least 1, not {batch_size}")
     _check(model, images, labels)
     pictures = images if isinstance(images, Pictures) else Pictures(images)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits_of_batch = logits_of(model, pictures, batch_size, engine=engine)
-            correct = torch.zeros((), dtype=torch.int64, device=pictures.device)
-            for first in range(0, len(pictures), batch_size):
-                batch = pictures.rows(first, first + batch_size)
-                correct += count_correct(logits_of_batch(batch), labels[first : first + batch_size])
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        logits_of_batch = logits_of(model, pictures, batch_size, engine=engine)
+        correct = torch.zeros((), dtype=torch.int64, device=pictures.device)
+        for first in range(0, len(pictures), batch_size):
+            batch = pictures.rows(first, first + batch_size)
+            correct += count_correct(logits_of_batch(batch), labels[first : first + batch_size])
     return int(correct) / len(pictures)
 
 
