@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,13 @@ from pydistill.data import Dataset
 from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.distillation.records import IterationReport, Segment
 from pydistill.distillation.settings import DistillSettings
-from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name
+from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name, SettingError
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthesis.averaging import CodeAverage
-from pydistill.synthesis.set import MatchedSet, SyntheticSet, initial_set
+from pydistill.synthesis.initialisation import StartingSet
+from pydistill.synthesis.overlap import Redraw, redraws
+from pydistill.synthesis.set import MatchedSet, initial_set, moving_images
 from pydistill.training.train import seeded_modules
 from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
 
@@ -61,7 +63,8 @@ class Distiller:
     not reset, so the next iteration draws another segment.
 
     Raises:
-        InputError: settings outside their limits, or a segment that leaves the trajectories.
+        InputError: settings outside their limits, a segment that leaves the trajectories, or no experts in `teachers`
+            for settings that need them.
         MismatchError: the store's kind or parameter count does not fit the method or the student.
     """
 
@@ -72,7 +75,8 @@ class Distiller:
         store: TrajectoryStore,
         student: nn.Module,
         *,
-        teachers: Iterable[nn.Module] = (),
+        teachers: Sequence[nn.Module] = (),
+        start: StartingSet | None = None,
     ) -> None:
         check_instance("settings", settings, DistillSettings, "DistillSettings")
         check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_arrays makes one of arrays")
@@ -94,7 +98,13 @@ class Distiller:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.order = ExpertOrder(len(store))
         self.iteration = 0
-        self.synthetic: SyntheticSet = initial_set(
+        self._dataset, self._teachers = dataset, teachers
+        if settings.redraws_every and not teachers:
+            raise SettingError(
+                "redraw_every", settings.redraws_every, "0 without an expert, which images are compared by"
+            )
+        of_expert = settings.initialisation == "kmeans" and settings.kmeans_network == "expert"
+        self.synthetic = initial_set(
             dataset,
             ipc=settings.ipc,
             initialisation=settings.initialisation,
@@ -102,7 +112,12 @@ class Distiller:
             lr=settings.lr_init,
             teachers=teachers,
             generator=self.generator,
+            label_start=settings.label_start,
+            network=next(iter(teachers), None) if of_expert else student,
+            difficulty_start=settings.difficulty_start,
+            start=start,
         )
+        self._moving = moving_images(self.synthetic.classes, settings.frozen)
         self.initial_images = self.synthetic.images.clone()
         decay = settings.ema_decay
         self.average = CodeAverage(self.synthetic.codes, decay) if decay > 0 else None
@@ -144,8 +159,9 @@ class Distiller:
         if self.guard.ended is not None:
             raise DivergedError(self.guard.ended)
         began = time.perf_counter()
+        redrawn = self._redraw()
         matched = self.synthetic.matched()
-        draws = [self._draw(matched) for _ in range(self.settings.experts_per_step)]
+        draws = [self._draw(matched, number) for number in range(self.settings.experts_per_step)]
         inputs = matched.inputs
         total: dict[str, Tensor] = {}
         segments = []
@@ -162,15 +178,57 @@ class Distiller:
         refusal = self.guard.of_losses([segment.loss for segment in segments])
         if refusal is None:
             mean = {name: gradient / len(segments) for name, gradient in total.items()}
-            refusal = self._apply(matched.pull_back(mean))
+            gradients_of_learned = matched.pull_back(mean)
+            if self.settings.frozen:
+                gradients_of_learned["images"] *= self._moving
+            refusal = self._apply(gradients_of_learned)
         self.iteration += 1
         event = None if refusal is None else self._refuse(refusal)
-        return IterationReport(self.iteration, tuple(segments), self.lr, event, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return IterationReport(self.iteration, tuple(segments), self.lr, event, seconds, redrawn)
 
-    def _draw(self, matched: MatchedSet) -> _Draw:
-        """Draw an expert, a segment of its trajectory, and the student's batches."""
+    @torch.no_grad()
+    def _redraw(self) -> tuple[Redraw, ...]:
+        """Every `redraw_every` iterations, put real images in the places of synthetic ones that overlap with others.
+
+        The good state gets the same images, so that a rejected update does not bring the old ones back.
+        """
+        settings, every = self.settings, self.settings.redraws_every
+        if every == 0 or self.iteration == 0 or self.iteration % every:
+            return ()
+        if not self._teachers:
+            raise InputError(
+                "drawing images anew needs an expert, for features; pass teachers, or set redraw_every to 0"
+            )
+        codes = self.synthetic.codes["images"]
+        found = redraws(
+            self._dataset,
+            codes.detach(),
+            self.synthetic.classes,
+            self.velocities["images"].flatten(1).norm(dim=1),
+            self._teachers[0],
+            self.generator,
+            above=settings.redraw_above,
+            at_most=max(1, int(settings.redraw_share * len(codes))),
+        )
+        if found:
+            places = torch.tensor([redraw.image for redraw in found], device=codes.device)
+            real = torch.tensor([redraw.real for redraw in found], device=codes.device)
+            images = self._dataset.train_pictures.batch(real)
+            holders = [codes, self._good.leaves["images"]]
+            if self.average is not None and self._good.average is not None:
+                holders += [self.average.codes["images"], self._good.average[0]["images"]]
+            for holder in holders:
+                holder[places] = images
+            for velocities in (self.velocities, self._good.velocities):
+                velocities["images"][places] = 0
+        return tuple(found)
+
+    def _draw(self, matched: MatchedSet, number: int = 0) -> _Draw:
+        """Draw an expert, a segment of its trajectory (the iteration's `number`-th), and the student's batches."""
         settings, images = self.settings, matched.images
-        expert, epochs, points = self._draw_segment()
+        part = (number, settings.experts_per_step) if settings.spread_starts else (0, 1)
+        expert, epochs, points = self._draw_segment(part)
         batches = Batches.draw(
             images,
             matched.labels,
@@ -181,12 +239,13 @@ class Distiller:
         )
         return _Draw(expert, epochs, (points[0].to(images), points[1].to(images)), batches)
 
-    def _draw_segment(self) -> tuple[int, tuple[float, float], tuple[Tensor, Tensor]]:
+    def _draw_segment(self, part: tuple[int, int]) -> tuple[int, tuple[float, float], tuple[Tensor, Tensor]]:
         """Draw an expert, two epochs and the points there; again if the expert does not move between them."""
+        length = self.settings.expert_epochs_at(self.iteration)
         for _ in range(MAX_DRAWS):
             expert = self.order.next(self.generator)
             trajectory = self.store[expert]
-            epochs = self.sampler.draw(self.iteration, self.generator, trajectory.end, self.settings.expert_epochs)
+            epochs = self.sampler.draw(self.iteration, self.generator, trajectory.end, length, part)
             points = (trajectory.point(epochs[0]), trajectory.point(epochs[1]))
             if not torch.equal(*points):
                 return expert, epochs, points

@@ -24,6 +24,7 @@ class Method:
         gradient: `exact` or `truncated`.
         labels: `hard`, the experts' `teacher` probabilities, or label logits `learned` from them.
         ema: evaluate and save an exponential moving average of the images.
+        progressive: students start at epoch 0, their target moves outward, and images that overlap are drawn anew.
     """
 
     trajectories: Trajectories
@@ -33,6 +34,7 @@ class Method:
     gradient: Gradient
     labels: Labels
     ema: bool
+    progressive: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -45,6 +47,9 @@ METHODS: dict[str, Method] = {
     "mct": Method("convexified", True, False, "last", "exact", "hard", False),
     # Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, ICML 2023
     "tesla": Method("recorded", False, False, "last", "truncated", "hard", False),
+    # Our reading of the abstract of Yu et al., Progressive Trajectory Matching for Medical Dataset Distillation, 2024,
+    # whose schedule and overlap are not public: not the paper's method.
+    "progressive": Method("recorded", False, False, "last", "exact", "hard", False, progressive=True),
 }
 
 

@@ -30,6 +30,7 @@ class OuterOptimiser:
         code_rate: η of the codes of the images (for pixels, of the images).
         rates: η by the name of the other leaves (lr, label_logits).
         momentum: μ.
+        momentum_label: μ of label_logits; None for `momentum`.
         lr_form: how α is updated.
         lr_min: the least α of `clamped`.
         clip_gradient: the largest Euclidean norm of the pixels' gradient (over all images); a longer gradient is scaled
@@ -42,6 +43,7 @@ class OuterOptimiser:
     lr_form: LrForm = "plain"
     lr_min: float = 1e-6
     clip_gradient: float | None = None
+    momentum_label: float | None = None
 
     def __call__(
         self, leaves: Mapping[str, Tensor], velocities: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
@@ -51,7 +53,9 @@ class OuterOptimiser:
         values: dict[str, Tensor] = {}
         for name, leaf in leaves.items():
             gradient = self._gradient(name, leaf, gradients[name])
-            new_velocities[name] = self.momentum * velocities[name] + gradient
+            own = self.momentum_label if name == "label_logits" else None
+            momentum = self.momentum if own is None else own
+            new_velocities[name] = momentum * velocities[name] + gradient
             values[name] = self._value(name, leaf, new_velocities[name])
         return new_velocities, values
 

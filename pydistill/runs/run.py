@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RESTORE, Checkpoint, RunFolder
 from pydistill.runs.loop import RunDivergedError, RunLoop, RunResult
 from pydistill.runs.preflight import check_run, convexification
+from pydistill.runs.starting_set import starting_set
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 
@@ -40,6 +41,7 @@ FREE_ON_RESUME = (
     "distill.backend",
     "distill.max_rejections",
     "distill.rejection_window",
+    "distill.start_from",
     "data.path",
     "data.cache",
     "data.download",
@@ -53,6 +55,14 @@ def with_data_of(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return the recipe with the settings that load the data set; of one in memory, `tensors` without a path."""
     in_memory = DataSettings("tensors", zca=isinstance(dataset.preprocessing, Zca))
     return replace(recipe, data=dataset.settings or in_memory)
+
+
+def _with_absolute_start(recipe: Recipe) -> Recipe:
+    """Return the recipe with a path of the starting set that holds in any working directory."""
+    path = recipe.distill.start_from
+    if path is None:
+        return recipe
+    return replace(recipe, distill=replace(recipe.distill, start_from=str(Path(path).expanduser().absolute())))
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
@@ -117,12 +127,13 @@ def _run(
     callbacks: Sequence[RunCallback],
 ) -> RunResult:
     began = time.perf_counter()
-    recipe = with_data_of(recipe, dataset)
+    recipe = _with_absolute_start(with_data_of(recipe, dataset))
     check_run(recipe, dataset, store, network)
     if recipe.distill.resolved_method.trajectories == "recorded" and (unused := convexification(recipe)):
         _log.warning("%s: no effect, since %s works on recorded experts", ", ".join(unused), recipe.distill.method)
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
+    start = starting_set(recipe.distill, dataset)
     folder = RunFolder(out)
     with folder.opened():
         config = _config(recipe, store, architecture)
@@ -131,9 +142,9 @@ def _run(
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
         store = trajectories_for(recipe, store, folder.path)
         student = build(network, *dataset.sizes, seed=0).to(dataset.device)
-        teachers = () if recipe.distill.resolved_method.labels == "hard" else _teachers(network, dataset, store)
+        teachers = _FinalNetworks(network, dataset, store)
         with in_group("distill"):
-            distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
+            distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers, start=start)
         evaluator = PeriodicEvaluator(recipe, network, architecture, dataset, distiller, folder, callbacks)
         if checkpoint is None:
             folder.start_metrics()
@@ -162,8 +173,11 @@ def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[s
         "by_recipe": store.record.training == json.loads(json.dumps(training)),
     }
     config = recipe.as_dict() | {"trajectories": trajectories, "architecture": architecture}
-    if recipe.distill.resolved_method.growing:  # its default follows from the iterations, which may change on resume
-        config["distill"]["grow_iterations"] = recipe.distill.start_settings.grow_iterations
+    settings = recipe.distill
+    if (
+        settings.resolved_method.growing or settings.first_expert_epochs < settings.expert_epochs
+    ):  # its default follows from the iterations, which may change on resume
+        config["distill"]["grow_iterations"] = settings.grown_after
     as_json: dict[str, Any] = json.loads(json.dumps(config))
     return as_json
 
@@ -198,9 +212,19 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
         raise MismatchError(f"{error}; give the data and the model that the experts were trained with") from error
 
 
-def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
-    """Yield the experts' final networks, one at a time."""
-    for trajectory in store:
-        teacher = build(network, *dataset.sizes, seed=0)
+class _FinalNetworks(Sequence[nn.Module]):
+    """The experts' final networks in evaluation mode, each built when it is asked for."""
+
+    def __init__(self, network: Network, dataset: Dataset, store: TrajectoryStore) -> None:
+        self._network, self._dataset, self._store = network, dataset, store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number >= len(self._store):
+            raise IndexError(number)  # ends an iteration
+        trajectory = self._store[number]
+        teacher = build(self._network, *self._dataset.sizes, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))
-        yield teacher.to(dataset.device).eval()
+        return teacher.to(self._dataset.device).eval()

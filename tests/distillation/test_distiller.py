@@ -36,6 +36,8 @@ def convexified(store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory
 
 def distiller(store: TrajectoryStore, dataset: Any = DATA, teachers: Any = (), **settings: Any) -> Distiller:
     student = build(MODEL, 1, 4, 8, seed=0)
+    if settings.get("method") == "progressive":  # compares images by an expert's features
+        teachers = teachers or [build(MODEL, 1, 4, 8, seed=1).to(dataset.train_images.dtype)]
     return Distiller(recipe(**settings).distill, dataset, store, student, teachers=teachers)
 
 
