@@ -206,6 +206,9 @@ class DistillSettings(Settings):
             raise SettingError(
                 "difficulty_start", self.difficulty_start, f"0 with initialisation {self.initialisation}"
             )
+        if self.frozen > 1 - 1 / self.ipc + 1e-9:
+            allowed = f"at most {1 - 1 / self.ipc:.3g} with ipc = {self.ipc}, so that an image of each class is updated"
+            raise SettingError("frozen", self.frozen, allowed)
         if self.frozen and self.initialisation == "noise":
             raise SettingError("frozen", self.frozen, "0 with initialisation noise, as frozen images are real ones")
         if self.label_start != "probabilities" and self.resolved_method.labels != "learned":

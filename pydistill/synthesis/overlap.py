@@ -57,7 +57,7 @@ def redraws(
         activity: [n], such as the norm of each image's velocity: how much the distillation is changing it.
         network: a trained network; its last linear layer's inputs are the features.
         generator: on the CPU; draws the candidates, of every class of two or more images.
-        above: the similarity above which two images overlap.
+        above: the similarity above which two images overlap, above 0.
         at_most: the number of images replaced at once.
 
     Returns:

@@ -50,8 +50,14 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         {"labels": "learned"},
         {"labels": "teacher", "dsa": DsaSettings(), "ipc": 2, "batch_size": 3},
         {"experts_per_step": 2, "dsa": DsaSettings(), "batch_size": 3},
+        {"labels": "learned", "label_start": "correct_logits", "momentum_label": 0.9, "initialisation": "correct"},
+        {"ipc": 3, "initialisation": "difficulty", "frozen": 0.3, "experts_per_step": 2, "spread_starts": True},
+        {"method": "progressive", "ipc": 3, "redraw_every": 2, "redraw_above": 0.1, "max_start": None},
     ],
-    ids=["att", "mct", "learned", "teacher and augmentation", "several experts"],
+    ids=[
+        *("att", "mct", "learned", "teacher and augmentation", "several experts"),
+        *("momentum of labels", "frozen and spread", "progressive"),
+    ],
 )
 def test_an_interrupted_run_continues_as_the_uninterrupted_one(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path
