@@ -74,9 +74,10 @@ def redraws(
         for i, j in (similar > above).nonzero().tolist():
             pairs.append((float(similar[i, j]), group.members[i], group.members[j]))
     leaving: dict[int, tuple[int, float]] = {}
+    active = activity.tolist()
     for similarity, one, other in sorted(pairs, key=lambda pair: (-pair[0], *pair[1:])):
         if len(leaving) < at_most and one not in leaving and other not in leaving:
-            less, more = (one, other) if activity[one] <= activity[other] else (other, one)
+            less, more = (one, other) if active[one] <= active[other] else (other, one)
             leaving[less] = more, similarity
     chosen = []
     for group in groups:

@@ -55,7 +55,8 @@ def correct_images(dataset: Dataset, count: int, experts: Sequence[nn.Module], g
     chosen: list[list[int]] = [[] for _ in orders]
     for expert in experts:
         for label, order in enumerate(orders):
-            left = order[torch.isin(order, torch.tensor(chosen[label], device=order.device), invert=True)]
+            taken = torch.tensor(chosen[label], dtype=torch.int64, device=order.device)
+            left = order[torch.isin(order, taken, invert=True)]
             for chunk in torch.split(left, _CHUNK):
                 if len(chosen[label]) == count:
                     break
