@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,7 @@ def _run(
 
 def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[str, Any]:
     """Return the settings and experts that a resumed run must agree with, as JSON-able values."""
-    training = {**asdict(recipe.expert.training), "seed": recipe.expert.seed}
+    training = recipe.expert.record()
     trajectories = {
         "kind": store.kind,
         "experts": list(store.experts),
