@@ -21,8 +21,9 @@ from pydistill.errors import DivergedError, FormatError, InputError, MismatchErr
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthesis.averaging import CodeAverage
+from pydistill.synthesis.decoders import Pixels
 from pydistill.synthesis.initialisation import StartingSet
-from pydistill.synthesis.overlap import Redraw, redraws
+from pydistill.synthesis.overlap import Redraw, put_real_images, redraws
 from pydistill.synthesis.set import MatchedSet, initial_set, moving_images
 from pydistill.training.train import seeded_modules
 from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
@@ -100,9 +101,7 @@ class Distiller:
         self.iteration = 0
         self._dataset, self._teachers = dataset, teachers
         if settings.redraws_every and not teachers:
-            raise SettingError(
-                "redraw_every", settings.redraws_every, "0 without an expert, which images are compared by"
-            )
+            raise SettingError("redraw_every", settings.redraws_every, "0 without an expert, which compares images")
         of_expert = settings.initialisation == "kmeans" and settings.kmeans_network == "expert"
         self.synthetic = initial_set(
             dataset,
@@ -117,6 +116,10 @@ class Distiller:
             difficulty_start=settings.difficulty_start,
             start=start,
         )
+        if not isinstance(self.synthetic.decoder, Pixels):
+            for name, value in (("frozen", settings.frozen), ("redraw_every", settings.redraws_every)):
+                if value:
+                    raise SettingError(name, value, "0 with a decoder, which does not store images one by one")
         self._moving = moving_images(self.synthetic.classes, settings.frozen)
         self.initial_images = self.synthetic.images.clone()
         decay = settings.ema_decay
@@ -196,10 +199,6 @@ class Distiller:
         settings, every = self.settings, self.settings.redraws_every
         if every == 0 or self.iteration == 0 or self.iteration % every:
             return ()
-        if not self._teachers:
-            raise InputError(
-                "drawing images anew needs an expert, for features; pass teachers, or set redraw_every to 0"
-            )
         codes = self.synthetic.codes["images"]
         found = redraws(
             self._dataset,
@@ -211,17 +210,10 @@ class Distiller:
             above=settings.redraw_above,
             at_most=max(1, int(settings.redraw_share * len(codes))),
         )
-        if found:
-            places = torch.tensor([redraw.image for redraw in found], device=codes.device)
-            real = torch.tensor([redraw.real for redraw in found], device=codes.device)
-            images = self._dataset.train_pictures.batch(real)
-            holders = [codes, self._good.leaves["images"]]
-            if self.average is not None and self._good.average is not None:
-                holders += [self.average.codes["images"], self._good.average[0]["images"]]
-            for holder in holders:
-                holder[places] = images
-            for velocities in (self.velocities, self._good.velocities):
-                velocities["images"][places] = 0
+        images, velocities = [codes, self._good.leaves["images"]], [self.velocities, self._good.velocities]
+        if self.average is not None and self._good.average is not None:
+            images += [self.average.codes["images"], self._good.average[0]["images"]]
+        put_real_images(found, self._dataset, images, [each["images"] for each in velocities])
         return tuple(found)
 
     def _draw(self, matched: MatchedSet, number: int = 0) -> _Draw:

@@ -129,10 +129,7 @@ class DistillSettings(Settings):
     )
     start_from: str | None = setting(None, "the distilled set, a file or a run folder, of initialisation file")
     frozen: float = setting(
-        0.0,
-        "share of each class's images, the first ones, that stay real: their pixels are not updated",
-        at_least=0,
-        below=1,
+        0.0, "share of each class's images, the first ones, that stay as they start", at_least=0, below=1
     )
     redraw_every: int | None = setting(
         None,
@@ -198,9 +195,8 @@ class DistillSettings(Settings):
     def _check_combinations(self) -> None:
         """Refuse settings that another one leaves without effect, or that contradict it."""
         if (self.initialisation == "file") != (self.start_from is not None):
-            allowed = (
-                "a path with initialisation file" if self.start_from is None else "null unless initialisation is file"
-            )
+            allowed = "null" if self.start_from else "a path"
+            allowed += f" with initialisation {self.initialisation}"
             raise SettingError("start_from", self.start_from, allowed)
         if self.difficulty_start and self.initialisation != "difficulty":
             raise SettingError(
@@ -218,9 +214,7 @@ class DistillSettings(Settings):
             allowed = "false with experts_per_step = 1, which has one start per iteration"
             raise SettingError("spread_starts", self.spread_starts, allowed)
         if self.redraws_every and self.resolved_method.labels != "hard":
-            allowed = (
-                f"0 with labels {self.resolved_method.labels}, which belong to the images that would be drawn anew"
-            )
+            allowed = f"0 with labels {self.resolved_method.labels}, which belong to the images that it replaces"
             raise SettingError("redraw_every", self.redraws_every, allowed)
         if self.redraws_every and self.frozen:
             allowed = f"0 with frozen = {self.frozen:g}, as frozen images stay"

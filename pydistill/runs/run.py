@@ -174,9 +174,8 @@ def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[s
     }
     config = recipe.as_dict() | {"trajectories": trajectories, "architecture": architecture}
     settings = recipe.distill
-    if (
-        settings.resolved_method.growing or settings.first_expert_epochs < settings.expert_epochs
-    ):  # its default follows from the iterations, which may change on resume
+    # Its default follows from the iterations, which may change on resume.
+    if settings.resolved_method.growing or settings.first_expert_epochs < settings.expert_epochs:
         config["distill"]["grow_iterations"] = settings.grown_after
     as_json: dict[str, Any] = json.loads(json.dumps(config))
     return as_json

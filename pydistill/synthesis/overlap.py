@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,21 @@ def redraws(
             chosen.append(Redraw(image, *leaving[image], int(group.candidates[taken])))
             others = torch.cat([others, group.candidate_rows[taken : taken + 1]])
     return sorted(chosen, key=lambda redraw: redraw.image)
+
+
+def put_real_images(
+    found: Sequence[Redraw], dataset: Dataset, images: Iterable[Tensor], velocities: Iterable[Tensor]
+) -> None:
+    """Write the real images into each of `images`, and 0 into each of `velocities`, [n, C, H, W], in place."""
+    if not found:
+        return
+    places = [redraw.image for redraw in found]
+    real = torch.tensor([redraw.real for redraw in found], device=dataset.device)
+    replacements = dataset.train_pictures.batch(real)
+    for holder in images:
+        holder[places] = replacements
+    for velocity in velocities:
+        velocity[places] = 0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from pydistill.distillation.distiller import Distiller, DistillSettings
 from pydistill.errors import InputError, SettingError
 from pydistill.nn import build, unflatten
+from pydistill.synthesis import set as set_module
+from pydistill.synthesis.decoders import Decoder
 from pydistill.synthesis.initialisation import StartingSet
 from pydistill.synthesis.labels import correct_logits, teacher_probabilities
 from pydistill.synthesis.real_images import correct_images, images_of_difficulty, representative_images
@@ -301,6 +304,26 @@ def test_settings_that_do_not_go_together(
         distiller(store, **settings)
     assert raised.value.setting == name
     assert other in str(raised.value)
+
+
+class Halved(Decoder):
+    """Images are the sums of two codes."""
+
+    def encode(self, images: Tensor, classes: Tensor) -> dict[str, Tensor]:
+        return {"one": images / 2, "other": images / 2}
+
+    def decode(self, codes: Mapping[str, Tensor]) -> Tensor:
+        return codes["one"] + codes["other"]
+
+
+@pytest.mark.parametrize("settings", [{"frozen": 0.5}, {"redraw_every": 5}], ids=["frozen", "redraw_every"])
+def test_images_that_are_decoded_are_not_treated_one_by_one(
+    settings: dict[str, Any], store: TrajectoryStore, teachers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(set_module, "Pixels", Halved)
+    with pytest.raises(SettingError, match="0 with a decoder") as raised:
+        distiller(store, teachers, ipc=2, **settings)
+    assert raised.value.setting == next(iter(settings))
 
 
 def test_a_store_without_epochs_for_the_last_m(store: TrajectoryStore, teachers: Any, tmp_path: Path) -> None:
