@@ -20,7 +20,7 @@ from pydistill.synthesis.initialisation import StartingSet
 from pydistill.synthesis.labels import correct_logits, teacher_probabilities
 from pydistill.synthesis.real_images import correct_images, images_of_difficulty, representative_images
 from pydistill.synthesis.set import moving_images
-from pydistill.trajectories import TrajectoryStore
+from pydistill.trajectories import StartSampler, TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import MODEL, changed, experts, recipe
 
@@ -198,6 +198,8 @@ class TestProgressive:
         row, other = DistillSettings(method="progressive", expert_epochs=6), DistillSettings(method="mtt")
         assert (row.first_expert_epochs, row.last_start, row.redraws_every) == (1, 1, 500)
         assert (other.first_expert_epochs, other.last_start, other.redraws_every) == (2, 2, 0)
+        real = DistillSettings(method="progressive", trajectories="convexified", continuous=True)
+        assert StartSampler(real.start_settings).draw(7, generator(), 10.0, 2.5) == (0, 2.5)
 
     def test_overlapping_images_are_drawn_anew(self, store: TrajectoryStore, teachers: Any) -> None:
         running = distiller(store, teachers, ipc=3, method="mtt", ema=0.9, redraw_every=2, redraw_share=0.2)

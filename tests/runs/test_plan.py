@@ -45,6 +45,20 @@ def counts(cost: Plan) -> dict[str, int]:
     return {phase.name: phase.count for phase in cost.phases}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"initialisation": "correct", "labels": "learned", "label_start": "correct_logits"},
+        {"initialisation": "difficulty", "difficulty_start": 500, "ipc": 2, "frozen": 0.5},
+        {"initialisation": "file", "start_from": "nowhere"},
+        {"method": "progressive", "max_start": None, "expert_epochs": 4},
+    ],
+    ids=["correct", "difficulty", "file", "progressive"],
+)
+def test_the_start_needs_no_experts_and_no_set(changes: dict[str, object], quick: None) -> None:
+    assert plan(small(**changes)).seconds > 0
+
+
 @pytest.mark.alone
 def test_the_demo_takes_as_long_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the processor's clock, in turns, with the demo's recipe."""
