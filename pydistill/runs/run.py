@@ -45,6 +45,10 @@ FREE_ON_RESUME = (
     "data.download",
     "data.pixels",
     "evaluation.at_once",
+    "evaluation.baselines",
+    "evaluation.full_epochs",
+    "evaluation.full_batch_size",
+    "evaluation.full_lr",
     "trajectories.by_recipe",
 )
 
