@@ -9,30 +9,33 @@ from typing import TYPE_CHECKING, Any
 
 from pydistill._util.layout import BASELINES_NAME, EVALUATIONS_NAME
 from pydistill.cli.arguments import Output, add_device, add_protocol, add_quiet, device_of, path
-from pydistill.errors import InputError
 
 if TYPE_CHECKING:
     from pydistill.evaluation.evaluate import Evaluation
 
 ABOUT = "Train fresh networks on a distilled set and test them."
-USAGE = "RUN [--models NAME …] [--protocol NAME] [--repeats N] [--full]"
+USAGE = "RUN [--models NAME …] [--protocol NAME] [--repeats N] [--baselines NAME …]"
 EXAMPLES = """
   pydistill evaluate runs/first
   pydistill evaluate runs/first --models convnet3 alexnet vgg11 resnet18 --repeats 5
-  pydistill evaluate runs/first --protocol datm --full
+  pydistill evaluate runs/first --protocol datm --baselines random kmeans full
   pydistill evaluate runs/first/best.safetensors --data /data/cifar-10-python.tar.gz
 """
 
 
 def add_arguments(parser: Any) -> None:
     """Add the set, the networks, the protocol and the baselines."""
+    from pydistill.evaluation.settings import BASELINES
+
     parser.add_argument("run", type=path, help="run folder, or a distilled set's file")
     parser.add_argument("--models", type=str, nargs="+", help="networks, e.g. convnet3 alexnet vgg11 resnet18")
     add_protocol(parser)
     parser.add_argument(
-        "--full", action="store_true", help="compare with networks trained on all real data (evaluation.full_epochs)"
+        "--baselines",
+        choices=[*BASELINES, "none"],
+        nargs="+",
+        help="what to compare with: random or k-means real images, all real data (default: the recipe's)",
     )
-    parser.add_argument("--no_baselines", action="store_true", help="compare with nothing")
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
     add_quiet(parser)
@@ -45,15 +48,12 @@ def run(values: Any) -> Output:
     from pydistill.evaluation.evaluations_file import read_evaluations
     from pydistill.runs.comparison import baselines_of, distilled_name
 
-    if values.full and values.no_baselines:
-        raise InputError("--full is a baseline, and --no_baselines compares with none; drop one of them")
     run = Path(values.run)
     distilled = load(run, which=values.which)
     networks = distilled.networks(values.models or None)
     settings = distilled.protocol(values.protocol, seed=values.seed, epochs=values.epochs, repeats=values.repeats)
-    if values.full or values.no_baselines:
-        baselines = () if values.no_baselines else (*settings.baselines, "full")
-        settings = replace(settings, baselines=tuple(dict.fromkeys(baselines)))
+    if values.baselines is not None:
+        settings = replace(settings, baselines=tuple(name for name in values.baselines if name != "none"))
     if run.is_dir():
         for name in (EVALUATIONS_NAME, BASELINES_NAME):
             read_evaluations(run, name)  # refuse a damaged file before the work

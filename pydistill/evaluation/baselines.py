@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ from torch import Tensor
 from pydistill._util.layout import BASELINES_NAME
 from pydistill._util.progress import Bar
 from pydistill.data import Dataset, Pictures
-from pydistill.evaluation.evaluate import Evaluation, evaluate
+from pydistill.evaluation.evaluate import Evaluation, Row, evaluate
 from pydistill.evaluation.evaluations_file import add_evaluations, read_evaluations
 from pydistill.evaluation.settings import EvaluationSettings
-from pydistill.nn import Network, architecture_of
+from pydistill.nn import Network, architecture_of, build
+from pydistill.synthesis.kmeans import features, kmeans_choice
 from pydistill.training.train import derive_seed
 
-Row = tuple[str, Evaluation]
-"""What the networks were trained on, and their accuracies."""
-Choose = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
+Choose = Callable[[int], tuple[Tensor, Tensor]]
 Label = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -62,8 +61,43 @@ class StoredEvaluator:
             labels: the name of these labels.
             depends_on: what they depend on, JSON-able.
         """
+
+        def choose(repeat: int) -> tuple[Tensor, Tensor]:
+            generator = torch.Generator().manual_seed(self._seed("random real", repeat))
+            images, classes = self.dataset.sample_per_class(ipc, generator)
+            return images, classes if label is None else label(images, classes)
+
         name = f"{ipc * self.dataset.num_classes:,} random real images" + (f", {labels}" if labels else "")
-        return self._chosen(name, self.dataset.sample_per_class, "random real", ipc, rates, label, depends_on)
+        return self._chosen(name, "random real", choose, rates, depends_on)
+
+    def kmeans_real(self, ipc: int, rates: Sequence[float]) -> Row:
+        """Evaluate networks on `ipc` representative real images per class, with new first centroids for every network.
+
+        Of each class the images nearest to the centroids of k-means with `ipc` clusters are taken, no image twice, in
+        the features of a network with random parameters (`pydistill.synthesis.kmeans`). Rates as in `random_real`.
+        """
+
+        @cache
+        def chosen() -> list[Tensor]:
+            """Return the indices of the images for every network; features are computed once, a class at a time."""
+            network = build(self.network, *self.dataset.sizes, seed=self._seed("k-means features", 0))
+            network = network.to(self.dataset.device)
+            seeds = [self._seed("k-means real", repeat) for repeat in range(self.settings.repeats)]
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            parts: list[list[Tensor]] = [[] for _ in generators]
+            for label in range(self.dataset.num_classes):
+                index = self.dataset.class_indices(label)
+                points = features(network, self.dataset.train_pictures.batch(index))
+                for part, generator in zip(parts, generators, strict=True):
+                    part.append(index[kmeans_choice(points, ipc, generator)])
+            return [torch.cat(part) for part in parts]
+
+        def choose(repeat: int) -> tuple[Tensor, Tensor]:
+            index = chosen()[repeat]
+            return self.dataset.train_pictures.batch(index), self.dataset.train_labels[index]
+
+        name = f"{ipc * self.dataset.num_classes:,} k-means real images"
+        return self._chosen(name, "k-means real", choose, rates, {})
 
     def all_real(self) -> Row:
         """Evaluate networks on all training images, at the `full_…` epochs, batch size and learning rate."""
@@ -83,24 +117,15 @@ class StoredEvaluator:
         return name, self._stored(name, lr, depends_on, lambda: self._trained(images, labels, lr, self.settings))
 
     def _chosen(
-        self,
-        name: str,
-        choose: Choose,
-        seeded_by: str,
-        ipc: int,
-        rates: Sequence[float],
-        label: Label | None,
-        depends_on: dict[str, Any],
+        self, name: str, seeded_by: str, choose: Choose, rates: Sequence[float], depends_on: dict[str, Any]
     ) -> Row:
-        """Evaluate networks on images that `choose` draws from a generator, for every network anew."""
+        """Evaluate networks on the images and labels that `choose` returns for each, at the best of the rates."""
 
         def compute(lr: float) -> Evaluation:
             parts = []
             for repeat in range(self.settings.repeats):
-                seed = derive_seed(seeded_by, self.settings.seed, repeat)
-                images, classes = choose(ipc, torch.Generator().manual_seed(seed))
-                labels = classes if label is None else label(images, classes)
-                parts.append(self._trained(images, labels, lr, replace(self.settings, repeats=1, seed=seed)))
+                one = replace(self.settings, repeats=1, seed=self._seed(seeded_by, repeat))
+                parts.append(self._trained(*choose(repeat), lr, one))
             return replace(
                 parts[0],
                 accuracies=tuple(accuracy for part in parts for accuracy in part.accuracies),
@@ -110,6 +135,9 @@ class StoredEvaluator:
 
         tried = [self._stored(name, lr, depends_on, partial(compute, lr)) for lr in dict.fromkeys(rates)]
         return name, max(tried, key=lambda evaluation: evaluation.mean)
+
+    def _seed(self, name: str, repeat: int) -> int:
+        return derive_seed(name, self.settings.seed, repeat)
 
     def _stored(
         self, name: str, lr: float, depends_on: dict[str, Any], compute: Callable[[], Evaluation]

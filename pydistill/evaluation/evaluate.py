@@ -22,7 +22,16 @@ from pydistill.evaluation.settings import EvaluationSettings
 from pydistill.nn import Network, architecture_of, build, name_of
 from pydistill.training.train import accuracy, derive_seed, train_all
 
-__all__ = ["Evaluation", "EvaluationSettings", "accuracy_record", "evaluate", "evaluate_networks", "records", "table"]
+__all__ = [
+    "Evaluation",
+    "EvaluationSettings",
+    "Row",
+    "accuracy_record",
+    "evaluate",
+    "evaluate_networks",
+    "records",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,10 @@ class Evaluation:
         """Make an evaluation from what `as_record` returned."""
         names = ("seconds", "diverged", "lr", "epochs", "protocol")
         return cls(record["model"], tuple(record["runs"]), *(record[name] for name in names))
+
+
+Row = tuple[str, Evaluation]
+"""What networks were trained on, and their accuracies."""
 
 
 def accuracy_record(accuracies: Sequence[float]) -> dict[str, Any]:
@@ -204,7 +217,7 @@ def evaluate_networks(
     return rows
 
 
-def table(rows: Sequence[tuple[str, Evaluation]]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Format evaluations as a table, of what every one was trained on: accuracies (mean ± std) are in percent."""
     heads = ("trained on", "network", "test accuracy", "networks", "lr", "epochs", "seconds", "protocol")
     cells = [heads, *(_cells(name, row) for name, row in rows)]
@@ -216,7 +229,7 @@ def table(rows: Sequence[tuple[str, Evaluation]]) -> str:
     )
 
 
-def records(rows: Sequence[tuple[str, Evaluation]]) -> list[dict[str, Any]]:
+def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows of `table` as JSON-able values."""
     return [{"trained_on": name} | row.as_record() for name, row in rows]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from typing import Any
 
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import SettingError
@@ -49,17 +50,19 @@ def protocol_of(settings: EvaluationSettings) -> str:
 
 def _differences(settings: EvaluationSettings, protocol: EvaluationSettings) -> list[str]:
     mine, theirs = (_compared(one) for one in (settings, protocol))
+    if settings.training.dsa is None:
+        mine, theirs = ({name: values[name] for name in values if "." not in name} for values in (mine, theirs))
     return [
-        f"{name} {mine[name]}" if mine.get(name) is not None else f"no {name}"
-        for name in mine | theirs
-        if mine.get(name) != theirs.get(name)
+        f"no {name}" if mine[name] in (None, False) else f"{name} {mine[name]}"
+        for name in mine
+        if mine[name] != theirs[name]
     ]
 
 
-def _compared(settings: EvaluationSettings) -> dict[str, object]:
-    """Return the compared values by name; those of an augmentation stand beside those of the training."""
+def _compared(settings: EvaluationSettings) -> dict[str, Any]:
+    """Return the compared values by name: those of the training, of its augmentation, and `best_every`."""
     training = asdict(settings.training)
     dsa = training.pop("dsa")
     values = {name: value for name, value in training.items() if name not in ("epochs", "lr")}
-    values |= {"dsa": None} if dsa is None else {"dsa": "on"} | {f"dsa.{name}": value for name, value in dsa.items()}
-    return values | {"best_every": settings.best_every}
+    values |= {f"dsa.{name}": value for name, value in (dsa or {}).items()}
+    return values | {"dsa": dsa is not None, "best_every": settings.best_every}

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydistill.evaluation.evaluate import Evaluation
+from pydistill.evaluation.evaluate import Row, records, table
 
 WEIGHT = 0.5
+NOTE = (
+    "Scores are of accuracies as fractions: 0.269 is no gain, 1 the most. DD-Ranking's own code puts per cent into the "
+    "exponents; its numbers are others."
+)
 _SCALE = math.e - math.exp(-1)
 
 
@@ -36,15 +40,6 @@ def robust_score(exponent: Uncertain) -> Uncertain:
     return Uncertain((power - math.exp(-1)) / _SCALE, power * exponent.std / _SCALE)
 
 
-def combined(weights: Mapping[str, float], cells: Mapping[str, Evaluation]) -> Uncertain:
-    """Add the cells' mean accuracies with weights w_i; their spreads over networks s_i as independent errors:
-
-        x = Σ_i w_i a_i,    σ² = Σ_i w_i² s_i²
-    """
-    value = sum(weight * cells[name].mean for name, weight in weights.items())
-    return Uncertain(value, math.sqrt(sum((weight * cells[name].std) ** 2 for name, weight in weights.items())))
-
-
 @dataclass(frozen=True)
 class Scores:
     """The scores of a distilled set, and the accuracies that they are computed from.
@@ -55,28 +50,25 @@ class Scores:
         β   = γ (distilled_augmented − random_augmented)
               + (1 − γ) (distilled_plain − random_plain),   ARS = s(β)
 
-    with w = γ = ½ and s of `robust_score`. A spread is that of the cells over their networks, propagated to first order;
-    a cell that occurs twice, such as distilled = distilled_hard for a set with hard labels, counts with the sum of its
-    weights.
+    with w = γ = ½ and s of `robust_score`. A spread is that of the cells over their networks, to first order.
 
-    Args:
-        cells: the accuracies by these names: real_hard, distilled_hard, distilled, random; and, unless the set is not
-            of pictures, distilled_augmented, random_augmented, distilled_plain, random_plain. Cells that are the same
-            measurement are the same object.
-        names: the name of the training set of every cell.
+    Attributes:
+        cells: what networks were trained on and their accuracies, by these names: real_hard, distilled_hard, distilled,
+            random; and, unless the data are a table, distilled_augmented, random_augmented, distilled_plain and
+            random_plain. One measurement in several cells, such as distilled and distilled_hard of a set with hard
+            labels, is one object, whose weights are added.
     """
 
-    cells: Mapping[str, Evaluation]
-    names: Mapping[str, str]
+    cells: Mapping[str, Row]
 
     @property
     def hlr(self) -> Uncertain:
-        """HLR, the hard-label recovery."""
+        """HLR, in [−1, 1]: what the set with hard labels lacks to all real data."""
         return self._combined({"real_hard": 1.0, "distilled_hard": -1.0})
 
     @property
     def ior(self) -> Uncertain:
-        """IOR, the improvement over random."""
+        """IOR, in [−1, 1]: the improvement over random real images."""
         return self._combined({"distilled": 1.0, "random": -1.0})
 
     @property
@@ -105,19 +97,44 @@ class Scores:
         return None if self.beta is None else robust_score(self.beta)
 
     def _combined(self, weights: Mapping[str, float]) -> Uncertain:
-        """Combine the cells after adding the weights of those that are one measurement."""
-        first: dict[int, str] = {}
-        merged: dict[str, float] = {}
+        """Add the mean accuracies with weights w_i, and their spreads over networks s_i as independent errors:
+
+            x = Σ_i w_i a_i,    σ² = Σ_i w_i² s_i²
+
+        over the measurements i, whose weights are the sums over the cells that they are in.
+        """
+        merged: dict[int, float] = {}
+        measured = {id(self.cells[name][1]): self.cells[name][1] for name in weights}
         for name, weight in weights.items():
-            one = first.setdefault(id(self.cells[name]), name)
+            one = id(self.cells[name][1])
             merged[one] = merged.get(one, 0.0) + weight
-        return combined(merged, self.cells)
+        value = sum(weight * measured[one].mean for one, weight in merged.items())
+        return Uncertain(value, math.sqrt(sum((weight * measured[one].std) ** 2 for one, weight in merged.items())))
 
     def as_record(self) -> dict[str, Any]:
-        """Convert to JSON-able values: the scores with their spreads, and the cells."""
-        scores = {"HLR": self.hlr, "IOR": self.ior, "alpha": self.alpha, "LRS": self.lrs}
-        record: dict[str, Any] = {name: {"value": score.value, "std": score.std} for name, score in scores.items()}
-        for name, score in {"beta": self.beta, "ARS": self.ars}.items():
-            record[name] = None if score is None else {"value": score.value, "std": score.std}
-        cells = {name: {"trained_on": self.names[name]} | cell.as_record() for name, cell in self.cells.items()}
-        return record | {"cells": cells}
+        """Convert to JSON-able values: scores with spreads (a table has neither beta nor ARS: null), and cells."""
+        scores = {"HLR": self.hlr, "IOR": self.ior, "alpha": self.alpha, "beta": self.beta}
+        scores |= {"LRS": self.lrs, "ARS": self.ars}
+        record = {name: None if score is None else asdict(score) for name, score in scores.items()}
+        return record | {"cells": {name: records([row])[0] for name, row in self.cells.items()}}
+
+    def __str__(self) -> str:
+        """Format the cells as a table, and the scores below it."""
+        rows = {id(row[1]): row for row in self.cells.values()}
+        lines = [
+            f"HLR = {_percent(self.hlr)}, all real images − distilled images, both with hard labels",
+            f"IOR = {_percent(self.ior)}, distilled images − random real images",
+            f"α   = {_number(self.alpha)}",
+            f"LRS = {_number(self.lrs)}, the label-robust score",
+        ]
+        if self.beta is not None and self.ars is not None:
+            lines += [f"β   = {_number(self.beta)}", f"ARS = {_number(self.ars)}, the augmentation-robust score"]
+        return "\n".join([table(list(rows.values())), "", *lines, "", NOTE])
+
+
+def _percent(score: Uncertain) -> str:
+    return f"{100 * score.value:.1f} ± {100 * score.std:.1f} %"
+
+
+def _number(score: Uncertain) -> str:
+    return f"{score.value:.3f} ± {score.std:.3f}"

@@ -13,7 +13,7 @@ from pydistill.errors import SettingError
 from pydistill.nn import parse
 from pydistill.training.train import TrainingSettings
 
-BASELINES = ("random", "full")
+BASELINES = ("random", "kmeans", "full")
 _AT_ONCE_ON_A_GPU = 4
 
 # The papers' protocol.
@@ -49,8 +49,8 @@ class EvaluationSettings(Settings):
     )
     baselines: tuple[str, ...] = setting(
         ("random",),
-        "what the set is compared with at the end: random real images (for up to twice the final evaluation's time), "
-        "full: all real data; empty for nothing",
+        "what the set is compared with at the end: random real images, kmeans: representative ones (each for up to "
+        "twice the time of one evaluation), full: all real data; [] for nothing",
     )
     full_epochs: int = setting(200, "epochs on all real data", at_least=1, usually_at_most=100_000)
     full_batch_size: int = setting(512, "images per step on all real data", at_least=1)
@@ -61,7 +61,7 @@ class EvaluationSettings(Settings):
             parse(name)
         for name in self.baselines:
             if name not in BASELINES:
-                raise SettingError("baselines", name, f"a list of {' and '.join(BASELINES)}")
+                raise SettingError("baselines", name, f"a list of some of {', '.join(BASELINES)}")
 
     def networks_at_once(self, device: torch.device) -> int:
         """Return how many networks train side by side on this device."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from pydistill._util.progress import Bar
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset
-from pydistill.evaluation.baselines import Row, StoredEvaluator, stored
-from pydistill.evaluation.evaluate import Evaluation
+from pydistill.evaluation.baselines import StoredEvaluator, stored
+from pydistill.evaluation.evaluate import Evaluation, Row
 from pydistill.evaluation.settings import EvaluationSettings
 from pydistill.nn import Network
 from pydistill.recipes.recipe import recipe_from_dict
@@ -34,8 +34,8 @@ def baselines_of(
 ) -> list[Row]:
     """Evaluate the baselines of `settings` by the protocol of the distilled set, on as many networks of every kind.
 
-    Random real images are as many per class as the set has, with class numbers as labels, tried at the learning rates
-    at which the distillation began and ended.
+    Random and k-means real images are as many per class as the set has, with class numbers as labels, tried at the
+    learning rates at which the distillation began and ended.
 
     Args:
         artefact: the distilled set.
@@ -49,7 +49,8 @@ def baselines_of(
     """
     rates = rates_of(artefact)
     ipc = len(artefact.images) // len(artefact.class_names)
-    epochs = {"random": len({*rates}) * settings.training.epochs, "full": settings.full_epochs}
+    few = len({*rates}) * settings.training.epochs
+    epochs = {"random": few, "kmeans": few, "full": settings.full_epochs}
     total = len(networks) * settings.repeats * sum(epochs[name] for name in settings.baselines)
     rows: list[Row] = []
     with Bar("baselines' epochs", total, quiet=quiet or total == 0) as bar:
@@ -57,6 +58,8 @@ def baselines_of(
             evaluator = StoredEvaluator(dataset, network, settings, run, bar)
             if "random" in settings.baselines:
                 rows.append(evaluator.random_real(ipc, rates))
+            if "kmeans" in settings.baselines:
+                rows.append(evaluator.kmeans_real(ipc, rates))
             if "full" in settings.baselines:
                 rows.append(evaluator.all_real())
     return rows

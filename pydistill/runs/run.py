@@ -135,7 +135,7 @@ def _run(
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
         store = trajectories_for(recipe, store, folder.path)
         student = build(network, *dataset.sizes, seed=0).to(dataset.device)
-        teachers = () if recipe.distill.resolved_method.labels == "hard" else _teachers(network, dataset, store)
+        teachers = () if recipe.distill.resolved_method.labels == "hard" else teachers_of(network, dataset, store)
         with in_group("distill"):
             distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers)
         evaluator = PeriodicEvaluator(recipe, network, architecture, dataset, distiller, folder, callbacks)
@@ -202,7 +202,7 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
         raise MismatchError(f"{error}; give the data and the model that the experts were trained with") from error
 
 
-def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
+def teachers_of(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
     """Yield the experts' final networks, one at a time."""
     for trajectory in store:
         teacher = build(network, *dataset.sizes, seed=0)

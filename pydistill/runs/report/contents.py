@@ -13,7 +13,8 @@ from pydistill._util.files import read_json
 from pydistill._util.layout import BEST_NAME, SET_NAME, SUMMARY_NAME, holds_run, no_run
 from pydistill.artefact.file import Artefact
 from pydistill.errors import FormatError
-from pydistill.evaluation.baselines import Row, read_baselines
+from pydistill.evaluation.baselines import read_baselines
+from pydistill.evaluation.evaluate import Row
 from pydistill.evaluation.evaluations_file import read_evaluations
 from pydistill.runs.folder import RunFolder
 
@@ -61,14 +62,14 @@ class Contents:
 
     @property
     def references(self) -> dict[str, float]:
-        """The baselines' mean accuracies by the run's own protocol and of the experts, by name."""
-        own = self.events("evaluation")[-1:]
-        protocols = [line.get("protocol") for line in own]
-        return {
-            name: row.mean
-            for name, row in self.baselines
-            if row.model in [line.get("model") for line in own] and (row.protocol in protocols or not row.lr)
-        }
+        """The mean accuracies of real images by the run's own protocol, and of the experts, by name."""
+        if not (own := self.events("evaluation")[-1:]):
+            return {}
+        same = [(name, row) for name, row in self.baselines if row.model == own[0].get("model")]
+        few = [(name, row) for name, row in same if "random" in name or "k-means" in name]
+        others = [(name, row) for name, row in same if (name, row) not in few and "distilled" not in name]
+        comparable = [(name, row) for name, row in few if row.protocol == own[0].get("protocol")]
+        return {name: row.mean for name, row in comparable + others}
 
     @property
     def done(self) -> int:
