@@ -229,12 +229,13 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             InputError: a network or the data do not fit, or models or data are missing.
             MismatchError: the set was not distilled from these data.
         """
+        networks = self.networks(models)
         return evaluate_networks(
             self.artefact.images,
             self.labels,
             self.lr,
             self.test_data(data, device),
-            self.networks(models),
+            networks,
             self.protocol(protocol, seed=seed, epochs=epochs, repeats=repeats),
             progress=is_shown(progress),
             on_evaluation=on_evaluation,

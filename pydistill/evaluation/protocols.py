@@ -53,7 +53,7 @@ def _differences(settings: EvaluationSettings, protocol: EvaluationSettings) -> 
     if settings.training.dsa is None:
         mine, theirs = ({name: values[name] for name in values if "." not in name} for values in (mine, theirs))
     return [
-        f"no {name}" if mine[name] in (None, False) else f"{name} {mine[name]}"
+        f"no {name}" if mine[name] is None or mine[name] is False else f"{name} {mine[name]}"
         for name in mine
         if mine[name] != theirs[name]
     ]
