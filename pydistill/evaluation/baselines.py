@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -184,14 +185,14 @@ def stored(run: Path | None, name: str, about: dict[str, Any], compute: Callable
     return evaluation
 
 
-def read_baselines(run: Path) -> list[Row]:
+def read_baselines(run: str | os.PathLike[str]) -> list[Row]:
     """Read baselines.json: of rows that differ in the learning rate alone, the best; oldest first.
 
     Raises:
         FormatError: the file is damaged.
     """
     best: dict[str, Row] = {}
-    for record in read_evaluations(run, BASELINES_NAME):
+    for record in read_evaluations(Path(run), BASELINES_NAME):
         row = (record["trained_on"], Evaluation.from_record(record))
         key = json.dumps([row[0], row[1].model, record["about"] | {"lr": None}], sort_keys=True)
         if key not in best or row[1].mean > best[key][1].mean:

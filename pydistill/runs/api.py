@@ -29,7 +29,8 @@ from pydistill.artefact.distilled_set import DistilledSet, load
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset
 from pydistill.errors import SettingError, UnknownSettingError
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
+from pydistill.evaluation.baselines import read_baselines
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, Row, evaluate_networks
 from pydistill.evaluation.protocols import with_protocol
 from pydistill.nn import ModelSettings, Network, parse, settings_of
 from pydistill.recipes.keywords import recipe_from, with_values
@@ -69,6 +70,11 @@ class DistillResult:
     def best(self) -> DistilledSet:
         """The set of the best evaluation of the run, chosen by test accuracy as the papers do."""
         return DistilledSet(Artefact.load(self.folder / BEST_NAME), data=self.set.data)
+
+    @property
+    def baselines(self) -> list[Row]:
+        """The rows that the set is compared with: what networks were trained on, and their accuracies."""
+        return read_baselines(self.folder)
 
     @property
     def folder(self) -> Path:

@@ -89,7 +89,7 @@ def test_evaluate_shows_progress_and_records_every_architecture(
         "networks' epochs 4/4: network mlp-w4 1/1, test T",
         "networks' epochs 4/4: network mlp-w8 1/1, test T",
     ]
-    assert "epochs" not in output.out
+    assert "networks' epochs" not in output.out
     assert run(*common, "--quiet") == 0
     assert "networks" not in capsys.readouterr().err
     assert [row["model"] for row in read_evaluations(run_folder)] == ["mlp-w4", "mlp-w8"] * 2
