@@ -25,16 +25,14 @@ EXAMPLES = """
 
 def add_arguments(parser: Any) -> None:
     """Add the set, the networks, the protocol and the baselines."""
-    from pydistill.evaluation.settings import BASELINES
-
     parser.add_argument("run", type=path, help="run folder, or a distilled set's file")
     parser.add_argument("--models", type=str, nargs="+", help="networks, e.g. convnet3 alexnet vgg11 resnet18")
     add_protocol(parser)
     parser.add_argument(
         "--baselines",
-        choices=[*BASELINES, "none"],
+        type=str,
         nargs="+",
-        help="what to compare with: random or k-means real images, all real data (default: the recipe's)",
+        help="random, kmeans (few real images), full (all of them) or none (default: the recipe's)",
     )
     add_device(parser)
     parser.add_argument("--which", choices=["final", "best"], default="final", help="which set of the run")
