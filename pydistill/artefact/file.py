@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydistill._util.layout import BEST_NAME, METRICS_NAME, SET_NAME, other_runs
+from pydistill._util.checks import check_path
+from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME, other_runs
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError, Name
@@ -141,6 +142,29 @@ class Artefact:
         if fault is not None:
             raise FormatError(f"{file} is damaged: {fault}")
         return artefact
+
+
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Check that a distilled set may be written to a path.
+
+    Raises:
+        InputError: the name does not end in .safetensors, the path exists and is not an intact distilled set, or it is
+            that of the final or best set of a run, even if that does not exist yet.
+    """
+    check_path("path", path)
+    file = Path(path)
+    if file.suffix != ".safetensors" or file.is_dir():
+        raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
+    # Outside a run, a set may have one of these names.
+    if file.name in (SET_NAME, BEST_NAME) and any(
+        (file.parent / name).exists() for name in (METRICS_NAME, CHECKPOINT_NAME)
+    ):
+        raise InputError(f"{path} is the set of a run; choose another file")
+    if file.exists():
+        try:
+            Artefact.load(file)
+        except (FormatError, InputError) as error:
+            raise InputError(f"{path} exists and is not an intact distilled set; choose another file") from error
 
 
 def _absent(path: str | os.PathLike[str], file: Path) -> tuple[str, ...]:

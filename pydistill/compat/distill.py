@@ -21,6 +21,7 @@ from pydistill.compat.recipe import recipe_of
 from pydistill.evaluation.evaluate import evaluate_networks, table
 from pydistill.nn import parse
 from pydistill.recipes.recipe import Recipe
+from pydistill.runs.comparison import distilled_name
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.workflow import distill_and_report
 from pydistill.trajectories import TrajectoryStore
@@ -66,7 +67,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         artefact = Artefact.load(run.path / BEST_NAME)
         networks = [parse(name) for name in recipe.evaluation.models]
         rows = evaluate_networks(artefact.images, artefact.labels, artefact.lr, dataset, networks, recipe.evaluation)
-        lines.append(table(rows))
+        lines.append(table([(distilled_name(artefact), row) for row in rows]))
     print_result("\n".join([*lines, f"the sets are in {folder}, the run in {run.path}"]))
 
 

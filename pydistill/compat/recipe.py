@@ -37,6 +37,7 @@ def recipe_of(values: argparse.Namespace, script: Script) -> tuple[Recipe, list[
             "models": () if names == (name_of(model),) else names,
             "repeats": values.num_eval,
             "seed": values.seed,
+            "baselines": (),  # the scripts compare with nothing
             "training": {
                 "epochs": values.epoch_eval_train,
                 "batch_size": values.batch_train,

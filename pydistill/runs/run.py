@@ -47,6 +47,10 @@ FREE_ON_RESUME = (
     "data.download",
     "data.pixels",
     "evaluation.at_once",
+    "evaluation.baselines",
+    "evaluation.full_epochs",
+    "evaluation.full_batch_size",
+    "evaluation.full_lr",
     "trajectories.by_recipe",
 )
 
@@ -142,7 +146,7 @@ def _run(
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
         store = trajectories_for(recipe, store, folder.path)
         student = build(network, *dataset.sizes, seed=0).to(dataset.device)
-        teachers = _FinalNetworks(network, dataset, store)
+        teachers = ExpertNetworks(network, dataset, store)
         with in_group("distill"):
             distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers, start=start)
         evaluator = PeriodicEvaluator(recipe, network, architecture, dataset, distiller, folder, callbacks)
@@ -211,7 +215,7 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
         raise MismatchError(f"{error}; give the data and the model that the experts were trained with") from error
 
 
-class _FinalNetworks(Sequence[nn.Module]):
+class ExpertNetworks(Sequence[nn.Module]):
     """The experts' final networks in evaluation mode, each built when it is asked for."""
 
     def __init__(self, network: Network, dataset: Dataset, store: TrajectoryStore) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -168,16 +168,24 @@ def train_all(
     labels: Tensor,
     settings: TrainingSettings,
     on_epoch: Callable[[], None] | None,
+    after_epoch: Callable[[int, int], None] | None = None,
 ) -> int:
     """Train the networks, each with its seed, as `train` does; return how many diverged.
 
     They take turns, an epoch each; `on_epoch` is called after every epoch of every network. Networks that draw random
     numbers in training (dropout) use PyTorch's global generators, so they train one after the other.
+
+    Args:
+        after_epoch: called with a network's position and the epoch; the network holds its parameters after the epoch.
     """
-    trainings = [
-        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
-        for network, seed in zip(networks, seeds, strict=True)
-    ]
+
+    trainings = []
+    for number, (network, seed) in enumerate(zip(networks, seeds, strict=True)):
+        generator = torch.Generator().manual_seed(seed)
+        more: dict[str, Any] = {}
+        if after_epoch is not None:
+            more["on_epoch"] = lambda epoch, loss, correct, number=number: after_epoch(number, epoch)
+        trainings.append(epochs_of(network, pictures, labels, settings, generator=generator, **more))
     if all(is_plain(network) for network in networks):
         return _in_turns(trainings, pictures.device, on_epoch)
     diverged = 0

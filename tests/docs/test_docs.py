@@ -80,11 +80,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             model=replace(recipe.model, width=4),
             expert=replace(recipe.expert, count=2, training=training),
             distill=replace(recipe.distill, iterations=2, steps=2, expert_epochs=2, max_start=2),
-            evaluation=replace(recipe.evaluation, repeats=1, training=replace(recipe.evaluation.training, epochs=2)),
+            evaluation=replace(
+                recipe.evaluation,
+                repeats=1,
+                training=replace(recipe.evaluation.training, epochs=2),
+                full_epochs=1,
+            ),
         )
 
     monkeypatch.setattr(demo, "demo_recipe", small_recipe)
-    monkeypatch.setattr(demo, "FULL_DATA_TRAINING", replace(demo.FULL_DATA_TRAINING, epochs=1))
     methods = dict(METHODS)
     yield work
     METHODS.clear()

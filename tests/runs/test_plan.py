@@ -63,7 +63,7 @@ def test_the_start_needs_no_experts_and_no_set(changes: dict[str, object], quick
 def test_the_demo_takes_as_long_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the processor's clock, in turns, with the demo's recipe."""
     monkeypatch.setattr(timing, "perf_counter", time.process_time)
-    work = demo()
+    work = demo(changes={"evaluation.baselines": []})  # which `run_distillation` does not measure
     dataset = data.load(work.data)
     ratios: dict[str, list[float]] = {"experts": [], "run": [], "total": []}
     for turn in range(TURNS):
@@ -104,11 +104,17 @@ def test_the_demo_takes_as_much_memory_as_planned(tmp_path: Path) -> None:
 def test_existing_experts_are_measured_and_not_planned(tmp_path: Path) -> None:
     work = demo("mct", {"expert.count": 1})
     store = train_experts(data.load(work.data), work.model, work.expert, tmp_path / "experts")
-    assert counts(plan(work, experts=store)) == {"convexification": 1, "distillation": 150, "evaluations": 3}
+    assert counts(plan(work, experts=store)) == {
+        "convexification": 1,
+        "distillation": 150,
+        "evaluations": 3,
+        "baselines": 4,  # random and kmeans, at two rates each
+        "all real data": 5,  # networks
+    }
     convexified = store.write_convexified(tmp_path / "convexified")
     written = sum(path.stat().st_size for path in (tmp_path / "convexified").rglob("*.safetensors"))
     cost = plan(work, experts=convexified)
-    assert list(counts(cost)) == ["distillation", "evaluations"]
+    assert list(counts(cost)) == ["distillation", "evaluations", "baselines", "all real data"]
     assert list(cost.disk) == ["experts_convexified", "run_folder"]
     assert cost.disk["experts_convexified"] == pytest.approx(written, rel=0.02)
 
@@ -131,7 +137,7 @@ def test_experts_of_another_recipe_are_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_missing_data_are_replaced_by_noise_of_their_shape() -> None:
     cost = plan(small(evaluate_every=3))
-    assert counts(cost) == {"experts": 7, "distillation": 8, "evaluations": 3}
+    assert counts(cost) == {"experts": 7, "distillation": 8, "evaluations": 3, "baselines": 2}
     assert cost.data == "noise in the shape of cifar10"
     assert cost.memory > 60_000 * 3 * 32 * 32 * 4  # with the real images, which were not made
     assert cost.disk["experts_recorded"] == 7 * 7 * cost.parameters * 4
@@ -142,7 +148,7 @@ def test_missing_data_are_replaced_by_noise_of_their_shape() -> None:
 def test_soft_labels_and_a_long_student(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BUDGET", 1e-6)
     cost = plan(small(method="mct", labels="learned", steps=40, experts_per_step=2))
-    assert list(counts(cost)) == ["experts", "convexification", "distillation", "evaluations"]
+    assert list(counts(cost)) == ["experts", "convexification", "distillation", "evaluations", "baselines"]
 
 
 def test_an_invalid_recipe_is_refused() -> None:
@@ -199,7 +205,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     flags += ["--expert.training.batch_size=16", "--expert.training.dsa=null"]
     assert main(["plan", *flags, "--json"]) == 0
     cost = json.loads(capsys.readouterr().out)
-    assert [phase["name"] for phase in cost["phases"]] == ["experts", "distillation", "evaluations"]
+    assert [phase["name"] for phase in cost["phases"]] == ["experts", "distillation", "evaluations", "baselines"]
     assert cost["seconds"] > 0
     assert cost["title"] == "mtt on cifar10, 1 per class"
     assert main(["plan", *flags, "--experts", str(tmp_path)]) == 2
