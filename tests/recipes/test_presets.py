@@ -16,6 +16,7 @@ from pydistill.nn import build, flatten
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path
 from pydistill.runs.run import run_distillation
 from pydistill.training.experts import experts_record
+from pydistill.training.gsam import SharpnessSettings
 from pydistill.trajectories import TrajectoryStore
 
 # channels, side and number of classes of every data set
@@ -57,13 +58,26 @@ MTT = {
     "tiny-imagenet-ipc10": (20, 2, 40, 1e4, 1e-4, 0.01, False, None, 5_000),
     "tiny-imagenet-ipc50": (20, 2, 40, 1e4, 1e-4, 0.01, False, None, 5_000),
 }
+FTD = {
+    "cifar10-ipc1": (50, 2, 2, 100, 1e-7, 0.01, True, 0.9999, 5_000),
+    "cifar10-ipc10": (30, 2, 20, 100, 1e-5, 0.001, True, 0.9995, 5_000),
+    "cifar10-ipc50": (30, 2, 40, 1000, 1e-5, 0.01, True, 0.999, 5_000),
+    "cifar100-ipc1": (40, 3, 20, 1000, 1e-5, 0.01, True, 0.9995, 5_000),
+    "cifar100-ipc10": (20, 2, 40, 1000, 1e-5, 0.01, True, 0.9995, 5_000),
+    "cifar100-ipc50": (80, 2, 40, 1000, 1e-5, 0.01, True, 0.999, 5_000),
+    "tiny-imagenet-ipc1": (30, 2, 10, 1e4, 1e-4, 0.01, False, 0.999, 5_000),
+    "tiny-imagenet-ipc10": (20, 2, 40, 1e4, 1e-4, 0.01, False, 0.999, 5_000),
+}
+ALPHA = {name: 0.3 if name in ("cifar10-ipc1", "cifar10-ipc10") else 1.0 for name in FTD}
 PUBLISHED = {
     f"{method}/{name}": row
-    for method, table in (("att", ATT), ("mct", MCT), ("mtt", MTT))
+    for method, table in (("att", ATT), ("ftd", FTD), ("mct", MCT), ("mtt", MTT))
     for name, row in table.items()
 }
 BATCHES = {
     "att/cifar100-ipc50": 1200,
+    "ftd/cifar100-ipc50": 1000,
+    "ftd/tiny-imagenet-ipc10": 500,
     "mtt/cifar100-ipc50": 125,
     "mtt/tiny-imagenet-ipc10": 200,
     "mtt/tiny-imagenet-ipc50": 300,
@@ -93,6 +107,8 @@ def test_published_values(name: str) -> None:
     training = recipe.expert.training
     assert (training.epochs, training.lr, training.momentum, training.weight_decay) == (50, 0.01, 0, 0)
     assert training.batch_size == (512 if distill.method == "att" else 256)
+    flat = SharpnessSettings(0.01, ALPHA[name.split("/")[1]], adaptive=True) if distill.method == "ftd" else None
+    assert training.sharpness == flat
 
 
 def test_waypoints_of_mct() -> None:
