@@ -186,7 +186,7 @@ def test_an_invalid_recipe_is_refused() -> None:
         ["--distill.min_start=0.5"],
         ["--distill.expert_epochs=1.5"],
         ["--distill.method=mct", "--distill.waypoints=9"],
-        ["--distill.method=datm"],
+        ["--distill.method=mttt"],
         ["--distill.steps=0"],
         ["--model.name=convnt"],
         ["--evaluation.models=[nowhere:net]"],
