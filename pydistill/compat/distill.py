@@ -13,6 +13,7 @@ from pydistill._util.layout import BEST_NAME
 from pydistill.artefact.file import Artefact
 from pydistill.cli.errors import note, print_result
 from pydistill.compat.command import run_command
+from pydistill.compat.config import with_config
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
 from pydistill.compat.files import RUN, Naming, ScriptFiles, log_folder
@@ -40,9 +41,10 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         MismatchError: the buffers hold experts of another network or image size.
         PydistillError: as `distill_and_report`.
     """
-    values = distill_parser(script).parse(arguments)
+    parser = distill_parser(script)
+    values = parser.parse(with_config(parser, arguments) if script == "datm" else arguments)
     recipe, notes = recipe_of(values, script)
-    folder = log_folder(values.dataset, values.name, script, resume=values.resume)
+    folder = log_folder(values, script)
     for line in notes:
         note(line)
     dataset = data.load(recipe.data, device=None)
@@ -55,9 +57,9 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         run,
         classes,
         dataset.preprocessing,
-        soft=recipe.distill.labels == "teacher",
+        soft=recipe.distill.resolved_method.labels != "hard",
         invert=recipe.distill.ipc < 50 or values.force_save,
-        raw=Naming(folder, inverted=None) if script == "att" else None,
+        raw=Naming(folder, inverted=None) if script in ("att", "ftd") else None,
     )
     result = distill_and_report(
         dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, callbacks=[files]

@@ -123,7 +123,8 @@ class Distiller:
         self._moving = moving_images(self.synthetic.classes, settings.frozen)
         self.initial_images = self.synthetic.images.clone()
         decay = settings.ema_decay
-        self.average = CodeAverage(self.synthetic.codes, decay) if decay > 0 else None
+        warmup = self.method.ema_warmup
+        self.average = CodeAverage(self.synthetic.codes, decay, warmup=warmup) if decay > 0 else None
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
         self.update = settings.outer_optimiser()
         self.guard = Guard(settings, data_scale(dataset))

@@ -35,7 +35,7 @@ class DistillSettings(Settings):
     best set so far.
     """
 
-    method: str = setting("att", "att, mct, mtt, tesla or progressive")
+    method: str = setting("att", "att, datm, ftd, mct, mtt, tesla or progressive")
     ipc: int = setting(1, "images per class", at_least=1)
     iterations: int = setting(
         1000, "outer iterations, one update of the pixels each", at_least=1, usually_at_most=1_000_000
@@ -147,6 +147,11 @@ class DistillSettings(Settings):
         at_least=0,
         below=1,
     )
+    ema_warmup: bool | None = setting(
+        None,
+        "let that decay grow from 0.18 with the updates, so that the first images are soon forgotten; false: constant, "
+        "as FTD published; null: as the method",
+    )
     dsa: DsaSettings | None = setting(
         None, "differentiable Siamese augmentation of the student's batches ({} for the published one); null for none"
     )
@@ -223,7 +228,7 @@ class DistillSettings(Settings):
     @cached_property
     def resolved_method(self) -> Method:
         """The named method with this run's own choices in place of its."""
-        names = ("trajectories", "continuous", "growing", "selection", "gradient", "labels")
+        names = ("trajectories", "continuous", "growing", "selection", "gradient", "labels", "ema_warmup")
         chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         return replace(method_named(self.method), **chosen)
 

@@ -29,6 +29,7 @@ from pydistill.runs.preflight import check_run, convexification
 from pydistill.runs.starting_set import starting_set
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
+from pydistill.trajectories.record import same_training
 
 __all__ = ["RunCallback", "RunDivergedError", "RunResult", "run_distillation", "trajectories_for"]
 
@@ -174,7 +175,7 @@ def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[s
         "digest": store.digest,
         "convexification": store.convexification,
         # Whether the recipe's training makes these experts; for the report alone.
-        "by_recipe": store.record.training == json.loads(json.dumps(training)),
+        "by_recipe": same_training(store.record.training, json.loads(json.dumps(training))),
     }
     config = recipe.as_dict() | {"trajectories": trajectories, "architecture": architecture}
     settings = recipe.distill

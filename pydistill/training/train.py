@@ -23,6 +23,7 @@ from pydistill.errors import DivergedError, InputError
 from pydistill.nn.modes import evaluating
 from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
 from pydistill.training.gradients import gradients_for, logits_of
+from pydistill.training.gsam import SharpnessSettings, sharpness_aware
 from pydistill.training.sgd import Sgd
 
 _EPOCHS_PER_DRAW = 20
@@ -42,6 +43,9 @@ class TrainingSettings(Settings):
         "constant", "constant, halfway (a tenth of lr after half of the epochs) or cosine (to 0, a step per epoch)"
     )
     dsa: DsaSettings | None = setting(None, "differentiable Siamese augmentation of every batch; null for none")
+    sharpness: SharpnessSettings | None = setting(
+        None, "sharpness-aware training by GSAM, two passes per step ({} for FTD's); null for plain SGD"
+    )
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of epoch 1 … epochs."""
@@ -65,9 +69,10 @@ def train(
     """Train `model` in place, and leave it in training mode.
 
     Every epoch visits the images once in a new order; every batch is augmented separately and is one step of SGD on the
-    mean cross entropy. The data are preprocessed, or bytes that are preprocessed batch by batch; only batches are
-    copied. The outcome depends only on the model's parameters, the data, the settings and the generator (its state, and
-    its seed for modules that draw random numbers, such as dropout).
+    mean cross entropy, along GSAM's gradient if `settings.sharpness` is set. The data are preprocessed, or bytes that
+    are preprocessed batch by batch; only batches are copied. The outcome depends only on the model's parameters, the
+    data, the settings and the generator (its state, and its seed for modules that draw random numbers, such as
+    dropout).
 
     Args:
         model: maps [B, C, H, W] to logits [B, K]; on the images' device.
@@ -109,7 +114,9 @@ def epochs_of(
     """
     _check(model, images, labels)
     pictures = images if isinstance(images, Pictures) else Pictures(images)
-    gradients = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
+    gradients = sharpness_aware(
+        gradients_for(model, pictures, labels, settings.batch_size, engine=engine), model, settings.sharpness
+    )
     model.train()
     capturable = _capturable(gradients.parameters)
     optimiser = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs import timing
 from pydistill.runs.plan import Phase, Plan, plan, table
 from pydistill.runs.run import run_distillation
+from pydistill.training import train as train_module
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.small_runs import EVALUATION, EXPERT, MODEL, recipe
@@ -145,6 +147,28 @@ def test_missing_data_are_replaced_by_noise_of_their_shape() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_both_passes_of_flat_experts_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    gradients_for = train_module.gradients_for
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        gradients = gradients_for(*arguments, **options)
+        gradient = gradients.gradient
+        gradients.gradient = lambda *batch: (passes.append(1), gradient(*batch))[1]  # type: ignore[method-assign]
+        return gradients
+
+    monkeypatch.setattr(train_module, "gradients_for", counted)
+    counts = []
+    for sharpness in (None, {}):
+        work = demo(changes={"expert.training.sharpness": sharpness})
+        dataset = data.load(work.data)
+        passes.clear()
+        timing.CostProbe(work, work.model, dataset, 1000, 100).expert()
+        counts.append(len(passes))
+    assert counts[1] == 2 * counts[0] > 0
+
+
+@pytest.mark.usefixtures("quick")
 def test_soft_labels_and_a_long_student(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BUDGET", 1e-6)
     cost = plan(small(method="mct", labels="learned", steps=40, experts_per_step=2))
@@ -168,7 +192,7 @@ def test_an_invalid_recipe_is_refused() -> None:
         ["--distill.min_start=0.5"],
         ["--distill.expert_epochs=1.5"],
         ["--distill.method=mct", "--distill.waypoints=9"],
-        ["--distill.method=datm"],
+        ["--distill.method=mttt"],
         ["--distill.steps=0"],
         ["--model.name=convnt"],
         ["--evaluation.models=[nowhere:net]"],

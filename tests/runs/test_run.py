@@ -52,11 +52,13 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         {"experts_per_step": 2, "dsa": DsaSettings(), "batch_size": 3},
         {"labels": "learned", "label_start": "correct_logits", "momentum_label": 0.9, "initialisation": "correct"},
         {"ipc": 3, "initialisation": "difficulty", "frozen": 0.3, "experts_per_step": 2, "spread_starts": True},
+        {"method": "ftd", "ema": 0.9},
+        {"method": "datm", "grow_from": 1, "grow_iterations": 6, "skip_loss_above": 2.0, "momentum_label": 0.9},
         {"method": "progressive", "ipc": 3, "redraw_every": 2, "redraw_above": 0.1, "max_start": None},
     ],
     ids=[
         *("att", "mct", "learned", "teacher and augmentation", "several experts"),
-        *("momentum of labels", "frozen and spread", "progressive"),
+        *("momentum of labels", "frozen and spread", "ftd", "datm", "progressive"),
     ],
 )
 def test_an_interrupted_run_continues_as_the_uninterrupted_one(
