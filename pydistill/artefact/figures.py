@@ -107,8 +107,7 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        message = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
-        raise MissingDependencyError(message) from error
+        raise MissingDependencyError("pictures need matplotlib: pip install matplotlib") from error
     return Figure(figsize=(width, height), layout=layout)
 
 
