@@ -159,8 +159,8 @@ def match(
         memory: what `torch` may spend on the graphs of steps, which it then does not run again: "4GB", or "50%" or a
             fraction of the memory that is free. The gradients are the same bits for every budget.
         weights: w ≥ 0, [P], start's dtype and device, a constant: parameters of weight 0 have no part in the loss. Or a
-            rule `(arrival, start, target) → w`, called once with θ_K, θ_0 and θ*, after the selection: d then has w = 1,
-            and the derivative takes w as a constant, although θ_K is not, as the masks of PAD and EDF do.
+            rule `(arrival, start, target) → w`, which is called once, with θ_K, θ_0 and θ*. The step is then selected
+            with w = 1, and the derivative takes w as a constant although θ_K is not, as the published masks do.
 
     Returns:
         Match(loss, step, distances, backend, weights); `loss.backward()` reaches images, labels, lr, start and target.
