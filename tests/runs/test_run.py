@@ -19,6 +19,7 @@ from pydistill.artefact.figures import curves_figure, save_figure
 from pydistill.artefact.file import Artefact
 from pydistill.data import DsaSettings
 from pydistill.distillation.distiller import Distiller
+from pydistill.distillation.weighting import MatchedParameters
 from pydistill.errors import InputError, MismatchError, OutOfMemoryError
 from pydistill.nn import ModelSettings
 from pydistill.runs import run as run_module
@@ -50,8 +51,11 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         {"labels": "learned"},
         {"labels": "teacher", "dsa": DsaSettings(), "ipc": 2, "batch_size": 3},
         {"experts_per_step": 2, "dsa": DsaSettings(), "batch_size": 3},
+        {"match_parameters": MatchedParameters("depth", leave_out=0.25)},
+        {"match_parameters": MatchedParameters("rank", leave_out=0.25)},
+        {"match_parameters": MatchedParameters("paced", threshold=1e-7, growth=2.0, growth_every=1)},
     ],
-    ids=["att", "mct", "learned", "teacher and augmentation", "several experts"],
+    ids=["att", "mct", "learned", "teacher and augmentation", "several experts", "depth", "rank", "paced"],
 )
 def test_an_interrupted_run_continues_as_the_uninterrupted_one(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path
