@@ -155,10 +155,7 @@ class Distiller:
             for draw, outcome in zip(group, outcomes, strict=True):
                 distances = tuple(outcome.distances.tolist())
                 loss = float(outcome.loss.detach())
-                matched = (
-                    None if outcome.weights is None else float(outcome.weights.count_nonzero()) / len(outcome.weights)
-                )
-                segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances, matched))
+                segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances, outcome.matched))
             if all(math.isfinite(segment.loss) for segment in segments):
                 gradients = torch.autograd.grad([outcome.loss for outcome in outcomes], list(inputs.values()))
                 for name, gradient in zip(inputs, gradients, strict=True):

@@ -91,6 +91,11 @@ class Match:
     backend: str
     weights: Tensor | None = None
 
+    @property
+    def matched(self) -> float | None:
+        """The share of the parameters with a weight above 0; None for w = 1."""
+        return None if self.weights is None else float(self.weights.count_nonzero()) / len(self.weights)
+
     def __repr__(self) -> str:
         loss, steps = float(self.loss.detach()), len(self.distances) - 1
         return f"Match(loss={loss:.6g}, step={self.step} of {steps}, backend={self.backend!r})"
