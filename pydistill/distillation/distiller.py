@@ -110,7 +110,7 @@ class Distiller:
         self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
         self.update = settings.outer_optimiser()
         self.guard = Guard(settings, data_scale(dataset))
-        self.mask = ParameterMask(settings.match_parameters, flatten(student).to(self.synthetic.images.detach()))
+        self.mask = ParameterMask(settings.match_parameters, flatten(student).to(self.initial_images))
         self._good = self._snapshot()
         self._good_iterations = 0  # since that snapshot was taken
 
