@@ -12,9 +12,10 @@ from pydistill._util.memory import memory_budget
 from pydistill._util.settings import Settings, setting
 from pydistill.data import DsaSettings
 from pydistill.distillation.methods import Method, Trajectories, method_named
-from pydistill.distillation.optimiser import LrForm, OuterOptimiser
+from pydistill.distillation.optimiser import LrForm, OptimiserName, OuterOptimiser
 from pydistill.errors import SettingError
 from pydistill.matching import Backend, Distance, Gradient, Selection
+from pydistill.synthesis.decoders import DecoderSettings
 from pydistill.synthesis.initialisation import Initialisation
 from pydistill.synthesis.labels import Labels
 from pydistill.trajectories import FractionRule, Smoothing, StartSettings
@@ -71,7 +72,11 @@ class DistillSettings(Settings):
     distance: Distance = setting("l1", "the distance of selection nearest: l1 or l2")
     gradient: Gradient | None = setting(None, "exact or truncated; null: as the method")
     labels: Labels | None = setting(None, "hard, teacher or learned; null: as the method")
-    lr_image: float = setting(100.0, "learning rate of the pixels", at_least=0)
+    decoder: DecoderSettings | None = setting(
+        None, "what is learned and stored instead of pixels, in the storage of ipc images; null for the pixels"
+    )
+    optimiser: OptimiserName = setting("sgd", "update of the pixels, or of a decoder's codes: sgd, with momentum, or adam")
+    lr_image: float = setting(100.0, "learning rate of the pixels, or of a decoder's codes", at_least=0)
     lr_lr: float = setting(1e-7, "learning rate of the student's learning rate", at_least=0)
     lr_label: float = setting(1.0, "learning rate of learned label logits", at_least=0)
     lr_init: float = setting(0.01, "α₀, the student's learning rate at first", above=0)
@@ -79,10 +84,10 @@ class DistillSettings(Settings):
     lr_min: float = setting(1e-6, "the least α of lr_form clamped", above=0)
     clip_gradient: float | None = setting(
         None,
-        "largest norm of the pixels' gradient over all images; longer ones are shortened; null: none",
+        "largest norm of the gradient of all pixels, or of the codes; longer ones are shortened; null: none",
         above=0,
     )
-    momentum: float = setting(0.5, "momentum of the SGD on pixels, labels and learning rate", at_least=0, below=1)
+    momentum: float = setting(0.5, "momentum of the SGD on pixels or codes, labels and learning rate", at_least=0, below=1)
     batch_size: int | None = setting(None, "B, synthetic images per student step; null for all of them", at_least=1)
     experts_per_step: int = setting(
         1,
@@ -131,6 +136,9 @@ class DistillSettings(Settings):
             raise SettingError("continuous", self.continuous, allowed, "or set trajectories to convexified")
         if self.lr_form == "clamped" and self.lr_init < self.lr_min:
             raise SettingError("lr_init", self.lr_init, f"at least lr_min = {self.lr_min:g} with lr_form clamped")
+        if self.initialisation == "noise" and self.decoder is not None and self.decoder.kind not in ("upsample", "mirror"):
+            allowed = f"real with decoder {self.decoder.kind}, which encodes real images"
+            raise SettingError("initialisation", self.initialisation, allowed, "or leave decoder out")
         _ = self.start_settings  # checks itself
 
     @cached_property
@@ -162,4 +170,6 @@ class DistillSettings(Settings):
     def outer_optimiser(self) -> OuterOptimiser:
         """Make the update of pixels, label logits and the student's learning rate."""
         rates = {"lr": self.lr_lr, "label_logits": self.lr_label}
-        return OuterOptimiser(self.lr_image, rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient)
+        return OuterOptimiser(
+            self.lr_image, rates, self.momentum, self.lr_form, self.lr_min, self.clip_gradient, self.optimiser
+        )
