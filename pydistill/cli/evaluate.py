@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> Output:
     """Return a table of accuracies; add every row to the run's evaluations.json as soon as it is measured."""
+    from pydistill._util.format import counted
     from pydistill.artefact.distilled_set import load
     from pydistill.evaluation.evaluate import table
     from pydistill.evaluation.evaluations_file import read_evaluations
@@ -56,7 +58,8 @@ def run(values: Any) -> Output:
         progress=not values.quiet,
         on_evaluation=lambda row: _record(run, distilled, row, values) if run.is_dir() else None,
     )
-    return Output([row.as_record() for row in rows], table(rows))
+    stored = f"stored: {counted(len(distilled), 'image')} in {distilled.storage}"
+    return Output([row.as_record() for row in rows], f"{table(rows)}\n{stored}")
 
 
 def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) -> None:
@@ -70,6 +73,7 @@ def _record(run: Path, distilled: DistilledSet, row: Evaluation, values: Any) ->
         "iteration": distilled.provenance.get("iteration", 0),
         "epochs": protocol.training.epochs if values.epochs is None else values.epochs,
         "seed": protocol.seed if values.seed is None else values.seed,
+        "storage": asdict(distilled.storage),
     }
     try:
         add_evaluations(run, [row], **about)

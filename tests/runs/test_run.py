@@ -25,6 +25,7 @@ from pydistill.runs import run as run_module
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.run import run_distillation
 from pydistill.runs.workflow import run_summary
+from pydistill.synthesis.decoders import DecoderSettings
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
@@ -50,8 +51,17 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         {"labels": "learned"},
         {"labels": "teacher", "dsa": DsaSettings(), "ipc": 2, "batch_size": 3},
         {"experts_per_step": 2, "dsa": DsaSettings(), "batch_size": 3},
+        {"optimiser": "adam", "lr_image": 0.1, "snapshot_every": 2},
+        {"decoder": DecoderSettings("upsample")},
+        {"decoder": DecoderSettings("mirror"), "labels": "learned"},
+        {"decoder": DecoderSettings("dct", coefficients=16), "method": "mtt"},
+        {"decoder": DecoderSettings("gaussians", images=3, fit_steps=5), "optimiser": "adam", "lr_image": 0.01},
+        {"decoder": DecoderSettings("siren", width=4, layers=1, fit_steps=5), "optimiser": "adam", "lr_image": 0.01},
     ],
-    ids=["att", "mct", "learned", "teacher and augmentation", "several experts"],
+    ids=[
+        *("att", "mct", "learned", "teacher and augmentation", "several experts"),
+        *("adam", "upsample", "mirror", "dct", "gaussians", "siren"),
+    ],
 )
 def test_an_interrupted_run_continues_as_the_uninterrupted_one(
     changes: dict[str, Any], store: TrajectoryStore, tmp_path: Path

@@ -44,7 +44,9 @@ class Encoded:
             return codes["images"]
         decoder = described_decoder(self.description)
         decoder.load_buffers(self.buffers)
-        return decoder.decode({name: code.float() for name, code in codes.items()})
+        return decoder.decode(
+            {name: code.float() if code.dtype == torch.bfloat16 else code for name, code in codes.items()}
+        )
 
 
 def described(settings: DecoderSettings | None, shape: tuple[int, int, int], ipc: int) -> dict[str, Any] | None:
