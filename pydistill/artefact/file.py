@@ -82,7 +82,9 @@ class Artefact:
     @property
     def storage(self) -> Storage:
         """The size of the images as they are stored, and apart from it that of the labels."""
-        stored = [self.images] if self.encoded is None else [*self.encoded.codes.values(), *self.encoded.buffers.values()]
+        stored = (
+            [self.images] if self.encoded is None else [*self.encoded.codes.values(), *self.encoded.buffers.values()]
+        )
         return Storage.of(stored, self.labels)
 
     @property

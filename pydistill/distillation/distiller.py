@@ -356,7 +356,9 @@ class Distiller:
             raise FormatError(f"the state of the random numbers is damaged ({first_line(error)})") from error
         self.initial_codes = {name: shaped(f"initial.{name}", code) for name, code in self.initial_codes.items()}
         buffers = self.synthetic.decoder.buffers
-        self.synthetic.decoder.load_buffers({name: shaped(f"buffer.{name}", buffer) for name, buffer in buffers.items()})
+        self.synthetic.decoder.load_buffers(
+            {name: shaped(f"buffer.{name}", buffer) for name, buffer in buffers.items()}
+        )
         self.synthetic.classes = shaped("classes", self.synthetic.classes)
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             self.synthetic.label_rows = shaped("label_probabilities", self.synthetic.label_rows)

@@ -75,7 +75,9 @@ class DistillSettings(Settings):
     decoder: DecoderSettings | None = setting(
         None, "what is learned and stored instead of pixels, in the storage of ipc images; null for the pixels"
     )
-    optimiser: OptimiserName = setting("sgd", "update of the pixels, or of a decoder's codes: sgd, with momentum, or adam")
+    optimiser: OptimiserName = setting(
+        "sgd", "update of the pixels, or of a decoder's codes: sgd, with momentum, or adam"
+    )
     lr_image: float = setting(100.0, "learning rate of the pixels, or of a decoder's codes", at_least=0)
     lr_lr: float = setting(1e-7, "learning rate of the student's learning rate", at_least=0)
     lr_label: float = setting(1.0, "learning rate of learned label logits", at_least=0)
@@ -87,7 +89,9 @@ class DistillSettings(Settings):
         "largest norm of the gradient of all pixels, or of the codes; longer ones are shortened; null: none",
         above=0,
     )
-    momentum: float = setting(0.5, "momentum of the SGD on pixels or codes, labels and learning rate", at_least=0, below=1)
+    momentum: float = setting(
+        0.5, "momentum of the SGD on pixels or codes, labels and learning rate", at_least=0, below=1
+    )
     batch_size: int | None = setting(None, "B, synthetic images per student step; null for all of them", at_least=1)
     experts_per_step: int = setting(
         1,
@@ -136,7 +140,11 @@ class DistillSettings(Settings):
             raise SettingError("continuous", self.continuous, allowed, "or set trajectories to convexified")
         if self.lr_form == "clamped" and self.lr_init < self.lr_min:
             raise SettingError("lr_init", self.lr_init, f"at least lr_min = {self.lr_min:g} with lr_form clamped")
-        if self.initialisation == "noise" and self.decoder is not None and self.decoder.kind not in ("upsample", "mirror"):
+        if (
+            self.initialisation == "noise"
+            and self.decoder is not None
+            and self.decoder.kind not in ("upsample", "mirror")
+        ):
             allowed = f"real with decoder {self.decoder.kind}, which encodes real images"
             raise SettingError("initialisation", self.initialisation, allowed, "or leave decoder out")
         _ = self.start_settings  # checks itself

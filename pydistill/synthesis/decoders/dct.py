@@ -54,7 +54,7 @@ class Dct(Decoder):
         """Choose the frequencies, and return the coefficients there as the code `coefficients` [n, C, m]."""
         rows, columns = self._matrices(images)
         spectrum = separable(images, rows, columns).flatten(2)
-        by_class = spectrum.mean(dim=1).unflatten(0, (-1, self.images_per_class))
+        by_class = spectrum.mean(dim=1).view(-1, self.images_per_class, self.height * self.width)
         variance = by_class.var(dim=1, correction=0)
         chosen = variance.argsort(dim=1, descending=True, stable=True)[:, : self.coefficients].sort(dim=1).values
         self.frequencies = chosen.to(torch.int16 if self.height * self.width <= 2**15 else torch.int32)
@@ -67,7 +67,7 @@ class Dct(Decoder):
         spectrum = coefficients.new_zeros(count, channels, self.height * self.width)
         spectrum = spectrum.scatter(2, self._index(channels), coefficients)
         rows, columns = self._matrices(coefficients)
-        return separable(spectrum.unflatten(2, (self.height, self.width)), rows.T, columns.T)
+        return separable(spectrum.view(count, channels, self.height, self.width), rows.T, columns.T)
 
     def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return dct_matrix(self.height).to(like), dct_matrix(self.width).to(like)

@@ -26,10 +26,10 @@ class Gaussians(Decoder):
 
         x_c(u) = Σ_k α_k exp(−½ (u − μ_k)ᵀ Σ_k⁻¹ (u − μ_k)) colour_{k,c},    Σ_k = L_k L_kᵀ + I/12
 
-    with I/12 the covariance of a pixel's square. A pixel is the mean of the four points a quarter pixel from its centre.
-    A Gaussian has 6 + C numbers: centre (x, y) in [−1, 1], so that μ = ((x + 1) W/2, (y + 1) H/2); L = [[l₁, 0], [l₂, l₃]]
-    in pixels; α; and C colours. Decoding rounds them to the dtype of storage; the gradient passes by the rounding.
-    Encoding fits them to the images. `penalty` keeps the centres inside; `project` clips them.
+    with I/12 the covariance of a pixel's square. A pixel is the mean of four points, a quarter pixel from its centre.
+    A Gaussian has 6 + C numbers: its centre (x, y) in [−1, 1], so that μ = ((x + 1) W/2, (y + 1) H/2); l₁, l₂, l₃ of
+    L = [[l₁, 0], [l₂, l₃]], in pixels; α; and C colours. Decoding rounds them to the dtype of storage, which the
+    gradient ignores. Encoding fits them to the images. `penalty` keeps the centres inside; `project` clips them.
 
     Source: the paper of GSDD (2-D Gaussians for dataset distillation, submitted to ICLR 2026). Its code is not public.
 
@@ -58,7 +58,9 @@ class Gaussians(Decoder):
         numbers = ipc * math.prod(shape) * 4 // _BYTES[stored]
         self.points = numbers // (images * (_SHAPE + channels))
         if self.points < 1:
-            limit = f"at most {numbers // (_SHAPE + channels)}, so that each has a Gaussian in the storage of ipc = {ipc}"
+            limit = (
+                f"at most {numbers // (_SHAPE + channels)}, so that each has a Gaussian in the storage of ipc = {ipc}"
+            )
             raise SettingError("images", images, limit)
         self.images_per_class, self.stored, self.boundary, self.fitting = images, stored, boundary, fitting
 
@@ -83,7 +85,7 @@ class Gaussians(Decoder):
 
         Derivatives: first order, with recomputation, so that one block of images is in memory at a time.
         """
-        parts = codes["gaussians"].split(self._images_at_once())
+        parts = torch.split(codes["gaussians"], self._images_at_once())
         if len(parts) == 1:
             return self._render(parts[0])
         blocks = [checkpoint(self._render, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
@@ -121,8 +123,7 @@ class Gaussians(Decoder):
         a, b, c = ((part / determinant)[..., None, None] for part in (yy, xy, xx))
         density = torch.exp(b * across * down - (a * across.square() + c * down.square()) / 2)
         samples = (opacity[..., None] * values[..., _SHAPE:]).transpose(1, 2) @ density.flatten(2)
-        quarters = samples.unflatten(2, (self.height, 2, self.width, 2))
-        return quarters.mean(dim=(3, 5))
+        return samples.view(*samples.shape[:2], self.height, 2, self.width, 2).mean(dim=(3, 5))
 
 
 def _points(size: int, like: Tensor) -> Tensor:

@@ -45,11 +45,9 @@ class Siren(Decoder):
         self.omega, self.fitting = omega, fitting
         self.images_per_class = ipc * math.prod(shape) // self.numbers
         if self.images_per_class < 1:
-            allowed = (
-                f"smaller: a network of {layers} layers of it has {self.numbers} numbers, and the storage of ipc = {ipc} "
-                f"{ipc * math.prod(shape)}"
-            )
-            raise SettingError("width", width, allowed)
+            storage = ipc * math.prod(shape)
+            needed = f"{layers} layers of this width have {self.numbers} numbers"
+            raise SettingError("width", width, f"smaller, so that a network fits into {storage} numbers", needed)
 
     def encode(self, images: Tensor, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Fit a network to every image, as the code `weights` [n, numbers]: W_0, b_0, W_1, b_1, …, each row by row."""
@@ -71,8 +69,8 @@ class Siren(Decoder):
         hidden = torch.stack([across, down]).flatten(1).to(weights).expand(len(weights), -1, -1)
         rest = weights
         for layer, (ins, outs) in enumerate(pairwise(self.sizes)):
-            matrix, bias, rest = rest.split([outs * ins, outs, rest.shape[1] - outs * ins - outs], dim=1)
-            hidden = matrix.unflatten(1, (outs, ins)) @ hidden + bias[:, :, None]
+            matrix, bias, rest = torch.split(rest, [outs * ins, outs, rest.shape[1] - outs * ins - outs], dim=1)
+            hidden = matrix.view(-1, outs, ins) @ hidden + bias[:, :, None]
             if layer < len(self.sizes) - 2:
                 hidden = torch.sin(self.omega * hidden)
-        return hidden.unflatten(2, (self.height, self.width))
+        return hidden.view(-1, self.channels, self.height, self.width)

@@ -1,4 +1,4 @@
-"""Every decoder: its images by literal loops, its pull-back as the transpose or by gradcheck, its storage, its refusals."""
+"""Every decoder: images by literal loops, the pull-back as the transpose or by gradcheck, storage, refusals."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def test_upsample_by_hand() -> None:
 
 def test_upsample_stores_means_of_blocks() -> None:
     some, images = synthetic("upsample")
-    expected = (images[..., 0::2, 0::2] + images[..., 1::2, 0::2] + images[..., 0::2, 1::2] + images[..., 1::2, 1::2]) / 4
+    expected = (
+        images[..., 0::2, 0::2] + images[..., 1::2, 0::2] + images[..., 0::2, 1::2] + images[..., 1::2, 1::2]
+    ) / 4
     torch.testing.assert_close(some.codes["small_images"].detach(), expected)
 
 
