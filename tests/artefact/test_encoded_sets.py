@@ -15,9 +15,8 @@ from pydistill._util.tensor_file import write_tensors
 from pydistill.artefact.distilled_set import DistilledSet, load
 from pydistill.artefact.exchange import export_set, import_set
 from pydistill.artefact.file import KEY, Artefact
-from pydistill.data import Dataset
 from pydistill.distillation.distiller import Distiller
-from pydistill.errors import FormatError, InputError, SettingError
+from pydistill.errors import FormatError, InputError
 from pydistill.nn import build
 from pydistill.runs.report import draw_run, write_report
 from pydistill.runs.run import run_distillation
@@ -153,29 +152,6 @@ def test_damaged_description(change: dict[str, Any], store: TrajectoryStore, tmp
     write_tensors(path, KEY, header | {"decoder": header["decoder"] | change}, stored)
     with pytest.raises(FormatError):
         load(path)
-
-
-def distiller(store: TrajectoryStore, data: Dataset = DATA, **settings: Any) -> Distiller:
-    return Distiller(recipe(**settings).distill, data, store, build(MODEL, *data.sizes, seed=0))
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({"decoder": DecoderSettings("upsample", factor=3)}, "decoder.factor"),
-        ({"decoder": DecoderSettings("upsample", factor=4)}, "ipc"),
-    ],
-)
-def test_decoder_that_does_not_fit_the_data(settings: dict[str, Any], name: str, store: TrajectoryStore) -> None:
-    with pytest.raises(SettingError) as caught:
-        distiller(store, **settings)
-    assert caught.value.setting == name
-
-
-@pytest.mark.parametrize("kind", ["dct", "gaussians", "siren"])
-def test_noise_has_nothing_to_encode(kind: str) -> None:
-    with pytest.raises(SettingError, match="decoder"):
-        recipe(decoder=DecoderSettings(kind), initialisation="noise")  # type: ignore[arg-type]
 
 
 def test_view_of_a_set_with_a_decoder(finished: tuple[str, Path]) -> None:

@@ -26,7 +26,7 @@ class Decoder(ABC):
         """The constants that decoding needs besides the codes, known after `encode`; stored and checkpointed too."""
         return {}
 
-    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:  # noqa: B027 (most decoders have none)
         """Restore the buffers of these names."""
 
     @abstractmethod
