@@ -53,9 +53,14 @@ class DecoderSettings(Settings):
             if self.kind not in kinds and value != item.default:
                 raise SettingError(item.name, value, f"left out with kind {self.kind}, as only {kinds[0]} has it")
 
+    @property
+    def is_fitted(self) -> bool:
+        """True if the codes are fitted to the initial images, which takes time."""
+        return self.kind in _USED_BY["fit_steps"]
+
     def without_fit(self) -> DecoderSettings:
         """Return the settings for codes whose values come from elsewhere, such as a checkpoint."""
-        return replace(self, fit_steps=0) if self.kind in _USED_BY["fit_steps"] else self
+        return replace(self, fit_steps=0) if self.is_fitted else self
 
 
 def make_decoder(settings: DecoderSettings | None, shape: tuple[int, int, int], ipc: int) -> Decoder:
