@@ -25,6 +25,7 @@ _USED_BY = {
     "boundary": ("gaussians",),
     "width": ("siren",),
     "layers": ("siren",),
+    "first_omega": ("siren",),
     "omega": ("siren",),
     "fit_steps": ("gaussians", "siren"),
     "fit_lr": ("gaussians", "siren"),
@@ -43,7 +44,8 @@ class DecoderSettings(Settings):
     boundary: float = setting(0.1, "gaussians: weight of the term that keeps the centres inside", at_least=0)
     width: int = setting(6, "siren: width of the hidden layers", at_least=1)
     layers: int = setting(2, "siren: number of hidden layers", at_least=1)
-    omega: float = setting(30.0, "siren: ω, the frequency of the sines", above=0)
+    first_omega: float = setting(30.0, "siren: ω of the first layer, the frequency of its sines", above=0)
+    omega: float = setting(10.0, "siren: ω of the other layers", above=0)
     fit_steps: int = setting(500, "gaussians, siren: steps of the fit to the initial images", at_least=0)
     fit_lr: float = setting(0.01, "gaussians, siren: rate of the fit, by Adam", above=0)
 
@@ -86,4 +88,4 @@ def make_decoder(settings: DecoderSettings | None, shape: tuple[int, int, int], 
         case "gaussians":
             return Gaussians(settings.images, settings.stored, settings.boundary, shape, ipc, fitting)
         case "siren":
-            return Siren(settings.width, settings.layers, settings.omega, shape, ipc, fitting)
+            return Siren(settings.width, settings.layers, settings.first_omega, settings.omega, shape, ipc, fitting)

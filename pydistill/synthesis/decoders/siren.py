@@ -19,7 +19,7 @@ _AT_ONCE = 2**24  # hidden values that are computed at once in the fit
 class Siren(Decoder):
     """An image is a sinusoidal network of its own, from coordinates u in [−1, 1]² to C colours:
 
-        h_0 = u,    h_{j+1} = sin(ω (W_j h_j + b_j)), j = 0 … layers − 1,    x(u) = W h_layers + b
+        h_0 = u,    h_{j+1} = sin(ω_j (W_j h_j + b_j)), j = 0 … layers − 1,    x(u) = W h_layers + b
 
     A class has as many images as fit into ipc · C · H · W numbers. Encoding fits the networks to the images. Sources:
     Shin et al., *Distilling Dataset into Neural Field* (DDiF), ICLR 2025; the networks and their initial weights are
@@ -27,7 +27,7 @@ class Siren(Decoder):
 
     Args:
         width, layers: of the hidden layers.
-        omega: ω.
+        first_omega, omega: ω_0, and ω_j of the other layers.
         shape: (C, H, W).
         ipc: images per class whose storage the codes have.
         fitting: steps and rate of the fit.
@@ -37,12 +37,19 @@ class Siren(Decoder):
     """
 
     def __init__(
-        self, width: int, layers: int, omega: float, shape: tuple[int, int, int], ipc: int, fitting: Fitting
+        self,
+        width: int,
+        layers: int,
+        first_omega: float,
+        omega: float,
+        shape: tuple[int, int, int],
+        ipc: int,
+        fitting: Fitting,
     ) -> None:
         self.channels, self.height, self.width = shape
         self.sizes = [2, *[width] * layers, self.channels]
         self.numbers = sum(ins * outs + outs for ins, outs in pairwise(self.sizes))
-        self.omega, self.fitting = omega, fitting
+        self.first_omega, self.omega, self.fitting = first_omega, omega, fitting
         self.images_per_class = ipc * math.prod(shape) // self.numbers
         if self.images_per_class < 1:
             storage = ipc * math.prod(shape)
@@ -72,5 +79,5 @@ class Siren(Decoder):
             matrix, bias, rest = torch.split(rest, [outs * ins, outs, rest.shape[1] - outs * ins - outs], dim=1)
             hidden = matrix.view(-1, outs, ins) @ hidden + bias[:, :, None]
             if layer < len(self.sizes) - 2:
-                hidden = torch.sin(self.omega * hidden)
+                hidden = torch.sin((self.omega if layer else self.first_omega) * hidden)
         return hidden.view(-1, self.channels, self.height, self.width)
