@@ -25,7 +25,7 @@ from pydistill.runs import run as run_module
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.run import run_distillation
 from pydistill.runs.workflow import run_summary
-from pydistill.synthesis.decoders import DecoderSettings
+from pydistill.synthesis.decoders import DecoderSettings, siren
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
@@ -73,6 +73,24 @@ def test_an_interrupted_run_continues_as_the_uninterrupted_one(
             run_distillation(work, DATA, store, tmp_path / "resumed", resume=True, callbacks=[BreakAt(iteration)])
     run_distillation(work, DATA, store, tmp_path / "resumed", resume=True)
     assert_same_outcome(tmp_path / "uninterrupted", tmp_path / "resumed")
+
+
+def test_a_resumed_run_does_not_fit_again(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    real = siren.fit
+
+    def recorded(decoder: Any, codes: Any, images: Any, fitting: Any, *, at_once: int) -> Any:
+        steps.append(fitting.steps)
+        return real(decoder, codes, images, fitting, at_once=at_once)
+
+    monkeypatch.setattr(siren, "fit", recorded)
+    work = recipe(iterations=6, decoder=DecoderSettings("siren", width=4, layers=1, fit_steps=5), lr_image=0.01)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_distillation(work, DATA, store, tmp_path, callbacks=[BreakAt(5)])
+    run_distillation(work, DATA, store, tmp_path, resume=True)
+    assert steps == [5, 0]
 
 
 class Own(nn.Module):
