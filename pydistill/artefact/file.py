@@ -36,6 +36,7 @@ _ABOUT = (
     "A distilled training set. Train a fresh network on `images` and `labels` by SGD at learning rate `lr` as "
     "`evaluation.training` says (its own lr is replaced by this one); `viewable` says how to make pixels of images."
 )
+_ABOUT_CODES = " The file has no `images`: `decoder` says how they are made of the tensors `code.…` and `buffer.…`."
 _FORMULAS = {
     "normalise": "pixels = images * preprocessing.std + preprocessing.mean, per channel, clamped to [0, 1]",
     "zca": "pixels = preprocessing.inverse @ image + preprocessing.mean, image flattened as C, H, W, clamped to [0, 1]",
@@ -117,7 +118,7 @@ class Artefact:
         evaluation = _mapping(recipe.get("evaluation")) or asdict(defaults)
         header = {
             "format": FORMAT if self.encoded is None else ENCODED_FORMAT,
-            "about": _ABOUT,
+            "about": _ABOUT if self.encoded is None else _ABOUT + _ABOUT_CODES,
             "lr": self.lr,
             "class_names": list(self.class_names),
             "preprocessing": about,

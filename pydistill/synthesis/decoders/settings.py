@@ -53,7 +53,8 @@ class DecoderSettings(Settings):
         for item in fields(self):
             kinds, value = _USED_BY.get(item.name, (self.kind,)), getattr(self, item.name)
             if self.kind not in kinds and value != item.default:
-                raise SettingError(item.name, value, f"left out with kind {self.kind}, as only {kinds[0]} has it")
+                allowed = f"left out with kind {self.kind}"
+                raise SettingError(item.name, value, allowed, f"it belongs to kind {' or '.join(kinds)}")
 
     @property
     def is_fitted(self) -> bool:
