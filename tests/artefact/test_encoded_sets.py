@@ -69,6 +69,8 @@ def test_the_file_is_as_small_as_the_storage(finished: tuple[str, Path]) -> None
     of_images = [value for name, value in stored.items() if name == "images" or name.startswith(("code.", "buffer."))]
     assert sum(value.numel() * value.element_size() for value in of_images) == size
     assert ("images" in stored) == (kind == "pixels")
+    if kind == "dct":
+        assert header["decoder"] == {"kind": "dct", "coefficients": 16, "shape": [1, 8, 8], "ipc": 1}
     assert all(entry["meaning"] for entry in header["tensors"].values())
 
 

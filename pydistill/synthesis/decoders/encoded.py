@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ def described(settings: DecoderSettings | None, shape: tuple[int, int, int], ipc
     """Describe a decoder by JSON-able values, for `described_decoder`; None for pixels."""
     if settings is None:
         return None
-    return asdict(settings.without_fit()) | {"shape": list(shape), "ipc": ipc}
+    return settings.without_fit().of_kind() | {"shape": list(shape), "ipc": ipc}
 
 
 def described_decoder(description: Mapping[str, Any]) -> Decoder:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 from pydistill._util.settings import Settings, setting
 from pydistill.errors import SettingError
@@ -55,6 +55,10 @@ class DecoderSettings(Settings):
             if self.kind not in kinds and value != item.default:
                 allowed = f"left out with kind {self.kind}"
                 raise SettingError(item.name, value, allowed, f"it belongs to kind {' or '.join(kinds)}")
+
+    def of_kind(self) -> dict[str, Any]:
+        """Return the settings that the kind has, by name."""
+        return {name: value for name, value in asdict(self).items() if self.kind in _USED_BY.get(name, (self.kind,))}
 
     @property
     def is_fitted(self) -> bool:
