@@ -58,8 +58,8 @@ class Distiller:
 
     An iteration draws an expert and a segment of its trajectory (or several), trains the student on the synthetic set
     from the segment's start, and takes one step on pixels or codes (and learning rate, and label logits) along the
-    gradient of the matching loss. An update that would make a value non-finite, the learning rate ≤ 0 or the pixels too large is
-    rejected: the set and its moments return to the last good state, a copy in memory. The random number generator is
+    gradient of the matching loss. An update that would make a value non-finite, the learning rate ≤ 0 or pixels too large
+    is rejected: the set and its moments return to the last good state, a copy in memory. The random number generator is
     not reset, so the next iteration draws another segment.
 
     Raises:
