@@ -37,7 +37,7 @@ $(VENV)/.created:
 $(VENV)/.dependencies: pyproject.toml $(VENV)/.created
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch torchvision "setuptools>=77" wheel ninja numpy
 	PYDISTILL_BUILD=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-	    --editable '.[cli,vision,test,dev]'
+	    --config-settings editable_mode=compat --editable '.[cli,vision,test,dev]'
 	command -v cmake > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check cmake
 	@touch $@
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pydistill.ops.build_info import build_config
     from pydistill.recipes.recipe import Recipe
     from pydistill.runs.api import distill, evaluate, train_experts
+    from pydistill.runs.score import score
 
 __version__ = VERSION
 
@@ -43,6 +44,7 @@ _MODULES = {
     "load": "artefact.distilled_set",
     "match": "matching",
     "match_many": "matching",
+    "score": "runs.score",
     "train_experts": "runs.api",
 }
 _ROOMS = ("data", "errors", "nn", "ops", "reference", "trajectories")
@@ -65,6 +67,7 @@ __all__ = [
     "nn",
     "ops",
     "reference",
+    "score",
     "train_experts",
     "trajectories",
 ]

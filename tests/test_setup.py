@@ -50,14 +50,28 @@ def on_path(build: ModuleType, monkeypatch: pytest.MonkeyPatch, nvcc: Path) -> N
 
 
 def test_auto_without_nvcc_is_no(build: ModuleType) -> None:
-    decision = build.decide_cuda("13.2")
+    decision = build.decide_cuda("13.2", 1)
     assert decision.nvcc is None
     assert "no nvcc 13.x for torch's CUDA 13.2" in decision.reason
 
 
+def test_auto_without_a_gpu_is_no_unless_architectures_are_named(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "cuda", "13.2")))
+    decision = build.decide_cuda("13.2", 0)
+    assert decision.nvcc is None
+    assert "PYDISTILL_CUDA=1" in decision.reason
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+    assert build.decide_cuda("13.2", 0).nvcc is not None
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    monkeypatch.setenv("PYDISTILL_CUDA", "1")
+    assert build.decide_cuda("13.2", 0).nvcc is not None
+
+
 def test_auto_takes_cuda_home(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "cuda", "13.0")))
-    decision = build.decide_cuda("13.2")
+    decision = build.decide_cuda("13.2", 1)
     assert (decision.nvcc.home, decision.nvcc.version) == (tmp_path / "cuda", "13.0")
     assert "CUDA_HOME" in decision.reason
 
@@ -65,7 +79,7 @@ def test_auto_takes_cuda_home(build: ModuleType, monkeypatch: pytest.MonkeyPatch
 def test_cuda_home_is_the_users_word(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "nothing"))
     on_path(build, monkeypatch, toolkit(tmp_path / "cuda", "13.2") / "bin" / "nvcc")
-    assert build.decide_cuda("13.2").nvcc is None
+    assert build.decide_cuda("13.2", 1).nvcc is None
 
 
 def test_auto_takes_the_path_and_sees_through_a_wrapper(
@@ -77,14 +91,14 @@ def test_auto_takes_the_path_and_sees_through_a_wrapper(
     wrapper.write_text(f'#!/bin/sh\nexec {real}/bin/nvcc "$@"\n')
     wrapper.chmod(0o755)
     on_path(build, monkeypatch, wrapper)
-    assert build.decide_cuda("13.2").nvcc.home == real
+    assert build.decide_cuda("13.2", 1).nvcc.home == real
 
 
 def test_auto_takes_pips_nvcc(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = toolkit(tmp_path / "nvidia" / "cu13", "13.2")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    assert build.decide_cuda("13.2").nvcc.home == home
-    assert build.decide_cuda("12.8").nvcc is None
+    assert build.decide_cuda("13.2", 1).nvcc.home == home
+    assert build.decide_cuda("12.8", 1).nvcc is None
 
 
 def test_of_two_the_one_of_torchs_version_is_taken(
@@ -93,15 +107,15 @@ def test_of_two_the_one_of_torchs_version_is_taken(
     on_path(build, monkeypatch, toolkit(tmp_path / "cuda", "13.0") / "bin" / "nvcc")
     home = toolkit(tmp_path / "nvidia" / "cu13", "13.2")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    assert build.decide_cuda("13.2").nvcc.home == home
-    assert build.decide_cuda("13.0").nvcc.home == tmp_path / "cuda"
+    assert build.decide_cuda("13.2", 1).nvcc.home == home
+    assert build.decide_cuda("13.0", 1).nvcc.home == tmp_path / "cuda"
 
 
 def test_another_major_version_is_no_compiler_for_this_torch(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "cuda", "12.8")))
-    decision = build.decide_cuda("13.2")
+    decision = build.decide_cuda("13.2", 1)
     assert decision.nvcc is None
     assert f"{tmp_path / 'cuda'} has 12.8" in decision.reason
 
@@ -110,13 +124,13 @@ def test_a_torch_without_cuda_gets_no_kernels(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "cuda", "13.2")))
-    assert build.decide_cuda(None).nvcc is None
+    assert build.decide_cuda(None, 1).nvcc is None
 
 
 def test_0_is_never(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "cuda", "13.2")))
     monkeypatch.setenv("PYDISTILL_CUDA", "0")
-    assert build.decide_cuda("13.2").nvcc is None
+    assert build.decide_cuda("13.2", 1).nvcc is None
 
 
 @pytest.mark.parametrize(
@@ -127,13 +141,13 @@ def test_1_without_a_compiler_is_an_error(
 ) -> None:
     monkeypatch.setenv("PYDISTILL_CUDA", "1")
     with pytest.raises(build.BuildError, match=f"PYDISTILL_CUDA=1, but .*{remedy}"):
-        build.decide_cuda(torch_cuda)
+        build.decide_cuda(torch_cuda, 1)
 
 
 def test_other_values_are_an_error(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYDISTILL_CUDA", "yes")
     with pytest.raises(build.BuildError, match="PYDISTILL_CUDA=yes is not one of auto, 0, 1"):
-        build.decide_cuda("13.2")
+        build.decide_cuda("13.2", 1)
 
 
 def test_architectures_of_torch_as_a_list_for_its_builder(build: ModuleType) -> None:
@@ -230,3 +244,17 @@ def test_build_config_tells_how_it_was_built() -> None:
 def test_build_config_is_a_copy() -> None:
     build_config()["compiled"] = "spoilt"
     assert build_config()["compiled"] in (True, False)
+
+
+def test_jobs_are_limited_by_memory_unless_the_user_names_them(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAX_JOBS", "1")  # restored at the end
+    monkeypatch.delenv("MAX_JOBS")
+    monkeypatch.setattr(build.os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(build.os, "sysconf", {"SC_PHYS_PAGES": 2**22, "SC_PAGE_SIZE": 2**12}.__getitem__)  # 16 GiB
+    build.limit_jobs()
+    assert build.os.environ["MAX_JOBS"] == "8"
+    monkeypatch.setenv("MAX_JOBS", "3")
+    build.limit_jobs()
+    assert build.os.environ["MAX_JOBS"] == "3"

@@ -14,6 +14,7 @@ SET_NAME = "distilled.safetensors"
 BEST_NAME = "best.safetensors"
 SUMMARY_NAME = "summary.json"
 EVALUATIONS_NAME = "evaluations.json"
+BASELINES_NAME = "baselines.json"
 REPORT_NAME = "report.html"
 IMAGES_NAME = "images.png"
 CURVES_NAME = "curves.png"
@@ -25,7 +26,8 @@ LOCK = ".lock"
 RESULTS_LOCK = ".results.lock"
 
 SETTINGS = (RECIPE_NAME, CONFIG_NAME)  # compared or rewritten when a run is resumed
-RESULTS = (SUMMARY_NAME, EVALUATIONS_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)  # also written beside the run
+# Also written beside the run.
+RESULTS = (SUMMARY_NAME, EVALUATIONS_NAME, BASELINES_NAME, REPORT_NAME, IMAGES_NAME, CURVES_NAME)
 OUTCOMES = (SET_NAME, BEST_NAME, *RESULTS)
 _RUN_FILES = (METRICS_NAME, CHECKPOINT_NAME, SET_NAME)  # any of these identifies a run folder
 INDEX_NAME = "index.json"  # of a trajectory store

@@ -17,24 +17,25 @@ from torch import Tensor, nn
 from pydistill._util.checks import check_integer, check_path
 from pydistill._util.devices import usable_device
 from pydistill._util.format import counted
-from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME
+from pydistill._util.layout import BEST_NAME, SET_NAME
 from pydistill._util.locking import only_writer
 from pydistill._util.png import html_sheet
 from pydistill._util.progress import in_notebook, is_shown
-from pydistill.artefact.file import Artefact
+from pydistill.artefact.file import Artefact, check_destination
 from pydistill.artefact.storage import Storage
 from pydistill.data import Dataset, Preprocessing
 from pydistill.data import load as load_data
-from pydistill.errors import FormatError, InputError, MismatchError, Name, SettingError, shown
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
+from pydistill.errors import InputError, MismatchError, Name, SettingError, shown
+from pydistill.evaluation.evaluate import Evaluation, evaluate_networks
+from pydistill.evaluation.protocols import with_protocol
+from pydistill.evaluation.settings import EvaluationSettings
 from pydistill.nn import ModelSettings, Network, build, name_of, parse
 from pydistill.nn.fits import check_fits
-from pydistill.recipes.recipe import Recipe, recipe_from_dict
+from pydistill.recipes.recipe import Recipe, default_recipe, recipe_from_dict
 from pydistill.training.train import derive_seed, train
 
 View = Literal["normalised", "viewable"]
 Which = Literal["final", "best"]
-_RUN_ONLY = (METRICS_NAME, CHECKPOINT_NAME)
 
 
 class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
@@ -183,7 +184,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             DivergedError: the training reached NaN or infinity.
         """
         check_integer("repeat", repeat, 0)
-        protocol = self._protocol(seed=seed, epochs=epochs)
+        protocol = self.protocol(seed=seed, epochs=epochs)
         seed = derive_seed("evaluation", protocol.seed, repeat)  # as `evaluate` does
         device = usable_device(device)
         images, labels = (
@@ -208,6 +209,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         repeats: int | None = None,
         data: Dataset | str | os.PathLike[str] | None = None,
         *,
+        protocol: str | None = None,
         seed: int | None = None,
         epochs: int | None = None,
         device: torch.device | str | None = None,
@@ -218,7 +220,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
         Args:
             models: names, settings or factories of networks; None: those of the recipe's evaluation, or the student's.
-            repeats, seed, epochs: of the networks of every kind; None: the recipe's.
+            protocol: a published protocol's name (`PROTOCOLS` of `pydistill.evaluation.protocols`); None: the recipe's.
+            repeats, seed, epochs: of the networks of every kind; None: the recipe's, epochs those of `protocol`.
             data: the data set whose test images are used, or the new path of the recorded one; None: `self.data`, or
                 else the recorded data set, read again. Images with another preprocessing are converted to the set's.
             device: where to train and test; None: where the data are, or a GPU if they are on the CPU and there is one.
@@ -232,20 +235,14 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             InputError: a network or the data do not fit, or models or data are missing.
             MismatchError: the set was not distilled from these data.
         """
-        if models is None:
-            networks = self._recorded_networks()
-        else:
-            listed = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
-            networks = [self._network(model) for model in listed]
-            if not networks:
-                raise InputError("models must name at least one network, or be left out for those of the recipe")
+        networks = self.networks(models)
         return evaluate_networks(
             self.artefact.images,
             self.labels,
             self.lr,
-            self._test_data(self.data if data is None else data, device),
+            self.test_data(data, device),
             networks,
-            self._protocol(seed=seed, epochs=epochs, repeats=repeats),
+            self.protocol(protocol, seed=seed, epochs=epochs, repeats=repeats),
             progress=is_shown(progress),
             on_evaluation=on_evaluation,
         )
@@ -320,22 +317,48 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             return self.student
         return parse(model) if isinstance(model, str) else model
 
-    def _recorded_networks(self) -> list[Network]:
+    def networks(self, models: str | Network | Sequence[str | Network] | None = None) -> list[Network]:
+        """Return the networks to evaluate: those of `evaluate`'s argument, or of the recipe, or the student's.
+
+        Raises:
+            InputError: a name does not exist, `models` is empty, or the set records a network of the user's own.
+        """
+        if models is not None:
+            listed = [models] if isinstance(models, (str, ModelSettings)) or callable(models) else models
+            if not listed:
+                raise InputError("models must name at least one network, or be left out for those of the recipe")
+            return [self._network(model) for model in listed]
         names = self.recipe.evaluation.models
         custom = next((name for name in names if ":" in name), None)
         if custom is not None:
             raise _custom_network("evaluated", custom)
         return [parse(name) for name in names] or [self.student]
 
-    def _protocol(self, **changes: int | None) -> EvaluationSettings:
+    def protocol(self, name: str | None = None, **changes: int | None) -> EvaluationSettings:
+        """Return the settings of an evaluation: the recipe's, or a published protocol's with the recipe's networks.
+
+        A protocol augments as published, but does not mirror digits.
+
+        Args:
+            name: one of `PROTOCOLS` of `pydistill.evaluation.protocols`; None: the recipe's own.
+            changes: epochs, repeats and seed instead of these; None: no change.
+
+        Raises:
+            SettingError: there is no such protocol, or a value is outside its limits.
+        """
         settings = self.recipe.evaluation
-        epochs = changes.pop("epochs")
+        if name is not None:
+            settings = with_protocol(settings, name, default_recipe(self.recipe.data.name).evaluation.training.dsa)
+        epochs = changes.pop("epochs", None)
         if epochs is not None:
             settings = replace(settings, training=replace(settings.training, epochs=epochs))
         return replace(settings, **{name: value for name, value in changes.items() if value is not None})  # type: ignore[arg-type]
 
-    def _test_data(self, data: Dataset | str | os.PathLike[str] | None, device: torch.device | str | None) -> Dataset:
-        """Return the data set on which networks are tested, with the set's preprocessing, on the device."""
+    def test_data(
+        self, data: Dataset | str | os.PathLike[str] | None = None, device: torch.device | str | None = None
+    ) -> Dataset:
+        """Return the data set on which `evaluate` with these arguments tests, with the set's preprocessing."""
+        data = self.data if data is None else data
         if data is not None and not isinstance(data, (str, os.PathLike)):
             dataset = self.preprocess(data)
             return dataset.to(usable_device(device, dataset.device))
@@ -353,27 +376,6 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             )
         # A file from elsewhere must not cause downloads or choose the cache folder.
         return self.preprocess(load_data(replace(recorded, path=path, download=False, cache=None), device))
-
-
-def check_destination(path: str | os.PathLike[str]) -> None:
-    """Check that a distilled set may be written to a path.
-
-    Raises:
-        InputError: the name does not end in .safetensors, the path exists and is not an intact distilled set, or it is
-            that of the final or best set of a run, even if that does not exist yet.
-    """
-    check_path("path", path)
-    file = Path(path)
-    if file.suffix != ".safetensors" or file.is_dir():
-        raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
-    # Outside a run, a set may have one of these names.
-    if file.name in (SET_NAME, BEST_NAME) and any((file.parent / name).exists() for name in _RUN_ONLY):
-        raise InputError(f"{path} is the set of a run; choose another file")
-    if file.exists():
-        try:
-            Artefact.load(file)
-        except (FormatError, InputError) as error:
-            raise InputError(f"{path} exists and is not an intact distilled set; choose another file") from error
 
 
 def _custom_network(action: str, name: str) -> InputError:

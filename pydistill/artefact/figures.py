@@ -18,12 +18,6 @@ from pydistill.errors import MissingDependencyError
 
 SOURCE, MADE_BY = "Source", "pydistill"  # a text chunk in the PNG file, before its pixels
 _MAX_STUDENTS = 6  # in the plot of distances
-REFERENCES = {
-    "accuracy_random_real": "random real images",
-    "accuracy_full_data": "all real data",
-    "accuracy_experts": "experts",
-}
-"""Accuracies in summary.json with which the distilled set is compared."""
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -61,19 +55,19 @@ def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], ti
     return figure
 
 
-def curves_figure(metrics: Records, summary: Mapping[str, Any] | None = None) -> Any:
+def curves_figure(metrics: Records, references: Mapping[str, float] | None = None) -> Any:
     """Return a figure of a run's curves: accuracy, loss, step K, learning rate, distances to the target, and time.
 
     Args:
         metrics: the events of metrics.jsonl.
-        summary: the run's summary with the accuracies of reference.
+        references: the accuracies in [0, 1] with which the set is compared, by name.
     """
     events = {kind: [line for line in metrics if line["event"] == kind] for kind in ("iteration", "evaluation")}
     iterations = events["iteration"]
     figure = _figure(11.0, 11.0, layout=None)  # fixed margins take half the time of computed ones
     figure.subplots_adjust(left=0.08, right=0.98, top=0.99, bottom=0.05, wspace=0.22, hspace=0.2)
     accuracy, loss, step, rate, distance, seconds = figure.subplots(3, 2).flat
-    _draw_accuracy(accuracy, events["evaluation"], summary or {})
+    _draw_accuracy(accuracy, events["evaluation"], references or {})
     _draw_series(loss, iterations, "loss", "matching loss L", log=True)
     rejected = [line["iteration"] for line in iterations if line.get("rejected")]
     if rejected:
@@ -114,19 +108,17 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        message = "pictures need matplotlib; install it with: pip install 'pydistill[cli]'"
-        raise MissingDependencyError(message) from error
+        raise MissingDependencyError("pictures need matplotlib: pip install matplotlib") from error
     return Figure(figsize=(width, height), layout=layout)
 
 
-def _draw_accuracy(axis: Any, evaluations: Records, summary: Mapping[str, Any]) -> None:
+def _draw_accuracy(axis: Any, evaluations: Records, references: Mapping[str, float]) -> None:
     """Draw mean ± standard deviation over networks, in percent."""
     numbers = [line["iteration"] for line in evaluations]
     means, deviations = ([100 * line[name] for line in evaluations] for name in ("mean", "std"))
     axis.errorbar(numbers, means, deviations, marker="o", capsize=3, label="distilled")
-    for number, (name, label) in enumerate(REFERENCES.items(), start=1):
-        if name in summary:
-            axis.axhline(100 * summary[name]["mean"], linestyle="--", color=f"C{number}", label=label)
+    for number, (name, mean) in enumerate(references.items(), start=1):
+        axis.axhline(100 * mean, linestyle="--", color=f"C{number}", label=name)
     axis.set(xlabel="iteration", ylabel="test accuracy (%)")
 
 

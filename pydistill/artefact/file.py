@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pydistill._util.layout import BEST_NAME, METRICS_NAME, SET_NAME, other_runs
+from pydistill._util.checks import check_path
+from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME, other_runs
 from pydistill._util.tensor_file import read_tensors, write_tensors
 from pydistill.artefact.storage import Storage
 from pydistill.data import Preprocessing
@@ -93,6 +94,13 @@ class Artefact:
         """The names of the K classes, in the order of the labels."""
         return tuple(self.provenance["dataset"]["classes"])
 
+    @property
+    def ipc(self) -> int:
+        """The images per class: with a decoder, those whose storage the codes have."""
+        if self.encoded is not None and self.encoded.description is not None:
+            return int(self.encoded.description["ipc"])
+        return len(self.images) // len(self.class_names)
+
     def viewable(self, images: Tensor | None = None) -> Tensor:
         """Return the images, or other preprocessed images, as pixels in [0, 1], [n, C, H, W]."""
         return self.preprocessing.invert(self.images if images is None else images).clamp(0, 1)
@@ -169,6 +177,29 @@ class Artefact:
         if fault is not None:
             raise FormatError(f"{file} is damaged: {fault}")
         return artefact
+
+
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Check that a distilled set may be written to a path.
+
+    Raises:
+        InputError: the name does not end in .safetensors, the path exists and is not an intact distilled set, or it is
+            that of the final or best set of a run, even if that does not exist yet.
+    """
+    check_path("path", path)
+    file = Path(path)
+    if file.suffix != ".safetensors" or file.is_dir():
+        raise InputError(f"a distilled set is written to a file whose name ends in .safetensors, not to {path}")
+    # Outside a run, a set may have one of these names.
+    if file.name in (SET_NAME, BEST_NAME) and any(
+        (file.parent / name).exists() for name in (METRICS_NAME, CHECKPOINT_NAME)
+    ):
+        raise InputError(f"{path} is the set of a run; choose another file")
+    if file.exists():
+        try:
+            Artefact.load(file)
+        except (FormatError, InputError) as error:
+            raise InputError(f"{path} exists and is not an intact distilled set; choose another file") from error
 
 
 def _stored_images(artefact: Artefact) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ COMMANDS = (
     "convexify",
     "distill",
     "evaluate",
+    "score",
     "show",
     "report",
     "export",

@@ -85,6 +85,19 @@ def add_device(parser: Parser) -> None:
     )
 
 
+def add_protocol(parser: Parser) -> None:
+    """Add --protocol, --repeats, --epochs, --seed and --data."""
+    parser.add_argument(
+        "--protocol", type=str, help="mtt, datm or ddranking: how they train and test (default: the recipe's own)"
+    )
+    parser.add_argument("--repeats", type=int, help="networks to train per architecture")
+    parser.add_argument("--epochs", type=int, help="epochs of a training")
+    parser.add_argument("--seed", type=int, help="seed of the trainings")
+    parser.add_argument(
+        "--data.path", "--data", dest="data", type=path, metavar="PATH", help="path of the data set, if it has moved"
+    )
+
+
 def add_quiet(parser: Parser) -> None:
     """Add --quiet."""
     parser.add_argument("--quiet", action="store_true", help="show no progress, only warnings and errors")

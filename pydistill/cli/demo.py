@@ -39,6 +39,8 @@ def run(values: Any) -> Output:
     from pydistill._util.checks import check_seed
     from pydistill._util.files import read_json
     from pydistill._util.layout import SUMMARY_NAME
+    from pydistill.evaluation.baselines import read_baselines
+    from pydistill.evaluation.evaluate import records
     from pydistill.runs.demo import EXPERTS, demo
 
     check_seed(values.seed)
@@ -53,7 +55,8 @@ def run(values: Any) -> Output:
         reason = str(error).partition("; ")[0] or "stopped"
         again = ["pydistill", "demo", "--method", values.method, "--seed", str(values.seed), "--out", str(out)]
         raise Interrupted(f"{reason}; to continue: {shlex.join([*again, '--resume'])}") from error
-    return Output({"folder": out} | read_json(out / SUMMARY_NAME), table)
+    summary = {"folder": out} | read_json(out / SUMMARY_NAME)
+    return Output(summary | {"baselines": records(read_baselines(out))}, table)
 
 
 def _free_folder(parent: Path, name: str) -> Path:

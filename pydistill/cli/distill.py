@@ -48,6 +48,9 @@ def run(values: Any) -> Output:
     from pydistill._util.format import counted
     from pydistill._util.layout import SUMMARY_NAME, refuse_experts
     from pydistill._util.settings import from_dict, in_group
+    from pydistill.evaluation.baselines import read_baselines
+    from pydistill.evaluation.evaluate import records, table
+    from pydistill.runs.comparison import distilled_name
     from pydistill.runs.folder import RunFolder
     from pydistill.runs.loggers import LogSettings
     from pydistill.runs.preflight import check_recipe_and_experts
@@ -81,7 +84,11 @@ def run(values: Any) -> Output:
         f"stored: {counted(len(result.final.images), 'image')} in {result.final.storage}\n"
         f"the set and summary.json are in {folder}"
     )
-    return Output({"folder": folder} | read_json(folder / SUMMARY_NAME), text)
+    baselines = read_baselines(folder)
+    if recipe.evaluation.baselines:
+        text += f"\n\n{table([(distilled_name(result.final), final), *baselines])}"
+    summary = {"folder": folder} | read_json(folder / SUMMARY_NAME)
+    return Output(summary | {"baselines": records(baselines)}, text)
 
 
 def _percent(evaluation: Evaluation) -> str:

@@ -49,8 +49,9 @@ def run(values: Any) -> Output:
     import torch
 
     from pydistill import data
-    from pydistill.artefact.distilled_set import check_destination, load
+    from pydistill.artefact.distilled_set import load
     from pydistill.artefact.exchange import import_set
+    from pydistill.artefact.file import check_destination
     from pydistill.cli.parser import did_you_mean
     from pydistill.data import DataSettings, Normalise
     from pydistill.data.settings import NAMES

@@ -13,12 +13,14 @@ from pydistill.compat.datasets import buffer_folder, data_of
 from pydistill.compat.exported import export_buffers, exported, refuse_foreign
 from pydistill.compat.flags import Script, buffer_parser
 from pydistill.compat.networks import network_of
-from pydistill.compat.recipe import augmentation_of
+from pydistill.compat.recipe import augmentation_of, sharpness_of
 from pydistill.errors import InputError
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.workflow import train_and_store
+from pydistill.training.gsam import SharpnessSettings
 
 _STORE = "pydistill-experts"
+_FTD_DEFAULTS = SharpnessSettings(rho=2.0, alpha=0.4)
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -52,9 +54,12 @@ def train(arguments: Sequence[str]) -> None:
         "weight_decay": values.l2,
         "schedule": "halfway" if values.decay else "constant",
         "dsa": augmentation_of(values),
+        "sharpness": sharpness_of(values),
     }
     expert = {"count": values.num_experts, "seed": values.seed, "training": training}
     recipe = from_dict(Recipe, {"data": data_of(values, script), "model": network_of(values.model), "expert": expert})
+    if script == "ftd" and recipe.expert.training.sharpness == _FTD_DEFAULTS:
+        note("--rho_max, --rho_min and --alpha are FTD's defaults, 2 and 0.4; its paper has ρ = 0.01 and α = 0.3 or 1")
     if values.dataset == "ImageNet" and values.subset is None:
         note("--dataset ImageNet is the subset imagenette, as for MTT; TESLA's of 1,000 classes is not implemented")
     folder = buffer_folder(values, script)

@@ -32,7 +32,7 @@ def data_of(values: argparse.Namespace, script: Script = "mtt") -> DataSettings:
             )
         if name not in SUBSETS:
             raise InputError(f"--subset must be one of {', '.join(SUBSETS)}, not {name}")
-    elif values.res is not None:
+    elif values.res is not None and script != "datm":  # whose files set it for every data set
         raise InputError(f"--res={values.res} is for --dataset ImageNet; leave it out")
     if name not in NAMES:
         raise InputError(

@@ -13,6 +13,7 @@ from pydistill._util.layout import BEST_NAME
 from pydistill.artefact.file import Artefact
 from pydistill.cli.errors import note, print_result
 from pydistill.compat.command import run_command
+from pydistill.compat.config import with_config
 from pydistill.compat.datasets import buffer_folder
 from pydistill.compat.experts import fraction_rule, import_experts
 from pydistill.compat.files import RUN, Naming, ScriptFiles, log_folder
@@ -21,6 +22,7 @@ from pydistill.compat.recipe import recipe_of
 from pydistill.evaluation.evaluate import evaluate_networks, table
 from pydistill.nn import parse
 from pydistill.recipes.recipe import Recipe
+from pydistill.runs.comparison import distilled_name
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.workflow import distill_and_report
 from pydistill.trajectories import TrajectoryStore
@@ -39,9 +41,10 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         MismatchError: the buffers hold experts of another network or image size.
         PydistillError: as `distill_and_report`.
     """
-    values = distill_parser(script).parse(arguments)
+    parser = distill_parser(script)
+    values = parser.parse(with_config(parser, arguments) if script == "datm" else arguments)
     recipe, notes = recipe_of(values, script)
-    folder = log_folder(values.dataset, values.name, script, resume=values.resume)
+    folder = log_folder(values, script)
     for line in notes:
         note(line)
     dataset = data.load(recipe.data, device=None)
@@ -54,9 +57,9 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         run,
         classes,
         dataset.preprocessing,
-        soft=recipe.distill.labels == "teacher",
+        soft=recipe.distill.resolved_method.labels != "hard",
         invert=recipe.distill.ipc < 50 or values.force_save,
-        raw=Naming(folder, inverted=None) if script == "att" else None,
+        raw=Naming(folder, inverted=None) if script in ("att", "ftd") else None,
     )
     result = distill_and_report(
         dataset, recipe, store, run.path, resume=values.resume, quiet=values.quiet, callbacks=[files]
@@ -66,7 +69,7 @@ def distil(script: Script, arguments: Sequence[str]) -> None:
         artefact = Artefact.load(run.path / BEST_NAME)
         networks = [parse(name) for name in recipe.evaluation.models]
         rows = evaluate_networks(artefact.images, artefact.labels, artefact.lr, dataset, networks, recipe.evaluation)
-        lines.append(table(rows))
+        lines.append(table([(distilled_name(artefact), row) for row in rows]))
     print_result("\n".join([*lines, f"the sets are in {folder}, the run in {run.path}"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -26,9 +27,16 @@ RUN = "run"
 _LOG_FOLDERS = "logged_files"
 
 
-def log_folder(dataset: str, name: str | None, script: Script, *, resume: bool) -> Path:
-    """Return logged_files/DATASET/NAME; without a name that of the script, with -2, -3, … if it exists."""
-    parent = Path(_LOG_FOLDERS) / dataset
+def log_folder(values: argparse.Namespace, script: Script) -> Path:
+    """Return logged_files/DATASET/NAME, for DATM …/DATASET/IPC/MODEL/NAME.
+
+    Without a name it is that of the script, with -2, -3, … if it exists.
+    """
+    name: str | None = values.name
+    resume: bool = values.resume
+    parent = Path(_LOG_FOLDERS) / str(values.dataset)
+    if script == "datm":
+        parent = parent / str(values.ipc) / str(values.model)
     if name is None:
         if resume:
             raise InputError(f"--resume needs the run's --name, the folder in {parent}")
@@ -50,20 +58,26 @@ class Naming:
         folder: of the files.
         images, labels: names of the images and their labels.
         inverted: name of the images without ZCA whitening, or None if the script does not write them.
+        logits: the labels are logits.
+        every_lr: the learning rate is written with every set, not with the best alone.
     """
 
     folder: Path
     images: str = "images_{}.pt"
     labels: str = "labels_{}.pt"
     inverted: str | None = "images_zca_{}.pt"
+    logits: bool = False
+    every_lr: bool = False
 
     @classmethod
     def of(cls, script: Script, folder: Path, ipc: int) -> Naming:
-        """Return the naming of the evaluated set; for ATT this is the moving average, in ema_logged_files."""
+        """Return the naming of the evaluated set; for ATT and FTD the moving average, in ema_logged_files."""
         if script == "mct":
             return cls(folder, f"images_ipc-{ipc}_{{}}.pt", f"labels_ipc-{ipc}_{{}}.pt", None)
-        if script == "att":
+        if script in ("att", "ftd"):
             return cls(Path(f"ema_{folder}"), "ema_images_{}.pt", "ema_labels_{}.pt")
+        if script == "datm":
+            return cls(folder / "Normal", logits=True, every_lr=True)
         return cls(folder)
 
     def write(self, when: str, images: Tensor, labels: Tensor) -> None:
@@ -83,9 +97,10 @@ class ScriptFiles(RunCallback):
         folder: folder of the run.
         classes: class of every image.
         preprocessing: preprocessing of the data; whitened images are also written without the whitening.
-        soft: take the labels from the artefact of the best set, where they are probabilities.
+        soft: take the labels from the artefact of the best set, where they are probabilities; or, as logits, from the
+            checkpoint.
         invert: write the images without whitening.
-        raw: for ATT, whose images are a moving average: naming of the pixels themselves.
+        raw: for ATT and FTD, whose images are a moving average: naming of the pixels themselves.
     """
 
     def __init__(
@@ -134,8 +149,8 @@ class ScriptFiles(RunCallback):
                 self._write(when, images)
                 if self._raw is not None:
                     self._raw.write(when, self._folder.load_checkpoint()[1]["images"], self._classes)
-            if is_best:
-                save_torch(torch.tensor(self._lr, dtype=torch.float64), self._naming.folder / "lr_best.pt")
+                if when == "best" or self._naming.every_lr:
+                    save_torch(torch.tensor(self._lr, dtype=torch.float64), self._naming.folder / f"lr_{when}.pt")
         self._due = None
 
     def _note(self, iteration: int, accuracy: float) -> None:
@@ -156,8 +171,14 @@ class ScriptFiles(RunCallback):
                 self._lr = record["lr"]
 
     def _write(self, when: str, images: Tensor) -> None:
-        labels = Artefact.load(self._folder.path / BEST_NAME).labels if self._soft else self._classes
-        self._naming.write(when, images, labels)
+        self._naming.write(when, images, self._labels())
         if self._inverts and self._naming.inverted is not None and when != "best":
             inverted = self._preprocessing.invert(images).cpu().clone()
             save_torch(inverted, self._naming.folder / self._naming.inverted.format(when))
+
+    def _labels(self) -> Tensor:
+        if not self._soft:
+            return self._classes
+        if self._naming.logits:
+            return self._folder.load_checkpoint()[1]["label_logits"]
+        return Artefact.load(self._folder.path / BEST_NAME).labels

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydistill.cli.parser import Parser
 
-Script = Literal["mtt", "att", "tesla", "mct"]
+Script = Literal["mtt", "att", "tesla", "mct", "ftd", "datm"]
 _STRATEGY = "color_crop_cutout_flip_scale_rotate"
 
 FLAGS = {
@@ -20,10 +20,16 @@ FLAGS = {
     "distill.iterations": "--Iteration",
     "distill.steps": "--syn_steps",
     "distill.expert_epochs": "--expert_epochs",
+    "distill.min_start": "--min_start_epoch",
     "distill.max_start": "--max_start_epoch",
+    "distill.grow_from": "--current_max_start_epoch",
+    "distill.grow_iterations": "--expansion_end_epoch",
     "distill.lr_image": "--lr_img",
     "distill.lr_lr": "--lr_lr",
+    "distill.lr_label": "--lr_y",
     "distill.lr_init": "--lr_teacher",
+    "distill.momentum_label": "--Momentum_y",
+    "distill.skip_loss_above": "--threshold",
     "distill.batch_size": "--batch_syn",
     "distill.ema": "--ema_decay",
     "distill.dsa.strategy": "--dsa_strategy",
@@ -44,8 +50,24 @@ FLAGS = {
     "expert.training.momentum": "--mom",
     "expert.training.weight_decay": "--l2",
     "expert.training.dsa.strategy": "--dsa_strategy",
+    "expert.training.sharpness.rho": "--rho_max",
+    "expert.training.sharpness.alpha": "--alpha",
 }
 """Flag of a setting, for error messages."""
+
+_DATM_NUMBERS: dict[str, tuple[Any, Any]] = {
+    "min_start_epoch": (int, 0),
+    "current_max_start_epoch": (int, 20),
+    "expansion_end_epoch": (int, 3000),
+    "lr_y": (float, 2.0),
+    "Momentum_y": (float, 0.9),
+    "threshold": (float, 1.0),
+    "Label_Model_Timestamp": (int, -1),
+}
+_DATM_WITHOUT_EFFECT = (
+    *("device", "project", "skip_first_eva", "parall_eva", "record_loss"),
+    *("Initialize_Label_Model", "Initialize_Label_Model_Dir"),
+)
 
 
 def truth(text: str) -> bool:
@@ -58,7 +80,7 @@ def truth(text: str) -> bool:
 
 
 def distill_parser(script: Script) -> Parser:
-    """Return the parser of a distillation script (distill.py, distill_ATT.py, distill_compressed.py)."""
+    """Return the parser of a distillation script (distill.py, distill_ATT.py, distill_compressed.py, DATM.py, …)."""
     parser = _parser(script, f"{script.upper()}'s distillation command", script)
     epochs = float if script == "mct" else int
     numbers: dict[str, tuple[Any, Any]] = {
@@ -80,15 +102,23 @@ def distill_parser(script: Script) -> Parser:
         "max_files": (int, None),
         "max_experts": (int, None),
     }
-    if script in ("mtt", "att"):  # in mtt for FTD, whose distillation is MTT's with an average
-        numbers["ema_decay"] = (float, 0.999 if script == "att" else None)
+    if script in ("att", "ftd", "datm"):
+        numbers["ema_decay"] = (float, 0.999)
     if script == "mct":
         numbers["noise_start"] = (float, 0.0)
         _waypoints(parser)
+    if script == "datm":
+        numbers |= _DATM_NUMBERS
+        for name in _DATM_WITHOUT_EFFECT:
+            parser.add_argument(f"--{name}", help="accepted, without effect")
+        parser.add_argument("--cfg", help="a file of DATM's configs/; flags override it")
+        parser.add_argument("--Sequential_Generation", type=truth, default=True, metavar="True|False")
+        parser.add_argument("--Initialize_Label_With_Another_Model", type=truth, default=False, metavar="True|False")
     for name, (kind, default) in numbers.items():
         parser.add_argument(f"--{name}", type=kind, default=default)
     parser.add_argument("--eval_mode", default="S", help="S, C, M, W, D, A, P or N")
-    parser.add_argument("--pix_init", choices=["noise", "real"], default="real")
+    starts = ["samples_predicted_correctly", "real"] if script == "datm" else ["noise", "real"]
+    parser.add_argument("--pix_init", choices=starts, default="real")
     parser.add_argument("--no_aug", type=truth, default=False, metavar="True|False")
     switches = ["load_all", "texture", "force_save"]
     if script == "tesla":
@@ -97,14 +127,15 @@ def distill_parser(script: Script) -> Parser:
         switches += ["teacher_label", "lr_decay", "mute_syn_lr", "mute_fub", "mute_continuous_spl", "ablation"]
         parser.add_argument("--optimizer", default="SGD")
     for name in switches:
-        parser.add_argument(f"--{name}", action="store_true")
+        parser.add_argument(f"--{name}", **_switch(script))
     add = _added(parser)
     add("--name", help="folder in logged_files/DATASET; the published scripts use the name of the wandb run")
     add("--experts", help="folder for the imported experts; default: in the folder of the buffers")
     add("--resume", action="store_true", help="continue the run of that --name")
     add("--backend", choices=["auto", "fused", "torch", "autograd"], default="auto")
-    if script == "mct":
-        add("--gradient", choices=["exact", "truncated"], default="exact", help="truncated: as published")
+    if script in ("mct", "datm"):
+        help = "truncated: as published" if script == "mct" else "truncated: DATM_tesla.py"
+        add("--gradient", choices=["exact", "truncated"], default="exact", help=help)
     return parser
 
 
@@ -115,8 +146,11 @@ def buffer_parser(script: Script = "mtt") -> Parser:
     parser.add_argument("--save_interval", type=int, default=1 if script == "tesla" else 10)
     if script == "att":
         parser.set_defaults(batch_train=512)
+    _sharpness(parser, script)
     add = _added(parser)
-    add("--script", choices=get_args(Script), default="mtt", help="the repository whose defaults to take; default mtt")
+    add("--rho", type=float, help="sets --rho_max and --rho_min, as in FTD's README")
+    choices = [name for name in get_args(Script) if name != "datm"]  # whose buffers FTD's script trains
+    add("--script", choices=choices, default="mtt", help="the repository whose defaults to take; default mtt")
     return parser
 
 
@@ -139,6 +173,20 @@ def _training(parser: Parser) -> None:
     parser.add_argument("--decay", action="store_true")
     parser.add_argument("--mom", type=float, default=0.0)
     parser.add_argument("--l2", type=float, default=0.0)
+
+
+def _sharpness(parser: Parser, script: Script) -> None:
+    """Add the flags of FTD's sharpness-aware training, which is off for other scripts unless ρ is chosen."""
+    rho = 2.0 if script == "ftd" else None
+    parser.add_argument("--rho_max", type=float, default=rho)
+    parser.add_argument("--rho_min", type=float, default=rho)
+    parser.add_argument("--alpha", type=float, default=0.4)
+    parser.add_argument("--adaptive", type=truth, default=True, metavar="True|False")
+
+
+def _switch(script: Script) -> dict[str, Any]:
+    """Return the options of a flag that is off by default: one without a value, but for DATM one with True or False."""
+    return {"type": truth, "default": False, "metavar": "True|False"} if script == "datm" else {"action": "store_true"}
 
 
 def _waypoints(parser: Parser) -> None:
@@ -166,9 +214,11 @@ def _parser(module: str, command: str, script: Script) -> Parser:
     parser.add_argument("--batch_train", type=int, default=256)
     parser.add_argument("--dsa", choices=["True", "False"], default="True")
     parser.add_argument("--dsa_strategy", default=_STRATEGY)
-    parser.add_argument("--data_path", default="datas" if script == "att" else "data")
-    parser.add_argument("--buffer_path", default="./buffers")
-    parser.add_argument("--zca", action="store_true")
+    parser.add_argument("--data_path", default={"att": "datas", "datm": "../dataset/"}.get(script, "data"))
+    parser.add_argument("--buffer_path", default="../buffer_storage/" if script == "datm" else "./buffers")
+    parser.add_argument("--zca", **_switch(script))
+    if script == "datm":
+        parser.set_defaults(zca=True)
     return parser
 
 

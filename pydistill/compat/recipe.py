@@ -37,6 +37,7 @@ def recipe_of(values: argparse.Namespace, script: Script) -> tuple[Recipe, list[
             "models": () if names == (name_of(model),) else names,
             "repeats": values.num_eval,
             "seed": values.seed,
+            "baselines": (),  # the scripts compare with nothing
             "training": {
                 "epochs": values.epoch_eval_train,
                 "batch_size": values.batch_train,
@@ -58,6 +59,14 @@ def _refuse(values: argparse.Namespace) -> None:
         raise InputError("--noise_start is refused: starts are points of the trajectory, without noise; leave it out")
     if getattr(values, "optimizer", "SGD") != "SGD":
         raise InputError(f"--optimizer must be SGD, as in the paper, not {values.optimizer}")
+    if (
+        getattr(values, "Initialize_Label_With_Another_Model", False)
+        or getattr(values, "Label_Model_Timestamp", -1) != -1
+    ):
+        raise InputError(
+            "--Initialize_Label_With_Another_Model and --Label_Model_Timestamp are refused: labels start at the logits "
+            "of the experts' last epoch; leave them out"
+        )
     if values.eval_it < 1:
         raise InputError(f"--eval_it must be at least 1, not {values.eval_it}")
 
@@ -68,10 +77,20 @@ def augmentation_of(values: argparse.Namespace) -> dict[str, Any] | None:
     return {"strategy": strategy} if values.dsa == "True" and strategy.lower() not in ("", "none") else None
 
 
+def sharpness_of(values: argparse.Namespace) -> dict[str, Any] | None:
+    """Return the settings of sharpness-aware experts that FTD's flags select; None for plain SGD."""
+    most, least = (values.rho_max, values.rho_min) if values.rho is None else (values.rho, values.rho)
+    if most != least:
+        raise InputError(
+            f"--rho_max and --rho_min must be equal, not {most} and {least}: ρ follows the learning rate, a constant"
+        )
+    return None if most is None else {"rho": most, "alpha": values.alpha, "adaptive": values.adaptive}
+
+
 def _distill(values: argparse.Namespace, script: Script, dsa: dict[str, Any] | None) -> dict[str, Any]:
     gradient = getattr(values, "gradient", None)
-    halved = script == "tesla" or gradient == "truncated"
-    return {
+    settings = _of_datm(values) if script == "datm" else {"initialisation": values.pix_init}
+    return settings | {
         "method": script,
         "ipc": values.ipc,
         "iterations": values.Iteration,
@@ -81,17 +100,40 @@ def _distill(values: argparse.Namespace, script: Script, dsa: dict[str, Any] | N
         "continuous": False if getattr(values, "mute_continuous_spl", False) else None,
         "gradient": gradient,
         "labels": "teacher" if getattr(values, "teacher_label", False) else None,
-        "lr_image": values.lr_img / 2 if halved else values.lr_img,
+        "lr_image": values.lr_img / 2 if _lacks_a_factor(values, script) else values.lr_img,
         "lr_lr": 0.0 if getattr(values, "mute_syn_lr", False) else values.lr_lr,
         "lr_init": values.lr_teacher,
         "batch_size": values.batch_syn,
-        "initialisation": values.pix_init,
-        "ema": getattr(values, "ema_decay", None),
+        "ema": None if script == "datm" else getattr(values, "ema_decay", None),
         "dsa": dsa,
         "evaluate_every": values.eval_it,
         "backend": values.backend,
         "seed": values.seed,
     }
+
+
+def _lacks_a_factor(values: argparse.Namespace, script: Script) -> bool:
+    """Return True if the published code computes half the pixels' gradient: TESLA's, which MCT computes too."""
+    return script == "tesla" or (script == "mct" and values.gradient == "truncated")
+
+
+def _of_datm(values: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that only DATM has: range of starts, first images and labels, their update."""
+    correct = values.pix_init == "samples_predicted_correctly"
+    growing = values.Sequential_Generation and values.current_max_start_epoch < values.max_start_epoch
+    return {
+        "min_start": float(values.min_start_epoch),
+        "growing": growing,
+        "initialisation": "correct" if correct else "real",
+        "label_start": "correct_logits" if correct else "one_expert",
+        "lr_label": values.lr_y,
+        "momentum_label": values.Momentum_y,
+        "skip_loss_above": values.threshold,
+    } | (
+        {"grow_from": float(values.current_max_start_epoch), "grow_iterations": values.expansion_end_epoch}
+        if growing
+        else {}
+    )
 
 
 def _notes(values: argparse.Namespace, script: Script, absent: list[str]) -> list[str]:
@@ -100,7 +142,7 @@ def _notes(values: argparse.Namespace, script: Script, absent: list[str]) -> lis
         notes.append(
             f"--lr_init is never used by the published scripts: α starts at --lr_teacher = {values.lr_teacher}"
         )
-    if script == "tesla" or getattr(values, "gradient", "exact") == "truncated":
+    if _lacks_a_factor(values, script):
         notes.append(
             "the published code omits a factor 2 in the pixels' gradient; --lr_img is halved here, "
             "so that the steps are the same"

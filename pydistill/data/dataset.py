@@ -157,6 +157,21 @@ class Dataset:
             raise InputError(f"label={label} is outside 0 … {self.num_classes - 1}, the classes of {self.name}")
         return (self.train_labels == label).nonzero().squeeze(1)
 
+    def indices_per_class(self, ipc: int) -> list[Tensor]:
+        """Return `class_indices` of every class, each of at least `ipc` images.
+
+        Raises:
+            InputError: ipc < 1, or a class has fewer training images.
+        """
+        if ipc < 1:
+            raise SettingError("ipc", ipc, "at least 1")
+        classes = [self.class_indices(label) for label in range(self.num_classes)]
+        for label, indices in enumerate(classes):
+            if len(indices) < ipc:
+                name = f"class {label} ({self.class_names[label]!r}) of {self.name}"
+                raise SettingError("ipc", ipc, f"at most {len(indices)}, the training images of {name}")
+        return classes
+
     def sample_per_class(self, ipc: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw `ipc` different training images of every class at random, sorted by class.
 
@@ -170,15 +185,10 @@ class Dataset:
         Raises:
             InputError: ipc < 1, or a class has fewer training images.
         """
-        if ipc < 1:
-            raise SettingError("ipc", ipc, "at least 1")
-        chosen = []
-        for label, class_name in enumerate(self.class_names):
-            indices = self.class_indices(label)
-            if len(indices) < ipc:
-                name = f"class {label} ({class_name!r}) of {self.name}"
-                raise SettingError("ipc", ipc, f"at most {len(indices)}, the training images of {name}")
-            chosen.append(indices[torch.randperm(len(indices), generator=generator)[:ipc].to(indices.device)])
+        chosen = [
+            indices[torch.randperm(len(indices), generator=generator)[:ipc].to(indices.device)]
+            for indices in self.indices_per_class(ipc)
+        ]
         index = torch.cat(chosen)
         return self.train_pictures.batch(index), self.train_labels[index]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,14 @@ from pydistill.data import Dataset
 from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.distillation.records import IterationReport, Segment
 from pydistill.distillation.settings import DistillSettings
-from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name
+from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name, SettingError
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthesis.averaging import CodeAverage
 from pydistill.synthesis.decoders import Encoded, described, make_decoder
-from pydistill.synthesis.set import MatchedSet, SyntheticSet, initial_set
+from pydistill.synthesis.initialisation import StartingSet
+from pydistill.synthesis.overlap import Redraw, put_real_images, redraws
+from pydistill.synthesis.set import MatchedSet, initial_set, moving_images
 from pydistill.training.train import seeded_modules
 from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
 
@@ -58,12 +60,13 @@ class Distiller:
 
     An iteration draws an expert and a segment of its trajectory (or several), trains the student on the synthetic set
     from the segment's start, and takes one step on pixels or codes (and learning rate, and label logits) along the
-    gradient of the matching loss. An update that would make a value non-finite, the learning rate ≤ 0 or pixels too large
-    is rejected: the set and its moments return to the last good state, a copy in memory. The random number generator is
-    not reset, so the next iteration draws another segment.
+    gradient of the matching loss. An update that would make a value non-finite, the learning rate ≤ 0 or pixels too
+    large is rejected: the set and its moments return to the last good state, a copy in memory. The random number
+    generator is not reset, so the next iteration draws another segment.
 
     Raises:
-        InputError: settings outside their limits, or a segment that leaves the trajectories.
+        InputError: settings outside their limits, a segment that leaves the trajectories, or no experts in `teachers`
+            for settings that need them.
         MismatchError: the store's kind or parameter count does not fit the method or the student.
     """
 
@@ -74,7 +77,8 @@ class Distiller:
         store: TrajectoryStore,
         student: nn.Module,
         *,
-        teachers: Iterable[nn.Module] = (),
+        teachers: Sequence[nn.Module] = (),
+        start: StartingSet | None = None,
     ) -> None:
         check_instance("settings", settings, DistillSettings, "DistillSettings")
         check_instance("dataset", dataset, Dataset, "a Dataset; pydistill.data.from_arrays makes one of arrays")
@@ -96,11 +100,15 @@ class Distiller:
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.order = ExpertOrder(len(store))
         self.iteration = 0
+        self._dataset, self._teachers = dataset, teachers
+        if settings.redraws_every and not teachers:
+            raise SettingError("redraw_every", settings.redraws_every, "0 without an expert, which compares images")
+        of_expert = settings.initialisation == "kmeans" and settings.kmeans_network == "expert"
         shape = (dataset.in_channels, *dataset.image_size)
         with in_group("decoder"):
             decoder = make_decoder(settings.decoder, shape, settings.ipc)
         self._description = described(settings.decoder, shape, settings.ipc)
-        self.synthetic: SyntheticSet = initial_set(
+        self.synthetic = initial_set(
             dataset,
             ipc=settings.ipc,
             initialisation=settings.initialisation,
@@ -109,10 +117,16 @@ class Distiller:
             teachers=teachers,
             generator=self.generator,
             decoder=decoder,
+            label_start=settings.label_start,
+            network=next(iter(teachers), None) if of_expert else student,
+            difficulty_start=settings.difficulty_start,
+            start=start,
         )
+        self._moving = moving_images(self.synthetic.classes, settings.frozen)
         self.initial_codes = _copy(self.synthetic.codes)
         decay = settings.ema_decay
-        self.average = CodeAverage(self.synthetic.codes, decay) if decay > 0 else None
+        warmup = self.method.ema_warmup
+        self.average = CodeAverage(self.synthetic.codes, decay, warmup=warmup) if decay > 0 else None
         self.update = settings.outer_optimiser()
         self.moments = self.update.initial_moments(self.synthetic.learned())
         self.guard = Guard(settings, data_scale(dataset))
@@ -164,8 +178,9 @@ class Distiller:
         if self.guard.ended is not None:
             raise DivergedError(self.guard.ended)
         began = time.perf_counter()
+        redrawn = self._redraw()
         matched = self.synthetic.matched()
-        draws = [self._draw(matched) for _ in range(self.settings.experts_per_step)]
+        draws = [self._draw(matched, number) for number in range(self.settings.experts_per_step)]
         inputs = matched.inputs
         total: dict[str, Tensor] = {}
         segments = []
@@ -182,15 +197,46 @@ class Distiller:
         refusal = self.guard.of_losses([segment.loss for segment in segments])
         if refusal is None:
             mean = {name: gradient / len(segments) for name, gradient in total.items()}
-            refusal = self._apply(matched.pull_back(mean))
+            gradients_of_learned = matched.pull_back(mean)
+            if self.settings.frozen:
+                gradients_of_learned["images"] *= self._moving
+            refusal = self._apply(gradients_of_learned)
         self.iteration += 1
         event = None if refusal is None else self._refuse(refusal)
-        return IterationReport(self.iteration, tuple(segments), self.lr, event, time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return IterationReport(self.iteration, tuple(segments), self.lr, event, seconds, redrawn)
 
-    def _draw(self, matched: MatchedSet) -> _Draw:
-        """Draw an expert, a segment of its trajectory, and the student's batches."""
+    @torch.no_grad()
+    def _redraw(self) -> tuple[Redraw, ...]:
+        """Every `redraw_every` iterations, put real images in the places of synthetic ones that overlap with others.
+
+        The good state gets the same images, so that a rejected update does not bring the old ones back.
+        """
+        settings, every = self.settings, self.settings.redraws_every
+        if every == 0 or self.iteration == 0 or self.iteration % every:
+            return ()
+        codes = self.synthetic.codes["images"]
+        found = redraws(
+            self._dataset,
+            codes.detach(),
+            self.synthetic.classes,
+            self.moments["images"].flatten(1).norm(dim=1),
+            self._teachers[0],
+            self.generator,
+            above=settings.redraw_above,
+            at_most=max(1, int(settings.redraw_share * len(codes))),
+        )
+        images, moments = [codes, self._good.leaves["images"]], [self.moments, self._good.moments]
+        if self.average is not None and self._good.average is not None:
+            images += [self.average.codes["images"], self._good.average[0]["images"]]
+        put_real_images(found, self._dataset, images, [each["images"] for each in moments])
+        return tuple(found)
+
+    def _draw(self, matched: MatchedSet, number: int = 0) -> _Draw:
+        """Draw an expert, a segment of its trajectory (the iteration's `number`-th), and the student's batches."""
         settings, images = self.settings, matched.images
-        expert, epochs, points = self._draw_segment()
+        part = (number, settings.experts_per_step) if settings.spread_starts else (0, 1)
+        expert, epochs, points = self._draw_segment(part)
         batches = Batches.draw(
             images,
             matched.labels,
@@ -201,12 +247,13 @@ class Distiller:
         )
         return _Draw(expert, epochs, (points[0].to(images), points[1].to(images)), batches)
 
-    def _draw_segment(self) -> tuple[int, tuple[float, float], tuple[Tensor, Tensor]]:
+    def _draw_segment(self, part: tuple[int, int]) -> tuple[int, tuple[float, float], tuple[Tensor, Tensor]]:
         """Draw an expert, two epochs and the points there; again if the expert does not move between them."""
+        length = self.settings.expert_epochs_at(self.iteration)
         for _ in range(MAX_DRAWS):
             expert = self.order.next(self.generator)
             trajectory = self.store[expert]
-            epochs = self.sampler.draw(self.iteration, self.generator, trajectory.end, self.settings.expert_epochs)
+            epochs = self.sampler.draw(self.iteration, self.generator, trajectory.end, length, part)
             points = (trajectory.point(epochs[0]), trajectory.point(epochs[1]))
             if not torch.equal(*points):
                 return expert, epochs, points

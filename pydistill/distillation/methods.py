@@ -24,6 +24,8 @@ class Method:
         gradient: `exact` or `truncated`.
         labels: `hard`, the experts' `teacher` probabilities, or label logits `learned` from them.
         ema: evaluate and save an exponential moving average of the images.
+        ema_warmup: its decay grows to the setting's; otherwise it is constant from the first update.
+        progressive: students start at epoch 0, their target moves outward, and images that overlap are drawn anew.
     """
 
     trajectories: Trajectories
@@ -33,6 +35,8 @@ class Method:
     gradient: Gradient
     labels: Labels
     ema: bool
+    ema_warmup: bool = True
+    progressive: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -45,6 +49,15 @@ METHODS: dict[str, Method] = {
     "mct": Method("convexified", True, False, "last", "exact", "hard", False),
     # Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory, ICML 2023
     "tesla": Method("recorded", False, False, "last", "truncated", "hard", False),
+    # Du et al., Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation, CVPR 2023; its experts
+    # are trained with `sharpness`.
+    "ftd": Method("recorded", False, False, "last", "exact", "hard", True, ema_warmup=False),
+    # Guo et al., Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching, ICLR 2024; FTD's
+    # experts.
+    "datm": Method("recorded", False, True, "last", "exact", "learned", False),
+    # Our reading of the abstract of Yu et al., Progressive Trajectory Matching for Medical Dataset Distillation, 2024,
+    # whose schedule and overlap are not public: not the paper's method.
+    "progressive": Method("recorded", False, False, "last", "exact", "hard", False, progressive=True),
 }
 
 

@@ -36,6 +36,7 @@ class OuterOptimiser:
         code_rate: η of the codes of the images (for pixels, of the images).
         rates: η by the name of the other leaves (lr, label_logits).
         momentum: μ.
+        momentum_label: μ of label_logits; None for `momentum`.
         lr_form: how α is updated.
         lr_min: the least α of `clamped`.
         clip_gradient: the largest Euclidean norm of the gradient of the codes (for pixels, over all images); a longer
@@ -49,6 +50,7 @@ class OuterOptimiser:
     lr_form: LrForm = "plain"
     lr_min: float = 1e-6
     clip_gradient: float | None = None
+    momentum_label: float | None = None
     codes_by: OptimiserName = "sgd"
 
     def initial_moments(self, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -70,7 +72,9 @@ class OuterOptimiser:
                 of_leaf, values[name] = self._by_adam(name, leaf, moments, gradient)
                 new_moments |= of_leaf
                 continue
-            new_moments[name] = self.momentum * moments[name] + gradient
+            own = self.momentum_label if name == "label_logits" else None
+            momentum = self.momentum if own is None else own
+            new_moments[name] = momentum * moments[name] + gradient
             values[name] = self._value(name, leaf, new_moments[name])
         return new_moments, values
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydistill.distillation.guard import GuardEvent
+from pydistill.synthesis.overlap import Redraw
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class IterationReport:
         segments: the matched segments, `experts_per_step` of them.
         lr: the student's learning rate after the update.
         guard: the guard's event if the update was not applied.
+        redrawn: the images that were drawn anew before the update, as they overlapped with others.
         seconds: wall time of the iteration.
     """
 
@@ -51,6 +53,7 @@ class IterationReport:
     lr: float
     guard: GuardEvent | None = None
     seconds: float = 0.0
+    redrawn: tuple[Redraw, ...] = ()
 
     @property
     def rejected(self) -> str | None:
@@ -66,6 +69,13 @@ class IterationReport:
     def steps(self) -> list[int]:
         """K of every segment, the chosen student step."""
         return [segment.step for segment in self.segments]
+
+    def redraw_record(self) -> dict[str, Any]:
+        """Make the metrics record of the images drawn anew, a list for each field of `Redraw`."""
+        record: dict[str, Any] = {"event": "redraw", "iteration": self.iteration}
+        return record | {
+            name: [getattr(redraw, name) for redraw in self.redrawn] for name in ("image", "like", "similarity", "real")
+        }
 
     def as_record(self) -> dict[str, Any]:
         """Make the metrics record of this iteration; a non-finite loss becomes null.

@@ -10,57 +10,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pydistill._util.checks import SEEDS_BELOW
 from pydistill._util.format import accuracy_of
 from pydistill._util.format import networks as networks_text
 from pydistill._util.progress import Bar
-from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset, Pictures
-from pydistill.data.dsa import DsaSettings
 from pydistill.errors import InputError
-from pydistill.nn import Network, architecture_of, build, name_of, parse
-from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train_all
+from pydistill.evaluation.protocols import protocol_of
+from pydistill.evaluation.settings import EvaluationSettings
+from pydistill.nn import Network, architecture_of, build, name_of
+from pydistill.training.train import accuracy, derive_seed, train_all
 
-_AT_ONCE_ON_A_GPU = 4
-
-# The papers' protocol.
-_TRAINING = TrainingSettings(
-    epochs=1000, batch_size=256, momentum=0.9, weight_decay=5e-4, schedule="halfway", dsa=DsaSettings()
-)
-
-
-@dataclass(frozen=True)
-class EvaluationSettings(Settings):
-    """The protocol of an evaluation: fresh networks are trained on the distilled set and tested.
-
-    The learning rate of `training` is replaced by the set's own. No result depends on `at_once`.
-
-    Raises:
-        SettingError: a value is outside its limits.
-        InputError: there is no network of one of the names.
-    """
-
-    models: tuple[str, ...] = setting(
-        (), "networks by short name, such as [convnet3, alexnet]; empty for the student's own"
-    )
-    repeats: int = setting(5, "fresh networks of each kind", at_least=1, usually_at_most=1_000)
-    seed: int = setting(0, "network r of a kind depends on (seed, r) alone", at_least=0, below=SEEDS_BELOW)
-    training: TrainingSettings = setting(_TRAINING, "how each network is trained")
-    at_once: int | None = setting(
-        None, "networks trained side by side, on a GPU on separate streams; null: 4 on a GPU, else 1", at_least=1
-    )
-
-    def _check(self) -> None:
-        for name in self.models:
-            parse(name)
-
-    def networks_at_once(self, device: torch.device) -> int:
-        """Return how many networks train side by side on this device."""
-        if self.at_once is not None:
-            return self.at_once
-        return _AT_ONCE_ON_A_GPU if device.type == "cuda" else 1
+__all__ = [
+    "Evaluation",
+    "EvaluationSettings",
+    "Row",
+    "accuracy_record",
+    "evaluate",
+    "evaluate_networks",
+    "records",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -72,12 +43,18 @@ class Evaluation:
         accuracies: in [0, 1], one per network; a diverged network is tested with its last parameters (about chance).
         seconds: wall-clock time of all training and testing.
         diverged: number of networks whose training diverged.
+        lr: the learning rate of every training.
+        epochs: of every training.
+        protocol: how they were trained and which accuracy counts, in words (`protocols.protocol_of`).
     """
 
     model: str
     accuracies: tuple[float, ...]
     seconds: float
     diverged: int = 0
+    lr: float = 0.0
+    epochs: int = 0
+    protocol: str = ""
 
     def __repr__(self) -> str:
         return f"Evaluation({self.model}: {self.text} on {networks_text(len(self.accuracies))})"
@@ -100,12 +77,21 @@ class Evaluation:
     def as_record(self) -> dict[str, Any]:
         """Convert to JSON-able values; `from_record` reverses it."""
         record = {"model": self.model, "seconds": self.seconds, "diverged": self.diverged}
-        return record | accuracy_record(self.accuracies)
+        return (
+            record
+            | {"lr": self.lr, "epochs": self.epochs, "protocol": self.protocol}
+            | accuracy_record(self.accuracies)
+        )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
         """Make an evaluation from what `as_record` returned."""
-        return cls(record["model"], tuple(record["runs"]), record["seconds"], record["diverged"])
+        names = ("seconds", "diverged", "lr", "epochs", "protocol")
+        return cls(record["model"], tuple(record["runs"]), *(record[name] for name in names))
+
+
+Row = tuple[str, Evaluation]
+"""What networks were trained on, and their accuracies."""
 
 
 def accuracy_record(accuracies: Sequence[float]) -> dict[str, Any]:
@@ -127,7 +113,8 @@ def evaluate(
 ) -> Evaluation:
     """Train `settings.repeats` fresh networks on a distilled set and test each on the real test images.
 
-    A network whose training diverges is counted in `Evaluation.diverged` and tested as it is.
+    A network whose training diverges is counted in `Evaluation.diverged` and tested as it is. With
+    `settings.best_every` = e the accuracy of a network is the best of those after epochs e, 2 e, … and the last.
 
     Args:
         images: [n, C, H, W] float32, preprocessed as the data set's are, or pictures on its device.
@@ -163,12 +150,30 @@ def evaluate(
         repeats = range(first, min(first + at_once, settings.repeats))
         seeds = [derive_seed("evaluation", settings.seed, repeat) for repeat in repeats]
         networks = [build(model, *dataset.sizes, seed=seed).to(device) for seed in seeds]
-        diverged += train_all(networks, seeds, pictures, labels, training, on_epoch)
+        best = _BestAccuracies(networks, dataset, settings.best_every)
+        looks = None if settings.best_every is None else best.after_epoch
+        diverged += train_all(networks, seeds, pictures, labels, training, on_epoch, looks)
         for repeat, network in enumerate(networks, start=first):
-            accuracies.append(accuracy(network, dataset.test_pictures, dataset.test_labels))
+            last = accuracy(network, dataset.test_pictures, dataset.test_labels)
+            accuracies.append(max(last, best.values[repeat - first]))
             if on_network is not None:
                 on_network(repeat, accuracies[-1])
-    return Evaluation(name_of(model), tuple(accuracies), time.perf_counter() - start, diverged)
+    seconds = time.perf_counter() - start
+    return Evaluation(name_of(model), tuple(accuracies), seconds, diverged, lr, training.epochs, protocol_of(settings))
+
+
+class _BestAccuracies:
+    """The best test accuracy of every network so far, of those after epochs `every`, 2 `every`, …; 0 before."""
+
+    def __init__(self, networks: Sequence[nn.Module], dataset: Dataset, every: int | None) -> None:
+        self._networks, self._dataset, self._every = networks, dataset, every
+        self.values = [0.0] * len(networks)
+
+    def after_epoch(self, number: int, epoch: int) -> None:
+        """Test network `number` if it is due."""
+        if self._every is not None and epoch % self._every == 0:
+            tested = accuracy(self._networks[number], self._dataset.test_pictures, self._dataset.test_labels)
+            self.values[number] = max(self.values[number], tested)
 
 
 def evaluate_networks(
@@ -212,16 +217,36 @@ def evaluate_networks(
     return rows
 
 
-def table(rows: Sequence[Evaluation]) -> str:
-    """Format evaluations as a table: network, accuracy (mean ± standard deviation) in percent, networks, seconds."""
-    width = max([len("network"), *(len(row.model) for row in rows)])
-    lines = [f"{'network':<{width}}  {'test accuracy':>15}  networks  seconds"]
-    for row in rows:
-        spread = f" ± {100 * row.std:>4.1f} %" if len(row.accuracies) > 1 else " %"
-        line = f"{row.model:<{width}}  {f'{100 * row.mean:>6.1f}{spread}':<15}  "
-        line += f"{len(row.accuracies):>8}  {row.seconds:>7.1f}"
-        lines.append(line + (f"  ({row.diverged} diverged)" if row.diverged else ""))
-    return "\n".join(lines)
+def table(rows: Sequence[Row]) -> str:
+    """Format evaluations as a table, of what every one was trained on: accuracies (mean ± std) are in percent."""
+    heads = ("trained on", "network", "test accuracy", "networks", "lr", "epochs", "seconds", "protocol")
+    cells = [heads, *(_cells(name, row) for name, row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
+    aligned = "<<<>>>><"
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, aligned, widths, strict=True)).rstrip()
+        for row in cells
+    )
+
+
+def records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows of `table` as JSON-able values."""
+    return [{"trained_on": name} | row.as_record() for name, row in rows]
+
+
+def _cells(name: str, row: Evaluation) -> tuple[str, ...]:
+    """Return the cells of a row of the table; what is not known, as with experts, is empty."""
+    diverged = f" ({row.diverged} diverged)" if row.diverged else ""
+    return (
+        name,
+        row.model,
+        f"{100 * row.mean:>5.1f}" + (f" ± {100 * row.std:>4.1f} %" if len(row.accuracies) > 1 else " %"),
+        str(len(row.accuracies)),
+        f"{row.lr:.3g}" if row.lr else "",
+        str(row.epochs),
+        f"{row.seconds:.1f}" if row.seconds else "",
+        row.protocol + diverged,
+    )
 
 
 def _check(images: Tensor | Pictures, labels: Tensor, lr: float, dataset: Dataset) -> None:

@@ -50,9 +50,7 @@ def _yaml() -> Any:
     try:
         from ruamel.yaml import YAML
     except ImportError as error:
-        raise MissingDependencyError(
-            "recipes need ruamel.yaml; install it with: pip install 'pydistill[cli]'"
-        ) from error
+        raise MissingDependencyError("recipes need ruamel.yaml: pip install ruamel.yaml") from error
     yaml = YAML(typ="safe", pure=True)  # the C parser supports YAML 1.1 only
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False

@@ -29,7 +29,9 @@ from pydistill.artefact.distilled_set import DistilledSet, load
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset
 from pydistill.errors import SettingError, UnknownSettingError
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate_networks
+from pydistill.evaluation.baselines import read_baselines
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, Row, evaluate_networks
+from pydistill.evaluation.protocols import with_protocol
 from pydistill.nn import ModelSettings, Network, parse, settings_of
 from pydistill.recipes.keywords import recipe_from, with_values
 from pydistill.recipes.recipe import Recipe, default_recipe
@@ -68,6 +70,11 @@ class DistillResult:
     def best(self) -> DistilledSet:
         """The set of the best evaluation of the run, chosen by test accuracy as the papers do."""
         return DistilledSet(Artefact.load(self.folder / BEST_NAME), data=self.set.data)
+
+    @property
+    def baselines(self) -> list[Row]:
+        """The rows that the set is compared with: what networks were trained on, and their accuracies."""
+        return read_baselines(self.folder)
 
     @property
     def folder(self) -> Path:
@@ -206,6 +213,7 @@ def evaluate(
     data: Dataset | None = None,
     model: str | Network | None = None,
     *,
+    protocol: str | None = None,
     device: torch.device | str | None = None,
     progress: bool | None = None,
     **settings: Any,
@@ -219,6 +227,7 @@ def evaluate(
         lr: the learning rate of the training.
         data: the data set whose test images are used.
         model: a network's name, its settings, or a factory; None: convnet3, or the student's network of a set.
+        protocol: a published protocol by name: mtt, datm or ddranking; None: the set's own, or the defaults.
         device: where to train, as for `train_experts`.
         progress: show a bar; None: on a terminal and in a notebook.
         settings: fields of `EvaluationSettings` and its training by name: repeats, seed, epochs, ….
@@ -232,15 +241,20 @@ def evaluate(
             if name not in known:
                 raise UnknownSettingError(name, known)
         network = distilled.student if model is None else model
-        return distilled.evaluate([network], data=data, device=device, progress=progress, **settings)[0]
+        return distilled.evaluate(
+            [network], data=data, protocol=protocol, device=device, progress=progress, **settings
+        )[0]
     if labels is None or lr is None:
         raise SettingError("labels" if labels is None else "lr", None, "given for images that are a tensor")
     data = _on_device(data, device)
     network = parse(model or "convnet3") if model is None or isinstance(model, str) else model
     if "models" in settings:
         raise SettingError("models", settings["models"], "left out; `model` names the network to evaluate")
-    protocol = with_values(default_recipe(data.name).evaluation, settings)
-    return evaluate_networks(images, labels, lr, data, [network], protocol, progress=is_shown(progress))[0]
+    defaults = default_recipe(data.name).evaluation
+    if protocol is not None:
+        defaults = with_protocol(defaults, protocol, defaults.training.dsa)
+    chosen = with_values(defaults, settings)
+    return evaluate_networks(images, labels, lr, data, [network], chosen, progress=is_shown(progress))[0]
 
 
 def _on_device(data: Dataset | None, device: torch.device | str | None) -> Dataset:

@@ -116,6 +116,8 @@ class RunLoop:
     def _iterate(self) -> None:
         with _explained_out_of_memory(*_student_memory(self.recipe)):
             report = self.distiller.iterate()
+        if report.redrawn:
+            self.folder.append_metrics(report.redraw_record())
         self.folder.append_metrics(report.as_record())
         if report.guard is not None:
             self.folder.append_metrics(report.guard.as_record())

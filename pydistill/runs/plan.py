@@ -41,7 +41,7 @@ class Phase:
     """One part of the work.
 
     Attributes:
-        name: experts, convexification, fit of the codes, distillation or evaluations.
+        name: experts, convexification, fit of the codes, distillation, evaluations, baselines or all real data.
         seconds_each: seconds of one.
         count: how many there are.
     """
@@ -143,6 +143,7 @@ def plan(
     evaluation = probe.evaluation(distiller.images, distiller.synthetic.training_labels)
     evaluations = math.ceil(settings.iterations / (settings.evaluate_every or settings.iterations))
     phases.append(Phase("evaluations", evaluation, evaluations))
+    phases += _baselines(recipe, evaluation, probe)
 
     images_missing = train_images + test_images - len(dataset.train_pictures) - len(dataset.test_pictures)
     pixels = dataset.train_pictures.pixels
@@ -162,6 +163,17 @@ def plan(
         device_memory=torch.cuda.max_memory_allocated(dataset.device) + missing if on_gpu else None,
         notes=tuple(_notes(recipe, experts)),
     )
+
+
+def _baselines(recipe: Recipe, evaluation: float, probe: CostProbe) -> list[Phase]:
+    """Return the phases after the last iteration: each baseline of few images is tried at two learning rates."""
+    settings = recipe.evaluation
+    few = sum(name != "full" for name in settings.baselines)
+    phases = [Phase("baselines", evaluation, 2 * few)] if few else []
+    if "full" in settings.baselines:
+        epoch = probe.expert() / recipe.expert.training.epochs
+        phases.append(Phase("all real data", epoch * settings.full_epochs, settings.repeats))
+    return phases
 
 
 def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, int, int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from pydistill.runs.evaluation import PeriodicEvaluator
 from pydistill.runs.folder import RESTORE, Checkpoint, RunFolder
 from pydistill.runs.loop import RunDivergedError, RunLoop, RunResult
 from pydistill.runs.preflight import check_run, convexification
+from pydistill.runs.starting_set import starting_set
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
+from pydistill.trajectories.record import same_training
 
 __all__ = ["RunCallback", "RunDivergedError", "RunResult", "run_distillation", "trajectories_for"]
 
@@ -40,11 +42,16 @@ FREE_ON_RESUME = (
     "distill.backend",
     "distill.max_rejections",
     "distill.rejection_window",
+    "distill.start_from",
     "data.path",
     "data.cache",
     "data.download",
     "data.pixels",
     "evaluation.at_once",
+    "evaluation.baselines",
+    "evaluation.full_epochs",
+    "evaluation.full_batch_size",
+    "evaluation.full_lr",
     "trajectories.by_recipe",
 )
 
@@ -53,6 +60,14 @@ def with_data_of(recipe: Recipe, dataset: Dataset) -> Recipe:
     """Return the recipe with the settings that load the data set; of one in memory, `tensors` without a path."""
     in_memory = DataSettings("tensors", zca=isinstance(dataset.preprocessing, Zca))
     return replace(recipe, data=dataset.settings or in_memory)
+
+
+def _with_absolute_start(recipe: Recipe) -> Recipe:
+    """Return the recipe with a path of the starting set that holds in any working directory."""
+    path = recipe.distill.start_from
+    if path is None:
+        return recipe
+    return replace(recipe, distill=replace(recipe.distill, start_from=str(Path(path).expanduser().absolute())))
 
 
 def trajectories_for(recipe: Recipe, store: TrajectoryStore, folder: Path) -> TrajectoryStore:
@@ -117,12 +132,13 @@ def _run(
     callbacks: Sequence[RunCallback],
 ) -> RunResult:
     began = time.perf_counter()
-    recipe = with_data_of(recipe, dataset)
+    recipe = _with_absolute_start(with_data_of(recipe, dataset))
     check_run(recipe, dataset, store, network)
     if recipe.distill.resolved_method.trajectories == "recorded" and (unused := convexification(recipe)):
         _log.warning("%s: no effect, since %s works on recorded experts", ", ".join(unused), recipe.distill.method)
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
+    start = starting_set(recipe.distill, dataset)
     folder = RunFolder(out)
     with folder.opened():
         config = _config(recipe, store, architecture)
@@ -131,12 +147,12 @@ def _run(
             _check_iterations(checkpoint[0], recipe.distill.iterations, folder)
         store = trajectories_for(recipe, store, folder.path)
         student = build(network, *dataset.sizes, seed=0).to(dataset.device)
-        teachers = () if recipe.distill.resolved_method.labels == "hard" else _teachers(network, dataset, store)
+        teachers = ExpertNetworks(network, dataset, store)
         settings = recipe.distill
         if checkpoint is not None and settings.decoder is not None:  # the checkpoint has the fitted codes
             settings = replace(settings, decoder=settings.decoder.without_fit())
         with in_group("distill"):
-            distiller = Distiller(settings, dataset, store, student, teachers=teachers)
+            distiller = Distiller(settings, dataset, store, student, teachers=teachers, start=start)
         evaluator = PeriodicEvaluator(recipe, network, architecture, dataset, distiller, folder, callbacks)
         if checkpoint is None:
             folder.start_metrics()
@@ -155,18 +171,20 @@ def _run(
 
 def _config(recipe: Recipe, store: TrajectoryStore, architecture: str) -> dict[str, Any]:
     """Return the settings and experts that a resumed run must agree with, as JSON-able values."""
-    training = {**asdict(recipe.expert.training), "seed": recipe.expert.seed}
+    training = recipe.expert.record()
     trajectories = {
         "kind": store.kind,
         "experts": list(store.experts),
         "digest": store.digest,
         "convexification": store.convexification,
         # Whether the recipe's training makes these experts; for the report alone.
-        "by_recipe": store.record.training == json.loads(json.dumps(training)),
+        "by_recipe": same_training(store.record.training, json.loads(json.dumps(training))),
     }
     config = recipe.as_dict() | {"trajectories": trajectories, "architecture": architecture}
-    if recipe.distill.resolved_method.growing:  # its default follows from the iterations, which may change on resume
-        config["distill"]["grow_iterations"] = recipe.distill.start_settings.grow_iterations
+    settings = recipe.distill
+    # Its default follows from the iterations, which may change on resume.
+    if settings.resolved_method.growing or settings.first_expert_epochs < settings.expert_epochs:
+        config["distill"]["grow_iterations"] = settings.grown_after
     as_json: dict[str, Any] = json.loads(json.dumps(config))
     return as_json
 
@@ -201,9 +219,19 @@ def _check_experts(store: TrajectoryStore, expected: ExpertsRecord) -> None:
         raise MismatchError(f"{error}; give the data and the model that the experts were trained with") from error
 
 
-def _teachers(network: Network, dataset: Dataset, store: TrajectoryStore) -> Iterator[nn.Module]:
-    """Yield the experts' final networks, one at a time."""
-    for trajectory in store:
-        teacher = build(network, *dataset.sizes, seed=0)
+class ExpertNetworks(Sequence[nn.Module]):
+    """The experts' final networks in evaluation mode, each built when it is asked for."""
+
+    def __init__(self, network: Network, dataset: Dataset, store: TrajectoryStore) -> None:
+        self._network, self._dataset, self._store = network, dataset, store
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, number: Any) -> Any:
+        if number >= len(self._store):
+            raise IndexError(number)  # ends an iteration
+        trajectory = self._store[number]
+        teacher = build(self._network, *self._dataset.sizes, seed=0)
         unflatten(teacher, trajectory.point(trajectory.end))
-        yield teacher.to(dataset.device).eval()
+        return teacher.to(self._dataset.device).eval()

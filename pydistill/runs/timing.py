@@ -160,4 +160,8 @@ class CostProbe:
         return build(self.network, *self.dataset.sizes, seed=0).to(self.dataset.device)
 
     def _distiller(self, settings: DistillSettings, store: TrajectoryStore) -> Distiller:
+        # Where the images and labels come from costs an iteration nothing, and there may be no experts or set yet.
+        settings = replace(
+            settings, initialisation="real", start_from=None, difficulty_start=0.0, label_start="probabilities"
+        )
         return Distiller(settings, self.dataset, store, self._fresh_network(), teachers=[self._fresh_network()])

@@ -18,10 +18,12 @@ from pydistill._util.locking import results_writer
 from pydistill._util.memory import peak_resident
 from pydistill._util.progress import Bar
 from pydistill.data import Dataset
+from pydistill.errors import Interrupted, Name
 from pydistill.evaluation.evaluate import accuracy_record
-from pydistill.nn import Network
+from pydistill.nn import Network, name_of
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import ProgressBar, RunCallback
+from pydistill.runs.comparison import baselines_of, experts_row
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings, make_loggers
 from pydistill.runs.report import draw_run, write_report
@@ -66,7 +68,10 @@ def distill_and_report(
     log: LogSettings | None = None,
     callbacks: Sequence[RunCallback] = (),
 ) -> RunResult:
-    """Distil with a progress bar and loggers, then write summary.json, the pictures and the report into the run folder.
+    """Distil with a progress bar and loggers, evaluate the baselines, and write the run's results into its folder.
+
+    The results are summary.json, baselines.json, the pictures and the report. Baselines that are in the folder already,
+    of equal settings, are not evaluated again.
 
     A failure of the pictures or the report is logged as a warning and does not fail the run.
 
@@ -76,7 +81,8 @@ def distill_and_report(
 
     Raises:
         PydistillError: as `run_distillation`.
-        WriteError: summary.json cannot be written.
+        WriteError: summary.json or baselines.json cannot be written.
+        Interrupted: Ctrl-C, also while baselines are evaluated.
     """
     recipe = with_data_of(recipe, dataset)
     loggers = make_loggers(log or LogSettings(), out, recipe, dataset)
@@ -89,17 +95,34 @@ def distill_and_report(
                 recipe, dataset, store, out, network=network, resume=resume, callbacks=all_callbacks
             )
         except RunDivergedError as error:
-            _write_outcome(recipe, error.result)
+            _write_summary(recipe, error.result)
+            show_run(error.result.folder)
             raise
-    _write_outcome(recipe, result)
+    _write_summary(recipe, result)
+    try:
+        _compare(recipe, dataset, store, result, network or recipe.model, quiet)
+    finally:
+        show_run(folder)
     return result
 
 
-def _write_outcome(recipe: Recipe, result: RunResult) -> None:
+def _write_summary(recipe: Recipe, result: RunResult) -> None:
     summary = run_summary(recipe, result)
     with results_writer(result.folder.path):
         write_json(result.folder.path / SUMMARY_NAME, summary)
-    show_run(result.folder)
+
+
+def _compare(
+    recipe: Recipe, dataset: Dataset, store: TrajectoryStore, result: RunResult, network: Network, quiet: bool
+) -> None:
+    """Evaluate the run's baselines and add them and the experts to baselines.json."""
+    try:
+        baselines_of(result.final, dataset, [network], recipe.evaluation, run=result.folder.path, quiet=quiet)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            "stopped; the run is complete but for its baselines: add ", Name("resume"), " to evaluate them"
+        ) from error
+    experts_row(store, name_of(network), result.folder.path)
 
 
 def show_run(folder: RunFolder) -> list[Path]:

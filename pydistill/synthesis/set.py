@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from pydistill.data import Dataset
 from pydistill.errors import InputError
 from pydistill.synthesis.decoders import Decoder, Pixels
-from pydistill.synthesis.initialisation import Initialisation, initial_images
-from pydistill.synthesis.labels import Labels, initial_label_rows
+from pydistill.synthesis.initialisation import Initialisation, StartingSet, initial_images
+from pydistill.synthesis.labels import Labels, LabelStart, initial_label_rows, logarithms
 
 
 @dataclass
@@ -97,17 +98,25 @@ def initial_set(
     initialisation: Initialisation,
     labels: Labels,
     lr: float,
-    teachers: Iterable[nn.Module],
+    teachers: Sequence[nn.Module],
     generator: torch.Generator,
     decoder: Decoder | None = None,
+    label_start: LabelStart = "probabilities",
+    network: nn.Module | None = None,
+    difficulty_start: float = 0.0,
+    start: StartingSet | None = None,
 ) -> SyntheticSet:
     """Make the synthetic set before the first iteration.
 
     Args:
         ipc: images per class; with a decoder, the storage of as many.
-        initialisation, labels, teachers: see `initial_images` and `initial_label_rows`.
+        initialisation, network, difficulty_start: see `initial_images`.
+        labels, label_start: see `initial_label_rows`.
         lr: α₀.
+        teachers: the experts' final networks.
         decoder: None for pixels.
+        start: the set to go on from: its images, learning rate and, unless labels are hard, soft labels take the places
+            of those that the arguments above describe.
 
     Raises:
         InputError: ipc < 1 or above the class size, lr ≤ 0, or soft labels without a teacher.
@@ -115,9 +124,38 @@ def initial_set(
     if not lr > 0:
         raise InputError(f"lr_init must be above 0, not {lr}")
     decoder = decoder or Pixels(ipc)
-    images, classes = initial_images(dataset, decoder.images_per_class, initialisation, generator)
-    rows = initial_label_rows(labels, images, teachers)
+    if start is None:
+        images, classes = initial_images(
+            dataset,
+            decoder.images_per_class,
+            initialisation,
+            generator,
+            experts=teachers,
+            network=network,
+            difficulty_start=difficulty_start,
+        )
+    else:
+        images, classes, lr = start.images, start.classes, start.lr
+    if start is None or start.probabilities is None or labels == "hard":
+        rows = initial_label_rows(labels, images, classes, teachers, label_start)
+    else:
+        rows = start.probabilities if labels == "teacher" else logarithms(start.probabilities).requires_grad_()
     encoded = decoder.encode(images, classes, generator)
     codes = {name: code.clone().requires_grad_() for name, code in encoded.items()}
     learning_rate = torch.tensor(lr, dtype=images.dtype, device=images.device, requires_grad=True)
     return SyntheticSet(decoder, codes, classes.clone(), rows, labels, learning_rate)
+
+
+def moving_images(classes: Tensor, frozen: float) -> Tensor:
+    """Mark the images that are updated, [n, 1, 1, 1]: all but the first ⌈frozen · ipc⌉ of each class.
+
+    Args:
+        classes: the class of each image, [n] int64, class-major and ipc of each.
+        frozen: share of each class.
+
+    Source: Lee and Chung, "SelMatch: Effectively scaling up dataset distillation via selection-based initialization and
+    partial updates by trajectory matching", ICML 2024.
+    """
+    ipc = len(classes) // len(torch.unique(classes))
+    still = math.ceil(frozen * ipc - 1e-9)  # 0.55 · 100 is 55.000…01
+    return (torch.arange(len(classes), device=classes.device) % ipc >= still)[:, None, None, None]

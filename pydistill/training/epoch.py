@@ -18,6 +18,7 @@ from pydistill.engine.cuda_graph import CudaGraphStep
 from pydistill.ops import augment
 from pydistill.reference.augment import COLUMNS
 from pydistill.training.gradients import GradientBackend
+from pydistill.training.gsam import GsamGradients
 from pydistill.training.sgd import Sgd
 
 _STEPS_WORTH_A_CAPTURE = 30
@@ -33,7 +34,7 @@ class TrainStep:
 
     def __init__(
         self,
-        gradients: GradientBackend,
+        gradients: GradientBackend | GsamGradients,
         optimiser: Sgd,
         pictures: Pictures,
         labels: Tensor,

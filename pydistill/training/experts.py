@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,10 +20,11 @@ from pydistill._util.layout import holds_experts
 from pydistill._util.settings import Settings, setting
 from pydistill.data import Dataset
 from pydistill.data.dsa import DsaSettings
-from pydistill.errors import DivergedError, InputError, Interrupted
+from pydistill.errors import DivergedError, InputError, Interrupted, SettingError
 from pydistill.matching.check import check_student
 from pydistill.nn import Network, architecture_of, build, flatten, layout_of
 from pydistill.nn.registry import is_custom
+from pydistill.training.representative import train_on_representatives
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore
 from pydistill.trajectories.index import file_name
@@ -44,14 +46,37 @@ class ExpertSettings(Settings):
     count: int = setting(10, "experts to have in the store (the papers use 100)", at_least=1, usually_at_most=10_000)
     seed: int = setting(0, "expert i depends on (seed, i) alone", at_least=0, below=SEEDS_BELOW)
     training: TrainingSettings = setting(_TRAINING, "how each expert is trained")
+    representative: int | None = setting(
+        None, "images per class that experts train on, chosen by k-means on their features; null for all", at_least=1
+    )
+    representative_every: int = setting(1, "epochs between these choices", at_least=1)
+
+    def _check(self) -> None:
+        if self.representative is None:
+            return
+        if self.training.momentum or self.training.schedule != "constant":
+            allowed = "null unless training has momentum 0 and schedule constant, as the images change between epochs"
+            raise SettingError("representative", self.representative, allowed)
+
+    def record(self) -> dict[str, Any]:
+        """Return what determines an expert besides its number, as its store records it."""
+        record = {**asdict(self.training), "seed": self.seed}
+        if self.representative is not None:
+            record |= {name: getattr(self, name) for name in ("representative", "representative_every")}
+        return record
 
 
 def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -> ExpertsRecord:
     """Describe the experts of these settings, as the store records it; their number is not part of it.
 
     Raises:
-        InputError: the network cannot take the data set's images, keeps running statistics, or cannot be a student.
+        InputError: the network cannot take the data set's images, keeps running statistics, or cannot be a student; or
+            a class has fewer images than are to represent it.
     """
+    smallest = int(dataset.train_labels.bincount(minlength=dataset.num_classes).min())
+    if settings.representative is not None and settings.representative > smallest:
+        allowed = f"at most {smallest}, the images of the smallest class of {dataset.name}"
+        raise SettingError("representative", settings.representative, allowed)
     network = build(model, *dataset.sizes, seed=0)
     _check_no_running_statistics(network)
     layout = layout_of(network)
@@ -67,7 +92,7 @@ def experts_record(dataset: Dataset, model: Network, settings: ExpertSettings) -
         in_channels=dataset.in_channels,
         num_classes=dataset.num_classes,
         image_size=dataset.image_size,
-        training={**asdict(settings.training), "seed": settings.seed},
+        training=settings.record(),
         epochs=settings.training.epochs,
     )
 
@@ -192,14 +217,25 @@ def _train_expert(
             on_progress(expert, epoch, loss, train_accuracy, test_accuracy)
 
     try:
-        train(
-            network,
-            dataset.train_pictures,
-            dataset.train_labels,
-            settings.training,
-            generator=torch.Generator().manual_seed(seed),
-            on_epoch=on_epoch,
-        )
+        if settings.representative is None:
+            train(
+                network,
+                dataset.train_pictures,
+                dataset.train_labels,
+                settings.training,
+                generator=torch.Generator().manual_seed(seed),
+                on_epoch=on_epoch,
+            )
+        else:
+            train_on_representatives(
+                network,
+                dataset,
+                settings.training,
+                count=settings.representative,
+                every=settings.representative_every,
+                seed=seed,
+                on_epoch=on_epoch,
+            )
     except DivergedError as error:
         raise DivergedError(f"expert {expert}: {error}") from error
     store.add(expert, snapshots, accuracies, {"seed": seed})

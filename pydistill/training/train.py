@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from pydistill.errors import DivergedError, InputError
 from pydistill.nn.modes import evaluating
 from pydistill.training.epoch import EpochRunner, TrainStep, count_correct
 from pydistill.training.gradients import gradients_for, logits_of
+from pydistill.training.gsam import SharpnessSettings, sharpness_aware
 from pydistill.training.sgd import Sgd
 
 _EPOCHS_PER_DRAW = 20
@@ -42,6 +43,9 @@ class TrainingSettings(Settings):
         "constant", "constant, halfway (a tenth of lr after half of the epochs) or cosine (to 0, a step per epoch)"
     )
     dsa: DsaSettings | None = setting(None, "differentiable Siamese augmentation of every batch; null for none")
+    sharpness: SharpnessSettings | None = setting(
+        None, "sharpness-aware training by GSAM, two passes per step ({} for FTD's); null for plain SGD"
+    )
 
     def lr_at(self, epoch: int) -> float:
         """Return the learning rate of epoch 1 … epochs."""
@@ -65,9 +69,10 @@ def train(
     """Train `model` in place, and leave it in training mode.
 
     Every epoch visits the images once in a new order; every batch is augmented separately and is one step of SGD on the
-    mean cross entropy. The data are preprocessed, or bytes that are preprocessed batch by batch; only batches are
-    copied. The outcome depends only on the model's parameters, the data, the settings and the generator (its state, and
-    its seed for modules that draw random numbers, such as dropout).
+    mean cross entropy, along GSAM's gradient if `settings.sharpness` is set. The data are preprocessed, or bytes that
+    are preprocessed batch by batch; only batches are copied. The outcome depends only on the model's parameters, the
+    data, the settings and the generator (its state, and its seed for modules that draw random numbers, such as
+    dropout).
 
     Args:
         model: maps [B, C, H, W] to logits [B, K]; on the images' device.
@@ -109,7 +114,9 @@ def epochs_of(
     """
     _check(model, images, labels)
     pictures = images if isinstance(images, Pictures) else Pictures(images)
-    gradients = gradients_for(model, pictures, labels, settings.batch_size, engine=engine)
+    gradients = sharpness_aware(
+        gradients_for(model, pictures, labels, settings.batch_size, engine=engine), model, settings.sharpness
+    )
     model.train()
     capturable = _capturable(gradients.parameters)
     optimiser = Sgd(gradients.parameters, settings.momentum, settings.weight_decay, lr_in_memory=capturable)
@@ -168,16 +175,24 @@ def train_all(
     labels: Tensor,
     settings: TrainingSettings,
     on_epoch: Callable[[], None] | None,
+    after_epoch: Callable[[int, int], None] | None = None,
 ) -> int:
     """Train the networks, each with its seed, as `train` does; return how many diverged.
 
     They take turns, an epoch each; `on_epoch` is called after every epoch of every network. Networks that draw random
     numbers in training (dropout) use PyTorch's global generators, so they train one after the other.
+
+    Args:
+        after_epoch: called with a network's position and the epoch; the network holds its parameters after the epoch.
     """
-    trainings = [
-        epochs_of(network, pictures, labels, settings, generator=torch.Generator().manual_seed(seed))
-        for network, seed in zip(networks, seeds, strict=True)
-    ]
+
+    trainings = []
+    for number, (network, seed) in enumerate(zip(networks, seeds, strict=True)):
+        generator = torch.Generator().manual_seed(seed)
+        more: dict[str, Any] = {}
+        if after_epoch is not None:
+            more["on_epoch"] = lambda epoch, loss, correct, number=number: after_epoch(number, epoch)
+        trainings.append(epochs_of(network, pictures, labels, settings, generator=generator, **more))
     if all(is_plain(network) for network in networks):
         return _in_turns(trainings, pictures.device, on_epoch)
     diverged = 0

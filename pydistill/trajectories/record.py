@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -32,7 +33,7 @@ class ExpertsRecord:
         dataset_digest: hash of the raw images and labels.
         preprocessing: fingerprint of the normalisation or ZCA whitening.
         in_channels, num_classes, image_size: shape of the task; image_size is (height, width).
-        training: the settings of the experts' training (JSON-able).
+        training: the settings of the experts' training (JSON-able); one that is missing is null.
         epochs: T, the last recorded epoch.
 
     Raises:
@@ -115,7 +116,14 @@ class ExpertsRecord:
         return f"{_LABELS.get(name, name)} is {mine} for {sides[0]} and {theirs} for {sides[1]}"
 
 
+def same_training(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return True if two records of a training agree; a setting that one of them lacks is null there."""
+    return all(one.get(key) == other.get(key) for key in {*one, *other})
+
+
 def _differ(name: str, mine: Any, theirs: Any) -> bool:
+    if name == "training":
+        return not same_training(mine, theirs)
     unknown = name in ("dataset_digest", "preprocessing") and "" in (mine, theirs)
     return bool(mine != theirs) and not unknown
 

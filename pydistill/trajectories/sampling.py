@@ -113,7 +113,12 @@ class StartSampler:
             )
 
     def draw(
-        self, iteration: int, generator: torch.Generator, trajectory_end: float, length: float
+        self,
+        iteration: int,
+        generator: torch.Generator,
+        trajectory_end: float,
+        length: float,
+        part: tuple[int, int] = (0, 1),
     ) -> tuple[float, float]:
         """Draw (start, target) for an iteration, 0 <= start < target <= trajectory_end.
 
@@ -122,6 +127,9 @@ class StartSampler:
             generator: a CPU generator; one number is drawn from it.
             trajectory_end: T of the trajectory.
             length: M.
+            part: (e, E): draw from part e = 0 … E − 1 of E equal parts of the range. One draw from each part spreads E
+                starts evenly; they are, taken together, distributed like independent ones. Integer starts are rounded
+                down, ⌊T⁻ + (T⁺ − T⁻)(e + u) / E⌋ for u ~ U[0, 1).
 
         Raises:
             InputError: as `check`; or the iteration is below 0.
@@ -130,9 +138,12 @@ class StartSampler:
             raise SettingError("iteration", iteration, "at least 0")
         self.check(trajectory_end, length)
         lower, upper = self.settings.min_start, self.upper(iteration)
-        if self.settings.continuous:
-            share = float(torch.rand((), generator=generator, dtype=torch.float64))
+        number, parts = part
+        if self.settings.continuous or parts > 1:
+            share = (number + float(torch.rand((), generator=generator, dtype=torch.float64))) / parts
             start = min(lower + (upper - lower) * share, upper)  # rounding must not pass the bound
+            if not self.settings.continuous:
+                start = min(float(math.floor(start)), upper - 1)
         else:
             start = float(torch.randint(int(lower), int(upper), (), generator=generator))
         return start, start + length

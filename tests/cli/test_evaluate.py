@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import pydistill
+from pydistill.cli import main
 from pydistill.evaluation import evaluate as evaluate_module
 from pydistill.evaluation.evaluate import Evaluation
 from pydistill.evaluation.evaluations_file import read_evaluations
@@ -26,15 +27,18 @@ def test_evaluate_prints_a_table_across_architectures(finished: Path, capsys: py
     assert "mlp-w8" in table
     assert run(*command, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["model"] for row in rows] == ["convnet1-w4", "mlp-w8"]
-    assert [len(row["runs"]) for row in rows] == [2, 2]
+    assert [row["model"] for row in rows] == ["convnet1-w4", "mlp-w8"] * 2
+    names = ["10 distilled images (ATT)"] * 2 + ["10 random real images"] * 2
+    assert [row["trained_on"] for row in rows] == names
+    assert [(row["epochs"], len(row["runs"])) for row in rows] == [(2, 2)] * 4
 
 
 def test_evaluating_the_student_repeats_the_accuracies_of_the_run(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("evaluate", finished, "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    row, baseline = json.loads(capsys.readouterr().out)
+    assert baseline["trained_on"] == "10 random real images"
     summary = json.loads((finished / "summary.json").read_text())
     assert row["runs"] == summary["accuracy_final"]["runs"]
 
@@ -74,6 +78,7 @@ def test_evaluate_shows_progress_and_records_every_architecture(
     run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
     monkeypatch.setattr("pydistill._util.progress.LINE_EVERY_SECONDS", 0.0)
     common = ["evaluate", run_folder, "--models", "mlp-w4", "mlp-w8", "--repeats", "1", "--epochs", "2"]
+    common += ["--baselines", "none"]
     assert run(*common) == 0
     output = capsys.readouterr()
     assert re.sub(r"test [\d.]+%", "test T", output.err).splitlines() == [
@@ -84,7 +89,7 @@ def test_evaluate_shows_progress_and_records_every_architecture(
         "networks' epochs 4/4: network mlp-w4 1/1, test T",
         "networks' epochs 4/4: network mlp-w8 1/1, test T",
     ]
-    assert "epochs" not in output.out
+    assert "networks' epochs" not in output.out
     assert run(*common, "--quiet") == 0
     assert "networks" not in capsys.readouterr().err
     assert [row["model"] for row in read_evaluations(run_folder)] == ["mlp-w4", "mlp-w8"] * 2
@@ -101,11 +106,33 @@ def test_evaluate_shows_progress_and_records_every_architecture(
     assert [row["model"] for row in read_evaluations(run_folder)][4:] == ["mlp-w4"]
 
 
+@pytest.mark.parametrize("name", ["evaluations.json", "baselines.json"])
 def test_evaluate_refuses_damaged_evaluations_before_the_work(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations.json"))
-    (run_folder / "evaluations.json").write_text("[3]")
+    run_folder = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns(name))
+    (run_folder / name).write_text("[3]")
     monkeypatch.delattr(evaluate_module, "evaluate")
     assert run("evaluate", run_folder) == 1
-    assert "evaluations.json is damaged" in capsys.readouterr().err
+    assert f"{name} is damaged" in capsys.readouterr().err
+
+
+def test_a_protocol_by_name_is_a_column_of_its_rows(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits are not mirrored, whatever the protocol."""
+    run_folder = shutil.copytree(finished, tmp_path / "run")
+    command = ["evaluate", run_folder, "--protocol", "datm", "--epochs", 2, "--quiet"]
+    assert run(*command, "--baselines", "random", "full", "--repeats", 1, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    protocol = "datm, dsa.strategy color_crop_cutout_scale_rotate"
+    assert [row["trained_on"] for row in rows] == [
+        "10 distilled images (ATT)",
+        "10 random real images",
+        "all 1,437 real images",
+    ]
+    assert rows[0]["protocol"] == rows[1]["protocol"] == protocol
+    assert [row["epochs"] for row in rows] == [2, 2, 200]
+    assert read_evaluations(run_folder)[-1]["protocol"] == protocol
+    assert main(["report", str(run_folder)]) == 0
+    assert protocol in (run_folder / "report.html").read_text(encoding="utf-8")

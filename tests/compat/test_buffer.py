@@ -182,3 +182,44 @@ def test_the_defaults_of_other_repositories(
     with pytest.raises(pytest.fail.Exception, match="imagenette"):
         buffer.main(["--dataset", "ImageNet"])
     assert "imagenette" in capsys.readouterr().err
+
+
+def test_flat_experts_by_the_flags_of_ftd(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(here / BUFFERS)
+    assert make_buffers("--rho_max", "0.02", "--rho_min", "0.02", "--alpha", "1", "--adaptive", "False") == 0
+    store = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
+    assert store.record.training["sharpness"] == {"rho": 0.02, "alpha": 1.0, "adaptive": False}
+    capsys.readouterr()
+    assert make_buffers("--script", "ftd", "--rho", "0.01", "--buffer_path", "others") == 0
+    store = TrajectoryStore.open(here / "others" / BUFFERS.relative_to("buffers") / "pydistill-experts")
+    assert store.record.training["sharpness"] == {"rho": 0.01, "alpha": 0.4, "adaptive": True}
+    assert "ρ = 0.01" not in capsys.readouterr().err
+
+
+def test_the_defaults_of_ftd_s_script_are_not_its_paper_s(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(here / BUFFERS)
+    assert make_buffers("--script", "ftd") == 0
+    assert "its paper has ρ = 0.01" in capsys.readouterr().err
+    store = TrajectoryStore.open(here / BUFFERS / "pydistill-experts")
+    assert store.record.training["sharpness"] == {"rho": 2.0, "alpha": 0.4, "adaptive": True}
+
+
+def test_mtt_s_experts_are_not_flat(here: Path) -> None:
+    assert TrajectoryStore.open(here / BUFFERS / "pydistill-experts").record.training["sharpness"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--rho_max", "0.02"], "--rho_max and --rho_min must be equal, not 0.02 and None"),
+        (["--script", "ftd", "--rho_max", "0.01"], "--rho_max and --rho_min must be equal, not 0.01 and 2.0"),
+        (["--rho", "-1"], "--rho_max must be "),
+        (["--rho", "0.1", "--alpha", "-1"], "--alpha must be "),
+        (["--script", "datm"], "--script invalid choice"),
+    ],
+)
+def test_wrong_flags_of_flat_experts(
+    flags: list[str], part: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_buffers(*flags) == 2
+    assert part in capsys.readouterr().err

@@ -10,7 +10,7 @@ import torch
 from pydistill.artefact.file import Artefact
 from pydistill.compat import mtt
 from pydistill.recipes.recipe import load_recipe
-from tests.compat.scripts import RUN, SHORT, names, read
+from tests.compat.scripts import RUN, names, read
 
 
 def test_mtt_writes_its_files(here: Path) -> None:
@@ -97,8 +97,3 @@ def test_no_aug_false_leaves_augmentation_on(here: Path) -> None:
     assert mtt.main([*RUN, "--Iteration", "1", "--no_aug", "False"]) == 0
     recipe = load_recipe(here / "logged_files/tensors/mtt/run/recipe.json")
     assert recipe.distill.dsa is not None
-
-
-def test_ftd_s_average_is_evaluated(here: Path) -> None:
-    assert mtt.main([*SHORT, "--ema_decay", "0.5", "--name", "averaged"]) == 0
-    assert load_recipe(here / "logged_files/tensors/averaged/run/recipe.json").distill.ema == 0.5

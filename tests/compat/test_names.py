@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -121,7 +122,6 @@ def test_imagenet_of_tesla_is_refused_without_a_subset() -> None:
 
 
 def test_every_setting_and_flag_of_the_table_exists() -> None:
-    scripts: list[Script] = ["mtt", "att", "tesla", "mct"]
-    parsers = [*map(distill_parser, scripts), buffer_parser()]
+    parsers = [*map(distill_parser, get_args(Script)), buffer_parser()]
     assert set(FLAGS.values()) <= {flag for parser in parsers for flag in parser.names.values()}
     assert set(FLAGS) <= {setting.name for setting in described_settings(Recipe())}

@@ -36,15 +36,21 @@ def convexified(store: TrajectoryStore, tmp_path_factory: pytest.TempPathFactory
 
 def distiller(store: TrajectoryStore, dataset: Any = DATA, teachers: Any = (), **settings: Any) -> Distiller:
     student = build(MODEL, 1, 4, 8, seed=0)
+    if settings.get("method") == "progressive":  # compares images by an expert's features
+        teachers = teachers or [build(MODEL, 1, 4, 8, seed=1).to(dataset.train_images.dtype)]
     return Distiller(recipe(**settings).distill, dataset, store, student, teachers=teachers)
 
 
 def test_methods_are_the_published_combinations() -> None:
-    att, mct, mtt, tesla = (METHODS[name] for name in ("att", "mct", "mtt", "tesla"))
+    att, datm, ftd, mct, mtt, tesla = (METHODS[name] for name in ("att", "datm", "ftd", "mct", "mtt", "tesla"))
     assert (mtt.trajectories, mtt.selection, mtt.gradient, mtt.ema) == ("recorded", "last", "exact", False)
     assert (att.selection, att.ema) == ("nearest", True)
     assert (mct.trajectories, mct.continuous, mct.selection) == ("convexified", True, "last")
     assert (tesla.gradient, tesla.selection) == ("truncated", "last")
+    assert replace(ftd, ema=False, ema_warmup=True) == mtt
+    assert (ftd.ema, ftd.ema_warmup, att.ema_warmup) == (True, False, True)
+    assert replace(datm, growing=False, labels="hard") == mtt
+    assert (datm.growing, datm.labels) == (True, "learned")
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -52,9 +58,8 @@ def test_each_method_lowers_its_loss(
     method: str, store: TrajectoryStore, convexified: TrajectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On one fixed segment and all images in each step, ten updates lower the loss."""
-    running = distiller(
-        convexified if METHODS[method].trajectories == "convexified" else store, method=method, lr_image=20.0
-    )
+    experts = convexified if METHODS[method].trajectories == "convexified" else store
+    running = distiller(experts, teachers=[build(MODEL, 1, 4, 8, seed=0)], method=method, lr_image=20.0)
     monkeypatch.setattr(running.order, "next", lambda generator: 0)
     monkeypatch.setattr(running.sampler, "draw", lambda *arguments: (1.0, 3.0))
     losses = [running.iterate().loss for _ in range(10)]
@@ -116,7 +121,7 @@ def test_backends_take_the_same_course(
     """Ten outer iterations in fp64: every loss, every step and the final pixels agree; TESLA's labels are learned."""
     experts = convexified if METHODS[method].trajectories == "convexified" else store
     labels = {"labels": "learned", "lr_label": 1.0} if method == "tesla" else {}
-    teachers = [build(MODEL, 1, 4, 8, seed=0).double()] if labels else []
+    teachers = [build(MODEL, 1, 4, 8, seed=0).double()]
     courses = []
     for name in (backend, "autograd"):
         running = distiller(
@@ -177,6 +182,21 @@ def test_image_average() -> None:
         decay = min(0.5, (1 + number) / (10 + number))
         expected = decay * expected + (1 - decay) * value
     assert float(average.codes["images"]) == pytest.approx(expected)
+
+
+def test_image_average_of_constant_decay(store: TrajectoryStore) -> None:
+    """As FTD published it: the first image has weight 0.9ᵗ."""
+    running = distiller(store, method="ftd", lr_image=20.0, ema=0.9)
+    expected = running.initial_images.double()
+    for _ in range(3):
+        running.iterate()
+        expected = 0.9 * expected + 0.1 * running.synthetic.images.detach().double()
+    torch.testing.assert_close(running.images.double(), expected, rtol=1e-6, atol=1e-6)
+    warm = distiller(store, method="ftd", lr_image=20.0, ema=0.9, ema_warmup=True)
+    for _ in range(3):
+        warm.iterate()
+    assert changed(warm.images, running.images)
+    assert torch.equal(warm.synthetic.images, running.synthetic.images)
 
 
 def test_att_evaluates_the_average_and_mtt_the_pixels(store: TrajectoryStore) -> None:

@@ -44,9 +44,14 @@ SMALL = [
     "--distill.evaluate_every=0",
     "--evaluation.repeats=2",
     "--evaluation.training.epochs=2",
+    "--evaluation.full_epochs=1",
 ]
 TAKES_A_RECIPE = ("experts", "distill", "plan")
-SHRUNK = {**dict.fromkeys(TAKES_A_RECIPE, SMALL), "evaluate": ["--repeats=1", "--epochs=2"]}
+SHRUNK = {
+    **dict.fromkeys(TAKES_A_RECIPE, SMALL),
+    "evaluate": ["--repeats=1", "--epochs=2"],
+    "score": ["--repeats=1", "--epochs=2"],
+}
 # The pages' names of a command's inputs; a command itself makes the name behind --out.
 CALLED = {"DATA": "pictures", "EXPERTS": "experts", "CONVEX": "convexified", "RUN": "run", "SET": "set"}
 FOR_A_SHELL = re.compile(r"[|<>;&$`*]")

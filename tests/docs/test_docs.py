@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -80,11 +81,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             model=replace(recipe.model, width=4),
             expert=replace(recipe.expert, count=2, training=training),
             distill=replace(recipe.distill, iterations=2, steps=2, expert_epochs=2, max_start=2),
-            evaluation=replace(recipe.evaluation, repeats=1, training=replace(recipe.evaluation.training, epochs=2)),
+            evaluation=replace(
+                recipe.evaluation,
+                repeats=1,
+                training=replace(recipe.evaluation.training, epochs=2),
+                full_epochs=1,
+            ),
         )
 
     monkeypatch.setattr(demo, "demo_recipe", small_recipe)
-    monkeypatch.setattr(demo, "FULL_DATA_TRAINING", replace(demo.FULL_DATA_TRAINING, epochs=1))
     methods = dict(METHODS)
     yield work
     METHODS.clear()
@@ -240,7 +245,7 @@ def test_commands_within_a_sentence_are_there(page: Path) -> None:
             check_command(words)
 
 
-@pytest.mark.parametrize("method", ["att", "mct", "mtt"])
+@pytest.mark.parametrize("method", ["att", "datm", "ftd", "mct", "mtt"])
 def test_recipes_on_a_page_are_the_presets(method: str) -> None:
     rows = re.findall(
         rf"^\| `({method}/[\w-]+)` \| (.*) \|$", (ROOT / f"docs/methods/{method}.md").read_text(), re.MULTILINE
@@ -248,13 +253,30 @@ def test_recipes_on_a_page_are_the_presets(method: str) -> None:
     assert {name for name, _ in rows} == {name for name in preset_names() if name.startswith(f"{method}/")}
     for name, row in rows:
         preset = read_yaml(preset_path(name).read_text())
-        distill = preset["distill"]
-        rates = ("lr_image", "lr_lr", "lr_init")
-        cells = [f"{distill[key]}" for key in ("steps", "expert_epochs", "max_start")]
-        cells += [f"{float(distill[key]):g}" for key in rates]
-        cells += ["yes" if preset["data"]["zca"] else "no", f"{distill.get('batch_size', 'all')}"]
-        cells += [f"{distill[key]}" for key in {"att": ["ema"], "mct": ["waypoints"], "mtt": []}[method]]
-        assert row.split(" | ") == [*cells, f"{distill['iterations']:,}"], name
+        assert row.split(" | ") == (cells_of_datm if method == "datm" else cells_of)(preset), name
+
+
+def cells_of(preset: dict[str, Any]) -> list[str]:
+    """Return the cells of a preset's row on its method's page."""
+    distill = preset["distill"]
+    cells = [f"{distill[key]}" for key in ("steps", "expert_epochs", "max_start")]
+    cells += [f"{float(distill[key]):g}" for key in ("lr_image", "lr_lr", "lr_init")]
+    cells += ["yes" if preset["data"]["zca"] else "no", f"{distill.get('batch_size', 'all')}"]
+    cells += [f"{preset['expert']['training']['sharpness']['alpha']}"] if distill["method"] == "ftd" else []
+    columns = {"att": ["ema"], "ftd": ["ema"], "mct": ["waypoints"], "mtt": []}
+    cells += [f"{distill[key]}" for key in columns[distill["method"]]]
+    return [*cells, f"{distill['iterations']:,}"]
+
+
+def cells_of_datm(preset: dict[str, Any]) -> list[str]:
+    """Return the cells of a preset's row on DATM's page."""
+    distill = preset["distill"]
+    end = f"{distill['max_start']}"
+    if "grow_from" in distill:
+        end = f"{distill['grow_from']} → {end} in {distill['grow_iterations']:,}"
+    cells = [f"{distill[key]}" for key in ("steps", "expert_epochs", "min_start")]
+    cells += [end, *(f"{float(distill[key]):g}" for key in ("lr_image", "lr_lr", "lr_label"))]
+    return [*cells, f"{distill.get('batch_size', 'all')}", distill["initialisation"]]
 
 
 def test_the_citation_names_this_version_and_every_method_s_paper() -> None:

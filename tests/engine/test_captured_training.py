@@ -14,6 +14,7 @@ from pydistill.engine.cuda_graph import WARM_CALLS, CudaGraphStep
 from pydistill.nn import flatten
 from pydistill.training import epoch as steps
 from pydistill.training import train as training
+from pydistill.training.gsam import SharpnessSettings
 from pydistill.training.train import TrainingSettings, train
 from tests.engine.captured import COURSE_BOUND, GPU, FakeGraphs, course_error, fresh, with_hook
 from tests.helpers.blobs import blobs
@@ -30,23 +31,30 @@ def training_gpu(gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch) -> FakeGraphs
     return gpu
 
 
-def trained(name: str, epochs: int = 40, on_epoch: Any = None, model: nn.Module | None = None) -> torch.Tensor:
+def trained(
+    name: str,
+    epochs: int = 40,
+    on_epoch: Any = None,
+    model: nn.Module | None = None,
+    sharpness: SharpnessSettings | None = None,
+) -> torch.Tensor:
     data, model = blobs(), model or fresh(name)
-    settings = TrainingSettings(epochs, 20, 0.05, 0.9, schedule="cosine", dsa=DsaSettings())
+    settings = TrainingSettings(epochs, 20, 0.05, 0.9, schedule="cosine", dsa=DsaSettings(), sharpness=sharpness)
     generator = torch.Generator().manual_seed(3)
     train(model, data.train_pictures, data.train_labels, settings, generator=generator, on_epoch=on_epoch)
     return flatten(model)
 
 
+@pytest.mark.parametrize("sharpness", [None, SharpnessSettings()], ids=["sgd", "gsam"])
 @pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-leaky", "resnet18-w2-bn"])
 def test_one_capture_for_each_size_of_batch(
-    name: str, training_gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch
+    name: str, sharpness: SharpnessSettings | None, training_gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = trained(name)
+    points = trained(name, sharpness=sharpness)
     assert (training_gpu.done.count("warm"), training_gpu.done.count("capture")) == (2 * WARM_CALLS, 2)
     assert training_gpu.done.count("replay") == 3 * 40 - 2 * WARM_CALLS
     monkeypatch.setenv(graphs.SWITCH, "0")
-    assert torch.equal(trained(name), points)
+    assert torch.equal(trained(name, sharpness=sharpness), points)
     assert training_gpu.done.count("capture") == 2
 
 

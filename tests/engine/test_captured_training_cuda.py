@@ -13,6 +13,7 @@ from pydistill.data import DsaSettings, from_arrays
 from pydistill.engine import cuda_graph as graphs
 from pydistill.nn import flatten
 from pydistill.training import epoch as steps
+from pydistill.training.gsam import SharpnessSettings
 from pydistill.training.train import TrainingSettings, accuracy, epochs_of, train
 from tests.engine.captured import COURSE_BOUND, course_error, fresh
 from tests.helpers.blobs import blobs
@@ -50,11 +51,11 @@ def test_replayed_steps_train_as_direct_ones(name: str, dsa: Any, monkeypatch: p
         return capture(*arguments)
 
     monkeypatch.setattr(graphs, "_captured", counted)
-    for schedule in ("constant", "cosine"):
+    for recipe in ({"schedule": "constant"}, {"schedule": "cosine"}, {"sharpness": SharpnessSettings()}):
         captures.clear()
-        actual, reports = trained(name, monkeypatch, True, dsa=dsa, schedule=schedule)
+        actual, reports = trained(name, monkeypatch, True, dsa=dsa, **recipe)
         assert len(captures) == 2  # batches of 20, and of the 8 that are left
-        expected, expected_reports = trained(name, monkeypatch, False, dsa=dsa, schedule=schedule)
+        expected, expected_reports = trained(name, monkeypatch, False, dsa=dsa, **recipe)
         assert len(captures) == 2
         assert course_error(actual, expected, name) <= COURSE_BOUND
         assert [report[0] for report in reports] == list(range(1, 41))
@@ -81,11 +82,12 @@ def test_bytes_are_trained_on_in_captured_steps(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.cuda
 @needs_gpu
-def test_no_step_waits_for_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sharpness", [None, SharpnessSettings()], ids=["sgd", "gsam"])
+def test_no_step_waits_for_the_gpu(sharpness: SharpnessSettings | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs 21 to 39, new tables among them: PyTorch's own watch raises at the first thing that waits."""
     monkeypatch.setenv(graphs.SWITCH, "1")
     data, model = blobs().to("cuda"), fresh().cuda()
-    settings = TrainingSettings(epochs=60, batch_size=20, lr=0.05, dsa=DsaSettings())
+    settings = TrainingSettings(epochs=60, batch_size=20, lr=0.05, dsa=DsaSettings(), sharpness=sharpness)
     generator = torch.Generator().manual_seed(1)
     course = epochs_of(model, data.train_pictures, data.train_labels, settings, generator=generator)
     for _ in range(20):

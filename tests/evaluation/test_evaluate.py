@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from pydistill.data.dsa import DsaSettings
 from pydistill.errors import DivergedError, InputError
-from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, evaluate_networks, table
+from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, evaluate, evaluate_networks, records, table
 from pydistill.nn import MLP, build, parse
 from pydistill.training import train as train_module
 from pydistill.training.train import TrainingSettings, accuracy, derive_seed, train
@@ -297,6 +297,11 @@ def test_a_set_that_does_not_fit(change: dict[str, Any], message: str) -> None:
         evaluate(arguments["images"], arguments["labels"], arguments["lr"], DATA, STUDENT, QUICK)
 
 
+def test_a_baseline_that_does_not_exist() -> None:
+    with pytest.raises(InputError, match="baselines must be a list of some of random, kmeans, full, not 'herding'"):
+        EvaluationSettings(baselines=("random", "herding"))
+
+
 def test_repeats_below_one() -> None:
     with pytest.raises(InputError, match="repeats"):
         EvaluationSettings(repeats=0)
@@ -310,13 +315,34 @@ def test_mean_and_std_are_over_the_networks() -> None:
 
 
 def test_table() -> None:
-    rows = [Evaluation("convnet3", (0.5, 0.7), 12.34), Evaluation("resnet18-bn", (0.1,), 100.0, 1)]
+    rows = [
+        ("10 distilled images", Evaluation("convnet3", (0.5, 0.7), 12.34, 0, 0.01, 1000, "mtt")),
+        ("the experts", Evaluation("resnet18-bn", (0.1,), 0.0, 1, 0.0, 50, "the experts'")),
+    ]
     assert table(rows).splitlines() == [
-        "network        test accuracy  networks  seconds",
-        "convnet3       60.0 ± 10.0 %         2     12.3",
-        "resnet18-bn    10.0 %                1    100.0  (1 diverged)",
+        "trained on           network      test accuracy   networks    lr  epochs  seconds  protocol",
+        "10 distilled images  convnet3      60.0 ± 10.0 %         2  0.01    1000     12.3  mtt",
+        "the experts          resnet18-bn   10.0 %                1            50           the experts' (1 diverged)",
     ]
     assert len(table([]).splitlines()) == 1
+    assert records(rows)[0] == {"trained_on": "10 distilled images"} | rows[0][1].as_record()
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("name", ["convnet2-w4", "convnet2-w4-leaky"])
+def test_the_best_accuracy_is_that_of_the_epochs_looked_at(name: str, at_once: int) -> None:
+    """Equal to a loop that trains every network again for each number of epochs, at a constant rate."""
+    images, labels = distilled()
+    training = replace(QUICK.training, epochs=10, schedule="constant")
+    settings = replace(QUICK, at_once=at_once, training=training)
+    tested = [
+        evaluate(images, labels, 1.0, DATA, parse(name), replace(settings, training=replace(training, epochs=epochs)))
+        for epochs in (4, 8, 10)
+    ]
+    best = evaluate(images, labels, 1.0, DATA, parse(name), replace(settings, best_every=4))
+    assert best.accuracies == tuple(map(max, *(one.accuracies for one in tested)))
+    assert any(accuracy > last for accuracy, last in zip(best.accuracies, tested[-1].accuracies, strict=True))
+    assert best.protocol.endswith("best_every 4")
 
 
 @pytest.mark.cuda

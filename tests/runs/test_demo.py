@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 import pytest
 
 from pydistill.cli import main
-from pydistill.errors import InputError
+from pydistill.evaluation import baselines
+from pydistill.evaluation.baselines import StoredEvaluator
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs import demo
 from pydistill.runs.evaluation import PeriodicEvaluator
-from pydistill.runs.folder import RunFolder
-from pydistill.training.train import TrainingSettings
 from pydistill.trajectories import TrajectoryStore
 
 SMALL = {
@@ -33,6 +31,8 @@ SMALL = {
     "distill.max_start": 2,
     "evaluation.repeats": 1,
     "evaluation.training.epochs": 2,
+    "evaluation.full_epochs": 1,
+    "evaluation.full_batch_size": 512,
 }
 
 
@@ -42,7 +42,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         return load_recipe(preset_path(f"demo/digits-{method}"), SMALL).with_seed(seed)
 
     monkeypatch.setattr(demo, "demo_recipe", recipe)
-    monkeypatch.setattr(demo, "FULL_DATA_TRAINING", replace(TrainingSettings(), epochs=1, batch_size=512))
 
 
 def stop(*_: Any, **__: Any) -> None:
@@ -75,7 +74,7 @@ def test_a_demo_that_was_stopped_goes_on(
     places = [
         (TrajectoryStore, "add"),
         (PeriodicEvaluator, "evaluate"),
-        (demo, "random_real"),
+        (StoredEvaluator, "kmeans_real"),
     ]
     for owner, name in places:
         with monkeypatch.context() as patched:
@@ -99,7 +98,7 @@ def test_a_demo_that_was_stopped_goes_on(
         assert main([*command, "--resume", *changes]) == 2
 
     with monkeypatch.context() as patched:
-        patched.delattr(demo, "random_real")  # a finished demo trains no reference again
+        patched.setattr(baselines, "evaluate", stop)  # a finished demo trains no baseline again
         assert main([*command, "--resume"]) == 0
     before = json.loads((out / "summary.json").read_text())
     assert before["threads"] == 1
@@ -117,13 +116,3 @@ def test_a_demo_stopped_before_its_first_expert_has_nothing_to_resume(
     monkeypatch.setattr(demo, "train_and_store", stop)
     assert main(["demo", "--out", str(tmp_path / "run"), "--quiet"]) == 130
     assert capsys.readouterr().err == "pydistill: stopped\n"
-
-
-def test_the_folder_is_locked_while_references_are_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def references(*_: Any, **__: Any) -> None:
-        with pytest.raises(InputError, match="being written"), RunFolder(tmp_path / "run").opened():
-            raise AssertionError("the folder is not locked")
-        stop()
-
-    monkeypatch.setattr(demo, "random_real", references)
-    assert main(["demo", "--out", str(tmp_path / "run"), "--quiet"]) == 130

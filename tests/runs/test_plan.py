@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from pydistill.runs import timing
 from pydistill.runs.plan import Phase, Plan, plan, table
 from pydistill.runs.run import run_distillation
 from pydistill.synthesis.decoders import DecoderSettings
+from pydistill.training import train as train_module
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.small_runs import EVALUATION, EXPERT, MODEL, recipe
@@ -46,11 +48,25 @@ def counts(cost: Plan) -> dict[str, int]:
     return {phase.name: phase.count for phase in cost.phases}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"initialisation": "correct", "labels": "learned", "label_start": "correct_logits"},
+        {"initialisation": "difficulty", "difficulty_start": 500, "ipc": 2, "frozen": 0.5},
+        {"initialisation": "file", "start_from": "nowhere"},
+        {"method": "progressive", "max_start": None, "expert_epochs": 4},
+    ],
+    ids=["correct", "difficulty", "file", "progressive"],
+)
+def test_the_start_needs_no_experts_and_no_set(changes: dict[str, object], quick: None) -> None:
+    assert plan(small(**changes)).seconds > 0
+
+
 @pytest.mark.alone
 def test_the_demo_takes_as_long_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the processor's clock, in turns, with the demo's recipe."""
     monkeypatch.setattr(timing, "perf_counter", time.process_time)
-    work = demo()
+    work = demo(changes={"evaluation.baselines": []})  # which `run_distillation` does not measure
     dataset = data.load(work.data)
     ratios: dict[str, list[float]] = {"experts": [], "run": [], "total": []}
     for turn in range(TURNS):
@@ -91,11 +107,17 @@ def test_the_demo_takes_as_much_memory_as_planned(tmp_path: Path) -> None:
 def test_existing_experts_are_measured_and_not_planned(tmp_path: Path) -> None:
     work = demo("mct", {"expert.count": 1})
     store = train_experts(data.load(work.data), work.model, work.expert, tmp_path / "experts")
-    assert counts(plan(work, experts=store)) == {"convexification": 1, "distillation": 150, "evaluations": 3}
+    assert counts(plan(work, experts=store)) == {
+        "convexification": 1,
+        "distillation": 150,
+        "evaluations": 3,
+        "baselines": 4,  # random and kmeans, at two rates each
+        "all real data": 5,  # networks
+    }
     convexified = store.write_convexified(tmp_path / "convexified")
     written = sum(path.stat().st_size for path in (tmp_path / "convexified").rglob("*.safetensors"))
     cost = plan(work, experts=convexified)
-    assert list(counts(cost)) == ["distillation", "evaluations"]
+    assert list(counts(cost)) == ["distillation", "evaluations", "baselines", "all real data"]
     assert list(cost.disk) == ["experts_convexified", "run_folder"]
     assert cost.disk["experts_convexified"] == pytest.approx(written, rel=0.02)
 
@@ -118,7 +140,7 @@ def test_experts_of_another_recipe_are_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("quick")
 def test_missing_data_are_replaced_by_noise_of_their_shape() -> None:
     cost = plan(small(evaluate_every=3))
-    assert counts(cost) == {"experts": 7, "distillation": 8, "evaluations": 3}
+    assert counts(cost) == {"experts": 7, "distillation": 8, "evaluations": 3, "baselines": 2}
     assert cost.data == "noise in the shape of cifar10"
     assert cost.memory > 60_000 * 3 * 32 * 32 * 4  # with the real images, which were not made
     assert cost.disk["experts_recorded"] == 7 * 7 * cost.parameters * 4
@@ -126,10 +148,32 @@ def test_missing_data_are_replaced_by_noise_of_their_shape() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_both_passes_of_flat_experts_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    gradients_for = train_module.gradients_for
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        gradients = gradients_for(*arguments, **options)
+        gradient = gradients.gradient
+        gradients.gradient = lambda *batch: (passes.append(1), gradient(*batch))[1]  # type: ignore[method-assign]
+        return gradients
+
+    monkeypatch.setattr(train_module, "gradients_for", counted)
+    counts = []
+    for sharpness in (None, {}):
+        work = demo(changes={"expert.training.sharpness": sharpness})
+        dataset = data.load(work.data)
+        passes.clear()
+        timing.CostProbe(work, work.model, dataset, 1000, 100).expert()
+        counts.append(len(passes))
+    assert counts[1] == 2 * counts[0] > 0
+
+
+@pytest.mark.usefixtures("quick")
 def test_soft_labels_and_a_long_student(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "BUDGET", 1e-6)
     cost = plan(small(method="mct", labels="learned", steps=40, experts_per_step=2))
-    assert list(counts(cost)) == ["experts", "convexification", "distillation", "evaluations"]
+    assert list(counts(cost)) == ["experts", "convexification", "distillation", "evaluations", "baselines"]
 
 
 def test_an_invalid_recipe_is_refused() -> None:
@@ -149,7 +193,7 @@ def test_an_invalid_recipe_is_refused() -> None:
         ["--distill.min_start=0.5"],
         ["--distill.expert_epochs=1.5"],
         ["--distill.method=mct", "--distill.waypoints=9"],
-        ["--distill.method=datm"],
+        ["--distill.method=mttt"],
         ["--distill.steps=0"],
         ["--model.name=convnt"],
         ["--evaluation.models=[nowhere:net]"],
@@ -186,7 +230,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     flags += ["--expert.training.batch_size=16", "--expert.training.dsa=null"]
     assert main(["plan", *flags, "--json"]) == 0
     cost = json.loads(capsys.readouterr().out)
-    assert [phase["name"] for phase in cost["phases"]] == ["experts", "distillation", "evaluations"]
+    assert [phase["name"] for phase in cost["phases"]] == ["experts", "distillation", "evaluations", "baselines"]
     assert cost["seconds"] > 0
     assert cost["title"] == "mtt on cifar10, 1 per class"
     assert main(["plan", *flags, "--experts", str(tmp_path)]) == 2

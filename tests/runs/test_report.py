@@ -170,7 +170,7 @@ def test_without_matplotlib_the_pictures_are_left_out(run: Path, monkeypatch: py
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     report = page(run)
     assert not report.pictures
-    assert report.text.count("pip install 'pydistill[cli]'") == 2
+    assert report.text.count("pip install matplotlib") == 2
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,26 @@ def test_real_starts_are_uniform():
     assert distance < 1.95 / math.sqrt(len(starts))  # Kolmogorov-Smirnov, 99.9 %
 
 
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("parts", [2, 3, 4, 7])
+def test_draws_from_the_parts_of_a_range(continuous: bool, parts: int):
+    """Each lies in its part; those of all parts together are uniform."""
+    sampler = StartSampler(StartSettings(max_start=5, min_start=1, continuous=continuous))
+    generator, starts = torch.Generator().manual_seed(0), []
+    for _ in range(4200 // parts):
+        for number in range(parts):
+            start, target = sampler.draw(0, generator, 10.0, 2, (number, parts))
+            lower, upper = 1 + 4 * number / parts, 1 + 4 * (number + 1) / parts
+            assert target == start + 2
+            assert lower <= start <= upper if continuous else math.floor(lower) <= start < upper
+            assert continuous or start == int(start) < 5
+            starts.append(start)
+    counts = torch.tensor(starts).floor().long().bincount()[1:]
+    expected = len(starts) / 4
+    assert len(counts) == 4
+    assert ((counts - expected) ** 2 / expected).sum() < 16.3  # 99.9 % of independent draws
+
+
 def test_the_same_generator_gives_the_same_starts():
     settings = StartSettings(max_start=4, continuous=True)
     assert torch.equal(draws(settings, 20), draws(settings, 20))

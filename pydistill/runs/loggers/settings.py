@@ -43,8 +43,7 @@ class LogSettings(Settings):
 
 def missing_package(name: str) -> MissingDependencyError:
     """Make the error for a logger whose package is not installed."""
-    remedy = f"install it with: pip install 'pydistill[{name}]'"
-    return MissingDependencyError(Name(f"log.{name}"), f" needs the package {name}; {remedy}")
+    return MissingDependencyError(Name(f"log.{name}"), f" needs the package {name}: pip install {name}")
 
 
 def _installed(name: str) -> bool:

@@ -13,6 +13,8 @@ from pydistill._util.files import read_json
 from pydistill._util.layout import BEST_NAME, SET_NAME, SUMMARY_NAME, holds_run, no_run
 from pydistill.artefact.file import Artefact
 from pydistill.errors import FormatError
+from pydistill.evaluation.baselines import read_baselines
+from pydistill.evaluation.evaluate import Row
 from pydistill.evaluation.evaluations_file import read_evaluations
 from pydistill.runs.folder import RunFolder
 
@@ -31,6 +33,7 @@ class Contents:
         metrics: the events of metrics.jsonl.
         summary: summary.json, which is written when the run ends; empty before.
         evaluations: the rows of evaluations.json.
+        baselines: those of baselines.json.
         checkpoint: the last checkpoint's state and tensors, or None.
         final, best: the sets of the run's end and of its best evaluation, or None.
         problems: a sentence for each file that is missing or damaged.
@@ -42,6 +45,7 @@ class Contents:
     metrics: list[Record]
     summary: Record
     evaluations: list[Record]
+    baselines: list[Row]
     checkpoint: tuple[Record, dict[str, Tensor]] | None
     final: Artefact | None
     best: Artefact | None
@@ -55,6 +59,17 @@ class Contents:
     def is_in_memory(self) -> bool:
         """True if the data were made in Python, so that no command loads them."""
         return dig(self.recipe, "data", "name") == "tensors" and dig(self.recipe, "data", "path") is None
+
+    @property
+    def references(self) -> dict[str, float]:
+        """The mean accuracies of real images by the run's own protocol, and of the experts, by name."""
+        if not (own := self.events("evaluation")[-1:]):
+            return {}
+        same = [(name, row) for name, row in self.baselines if row.model == own[0].get("model")]
+        few = [(name, row) for name, row in same if "random" in name or "k-means" in name]
+        others = [(name, row) for name, row in same if (name, row) not in few and "distilled" not in name]
+        comparable = [(name, row) for name, row in few if row.protocol == own[0].get("protocol")]
+        return {name: row.mean for name, row in comparable + others}
 
     @property
     def done(self) -> int:
@@ -116,6 +131,7 @@ def read_run(path: Path) -> Contents:
         config=read(folder.config_path, _mapping, {}, always=True),
         summary=read(path / SUMMARY_NAME, _summary, {}),
         evaluations=read(path, read_evaluations, []),
+        baselines=read(path, read_baselines, []),
         checkpoint=checkpoint,
         final=read(path / SET_NAME, Artefact.load, None),
         best=read(path / BEST_NAME, Artefact.load, None),

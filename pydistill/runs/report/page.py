@@ -17,7 +17,6 @@ from pydistill.runs.report.pictures import newest_images
 from pydistill.runs.report.tables import (
     changed_settings,
     commands,
-    comparison,
     costs,
     identity,
     needs_its_experts,
@@ -60,8 +59,10 @@ def page(run: Contents) -> str:
         [
             _header(run, title),
             _section("Images", _picture(lambda: newest_images(run), "png", "images before and after", NO_IMAGES)),
-            _section("Curves", _picture(lambda: curves_figure(run.metrics, run.summary), "svg", "curves"), note=CURVES),
-            _section("Accuracy of fresh networks", networks(run) + comparison(run)),
+            _section(
+                "Curves", _picture(lambda: curves_figure(run.metrics, run.references), "svg", "curves"), note=CURVES
+            ),
+            _section("Accuracy of fresh networks", networks(run)),
             _section("Time and memory", costs(run)),
             _section("Rejected updates", rejected_updates(run)),
             _settings(run),

@@ -38,7 +38,7 @@ def draw_run(run: Path, out: Path | None = None) -> list[Path]:
     if figure is None:
         raise InputError(f"the run in {run} has no images yet; its first checkpoint will hold them")
     with results_writer(run) if out is None else nullcontext():
-        save_figure(curves_figure(contents.metrics, contents.summary), curves)
+        save_figure(curves_figure(contents.metrics, contents.references), curves)
         save_figure(figure, images)
     return [images, curves]
 

@@ -12,7 +12,6 @@ from typing import Any
 from pydistill._util.files import sha256_of
 from pydistill._util.format import accuracy_of, counted, duration, size
 from pydistill._util.layout import RECIPE_NAME, SET_NAME
-from pydistill.artefact.figures import REFERENCES
 from pydistill.recipes.recipe import default_recipe
 from pydistill.runs.folder import flat
 from pydistill.runs.report.contents import Contents, Record, dig, is_accuracy, is_number
@@ -55,35 +54,32 @@ def outcome(run: Contents) -> list[tuple[str, str]]:
 
 
 def networks(run: Contents) -> str:
-    """Return a table of accuracies: the run's own evaluation, and the newest of each network in evaluations.json."""
+    """Return a table of accuracies: the run's own evaluation, the newest of each in evaluations.json, and baselines."""
     rows: dict[str, Record] = {}
     for row in run.events("evaluation"):
-        rows["the run's own"] = row | {"by": "the run itself", "which": "final" if run.is_finished else "current"}
+        rows["the run's own"] = row | {"which": "final" if run.is_finished else "current"}
     for row in filter(is_accuracy, run.evaluations):
-        rows[f"{row['model']}, {row.get('which')}, {row.get('iteration')}"] = row | {"by": "pydistill evaluate"}
+        key = [row.get(name) for name in ("model", "which", "iteration", "epochs", "protocol")]
+        rows[f"{key}"] = row
     if not rows:
         return '<p class="note">No network has been tested yet.</p>'
+    named = [(f"the {row.get('which', 'final')} set, iteration {row.get('iteration')}", row) for row in rows.values()]
+    named += [(name, row.as_record()) for name, row in run.baselines]
     cells = [
         [
+            name,
             str(row.get("model", "")),
             _percent(row),
             counted(len(row["runs"]), "network") + (f", {row['diverged']} diverged" if row.get("diverged") else ""),
-            f"{row['by']}, {row.get('which', 'final')} set, iteration {row.get('iteration')}",
+            *(str(row.get(column) or "") for column in ("epochs", "protocol")),
         ]
-        for row in rows.values()
+        for name, row in named
     ]
     more = shlex.join(["pydistill", "evaluate", str(run.path), "--models", "convnet3", "alexnet", "vgg11", "resnet18"])
     hint = f'<p class="note">Other networks: <code>{escape(more)}</code></p>'
     if run.evaluations or run.is_in_memory:
         hint = ""
-    return table(("network", "test accuracy", "count", "evaluated by"), cells) + hint
-
-
-def comparison(run: Contents) -> str:
-    """Return a table of what the summary compares the distilled set with; empty if nothing."""
-    labels = {"accuracy_distilled": "the distilled images"} | REFERENCES
-    rows = [[label, _percent(run.summary[name])] for name, label in labels.items() if name in run.summary]
-    return table(("trained on", "test accuracy"), rows) if rows else ""
+    return table(("trained on", "network", "test accuracy", "count", "epochs", "protocol"), cells) + hint
 
 
 def costs(run: Contents) -> str:
