@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,12 +68,12 @@ def write_tensors(
 
 
 def read_tensors(
-    path: str | os.PathLike[str], key: str, version: int, description: str
+    path: str | os.PathLike[str], key: str, version: int | Sequence[int], description: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Read the header and the tensors that `write_tensors` wrote, and verify all checksums; runs no code.
 
     Args:
-        version: the header's `format`.
+        version: the header's `format`, or those that are read.
         description: of the kind of file, for messages, such as "a checkpoint".
 
     Raises:
@@ -131,7 +131,7 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 
 def _header(
-    file: Any, key: str, version: int, path: str | os.PathLike[str], description: str
+    file: Any, key: str, version: int | Sequence[int], path: str | os.PathLike[str], description: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the header without its last two entries, and the descriptions of the tensors."""
     text = (file.metadata() or {}).get(key)
@@ -140,8 +140,10 @@ def _header(
     try:
         header = parse_json(text)
         stored = header.get("format") if isinstance(header, dict) else None
-        if stored != version or isinstance(stored, bool):
-            raise FormatError(f"{path} has format {stored}; this version of pydistill reads {version}")
+        versions = [version] if isinstance(version, int) else version
+        if stored not in versions or isinstance(stored, bool):
+            listed = " and ".join(map(str, versions))
+            raise FormatError(f"{path} has format {stored}; this version of pydistill reads {listed}")
         checksum = header.pop(_CHECKSUM, None)
         intact = checksum == _sha256(_json(header).encode())
     except FormatError:

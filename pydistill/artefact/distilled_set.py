@@ -22,6 +22,7 @@ from pydistill._util.locking import only_writer
 from pydistill._util.png import html_sheet
 from pydistill._util.progress import in_notebook, is_shown
 from pydistill.artefact.file import Artefact, check_destination
+from pydistill.artefact.storage import Storage
 from pydistill.data import Dataset, Preprocessing
 from pydistill.data import load as load_data
 from pydistill.errors import InputError, MismatchError, Name, SettingError, shown
@@ -68,7 +69,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         shape = "×".join(map(str, self.images.shape[1:]))
         return (
             f"DistilledSet({counted(len(self), 'image')} {shape} of {len(self.class_names)} classes of "
-            f"{self.dataset_name}, lr={self.lr:.4g}, {self.view})"
+            f"{self.dataset_name}, {self.storage}, lr={self.lr:.4g}, {self.view})"
         )
 
     def _repr_html_(self) -> str:
@@ -83,6 +84,11 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def labels(self) -> Tensor:
         """Class numbers [n] int64, or class probabilities [n, K]."""
         return self.artefact.labels
+
+    @property
+    def storage(self) -> Storage:
+        """How many numbers and bytes store the images, or the codes that they are decoded from, and the labels."""
+        return self.artefact.storage
 
     @property
     def classes(self) -> Tensor:

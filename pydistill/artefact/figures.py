@@ -25,7 +25,8 @@ Records = Sequence[Mapping[str, Any]]
 def images_figure(artefact: Artefact) -> Any:
     """Return a figure of the images before the first iteration, if recorded, above those after the last."""
     before = None if artefact.initial_images is None else artefact.viewable(artefact.initial_images)
-    return pixels_figure(before, artefact.viewable(), artefact.class_names)
+    title = f"after: distilled, {artefact.storage}"
+    return pixels_figure(before, artefact.viewable(), artefact.class_names, title)
 
 
 def pixels_figure(before: Tensor | None, after: Tensor, names: Sequence[str], title: str = "after: distilled") -> Any:

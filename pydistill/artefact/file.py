@@ -15,13 +15,20 @@ from torch import Tensor
 from pydistill._util.checks import check_path
 from pydistill._util.layout import BEST_NAME, CHECKPOINT_NAME, METRICS_NAME, SET_NAME, other_runs
 from pydistill._util.tensor_file import read_tensors, write_tensors
+from pydistill.artefact.storage import Storage
 from pydistill.data import Preprocessing
 from pydistill.errors import FormatError, InputError, Name
 from pydistill.recipes.recipe import default_recipe
+from pydistill.synthesis.decoders import Encoded
 
 FORMAT = 1
+ENCODED_FORMAT = 2
+"""Of a set with a decoder, which has codes in place of images."""
 KEY = "pydistill.artefact"
 _PREFIX = "preprocessing."
+_CODE, _BUFFER, _INITIAL = "code.", "buffer.", "initial_code."
+# Allowed deviation of decoded images on another machine, in units of the largest pixel.
+_DECODING_TOLERANCE = 1e-3
 # Allowed deviation of the sum of a row of soft labels from 1. Imports accept 1e-3, to which another order of summation
 # adds at most 1e-4; the error of a float32 softmax over 1,000 classes is below 1e-6.
 _ROW_TOLERANCE = 2e-3
@@ -30,6 +37,7 @@ _ABOUT = (
     "A distilled training set. Train a fresh network on `images` and `labels` by SGD at learning rate `lr` as "
     "`evaluation.training` says (its own lr is replaced by this one); `viewable` says how to make pixels of images."
 )
+_ABOUT_CODES = " The file has no `images`: `decoder` says how they are made of the tensors `code.…` and `buffer.…`."
 _FORMULAS = {
     "normalise": "pixels = images * preprocessing.std + preprocessing.mean, per channel, clamped to [0, 1]",
     "zca": "pixels = preprocessing.inverse @ image + preprocessing.mean, image flattened as C, H, W, clamped to [0, 1]",
@@ -38,6 +46,9 @@ _MEANINGS = {
     "images": "the distilled images [n, C, H, W] as networks see them, preprocessed",
     "labels": "class numbers [n], or class probabilities [n, classes]",
     "classes": "the class that each image stands for [n]",
+    _CODE: "stored in place of images: the decoder that the header describes makes them of it",
+    _BUFFER: "a constant of the decoder",
+    _INITIAL: "the code before the first iteration",
     "initial_images": "the images before the first iteration, [n, C, H, W], preprocessed",
     "preprocessing.mean": "mean of the training pixels in [0, 1]: per channel [C], or per pixel [C, H, W] for zca",
     "preprocessing.std": "standard deviation of the training pixels in [0, 1], per channel [C]",
@@ -58,6 +69,7 @@ class Artefact:
         preprocessing: the normalisation or the ZCA whitening with its inverse.
         provenance: configuration, seed, versions, dataset and accuracies, as JSON-able values.
         initial_images: the images before the first iteration, [n, C, H, W]; None for an imported set.
+        encoded: the codes that the images are decoded from, which the file holds in their place; None for pixels.
     """
 
     images: Tensor
@@ -67,11 +79,27 @@ class Artefact:
     preprocessing: Preprocessing
     provenance: dict[str, Any]
     initial_images: Tensor | None
+    encoded: Encoded | None = None
+
+    @property
+    def storage(self) -> Storage:
+        """The size of the images as they are stored, and apart from it that of the labels."""
+        stored = (
+            [self.images] if self.encoded is None else [*self.encoded.codes.values(), *self.encoded.buffers.values()]
+        )
+        return Storage.of(stored, self.labels)
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the K classes, in the order of the labels."""
         return tuple(self.provenance["dataset"]["classes"])
+
+    @property
+    def ipc(self) -> int:
+        """The images per class: with a decoder, those whose storage the codes have."""
+        if self.encoded is not None and self.encoded.description is not None:
+            return int(self.encoded.description["ipc"])
+        return len(self.images) // len(self.class_names)
 
     def viewable(self, images: Tensor | None = None) -> Tensor:
         """Return the images, or other preprocessed images, as pixels in [0, 1], [n, C, H, W]."""
@@ -92,15 +120,13 @@ class Artefact:
             raise InputError(f"the distilled set cannot be written to {path}: {fault}")
         about, tensors = self.preprocessing.state()
         stored = {f"{_PREFIX}{name}": value for name, value in tensors.items()}
-        stored |= {"images": self.images, "labels": self.labels, "classes": self.classes}
-        if self.initial_images is not None:
-            stored["initial_images"] = self.initial_images
+        stored |= {"labels": self.labels, "classes": self.classes} | _stored_images(self)
         recipe = _mapping(self.provenance.get("recipe"))
         defaults = default_recipe(_mapping(recipe.get("data")).get("name")).evaluation  # imported sets record none
         evaluation = _mapping(recipe.get("evaluation")) or asdict(defaults)
         header = {
-            "format": FORMAT,
-            "about": _ABOUT,
+            "format": FORMAT if self.encoded is None else ENCODED_FORMAT,
+            "about": _ABOUT if self.encoded is None else _ABOUT + _ABOUT_CODES,
             "lr": self.lr,
             "class_names": list(self.class_names),
             "preprocessing": about,
@@ -108,8 +134,12 @@ class Artefact:
             "evaluation": evaluation,
             "augmentation": _mapping(evaluation.get("training")).get("dsa"),
             "provenance": self.provenance,
+            "storage": asdict(self.storage),
         }
-        write_tensors(path, KEY, header, stored, meanings=_MEANINGS)
+        if self.encoded is not None:
+            header["decoder"] = self.encoded.description
+        meanings = {name: _MEANINGS.get(name) or _MEANINGS[f"{name.partition('.')[0]}."] for name in stored}
+        write_tensors(path, KEY, header, stored, meanings=meanings)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Artefact:
@@ -124,9 +154,13 @@ class Artefact:
             file = file / SET_NAME
         if not file.is_file():
             raise InputError(*_absent(path, file))
-        header, tensors = read_tensors(file, KEY, FORMAT, "a distilled set")
+        header, tensors = read_tensors(file, KEY, (FORMAT, ENCODED_FORMAT), "a distilled set")
         try:
             about = {name.removeprefix(_PREFIX): value for name, value in tensors.items() if name.startswith(_PREFIX)}
+            encoded = None
+            if header["format"] == ENCODED_FORMAT:
+                encoded = _read_encoded(header["decoder"], tensors)
+                tensors |= {"images": encoded.images(), "initial_images": encoded.initial_images()}
             artefact = cls(
                 images=tensors["images"],
                 labels=tensors["labels"],
@@ -135,6 +169,7 @@ class Artefact:
                 preprocessing=Preprocessing.from_state(header["preprocessing"], about),
                 provenance=dict(header["provenance"]),
                 initial_images=tensors.get("initial_images"),
+                encoded=encoded,
             )
             fault = _fault(artefact)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
@@ -165,6 +200,27 @@ def check_destination(path: str | os.PathLike[str]) -> None:
             Artefact.load(file)
         except (FormatError, InputError) as error:
             raise InputError(f"{path} exists and is not an intact distilled set; choose another file") from error
+
+
+def _stored_images(artefact: Artefact) -> dict[str, Tensor]:
+    """Return the tensors of the file that make the images, and the initial ones."""
+    encoded = artefact.encoded
+    if encoded is None:
+        initial = {} if artefact.initial_images is None else {"initial_images": artefact.initial_images}
+        return {"images": artefact.images} | initial
+    return {
+        f"{prefix}{name}": value
+        for prefix, tensors in ((_CODE, encoded.codes), (_BUFFER, encoded.buffers), (_INITIAL, encoded.initial_codes))
+        for name, value in tensors.items()
+    }
+
+
+def _read_encoded(description: dict[str, Any], tensors: Mapping[str, Tensor]) -> Encoded:
+    codes, buffers, initial = (
+        {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        for prefix in (_CODE, _BUFFER, _INITIAL)
+    )
+    return Encoded(description, codes, buffers, initial)
 
 
 def _absent(path: str | os.PathLike[str], file: Path) -> tuple[str, ...]:
@@ -221,6 +277,10 @@ def _fault(artefact: Artefact) -> str | None:
     if not torch.equal(classes, torch.arange(len(names), device=classes.device).repeat_interleave(count // len(names))):
         return "its images are not sorted by class with equally many per class"
     artefact.preprocessing.invert(images[:1])
+    if artefact.encoded is not None:
+        decoded = artefact.encoded.images().to(images)
+        if decoded.shape != images.shape or (decoded - images).abs().amax() > _DECODING_TOLERANCE * images.abs().amax():
+            return "its images are not those of its codes; leave out `encoded` to store the images"
     return None
 
 

@@ -81,6 +81,7 @@ def run(values: Any) -> Output:
     text = (
         f"final accuracy: {_percent(final)}, after {done}\n"
         f"best accuracy:  {_percent(best)}, after {best_done} (chosen by test accuracy)\n"
+        f"stored: {counted(len(result.final.images), 'image')} in {result.final.storage}\n"
         f"the set and summary.json are in {folder}"
     )
     baselines = read_baselines(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ def add_arguments(parser: Any) -> None:
 
 def run(values: Any) -> Output:
     """Return a table of accuracies; add every row to the run's files as soon as it is measured."""
+    from pydistill._util.format import counted
     from pydistill.artefact.distilled_set import load
     from pydistill.evaluation.evaluate import records, table
     from pydistill.evaluation.evaluations_file import read_evaluations
@@ -57,6 +58,7 @@ def run(values: Any) -> Output:
             read_evaluations(run, name)  # refuse a damaged file before the work
     dataset = distilled.test_data(values.data, device_of(values.device))
     about = {"which": values.which, "iteration": distilled.provenance.get("iteration", 0), "seed": settings.seed}
+    about["storage"] = asdict(distilled.storage)
     evaluations = distilled.evaluate(
         networks,
         settings.repeats,
@@ -71,7 +73,8 @@ def run(values: Any) -> Output:
     rows += baselines_of(
         distilled.artefact, dataset, networks, settings, run=run if run.is_dir() else None, quiet=values.quiet
     )
-    return Output(records(rows), table(rows))
+    stored = f"stored: {counted(len(distilled), 'image')} in {distilled.storage}"
+    return Output(records(rows), f"{table(rows)}\n{stored}")
 
 
 def _record(run: Path, row: Evaluation, about: dict[str, Any]) -> None:

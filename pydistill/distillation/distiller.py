@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pydistill._util.checks import check_instance
 from pydistill._util.format import first_line
+from pydistill._util.settings import in_group
 from pydistill.data import Dataset
 from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.distillation.records import IterationReport, Segment
@@ -22,7 +23,7 @@ from pydistill.errors import DivergedError, FormatError, InputError, MismatchErr
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthesis.averaging import CodeAverage
-from pydistill.synthesis.decoders import Pixels
+from pydistill.synthesis.decoders import Encoded, described, make_decoder
 from pydistill.synthesis.initialisation import StartingSet
 from pydistill.synthesis.overlap import Redraw, put_real_images, redraws
 from pydistill.synthesis.set import MatchedSet, initial_set, moving_images
@@ -51,7 +52,7 @@ class _Snapshot:
 
     iteration: int
     leaves: dict[str, Tensor]
-    velocities: dict[str, Tensor]
+    moments: dict[str, Tensor]
     average: tuple[dict[str, Tensor], int] | None
 
 
@@ -59,10 +60,10 @@ class Distiller:
     """The state of one distillation and its outer iteration.
 
     An iteration draws an expert and a segment of its trajectory (or several), trains the student on the synthetic set
-    from the segment's start, and takes one SGD step on pixels (and learning rate, and label logits) along the gradient
-    of the matching loss. An update that would make a value non-finite, the learning rate ≤ 0 or the pixels too large is
-    rejected: the set and its velocities return to the last good state, a copy in memory. The random number generator is
-    not reset, so the next iteration draws another segment.
+    from the segment's start, and takes one step on pixels or codes (and learning rate, and label logits) along the
+    gradient of the matching loss. An update that would make a value non-finite, the learning rate ≤ 0 or pixels too
+    large is rejected: the set and its moments return to the last good state, a copy in memory. The random number
+    generator is not reset, so the next iteration draws another segment.
 
     Raises:
         InputError: settings outside their limits, a segment that leaves the trajectories, or no experts in `teachers`
@@ -104,6 +105,10 @@ class Distiller:
         if settings.redraws_every and not teachers:
             raise SettingError("redraw_every", settings.redraws_every, "0 without an expert, which compares images")
         of_expert = settings.initialisation == "kmeans" and settings.kmeans_network == "expert"
+        shape = (dataset.in_channels, *dataset.image_size)
+        with in_group("decoder"):
+            decoder = make_decoder(settings.decoder, shape, settings.ipc)
+        self._description = described(settings.decoder, shape, settings.ipc)
         self.synthetic = initial_set(
             dataset,
             ipc=settings.ipc,
@@ -112,22 +117,19 @@ class Distiller:
             lr=settings.lr_init,
             teachers=teachers,
             generator=self.generator,
+            decoder=decoder,
             label_start=settings.label_start,
             network=next(iter(teachers), None) if of_expert else student,
             difficulty_start=settings.difficulty_start,
             start=start,
         )
-        if not isinstance(self.synthetic.decoder, Pixels):
-            for name, value in (("frozen", settings.frozen), ("redraw_every", settings.redraws_every)):
-                if value:
-                    raise SettingError(name, value, "0 with a decoder, which does not store images one by one")
         self._moving = moving_images(self.synthetic.classes, settings.frozen)
-        self.initial_images = self.synthetic.images.clone()
+        self.initial_codes = _copy(self.synthetic.codes)
         decay = settings.ema_decay
         warmup = self.method.ema_warmup
         self.average = CodeAverage(self.synthetic.codes, decay, warmup=warmup) if decay > 0 else None
-        self.velocities = {name: torch.zeros_like(leaf) for name, leaf in self.synthetic.learned().items()}
         self.update = settings.outer_optimiser()
+        self.moments = self.update.initial_moments(self.synthetic.learned())
         self.guard = Guard(settings, data_scale(dataset))
         self.mask = ParameterMask(settings.match_parameters, flatten(student).to(self.initial_images))
         self._good = self._snapshot()
@@ -143,6 +145,19 @@ class Distiller:
     def codes(self) -> dict[str, Tensor]:
         """The codes of these images, constants: the average if there is one."""
         return _copy(self.synthetic.codes if self.average is None else self.average.codes)
+
+    @property
+    def encoded(self) -> Encoded:
+        """These codes, and those before the first iteration, as they are stored."""
+        decoder = self.synthetic.decoder
+        codes, initial = decoder.compact(self.codes), decoder.compact(self.initial_codes)
+        return Encoded(self._description, codes, decoder.buffers, initial)
+
+    @property
+    def initial_images(self) -> Tensor:
+        """The images before the first iteration."""
+        with torch.no_grad():
+            return self.synthetic.decoder.decode(self.initial_codes).clone()
 
     @property
     def lr(self) -> float:
@@ -208,16 +223,16 @@ class Distiller:
             self._dataset,
             codes.detach(),
             self.synthetic.classes,
-            self.velocities["images"].flatten(1).norm(dim=1),
+            self.moments["images"].flatten(1).norm(dim=1),
             self._teachers[0],
             self.generator,
             above=settings.redraw_above,
             at_most=max(1, int(settings.redraw_share * len(codes))),
         )
-        images, velocities = [codes, self._good.leaves["images"]], [self.velocities, self._good.velocities]
+        images, moments = [codes, self._good.leaves["images"]], [self.moments, self._good.moments]
         if self.average is not None and self._good.average is not None:
             images += [self.average.codes["images"], self._good.average[0]["images"]]
-        put_real_images(found, self._dataset, images, [each["images"] for each in velocities])
+        put_real_images(found, self._dataset, images, [each["images"] for each in moments])
         return tuple(found)
 
     def _draw(self, matched: MatchedSet, number: int = 0) -> _Draw:
@@ -289,7 +304,8 @@ class Distiller:
     def _apply(self, gradients: dict[str, Tensor]) -> Refusal | None:
         """Apply the update of the learned leaves unless the guard refuses it; return the refusal."""
         leaves = self.synthetic.learned()
-        velocities, values = self.update(leaves, self.velocities, gradients)
+        moments, values = self.update(leaves, self.moments, gradients)
+        values |= self.synthetic.decoder.project({name: values[name] for name in self.synthetic.codes})
         images = self.synthetic.decoder.decode({name: values[name] for name in self.synthetic.codes})
         refusal = self.guard.of_update(gradients, values, images)
         if refusal is not None:
@@ -298,7 +314,7 @@ class Distiller:
         if self._good_iterations >= self.settings.snapshot_every:
             self._good, self._good_iterations = self._snapshot(), 0
         self._good_iterations += 1
-        self.velocities = velocities
+        self.moments = moments
         for name, leaf in leaves.items():
             leaf.copy_(values[name])
         if self.average is not None:
@@ -318,7 +334,7 @@ class Distiller:
         return _Snapshot(
             self.iteration,
             _copy(leaves),
-            _copy(self.velocities),
+            _copy(self.moments),
             None
             if average is None
             else ({name: code.clone() for name, code in average.codes.items()}, average.updates),
@@ -329,15 +345,16 @@ class Distiller:
         """Set everything that an update changes to its values in the snapshot."""
         for name, leaf in self.synthetic.learned().items():
             leaf.copy_(snapshot.leaves[name])
-            self.velocities[name] = snapshot.velocities[name].clone()
+        self.moments = _copy(snapshot.moments)
         if self.average is not None and snapshot.average is not None:
             codes, self.average.updates = snapshot.average
             self.average.codes = _copy(codes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return everything that the next iteration depends on: JSON-able values and tensors."""
-        tensors = {"generator": self.generator.get_state(), "initial_images": self.initial_images}
-        tensors["classes"] = self.synthetic.classes
+        tensors = {"generator": self.generator.get_state(), "classes": self.synthetic.classes}
+        tensors |= {f"initial.{name}": code for name, code in self.initial_codes.items()}
+        tensors |= {f"buffer.{name}": buffer for name, buffer in self.synthetic.decoder.buffers.items()}
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             tensors["label_probabilities"] = self.synthetic.label_rows
         tensors |= self.mask.state()
@@ -346,10 +363,11 @@ class Distiller:
             "order": self.order.state(),
             "guard": self.guard.state(),
             "good": {"iteration": self._good.iteration, "since": self._good_iterations},
+            "decoder": self._description,
         }
         for prefix, snapshot, counts in (("", self._snapshot(), values), ("good.", self._good, values["good"])):
             tensors |= {f"{prefix}{name}": leaf for name, leaf in snapshot.leaves.items()}
-            tensors |= {f"{prefix}velocity.{name}": velocity for name, velocity in snapshot.velocities.items()}
+            tensors |= {f"{prefix}moment.{name}": moment for name, moment in snapshot.moments.items()}
             if snapshot.average is not None:
                 codes, counts["average_updates"] = snapshot.average
                 tensors |= {f"{prefix}average.{name}": code for name, code in codes.items()}
@@ -379,7 +397,7 @@ class Distiller:
             return _Snapshot(
                 int(counts["iteration"]),
                 {name: shaped(f"{prefix}{name}", leaf) for name, leaf in leaves.items()},
-                {name: shaped(f"{prefix}velocity.{name}", leaf) for name, leaf in leaves.items()},
+                {name: shaped(f"{prefix}moment.{name}", moment) for name, moment in self.moments.items()},
                 average,
             )
 
@@ -388,7 +406,11 @@ class Distiller:
             self.generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError) as error:
             raise FormatError(f"the state of the random numbers is damaged ({first_line(error)})") from error
-        self.initial_images = shaped("initial_images", self.initial_images)
+        self.initial_codes = {name: shaped(f"initial.{name}", code) for name, code in self.initial_codes.items()}
+        buffers = self.synthetic.decoder.buffers
+        self.synthetic.decoder.load_buffers(
+            {name: shaped(f"buffer.{name}", buffer) for name, buffer in buffers.items()}
+        )
         self.synthetic.classes = shaped("classes", self.synthetic.classes)
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             self.synthetic.label_rows = shaped("label_probabilities", self.synthetic.label_rows)

@@ -14,10 +14,11 @@ from pydistill._util.memory import memory_budget
 from pydistill._util.settings import Settings, setting
 from pydistill.data import DsaSettings
 from pydistill.distillation.methods import Method, Trajectories, method_named
-from pydistill.distillation.optimiser import LrForm, OuterOptimiser
+from pydistill.distillation.optimiser import LrForm, OptimiserName, OuterOptimiser
 from pydistill.distillation.weighting import MatchedParameters
 from pydistill.errors import SettingError
 from pydistill.matching import Backend, Distance, Gradient, Selection
+from pydistill.synthesis.decoders import DecoderSettings
 from pydistill.synthesis.initialisation import Initialisation
 from pydistill.synthesis.labels import Labels, LabelStart
 from pydistill.trajectories import FractionRule, Smoothing, StartSettings
@@ -92,7 +93,13 @@ class DistillSettings(Settings):
         "learned labels at first: probabilities (their logarithm, the mean over the experts), correct_logits (mean "
         "logits of the experts that are right) or one_expert (the first one's logits)",
     )
-    lr_image: float = setting(100.0, "learning rate of the pixels", at_least=0)
+    decoder: DecoderSettings | None = setting(
+        None, "what is learned and stored instead of pixels, in the storage of ipc images; null for the pixels"
+    )
+    optimiser: OptimiserName = setting(
+        "sgd", "update of the pixels, or of a decoder's codes: sgd, with momentum, or adam"
+    )
+    lr_image: float = setting(100.0, "learning rate of the pixels, or of a decoder's codes", at_least=0)
     lr_lr: float = setting(1e-7, "learning rate of the student's learning rate", at_least=0)
     lr_label: float = setting(1.0, "learning rate of learned label logits", at_least=0)
     lr_init: float = setting(0.01, "α₀, the student's learning rate at first", above=0)
@@ -100,10 +107,12 @@ class DistillSettings(Settings):
     lr_min: float = setting(1e-6, "the least α of lr_form clamped", above=0)
     clip_gradient: float | None = setting(
         None,
-        "largest norm of the pixels' gradient over all images; longer ones are shortened; null: none",
+        "largest norm of the gradient of all pixels, or of the codes; longer ones are shortened; null: none",
         above=0,
     )
-    momentum: float = setting(0.5, "momentum of the SGD on pixels, labels and learning rate", at_least=0, below=1)
+    momentum: float = setting(
+        0.5, "momentum of the SGD on pixels or codes, labels and learning rate", at_least=0, below=1
+    )
     momentum_label: float | None = setting(
         None, "momentum of learned label logits; null for momentum", at_least=0, below=1
     )
@@ -192,6 +201,7 @@ class DistillSettings(Settings):
             raise SettingError("lr_init", self.lr_init, f"at least lr_min = {self.lr_min:g} with lr_form clamped")
         _ = self.start_settings  # checks itself
         self._check_growth()
+        self._check_decoder()
         self._check_combinations()
 
     def _check_growth(self) -> None:
@@ -200,6 +210,20 @@ class DistillSettings(Settings):
             raise SettingError("expert_epochs_from", first, f"at most expert_epochs = {self.expert_epochs:g}")
         if first is not None and first % 1 and self.resolved_method.trajectories == "recorded":
             raise SettingError("expert_epochs_from", first, "an integer for experts recorded at integer epochs")
+
+    def _check_decoder(self) -> None:
+        """Refuse settings that have no meaning with a decoder, or with Adam."""
+        if self.redraws_every and self.optimiser == "adam":
+            allowed = "0 with optimiser adam, whose moments belong to the images that it replaces"
+            raise SettingError("redraw_every", self.redraws_every, allowed)
+        if self.decoder is None:
+            return
+        for name, value in (("frozen", self.frozen), ("redraw_every", self.redraws_every)):
+            if value:
+                raise SettingError(name, value, "0 with a decoder, which does not store images one by one")
+        if self.initialisation == "noise" and self.decoder.kind not in ("upsample", "mirror"):
+            allowed = f"real with decoder {self.decoder.kind}, which encodes real images"
+            raise SettingError("initialisation", self.initialisation, allowed, "or leave decoder out")
 
     def _check_combinations(self) -> None:
         """Refuse settings that another one leaves without effect, or that contradict it."""
@@ -306,4 +330,5 @@ class DistillSettings(Settings):
             self.lr_min,
             self.clip_gradient,
             self.momentum_label,
+            self.optimiser,
         )

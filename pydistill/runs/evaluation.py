@@ -109,6 +109,7 @@ class PeriodicEvaluator:
             preprocessing=self.dataset.preprocessing,
             provenance=provenance,
             initial_images=distiller.initial_images,
+            encoded=None if self.recipe.distill.decoder is None else distiller.encoded,
         )
 
     def state(self) -> dict[str, Any]:

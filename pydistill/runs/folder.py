@@ -33,7 +33,7 @@ from pydistill._util.locking import only_writer
 from pydistill._util.tensor_file import read_header, read_tensors, write_tensors
 from pydistill.errors import FormatError, InputError, MismatchError, Name
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 CHECKPOINT_KEY = "pydistill.checkpoint"
 CHECKPOINT = (CHECKPOINT_KEY, CHECKPOINT_FORMAT, "a checkpoint")
 RESTORE = "restore it from a copy, or start the run again in another folder"

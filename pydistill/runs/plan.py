@@ -16,6 +16,7 @@ from torch import Tensor
 from pydistill import data
 from pydistill._util.format import duration, size
 from pydistill._util.memory import peak_resident
+from pydistill._util.settings import in_group
 from pydistill.data import Dataset
 from pydistill.distillation.distiller import Distiller
 from pydistill.matching import choose_backend
@@ -25,6 +26,7 @@ from pydistill.runs.dummy_data import DUMMY_DIGEST, dummy_data, dummy_snapshots,
 from pydistill.runs.preflight import check_evaluated_networks, check_recipe_and_experts
 from pydistill.runs.run import trajectories_for
 from pydistill.runs.timing import CostProbe
+from pydistill.synthesis.decoders import make_decoder
 from pydistill.training.experts import experts_record
 from pydistill.trajectories import ExpertsRecord, TrajectoryStore, waypoint_epochs
 from pydistill.trajectories.convexification import WAYPOINTS
@@ -39,7 +41,7 @@ class Phase:
     """One part of the work.
 
     Attributes:
-        name: experts, convexification, distillation, evaluations, baselines or all real data.
+        name: experts, convexification, fit of the codes, distillation, evaluations, baselines or all real data.
         seconds_each: seconds of one.
         count: how many there are.
     """
@@ -135,6 +137,8 @@ def plan(
         if seconds is not None:
             phases.append(Phase("convexification", seconds, count))
         iteration, distiller = probe.iteration(store, dummy=experts is None)
+    if settings.decoder is not None and settings.decoder.is_fitted:
+        phases.append(Phase("fit of the codes", probe.fit(settings.decoder, distiller.initial_images), 1))
     phases.append(Phase("distillation", iteration, settings.iterations))
     evaluation = probe.evaluation(distiller.images, distiller.synthetic.training_labels)
     evaluations = math.ceil(settings.iterations / (settings.evaluate_every or settings.iterations))
@@ -178,7 +182,10 @@ def _data(recipe: Recipe, device: torch.device) -> tuple[Dataset, int, int]:
     if shape is None:
         dataset = data.load(recipe.data, device)
         return dataset, len(dataset.train_pictures), len(dataset.test_pictures)
-    images = max(4 * recipe.expert.training.batch_size, shape.classes * recipe.distill.ipc)
+    distill = recipe.distill
+    with in_group("distill.decoder"):
+        decoder = make_decoder(distill.decoder, (shape.channels, shape.side, shape.side), distill.ipc)
+    images = max(4 * recipe.expert.training.batch_size, shape.classes * decoder.images_per_class)
     return dummy_data(recipe.data, shape, images, device), shape.train, shape.test
 
 
@@ -226,8 +233,9 @@ def _disk_of_experts(
 
 def _disk_of_run(recipe: Recipe, distiller: Distiller, dataset: Dataset) -> int:
     """Return the bytes of the last and the best set, the checkpoint and the metrics."""
-    labels = distiller.synthetic.training_labels
-    stored = [distiller.images, distiller.initial_images, labels, *dataset.preprocessing.state()[1].values()]
+    labels, encoded = distiller.synthetic.training_labels, distiller.encoded
+    codes = [*encoded.codes.values(), *encoded.initial_codes.values(), *encoded.buffers.values()]
+    stored = [*codes, labels, *dataset.preprocessing.state()[1].values()]
     checkpoint = _bytes_of(distiller.state()[1].values())
     return 2 * _bytes_of(stored) + checkpoint + 4 * HEADER_BYTES + METRICS_BYTES * recipe.distill.iterations
 

@@ -14,6 +14,7 @@ from pydistill.errors import InputError, MismatchError, Name, SettingError
 from pydistill.nn import Network, architecture_of, parse
 from pydistill.nn.registry import check_named
 from pydistill.recipes.recipe import Recipe
+from pydistill.synthesis.decoders import make_decoder
 from pydistill.trajectories import StartSampler, TrajectoryStore, waypoint_epochs
 from pydistill.trajectories.convexification import WAYPOINTS
 
@@ -30,9 +31,11 @@ def check_run(recipe: Recipe, dataset: Dataset, experts: TrajectoryStore, networ
         OutOfMemoryError: the set needs more than the available memory.
     """
     check_recipe_and_experts(recipe, experts=experts, network=network)
-    ipc = recipe.distill.ipc
-    pixels = ipc * dataset.num_classes * dataset.in_channels * math.prod(dataset.image_size)
-    check_memory_available(4 * 4 * pixels, f"a set of {ipc} images per class", "lower ", Name("distill.ipc"))
+    shape = (dataset.in_channels, *dataset.image_size)
+    with in_group("distill.decoder"):
+        images = make_decoder(recipe.distill.decoder, shape, recipe.distill.ipc).images_per_class
+    pixels = images * dataset.num_classes * math.prod(shape)
+    check_memory_available(4 * 4 * pixels, f"a set of {images} images per class", "lower ", Name("distill.ipc"))
     check_evaluated_networks(recipe, dataset)
 
 

@@ -148,8 +148,11 @@ def _run(
         store = trajectories_for(recipe, store, folder.path)
         student = build(network, *dataset.sizes, seed=0).to(dataset.device)
         teachers = ExpertNetworks(network, dataset, store)
+        settings = recipe.distill
+        if checkpoint is not None and settings.decoder is not None:  # the checkpoint has the fitted codes
+            settings = replace(settings, decoder=settings.decoder.without_fit())
         with in_group("distill"):
-            distiller = Distiller(recipe.distill, dataset, store, student, teachers=teachers, start=start)
+            distiller = Distiller(settings, dataset, store, student, teachers=teachers, start=start)
         evaluator = PeriodicEvaluator(recipe, network, architecture, dataset, distiller, folder, callbacks)
         if checkpoint is None:
             folder.start_metrics()

@@ -10,6 +10,7 @@ from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset
 from pydistill.distillation.settings import DistillSettings
 from pydistill.errors import InputError, MismatchError, Name, SettingError
+from pydistill.synthesis.decoders import make_decoder
 from pydistill.synthesis.initialisation import StartingSet
 
 
@@ -31,9 +32,13 @@ def starting_set(settings: DistillSettings, dataset: Dataset) -> StartingSet | N
         raise MismatchError(f"the images of {path} have shape {shape} and those of {dataset.name} {expected}")
     _check_classes(artefact, dataset, path)
     ipc = len(artefact.images) // len(artefact.class_names)
-    if ipc != settings.ipc:
-        with in_group("distill"):
-            raise SettingError("ipc", settings.ipc, f"{ipc}, the images per class of {path}")
+    with in_group("distill"):
+        images = make_decoder(settings.decoder, (shape[0], shape[1], shape[2]), settings.ipc).images_per_class
+        if ipc != images:
+            if settings.decoder is None:
+                raise SettingError("ipc", settings.ipc, f"{ipc}, the images per class of {path}")
+            allowed = f"one that makes {ipc} images per class, as {path} has"
+            raise SettingError("decoder.kind", settings.decoder.kind, allowed, f"it makes {images}")
     soft = artefact.labels.ndim == 2
     if soft and settings.resolved_method.labels == "hard":
         raise MismatchError(

@@ -17,12 +17,14 @@ from pydistill.distillation.settings import DistillSettings
 from pydistill.evaluation.evaluate import evaluate
 from pydistill.nn import Network, build
 from pydistill.recipes.recipe import Recipe
+from pydistill.synthesis.decoders import DecoderSettings, make_decoder
 from pydistill.training.train import accuracy, train
 from pydistill.trajectories import TrajectoryStore
 
 BUDGET = 1.5  # seconds that one measurement may take, unless its shortest form takes longer
 REPEATS = 3
 MAX_ITERATIONS = 25
+FITTED = 16  # images
 TINY_LR = 1e-5  # keeps every network of a measurement finite: NaN would cost another time
 
 
@@ -92,8 +94,15 @@ class CostProbe:
             dummy: they are random. Then the last student step is matched, which costs most, and a long student is
                 measured at its first steps and scaled.
         """
+        decoder = self.recipe.distill.decoder
         settings = replace(
-            self.recipe.distill, lr_image=0.0, lr_lr=0.0, lr_label=0.0, skip_loss_above=None, max_rejections=10**6
+            self.recipe.distill,
+            lr_image=0.0,
+            lr_lr=0.0,
+            lr_label=0.0,
+            skip_loss_above=None,
+            max_rejections=10**6,
+            decoder=None if decoder is None else decoder.without_fit(),
         )
         steps = settings.steps
         if dummy:
@@ -113,6 +122,17 @@ class CostProbe:
             distiller.iterate()
             times.append(self.now() - start)
         return statistics.fmean(times) * steps / settings.steps, distiller
+
+    def fit(self, settings: DecoderSettings, images: Tensor) -> float:
+        """Return the seconds of fitting the codes to all images of the set, measured on a few."""
+        few, shape = images[:FITTED], (images.shape[1], images.shape[2], images.shape[3])
+        times = []
+        for steps in (1, 1 + REPEATS):
+            decoder = make_decoder(replace(settings, fit_steps=steps), shape, self.recipe.distill.ipc)
+            start = self.now()
+            decoder.encode(few, torch.zeros(len(few), dtype=torch.int64), torch.Generator().manual_seed(0))
+            times.append(self.now() - start)
+        return settings.fit_steps * max(0.0, times[1] - times[0]) / REPEATS * len(images) / len(few)
 
     def evaluation(self, images: Tensor, labels: Tensor) -> float:
         """Return the seconds of one evaluation of a set: training of all networks, and tests on all test images."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,8 @@ def run_summary(recipe: Recipe, result: RunResult) -> dict[str, Any]:
         "loss_last": sum(losses[-window:]) / window if losses else None,
         "chosen_steps": [line["step"] for line in iterations],
         "lr": result.final.lr,
+        "images": len(result.final.images),
+        "storage": asdict(result.final.storage),
         "ended_early": result.ended_early,
         "threads": None if on_gpu else torch.get_num_threads(),
         "peak_memory_bytes": peak_resident(),

@@ -75,14 +75,18 @@ class MatchedSet:
         self._codes = synthetic.codes
         with torch.enable_grad():
             self._decoded = synthetic.decoder.decode(synthetic.codes)
+            self._penalty = synthetic.decoder.penalty(synthetic.codes)
         self.images = self._decoded.detach().requires_grad_()
         self.labels = synthetic.classes if synthetic.label_rows is None else synthetic.label_rows
         others = {name: leaf for name, leaf in synthetic.learned().items() if name not in synthetic.codes}
         self.inputs = {"images": self.images, **others}
 
     def pull_back(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the gradients of the learned leaves from those of the inputs."""
-        of_codes = torch.autograd.grad(self._decoded, list(self._codes.values()), gradients["images"])
+        """Return the gradients of the learned leaves, with the decoder's penalty, from those of the inputs."""
+        outputs, factors = [self._decoded], [gradients["images"]]
+        if self._penalty is not None:
+            outputs, factors = [*outputs, self._penalty], [*factors, torch.ones_like(self._penalty)]
+        of_codes = torch.autograd.grad(outputs, list(self._codes.values()), factors)
         others = {name: gradient for name, gradient in gradients.items() if name != "images"}
         return {**dict(zip(self._codes, of_codes, strict=True)), **others}
 
@@ -119,11 +123,11 @@ def initial_set(
     """
     if not lr > 0:
         raise InputError(f"lr_init must be above 0, not {lr}")
-    decoder = decoder or Pixels()
+    decoder = decoder or Pixels(ipc)
     if start is None:
         images, classes = initial_images(
             dataset,
-            decoder.images_per_class(ipc),
+            decoder.images_per_class,
             initialisation,
             generator,
             experts=teachers,
@@ -136,7 +140,8 @@ def initial_set(
         rows = initial_label_rows(labels, images, classes, teachers, label_start)
     else:
         rows = start.probabilities if labels == "teacher" else logarithms(start.probabilities).requires_grad_()
-    codes = {name: code.clone().requires_grad_() for name, code in decoder.encode(images, classes).items()}
+    encoded = decoder.encode(images, classes, generator)
+    codes = {name: code.clone().requires_grad_() for name, code in encoded.items()}
     learning_rate = torch.tensor(lr, dtype=images.dtype, device=images.device, requires_grad=True)
     return SyntheticSet(decoder, codes, classes.clone(), rows, labels, learning_rate)
 

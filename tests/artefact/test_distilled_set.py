@@ -249,10 +249,11 @@ def test_show(distilled: DistilledSet, tmp_path: Path, monkeypatch: pytest.Monke
     figure = distilled.show(tmp_path / "set.png")
     assert len(figures) == 1
     assert figures[0] is figure
-    assert [axis.get_title() for axis in figure.axes] == ["before: initial images", "after: distilled"]
+    after = f"after: distilled, {distilled.storage}"
+    assert [axis.get_title() for axis in figure.axes] == ["before: initial images", after]
     assert (tmp_path / "set.png").read_bytes().startswith(b"\x89PNG")
     without = DistilledSet(replace(distilled.artefact, initial_images=None))
-    assert [axis.get_title() for axis in without.show().axes] == ["after: distilled"]
+    assert [axis.get_title() for axis in without.show().axes] == [after]
 
 
 def test_set_needs_torch_numpy_and_safetensors_only(finished: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:

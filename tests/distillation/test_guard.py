@@ -39,7 +39,7 @@ def moving(running: Distiller) -> list[Tensor]:
     average: list[Tensor] = []
     if running.average is not None:
         average = [running.average.codes["images"].clone(), torch.tensor(running.average.updates)]
-    return leaves + [velocity.clone() for velocity in running.velocities.values()] + average
+    return leaves + [velocity.clone() for velocity in running.moments.values()] + average
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:

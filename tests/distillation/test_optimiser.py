@@ -1,4 +1,4 @@
-"""The update: SGD with momentum, three forms of the learning rate, clipped gradients."""
+"""The update: SGD with momentum or Adam, three forms of the learning rate, clipped gradients."""
 
 from __future__ import annotations
 
@@ -85,3 +85,22 @@ def test_clipping_does_not_hide_what_is_not_finite() -> None:
 
 def test_a_gradient_of_zeros_is_left_alone() -> None:
     assert run([(0.0, 0.0)], clip_gradient=2.0)[0].unique().tolist() == [1.0]
+
+
+def test_adam_is_that_of_pytorch_for_codes_alone() -> None:
+    torch.manual_seed(0)
+    rule = OuterOptimiser(0.03, RATES, momentum=0.5, codes_by="adam")
+    code = torch.randn(4, 3, dtype=torch.float64)
+    theirs = code.clone().requires_grad_()
+    adam = torch.optim.Adam([theirs], lr=0.03)
+    leaves = {"weights": code, "lr": torch.tensor(0.5, dtype=torch.float64)}
+    moments = rule.initial_moments(leaves)
+    assert sorted(moments) == ["lr", "weights", "weights.squares", "weights.updates"]
+    for number in range(6):
+        gradient = torch.randn(4, 3, dtype=torch.float64) * 10.0**-number
+        theirs.grad = gradient.clone()
+        adam.step()
+        moments, leaves = rule(leaves, moments, {"weights": gradient, "lr": torch.ones((), dtype=torch.float64)})
+        torch.testing.assert_close(leaves["weights"], theirs.detach(), rtol=1e-12, atol=1e-12)
+    plain = run([(0.0, 1.0)] * 6)[1]
+    assert float(leaves["lr"]) == plain

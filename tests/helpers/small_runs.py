@@ -70,6 +70,7 @@ def assert_same_outcome(one: Path, other: Path) -> None:
         assert torch.equal(first.images, second.images)
         assert torch.equal(first.labels, second.labels)
         assert first.lr == second.lr
+        assert first.storage == second.storage
     assert plain_metrics(one) == plain_metrics(other)
 
 

@@ -16,6 +16,7 @@ from pydistill.errors import InputError
 from pydistill.nn import build, flatten
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_names, preset_path
 from pydistill.runs.run import run_distillation
+from pydistill.synthesis.decoders import DecoderSettings, make_decoder
 from pydistill.training.experts import experts_record
 from pydistill.training.gsam import SharpnessSettings
 from pydistill.trajectories import TrajectoryStore
@@ -92,6 +93,13 @@ DATM = {
     "tiny-imagenet-ipc50-paper": (80, 2, 20, 40, 60, 8000, 100, 1e-4, 10, "correct"),
 }
 ALPHA = {name: 0.3 if name in ("cifar10-ipc1", "cifar10-ipc10") else 1.0 for name in FTD}
+# Sets with a decoder: kind, steps, max start, lr of codes, lr of lr, optimiser, ZCA, iterations, images per class.
+DECODED = {
+    "ddif/cifar10-ipc1": ("siren", 60, 10, 1e-4, 1e-5, "adam", False, 15_000, 37),
+    "fred/cifar10-ipc1": ("dct", 50, 5, 24_414, 1e-7, "sgd", False, 15_000, 16),
+    "gsdd/cifar10-ipc1": ("gaussians", 60, 30, 1e-3, 1e-5, "adam", True, 15_000, 30),
+    "idc/cifar10-ipc1": ("upsample", 50, 2, 100, 1e-7, "sgd", True, 5_000, 4),
+}
 PUBLISHED = {
     f"{method}/{name}": row
     for method, table in (("att", ATT), ("ftd", FTD), ("mct", MCT), ("mtt", MTT))
@@ -119,7 +127,26 @@ BATCHES = {
 
 def test_presets_are_those_of_the_tables() -> None:
     others = {f"demo/digits-{method}" for method in ("att", "mct", "mtt", "tesla")} | {"cpu/cifar10-w32"}
-    assert set(preset_names()) == set(PUBLISHED) | {f"datm/{name}" for name in DATM} | others
+    others |= {f"{method}/digits-ipc1" for method in ("ddif", "fred", "gsdd", "idc")}
+    assert set(preset_names()) == set(PUBLISHED) | {f"datm/{name}" for name in DATM} | set(DECODED) | others
+
+
+@pytest.mark.parametrize("name", sorted(DECODED))
+def test_values_with_decoders(name: str) -> None:
+    recipe = load_recipe(preset_path(name))
+    distill = recipe.distill
+    assert distill.decoder is not None
+    row = (distill.decoder.kind, distill.steps, distill.max_start, distill.lr_image, distill.lr_lr, distill.optimiser)
+    images = make_decoder(distill.decoder, (3, 32, 32), distill.ipc).images_per_class
+    assert (*row, recipe.data.zca, distill.iterations, images) == DECODED[name]
+    assert (distill.method, distill.expert_epochs, distill.lr_init, distill.momentum) == ("mtt", 2, 0.01, 0.5)
+
+
+def test_gaussians_have_the_published_number_of_points() -> None:
+    """GSDD's tables: images per class and Gaussians in each, at the storage of 1, 10 and 50 images per class."""
+    for ipc, images, points in ((1, 30, 22), (10, 160, 42), (50, 250, 136), (10, 80, 85), (50, 400, 85)):
+        settings = DecoderSettings("gaussians", images=images)
+        assert make_decoder(settings, (3, 32, 32), ipc).points == points  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
@@ -190,20 +217,24 @@ def test_two_iterations(name: str, tmp_path: Path) -> None:
     }
     if name.startswith("datm/"):  # experts that drift at random classify no image right, and are hard to follow
         overrides |= {"distill.initialisation": "real", "distill.skip_loss_above": None}
+    if (load_recipe(preset_path(name)).distill.decoder or DecoderSettings()).is_fitted:
+        overrides["distill.decoder.fit_steps"] = 2
     recipe = load_recipe(preset_path(name), overrides)
-    dataset = random_data(*SHAPES[recipe.data.name])
+    channels, side, classes = SHAPES[recipe.data.name]
+    per_class = make_decoder(recipe.distill.decoder, (channels, side, side), 1).images_per_class
+    dataset = random_data(channels, side, classes, per_class)
     result = run_distillation(recipe, dataset, walk(recipe, dataset, tmp_path / "experts"), tmp_path / "run")
     lines = [line for line in result.folder.metrics() if line["event"] == "iteration"]
     assert [line["iteration"] for line in lines] == [1, 2]
     assert all(line["loss"] is not None and "rejected" not in line for line in lines)
-    assert result.final.images.shape == (dataset.num_classes, *dataset.train_images.shape[1:])
+    assert result.final.images.shape == (per_class * classes, *dataset.train_images.shape[1:])
     assert not torch.equal(result.final.images, result.final.initial_images)
 
 
-def random_data(channels: int, side: int, classes: int) -> Dataset:
+def random_data(channels: int, side: int, classes: int, per_class: int) -> Dataset:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (classes, channels, side, side), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(classes)
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    images = torch.randint(0, 256, (len(labels), channels, side, side), generator=generator, dtype=torch.uint8)
     return from_arrays(images, labels, images[:10], labels[:10], class_names=[str(number) for number in range(classes)])
 
 

@@ -21,6 +21,7 @@ from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs import timing
 from pydistill.runs.plan import Phase, Plan, plan, table
 from pydistill.runs.run import run_distillation
+from pydistill.synthesis.decoders import DecoderSettings
 from pydistill.training import train as train_module
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
@@ -242,3 +243,14 @@ def test_the_table() -> None:
     assert "measured on H200, backend fused; data: x" in lines
     assert lines[4].split() == ["distillation", "500", "ms", "240", "2", "min"]
     assert lines[-1].split() == ["peak", "memory", "of", "the", "GPU", "1", "GB"]
+
+
+def test_a_decoder_s_images_are_measured_and_its_fit_is_planned(quick: None) -> None:
+    """16 images of a class in the storage of one: an iteration with all of them costs more."""
+    pixels, upsampled = plan(small()), plan(small(decoder=DecoderSettings("upsample", factor=4)))
+    seconds = [{phase.name: phase.seconds_each for phase in cost.phases} for cost in (pixels, upsampled)]
+    assert seconds[1]["distillation"] > 3 * seconds[0]["distillation"]
+    assert "fit of the codes" not in seconds[1]
+    assert upsampled.disk["run_folder"] == pytest.approx(pixels.disk["run_folder"], rel=0.1)
+    fitted = plan(small(decoder=DecoderSettings("siren"), optimiser="adam"))
+    assert {phase.name: phase.seconds for phase in fitted.phases}["fit of the codes"] > 0

@@ -26,6 +26,7 @@ from pydistill.runs import run as run_module
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.run import run_distillation
 from pydistill.runs.workflow import run_summary
+from pydistill.synthesis.decoders import DecoderSettings, siren
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
@@ -59,11 +60,18 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         {"match_parameters": MatchedParameters("depth", leave_out=0.25)},
         {"match_parameters": MatchedParameters("rank", leave_out=0.25)},
         {"match_parameters": MatchedParameters("paced", threshold=1e-7, growth=2.0, growth_every=1)},
+        {"optimiser": "adam", "lr_image": 0.1, "snapshot_every": 2},
+        {"decoder": DecoderSettings("upsample")},
+        {"decoder": DecoderSettings("mirror"), "labels": "learned"},
+        {"decoder": DecoderSettings("dct", coefficients=16), "method": "mtt"},
+        {"decoder": DecoderSettings("gaussians", images=3, fit_steps=5), "optimiser": "adam", "lr_image": 0.01},
+        {"decoder": DecoderSettings("siren", width=4, layers=1, fit_steps=5), "optimiser": "adam", "lr_image": 0.01},
     ],
     ids=[
         *("att", "mct", "learned", "teacher and augmentation", "several experts"),
         *("momentum of labels", "frozen and spread", "ftd", "datm", "progressive"),
         *("depth", "rank", "paced"),
+        *("adam", "upsample", "mirror", "dct", "gaussians", "siren"),
     ],
 )
 def test_an_interrupted_run_continues_as_the_uninterrupted_one(
@@ -76,6 +84,24 @@ def test_an_interrupted_run_continues_as_the_uninterrupted_one(
             run_distillation(work, DATA, store, tmp_path / "resumed", resume=True, callbacks=[BreakAt(iteration)])
     run_distillation(work, DATA, store, tmp_path / "resumed", resume=True)
     assert_same_outcome(tmp_path / "uninterrupted", tmp_path / "resumed")
+
+
+def test_a_resumed_run_does_not_fit_again(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    real = siren.fit
+
+    def recorded(decoder: Any, codes: Any, images: Any, fitting: Any, *, at_once: int) -> Any:
+        steps.append(fitting.steps)
+        return real(decoder, codes, images, fitting, at_once=at_once)
+
+    monkeypatch.setattr(siren, "fit", recorded)
+    work = recipe(iterations=6, decoder=DecoderSettings("siren", width=4, layers=1, fit_steps=5), lr_image=0.01)
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_distillation(work, DATA, store, tmp_path, callbacks=[BreakAt(5)])
+    run_distillation(work, DATA, store, tmp_path, resume=True)
+    assert steps == [5, 0]
 
 
 class Own(nn.Module):

@@ -13,6 +13,7 @@ from pydistill._util.locking import results_writer
 from pydistill.artefact.figures import curves_figure, images_figure, is_own_picture, pixels_figure, save_figure
 from pydistill.errors import InputError
 from pydistill.runs.report.contents import Contents, dig, read_run
+from pydistill.synthesis.decoders import Encoded
 
 
 def draw_run(run: Path, out: Path | None = None) -> list[Path]:
@@ -60,7 +61,8 @@ def newest_images(run: Contents) -> Any | None:
 
 
 def _checkpoint_figure(run: Contents, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
-    before, after = tensors["initial_images"], tensors.get("average.images", tensors["images"])
+    encoded = _encoded(state, tensors)
+    before, after = encoded.initial_images(), encoded.images()
     title = f"after iteration {dig(state, 'distiller', 'iteration')}"
     distilled = run.final or run.best
     if distilled is not None:
@@ -69,3 +71,14 @@ def _checkpoint_figure(run: Contents, state: dict[str, Any], tensors: dict[str, 
     before, after = ((images - low) / (high - low).clamp(min=1e-12) for images in (before, after))
     names = [str(label) for label in range(int(tensors["classes"].max()) + 1)]
     return pixels_figure(before, after, names, f"{title} (colours scaled to the range of all pixels)")
+
+
+def _encoded(state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Encoded:
+    """Return the images in a checkpoint: of the average if there is one."""
+
+    def named(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    initial = named("initial.")
+    codes = named("average.") or {name: tensors[name] for name in initial}
+    return Encoded(dig(state, "distiller", "decoder"), codes, named("buffer."), initial)

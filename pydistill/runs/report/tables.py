@@ -43,6 +43,9 @@ def outcome(run: Contents) -> list[tuple[str, str]]:
         rows.append(("final accuracy" if run.is_finished else f"accuracy at {last['iteration']:,}", _percent(last)))
         rows.append((f"best accuracy, at {best['iteration']:,}", _percent(best)))
     rows.append(("iterations", f"{run.done:,}"))
+    distilled = run.final or run.best
+    if distilled is not None:
+        rows.append((f"stored, {counted(len(distilled.images), 'image')}", str(distilled.storage)))
     rates = [line["lr"] for line in run.events("iteration")] or [run.summary.get("lr")]
     if is_number(rates[-1]):
         constant = dig(run.recipe, "distill", "lr_lr") == 0
