@@ -21,7 +21,7 @@ import torch
 from benchmarks import harness
 from pydistill import data
 from pydistill._util.files import read_json, write_json
-from pydistill.evaluation.baselines import random_real
+from pydistill.evaluation.baselines import StoredEvaluator
 from pydistill.recipes.recipe import load_recipe, preset_path
 
 PRESET = "cpu/cifar10-w32"
@@ -58,6 +58,7 @@ def distilled(path: str, work: Path, method: str, ipc: int) -> dict[str, Any]:
     if not made.exists():
         settings = [f"--distill.{name}={value}" for name, value in RUNS[ipc].items()]
         settings += [f"--distill.method={method}", f"--distill.ipc={ipc}", f"--data.path={path}"]
+        settings += ["--evaluation.baselines=[]"]  # random images once for all methods: `random_baseline`
         folders = ["--experts", work / "experts", "--out", out, "--resume"]
         pydistill("distill", "--preset", PRESET, *settings, *folders)
         write_json(made, provenance())
@@ -73,8 +74,8 @@ def random_baseline(path: str, work: Path, ipc: int, rates: list[float]) -> dict
     if not file.exists():
         recipe = load_recipe(preset_path(PRESET), {"data.path": str(path)})
         dataset = data.load(recipe.data)
-        result, rate = random_real(dataset, recipe.model, recipe.evaluation, ipc=ipc, rates=rates)
-        row = {"ipc": ipc, "set": "random real", "mean": result.mean, "std": result.std, "lr": rate}
+        _, result = StoredEvaluator(dataset, recipe.model, recipe.evaluation).random_real(ipc, rates)
+        row = {"ipc": ipc, "set": "random real", "mean": result.mean, "std": result.std, "lr": result.lr}
         write_json(file, row | provenance())
     return dict(read_json(file))
 

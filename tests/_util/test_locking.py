@@ -84,8 +84,8 @@ def test_concurrent_evaluations_lose_no_row(tmp_path: Path, monkeypatch: pytest.
     """A slow read lets the evaluations overlap between reading and writing the file."""
     read = evaluations.read_evaluations
 
-    def slowly(run: Path) -> Any:
-        rows = read(run)
+    def slowly(run: Path, name: str) -> Any:
+        rows = read(run, name)
         time.sleep(0.05)
         return rows
 

@@ -23,24 +23,24 @@ from pydistill._util.files import write_json
 from pydistill.artefact.distilled_set import DistilledSet
 from pydistill.artefact.exchange import export_set, import_set
 from pydistill.errors import PydistillError
+from pydistill.evaluation.baselines import StoredEvaluator, read_baselines
 from pydistill.evaluation.evaluate import Evaluation
 from pydistill.evaluation.evaluations_file import add_evaluations, read_evaluations
 from pydistill.recipes.recipe import load_recipe
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.report.contents import read_run
-from pydistill.runs.report.tables import comparison, costs, networks, outcome, progress
+from pydistill.runs.report.tables import costs, networks, outcome, progress
 from pydistill.runs.run import run_distillation
 from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt, import_mct, import_mtt
 from tests.helpers.blobs import blobs
 from tests.helpers.corruption import Corruption, corruptions, damages
-from tests.helpers.small_runs import EVALUATION, experts, recipe
+from tests.helpers.small_runs import EVALUATION, MODEL, experts, recipe
 
 CASES = 500
 SECONDS = 10  # of this process's CPU time, for one case
 WAITING = 120  # of the wall's clock, on a machine with other work
 SUMMARY = {
-    "accuracy_distilled": {"mean": 0.5, "std": 0.1, "runs": [0.4, 0.6]},
-    "accuracy_random_real": {"mean": 0.4, "std": 0.1, "runs": [0.3, 0.5]},
+    "accuracy_final": {"mean": 0.5, "std": 0.1, "runs": [0.4, 0.6]},
     "seconds": {"distillation": 12.5, "evaluation": 3.0},
     "peak_memory_bytes": 10**9,
     "ended_early": "the guard ended it",
@@ -60,6 +60,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_distillation(RECIPE, data, store, root / "run")
     write_json(root / "run" / "summary.json", SUMMARY)
     add_evaluations(root / "run", [Evaluation("mlp", (0.5, 0.75), 1.5)], which="final", iteration=2)
+    StoredEvaluator(data, MODEL, RECIPE.evaluation, root / "run").random_real(1, [0.1])
     distilled = pydistill.load(root / "run")
     export_mtt(store, root / "mtt")
     export_mct(convexified, root / "mct")
@@ -120,13 +121,14 @@ def read_page(root: Path) -> None:
     assert outcome(contents)
     assert costs(contents)
     assert progress(contents)
-    comparison(contents)
+    networks(contents)
 
 
 def read_rows(root: Path) -> None:
-    """The run's evaluations, for the report, which leaves damaged rows out, and for another evaluation."""
+    """The run's evaluations and baselines, for the report, which leaves damaged rows out, and for another evaluation."""
     read_page(root)
     read_evaluations(root / "run")
+    read_baselines(root / "run")
 
 
 def resume(root: Path) -> None:
@@ -171,6 +173,7 @@ TARGETS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "metrics of a resumed run": ("run/metrics.jsonl", resume),
     "best set": ("run/best.safetensors", partial(read_set, which="best")),
     "evaluations": ("run/evaluations.json", read_rows),
+    "baselines": ("run/baselines.json", read_rows),
     "summary": ("run/summary.json", read_page),
     "recipe": ("run/recipe.json", lambda root: load_recipe(root / "run" / "recipe.json")),
 }
