@@ -121,11 +121,10 @@ def read_page(root: Path) -> None:
     assert outcome(contents)
     assert costs(contents)
     assert progress(contents)
-    networks(contents)
 
 
 def read_rows(root: Path) -> None:
-    """The run's evaluations and baselines, for the report, which leaves damaged rows out, and for another evaluation."""
+    """The run's evaluations and baselines, for the report, which leaves damage out, and for another evaluation."""
     read_page(root)
     read_evaluations(root / "run")
     read_baselines(root / "run")
