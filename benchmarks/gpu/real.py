@@ -146,7 +146,7 @@ class Run:
         """Evaluate the distilled set by the preset's protocol."""
         labels = distiller.synthetic.training_labels
         result = self._evaluated(distiller.images, labels, distiller.lr, self.recipe.evaluation)
-        self.record("distilled", iteration=distiller.iteration, lr=distiller.lr, **result.as_record())
+        self.record("distilled", iteration=distiller.iteration, **result.as_record())
 
     def _evaluated(
         self, images: torch.Tensor, labels: torch.Tensor, lr: float, settings: EvaluationSettings
