@@ -1,8 +1,8 @@
 """Builds the compiled module pydistill._C; everything else is in pyproject.toml. docs/building.md tells it to a user.
 
 PYDISTILL_BUILD=0   installs pure Python: nothing is compiled, pydistill runs on its PyTorch reference.
-PYDISTILL_CUDA      auto (default): CUDA kernels if a GPU is visible or TORCH_CUDA_ARCH_LIST is set, and there is an nvcc of
-                    torch's CUDA major version; 0: never; 1: always, and it is an error if they cannot be built.
+PYDISTILL_CUDA      auto (default): CUDA kernels if a GPU is visible or TORCH_CUDA_ARCH_LIST is set, and an nvcc of
+                    torch's CUDA major version exists; 0: never; 1: always; then a missing nvcc is an error.
 """
 
 from __future__ import annotations

@@ -150,6 +150,7 @@ class Program:
         batches: Sequence[BatchTables],
         batches_of_step: Sequence[int],
         graphs: bool,
+        weights: Tensor | None = None,
     ) -> None:
         """Check the tables, whose memory the program uses from now on.
 
@@ -157,13 +158,14 @@ class Program:
             step: the counter k, int64 [].
             target: θ*, [P].
             lr: α_k, [N].
-            sums: (Σ|θ_k − θ*|, Σ(θ_k − θ*)²), float64 [N + 1, 2].
+            sums: (Σ w|θ_k − θ*|, Σ w(θ_k − θ*)²), float64 [N + 1, 2].
             images, image_gradients: [n, C, H, W].
             adjoint: λ, [P].
             lr_gradient: [N].
             batches: the kinds of batches.
             batches_of_step: for each of the N steps, which of them it reads.
             graphs: record steps as CUDA graphs, on a GPU.
+            weights: w of the sums, [P]; None for w = 1.
 
         Raises:
             ValueError: a table has the wrong shape, dtype or device.

@@ -176,10 +176,11 @@ void define_program(py::module_& module) {
                [](std::shared_ptr<Student> student, at::Tensor step, at::Tensor target, at::Tensor lr,
                   at::Tensor sums, at::Tensor images, at::Tensor image_gradients, at::Tensor adjoint,
                   at::Tensor lr_gradient, std::vector<BatchTables> batches,
-                  std::vector<int64_t> batches_of_step, bool graphs) {
+                  std::vector<int64_t> batches_of_step, bool graphs, const Optional& weights) {
                  engine::ProgramTables tables;
                  tables.step = std::move(step);
                  tables.target = std::move(target);
+                 tables.weights = weights.value_or(at::Tensor());
                  tables.lr = std::move(lr);
                  tables.sums = std::move(sums);
                  tables.images = std::move(images);
@@ -192,7 +193,8 @@ void define_program(py::module_& module) {
                })),
            py::arg("student"), py::kw_only(), py::arg("step"), py::arg("target"), py::arg("lr"),
            py::arg("sums"), py::arg("images"), py::arg("image_gradients"), py::arg("adjoint"),
-           py::arg("lr_gradient"), py::arg("batches"), py::arg("batches_of_step"), py::arg("graphs"))
+           py::arg("lr_gradient"), py::arg("batches"), py::arg("batches_of_step"), py::arg("graphs"),
+           py::arg("weights") = py::none())
       .def("set_points", wrap_pybind_function_no_gil(&Program::set_points), py::arg("points"),
            "Read and write theta_0, theta_1, ... in `points` [n, P]. Only the address is stored: the caller "
            "keeps the tensor alive until the last call that uses it has ended.")

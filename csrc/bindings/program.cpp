@@ -53,6 +53,9 @@ void check_tables(const engine::ProgramTables& tables, int64_t steps, int64_t pa
   check_table(tables.image_gradients, "image_gradients", tables.images.sizes(), type, device);
   check_table(tables.step, "step", {}, at::kLong, device);
   check_table(tables.target, "target", {parameters}, type, device);
+  if (tables.weights.defined()) {
+    check_table(tables.weights, "weights", {parameters}, type, device);
+  }
   check_table(tables.adjoint, "adjoint", {parameters}, type, device);
   check_table(tables.lr, "lr", {steps}, type, device);
   check_table(tables.lr_gradient, "lr_gradient", {steps}, type, device);

@@ -4,9 +4,9 @@
 
 namespace pydistill::cpu {
 
-// theta, grad, target, theta_next: [P], contiguous, one dtype (float or double); lr: [] of that dtype;
-// distances: [2] double.
+// theta, grad, target, weights (undefined for none), theta_next: [P], contiguous, one dtype (float or
+// double); lr: [] of that dtype; distances: [2] double.
 void sgd_step(const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& lr, const at::Tensor& target,
-              const at::Tensor& theta_next, const at::Tensor& distances);
+              const at::Tensor& weights, const at::Tensor& theta_next, const at::Tensor& distances);
 
 }  // namespace pydistill::cpu

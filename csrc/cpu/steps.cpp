@@ -15,11 +15,17 @@ void copy_point(const at::Tensor& points, const at::Tensor& step, const at::Tens
 }
 
 void sgd_step_of_tables(const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& target,
-                        const at::Tensor& lr, const at::Tensor& step, const at::Tensor& points,
-                        const at::Tensor& distances) {
+                        const at::Tensor& weights, const at::Tensor& lr, const at::Tensor& step,
+                        const at::Tensor& points, const at::Tensor& distances) {
   AT_DISPATCH_FLOATING_TYPES(theta.scalar_type(), "pydistill::sgd_step_of_tables", [&] {
-    const auto arrays = tensors::sgd_step_arrays<scalar_t>(theta, grad, target, lr, step, points, distances);
-    map_reduce(arrays.now(), theta.numel());
+    const auto run = [&](const auto& arrays) { map_reduce(arrays.now(), theta.numel()); };
+    if (weights.defined()) {
+      run(tensors::sgd_step_arrays<scalar_t, true>(theta, grad, target, weights, lr, step, points,
+                                                   distances));
+    } else {
+      run(tensors::sgd_step_arrays<scalar_t, false>(theta, grad, target, weights, lr, step, points,
+                                                    distances));
+    }
   });
 }
 

@@ -11,10 +11,11 @@ namespace pydistill::cpu {
 // out: [P] <- theta_k
 void copy_point(const at::Tensor& points, const at::Tensor& step, const at::Tensor& out);
 
-// theta, grad, target: [P]; lr: [N]; writes theta_{k+1} and row k + 1 of distances: [N + 1, 2] double.
+// theta, grad, target, weights (undefined for none): [P]; lr: [N]; writes theta_{k+1} and row k + 1 of
+// distances: [N + 1, 2] double.
 void sgd_step_of_tables(const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& target,
-                        const at::Tensor& lr, const at::Tensor& step, const at::Tensor& points,
-                        const at::Tensor& distances);
+                        const at::Tensor& weights, const at::Tensor& lr, const at::Tensor& step,
+                        const at::Tensor& points, const at::Tensor& distances);
 
 // adjoint: [P] <- adjoint - lr_k product; lr: [N].
 void adjoint_step_of_tables(const at::Tensor& adjoint, const at::Tensor& product, const at::Tensor& lr,

@@ -21,18 +21,26 @@ void copy_point(const at::Tensor& points, const at::Tensor& step, const at::Tens
 }
 
 void sgd_step_of_tables(const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& target,
-                        const at::Tensor& lr, const at::Tensor& step, const at::Tensor& points,
-                        const at::Tensor& distances) {
+                        const at::Tensor& weights, const at::Tensor& lr, const at::Tensor& step,
+                        const at::Tensor& points, const at::Tensor& distances) {
   const c10::cuda::CUDAGuard guard(theta.device());
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream();
+  const int64_t count = theta.numel();
+  static_assert(sizeof(kernels::DistanceSums) == 2 * sizeof(double));
+  const at::Tensor scratch = at::empty({blocks_for(count), 2}, distances.options());
+  auto* partial = reinterpret_cast<kernels::DistanceSums*>(scratch.mutable_data_ptr<double>());
   AT_DISPATCH_FLOATING_TYPES(theta.scalar_type(), "pydistill::sgd_step_of_tables", [&] {
-    const auto arrays = tensors::sgd_step_arrays<scalar_t>(theta, grad, target, lr, step, points, distances);
-    using Step = kernels::SgdStep<scalar_t>;
-    static_assert(sizeof(typename Step::State) == 2 * sizeof(double));
-    const at::Tensor partial = at::empty({blocks_for(theta.numel()), 2}, distances.options());
-    C10_CUDA_CHECK(map_reduce_now<Step>(
-        arrays, theta.numel(), reinterpret_cast<typename Step::State*>(partial.mutable_data_ptr<double>()),
-        stream));
+    if (weights.defined()) {
+      const auto arrays =
+          tensors::sgd_step_arrays<scalar_t, true>(theta, grad, target, weights, lr, step, points, distances);
+      using Step = kernels::SgdStep<scalar_t, true>;
+      C10_CUDA_CHECK(map_reduce_now<Step>(arrays, count, partial, stream));
+    } else {
+      const auto arrays = tensors::sgd_step_arrays<scalar_t, false>(theta, grad, target, weights, lr, step,
+                                                                    points, distances);
+      using Step = kernels::SgdStep<scalar_t, false>;
+      C10_CUDA_CHECK(map_reduce_now<Step>(arrays, count, partial, stream));
+    }
   });
 }
 

@@ -60,8 +60,8 @@ Student::Inputs Program::load_step(size_t kind) {
 void Program::forward_step(size_t kind) {
   const Student::Inputs inputs = load_step(kind);
   const at::Tensor& gradient = student_->gradient_of_inputs(labels_[kind]);
-  PYDISTILL_ON_DEVICE_OF(gradient, sgd_step_of_tables, inputs.theta, gradient, tables_.target, tables_.lr,
-                         tables_.step, tables_.points, tables_.sums);
+  PYDISTILL_ON_DEVICE_OF(gradient, sgd_step_of_tables, inputs.theta, gradient, tables_.target,
+                         tables_.weights, tables_.lr, tables_.step, tables_.points, tables_.sums);
   tables_.step.add_(1);
 }
 

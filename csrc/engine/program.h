@@ -4,7 +4,7 @@
 // training of this shape.
 //
 //   forward:    theta_{k+1} = theta_k - lr_k g_k, and in the same pass the distances of theta_{k+1} to the
-//               target; k + 1
+//               target, weighted if there are weights; k + 1
 //   backward:   dL/dX_k = -lr_k d<g_k, lambda_{k+1}>/dX_k, likewise Y_k;  dL/dlr_k = -<g_k, lambda_{k+1}>;
 //               lambda_k = lambda_{k+1} - lr_k H_k lambda_{k+1};  k - 1
 #pragma once
@@ -33,12 +33,13 @@ struct BatchTables {
 };
 
 struct ProgramTables {
-  at::Tensor step;    // [] int64, the counter k
-  at::Tensor points;  // [] int64, the address of theta_0 ... theta_N, [N + 1, P]
-  at::Tensor target;  // [P]
-  at::Tensor lr;      // [N]
-  at::Tensor sums;    // [N + 1, 2] double: (sum |theta_k - target|, sum (theta_k - target)^2)
-  at::Tensor images;  // [n, C, H, W]
+  at::Tensor step;     // [] int64, the counter k
+  at::Tensor points;   // [] int64, the address of theta_0 ... theta_N, [N + 1, P]
+  at::Tensor target;   // [P]
+  at::Tensor weights;  // [P], w; undefined for w = 1
+  at::Tensor lr;       // [N]
+  at::Tensor sums;     // [N + 1, 2] double: (sum w |theta_k - target|, sum w (theta_k - target)^2)
+  at::Tensor images;   // [n, C, H, W]
   at::Tensor image_gradients;
   at::Tensor adjoint;      // [P], lambda
   at::Tensor lr_gradient;  // [N]

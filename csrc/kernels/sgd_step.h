@@ -1,5 +1,6 @@
 // One step of gradient descent and, in the same pass, its distances to a target:
-//   theta_next = theta - lr * grad,   distances = (sum |theta_next - target|, sum (theta_next - target)^2).
+//   theta_next = theta - lr * grad,   distances = (sum |theta_next - target|, sum (theta_next - target)^2);
+// with weights, distances = (sum w |theta_next - target|, sum w (theta_next - target)^2).
 #pragma once
 
 #include <cmath>
@@ -18,14 +19,16 @@ struct DistanceSums {
 // A map with a reduction, as the engines in cpu/ and cuda/ drive it:
 //   constants() once per thread, load(i) and then accumulate(state, ...) once per element in any order,
 //   combine(state, state) in a fixed order, finish(state) once.
-template <typename scalar_t>
+// Without kWeighted there are no weights.
+template <typename scalar_t, bool kWeighted>
 struct SgdStep {
-  const scalar_t* theta;   // [P]
-  const scalar_t* grad;    // [P]
-  const scalar_t* target;  // [P]
-  const scalar_t* lr;      // []
-  scalar_t* theta_next;    // [P]
-  double* distances;       // [2]
+  const scalar_t* theta;    // [P]
+  const scalar_t* grad;     // [P]
+  const scalar_t* target;   // [P]
+  const scalar_t* weights;  // [P]
+  const scalar_t* lr;       // []
+  scalar_t* theta_next;     // [P]
+  double* distances;        // [2]
 
   using State = DistanceSums;
   using Constants = scalar_t;
@@ -33,20 +36,29 @@ struct SgdStep {
     scalar_t theta;
     scalar_t grad;
     scalar_t target;
+    scalar_t weight;
   };
 
   PYDISTILL_HOST_DEVICE Constants constants() const { return *lr; }
 
   PYDISTILL_HOST_DEVICE static State identity() { return {0.0, 0.0}; }
 
-  PYDISTILL_HOST_DEVICE Item load(int64_t i) const { return {theta[i], grad[i], target[i]}; }
+  PYDISTILL_HOST_DEVICE Item load(int64_t i) const {
+    return {theta[i], grad[i], target[i], kWeighted ? weights[i] : scalar_t(1)};
+  }
 
   PYDISTILL_HOST_DEVICE void accumulate(State& state, Constants rate, int64_t i, const Item& item) const {
     const scalar_t next = item.theta - rate * item.grad;
     theta_next[i] = next;
     const double gap = static_cast<double>(next - item.target);
-    state.absolute += std::fabs(gap);
-    state.squared += gap * gap;
+    if (kWeighted) {
+      const double weight = static_cast<double>(item.weight);
+      state.absolute += weight * std::fabs(gap);
+      state.squared += weight * (gap * gap);
+    } else {
+      state.absolute += std::fabs(gap);
+      state.squared += gap * gap;
+    }
   }
 
   PYDISTILL_HOST_DEVICE static State combine(const State& a, const State& b) {

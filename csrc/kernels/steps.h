@@ -14,22 +14,24 @@
 namespace pydistill::kernels {
 
 // theta_{k+1} = theta_k - lr_k g_k and the distances of theta_{k+1} (sgd_step.h).
-template <typename scalar_t>
+template <typename scalar_t, bool kWeighted>
 struct SgdStepOfTables {
-  const scalar_t* theta;   // [P], theta_k
-  const scalar_t* grad;    // [P]
-  const scalar_t* target;  // [P]
-  const scalar_t* lr;      // [N]
-  const int64_t* points;   // [], the address of the points [N + 1, P]
-  double* distances;       // [N + 1, 2]
-  const int64_t* step;     // []
-  int64_t count;           // P
+  const scalar_t* theta;    // [P], theta_k
+  const scalar_t* grad;     // [P]
+  const scalar_t* target;   // [P]
+  const scalar_t* weights;  // [P]; not read without kWeighted
+  const scalar_t* lr;       // [N]
+  const int64_t* points;    // [], the address of the points [N + 1, P]
+  double* distances;        // [N + 1, 2]
+  const int64_t* step;      // []
+  int64_t count;            // P
 
-  PYDISTILL_HOST_DEVICE SgdStep<scalar_t> now() const {
+  PYDISTILL_HOST_DEVICE SgdStep<scalar_t, kWeighted> now() const {
     const int64_t next = *step + 1;
     return {theta,
             grad,
             target,
+            weights,
             lr + *step,
             reinterpret_cast<scalar_t*>(*points) + next * count,
             distances + 2 * next};

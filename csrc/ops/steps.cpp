@@ -3,6 +3,8 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <torch/library.h>
 
+#include <optional>
+
 #include "../engine/kernels.h"
 
 namespace pydistill::ops {
@@ -53,18 +55,22 @@ void take_point(const Tensor& points, const Tensor& step, Tensor out) {
   check_step(step, out, points.size(0));
   PYDISTILL_ON_DEVICE_OF(out, copy_point, address_of(points), step, out);
 }
-void sgd_step_of_tables(const Tensor& theta, const Tensor& grad, const Tensor& target, const Tensor& lr,
-                        const Tensor& step, Tensor points, Tensor distances) {
+void sgd_step_of_tables(const Tensor& theta, const Tensor& grad, const Tensor& target,
+                        const std::optional<Tensor>& weights, const Tensor& lr, const Tensor& step,
+                        Tensor points, Tensor distances) {
   check_vector(theta, "theta");
   check_like(grad, "grad", theta, theta.sizes());
   check_like(target, "target", theta, theta.sizes());
+  if (weights) {
+    check_like(*weights, "weights", theta, theta.sizes());
+  }
   check_vector(lr, "lr");
   check_like(lr, "lr", theta, lr.sizes());
   check_like(points, "points", theta, {lr.numel() + 1, theta.numel()});
   check(distances, "distances", theta.device(), at::kDouble, {lr.numel() + 1, 2});
   check_step(step, theta, lr.numel());
-  PYDISTILL_ON_DEVICE_OF(theta, sgd_step_of_tables, theta, grad, target, lr, step, address_of(points),
-                         distances);
+  PYDISTILL_ON_DEVICE_OF(theta, sgd_step_of_tables, theta, grad, target, weights.value_or(Tensor()), lr, step,
+                         address_of(points), distances);
 }
 void adjoint_step_of_tables(Tensor adjoint, const Tensor& product, const Tensor& lr, const Tensor& step) {
   check_vector(adjoint, "adjoint");
@@ -117,8 +123,8 @@ void implement(torch::Library& library) {
 TORCH_LIBRARY_FRAGMENT(pydistill, library) {
   library.def("steps_take_point(Tensor points, Tensor step, Tensor(a!) out) -> ()");
   library.def(
-      "steps_sgd_step_of_tables(Tensor theta, Tensor grad, Tensor target, Tensor lr, Tensor step, "
-      "Tensor(a!) points, Tensor(b!) distances) -> ()");
+      "steps_sgd_step_of_tables(Tensor theta, Tensor grad, Tensor target, Tensor? weights, Tensor lr, "
+      "Tensor step, Tensor(a!) points, Tensor(b!) distances) -> ()");
   library.def(
       "steps_adjoint_step_of_tables(Tensor(a!) adjoint, Tensor product, Tensor lr, Tensor step) -> ()");
   library.def("steps_take_rows(Tensor table, Tensor index, Tensor step, Tensor(a!) out) -> ()");

@@ -19,15 +19,19 @@ kernels::CopyPoint<scalar_t> copy_point_arrays(const at::Tensor& points, const a
           out.mutable_data_ptr<scalar_t>()};
 }
 
-template <typename scalar_t>
-kernels::SgdStepOfTables<scalar_t> sgd_step_arrays(const at::Tensor& theta, const at::Tensor& grad,
-                                                   const at::Tensor& target, const at::Tensor& lr,
-                                                   const at::Tensor& step, const at::Tensor& points,
-                                                   const at::Tensor& distances) {
-  return {theta.const_data_ptr<scalar_t>(),  grad.const_data_ptr<scalar_t>(),
-          target.const_data_ptr<scalar_t>(), lr.const_data_ptr<scalar_t>(),
-          points.const_data_ptr<int64_t>(),  distances.mutable_data_ptr<double>(),
-          step.const_data_ptr<int64_t>(),    theta.numel()};
+template <typename scalar_t, bool kWeighted>
+kernels::SgdStepOfTables<scalar_t, kWeighted> sgd_step_arrays(
+    const at::Tensor& theta, const at::Tensor& grad, const at::Tensor& target, const at::Tensor& weights,
+    const at::Tensor& lr, const at::Tensor& step, const at::Tensor& points, const at::Tensor& distances) {
+  return {theta.const_data_ptr<scalar_t>(),
+          grad.const_data_ptr<scalar_t>(),
+          target.const_data_ptr<scalar_t>(),
+          kWeighted ? weights.const_data_ptr<scalar_t>() : nullptr,
+          lr.const_data_ptr<scalar_t>(),
+          points.const_data_ptr<int64_t>(),
+          distances.mutable_data_ptr<double>(),
+          step.const_data_ptr<int64_t>(),
+          theta.numel()};
 }
 
 template <typename scalar_t>

@@ -15,9 +15,13 @@
 
 namespace pydistill::cuda {
 
-template cudaError_t map_reduce(const kernels::SgdStep<float>&, int64_t, kernels::DistanceSums*,
+template cudaError_t map_reduce(const kernels::SgdStep<float, true>&, int64_t, kernels::DistanceSums*,
                                 cudaStream_t);
-template cudaError_t map_reduce(const kernels::SgdStep<double>&, int64_t, kernels::DistanceSums*,
+template cudaError_t map_reduce(const kernels::SgdStep<float, false>&, int64_t, kernels::DistanceSums*,
+                                cudaStream_t);
+template cudaError_t map_reduce(const kernels::SgdStep<double, true>&, int64_t, kernels::DistanceSums*,
+                                cudaStream_t);
+template cudaError_t map_reduce(const kernels::SgdStep<double, false>&, int64_t, kernels::DistanceSums*,
                                 cudaStream_t);
 
 template cudaError_t sum_rows(const float*, float*, int64_t, int64_t, cudaStream_t);
@@ -49,10 +53,14 @@ template cudaError_t augment<true>(const kernels::AugmentArrays<double>&, const 
 template cudaError_t map(const kernels::TrajectoryPoint<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::TrajectoryPoint<double>&, int64_t, cudaStream_t);
 
-template cudaError_t map_reduce_now<kernels::SgdStep<float>>(const kernels::SgdStepOfTables<float>&, int64_t,
-                                                             kernels::DistanceSums*, cudaStream_t);
-template cudaError_t map_reduce_now<kernels::SgdStep<double>>(const kernels::SgdStepOfTables<double>&,
-                                                              int64_t, kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::SgdStep<float, true>>(
+    const kernels::SgdStepOfTables<float, true>&, int64_t, kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::SgdStep<float, false>>(
+    const kernels::SgdStepOfTables<float, false>&, int64_t, kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::SgdStep<double, true>>(
+    const kernels::SgdStepOfTables<double, true>&, int64_t, kernels::DistanceSums*, cudaStream_t);
+template cudaError_t map_reduce_now<kernels::SgdStep<double, false>>(
+    const kernels::SgdStepOfTables<double, false>&, int64_t, kernels::DistanceSums*, cudaStream_t);
 template cudaError_t map(const kernels::AdjointStepOfTables<float>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::AdjointStepOfTables<double>&, int64_t, cudaStream_t);
 template cudaError_t map(const kernels::CopyPoint<float>&, int64_t, cudaStream_t);

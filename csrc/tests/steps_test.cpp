@@ -38,24 +38,26 @@ std::vector<scalar_t> numbers(int64_t count, double seed) {
 int64_t address(const void* memory) { return reinterpret_cast<int64_t>(memory); }
 
 // A step of the tables is the step with the pointers moved to its row, and writes no other row.
-template <typename scalar_t>
+template <typename scalar_t, bool kWeighted>
 void sgd_step_reads_and_writes_its_rows() {
   const auto theta = numbers<scalar_t>(kCount, 1.0);
   const auto grad = numbers<scalar_t>(kCount, 2.0);
   const auto target = numbers<scalar_t>(kCount, 3.0);
+  const auto weights = numbers<scalar_t>(kCount, 5.0);
+  const scalar_t* used = kWeighted ? weights.data() : nullptr;
   const auto lr = numbers<scalar_t>(kSteps, 4.0);
   for (int64_t step = 0; step < kSteps; ++step) {
     std::vector<scalar_t> points(static_cast<size_t>((kSteps + 1) * kCount), scalar_t(-77));
     std::vector<double> sums(static_cast<size_t>(2 * (kSteps + 1)), -77.0);
     const int64_t where = address(points.data());
-    const SgdStepOfTables<scalar_t> tables{theta.data(), grad.data(), target.data(), lr.data(),
-                                           &where,       sums.data(), &step,         kCount};
+    const SgdStepOfTables<scalar_t, kWeighted> tables{
+        theta.data(), grad.data(), target.data(), used, lr.data(), &where, sums.data(), &step, kCount};
     const auto now = tables.now();
     now.finish(reduce_chunk(now, 0, kCount));
     std::vector<scalar_t> next(static_cast<size_t>(kCount));
     double distances[2];
-    const SgdStep<scalar_t> expected{theta.data(),     grad.data(), target.data(),
-                                     lr.data() + step, next.data(), distances};
+    const SgdStep<scalar_t, kWeighted> expected{theta.data(),     grad.data(), target.data(), used,
+                                                lr.data() + step, next.data(), distances};
     expected.finish(reduce_chunk(expected, 0, kCount));
     for (int64_t row = 0; row <= kSteps; ++row) {
       const bool written = row == step + 1;
@@ -163,8 +165,10 @@ void one_number_is_subtracted_at_the_step() {
 }  // namespace
 
 int main() {
-  sgd_step_reads_and_writes_its_rows<float>();
-  sgd_step_reads_and_writes_its_rows<double>();
+  sgd_step_reads_and_writes_its_rows<float, false>();
+  sgd_step_reads_and_writes_its_rows<double, false>();
+  sgd_step_reads_and_writes_its_rows<float, true>();
+  sgd_step_reads_and_writes_its_rows<double, true>();
   adjoint_step_reads_its_rate<float>();
   adjoint_step_reads_its_rate<double>();
   for (const int64_t width : {1, 2, 5}) {

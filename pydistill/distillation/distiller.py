@@ -18,6 +18,7 @@ from pydistill.data import Dataset
 from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.distillation.records import IterationReport, Segment
 from pydistill.distillation.settings import DistillSettings
+from pydistill.distillation.weighting import ParameterMask
 from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name, SettingError
 from pydistill.matching import Batches, Match, choose_backend, match_many
 from pydistill.nn import flatten
@@ -130,6 +131,7 @@ class Distiller:
         self.update = settings.outer_optimiser()
         self.moments = self.update.initial_moments(self.synthetic.learned())
         self.guard = Guard(settings, data_scale(dataset))
+        self.mask = ParameterMask(settings.match_parameters, flatten(student).to(self.initial_images))
         self._good = self._snapshot()
         self._good_iterations = 0  # since that snapshot was taken
 
@@ -188,12 +190,13 @@ class Distiller:
             for draw, outcome in zip(group, outcomes, strict=True):
                 distances = tuple(outcome.distances.tolist())
                 loss = float(outcome.loss.detach())
-                segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances))
+                segments.append(Segment(draw.expert, *draw.epochs, loss, outcome.step, distances, outcome.matched))
             if all(math.isfinite(segment.loss) for segment in segments):
                 gradients = torch.autograd.grad([outcome.loss for outcome in outcomes], list(inputs.values()))
                 for name, gradient in zip(inputs, gradients, strict=True):
                     total[name] = total[name] + gradient if name in total else gradient
             del outcomes, outcome  # free this group's memory before the next is matched
+        self.mask.end_iteration()
         refusal = self.guard.of_losses([segment.loss for segment in segments])
         if refusal is None:
             mean = {name: gradient / len(segments) for name, gradient in total.items()}
@@ -294,6 +297,7 @@ class Distiller:
                 label_logits=self.synthetic.kind == "learned",
                 backend=settings.backend,
                 memory=settings.memory,
+                weights=self.mask.weights(self.iteration),
             )
 
     @torch.no_grad()
@@ -353,6 +357,7 @@ class Distiller:
         tensors |= {f"buffer.{name}": buffer for name, buffer in self.synthetic.decoder.buffers.items()}
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             tensors["label_probabilities"] = self.synthetic.label_rows
+        tensors |= self.mask.state()
         values: dict[str, Any] = {
             "iteration": self.iteration,
             "order": self.order.state(),
@@ -409,6 +414,7 @@ class Distiller:
         self.synthetic.classes = shaped("classes", self.synthetic.classes)
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             self.synthetic.label_rows = shaped("label_probabilities", self.synthetic.label_rows)
+        self.mask.load_state(tensors)
         self.iteration = int(values["iteration"])
         self.order.load_state(values["order"])
         self.guard.load_state(values["guard"])

@@ -20,6 +20,7 @@ class Segment:
         loss: L of this segment.
         step: K, the chosen student step.
         distances: d(θ_k, θ*) for k = 0 … N.
+        matched: the share of the parameters that took part in the loss; None for all.
     """
 
     expert: int
@@ -28,6 +29,7 @@ class Segment:
     loss: float
     step: int
     distances: tuple[float, ...]
+    matched: float | None = None
 
     def distances_record(self, iteration: int) -> dict[str, Any]:
         """Make the metrics record of d(θ_k, θ*); non-finite values become null."""
@@ -96,4 +98,6 @@ class IterationReport:
             "seconds": self.seconds,
         }
         record |= {name: of_segments(name) for name in ("expert", "start", "target")}
+        if any(segment.matched is not None for segment in self.segments):
+            record["matched"] = of_segments("matched")
         return record if self.rejected is None else record | {"rejected": self.rejected}

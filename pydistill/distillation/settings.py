@@ -15,6 +15,7 @@ from pydistill._util.settings import Settings, setting
 from pydistill.data import DsaSettings
 from pydistill.distillation.methods import Method, Trajectories, method_named
 from pydistill.distillation.optimiser import LrForm, OptimiserName, OuterOptimiser
+from pydistill.distillation.weighting import MatchedParameters
 from pydistill.errors import SettingError
 from pydistill.matching import Backend, Distance, Gradient, Selection
 from pydistill.synthesis.decoders import DecoderSettings
@@ -82,6 +83,9 @@ class DistillSettings(Settings):
         None, "the student step that is compared with the target: last or nearest; null: as the method"
     )
     distance: Distance = setting("l1", "the distance of selection nearest: l1 or l2")
+    match_parameters: MatchedParameters = setting(
+        MatchedParameters(), "the parameters that take part in the matching loss"
+    )
     gradient: Gradient | None = setting(None, "exact or truncated; null: as the method")
     labels: Labels | None = setting(None, "hard, teacher or learned; null: as the method")
     label_start: LabelStart = setting(

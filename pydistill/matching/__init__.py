@@ -2,7 +2,7 @@
 
 from pydistill.matching.batches import Batches
 from pydistill.matching.match import BACKENDS, Backend, choose_backend, match, match_many
-from pydistill.matching.problem import GRADIENTS, Gradient, Match
+from pydistill.matching.problem import GRADIENTS, Gradient, Match, WeightRule, Weights
 from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Selection, select_step
 
 __all__ = [
@@ -16,6 +16,8 @@ __all__ = [
     "Gradient",
     "Match",
     "Selection",
+    "WeightRule",
+    "Weights",
     "choose_backend",
     "match",
     "match_many",

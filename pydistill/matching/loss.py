@@ -23,14 +23,21 @@ def student_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return -(labels * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
-def matching_loss(arrival: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    """L = ‖θ_K − θ*‖² / ‖θ_0 − θ*‖²: the squared distance left to the target, relative to that at the start.
+def matching_loss(arrival: Tensor, start: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """L = Σ w (θ_K − θ*)² / Σ w (θ_0 − θ*)²: the squared distance left to the target, relative to that at the start.
 
     Args:
         arrival: θ_K, [P].
         start: θ_0, [P].
         target: θ*, [P].
+        weights: w, [P]; None for w = 1.
 
-    Derivatives: any order in all three.
+    Derivatives: any order in all of them.
     """
-    return (arrival - target).square().sum() / (start - target).square().sum()
+    left, initial = (weighted((point - target).square(), weights).sum() for point in (arrival, start))
+    return left / initial
+
+
+def weighted(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Multiply `values` [P] by w [P]; None for w = 1."""
+    return values if weights is None else weights * values

@@ -24,7 +24,7 @@ from pydistill.matching.backends.fused import (
 )
 from pydistill.matching.backends.torch import match_torch
 from pydistill.matching.batches import Batches, BatchPlan
-from pydistill.matching.problem import Gradient, Match, Problem, check_problem
+from pydistill.matching.problem import Gradient, Match, Problem, Weights, check_problem
 from pydistill.matching.selection import Distance, Selection
 
 Backend = Literal["auto", "fused", "torch", "autograd"]
@@ -123,13 +123,14 @@ def match(
     label_logits: bool = False,
     backend: str = "auto",
     memory: str | float | None = None,
+    weights: Weights | None = None,
 ) -> Match:
     """Train a student for N steps of SGD and compare its parameters with the expert's.
 
         θ_{k+1} = θ_k − α_k ∇_θ ℓ(θ_k, X_k, Y_k),    k = 0 … N − 1
-        L = ‖θ_K − θ*‖² / ‖θ_0 − θ*‖²
+        L = Σ w (θ_K − θ*)² / Σ w (θ_0 − θ*)²,    w = 1 without `weights`
 
-    Equivalent to (for hard labels, K = N)::
+    Equivalent to (for hard labels, K = N, w = 1)::
 
         theta = start
         for images, labels in batches:
@@ -149,7 +150,7 @@ def match(
         lr: α, a number, a 0-dim tensor, or one value per step [N]; its sign is not checked.
         selection: `last` (K = N, MTT) or `nearest` (ATT: the step of 1 … N nearest to the target; ties go to the later
             step).
-        distance: d of the selection and of `distances`: `l1` (Σ|θ − θ*|) or `l2` (‖θ − θ*‖).
+        distance: d of the selection and of `distances`: `l1` (Σ w|θ − θ*|) or `l2` (√Σ w(θ − θ*)²).
         gradient: `exact`, or `truncated` (a step's dependence on earlier steps through θ_k is dropped, as TESLA does).
         label_logits: label rows are logits; the student trains on their softmax, and the gradient reaches the logits.
         backend: `fused` (adjoint sweep in C++: `ConvNet` with norm instance or none, and `MLP`, with ReLU), `torch`
@@ -157,9 +158,12 @@ def match(
             `autograd` (full graph, any order); or `auto`: the fastest that supports the model and the device.
         memory: what `torch` may spend on the graphs of steps, which it then does not run again: "4GB", or "50%" or a
             fraction of the memory that is free. The gradients are the same bits for every budget.
+        weights: w ≥ 0, [P], start's dtype and device, a constant: parameters of weight 0 have no part in the loss. Or a
+            rule `(arrival, start, target) → w`, which is called once, with θ_K, θ_0 and θ*. The step is then selected
+            with w = 1, and the derivative takes w as a constant although θ_K is not, as the published masks do.
 
     Returns:
-        Match(loss, step, distances, backend); `loss.backward()` reaches images, labels, lr, start and target.
+        Match(loss, step, distances, backend, weights); `loss.backward()` reaches images, labels, lr, start and target.
         A student that diverges gives a loss that is not finite.
 
     Raises:
@@ -170,7 +174,9 @@ def match(
     Source: Cazenavette et al., *Dataset Distillation by Matching Training Trajectories*, CVPR 2022 (MTT); Liu et al.,
     *Dataset Distillation by Automatic Training Trajectories*, ECCV 2024 (selection).
     """
-    problem = check_problem(model, start, target, batches, lr, selection, distance, gradient, label_logits, memory)
+    problem = check_problem(
+        model, start, target, batches, lr, selection, distance, gradient, label_logits, memory, weights
+    )
     return _runners[_chosen_backend(backend, problem)](problem)
 
 
@@ -188,6 +194,7 @@ def match_many(
     label_logits: bool = False,
     backend: str = "auto",
     memory: str | float | None = None,
+    weights: Weights | Sequence[Weights | None] | None = None,
 ) -> list[Match]:
     """Run `match` for several starts and targets of one network.
 
@@ -204,12 +211,14 @@ def match_many(
         batches: the batches of every match, as in `match`.
         lr: α of all matches, as in `match`.
         selection, distance, gradient, label_logits, backend, memory: as in `match`; each match has a budget of its own.
+        weights: of all matches, as in `match`, or a list with the weights of every match.
 
     Returns:
         E matches, in the order of the starts.
 
     Raises:
-        InputError: the numbers of starts, targets and batches differ or are 0, or an argument is outside its limits.
+        InputError: the numbers of starts, targets, batches and weights differ or are 0, or an argument is outside its
+            limits.
         BackendError: the requested backend cannot run this model.
     """
     for name, several in (("starts", starts), ("targets", targets), ("batches", batches)):
@@ -220,9 +229,12 @@ def match_many(
             "starts, targets and batches must have one length of at least 1, "
             f"not {len(starts)}, {len(targets)} and {len(batches)}"
         )
+    each = weights if isinstance(weights, (list, tuple)) else [weights] * len(starts)
+    if len(each) != len(starts):
+        raise InputError(f"weights must be one for all matches, or a list of {len(starts)}, not of {len(each)}")
     problems = [
-        check_problem(model, start, target, pairs, lr, selection, distance, gradient, label_logits, memory)
-        for start, target, pairs in zip(starts, targets, batches, strict=True)
+        check_problem(model, start, target, pairs, lr, selection, distance, gradient, label_logits, memory, own)
+        for start, target, pairs, own in zip(starts, targets, batches, each, strict=True)
     ]
     chosen = [_chosen_backend(backend, problem) for problem in problems]
     if set(chosen) == {"fused"} and len({problem.start.device for problem in problems}) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
@@ -20,6 +20,10 @@ from pydistill.matching.selection import DISTANCES, SELECTIONS, Distance, Select
 
 Gradient = Literal["exact", "truncated"]
 GRADIENTS: tuple[str, ...] = get_args(Gradient)
+
+WeightRule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Makes w [P] of (θ_K, θ_0, θ*), constants of shape [P]."""
+Weights = Tensor | WeightRule
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,31 @@ class Problem:
     distance: Distance
     gradient: Gradient
     memory: int | None
+    weights: Weights | None
 
     @property
     def steps(self) -> int:
         """N."""
         return len(self.plan)
+
+    @property
+    def distance_weights(self) -> Tensor | None:
+        """w of the distances: None, for w = 1, if a rule makes the weights from the step that the distances select."""
+        return self.weights if isinstance(self.weights, Tensor) else None
+
+    @torch.no_grad()
+    def loss_weights(self, arrival: Tensor) -> Tensor | None:
+        """Return w of the loss, or None for w = 1; a rule makes it from θ_K.
+
+        Raises:
+            InputError: the rule returns no valid weights.
+        """
+        if self.weights is None or isinstance(self.weights, Tensor):
+            return self.weights
+        points = arrival.detach(), self.start.detach(), self.target.detach()
+        weights = self.weights(*points)
+        _check_weights("weights, as the rule returns them,", weights, self.start, self.target)
+        return weights
 
     def step_lr(self, lr: Tensor, step: int) -> Tensor:
         """Return α of step k, 0-dim, from a scalar or a per-step learning rate."""
@@ -58,12 +82,19 @@ class Match:
         step: K, the student step that entered the loss, 1 ≤ K ≤ N.
         distances: d(θ_k, θ*) for k = 0 … N, float64 [N + 1], a constant.
         backend: the backend that ran.
+        weights: w of the loss, a constant, [P]; None for w = 1.
     """
 
     loss: Tensor
     step: int
     distances: Tensor
     backend: str
+    weights: Tensor | None = None
+
+    @property
+    def matched(self) -> float | None:
+        """The share of the parameters with a weight above 0; None for w = 1."""
+        return None if self.weights is None else float(self.weights.count_nonzero()) / len(self.weights)
 
     def __repr__(self) -> str:
         loss, steps = float(self.loss.detach()), len(self.distances) - 1
@@ -81,6 +112,7 @@ def check_problem(
     gradient: Gradient,
     label_logits: bool,
     memory: str | float | None,
+    weights: Weights | None,
 ) -> Problem:
     """Check every argument of `match` and normalise them into a Problem.
 
@@ -97,6 +129,8 @@ def check_problem(
     check_instance("model", model, nn.Module, "a torch.nn.Module")
     student = FunctionalStudent(model)
     _check_points(start, target, student.layout.total)
+    if weights is not None and (isinstance(weights, Tensor) or not callable(weights)):
+        _check_weights("weights", weights, start, target)
     plan = plan_of(batches, label_logits)
     if len(plan) == 0:
         raise InputError("batches is empty; the student needs at least one step (N ≥ 1)")
@@ -115,7 +149,7 @@ def check_problem(
     _check_sources(plan, start)
     lr = lr.to(dtype=start.dtype, device=start.device)
     budget = memory_budget(memory, start.device)
-    return Problem(student, start, target, plan, lr, selection, distance, gradient, budget)
+    return Problem(student, start, target, plan, lr, selection, distance, gradient, budget, weights)
 
 
 def _check_rate(lr: Tensor) -> None:
@@ -147,6 +181,28 @@ def _check_points(start: Tensor, target: Tensor, total: int) -> None:
         )
     if start.device.type == "cpu" and torch.equal(start, target):
         raise InputError("start and target are equal, and the loss divides by their squared distance")
+
+
+def _check_weights(name: str, weights: Tensor, start: Tensor, target: Tensor) -> None:
+    check_tensor(name, weights, "a vector [P] with a weight for each parameter")
+    if weights.shape != start.shape:
+        raise InputError(f"{name} must have start's shape {list(start.shape)}, not {list(weights.shape)}")
+    if (weights.dtype, weights.device) != (start.dtype, start.device):
+        raise InputError(
+            f"{name} ({weights.dtype} on {weights.device}) must have the dtype and device of start "
+            f"({start.dtype} on {start.device})"
+        )
+    if weights.requires_grad:
+        raise InputError(f"{name} must not require a gradient, as the loss has no derivative in them; detach them")
+    if weights.device.type != "cpu":
+        return
+    low, high = (float(bound) for bound in weights.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high) and low >= 0):
+        raise InputError(f"{name} must be finite and at least 0, but they range from {low:g} to {high:g}")
+    if not bool((weights * (start - target).detach().square()).sum() != 0):
+        raise InputError(
+            f"{name} must not be 0 wherever start and target differ, as the loss divides by their weighted distance"
+        )
 
 
 def _check_sources(plan: BatchPlan, start: Tensor) -> None:

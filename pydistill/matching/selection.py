@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from pydistill.matching.loss import weighted
+
 Selection = Literal["last", "nearest"]
 Distance = Literal["l1", "l2"]
 
@@ -15,14 +17,14 @@ DISTANCES: tuple[str, ...] = get_args(Distance)
 
 
 def distance_from_sums(sums: Tensor, distance: Distance) -> Tensor:
-    """Compute d(θ, θ*) from `sums` [..., 2], (Σ|θ − θ*|, Σ(θ − θ*)²): the first, or for `l2` the second's root."""
+    """Compute d(θ, θ*) from `sums` [..., 2], (Σ w|θ − θ*|, Σ w(θ − θ*)²): the first, or for `l2` the second's root."""
     return sums[..., 0] if distance == "l1" else sums[..., 1].sqrt()
 
 
-def distance_sums(theta: Tensor, target: Tensor) -> Tensor:
-    """Compute (Σ|θ − θ*|, Σ(θ − θ*)²) as float64 [2], from θ and θ* of shape [P]."""
+def distance_sums(theta: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Compute (Σ w|θ − θ*|, Σ w(θ − θ*)²) as float64 [2], from θ, θ* and w of shape [P]; None for w = 1."""
     gap = (theta - target).double()
-    return torch.stack([gap.abs().sum(), gap.square().sum()])
+    return torch.stack([weighted(term, weights).sum() for term in (gap.abs(), gap.square())])
 
 
 def select_step(distances: Tensor, selection: Selection) -> int:

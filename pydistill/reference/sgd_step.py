@@ -8,13 +8,14 @@ from torch import Tensor
 from pydistill.errors import InputError
 
 
-def check_sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor) -> None:
+def check_sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor, weights: Tensor | None = None) -> None:
     """Check the arguments of `sgd_step`.
 
     Raises:
         InputError: `theta` is not a float32 or float64 vector, or another argument does not match it.
     """
-    for name, value in (("theta", theta), ("grad", grad), ("lr", lr), ("target", target)):
+    vectors = {"grad": grad, "target": target} | ({} if weights is None else {"weights": weights})
+    for name, value in {"theta": theta, "lr": lr, **vectors}.items():
         if not isinstance(value, Tensor):
             raise InputError(f"sgd_step: {name} must be a tensor, not {type(value).__name__}")
     if theta.dtype not in (torch.float32, torch.float64):
@@ -23,21 +24,24 @@ def check_sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor) -> N
         raise InputError(f"sgd_step: theta has shape {list(theta.shape)}; it must be a vector [P]")
     if lr.dim() != 0:
         raise InputError(f"sgd_step: lr has shape {list(lr.shape)}; it must be a 0-dim tensor")
-    for name, value in (("grad", grad), ("target", target)):
+    for name, value in vectors.items():
         if value.shape != theta.shape:
             raise InputError(
                 f"sgd_step: {name} has shape {list(value.shape)} where theta has shape {list(theta.shape)}"
             )
-    for name, value in (("grad", grad), ("lr", lr), ("target", target)):
+    for name, value in {"lr": lr, **vectors}.items():
         if value.dtype != theta.dtype:
             raise InputError(f"sgd_step: {name} is {value.dtype} where theta is {theta.dtype}")
         if value.device != theta.device:
             raise InputError(f"sgd_step: {name} is on {value.device} where theta is on {theta.device}")
 
 
-def sgd_step(theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def sgd_step(
+    theta: Tensor, grad: Tensor, lr: Tensor, target: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """`pydistill.ops.sgd_step` in plain PyTorch: same arguments, same results, same errors; any order of derivative."""
-    check_sgd_step(theta, grad, lr, target)
+    check_sgd_step(theta, grad, lr, target, weights)
     theta_next = theta - lr * grad
     gap = (theta_next - target).double()
-    return theta_next, torch.stack([gap.abs().sum(), gap.square().sum()])
+    terms = (gap.abs(), gap.square())
+    return theta_next, torch.stack([(term if weights is None else weights * term).sum() for term in terms])

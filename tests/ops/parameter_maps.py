@@ -1,4 +1,4 @@
-"""The two maps over the parameter vector with a reduction, `sgd_step` and `adjoint_step`, as the tests see them."""
+"""The maps over the parameter vector with a reduction, `sgd_step` and `adjoint_step`, as the tests see them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class ParameterMap:
 
     Attributes:
         name: the op.
+        case: the op, and which of its optional arguments it has.
         arguments: the names of its arguments, in order.
         direction: the argument d of x' = x − α d.
         sums: the reduction, from x' and the arguments, all in float64.
@@ -31,6 +32,7 @@ class ParameterMap:
     """
 
     name: str
+    case: str
     arguments: tuple[str, ...]
     direction: str
     sums: Callable[[Tensor, dict[str, Tensor]], Tensor]
@@ -57,13 +59,16 @@ class ParameterMap:
         return self.arguments.index("lr")
 
     def inputs(self, vectors: tuple[Tensor, ...], lr: Tensor) -> Inputs:
-        """The arguments in order, from the three vectors and α."""
+        """The arguments in order, from the vectors and α."""
         return *vectors[: self.lr], lr, *vectors[self.lr :]
 
     def random(self, size: int, dtype: torch.dtype, device: str = "cpu", *, requires_grad: bool = False) -> Inputs:
         generator = torch.Generator().manual_seed(size)
-        vectors = tuple(torch.randn(size, dtype=dtype, generator=generator).to(device) for _ in range(3))
-        inputs = self.inputs(vectors, torch.tensor(0.3, dtype=dtype, device=device))
+        count = len(self.arguments) - 1
+        vectors = [torch.randn(size, dtype=dtype, generator=generator).to(device) for _ in range(count)]
+        if "weights" in self.arguments:
+            vectors[-1] = vectors[-1].abs()
+        inputs = self.inputs(tuple(vectors), torch.tensor(0.3, dtype=dtype, device=device))
         return tuple(value.requires_grad_(requires_grad) for value in inputs)
 
     def by_name(self, inputs: Inputs) -> dict[str, Tensor]:
@@ -77,7 +82,8 @@ class ParameterMap:
 
 def _distances(theta_next: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     gap = (theta_next - inputs["target"]).double()  # the gap is taken in the dtype of θ
-    return torch.stack([gap.abs().sum(), gap.square().sum()])
+    weights = inputs.get("weights", torch.ones_like(gap)).double()
+    return torch.stack([(weights * gap.abs()).sum(), (weights * gap.square()).sum()])
 
 
 def _inner(adjoint_next: Tensor, inputs: dict[str, Tensor]) -> Tensor:
@@ -85,6 +91,7 @@ def _inner(adjoint_next: Tensor, inputs: dict[str, Tensor]) -> Tensor:
 
 
 SGD_STEP = ParameterMap(
+    "sgd_step",
     "sgd_step",
     ("theta", "grad", "lr", "target"),
     "grad",
@@ -94,7 +101,19 @@ SGD_STEP = ParameterMap(
     ((1.0, 1.0, 9.0), [8.0, 64.0]),
     ((0, 1, 2), (0, 1, 2, 3)),
 )
+WEIGHTED_SGD_STEP = ParameterMap(
+    "sgd_step",
+    "sgd_step with weights",
+    ("theta", "grad", "lr", "target", "weights"),
+    "grad",
+    _distances,
+    (2,),
+    (([1.0, 2.0], [2.0, -4.0], [1.0, 1.0], [3.0, 0.5]), [0.0, 4.0], [4.5, 7.5]),
+    ((1.0, 1.0, 9.0, 0.5), [4.0, 32.0]),
+    ((0, 1, 2), (0, 1, 2, 3, 4)),
+)
 ADJOINT_STEP = ParameterMap(
+    "adjoint_step",
     "adjoint_step",
     ("adjoint", "product", "grad", "lr"),
     "product",
@@ -104,12 +123,12 @@ ADJOINT_STEP = ParameterMap(
     ((1.0, 1.0, 8.0), [8.0]),
     ((0, 1, 3), (0, 2)),
 )
-MAPS = (SGD_STEP, ADJOINT_STEP)
+MAPS = (SGD_STEP, WEIGHTED_SGD_STEP, ADJOINT_STEP)
 
 
 def sums_bound(step: ParameterMap, inputs: Inputs) -> float:
     """The absolute error that the sums may have: none for the distances, 1e-14 of the inner product's magnitudes."""
-    if step is SGD_STEP:
+    if step is not ADJOINT_STEP:
         return 0.0
     adjoint, _, grad, _ = inputs
     return 1e-14 * (1 + (adjoint.double() * grad.double()).abs().sum().item())

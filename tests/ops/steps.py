@@ -23,6 +23,7 @@ class Tables:
 
         self.number, self.step = step, torch.tensor(step, device=device)
         self.theta, self.grad, self.target, self.adjoint = (numbers(size) for _ in range(4))
+        self.weights = self.adjoint.abs()
         self.lr = numbers(STEPS)
         self.points = numbers(STEPS + 1, size)
         self.distances = torch.full((STEPS + 1, 2), -77.0, dtype=torch.float64, device=device)
@@ -45,13 +46,14 @@ def _take_point(ops: Any, t: Tables) -> None:
     assert torch.equal(t.out, t.points[t.number])
 
 
-def _sgd_step(ops: Any, t: Tables) -> None:
+def _sgd_step(ops: Any, t: Tables, weights: Tensor | None = None) -> None:
     points, distances = t.points.clone(), t.distances.clone()
     points[t.number + 1] = t.theta - t.lr[t.number] * t.grad
-    ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.lr, t.step, t.points, t.distances)
+    ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, weights, t.lr, t.step, t.points, t.distances)
     torch.testing.assert_close(t.points[t.number + 1], points[t.number + 1])
     gap = (t.points[t.number + 1] - t.target).double()
-    distances[t.number + 1] = torch.stack([gap.abs().sum(), gap.square().sum()])
+    w = torch.ones_like(gap) if weights is None else weights.double()
+    distances[t.number + 1] = torch.stack([(w * gap.abs()).sum(), (w * gap.square()).sum()])
     torch.testing.assert_close(t.distances, distances, rtol=1e-12, atol=0)
     others = [row for row in range(STEPS + 1) if row != t.number + 1]
     assert torch.equal(t.points[others], points[others])
@@ -99,6 +101,7 @@ def _subtract_at_step(ops: Any, t: Tables) -> None:
 KERNELS: dict[str, Callable[[Any, Tables], None]] = {
     "take_point": _take_point,
     "sgd_step_of_tables": _sgd_step,
+    "sgd_step_of_tables with weights": lambda ops, tables: _sgd_step(ops, tables, tables.weights),
     "adjoint_step_of_tables": _adjoint_step,
     "take_rows": _take_rows,
     "take_rows, some of which do not exist": _take_rows_that_do_not_exist,

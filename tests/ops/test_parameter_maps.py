@@ -11,13 +11,13 @@ from torch import Tensor
 
 from pydistill.errors import InputError
 from tests.ops.builds import compiled_only
-from tests.ops.parameter_maps import ADJOINT_STEP, MAPS, SGD_STEP, Op, ParameterMap, sums_bound
+from tests.ops.parameter_maps import ADJOINT_STEP, MAPS, SGD_STEP, WEIGHTED_SGD_STEP, Op, ParameterMap, sums_bound
 
 SIZES = [0, 1, 2, 7, 8, 9, 97, 8191, 8192, 8193, 40_009]  # around the lanes and the chunks of csrc/cpu/reduce_chunk.h
 DTYPES = [torch.float32, torch.float64]
 
 
-@pytest.fixture(params=MAPS, ids=lambda step: step.name)
+@pytest.fixture(params=MAPS, ids=lambda step: step.case)
 def step(request: pytest.FixtureRequest) -> ParameterMap:
     return request.param
 
@@ -34,7 +34,7 @@ def test_agrees_with_its_formula_in_float64(step: ParameterMap, op: Op, size: in
     following, sums = op(*inputs)
     torch.testing.assert_close(following.double(), step.formula(inputs), rtol=0, atol=8 * torch.finfo(dtype).eps)
     expected = step.sums(following, step.by_name(inputs))
-    rtol = 1e-13 if step is SGD_STEP else 0
+    rtol = 1e-13 if step is not ADJOINT_STEP else 0
     torch.testing.assert_close(sums, expected, rtol=rtol, atol=sums_bound(step, inputs))
     assert (following.dtype, following.shape) == (dtype, (size,))
     assert (sums.dtype, sums.shape) == (torch.float64, step.sums_shape)
@@ -74,7 +74,7 @@ def test_non_finite_values_propagate(step: ParameterMap, op: Op, bad: float) -> 
     values["grad"][8500] = bad
     values[step.direction][8600] = bad
     following, sums = op(*inputs)
-    places = [8500, 8600] if step is SGD_STEP else [8600]
+    places = [8500, 8600] if step is not ADJOINT_STEP else [8600]
     assert (~following.isfinite()).nonzero().flatten().tolist() == places
     assert not sums.isfinite().any()
 
@@ -103,7 +103,9 @@ def test_gradcheck_and_gradgradcheck(step: ParameterMap, op: Op, size: int) -> N
     assert torch.autograd.gradgradcheck(op, inputs)
 
 
-GRADIENTS = [(step, result, argument) for step in MAPS for result in range(2) for argument in range(4)]
+GRADIENTS = [
+    (step, result, argument) for step in MAPS for result in range(2) for argument in range(len(step.arguments))
+]
 
 
 @pytest.mark.parametrize(
@@ -150,10 +152,11 @@ def _scalar_of_lr(step: ParameterMap, op: Op) -> tuple[Callable[[Tensor], Tensor
 
     def function(rate: Tensor) -> Tensor:
         following, sums = op(*inputs[: step.lr], rate, *inputs[step.lr + 1 :])
-        return sums[1] if step is SGD_STEP else following.square().sum() + sums
+        return sums[1] if step is not ADJOINT_STEP else following.square().sum() + sums
 
-    end = step.formula(inputs) - (values["target"] if step is SGD_STEP else 0)
-    return function, lr, -2 * (end * direction).sum(), 2 * direction.square().sum()
+    end = step.formula(inputs) - (values["target"] if step is not ADJOINT_STEP else 0)
+    weights = values.get("weights", torch.ones_like(end))
+    return function, lr, -2 * (weights * end * direction).sum(), 2 * (weights * direction.square()).sum()
 
 
 def test_forward_mode_and_function_transforms(step: ParameterMap, op: Op) -> None:
@@ -189,6 +192,8 @@ WRONG_SHAPE_OR_DTYPE: list[tuple[ParameterMap, str, Spoil]] = [
     (SGD_STEP, "theta", lambda v: v.reshape(5, 1)),
     (SGD_STEP, "target", lambda v: v.reshape(1, 5)),
     (SGD_STEP, "target", lambda v: v.double()),
+    (WEIGHTED_SGD_STEP, "weights", lambda v: v[:4]),
+    (WEIGHTED_SGD_STEP, "weights", lambda v: v.double()),
     (ADJOINT_STEP, "adjoint", lambda v: v.half()),
     (ADJOINT_STEP, "adjoint", lambda v: v.reshape(5, 1)),
     (ADJOINT_STEP, "product", lambda v: v[:4]),
@@ -200,6 +205,8 @@ WRONG_SHAPE_OR_DTYPE: list[tuple[ParameterMap, str, Spoil]] = [
 ]
 WRONG_KIND_OR_DEVICE: list[tuple[ParameterMap, str, Spoil]] = [
     (SGD_STEP, "target", lambda v: v.to("meta")),
+    (WEIGHTED_SGD_STEP, "weights", lambda v: v.to("meta")),
+    (WEIGHTED_SGD_STEP, "weights", lambda v: 0.5),
     (ADJOINT_STEP, "product", lambda v: v.to("meta")),
     *((step, "grad", lambda v: v.to("meta")) for step in MAPS),
     *((step, "lr", lambda v: v.to("meta")) for step in MAPS),

@@ -7,7 +7,7 @@ import torch
 
 from pydistill.errors import InputError
 from tests.ops.builds import needs_gpu, needs_kernels
-from tests.ops.parameter_maps import MAPS, SGD_STEP, Inputs, ParameterMap
+from tests.ops.parameter_maps import ADJOINT_STEP, MAPS, WEIGHTED_SGD_STEP, Inputs, ParameterMap
 
 pytestmark = [pytest.mark.cuda, needs_gpu]
 
@@ -15,7 +15,7 @@ ELEMENTS_PER_BLOCK = 4096  # csrc/cuda/map_reduce.cuh
 SIZES = [0, 1, 31, 255, 256, 257, 1023, 1025, 4095, 4096, 4097, 1_048_583]
 
 
-@pytest.fixture(params=MAPS, ids=lambda step: step.name)
+@pytest.fixture(params=MAPS, ids=lambda step: step.case)
 def step(request: pytest.FixtureRequest) -> ParameterMap:
     return request.param
 
@@ -32,7 +32,7 @@ def test_indexing_and_tails(step: ParameterMap, size: int, dtype: torch.dtype) -
     following, sums = step.op(*inputs)
     expected, expected_sums = step.reference(*(value.cpu().double() for value in inputs))
     torch.testing.assert_close(following.cpu().double(), expected, rtol=0, atol=8 * torch.finfo(dtype).eps)
-    if step is SGD_STEP:
+    if step is not ADJOINT_STEP:
         torch.testing.assert_close(sums, step.sums(following, step.by_name(inputs)), rtol=1e-12, atol=0)
     else:
         torch.testing.assert_close(sums.cpu(), expected_sums, rtol=0, atol=1e-14 * (1 + size))
@@ -55,10 +55,11 @@ def test_more_elements_than_32_bits_count(step: ParameterMap) -> None:
         pytest.skip("the GPU has too little free memory for 2**31 + 5 elements")
     first, others = torch.zeros(size, device="cuda"), torch.zeros(size, device="cuda")
     first[-1] = 3.0
-    if step is SGD_STEP:
-        following, distances = step.op(first, others, torch.ones((), device="cuda"), others)
+    if step is not ADJOINT_STEP:
+        weights = (first,) if step is WEIGHTED_SGD_STEP else ()
+        following, distances = step.op(first, others, torch.ones((), device="cuda"), others, *weights)
         assert following[-1].item() == 3.0
-        assert distances.tolist() == [3.0, 9.0]
+        assert distances.tolist() == ([9.0, 27.0] if weights else [3.0, 9.0])
     else:
         following, inner = step.op(first, first, first, torch.full((), 2.0, device="cuda"))
         assert following[-1].item() == -3.0

@@ -30,7 +30,12 @@ def test_what_does_not_fit_is_refused() -> None:
         ops.steps_take_rows(tables.table, tables.index, torch.tensor(10**9), tables.taken)
     with pytest.raises(ValueError, match="target"):
         ops.steps_sgd_step_of_tables(
-            tables.theta, tables.grad, torch.zeros(8), tables.lr, tables.step, tables.points, tables.distances
+            tables.theta, tables.grad, torch.zeros(8), None, tables.lr, tables.step, tables.points, tables.distances
+        )
+    with pytest.raises(ValueError, match="weights"):
+        ops.steps_sgd_step_of_tables(
+            *(tables.theta, tables.grad, tables.target, torch.zeros(8)),
+            *(tables.lr, tables.step, tables.points, tables.distances),
         )
     with pytest.raises(ValueError, match="gradient"):
         ops.steps_subtract_rows(tables.share, tables.index, tables.lr, tables.step, torch.zeros(5, 3))

@@ -24,7 +24,7 @@ def test_same_bits_on_every_run() -> None:
     for _ in range(5):
         t = Tables(1_048_583, 1, torch.float32, "cuda")
         ops = torch.ops.pydistill
-        ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.lr, t.step, t.points, t.distances)
+        ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.weights, t.lr, t.step, t.points, t.distances)
         ops.steps_subtract_rows(t.share, t.index, t.lr, t.step, t.gradient)
         actual.append((t.points, t.distances, t.gradient))
     for value in actual[1:]:
@@ -38,7 +38,7 @@ def test_is_captured_in_a_graph_and_replayed_on_new_values() -> None:
     lr = torch.ones(3, dtype=torch.float64, device="cuda")
 
     def work() -> None:
-        ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, lr, t.step, t.points, t.distances)
+        ops.steps_sgd_step_of_tables(t.theta, t.grad, t.target, t.weights, lr, t.step, t.points, t.distances)
         t.step.add_(1)
 
     work()

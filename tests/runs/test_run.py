@@ -19,6 +19,7 @@ from pydistill.artefact.figures import curves_figure, save_figure
 from pydistill.artefact.file import Artefact
 from pydistill.data import DsaSettings
 from pydistill.distillation.distiller import Distiller
+from pydistill.distillation.weighting import MatchedParameters
 from pydistill.errors import InputError, MismatchError, OutOfMemoryError
 from pydistill.nn import ModelSettings
 from pydistill.runs import run as run_module
@@ -56,6 +57,9 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
         {"method": "ftd", "ema": 0.9},
         {"method": "datm", "grow_from": 1, "grow_iterations": 6, "skip_loss_above": 2.0, "momentum_label": 0.9},
         {"method": "progressive", "ipc": 3, "redraw_every": 2, "redraw_above": 0.1, "max_start": None},
+        {"match_parameters": MatchedParameters("depth", leave_out=0.25)},
+        {"match_parameters": MatchedParameters("rank", leave_out=0.25)},
+        {"match_parameters": MatchedParameters("paced", threshold=1e-7, growth=2.0, growth_every=1)},
         {"optimiser": "adam", "lr_image": 0.1, "snapshot_every": 2},
         {"decoder": DecoderSettings("upsample")},
         {"decoder": DecoderSettings("mirror"), "labels": "learned"},
@@ -66,6 +70,7 @@ def test_a_run_done_again_writes_the_same_files_of_sets(store: TrajectoryStore, 
     ids=[
         *("att", "mct", "learned", "teacher and augmentation", "several experts"),
         *("momentum of labels", "frozen and spread", "ftd", "datm", "progressive"),
+        *("depth", "rank", "paced"),
         *("adam", "upsample", "mirror", "dct", "gaussians", "siren"),
     ],
 )

@@ -25,7 +25,8 @@ def match_autograd(problem: Problem) -> Match:
     truncated = problem.gradient == "truncated"
     theta = problem.start.clone()  # the module may overwrite its parameters
     points = [theta]
-    sums = [distance_sums(theta.detach(), problem.target.detach())]
+    target, weights = problem.target.detach(), problem.distance_weights
+    sums = [distance_sums(theta.detach(), target, weights)]
     for step in range(problem.steps):
         images, labels = plan.rows(plan.sources, step)
         images = plan.augmented(images, step)
@@ -33,9 +34,10 @@ def match_autograd(problem: Problem) -> Match:
         gradient = student.gradient(at, images, labels, create_graph=differentiates, rehearse=True)
         theta = theta - problem.step_lr(problem.lr, step) * gradient
         points.append(theta)
-        sums.append(distance_sums(theta.detach(), problem.target.detach()))
+        sums.append(distance_sums(theta.detach(), target, weights))
     student.check_unchanged()
     distances: Tensor = distance_from_sums(torch.stack(sums), problem.distance)
     chosen = select_step(distances, problem.selection)
-    loss = matching_loss(points[chosen], problem.start, problem.target)
-    return Match(loss, chosen, distances, "autograd")
+    weights = problem.loss_weights(points[chosen])
+    loss = matching_loss(points[chosen], problem.start, problem.target, weights)
+    return Match(loss, chosen, distances, "autograd", weights)

@@ -70,7 +70,7 @@ class FusedSweep(Sweep):
         model = problem.student.model
         self._check_labels(int(model.num_classes))  # type: ignore[arg-type]
         with torch.no_grad():
-            self.arrangement = Arrangement(problem.plan)
+            self.arrangement = Arrangement(problem.plan, weighted=problem.distance_weights is not None)
 
     def _check_labels(self, classes: int) -> None:
         plan = self.problem.plan
@@ -101,12 +101,14 @@ class FusedSweep(Sweep):
 
     def train(self) -> tuple[Points, Tensor]:
         problem = self.problem
-        start, target = problem.start.detach(), problem.target.detach()
+        start, target, weights = problem.start.detach(), problem.target.detach(), problem.distance_weights
         points = start.new_empty(problem.steps + 1, start.numel())
         points[0] = start
         with self._filled_program(problem.plan.sources, problem.lr, points) as program:
             program.target.copy_(target)
-            program.sums[0] = distance_sums(start, target)
+            if program.weights is not None and weights is not None:
+                program.weights.copy_(weights)
+            program.sums[0] = distance_sums(start, target, weights)
             program.train(problem.steps)
             return points, program.sums.clone()
 
@@ -160,8 +162,8 @@ def match_many_fused(problems: Sequence[Problem]) -> list[Match]:
             sweep.stream = streams[number % len(streams)]
             with sweep.on_stream():
                 sweep.launch()
+        return [match_by_sweep(sweep) for sweep in sweeps]
     except BaseException:  # nobody may free what a stream still works on
         for stream in streams:
             callers.wait_stream(stream)
         raise
-    return [match_by_sweep(sweep) for sweep in sweeps]

@@ -57,11 +57,13 @@ class ProgramShape:
         images: [n, C, H, W], all that the steps make their batches of.
         batches: the kinds of batches.
         batches_of_step: for each of the N steps, which of them.
+        weighted: whether the distances have weights.
     """
 
     images: tuple[int, ...]
     batches: tuple[BatchShape, ...]
     batches_of_step: tuple[int, ...]
+    weighted: bool
 
     @property
     def largest_images(self) -> tuple[int, ...]:
@@ -89,7 +91,7 @@ class Arrangement:
         InputError: a draw does not fit the images.
     """
 
-    def __init__(self, plan: BatchPlan) -> None:
+    def __init__(self, plan: BatchPlan, *, weighted: bool = False) -> None:
         self.plan = plan
         self.rows: dict[int, tuple[int, int]] = {}
         tables: dict[str, tuple[int, ...]] = {}
@@ -113,6 +115,7 @@ class Arrangement:
             tables["images"],
             tuple(BatchShape(size, tables[kind], shape) for size, kind in kinds),
             tuple(kinds.index(kind) for kind in of_step),
+            weighted,
         )
 
     def _tables(
@@ -156,7 +159,8 @@ class Program:
     Attributes:
         step: the counter k, int64 [].
         target, adjoint: [P]; lr, lr_gradient: [N].
-        sums: (Σ|θ_k − θ*|, Σ(θ_k − θ*)²), float64 [N + 1, 2].
+        weights: w, [P]; None for w = 1.
+        sums: (Σ w|θ_k − θ*|, Σ w(θ_k − θ*)²), float64 [N + 1, 2].
         images, image_gradients: [n, C, H, W].
         labels, label_gradients: by their number of dimensions, [n] or [n, K]; class numbers have no gradients.
         batches: the tables of each kind of batch.
@@ -171,6 +175,7 @@ class Program:
             integers: dict[str, Any] = {"dtype": torch.int64, "device": device}
             self.step = torch.zeros((), **integers)
             self.target, self.adjoint = (like.new_zeros(student.parameters()) for _ in range(2))
+            self.weights = torch.zeros_like(self.target) if shape.weighted else None
             self.lr, self.lr_gradient = (like.new_zeros(steps) for _ in range(2))
             self.sums = like.new_zeros(steps + 1, 2, dtype=torch.float64)
             self.images, self.image_gradients = (like.new_zeros(shape.images) for _ in range(2))
@@ -211,6 +216,7 @@ class Program:
                 batches=self.batches,
                 batches_of_step=list(shape.batches_of_step),
                 graphs=graphs,
+                weights=self.weights,
             )
             self._switched_off = "" if graphs or device.type == "cpu" else f"{SWITCH}=0"
 

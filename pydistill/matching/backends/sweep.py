@@ -1,7 +1,7 @@
 """The adjoint sweep: the exact hypergradient of a student's unrolled training, in the memory of one step.
 
 The forward sweep stores θ_0 … θ_K and the distances only. The backward sweep starts from
-λ_K = 2 (θ_K − θ*) / ‖θ_0 − θ*‖² and computes
+λ_K = 2 w (θ_K − θ*) / Σ w (θ_0 − θ*)², with w = 1 or the weights of the loss, and computes
 
     for k = K−1 … 0:
         s = ⟨∇_θ ℓ(θ_k, X_k, Y_k), λ_{k+1}⟩
@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from pydistill.matching.loss import matching_loss
+from pydistill.matching.loss import matching_loss, weighted
 from pydistill.matching.problem import Match, Problem
 from pydistill.matching.selection import distance_from_sums, select_step
 
@@ -41,6 +41,7 @@ class Sweep(ABC):
         points: θ_0 … θ_K after `forward`.
         step: K after `forward`.
         distances: d(θ_k, θ*) for k = 0 … N after `forward`.
+        weights: w of the loss after `forward`; None for w = 1.
         stream: the CUDA stream that both sweeps run on; None for the caller's stream.
     """
 
@@ -51,12 +52,13 @@ class Sweep(ABC):
         self.points: Points = []
         self.step = 0
         self.distances = torch.empty(0)
+        self.weights: Tensor | None = None
         self.stream: torch.cuda.Stream | None = None
         self._sums: Tensor | None = None
 
     @abstractmethod
     def train(self) -> tuple[Points, Tensor]:
-        """Train for N steps; return θ_0 … θ_N and the sums [N + 1, 2] = (Σ|θ_k − θ*|, Σ(θ_k − θ*)²)."""
+        """Train for N steps; return θ_0 … θ_N and the sums [N + 1, 2] = (Σ w|θ_k − θ*|, Σ w(θ_k − θ*)²)."""
 
     @abstractmethod
     def backward_steps(
@@ -100,7 +102,8 @@ class Sweep(ABC):
         self.distances = distance_from_sums(self._sums, self.problem.distance)
         self.step = select_step(self.distances, self.problem.selection)
         self.points = self.points[: self.step + 1]
-        return matching_loss(self.points[-1], self.points[0], self.problem.target.detach())
+        self.weights = self.problem.loss_weights(self.points[-1])
+        return matching_loss(self.points[-1], self.points[0], self.problem.target.detach(), self.weights)
 
     def backward(
         self, loss: Tensor, target: Tensor, lr: Tensor, sources: tuple[Tensor, ...], needed: tuple[bool, ...]
@@ -108,10 +111,10 @@ class Sweep(ABC):
         """Sweep from step K to 0; return ∂L/∂(start, target, lr, *sources), None where not `needed`."""
         of_steps = Needed(needed[0], needed[2], needed[3:])
         offset = self.points[0] - target
-        scale = 2.0 / offset.square().sum()
-        arrival_adjoint = scale * (self.points[-1] - target)
+        scale = 2.0 / weighted(offset.square(), self.weights).sum()
+        arrival_adjoint = weighted(scale * (self.points[-1] - target), self.weights)
         adjoint, lr_gradient, gradients = self.backward_steps(arrival_adjoint, lr, sources, of_steps)
-        normaliser = loss * scale * offset
+        normaliser = weighted(loss * scale * offset, self.weights)
         start_gradient = adjoint - normaliser if of_steps.start else None
         target_gradient = normaliser - arrival_adjoint if needed[1] else None
         return [start_gradient, target_gradient, lr_gradient, *gradients]
@@ -148,15 +151,15 @@ class _AdjointMatching(torch.autograd.Function):
     def forward(ctx: Any, sweep: Sweep, start: Tensor, target: Tensor, lr: Tensor, *sources: Tensor) -> Tensor:
         with sweep.on_stream():
             loss = sweep.forward()
-        sweep.join([loss, sweep.distances])
+        sweep.join([loss, sweep.distances, sweep.weights])
         ctx.sweep = sweep
-        # The same tensors as in sweep.problem. Saved here, autograd raises if one was changed in place before backward.
-        ctx.save_for_backward(loss, start, target, lr, *sources)
+        # The same tensors as in the sweep. Saved here, autograd raises if one was changed in place before backward.
+        ctx.save_for_backward(loss, start, target, lr, sweep.weights, *sources)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        loss, start, target, lr, *sources = ctx.saved_tensors
+        loss, start, target, lr, _, *sources = ctx.saved_tensors
         sweep, needed = ctx.sweep, ctx.needs_input_grad[1:]
         with torch.no_grad():
             with sweep.on_stream():  # needs nothing that the forward sweep did not already wait for
@@ -182,4 +185,4 @@ def match_by_sweep(sweep: Sweep) -> Match:
     """
     problem = sweep.problem
     loss = _AdjointMatching.apply(sweep, problem.start, problem.target, problem.lr, *problem.plan.sources)
-    return Match(loss, sweep.step, sweep.distances, sweep.backend)
+    return Match(loss, sweep.step, sweep.distances, sweep.backend, sweep.weights)

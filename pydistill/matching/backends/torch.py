@@ -75,15 +75,15 @@ class TorchSweep(Sweep):
     def train(self) -> tuple[Points, Tensor]:
         problem = self.problem
         theta, target = problem.start.detach().clone(), problem.target.detach()
-        lr = problem.lr.detach()
+        lr, weights = problem.lr.detach(), problem.distance_weights
         points = [theta]
-        sums = [distance_sums(theta, target)]
+        sums = [distance_sums(theta, target, weights)]
         budget = _Budget(problem.memory or 0, shared=problem.plan.sources)
         self._replay.store()
         for step in range(problem.steps):
             gradient = self._first_gradient(step, theta, budget)
             self._replay.store()
-            theta, step_sums = ops.sgd_step(theta, gradient, problem.step_lr(lr, step), target)
+            theta, step_sums = ops.sgd_step(theta, gradient, problem.step_lr(lr, step), target, weights)
             points.append(theta)
             sums.append(step_sums)
         problem.student.check_unchanged()

@@ -73,6 +73,19 @@ def test_another_dtype_has_another_program() -> None:
     assert same_bits(case.run("fused"), expected)
 
 
+def test_weights_have_another_program_and_leave_no_trace() -> None:
+    cases = [make_case(steps=3, selection="nearest") for _ in range(3)]
+    for case, number in zip(cases, (1.0, 0.5), strict=False):
+        case.options["weights"] = torch.linspace(0, number, len(case.start), dtype=torch.float64)
+    expected = []
+    for case in cases:
+        release_students()
+        expected.append(case.run("fused"))
+    for case, before in (*zip(cases, expected, strict=True), (cases[0], expected[0])):
+        assert same_bits(case.run("fused"), before)
+    assert len(cached_programs()) == 2
+
+
 @pytest.mark.parametrize("options", [{"gradient": "truncated"}, {"selection": "nearest"}, {"distance": "l2"}], ids=str)
 def test_other_options_need_no_other_program(options: dict[str, Any]) -> None:
     case = make_case(steps=3, labels="soft", distance_to_target=0.3)

@@ -57,6 +57,7 @@ def on_gpu(case: Case) -> Case:
     moved.model = copy.deepcopy(case.model).cuda()
     if case.draws is not None:
         moved.draws = [draw.to(torch.device("cuda")) for draw in case.draws]
+    moved.options = {name: value.cuda() if isinstance(value, Tensor) else value for name, value in case.options.items()}
     return moved
 
 
@@ -71,8 +72,11 @@ def on_gpu(case: Case) -> Case:
     ],
     ids=str,
 )
-def test_agrees_with_the_whole_graph_on_the_gpu_and_on_the_cpu(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_agrees_with_the_whole_graph_on_the_gpu_and_on_the_cpu(settings: dict[str, Any], weighted: bool) -> None:
     case = make_case(**settings)
+    if weighted:
+        case.options["weights"] = torch.linspace(0, 1, len(case.start), dtype=torch.float64)
     actual = on_gpu(case).run("fused")
     assert_same(actual, on_gpu(case).run("autograd"), 1e-9)
     on_cpu = case.run("autograd")
