@@ -76,11 +76,12 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     hooks = [linear.register_forward_pre_hook(record) for linear in linears]
+    dtype = next((parameter.dtype for parameter in network.parameters()), images.dtype)
     parts = []
     try:
         with evaluating(network):
             for chunk in torch.split(images, _CHUNK):
-                network(chunk)
+                network(chunk.to(dtype))
                 if not inputs:
                     name = type(network).__name__
                     raise InputError(
