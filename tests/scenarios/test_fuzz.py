@@ -28,7 +28,7 @@ from pydistill.evaluation.evaluations_file import add_evaluations, read_evaluati
 from pydistill.recipes.recipe import load_recipe
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.report.contents import read_run
-from pydistill.runs.report.tables import comparison, costs, networks, outcome, progress
+from pydistill.runs.report.tables import costs, networks, outcome, progress
 from pydistill.runs.run import run_distillation
 from pydistill.trajectories import TrajectoryStore, export_mct, export_mtt, import_mct, import_mtt
 from tests.helpers.blobs import blobs
@@ -120,7 +120,6 @@ def read_page(root: Path) -> None:
     assert outcome(contents)
     assert costs(contents)
     assert progress(contents)
-    comparison(contents)
 
 
 def read_rows(root: Path) -> None:
