@@ -55,7 +55,7 @@ def title(run: Path) -> str:
 
 
 def test_a_finished_run_shows_its_set(finished: Path) -> None:
-    assert title(finished) == "after: distilled"
+    assert title(finished) == "after: distilled, 256 numbers, 1.02 kB"
 
 
 def test_a_stopped_run_shows_its_checkpoint(stopped: Path) -> None:

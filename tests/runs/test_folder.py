@@ -26,7 +26,7 @@ from pydistill._util.locking import results_writer
 from pydistill._util.tensor_file import write_tensors
 from pydistill.errors import FormatError, InputError
 from pydistill.evaluation.evaluations_file import add_evaluations
-from pydistill.runs.folder import CHECKPOINT_KEY, RunFolder
+from pydistill.runs.folder import CHECKPOINT_FORMAT, CHECKPOINT_KEY, RunFolder
 from pydistill.runs.report import write_report
 from pydistill.runs.run import run_distillation
 from pydistill.trajectories import TrajectoryStore
@@ -96,7 +96,7 @@ def test_a_lost_or_damaged_checkpoint_is_refused(store: TrajectoryStore, tmp_pat
     refused(store, folder, InputError, CHECKPOINT_NAME)
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [CHECKPOINT_FORMAT - 1, CHECKPOINT_FORMAT + 1])
 def test_a_checkpoint_of_another_version_is_refused(version: int, store: TrajectoryStore, tmp_path: Path) -> None:
     folder = finished(store, tmp_path)
     state, tensors = folder.load_checkpoint()
