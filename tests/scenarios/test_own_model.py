@@ -33,6 +33,6 @@ def test_the_page_s_commands(
         assert words[0] == "pydistill"
         assert main([*words[1:], *FLAGS.get(words[1], small)]) == 0
     output = capsys.readouterr().out
-    assert re.search(r"^mynet:small .*%", output, re.MULTILINE)
-    assert re.search(r"^mlp2-w16 .*%", output, re.MULTILINE)
+    assert re.search(r"\bmynet:small\b.*%", output)
+    assert re.search(r"\bmlp2-w16\b.*%", output)
     assert str(tmp_path) in sys.path
