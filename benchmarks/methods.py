@@ -2,8 +2,8 @@
 
     python -m benchmarks.methods --work FOLDER [--seed 0 1 2] [--only ROW ...]
 
-Each run is a process of its own on one thread, so that its memory can be told. Experts and finished runs in FOLDER are
-not made again, so a stopped benchmark goes on where it was. The rows are written to benchmarks/results/methods.csv and
+Each run is a process of one thread, which measures its own peak memory. Experts and finished runs in FOLDER are not
+made again, so a stopped benchmark goes on where it was. The rows are appended to benchmarks/results/methods.csv and
 printed as the table of docs/results.md.
 """
 
@@ -22,6 +22,7 @@ import torch
 from benchmarks import harness
 from pydistill._util.files import read_json
 from pydistill._util.layout import BASELINES_NAME
+from pydistill.trajectories import TrajectoryStore
 
 RESULTS = harness.RESULTS / "methods.csv"
 COLUMNS = (
@@ -128,9 +129,12 @@ def references(seed: int, work: Path) -> list[dict[str, Any]]:
         name = record["trained_on"]
         if name not in best or record["mean"] > best[name]["mean"]:
             best[name] = record
+    store = TrajectoryStore.open(work / f"experts-{seed}")
+    experts = [store.accuracies(position)["test"][-1] for position in range(len(store))]
+    accuracies = {name: (record["mean"], record["std"]) for name, record in best.items()}
+    accuracies["the experts"] = (statistics.fmean(experts), statistics.pstdev(experts))
     return [
-        {"row": name, "seed": seed, "accuracy": record["mean"], "over_networks": record["std"]}
-        for name, record in best.items()
+        {"row": name, "seed": seed, "accuracy": mean, "over_networks": std} for name, (mean, std) in accuracies.items()
     ]
 
 
