@@ -49,6 +49,11 @@ DATM = FLAT | {
     "distill.max_start": 8,
 }
 
+
+def masked(**settings: Any) -> dict[str, Any]:
+    return {f"distill.match_parameters.{name}": value for name, value in settings.items()}
+
+
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "MTT": (DEMO, {}),
     "TESLA (truncated gradient)": ("demo/digits-tesla", {}),
@@ -64,12 +69,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "MTT from k-means images (DREAM)": (DEMO, {"distill.initialisation": "kmeans"}),
     "MTT, labels learned": (DEMO, {"distill.labels": "learned"}),
-    "MTT, depth mask 25 % (PAD)": (DEMO, {"distill.match_parameters": "{rule: depth, leave_out: 0.25}"}),
-    "MTT, rank mask 25 % (PAD's code, EDF)": (DEMO, {"distill.match_parameters": "{rule: rank, leave_out: 0.25}"}),
-    "MTT, paced mask (HoP-TM)": (
-        DEMO,
-        {"distill.match_parameters": "{rule: paced, threshold: 1.0e-5, growth: 1.5, growth_every: 10}"},
-    ),
+    "MTT, depth mask 25 % (PAD)": (DEMO, masked(rule="depth", leave_out=0.25)),
+    "MTT, rank mask 25 % (PAD's code, EDF)": (DEMO, masked(rule="rank", leave_out=0.25)),
+    "MTT, paced mask (HoP-TM)": (DEMO, masked(rule="paced", threshold=1e-5, growth=1.5, growth_every=10)),
     "MTT, 2 small images in 1 (IDC)": ("idc/digits-ipc1", {}),
     "MTT, mirror images (FYI)": (DEMO, {"distill.decoder": "{kind: mirror}"}),
     "MTT, cosine coefficients (FreD)": ("fred/digits-ipc1", {}),
