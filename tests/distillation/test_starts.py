@@ -50,6 +50,20 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.parametrize("start", ["probabilities", "correct_logits"])
+def test_labels_of_mirror_images_are_their_own(start: str, store: TrajectoryStore, teachers: Any) -> None:
+    """Not those of the real images that the mirror images replace."""
+    settings = {"ipc": 2, "decoder": DecoderSettings("mirror"), "labels": "learned", "label_start": start}
+    running = distiller(store, teachers, **settings)
+    images = torch.stack(
+        [image if i % 2 == 0 else running.images[i - 1].flip(2) for i, image in enumerate(running.images)]
+    )
+    rule = {"probabilities": teacher_probabilities(teachers, images).log()}
+    rule["correct_logits"] = correct_logits(teachers, images, running.synthetic.classes)
+    assert running.synthetic.label_rows is not None
+    torch.testing.assert_close(running.synthetic.label_rows.detach(), rule[start], rtol=0, atol=0)
+
+
 class TestInitialisation:
     def test_kmeans_on_the_untrained_student(self, store: TrajectoryStore, teachers: Any) -> None:
         student = build(MODEL, 1, 4, 8, seed=0)
