@@ -50,9 +50,10 @@ def score(
     """Compute the label-robust and the augmentation-robust score of a distilled set, with the formulas of `Scores`.
 
     Every cell is the accuracy of fresh networks by one protocol: the set's own, or a published one by name. Random real
-    images are as many per class as the set has, drawn for every network anew, at the better of the learning rates with
-    which the distillation began and ended. For a set with soft labels their labels are the mean probabilities of the
-    experts. Cells are stored in the run's baselines.json, also those that `distill` and `evaluate` have measured.
+    images, another draw for every network, are as many per class as the set has, or with a decoder as its storage
+    holds; of the learning rates at which the distillation began and ended the better counts. For a set with soft labels
+    their labels are the mean probabilities of the experts. Cells are stored in the run's baselines.json, also those
+    that `distill` and `evaluate` have measured.
 
     Args:
         run: a run folder, a distilled set's file, or a set; of a set nothing is stored.
@@ -79,7 +80,7 @@ def score(
     if store is not None:
         label, about = _labelling(store, dataset, network), {"labels": LABELS, "experts": store.digest}
     rates = rates_of(distilled.artefact)
-    ipc = len(distilled) // dataset.num_classes
+    ipc = distilled.artefact.ipc
     plain = replace(settings, training=replace(settings.training, dsa=None))
     augmented = settings
     if settings.training.dsa is None or not settings.training.dsa.parts:
