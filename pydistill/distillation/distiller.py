@@ -255,7 +255,7 @@ class Distiller:
         moments, values = self.update(leaves, self.moments, gradients)
         values |= self.synthetic.decoder.project({name: values[name] for name in self.synthetic.codes})
         images = self.synthetic.decoder.decode({name: values[name] for name in self.synthetic.codes})
-        refusal = self.guard.of_update(gradients, values, images)
+        refusal = self.guard.of_update(gradients, values, moments, images)
         if refusal is not None:
             return refusal
         # The state before the update is a good one: its loss and its gradient were finite.
