@@ -319,6 +319,20 @@ class DistillSettings(Settings):
             return self.ema
         return 0.999 if self.resolved_method.ema else 0.0
 
+    def without_start(self) -> DistillSettings:
+        """Return the settings for a set whose values come from elsewhere, such as a checkpoint, or do not matter.
+
+        Its images are random real ones, which take no time; no file is read and no code is fitted.
+        """
+        return replace(
+            self,
+            initialisation="real",
+            start_from=None,
+            difficulty_start=0.0,
+            label_start="probabilities",
+            decoder=None if self.decoder is None else self.decoder.without_fit(),
+        )
+
     def outer_optimiser(self) -> OuterOptimiser:
         """Make the update of pixels, label logits and the student's learning rate."""
         rates = {"lr": self.lr_lr, "label_logits": self.lr_label}
