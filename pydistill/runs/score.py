@@ -153,7 +153,6 @@ def _labelling(store: TrajectoryStore, dataset: Dataset, network: Network) -> La
     store.record.check(experts_record(dataset, teacher, ExpertSettings()), sides=("the experts", "the set"))
 
     def label(images: Tensor, classes: Tensor) -> Tensor:
-        chunks = torch.split(images, 256)
-        return torch.cat([teacher_probabilities(ExpertNetworks(teacher, dataset, store), chunk) for chunk in chunks])
+        return teacher_probabilities(ExpertNetworks(teacher, dataset, store), images)
 
     return label

@@ -20,7 +20,7 @@ from pydistill.synthesis.real_images import correct_images, images_of_difficulty
 from pydistill.synthesis.set import moving_images
 from pydistill.trajectories import StartSampler, TrajectoryStore
 from tests.helpers.blobs import blobs
-from tests.helpers.small_runs import MODEL, changed, experts, recipe
+from tests.helpers.small_runs import MODEL, changed, experts, in_double, recipe
 
 DATA = blobs()
 
@@ -48,6 +48,21 @@ def distiller(
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"initialisation": "correct"}, {"initialisation": "difficulty"}, {"labels": "teacher"}]
+)
+def test_experts_of_another_dtype_than_the_images(changes: Any, store: TrajectoryStore, teachers: Any) -> None:
+    """Experts in float32 choose and label images in float64."""
+    student = build(MODEL, 1, 4, 8, seed=0).double()
+    running = Distiller(recipe(**changes).distill, in_double(DATA), store, student, teachers=teachers)
+    other = distiller(store, teachers, **changes)
+    assert running.images.dtype == torch.float64
+    torch.testing.assert_close(running.images.float(), other.images)
+    torch.testing.assert_close(
+        running.synthetic.training_labels.to(other.images), other.synthetic.training_labels.to(other.images)
+    )
 
 
 @pytest.mark.parametrize("start", ["probabilities", "correct_logits"])
