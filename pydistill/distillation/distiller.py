@@ -302,6 +302,7 @@ class Distiller:
             "order": self.sampler.order.state(),
             "guard": self.guard.state(),
             "good": good_counts | {"since": self._good_iterations},
+            "decoder": self._description,
         }
         return values, tensors | current | good
 
