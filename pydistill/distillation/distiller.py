@@ -196,7 +196,7 @@ class Distiller:
         if every == 0 or self.iteration == 0 or self.iteration % every:
             return ()
         codes = self.synthetic.codes["images"]
-        found = redraws(
+        replaced = redraws(
             self._dataset,
             codes.detach(),
             self.synthetic.classes,
@@ -209,8 +209,8 @@ class Distiller:
         images, moments = [codes, self._good.leaves["images"]], [self.moments, self._good.moments]
         if self.average is not None and self._good.average is not None:
             images += [self.average.codes["images"], self._good.average[0]["images"]]
-        put_real_images(found, self._dataset, images, [each["images"] for each in moments])
-        return tuple(found)
+        put_real_images(replaced, self._dataset, images, [velocities["images"] for velocities in moments])
+        return tuple(replaced)
 
     def _matches(
         self, draws: Sequence[SegmentDraw], matched: MatchedSet

@@ -146,14 +146,14 @@ class DistillSettings(Settings):
     )
     redraw_every: int | None = setting(
         None,
-        "iterations between searches for synthetic images that overlap, which are drawn anew from the real ones; 0 for "
-        "never; null for never, for progressive 500",
+        "iterations between searches for synthetic images that overlap, which real ones replace; 0 for never; null for "
+        "never, for progressive 500",
         at_least=0,
     )
     redraw_above: float = setting(
         0.95, "cosine similarity of two images' features above which they overlap", above=0, at_most=1
     )
-    redraw_share: float = setting(0.1, "largest share of all images drawn anew at once", above=0, at_most=1)
+    redraw_share: float = setting(0.1, "largest share of all images replaced at once", above=0, at_most=1)
     ema: float | None = setting(
         None,
         "decay of the image average, 0 for none; null: 0.999 if the method averages, else none",

@@ -105,8 +105,8 @@ def score(
         if full_accuracy is None:
             cells["real_hard"] = evaluators[settings].all_real()
         else:
-            given = Evaluation(name_of(network), (float(full_accuracy),), 0.0, protocol="given")
-            cells["real_hard"] = ("all real images", given)
+            stated = Evaluation(name_of(network), (float(full_accuracy),), 0.0, protocol="given")
+            cells["real_hard"] = ("all real images", stated)
     return Scores(cells)
 
 
@@ -132,7 +132,7 @@ def _recorded(distilled: DistilledSet, settings: EvaluationSettings, network: Ne
 
 
 def _experts(experts: TrajectoryStore | str | os.PathLike[str] | None, run: Path | None) -> TrajectoryStore:
-    """Return the experts: those that are given, or those in the run folder, as a demo and MCT have them."""
+    """Return the experts of the argument, or those in the run folder, as a demo and MCT have them."""
     if experts is None and run is not None:
         experts = next((run / name for name in ("experts", CONVEXIFIED_NAME) if holds_experts(run / name)), None)
     if experts is None:
