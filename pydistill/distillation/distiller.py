@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +16,12 @@ from pydistill._util.settings import in_group
 from pydistill.data import Dataset
 from pydistill.distillation.guard import Guard, GuardEvent, Refusal, data_scale
 from pydistill.distillation.records import IterationReport, Segment
+from pydistill.distillation.segments import SegmentDraw, SegmentSampler
 from pydistill.distillation.settings import DistillSettings
+from pydistill.distillation.snapshot import Snapshot, copied, loaded
 from pydistill.distillation.weighting import ParameterMask
-from pydistill.errors import DivergedError, FormatError, InputError, MismatchError, Name, SettingError
-from pydistill.matching import Batches, Match, choose_backend, match_many
+from pydistill.errors import DivergedError, FormatError, MismatchError, Name, SettingError
+from pydistill.matching import Match, choose_backend, match_many
 from pydistill.nn import flatten
 from pydistill.synthesis.averaging import CodeAverage
 from pydistill.synthesis.decoders import Encoded, described, make_decoder
@@ -28,32 +29,9 @@ from pydistill.synthesis.initialisation import StartingSet
 from pydistill.synthesis.overlap import Redraw, put_real_images, redraws
 from pydistill.synthesis.set import MatchedSet, initial_set, moving_images
 from pydistill.training.train import seeded_modules
-from pydistill.trajectories import ExpertOrder, StartSampler, TrajectoryStore
+from pydistill.trajectories import TrajectoryStore
 
 __all__ = ["DistillSettings", "Distiller", "IterationReport", "Segment"]
-
-MAX_DRAWS = 100
-"""Segments without movement that are passed over before the run ends."""
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """The random choices for one segment: the expert, the epochs with their points, and the batches."""
-
-    expert: int
-    epochs: tuple[float, float]
-    points: tuple[Tensor, Tensor]
-    batches: Batches
-
-
-@dataclass(frozen=True)
-class _Snapshot:
-    """Everything that an update changes, after an iteration; the average comes with its number of updates."""
-
-    iteration: int
-    leaves: dict[str, Tensor]
-    moments: dict[str, Tensor]
-    average: tuple[dict[str, Tensor], int] | None
 
 
 class Distiller:
@@ -95,11 +73,9 @@ class Distiller:
             )
         self.store = store
         self.student = student
-        self.sampler = StartSampler(settings.start_settings)
-        self.sampler.check(store.end, settings.expert_epochs, continuous=store.continuous)
-        _check_student(student, store)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.order = ExpertOrder(len(store))
+        self.sampler = SegmentSampler(settings, store, self.generator)
+        _check_student(student, store)
         self.iteration = 0
         self._dataset, self._teachers = dataset, teachers
         if settings.redraws_every and not teachers:
@@ -124,7 +100,7 @@ class Distiller:
             start=start,
         )
         self._moving = moving_images(self.synthetic.classes, settings.frozen)
-        self.initial_codes = _copy(self.synthetic.codes)
+        self.initial_codes = copied(self.synthetic.codes)
         decay = settings.ema_decay
         warmup = self.method.ema_warmup
         self.average = CodeAverage(self.synthetic.codes, decay, warmup=warmup) if decay > 0 else None
@@ -144,7 +120,7 @@ class Distiller:
     @property
     def codes(self) -> dict[str, Tensor]:
         """The codes of these images, constants: the average if there is one."""
-        return _copy(self.synthetic.codes if self.average is None else self.average.codes)
+        return copied(self.synthetic.codes if self.average is None else self.average.codes)
 
     @property
     def encoded(self) -> Encoded:
@@ -182,7 +158,8 @@ class Distiller:
         began = time.perf_counter()
         redrawn = self._redraw()
         matched = self.synthetic.matched()
-        draws = [self._draw(matched, number) for number in range(self.settings.experts_per_step)]
+        numbers = range(self.settings.experts_per_step)
+        draws = [self.sampler.draw(self.iteration, matched, number) for number in numbers]
         inputs = matched.inputs
         total: dict[str, Tensor] = {}
         segments = []
@@ -219,7 +196,7 @@ class Distiller:
         if every == 0 or self.iteration == 0 or self.iteration % every:
             return ()
         codes = self.synthetic.codes["images"]
-        found = redraws(
+        replaced = redraws(
             self._dataset,
             codes.detach(),
             self.synthetic.classes,
@@ -232,41 +209,12 @@ class Distiller:
         images, moments = [codes, self._good.leaves["images"]], [self.moments, self._good.moments]
         if self.average is not None and self._good.average is not None:
             images += [self.average.codes["images"], self._good.average[0]["images"]]
-        put_real_images(found, self._dataset, images, [each["images"] for each in moments])
-        return tuple(found)
+        put_real_images(replaced, self._dataset, images, [velocities["images"] for velocities in moments])
+        return tuple(replaced)
 
-    def _draw(self, matched: MatchedSet, number: int = 0) -> _Draw:
-        """Draw an expert, a segment of its trajectory (the iteration's `number`-th), and the student's batches."""
-        settings, images = self.settings, matched.images
-        part = (number, settings.experts_per_step) if settings.spread_starts else (0, 1)
-        expert, epochs, points = self._draw_segment(part)
-        batches = Batches.draw(
-            images,
-            matched.labels,
-            steps=settings.steps,
-            batch_size=settings.batch_size or images.shape[0],
-            generator=self.generator,
-            dsa=settings.dsa,
-        )
-        return _Draw(expert, epochs, (points[0].to(images), points[1].to(images)), batches)
-
-    def _draw_segment(self, part: tuple[int, int]) -> tuple[int, tuple[float, float], tuple[Tensor, Tensor]]:
-        """Draw an expert, two epochs and the points there; again if the expert does not move between them."""
-        length = self.settings.expert_epochs_at(self.iteration)
-        for _ in range(MAX_DRAWS):
-            expert = self.order.next(self.generator)
-            trajectory = self.store[expert]
-            epochs = self.sampler.draw(self.iteration, self.generator, trajectory.end, length, part)
-            points = (trajectory.point(epochs[0]), trajectory.point(epochs[1]))
-            if not torch.equal(*points):
-                return expert, epochs, points
-        raise InputError(
-            f"expert {self.store.experts[expert]} in {self.store.path} does not move between epochs {epochs[0]:g} and "
-            f"{epochs[1]:g}, nor do the {MAX_DRAWS - 1} segments drawn before; train other experts, or start at other "
-            "epochs"
-        )
-
-    def _matches(self, draws: Sequence[_Draw], matched: MatchedSet) -> Iterator[tuple[Sequence[_Draw], list[Match]]]:
+    def _matches(
+        self, draws: Sequence[SegmentDraw], matched: MatchedSet
+    ) -> Iterator[tuple[Sequence[SegmentDraw], list[Match]]]:
         """Match the draws group by group; yield every group with its matches.
 
         On a GPU the fused backend matches all draws concurrently, in one group; elsewhere a group is one draw, which
@@ -280,7 +228,7 @@ class Distiller:
             group = draws[first : first + size]
             yield group, self._match(group, first)
 
-    def _match(self, draws: Sequence[_Draw], first: int) -> list[Match]:
+    def _match(self, draws: Sequence[SegmentDraw], first: int) -> list[Match]:
         """Match the draws number `first`, … of this iteration."""
         settings = self.settings
         parts = (settings.seed, self.iteration, *((first,) if first else ()))
@@ -307,7 +255,7 @@ class Distiller:
         moments, values = self.update(leaves, self.moments, gradients)
         values |= self.synthetic.decoder.project({name: values[name] for name in self.synthetic.codes})
         images = self.synthetic.decoder.decode({name: values[name] for name in self.synthetic.codes})
-        refusal = self.guard.of_update(gradients, values, images)
+        refusal = self.guard.of_update(gradients, values, moments, images)
         if refusal is not None:
             return refusal
         # The state before the update is a good one: its loss and its gradient were finite.
@@ -327,28 +275,18 @@ class Distiller:
             self._good_iterations = 0
         return self.guard.refuse(self.iteration, refusal, self._good.iteration)
 
-    def _snapshot(self) -> _Snapshot:
-        """Copy everything that an update changes."""
-        leaves = self.synthetic.learned()
-        average = self.average
-        return _Snapshot(
-            self.iteration,
-            _copy(leaves),
-            _copy(self.moments),
-            None
-            if average is None
-            else ({name: code.clone() for name, code in average.codes.items()}, average.updates),
-        )
+    def _snapshot(self) -> Snapshot:
+        return Snapshot.of(self.iteration, self.synthetic.learned(), self.moments, self.average)
 
     @torch.no_grad()
-    def _restore(self, snapshot: _Snapshot) -> None:
+    def _restore(self, snapshot: Snapshot) -> None:
         """Set everything that an update changes to its values in the snapshot."""
         for name, leaf in self.synthetic.learned().items():
             leaf.copy_(snapshot.leaves[name])
-        self.moments = _copy(snapshot.moments)
+        self.moments = copied(snapshot.moments)
         if self.average is not None and snapshot.average is not None:
             codes, self.average.updates = snapshot.average
-            self.average.codes = _copy(codes)
+            self.average.codes = copied(codes)
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return everything that the next iteration depends on: JSON-able values and tensors."""
@@ -358,20 +296,15 @@ class Distiller:
         if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
             tensors["label_probabilities"] = self.synthetic.label_rows
         tensors |= self.mask.state()
-        values: dict[str, Any] = {
-            "iteration": self.iteration,
-            "order": self.order.state(),
+        counts, current = self._snapshot().state("")
+        good_counts, good = self._good.state("good.")
+        values = counts | {
+            "order": self.sampler.order.state(),
             "guard": self.guard.state(),
-            "good": {"iteration": self._good.iteration, "since": self._good_iterations},
+            "good": good_counts | {"since": self._good_iterations},
             "decoder": self._description,
         }
-        for prefix, snapshot, counts in (("", self._snapshot(), values), ("good.", self._good, values["good"])):
-            tensors |= {f"{prefix}{name}": leaf for name, leaf in snapshot.leaves.items()}
-            tensors |= {f"{prefix}moment.{name}": moment for name, moment in snapshot.moments.items()}
-            if snapshot.average is not None:
-                codes, counts["average_updates"] = snapshot.average
-                tensors |= {f"{prefix}average.{name}": code for name, code in codes.items()}
-        return values, tensors
+        return values, tensors | current | good
 
     def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, bit for bit.
@@ -381,49 +314,24 @@ class Distiller:
             FormatError: it is damaged.
             KeyError: it lacks a part.
         """
-
-        def shaped(name: str, like: Tensor) -> Tensor:
-            if tensors[name].shape != like.shape:
-                raise MismatchError(
-                    f"the checkpoint's {name} have shape {list(tensors[name].shape)}, this run's {list(like.shape)}"
-                )
-            return tensors[name].to(like.detach())
-
-        def snapshot(prefix: str, counts: dict[str, Any]) -> _Snapshot:
-            leaves, average = self.synthetic.learned(), None
-            if self.average is not None:
-                codes = {name: shaped(f"{prefix}average.{name}", code) for name, code in self.average.codes.items()}
-                average = codes, int(counts["average_updates"])
-            return _Snapshot(
-                int(counts["iteration"]),
-                {name: shaped(f"{prefix}{name}", leaf) for name, leaf in leaves.items()},
-                {name: shaped(f"{prefix}moment.{name}", moment) for name, moment in self.moments.items()},
-                average,
-            )
-
-        self._restore(snapshot("", values))
+        self._restore(self._good.loaded("", values, tensors))
         try:
             self.generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError) as error:
             raise FormatError(f"the state of the random numbers is damaged ({first_line(error)})") from error
-        self.initial_codes = {name: shaped(f"initial.{name}", code) for name, code in self.initial_codes.items()}
-        buffers = self.synthetic.decoder.buffers
-        self.synthetic.decoder.load_buffers(
-            {name: shaped(f"buffer.{name}", buffer) for name, buffer in buffers.items()}
-        )
-        self.synthetic.classes = shaped("classes", self.synthetic.classes)
-        if self.synthetic.kind == "teacher" and self.synthetic.label_rows is not None:
-            self.synthetic.label_rows = shaped("label_probabilities", self.synthetic.label_rows)
+        decoder, synthetic = self.synthetic.decoder, self.synthetic
+        self.initial_codes = loaded("initial.", tensors, self.initial_codes)
+        decoder.load_buffers(loaded("buffer.", tensors, decoder.buffers))
+        synthetic.classes = loaded("", tensors, {"classes": synthetic.classes})["classes"]
+        if synthetic.kind == "teacher" and synthetic.label_rows is not None:
+            rows = {"label_probabilities": synthetic.label_rows}
+            synthetic.label_rows = loaded("", tensors, rows)["label_probabilities"]
         self.mask.load_state(tensors)
         self.iteration = int(values["iteration"])
-        self.order.load_state(values["order"])
+        self.sampler.order.load_state(values["order"])
         self.guard.load_state(values["guard"])
-        self._good = snapshot("good.", values["good"])
+        self._good = self._good.loaded("good.", values["good"], tensors)
         self._good_iterations = int(values["good"]["since"])
-
-
-def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def _check_student(student: nn.Module, store: TrajectoryStore) -> None:

@@ -110,16 +110,26 @@ class Guard:
         return None
 
     def of_update(
-        self, gradients: Mapping[str, Tensor], values: Mapping[str, Tensor], images: Tensor
+        self,
+        gradients: Mapping[str, Tensor],
+        values: Mapping[str, Tensor],
+        moments: Mapping[str, Tensor],
+        images: Tensor,
     ) -> Refusal | None:
-        """Check an update: gradients and new values of the learned leaves, new images; return what is wrong, if any."""
+        """Check an update: gradients, new values and moments of the learned leaves; return what is wrong, if any.
+
+        Args:
+            images: decoded from the new values.
+        """
         names = list(gradients)
         checks = [tensors[name].isfinite().all() for tensors in (gradients, values) for name in names]
+        checks += [moment.isfinite().all() for moment in moments.values()]
         largest = images.abs().amax()
         # One synchronisation with the device for all checks.
         numbers = torch.stack([check.double() for check in (*checks, largest, values["lr"])]).tolist()
         finite_gradients = dict(zip(names, numbers, strict=False))
         finite_values = dict(zip(names, numbers[len(names) :], strict=False))
+        finite_moments = numbers[2 * len(names) : -2]
         for name in names:
             if not finite_gradients[name]:
                 return Refusal("gradient", f"the gradient of the {name} is not finite")
@@ -136,6 +146,8 @@ class Guard:
             return Refusal("pixels", f"a pixel would reach {pixel:.3g} and max_pixel allows {self._largest_pixel:.3g}")
         if not all(finite_values.values()):
             return Refusal("labels", "the label logits would no longer be finite")
+        if not all(finite_moments):  # with Adam: an infinite mean square would stop the codes for good
+            return Refusal("gradient", "the square of the gradient of the codes is not finite")
         return None
 
     def refuse(self, iteration: int, refusal: Refusal, back_to: int) -> GuardEvent:

@@ -25,7 +25,7 @@ class Method:
         labels: `hard`, the experts' `teacher` probabilities, or label logits `learned` from them.
         ema: evaluate and save an exponential moving average of the images.
         ema_warmup: its decay grows to the setting's; otherwise it is constant from the first update.
-        progressive: students start at epoch 0, their target moves outward, and images that overlap are drawn anew.
+        progressive: students start at epoch 0, their target moves outward, and real images replace those that overlap.
     """
 
     trajectories: Trajectories

@@ -46,7 +46,7 @@ class IterationReport:
         segments: the matched segments, `experts_per_step` of them.
         lr: the student's learning rate after the update.
         guard: the guard's event if the update was not applied.
-        redrawn: the images that were drawn anew before the update, as they overlapped with others.
+        redrawn: the images that real ones replaced before the update, as they overlapped with others.
         seconds: wall time of the iteration.
     """
 
@@ -73,7 +73,7 @@ class IterationReport:
         return [segment.step for segment in self.segments]
 
     def redraw_record(self) -> dict[str, Any]:
-        """Make the metrics record of the images drawn anew, a list for each field of `Redraw`."""
+        """Make the metrics record of the replaced images, a list for each field of `Redraw`."""
         record: dict[str, Any] = {"event": "redraw", "iteration": self.iteration}
         return record | {
             name: [getattr(redraw, name) for redraw in self.redrawn] for name in ("image", "like", "similarity", "real")

@@ -146,14 +146,14 @@ class DistillSettings(Settings):
     )
     redraw_every: int | None = setting(
         None,
-        "iterations between searches for synthetic images that overlap, which are drawn anew from the real ones; 0 for "
-        "never; null for never, for progressive 500",
+        "iterations between searches for synthetic images that overlap, which real ones replace; 0 for never; null for "
+        "never, for progressive 500",
         at_least=0,
     )
     redraw_above: float = setting(
         0.95, "cosine similarity of two images' features above which they overlap", above=0, at_most=1
     )
-    redraw_share: float = setting(0.1, "largest share of all images drawn anew at once", above=0, at_most=1)
+    redraw_share: float = setting(0.1, "largest share of all images replaced at once", above=0, at_most=1)
     ema: float | None = setting(
         None,
         "decay of the image average, 0 for none; null: 0.999 if the method averages, else none",
@@ -318,6 +318,20 @@ class DistillSettings(Settings):
         if self.ema is not None:
             return self.ema
         return 0.999 if self.resolved_method.ema else 0.0
+
+    def without_start(self) -> DistillSettings:
+        """Return the settings for a set whose values come from elsewhere, such as a checkpoint, or do not matter.
+
+        Its images are random real ones, which take no time; no file is read and no code is fitted.
+        """
+        return replace(
+            self,
+            initialisation="real",
+            start_from=None,
+            difficulty_start=0.0,
+            label_start="probabilities",
+            decoder=None if self.decoder is None else self.decoder.without_fit(),
+        )
 
     def outer_optimiser(self) -> OuterOptimiser:
         """Make the update of pixels, label logits and the student's learning rate."""

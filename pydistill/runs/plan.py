@@ -171,8 +171,7 @@ def _baselines(recipe: Recipe, evaluation: float, probe: CostProbe) -> list[Phas
     few = sum(name != "full" for name in settings.baselines)
     phases = [Phase("baselines", evaluation, 2 * few)] if few else []
     if "full" in settings.baselines:
-        epoch = probe.expert() / recipe.expert.training.epochs
-        phases.append(Phase("all real data", epoch * settings.full_epochs, settings.repeats))
+        phases.append(Phase("all real data", probe.all_real(), settings.repeats))
     return phases
 
 

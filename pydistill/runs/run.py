@@ -138,8 +138,9 @@ def _run(
         _log.warning("%s: no effect, since %s works on recorded experts", ", ".join(unused), recipe.distill.method)
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
-    start = starting_set(recipe.distill, dataset)
     folder = RunFolder(out)
+    # Before the folder of a new run is made.
+    start = None if folder.checkpoint_path.exists() else starting_set(recipe.distill, dataset)
     with folder.opened():
         config = _config(recipe, store, architecture)
         checkpoint = folder.checkpoint_to_resume(config, resume=resume, free=FREE_ON_RESUME)
@@ -148,9 +149,9 @@ def _run(
         store = trajectories_for(recipe, store, folder.path)
         student = build(network, *dataset.sizes, seed=0).to(dataset.device)
         teachers = ExpertNetworks(network, dataset, store)
-        settings = recipe.distill
-        if checkpoint is not None and settings.decoder is not None:  # the checkpoint has the fitted codes
-            settings = replace(settings, decoder=settings.decoder.without_fit())
+        # A checkpoint has the images, labels and codes that the settings would make or read again.
+        settings = recipe.distill if checkpoint is None else recipe.distill.without_start()
+        start = start or starting_set(settings, dataset)
         with in_group("distill"):
             distiller = Distiller(settings, dataset, store, student, teachers=teachers, start=start)
         evaluator = PeriodicEvaluator(recipe, network, architecture, dataset, distiller, folder, callbacks)

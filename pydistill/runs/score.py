@@ -50,9 +50,10 @@ def score(
     """Compute the label-robust and the augmentation-robust score of a distilled set, with the formulas of `Scores`.
 
     Every cell is the accuracy of fresh networks by one protocol: the set's own, or a published one by name. Random real
-    images are as many per class as the set has, drawn for every network anew, at the better of the learning rates with
-    which the distillation began and ended. For a set with soft labels their labels are the mean probabilities of the
-    experts. Cells are stored in the run's baselines.json, also those that `distill` and `evaluate` have measured.
+    images, another draw for every network, are as many per class as the set has, or with a decoder as its storage
+    holds; of the learning rates at which the distillation began and ended the better counts. For a set with soft labels
+    their labels are the mean probabilities of the experts. Cells are stored in the run's baselines.json, also those
+    that `distill` and `evaluate` have measured.
 
     Args:
         run: a run folder, a distilled set's file, or a set; of a set nothing is stored.
@@ -79,7 +80,7 @@ def score(
     if store is not None:
         label, about = _labelling(store, dataset, network), {"labels": LABELS, "experts": store.digest}
     rates = rates_of(distilled.artefact)
-    ipc = len(distilled) // dataset.num_classes
+    ipc = distilled.artefact.ipc
     plain = replace(settings, training=replace(settings.training, dsa=None))
     augmented = settings
     if settings.training.dsa is None or not settings.training.dsa.parts:
@@ -104,8 +105,8 @@ def score(
         if full_accuracy is None:
             cells["real_hard"] = evaluators[settings].all_real()
         else:
-            given = Evaluation(name_of(network), (float(full_accuracy),), 0.0, protocol="given")
-            cells["real_hard"] = ("all real images", given)
+            stated = Evaluation(name_of(network), (float(full_accuracy),), 0.0, protocol="given")
+            cells["real_hard"] = ("all real images", stated)
     return Scores(cells)
 
 
@@ -131,7 +132,7 @@ def _recorded(distilled: DistilledSet, settings: EvaluationSettings, network: Ne
 
 
 def _experts(experts: TrajectoryStore | str | os.PathLike[str] | None, run: Path | None) -> TrajectoryStore:
-    """Return the experts: those that are given, or those in the run folder, as a demo and MCT have them."""
+    """Return the experts of the argument, or those in the run folder, as a demo and MCT have them."""
     if experts is None and run is not None:
         experts = next((run / name for name in ("experts", CONVEXIFIED_NAME) if holds_experts(run / name)), None)
     if experts is None:
@@ -152,7 +153,6 @@ def _labelling(store: TrajectoryStore, dataset: Dataset, network: Network) -> La
     store.record.check(experts_record(dataset, teacher, ExpertSettings()), sides=("the experts", "the set"))
 
     def label(images: Tensor, classes: Tensor) -> Tensor:
-        chunks = torch.split(images, 256)
-        return torch.cat([teacher_probabilities(ExpertNetworks(teacher, dataset, store), chunk) for chunk in chunks])
+        return teacher_probabilities(ExpertNetworks(teacher, dataset, store), images)
 
     return label

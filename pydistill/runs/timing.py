@@ -18,7 +18,7 @@ from pydistill.evaluation.evaluate import evaluate
 from pydistill.nn import Network, build
 from pydistill.recipes.recipe import Recipe
 from pydistill.synthesis.decoders import DecoderSettings, make_decoder
-from pydistill.training.train import accuracy, train
+from pydistill.training.train import TrainingSettings, accuracy, train
 from pydistill.trajectories import TrajectoryStore
 
 BUDGET = 1.5  # seconds that one measurement may take, unless its shortest form takes longer
@@ -52,6 +52,17 @@ class CostProbe:
     def expert(self) -> float:
         """Return the seconds of one expert: its epochs, and the tests before the first and after each."""
         training = self.recipe.expert.training
+        tested = (training.epochs + 1) * self.test_images + self.train_images
+        return training.epochs * self.epoch(training) + tested * self._test_of_one_image()
+
+    def all_real(self) -> float:
+        """Return the seconds of one network of the baseline `full`: its training on all real images, and its test."""
+        settings = self.recipe.evaluation
+        training = replace(settings.training, batch_size=settings.full_batch_size)
+        return settings.full_epochs * self.epoch(training) + self.test_images * self._test_of_one_image()
+
+    def epoch(self, training: TrainingSettings) -> float:
+        """Return the seconds of an epoch on all training images."""
         pictures, labels = self.dataset.train_pictures, self.dataset.train_labels
         count = min(4 * training.batch_size, len(pictures))
         ends: list[float] = []
@@ -70,8 +81,7 @@ class CostProbe:
             on_epoch=on_epoch,
         )
         epoch = statistics.median(end - start for start, end in pairwise(ends))  # the first epoch warms up
-        tested = (training.epochs + 1) * self.test_images + self.train_images
-        return training.epochs * epoch * self.train_images / count + tested * self._test_of_one_image()
+        return epoch * self.train_images / count
 
     def _test_of_one_image(self) -> float:
         """Return the seconds of a test, per image."""
@@ -94,15 +104,13 @@ class CostProbe:
             dummy: they are random. Then the last student step is matched, which costs most, and a long student is
                 measured at its first steps and scaled.
         """
-        decoder = self.recipe.distill.decoder
         settings = replace(
-            self.recipe.distill,
+            self.recipe.distill.without_start(),  # there may be no experts or set yet
             lr_image=0.0,
             lr_lr=0.0,
             lr_label=0.0,
             skip_loss_above=None,
             max_rejections=10**6,
-            decoder=None if decoder is None else decoder.without_fit(),
         )
         steps = settings.steps
         if dummy:
@@ -160,8 +168,4 @@ class CostProbe:
         return build(self.network, *self.dataset.sizes, seed=0).to(self.dataset.device)
 
     def _distiller(self, settings: DistillSettings, store: TrajectoryStore) -> Distiller:
-        # Where the images and labels come from costs an iteration nothing, and there may be no experts or set yet.
-        settings = replace(
-            settings, initialisation="real", start_from=None, difficulty_start=0.0, label_start="probabilities"
-        )
         return Distiller(settings, self.dataset, store, self._fresh_network(), teachers=[self._fresh_network()])

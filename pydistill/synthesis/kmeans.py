@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from pydistill.errors import InputError, SettingError
 from pydistill.nn.modes import evaluating
+from pydistill.synthesis.logits import chunks
 
 MAX_ITERATIONS = 100
 _ROUNDING = 1e-10
-_CHUNK = 256
 
 
 def kmeans_choice(features: Tensor, k: int, generator: torch.Generator) -> Tensor:
@@ -76,12 +76,11 @@ def features(network: nn.Module, images: Tensor) -> Tensor:
 
     linears = [module for module in network.modules() if isinstance(module, nn.Linear)]
     hooks = [linear.register_forward_pre_hook(record) for linear in linears]
-    dtype = next((parameter.dtype for parameter in network.parameters()), images.dtype)
     parts = []
     try:
         with evaluating(network):
-            for chunk in torch.split(images, _CHUNK):
-                network(chunk.to(dtype))
+            for chunk in chunks(network, images):
+                network(chunk)
                 if not inputs:
                     name = type(network).__name__
                     raise InputError(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pydistill.errors import InputError
-from pydistill.synthesis.real_images import logits
+from pydistill.synthesis.logits import logits
 
 _log = logging.getLogger("pydistill")
 

@@ -12,7 +12,7 @@ from pydistill.data import Dataset
 from pydistill.synthesis.kmeans import features
 
 CANDIDATES = 256
-"""Real images of a class among which a replacement is looked for."""
+"""Real images of a class among which a replacement is chosen."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ def redraws(
 
 
 def put_real_images(
-    found: Sequence[Redraw], dataset: Dataset, images: Iterable[Tensor], velocities: Iterable[Tensor]
+    replaced: Sequence[Redraw], dataset: Dataset, images: Iterable[Tensor], velocities: Iterable[Tensor]
 ) -> None:
     """Write the real images into each of `images`, and 0 into each of `velocities`, [n, C, H, W], in place."""
-    if not found:
+    if not replaced:
         return
-    places = [redraw.image for redraw in found]
-    real = torch.tensor([redraw.real for redraw in found], device=dataset.device)
+    places = [redraw.image for redraw in replaced]
+    real = torch.tensor([redraw.real for redraw in replaced], device=dataset.device)
     replacements = dataset.train_pictures.batch(real)
     for holder in images:
         holder[places] = replacements
@@ -132,5 +132,5 @@ class _Class:
         real = features(network, dataset.train_pictures.batch(candidates)).double()
         synthetic = features(network, images[members]).double()
         mean = real.mean(dim=0)
-        rows, candidate_rows = (nn.functional.normalize(each - mean, dim=1) for each in (synthetic, real))
+        rows, candidate_rows = (nn.functional.normalize(rows - mean, dim=1) for rows in (synthetic, real))
         return cls(members.tolist(), rows, candidates, candidate_rows)

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 
 from pydistill.data import Dataset
 from pydistill.errors import InputError, SettingError
-from pydistill.nn.modes import evaluating
 from pydistill.synthesis.kmeans import features, kmeans_choice
-
-_CHUNK = 256
+from pydistill.synthesis.logits import CHUNK, logits
 
 
 def representative_images(dataset: Dataset, count: int, network: nn.Module, generator: torch.Generator) -> Tensor:
@@ -57,7 +55,7 @@ def correct_images(dataset: Dataset, count: int, experts: Sequence[nn.Module], g
         for label, order in enumerate(orders):
             taken = torch.tensor(chosen[label], dtype=torch.int64, device=order.device)
             left = order[torch.isin(order, taken, invert=True)]
-            for chunk in torch.split(left, _CHUNK):
+            for chunk in torch.split(left, CHUNK):
                 if len(chosen[label]) == count:
                     break
                 right = logits(expert, dataset.train_pictures.batch(chunk)).argmax(dim=1) == label
@@ -101,7 +99,7 @@ def images_of_difficulty(dataset: Dataset, count: int, expert: nn.Module, start:
                 f"at most {(len(indices) - count) / count:g} for ipc = {count} and the {len(indices)} images of {name}",
             )
         parts = []
-        for chunk in torch.split(indices, _CHUNK):
+        for chunk in torch.split(indices, CHUNK):
             parts.append(el2n(expert, dataset.train_pictures.batch(chunk), dataset.train_labels[chunk]))
         order = torch.cat(parts).argsort(descending=True, stable=True)
         chosen.append(indices[order[first : first + count]])
@@ -119,9 +117,3 @@ def el2n(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     error = probabilities - nn.functional.one_hot(labels, probabilities.shape[1])
     difficulty: Tensor = torch.linalg.vector_norm(error, dim=1)
     return difficulty
-
-
-def logits(network: nn.Module, images: Tensor) -> Tensor:
-    """Compute the network's logits [n, K] in evaluation mode, 256 images at a time, without a graph."""
-    with evaluating(network):
-        return torch.cat([network(chunk) for chunk in torch.split(images, _CHUNK)])

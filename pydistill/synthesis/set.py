@@ -136,6 +136,7 @@ def initial_set(
         )
     else:
         images, classes, lr = start.images, start.classes, start.lr
+    images = decoder.represented(images)  # labels belong to these
     if start is None or start.probabilities is None or labels == "hard":
         rows = initial_label_rows(labels, images, classes, teachers, label_start)
     else:

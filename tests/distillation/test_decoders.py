@@ -55,7 +55,7 @@ def test_the_gradient_of_the_codes_is_that_of_the_whole_graph(kind: str, store: 
     running = distiller(store, in_double(DATA), method="mtt", backend="autograd", batch_size=5, **DECODERS[kind])
     codes, decoder = running.synthetic.codes, running.synthetic.decoder
     matched = running.synthetic.matched()
-    draw = running._draw(matched)
+    draw = running.sampler.draw(0, matched)
     [outcome] = running._match([draw], 0)
     gradients = torch.autograd.grad(outcome.loss, list(matched.inputs.values()))
     pulled = matched.pull_back(dict(zip(matched.inputs, gradients, strict=True)))
@@ -72,8 +72,8 @@ def test_the_loss_falls(kind: str, store: TrajectoryStore, monkeypatch: pytest.M
     """On one fixed segment and all images in each step."""
     settings = {"lr_image": 0.05 if "optimiser" in DECODERS[kind] else 20.0} | DECODERS[kind]
     running = distiller(store, method="mtt", lr_lr=0.0, **settings)
-    monkeypatch.setattr(running.order, "next", lambda generator: 0)
-    monkeypatch.setattr(running.sampler, "draw", lambda *arguments: (1.0, 3.0))
+    monkeypatch.setattr(running.sampler.order, "next", lambda generator: 0)
+    monkeypatch.setattr(running.sampler.starts, "draw", lambda *arguments: (1.0, 3.0))
     losses = [running.iterate().loss for _ in range(12)]
     assert losses[-1] < 0.95 * losses[0]
 

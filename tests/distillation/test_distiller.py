@@ -60,8 +60,8 @@ def test_each_method_lowers_its_loss(
     """On one fixed segment and all images in each step, ten updates lower the loss."""
     experts = convexified if METHODS[method].trajectories == "convexified" else store
     running = distiller(experts, teachers=[build(MODEL, 1, 4, 8, seed=0)], method=method, lr_image=20.0)
-    monkeypatch.setattr(running.order, "next", lambda generator: 0)
-    monkeypatch.setattr(running.sampler, "draw", lambda *arguments: (1.0, 3.0))
+    monkeypatch.setattr(running.sampler.order, "next", lambda generator: 0)
+    monkeypatch.setattr(running.sampler.starts, "draw", lambda *arguments: (1.0, 3.0))
     losses = [running.iterate().loss for _ in range(10)]
     assert losses[-1] < 0.95 * losses[0]
 
@@ -227,7 +227,7 @@ class TestSeveralExperts:
         losses = []
         matched = other.synthetic.matched()
         for _ in range(3):  # one after the other from one generator, all at the first iteration's images
-            draw = other._draw(matched)
+            draw = other.sampler.draw(0, matched)
             [outcome] = other._match([draw], 0)
             leaves = matched.inputs
             losses.append(float(outcome.loss.detach()))
@@ -260,7 +260,7 @@ class TestSeveralExperts:
         assert all({segment.expert for segment in report.segments} == {0, 1, 2} for report in reports)
         assert any(len({segment.start for segment in report.segments}) > 1 for report in reports)
         running = distiller(store, experts_per_step=3, batch_size=3)
-        draws = [running._draw(running.synthetic.matched()) for _ in range(3)]
+        draws = [running.sampler.draw(0, running.synthetic.matched()) for _ in range(3)]
         assert len({tuple(draw.batches.index.flatten().tolist()) for draw in draws}) == 3
 
     def test_the_record_has_a_list_where_there_are_several(self, store: TrajectoryStore) -> None:

@@ -59,6 +59,17 @@ def break_at(running: Distiller, iterations: set[int], monkeypatch: pytest.Monke
     monkeypatch.setattr(running, "_match", broken)
 
 
+def test_a_gradient_whose_square_is_infinite_is_rejected(store: TrajectoryStore) -> None:
+    """Adam's mean square would stay infinite, and the codes would never move again."""
+    running = distiller(store, method="mtt", optimiser="adam")
+    before = moving(running)
+    gradients = {name: torch.full_like(leaf, 1e25) for name, leaf in running.synthetic.learned().items()}
+    refusal = running._apply(gradients | {"lr": torch.tensor(0.0)})
+    assert refusal is not None
+    assert refusal.what == "gradient"
+    assert same(moving(running), before)
+
+
 @pytest.mark.parametrize("method", ["mtt", "att"], ids=["pixels", "average"])
 def test_a_rejected_iteration_goes_back_to_the_last_good_state(
     method: str, store: TrajectoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

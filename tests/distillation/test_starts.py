@@ -20,7 +20,7 @@ from pydistill.synthesis.real_images import correct_images, images_of_difficulty
 from pydistill.synthesis.set import moving_images
 from pydistill.trajectories import StartSampler, TrajectoryStore
 from tests.helpers.blobs import blobs
-from tests.helpers.small_runs import MODEL, changed, experts, recipe
+from tests.helpers.small_runs import MODEL, changed, experts, in_double, recipe
 
 DATA = blobs()
 
@@ -48,6 +48,35 @@ def distiller(
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"initialisation": "correct"}, {"initialisation": "difficulty"}, {"labels": "teacher"}]
+)
+def test_experts_of_another_dtype_than_the_images(changes: Any, store: TrajectoryStore, teachers: Any) -> None:
+    """Experts in float32 choose and label images in float64."""
+    student = build(MODEL, 1, 4, 8, seed=0).double()
+    running = Distiller(recipe(**changes).distill, in_double(DATA), store, student, teachers=teachers)
+    other = distiller(store, teachers, **changes)
+    assert running.images.dtype == torch.float64
+    torch.testing.assert_close(running.images.float(), other.images)
+    torch.testing.assert_close(
+        running.synthetic.training_labels.to(other.images), other.synthetic.training_labels.to(other.images)
+    )
+
+
+@pytest.mark.parametrize("start", ["probabilities", "correct_logits"])
+def test_labels_of_mirror_images_are_their_own(start: str, store: TrajectoryStore, teachers: Any) -> None:
+    """Not those of the real images that the mirror images replace."""
+    settings = {"ipc": 2, "decoder": DecoderSettings("mirror"), "labels": "learned", "label_start": start}
+    running = distiller(store, teachers, **settings)
+    images = torch.stack(
+        [image if i % 2 == 0 else running.images[i - 1].flip(2) for i, image in enumerate(running.images)]
+    )
+    rule = {"probabilities": teacher_probabilities(teachers, images).log()}
+    rule["correct_logits"] = correct_logits(teachers, images, running.synthetic.classes)
+    assert running.synthetic.label_rows is not None
+    torch.testing.assert_close(running.synthetic.label_rows.detach(), rule[start], rtol=0, atol=0)
 
 
 class TestInitialisation:

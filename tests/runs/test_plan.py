@@ -159,14 +159,16 @@ def test_both_passes_of_flat_experts_are_measured(monkeypatch: pytest.MonkeyPatc
         return gradients
 
     monkeypatch.setattr(train_module, "gradients_for", counted)
-    counts = []
+    experts, all_real = [], []
     for sharpness in (None, {}):
         work = demo(changes={"expert.training.sharpness": sharpness})
-        dataset = data.load(work.data)
-        passes.clear()
-        timing.CostProbe(work, work.model, dataset, 1000, 100).expert()
-        counts.append(len(passes))
-    assert counts[1] == 2 * counts[0] > 0
+        probe = timing.CostProbe(work, work.model, data.load(work.data), 1000, 100)
+        for measured, measure in ((experts, probe.expert), (all_real, probe.all_real)):
+            passes.clear()
+            measure()
+            measured.append(len(passes))
+    assert experts[1] == 2 * experts[0] > 0
+    assert all_real[1] == all_real[0] > 0  # the baseline's training has no sharpness
 
 
 @pytest.mark.usefixtures("quick")

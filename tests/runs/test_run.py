@@ -26,6 +26,7 @@ from pydistill.runs import run as run_module
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.run import run_distillation
 from pydistill.runs.workflow import run_summary
+from pydistill.synthesis import initialisation
 from pydistill.synthesis.decoders import DecoderSettings, siren
 from pydistill.training.experts import train_experts
 from pydistill.trajectories import TrajectoryStore
@@ -102,6 +103,16 @@ def test_a_resumed_run_does_not_fit_again(
         run_distillation(work, DATA, store, tmp_path, callbacks=[BreakAt(5)])
     run_distillation(work, DATA, store, tmp_path, resume=True)
     assert steps == [5, 0]
+
+
+def test_a_resumed_run_chooses_no_images_again(
+    store: TrajectoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = recipe(iterations=6, initialisation="correct", labels="learned", label_start="correct_logits")
+    with pytest.raises(RuntimeError, match="interrupted"):
+        run_distillation(work, DATA, store, tmp_path, callbacks=[BreakAt(5)])
+    monkeypatch.delattr(initialisation, "correct_images")
+    assert run_distillation(work, DATA, store, tmp_path, resume=True).iterations == 6
 
 
 class Own(nn.Module):

@@ -20,6 +20,7 @@ from pydistill.nn import build, unflatten
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.score import score
 from pydistill.runs.workflow import distill_and_report
+from pydistill.synthesis.decoders import DecoderSettings
 from pydistill.training.experts import train_experts
 from pydistill.training.train import derive_seed
 from pydistill.trajectories import TrajectoryStore
@@ -109,6 +110,15 @@ def test_the_cells_of_a_set_with_soft_labels(soft: Path, store: TrajectoryStore)
     assert scores.lrs.value == pytest.approx(
         (torch.tensor(scores.alpha.value).exp().item() - 0.36787944) / 2.35040239, abs=1e-6
     )
+
+
+def test_random_images_take_the_storage_of_codes(store: TrajectoryStore, tmp_path: Path) -> None:
+    """Four small images have the storage of one, so one random image per class is the comparison."""
+    coded = distilled(store, tmp_path / "coded", decoder=DecoderSettings("upsample"))
+    scores = score(coded, data=DATA, full_accuracy=0.9, progress=False)
+    assert len(pydistill.load(coded)) == 16
+    assert scores.cells["random"][0] == "4 random real images"
+    assert scores.cells["random"][1].accuracies == random(pydistill.load(coded).lr, PLAIN, None)
 
 
 def test_nothing_that_is_known_is_trained_again(hard: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,10 @@ class Decoder(ABC):
     def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:  # noqa: B027 (most decoders have none)
         """Restore the buffers of these names."""
 
+    def represented(self, images: Tensor) -> Tensor:
+        """Return the images [n, C, H, W] whose codes `encode` makes of these; other ones if it leaves some out."""
+        return images
+
     @abstractmethod
     def encode(self, images: Tensor, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the codes whose images are, or come near to, these.

@@ -25,6 +25,10 @@ class Mirror(Decoder):
     def __init__(self, ipc: int) -> None:
         self.images_per_class = 2 * ipc
 
+    def represented(self, images: Tensor) -> Tensor:
+        """Return the images with every second one replaced by the mirror image of the one before it."""
+        return self.decode({"images": images[::2]})
+
     def encode(self, images: Tensor, classes: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Return every other image as the code `images` [n/2, C, H, W]."""
         return {"images": images[::2]}
