@@ -1,4 +1,4 @@
-# make setup | demo | test | lint | docs | cuda-gate | clean      docs/building.md says what each needs and does.
+# make setup | demo | test | lint | docs | cuda-gate | cuda-on-host | clean      docs/building.md says what each needs and does.
 #
 # Needed on the machine: Python >= 3.11 with venv and headers, g++, make. Everything else comes from PyPI into .venv/.
 
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := setup
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-host test-python lint docs cuda-gate benchmark-ops clean
+.PHONY: setup demo test test-host test-python lint docs cuda-gate cuda-on-host benchmark-ops clean
 
 PYTHON ?= python3
 # Tests have one thread unless they are about threads, so several run at once.
@@ -23,7 +23,8 @@ BIN := $(VENV)/bin
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 SOURCES := $(wildcard csrc/kernels/* csrc/cpu/* csrc/cpu/simd/* csrc/bindings/* csrc/cuda/* csrc/engine/* csrc/ops/* csrc/tensors/*)
-FORMATTED := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/cpu/simd/*)
+FORMATTED := $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh csrc/cpu/simd/* csrc/tests/cuda_on_host/*.* \
+    csrc/tests/cuda_on_host/include/*)
 # The stamp's name tells how the extension was built, so that another choice builds it again.
 EXTENSION := $(VENV)/.extension-cuda-$(PYDISTILL_CUDA)-build-$(PYDISTILL_BUILD)
 
@@ -89,6 +90,12 @@ docs: setup
 
 cuda-gate: $(VENV)/.dependencies
 	.ci/cuda-gate
+
+# The kernels for the GPU at many more sizes than `make test` runs them at, on the host.
+cuda-on-host: $(VENV)/.dependencies
+	cmake -S . -B build/host -DPYDISTILL_SANITIZE=ON
+	cmake --build build/host --parallel 2
+	ctest --test-dir build/host --build-config sweep --tests-regex cuda_on_host --parallel 2 --output-on-failure
 
 # Memory that is freed is kept: the pages of fresh results would take more time than many an op.
 benchmark-ops: setup

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "../kernels/augment.h"
+#include "launch.cuh"
 
 namespace pydistill::cuda {
 
@@ -21,8 +22,8 @@ constexpr int kWarpLanes = 32;
 constexpr int64_t kBlocksWithWorkspace = 256;    // at most, where the scratch is not in shared memory
 constexpr int64_t kSharedByDefault = 40 * 1024;  // bytes of scratch that need no asking
 
-// The sum over all threads of the block, for all of them; every thread must call it. blockDim.x is a power of
-// two.
+// The sum over all threads of the block, for all of them; every thread must call it, and reach a barrier
+// before it does so again. blockDim.x is a power of two.
 inline __device__ double sum_of_block(double own) {
   __shared__ double shared[kMostAugmentThreads];
   shared[threadIdx.x] = own;
@@ -33,9 +34,7 @@ inline __device__ double sum_of_block(double own) {
     }
     __syncthreads();
   }
-  const double sum = shared[0];
-  __syncthreads();
-  return sum;
+  return shared[0];
 }
 
 // Writes one pixel.
@@ -168,11 +167,9 @@ AugmentPlan augment_plan(const kernels::AugmentArrays<scalar_t>& arrays, int64_t
 template <bool kBackward, typename scalar_t>
 cudaError_t augment(const kernels::AugmentArrays<scalar_t>& arrays, const AugmentPlan& plan,
                     scalar_t* workspace, cudaStream_t stream) {
-  if (plan.blocks == 0 || arrays.size.numbers() == 0) {
+  // An empty batch has an empty index, whose address may be null as that of no index.
+  if (arrays.batch == 0 || arrays.size.numbers() == 0) {
     return cudaSuccess;
-  }
-  if (plan.blocks > INT32_MAX) {
-    return cudaErrorInvalidConfiguration;
   }
   const auto kernel = &augment_images<kBackward, scalar_t>;
   if (plan.shared_bytes > static_cast<size_t>(kSharedByDefault)) {
@@ -183,9 +180,8 @@ cudaError_t augment(const kernels::AugmentArrays<scalar_t>& arrays, const Augmen
       return error;
     }
   }
-  kernel<<<static_cast<unsigned int>(plan.blocks), plan.threads, plan.shared_bytes, stream>>>(
-      arrays, workspace, plan.block_numbers);
-  return cudaGetLastError();
+  return launch(kernel, plan.blocks, plan.threads, plan.shared_bytes, stream, arrays, workspace,
+                plan.block_numbers);
 }
 
 }  // namespace pydistill::cuda

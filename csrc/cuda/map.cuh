@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "launch.cuh"
+
 namespace pydistill::cuda {
 
 constexpr int kMapThreads = 256;
@@ -31,14 +33,7 @@ __global__ void __launch_bounds__(kMapThreads) map_elements(const Map map, int64
 template <typename Map>
 cudaError_t map(const Map& map, int64_t count, cudaStream_t stream) {
   const int64_t blocks = (count + kMapElementsPerBlock - 1) / kMapElementsPerBlock;
-  if (blocks > INT32_MAX) {
-    return cudaErrorInvalidConfiguration;
-  }
-  if (blocks == 0) {
-    return cudaSuccess;
-  }
-  map_elements<Map><<<static_cast<unsigned int>(blocks), kMapThreads, 0, stream>>>(map, count);
-  return cudaGetLastError();
+  return launch(&map_elements<Map>, blocks, kMapThreads, 0, stream, map, count);
 }
 
 }  // namespace pydistill::cuda

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "launch.cuh"
+
 namespace pydistill::cuda {
 
 constexpr int kThreads = 256;        // a power of two: combine_block halves it
@@ -26,7 +28,7 @@ __device__ typename Map::State combine_block(const typename Map::State& own) {
   __shared__ typename Map::State shared[kThreads];
   shared[threadIdx.x] = own;
   __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
+  for (unsigned int half = kThreads / 2; half > 0; half /= 2) {
     if (threadIdx.x < half) {
       shared[threadIdx.x] = Map::combine(shared[threadIdx.x], shared[threadIdx.x + half]);
     }
@@ -95,20 +97,13 @@ template <typename Map, typename Tables>
 cudaError_t map_reduce_now(const Tables& tables, int64_t count, typename Map::State* partial,
                            cudaStream_t stream) {
   const int64_t blocks = blocks_for(count);
-  if (blocks > INT32_MAX) {
-    return cudaErrorInvalidConfiguration;
-  }
-  if (blocks > 0) {
-    map_reduce_blocks<Map>
-        <<<static_cast<unsigned int>(blocks), kThreads, 0, stream>>>(tables, count, partial);
-    const cudaError_t launched = cudaGetLastError();
-    if (launched != cudaSuccess) {
-      return launched;
-    }
+  const cudaError_t launched =
+      launch(&map_reduce_blocks<Map, Tables>, blocks, kThreads, 0, stream, tables, count, partial);
+  if (launched != cudaSuccess) {
+    return launched;
   }
   // With no element, too: the sums of nothing are zero and have to be written.
-  map_reduce_finish<Map><<<1, kThreads, 0, stream>>>(tables, blocks, partial);
-  return cudaGetLastError();
+  return launch(&map_reduce_finish<Map, Tables>, 1, kThreads, 0, stream, tables, blocks, partial);
 }
 
 // Queues both stages of `map`.

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "../kernels/norm_act_pool.h"
+#include "launch.cuh"
 
 namespace pydistill::cuda {
 
@@ -217,14 +218,7 @@ cudaError_t sum_rows(const scalar_t* rows, scalar_t* sums, int64_t count, int64_
                      cudaStream_t stream) {
   constexpr int kThreads = 128;
   const int64_t blocks = (columns + kThreads - 1) / kThreads;
-  if (blocks > INT32_MAX) {
-    return cudaErrorInvalidConfiguration;
-  }
-  if (blocks > 0) {
-    sum_rows_of_columns<<<static_cast<unsigned int>(blocks), kThreads, 0, stream>>>(rows, sums, count,
-                                                                                    columns);
-  }
-  return cudaGetLastError();
+  return launch(&sum_rows_of_columns<scalar_t>, blocks, kThreads, 0, stream, rows, sums, count, columns);
 }
 
 // The run of kernels::with_norm_act_pool: queues the kernel for all planes on `stream` and gives the launch's
@@ -236,29 +230,22 @@ struct PlaneLaunch {
 
   template <typename Op>
   cudaError_t forward(const Op& op) const {
-    return launch(op, &plane_forward<Op>);
+    return queue(op, &plane_forward<Op>);
   }
   template <typename Op>
   cudaError_t backward(const Op& op) const {
-    return launch(op, &plane_backward<Op>);
+    return queue(op, &plane_backward<Op>);
   }
 
  private:
   template <typename Op>
-  cudaError_t launch(const Op& op, void (*kernel)(Op)) const {
+  cudaError_t queue(const Op& op, void (*kernel)(Op)) const {
     const int64_t blocks = images * ((op.arrays.channels + kPlaneChannels - 1) / kPlaneChannels);
-    if (blocks > INT32_MAX) {
-      return cudaErrorInvalidConfiguration;
-    }
-    if (blocks == 0) {
-      return cudaSuccess;
-    }
     unsigned int rows = 1;
     while (rows < kMostPlaneRows && rows * kPixelsOfRow < op.pixels()) {
       rows *= 2;
     }
-    kernel<<<static_cast<unsigned int>(blocks), dim3(kPlaneChannels, rows), 0, stream>>>(op);
-    return cudaGetLastError();
+    return launch(kernel, blocks, dim3(kPlaneChannels, rows), 0, stream, op);
   }
 };
 

@@ -8,8 +8,11 @@
 #include <cuda_runtime.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+
+#include "launch.cuh"
 
 namespace pydistill::cuda {
 
@@ -21,12 +24,12 @@ constexpr unsigned int kAllLanes = 0xffffffffu;
 // The state of the lane whose number differs in the bits of `mask`.
 template <typename State>
 __device__ State shuffle(const State& own, int mask) {
-  constexpr int kWords = sizeof(State) / sizeof(int);
+  constexpr size_t kWords = sizeof(State) / sizeof(int);
   static_assert(sizeof(State) % sizeof(int) == 0, "a state is shuffled in words");
   int words[kWords];
   std::memcpy(words, &own, sizeof(State));
 #pragma unroll
-  for (int word = 0; word < kWords; ++word) {
+  for (size_t word = 0; word < kWords; ++word) {
     words[word] = __shfl_xor_sync(kAllLanes, words[word], mask);
   }
   State other;
@@ -72,14 +75,7 @@ __global__ void __launch_bounds__(kRowThreads) row_map_rows(const Map map, int64
 template <typename Map>
 cudaError_t row_map(const Map& map, int64_t rows, cudaStream_t stream) {
   const int64_t blocks = (rows + kRowsPerBlock - 1) / kRowsPerBlock;
-  if (blocks > INT32_MAX) {
-    return cudaErrorInvalidConfiguration;
-  }
-  if (blocks == 0) {
-    return cudaSuccess;
-  }
-  row_map_rows<Map><<<static_cast<unsigned int>(blocks), kRowThreads, 0, stream>>>(map, rows);
-  return cudaGetLastError();
+  return launch(&row_map_rows<Map>, blocks, kRowThreads, 0, stream, map, rows);
 }
 
 }  // namespace pydistill::cuda
