@@ -15,6 +15,7 @@ from pydistill.cli.errors import DONE
 if TYPE_CHECKING:
     from pydistill.cli.parser import Parser
     from pydistill.recipes.recipe import Recipe
+    from pydistill.runs.diagnosis import Finding
 
 RECIPE_USAGE = "[--preset NAME] [--config FILE] [--GROUP.SETTING VALUE …]"
 
@@ -112,6 +113,12 @@ def device_of(device: str) -> str:
     from pydistill._util.devices import usable_device
 
     return str(usable_device(None if device == "auto" else device))
+
+
+def diagnosis(findings: Sequence[Finding]) -> str:
+    """Return findings as lines below a result, with settings as flags; nothing if there are none."""
+    lines = [f"- {finding.sentence('--{}'.format)}" for finding in findings]
+    return "\n\n" + "\n".join(lines) if lines else ""
 
 
 def as_json(value: Any) -> str:

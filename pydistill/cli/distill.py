@@ -12,6 +12,7 @@ from pydistill.cli.arguments import (
     add_quiet,
     add_recipe,
     device_of,
+    diagnosis,
     path,
     recipe_of,
 )
@@ -51,6 +52,7 @@ def run(values: Any) -> Output:
     from pydistill.evaluation.baselines import read_baselines
     from pydistill.evaluation.evaluate import records, table
     from pydistill.runs.comparison import distilled_name
+    from pydistill.runs.diagnosis import findings_in
     from pydistill.runs.folder import RunFolder
     from pydistill.runs.loggers import LogSettings
     from pydistill.runs.preflight import check_recipe_and_experts
@@ -88,6 +90,7 @@ def run(values: Any) -> Output:
     if recipe.evaluation.baselines:
         text += f"\n\n{table([(distilled_name(result.final), final), *baselines])}"
     summary = {"folder": folder} | read_json(folder / SUMMARY_NAME)
+    text += diagnosis(findings_in(summary))
     return Output(summary | {"baselines": records(baselines)}, text)
 
 

@@ -11,6 +11,7 @@ Other settings come from the recipe, or have their defaults.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from torch import Tensor
 
 from pydistill._util.checks import check_instance, check_path
 from pydistill._util.devices import usable_device
-from pydistill._util.layout import BEST_NAME
+from pydistill._util.files import read_json
+from pydistill._util.layout import BEST_NAME, SUMMARY_NAME
 from pydistill._util.progress import is_shown
-from pydistill._util.settings import as_keywords
+from pydistill._util.settings import as_keywords, keyword_of
 from pydistill.artefact.distilled_set import DistilledSet, load
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset
@@ -36,12 +38,15 @@ from pydistill.nn import ModelSettings, Network, parse, settings_of
 from pydistill.recipes.keywords import recipe_from, with_values
 from pydistill.recipes.recipe import Recipe, default_recipe
 from pydistill.runs.callbacks import RunCallback
+from pydistill.runs.diagnosis import chance_of, diagnose_experts, findings_in
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report import write_report
 from pydistill.runs.run import RunResult
 from pydistill.runs.workflow import distill_and_report, train_and_store
 from pydistill.training.experts import ExpertSettings
 from pydistill.trajectories import TrajectoryStore
+
+_log = logging.getLogger("pydistill")
 
 __all__ = ["DistillResult", "distill", "evaluate", "train_experts"]
 
@@ -59,7 +64,8 @@ class DistillResult:
     run: RunResult
 
     def __repr__(self) -> str:
-        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r})"
+        findings = "".join(f"\n- {sentence}" for sentence in self.findings)
+        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r}){findings}"
 
     @property
     def accuracy(self) -> float:
@@ -75,6 +81,12 @@ class DistillResult:
     def baselines(self) -> list[Row]:
         """The rows that the set is compared with: what networks were trained on, and their accuracies."""
         return read_baselines(self.folder)
+
+    @property
+    def findings(self) -> list[str]:
+        """The diagnosis of the run: sentences about what looks wrong, each with the settings to change."""
+        summary = read_json(self.folder / SUMMARY_NAME)
+        return [finding.sentence(keyword_of) for finding in findings_in(summary)]
 
     @property
     def folder(self) -> Path:
@@ -121,7 +133,10 @@ def train_experts(
     check_path("out", out)
     base = recipe_from(recipe, data.name, trust=trust)
     base, network = _with_model(replace(base, expert=with_values(base.expert, settings)), model)
-    return train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
+    store = train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
+    for finding in diagnose_experts(store, chance_of(data)):
+        _log.warning("%s", finding.sentence(keyword_of))
+    return store
 
 
 @as_keywords()

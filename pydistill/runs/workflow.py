@@ -19,11 +19,13 @@ from pydistill._util.memory import peak_resident
 from pydistill._util.progress import Bar
 from pydistill.data import Dataset
 from pydistill.errors import Interrupted, Name
+from pydistill.evaluation.baselines import read_baselines
 from pydistill.evaluation.evaluate import accuracy_record
 from pydistill.nn import Network, name_of
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import ProgressBar, RunCallback
 from pydistill.runs.comparison import baselines_of, experts_row
+from pydistill.runs.diagnosis import Finding, chance_of, diagnose_experts, diagnose_run
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings, make_loggers
 from pydistill.runs.report import draw_run, write_report
@@ -95,19 +97,29 @@ def distill_and_report(
                 recipe, dataset, store, out, network=network, resume=resume, callbacks=all_callbacks
             )
         except RunDivergedError as error:
-            _write_summary(recipe, error.result)
+            _write_summary(recipe, error.result, dataset, store)
             show_run(error.result.folder)
             raise
-    _write_summary(recipe, result)
+    _write_summary(recipe, result, dataset, store)
     try:
         _compare(recipe, dataset, store, result, network or recipe.model, quiet)
+        _write_summary(recipe, result, dataset, store)
     finally:
         show_run(folder)
     return result
 
 
-def _write_summary(recipe: Recipe, result: RunResult) -> None:
-    summary = run_summary(recipe, result)
+def findings_of(recipe: Recipe, result: RunResult, dataset: Dataset, store: TrajectoryStore) -> list[Finding]:
+    """Diagnose a run and its experts, with the baselines that are in its folder."""
+    folder, final = result.folder, result.final
+    baselines = read_baselines(folder.path)
+    found = diagnose_run(recipe, folder.metrics(), len(final.images), result.accuracy_final, baselines)
+    return found + diagnose_experts(store, chance_of(dataset))
+
+
+def _write_summary(recipe: Recipe, result: RunResult, dataset: Dataset, store: TrajectoryStore) -> None:
+    findings = findings_of(recipe, result, dataset, store)
+    summary = run_summary(recipe, result) | {"findings": [asdict(finding) for finding in findings]}
     with results_writer(result.folder.path):
         write_json(result.folder.path / SUMMARY_NAME, summary)
 
