@@ -21,6 +21,7 @@ CURVES_NAME = "curves.png"
 TENSORBOARD_NAME = "tensorboard"
 WANDB_NAME = "wandb"
 WANDB_ID_NAME = "wandb.json"
+EXPERTS_NAME = "experts"  # of those that were trained for one run
 CONVEXIFIED_NAME = "convexified"
 LOCK = ".lock"
 RESULTS_LOCK = ".results.lock"

@@ -141,11 +141,12 @@ def as_keywords() -> Iterator[None]:
         yield
     except PydistillError as error:
         if not getattr(error, "source", ""):  # a file has dotted names
-            error.spell = _keyword
+            error.spell = keyword_of
         raise
 
 
-def _keyword(setting: str) -> str:
+def keyword_of(setting: str) -> str:
+    """Write a setting as the keyword of Python's calls."""
     if setting in _KEYWORDS:
         return _KEYWORDS[setting]
     group, _, name = setting.partition(".")

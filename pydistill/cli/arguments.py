@@ -15,6 +15,7 @@ from pydistill.cli.errors import DONE
 if TYPE_CHECKING:
     from pydistill.cli.parser import Parser
     from pydistill.recipes.recipe import Recipe
+    from pydistill.runs.diagnosis import Finding
 
 RECIPE_USAGE = "[--preset NAME] [--config FILE] [--GROUP.SETTING VALUE …]"
 
@@ -60,13 +61,25 @@ def add_recipe(parser: Parser, listed: Sequence[str] | None = None) -> None:
     parser.add_settings("dsa", about, DsaSettings())
 
 
-def recipe_of(values: Any) -> Recipe:
-    """Build the recipe of a command line from presets, then files, then flags; later ones override earlier ones."""
+def recipe_of(values: Any, *, quick: str = "quick/images") -> Recipe:
+    """Build the recipe of a command line from presets, then files, then flags; later ones override earlier ones.
+
+    Args:
+        quick: the preset of a command line with the place of the data instead of presets and files.
+    """
     from pydistill.recipes.recipe import merge, preset_path, read_recipe_file, recipe_from_dict
 
     settings: dict[str, Any] = {}
-    for file in [*map(preset_path, values.preset), *values.config]:
+    place = getattr(values, "place", None)
+    presets = values.preset if place is None or values.preset or values.config else [quick]
+    for file in [*map(preset_path, presets), *values.config]:
         merge(settings, read_recipe_file(file, settings, trust=values.trust).items())
+    if place is not None:
+        merge(settings, {"data.path": place}.items())
+        if place.endswith(".npz") and settings["data"].get("name") == "folder":
+            merge(settings, {"data.name": "tensors", "data.image_size": None}.items())
+    if getattr(values, "ipc", None) is not None:
+        merge(settings, {"distill.ipc": values.ipc}.items())
     merge(settings, ((name, value) for name, value in values.settings if not name.startswith("log.")))
     return recipe_from_dict(settings)
 
@@ -112,6 +125,12 @@ def device_of(device: str) -> str:
     from pydistill._util.devices import usable_device
 
     return str(usable_device(None if device == "auto" else device))
+
+
+def diagnosis(findings: Sequence[Finding]) -> str:
+    """Return findings as lines below a result, with settings as flags; nothing if there are none."""
+    lines = [f"- {finding.sentence('--{}'.format)}" for finding in findings]
+    return "\n\n" + "\n".join(lines) if lines else ""
 
 
 def as_json(value: Any) -> str:

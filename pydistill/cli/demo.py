@@ -38,10 +38,10 @@ def run(values: Any) -> Output:
     """Run the demo; returns its table of accuracies."""
     from pydistill._util.checks import check_seed
     from pydistill._util.files import read_json
-    from pydistill._util.layout import SUMMARY_NAME
+    from pydistill._util.layout import EXPERTS_NAME, SUMMARY_NAME
     from pydistill.evaluation.baselines import read_baselines
     from pydistill.evaluation.evaluate import records
-    from pydistill.runs.demo import EXPERTS, demo
+    from pydistill.runs.demo import demo
 
     check_seed(values.seed)
     if values.resume and not values.out:
@@ -50,7 +50,7 @@ def run(values: Any) -> Output:
     try:
         table = demo(values.method, values.seed, out, quiet=values.quiet, resume=values.resume)
     except (Interrupted, KeyboardInterrupt) as error:
-        if not (out / EXPERTS).is_dir():
+        if not (out / EXPERTS_NAME).is_dir():
             raise
         reason = str(error).partition("; ")[0] or "stopped"
         again = ["pydistill", "demo", "--method", values.method, "--seed", str(values.seed), "--out", str(out)]

@@ -12,6 +12,7 @@ from pydistill.cli.arguments import (
     add_quiet,
     add_recipe,
     device_of,
+    diagnosis,
     path,
     recipe_of,
 )
@@ -19,9 +20,10 @@ from pydistill.cli.arguments import (
 if TYPE_CHECKING:
     from pydistill.evaluation.evaluate import Evaluation
 
-ABOUT = "Distil a data set from stored experts."
-USAGE = f"{RECIPE_USAGE} --experts EXPERTS --out RUN [--resume]"
+ABOUT = "Distil a data set, from stored experts or with its own."
+USAGE = f"[DATA] [--ipc N] {RECIPE_USAGE} [--experts EXPERTS] [--out RUN] [--resume]"
 EXAMPLES = """
+  pydistill distill photos --ipc 1      # train/<class>/*, test/<class>/*: experts, distillation, evaluation, report
   pydistill distill --preset demo/digits-att --experts experts --out runs/first
   pydistill distill --preset demo/digits-att --distill.iterations 500 --experts experts --out runs/longer
   pydistill distill --config runs/first/recipe.json --experts experts --out runs/first --resume
@@ -32,9 +34,13 @@ def add_arguments(parser: Any) -> None:
     """Add the recipe, the folders, the device and the logs."""
     from pydistill.runs.loggers import LogSettings
 
+    about = "your folder or archive of images, or .npz file; its settings are quick/images or quick/table by default"
+    parser.add_argument("place", type=path, nargs="?", metavar="DATA", help=about)
+    parser.add_argument("--ipc", type=int, help="images per class, as --distill.ipc")
     add_recipe(parser)
-    parser.add_argument("--experts", type=path, required=True, help="folder of experts, recorded or convexified")
-    parser.add_argument("--out", type=path, required=True, help="run folder")
+    about = "folder of experts, recorded or convexified (default: they are trained, into RUN/experts)"
+    parser.add_argument("--experts", type=path, help=about)
+    parser.add_argument("--out", type=path, help="run folder (default: named after data, method and images per class)")
     add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
     parser.add_settings("log", "loggers in addition to metrics.jsonl: TensorBoard, wandb", LogSettings())
@@ -50,28 +56,35 @@ def run(values: Any) -> Output:
     from pydistill._util.settings import from_dict, in_group
     from pydistill.evaluation.baselines import read_baselines
     from pydistill.evaluation.evaluate import records, table
+    from pydistill.recipes.keywords import quick_preset
     from pydistill.runs.comparison import distilled_name
+    from pydistill.runs.diagnosis import findings_in
     from pydistill.runs.folder import RunFolder
     from pydistill.runs.loggers import LogSettings
     from pydistill.runs.preflight import check_recipe_and_experts
-    from pydistill.runs.workflow import distill_and_report
+    from pydistill.runs.workflow import distill_and_report, experts_for, run_folder_for
     from pydistill.trajectories import TrajectoryStore
 
     recipe = recipe_of(values)
     settings = {name.removeprefix("log."): value for name, value in values.settings if name.startswith("log.")}
     with in_group("log"):
         log = from_dict(LogSettings, settings)
-    store = TrajectoryStore.open(values.experts)
+    store = None if values.experts is None else TrajectoryStore.open(values.experts)
     check_recipe_and_experts(recipe, experts=store)
-    refuse_experts(Path(values.out))
-    if not values.resume:
-        RunFolder(values.out).check_free()
+    if values.out is not None:
+        refuse_experts(Path(values.out))
+        if not values.resume:
+            RunFolder(values.out).check_free()
     dataset = data.load(recipe.data, device_of(values.device))
+    recipe = recipe_of(values, quick=quick_preset(dataset))
+    out = run_folder_for(dataset, recipe) if values.out is None else Path(values.out)
+    if store is None:
+        store = experts_for(dataset, recipe, out, resume=values.resume, quiet=values.quiet)
     result = distill_and_report(
         dataset,
         recipe,
         store,
-        Path(values.out),
+        out,
         resume=values.resume,
         quiet=values.quiet,
         log=log,
@@ -88,6 +101,7 @@ def run(values: Any) -> Output:
     if recipe.evaluation.baselines:
         text += f"\n\n{table([(distilled_name(result.final), final), *baselines])}"
     summary = {"folder": folder} | read_json(folder / SUMMARY_NAME)
+    text += diagnosis(findings_in(summary))
     return Output(summary | {"baselines": records(baselines)}, text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydistill.cli.arguments import (
     add_quiet,
     add_recipe,
     device_of,
+    diagnosis,
     path,
     recipe_of,
 )
@@ -39,6 +41,7 @@ def run(values: Any) -> Output:
     """Train the experts that are missing or damaged in the folder."""
     from pydistill import data
     from pydistill._util.format import counted
+    from pydistill.runs.diagnosis import chance_of, diagnose_experts
     from pydistill.runs.preflight import check_networks
     from pydistill.runs.workflow import train_and_store
 
@@ -52,4 +55,6 @@ def run(values: Any) -> Output:
     average = 100 * sum(finals) / len(finals)
     mean = " on average" if len(finals) > 1 else ""
     text = f"{counted(len(store), 'expert')} in {values.out}{extra}; final test accuracy {average:.1f} %{mean}"
-    return Output({"folder": values.out, "experts": len(store), "test_accuracies": finals}, text)
+    findings = diagnose_experts(store, chance_of(dataset))
+    record = {"folder": values.out, "experts": len(store), "test_accuracies": finals}
+    return Output(record | {"findings": [asdict(finding) for finding in findings]}, text + diagnosis(findings))

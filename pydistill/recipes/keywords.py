@@ -9,8 +9,16 @@ from typing import Any, TypeVar
 
 from pydistill._util.checks import check_path
 from pydistill._util.settings import Settings, from_dict
+from pydistill.data import Dataset
 from pydistill.errors import UnknownSettingError
-from pydistill.recipes.recipe import Recipe, default_recipe, load_recipe, preset_names, preset_path
+from pydistill.recipes.recipe import (
+    Recipe,
+    default_recipe,
+    load_recipe,
+    preset_names,
+    preset_path,
+    read_recipe_file,
+)
 
 S = TypeVar("S", bound=Settings)
 
@@ -27,6 +35,17 @@ def recipe_from(recipe: Recipe | str | os.PathLike[str] | None, data: str = "", 
     check_path("recipe", recipe)
     name = os.fspath(recipe)
     return load_recipe(preset_path(name) if name in preset_names() else name, trust=trust)
+
+
+def quick_preset(dataset: Dataset) -> str:
+    """Return the name of the preset for a first try on the data: quick/table for images of one pixel, else images."""
+    return "quick/table" if dataset.image_size == (1, 1) else "quick/images"
+
+
+def quick_recipe(dataset: Dataset) -> Recipe:
+    """Return the recipe for a first try on the data; digits are not mirrored."""
+    values = read_recipe_file(preset_path(quick_preset(dataset)))
+    return from_dict(Recipe, values, base=default_recipe(dataset.name))
 
 
 def with_values(settings: S, values: Mapping[str, Any]) -> S:

@@ -11,6 +11,7 @@ Other settings come from the recipe, or have their defaults.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from torch import Tensor
 
 from pydistill._util.checks import check_instance, check_path
 from pydistill._util.devices import usable_device
-from pydistill._util.layout import BEST_NAME
+from pydistill._util.files import read_json
+from pydistill._util.layout import BEST_NAME, SUMMARY_NAME
 from pydistill._util.progress import is_shown
-from pydistill._util.settings import as_keywords
+from pydistill._util.settings import as_keywords, keyword_of
 from pydistill.artefact.distilled_set import DistilledSet, load
 from pydistill.artefact.file import Artefact
 from pydistill.data import Dataset
@@ -33,15 +35,18 @@ from pydistill.evaluation.baselines import read_baselines
 from pydistill.evaluation.evaluate import Evaluation, EvaluationSettings, Row, evaluate_networks
 from pydistill.evaluation.protocols import with_protocol
 from pydistill.nn import ModelSettings, Network, parse, settings_of
-from pydistill.recipes.keywords import recipe_from, with_values
+from pydistill.recipes.keywords import quick_recipe, recipe_from, with_values
 from pydistill.recipes.recipe import Recipe, default_recipe
 from pydistill.runs.callbacks import RunCallback
+from pydistill.runs.diagnosis import chance_of, diagnose_experts, findings_in
 from pydistill.runs.loggers import LogSettings
 from pydistill.runs.report import write_report
 from pydistill.runs.run import RunResult
-from pydistill.runs.workflow import distill_and_report, train_and_store
+from pydistill.runs.workflow import distill_and_report, experts_for, run_folder_for, train_and_store
 from pydistill.training.experts import ExpertSettings
 from pydistill.trajectories import TrajectoryStore
+
+_log = logging.getLogger("pydistill")
 
 __all__ = ["DistillResult", "distill", "evaluate", "train_experts"]
 
@@ -59,7 +64,8 @@ class DistillResult:
     run: RunResult
 
     def __repr__(self) -> str:
-        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r})"
+        findings = "".join(f"\n- {sentence}" for sentence in self.findings)
+        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r}){findings}"
 
     @property
     def accuracy(self) -> float:
@@ -75,6 +81,12 @@ class DistillResult:
     def baselines(self) -> list[Row]:
         """The rows that the set is compared with: what networks were trained on, and their accuracies."""
         return read_baselines(self.folder)
+
+    @property
+    def findings(self) -> list[str]:
+        """The diagnosis of the run: sentences about what looks wrong, each with the settings to change."""
+        summary = read_json(self.folder / SUMMARY_NAME)
+        return [finding.sentence(keyword_of) for finding in findings_in(summary)]
 
     @property
     def folder(self) -> Path:
@@ -121,16 +133,19 @@ def train_experts(
     check_path("out", out)
     base = recipe_from(recipe, data.name, trust=trust)
     base, network = _with_model(replace(base, expert=with_values(base.expert, settings)), model)
-    return train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
+    store = train_and_store(data, base, Path(out), quiet=not is_shown(progress), network=network)
+    for finding in diagnose_experts(store, chance_of(data)):
+        _log.warning("%s", finding.sentence(keyword_of))
+    return store
 
 
 @as_keywords()
 def distill(
     data: Dataset,
-    experts: TrajectoryStore | str | os.PathLike[str],
+    experts: TrajectoryStore | str | os.PathLike[str] | None = None,
     model: str | Network | None = None,
     *,
-    out: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
     recipe: Recipe | str | os.PathLike[str] | None = None,
     trust: bool = False,
     resume: bool = False,
@@ -145,11 +160,13 @@ def distill(
 
     Args:
         data: the data set that the experts were trained on.
-        experts: what `train_experts` returned, or the folder of experts.
+        experts: what `train_experts` returned, or the folder of experts; None: they are trained, by the recipe's
+            `expert`, into the folder experts in `out`.
         model: the student, as for `train_experts`; None: the experts' network. A factory must be passed again.
-        out: the run folder.
+        out: the run folder; None: a folder in the working directory, named after data, method and images per class.
         recipe: a `Recipe`, a preset's name, or a recipe's file, of which `distill` and `evaluation` are used;
-            None: the defaults, with the experts' augmentation.
+            None: the defaults, with the experts' augmentation, or without experts the preset for a first try in
+            minutes, quick/images or quick/table.
         trust: as for `train_experts`.
         resume: continue the run in `out` if there is one.
         evaluation: how the set is evaluated: settings, or a mapping of fields of `EvaluationSettings` and its training,
@@ -167,37 +184,41 @@ def distill(
         PydistillError: as `pydistill.runs.run.run_distillation`.
     """
     data = _on_device(data, device)
-    if not isinstance(experts, TrajectoryStore):
+    if experts is not None and not isinstance(experts, TrajectoryStore):
         check_path("experts", experts)
-    check_path("out", out)
+    if out is not None:
+        check_path("out", out)
     check_instance("log", log, LogSettings | None, "LogSettings(tensorboard=…, wandb=…) of pydistill.runs.loggers")
     if not isinstance(callbacks, Sequence) or not all(isinstance(callback, RunCallback) for callback in callbacks):
         raise SettingError("callbacks", callbacks, "a list of RunCallback, the class in pydistill.runs.callbacks")
-    store = experts if isinstance(experts, TrajectoryStore) else TrajectoryStore.open(experts)
-    base = recipe_from(recipe, data.name, trust=trust)
-    expert = _expert_settings(store, base.expert)
-    if recipe is None:
-        base = base.with_dsa(expert.training.dsa)
+    store = TrajectoryStore.open(experts) if isinstance(experts, (str, os.PathLike)) else experts
+    base = quick_recipe(data) if recipe is None and store is None else recipe_from(recipe, data.name, trust=trust)
+    if store is not None:
+        base = replace(base, expert=_expert_settings(store, base.expert))
+        if recipe is None:
+            base = base.with_dsa(base.expert.training.dsa)
     if isinstance(evaluation, EvaluationSettings):
         base = replace(base, evaluation=evaluation)
     elif evaluation is not None and not isinstance(evaluation, Mapping):
         raise SettingError("evaluation", evaluation, "EvaluationSettings or a mapping of its fields")
     base = replace(
         base,
-        expert=expert,
         distill=with_values(base.distill, settings),
         evaluation=with_values(base.evaluation, evaluation if isinstance(evaluation, Mapping) else {}),
     )
-    if model is None and base.model.name != store.record.architecture:  # a network of the user's has its import path
-        model = settings_of(store.record.architecture)
+    if model is None and store is not None and base.model.name != store.record.architecture:
+        model = settings_of(store.record.architecture)  # a network of the user's has its import path
     base, network = _with_model(base, model)
+    folder, quiet = run_folder_for(data, base) if out is None else Path(out), not is_shown(progress)
+    if store is None:
+        store = experts_for(data, base, folder, resume=resume, quiet=quiet, network=network)
     run = distill_and_report(
         data,
         base,
         store,
-        Path(out),
+        folder,
         resume=resume,
-        quiet=not is_shown(progress),
+        quiet=quiet,
         log=log,
         callbacks=callbacks,
         network=network,

@@ -8,15 +8,13 @@ from pathlib import Path
 import torch
 
 from pydistill import data
-from pydistill._util.layout import REPORT_NAME, holds_experts
+from pydistill._util.layout import EXPERTS_NAME, REPORT_NAME, holds_experts
 from pydistill.errors import InputError, MismatchError, Name
 from pydistill.evaluation.baselines import read_baselines
 from pydistill.evaluation.evaluate import table
 from pydistill.recipes.recipe import Recipe, load_recipe, preset_path
 from pydistill.runs.comparison import distilled_name
 from pydistill.runs.workflow import distill_and_report, train_and_store
-
-EXPERTS = "experts"
 
 
 def demo_recipe(method: str, seed: int) -> Recipe:
@@ -59,7 +57,7 @@ def _check_folder(out: Path, resume: bool) -> None:
         raise InputError(f"{out} is a file, and a demo needs a folder; choose another path")
     if not out.exists() or not any(out.iterdir()):
         return
-    if not (out / EXPERTS).is_dir():
+    if not (out / EXPERTS_NAME).is_dir():
         raise InputError(f"{out} is not empty; choose another folder")
     if not resume:
         raise InputError(f"{out} holds a demo; add ", Name("resume"), " to continue it, or choose another folder")
@@ -68,8 +66,8 @@ def _check_folder(out: Path, resume: bool) -> None:
 def _demo(recipe: Recipe, out: Path, quiet: bool, resume: bool) -> str:
     dataset = data.load(recipe.data)
     began = time.perf_counter()
-    continued = holds_experts(out / EXPERTS)
-    store = train_and_store(dataset, recipe, out / EXPERTS, quiet=quiet)
+    continued = holds_experts(out / EXPERTS_NAME)
+    store = train_and_store(dataset, recipe, out / EXPERTS_NAME, quiet=quiet)
     trained = time.perf_counter()
     result = distill_and_report(dataset, recipe, store, out, resume=resume, quiet=quiet)
     baselines = read_baselines(out)

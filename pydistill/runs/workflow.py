@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,19 +14,22 @@ import torch
 
 from pydistill._util.files import write_json
 from pydistill._util.format import first_line
-from pydistill._util.layout import CURVES_NAME, IMAGES_NAME, REPORT_NAME, SUMMARY_NAME
+from pydistill._util.layout import CURVES_NAME, EXPERTS_NAME, IMAGES_NAME, REPORT_NAME, SUMMARY_NAME, refuse_experts
 from pydistill._util.locking import results_writer
 from pydistill._util.memory import peak_resident
 from pydistill._util.progress import Bar
 from pydistill.data import Dataset
 from pydistill.errors import Interrupted, Name
+from pydistill.evaluation.baselines import read_baselines
 from pydistill.evaluation.evaluate import accuracy_record
 from pydistill.nn import Network, name_of
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.callbacks import ProgressBar, RunCallback
 from pydistill.runs.comparison import baselines_of, experts_row
+from pydistill.runs.diagnosis import Finding, chance_of, diagnose_experts, diagnose_run
 from pydistill.runs.folder import RunFolder
 from pydistill.runs.loggers import LogSettings, make_loggers
+from pydistill.runs.preflight import check_recipe_and_experts
 from pydistill.runs.report import draw_run, write_report
 from pydistill.runs.run import RunDivergedError, RunResult, run_distillation, with_data_of
 from pydistill.training.experts import check_disk, train_experts
@@ -54,6 +58,28 @@ def train_and_store(
             bar.step(expert=f"{expert + 1}/{settings.count}", loss=f"{loss:.3f}", test=f"{100 * test:.1f}%")
 
         return train_experts(dataset, network, settings, out, on_progress=on_progress)
+
+
+def run_folder_for(dataset: Dataset, recipe: Recipe) -> Path:
+    """Name a run folder in the working directory, after the data, the method and the images per class."""
+    title = re.sub(r"[^\w.-]+", "-", dataset.name).strip("-.") or "run"
+    return Path(f"{title}-{recipe.distill.method}-ipc{recipe.distill.ipc}")
+
+
+def experts_for(
+    dataset: Dataset, recipe: Recipe, out: Path, *, resume: bool, quiet: bool, network: Network | None = None
+) -> TrajectoryStore:
+    """Train the experts of one run into `out`/experts, unless they are there; the run is checked before.
+
+    Raises:
+        InputError: the settings do not fit together, or `out` holds a run and `resume` is false.
+        PydistillError: as `train_and_store`.
+    """
+    check_recipe_and_experts(recipe, network=network)
+    refuse_experts(out)
+    if not resume:
+        RunFolder(out).check_free()
+    return train_and_store(dataset, recipe, out / EXPERTS_NAME, quiet=quiet, network=network)
 
 
 def distill_and_report(
@@ -95,19 +121,29 @@ def distill_and_report(
                 recipe, dataset, store, out, network=network, resume=resume, callbacks=all_callbacks
             )
         except RunDivergedError as error:
-            _write_summary(recipe, error.result)
+            _write_summary(recipe, error.result, dataset, store)
             show_run(error.result.folder)
             raise
-    _write_summary(recipe, result)
+    _write_summary(recipe, result, dataset, store)
     try:
         _compare(recipe, dataset, store, result, network or recipe.model, quiet)
+        _write_summary(recipe, result, dataset, store)
     finally:
         show_run(folder)
     return result
 
 
-def _write_summary(recipe: Recipe, result: RunResult) -> None:
-    summary = run_summary(recipe, result)
+def findings_of(recipe: Recipe, result: RunResult, dataset: Dataset, store: TrajectoryStore) -> list[Finding]:
+    """Diagnose a run and its experts, with the baselines that are in its folder."""
+    folder, final = result.folder, result.final
+    baselines = read_baselines(folder.path)
+    found = diagnose_run(recipe, folder.metrics(), len(final.images), result.accuracy_final, baselines)
+    return found + diagnose_experts(store, chance_of(dataset))
+
+
+def _write_summary(recipe: Recipe, result: RunResult, dataset: Dataset, store: TrajectoryStore) -> None:
+    findings = findings_of(recipe, result, dataset, store)
+    summary = run_summary(recipe, result) | {"findings": [asdict(finding) for finding in findings]}
     with results_writer(result.folder.path):
         write_json(result.folder.path / SUMMARY_NAME, summary)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pydistill.artefact.file import Artefact
+from pydistill.recipes.recipe import load_recipe, preset_path
 from pydistill.trajectories import TrajectoryStore
 from tests.cli.commands import SMALL, run
+from tests.docs.doc_commands import make_pictures
 
 
 def test_convexify_and_mct(experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,3 +101,67 @@ def test_experts_of_another_network(experts: Path, tmp_path: Path, capsys: pytes
     message = capsys.readouterr().err
     assert "width=4" in message
     assert "width=5" in message
+
+
+SHORT = ["--model.width=4", "--expert.count=2", "--expert.training.epochs=8", "--distill.iterations=2"]
+SHORT += ["--distill.steps=2", "--distill.evaluate_every=0", "--evaluation.repeats=1", "--evaluation.training.epochs=2"]
+
+
+def table_file(folder: Path) -> Path:
+    labels = np.arange(24) % 2
+    rows = (0.2 * np.random.default_rng(0).random((24, 3, 1, 1)) + 0.5 * labels[:, None, None, None]).astype("float32")
+    arrays = {"train_images": rows[:16], "train_labels": labels[:16], "test_images": rows[16:]}
+    np.savez(folder / "rows of mine.npz", **arrays, test_labels=labels[16:])
+    return folder / "rows of mine.npz"
+
+
+def test_one_command_distils_a_folder_of_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(tmp_path / "my photos", classes=2)
+    monkeypatch.chdir(tmp_path)
+    assert run("distill", "my photos", "--ipc", 2, *SHORT, "--model.depth=3", "--quiet") == 0
+    assert "final accuracy" in capsys.readouterr().out
+    out = tmp_path / "my-photos-att-ipc2"
+    stored = json.loads((out / "recipe.json").read_text())
+    quick = load_recipe(preset_path("quick/images"))
+    assert stored["data"] | {"path": None} == quick.as_dict()["data"]
+    assert stored["distill"]["ipc"] == 2
+    assert stored["distill"]["lr_image"] == quick.distill.lr_image
+    assert len(TrajectoryStore.open(out / "experts")) == 2
+    assert {"report.html", "summary.json", "baselines.json"} <= {path.name for path in out.iterdir()}
+    before = (out / "distilled.safetensors").read_bytes()
+    assert run("distill", "my photos", "--ipc", 2, *SHORT, "--model.depth=3", "--quiet") == 2
+    assert "already holds a run; add --resume" in capsys.readouterr().err
+    assert run("distill", "my photos", "--ipc", 2, *SHORT, "--model.depth=3", "--quiet", "--resume") == 0
+    assert (out / "distilled.safetensors").read_bytes() == before
+
+
+def test_one_command_distils_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("distill", table_file(tmp_path), *SHORT, "--out", "run", "--quiet") == 0
+    stored = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert stored["model"]["name"] == "mlp"
+    assert stored["data"]["name"] == "tensors"
+    assert [stored["expert"]["training"]["dsa"], stored["distill"]["dsa"]] == [None, None]
+
+
+def test_a_preset_or_file_replaces_the_quick_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("distill", "photos", "--preset", "demo/digits-att", "--print_config") == 0
+    shown = capsys.readouterr().out
+    assert "path: photos" in shown
+    assert "name: digits" in shown
+    assert run("distill", "x.npz", "--print_config", "--distill.ipc=3", "--ipc=2") == 0
+    shown = capsys.readouterr().out
+    assert "name: tensors" in shown
+    assert "image_size: null" in shown
+    assert "ipc: 3" in shown
+
+
+def test_settings_that_do_not_fit_are_refused_before_experts_are_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_pictures(tmp_path / "photos", classes=2)
+    assert run("distill", tmp_path / "photos", "--out", tmp_path / "run", "--distill.max_start=19", "--quiet") == 2
+    assert "--distill.max_start" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -20,6 +20,7 @@ from pydistill.data import Dataset, DataSettings, DsaSettings
 from pydistill.errors import InputError, MismatchError, OutOfMemoryError, SettingError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
+from pydistill.recipes.keywords import quick_recipe
 from pydistill.recipes.recipe import Recipe
 from pydistill.runs.api import DistillResult, _expert_settings
 from pydistill.runs.callbacks import RunCallback
@@ -390,3 +391,32 @@ def test_evaluate_takes_a_run(result: DistillResult) -> None:
         pydistill.evaluate(result.folder, data=DATA, momentum=0.9)
     with pytest.raises(SettingError, match="labels"):
         pydistill.evaluate(DATA.test_images)
+
+
+def test_distil_without_experts_trains_them_by_the_quick_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = {"iterations": 2, "steps": 2, "max_start": 1, "expert_epochs": 1, "device": "cpu"}
+    evaluation = {"repeats": 1, "epochs": 2}
+    result = pydistill.distill(DATA, ipc=2, model="convnet2-w4", evaluation=evaluation, **short)
+    assert result.folder == Path("blobs-att-ipc2")
+    stored = pydistill.load("blobs-att-ipc2").recipe
+    quick = quick_recipe(DATA)
+    assert len(TrajectoryStore.open(result.folder / "experts")) == quick.expert.count
+    assert stored.distill.lr_image == quick.distill.lr_image
+    with pytest.raises(InputError, match="already holds a run; add resume=True"):
+        pydistill.distill(DATA, ipc=2, model="convnet2-w4", evaluation=evaluation, **short)
+    again = pydistill.distill(DATA, ipc=2, model="convnet2-w4", evaluation=evaluation, resume=True, **short)
+    assert torch.equal(again.set.images, result.set.images)
+
+
+def test_the_quick_recipe_does_not_mirror_digits_or_augment_tables() -> None:
+    digits = quick_recipe(pydistill.data.digits())
+    assert {part.dsa.strategy for part in (digits.distill, digits.expert.training, digits.evaluation.training)} == {
+        "color_crop_cutout_scale_rotate"
+    }
+    rows = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    table = quick_recipe(pydistill.data.from_table(rows, torch.arange(8) % 2, rows, torch.arange(8) % 2))
+    assert table.model.name == "mlp"
+    assert (table.distill.dsa, table.expert.training.dsa, table.evaluation.training.dsa) == (None, None, None)

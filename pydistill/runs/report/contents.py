@@ -16,6 +16,7 @@ from pydistill.errors import FormatError
 from pydistill.evaluation.baselines import read_baselines
 from pydistill.evaluation.evaluate import Row
 from pydistill.evaluation.evaluations_file import read_evaluations
+from pydistill.runs.diagnosis import Finding, findings_in, is_finding
 from pydistill.runs.folder import RunFolder
 
 Record = dict[str, Any]
@@ -96,6 +97,11 @@ class Contents:
         return evaluated and self.done >= self.asked > 0
 
     @property
+    def findings(self) -> list[Finding]:
+        """The diagnosis of the run, once it has ended."""
+        return findings_in(self.summary) if self.is_summarised else []
+
+    @property
     def ended_early(self) -> str | None:
         """Why the guard ended the run, or None."""
         reason = self.summary.get("ended_early") if self.is_summarised else None
@@ -151,7 +157,9 @@ def _summary(file: Path) -> Record:
     """Read summary.json and check the values that the report computes with."""
     summary = _mapping(file)
     accuracies = [value for name, value in summary.items() if name.startswith("accuracy_")]
-    if not isinstance(summary.get("iterations"), int) or not all(map(is_accuracy, accuracies)):
+    findings = summary.get("findings", [])
+    valid = isinstance(findings, list) and all(map(is_finding, findings)) and all(map(is_accuracy, accuracies))
+    if not isinstance(summary.get("iterations"), int) or not valid:
         raise FormatError(f"{file} is damaged: it is no summary of a run; the end of a resumed run writes it again")
     return summary
 

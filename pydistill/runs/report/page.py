@@ -58,6 +58,7 @@ def page(run: Contents) -> str:
     body = "\n".join(
         [
             _header(run, title),
+            _findings(run),
             _section("Images", _picture(lambda: newest_images(run), "png", "images before and after", NO_IMAGES)),
             _section(
                 "Curves", _picture(lambda: curves_figure(run.metrics, run.references), "svg", "curves"), note=CURVES
@@ -95,6 +96,11 @@ def _header(run: Contents, title: str) -> str:
         f"<header><h1>{escape(title)}</h1><p><b>{escape(progress(run))}</b> <code>{escape(str(run.path))}</code></p>"
         f'{sentences}</header><dl class="outcome">{numbers}</dl>'
     )
+
+
+def _findings(run: Contents) -> str:
+    sentences = "".join(f"<li>{escape(finding.sentence())}</li>" for finding in run.findings)
+    return _section("Diagnosis", f"<ul>{sentences}</ul>") if sentences else ""
 
 
 def _section(heading: str, content: str, note: str = "") -> str:
