@@ -22,10 +22,10 @@ from pydistill._util.locking import only_writer
 from pydistill._util.png import html_sheet
 from pydistill._util.progress import in_notebook, is_shown
 from pydistill.artefact.file import Artefact, check_destination
+from pydistill.artefact.recorded_data import recorded_data
 from pydistill.artefact.storage import Storage
 from pydistill.data import Dataset, Preprocessing
-from pydistill.data import load as load_data
-from pydistill.errors import InputError, MismatchError, Name, SettingError, shown
+from pydistill.errors import InputError, MismatchError, shown
 from pydistill.evaluation.evaluate import Evaluation, evaluate_networks
 from pydistill.evaluation.protocols import with_protocol
 from pydistill.evaluation.settings import EvaluationSettings
@@ -364,18 +364,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
             return dataset.to(usable_device(device, dataset.device))
         if "data" not in self.provenance.get("recipe", {}):
             raise InputError("the set does not record its data set; pass data")
-        recorded = self.recipe.data
-        if data is not None and recorded.name == "digits":
-            raise SettingError("data", os.fspath(data), "left out for digits, which come with scikit-learn")
-        path = recorded.path if data is None else os.fspath(data)
-        if path is None and recorded.name == "tensors":
-            raise InputError(
-                "the set was distilled from data in memory: call set.evaluate(data=…) in Python, or save the arrays as "
-                "a .npz file and give its path as ",
-                Name("data"),
-            )
-        # A file from elsewhere must not cause downloads or choose the cache folder.
-        return self.preprocess(load_data(replace(recorded, path=path, download=False, cache=None), device))
+        return self.preprocess(recorded_data(self.recipe.data, data, device))
 
 
 def _custom_network(action: str, name: str) -> InputError:
