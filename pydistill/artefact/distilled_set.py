@@ -87,7 +87,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
 
     @property
     def storage(self) -> Storage:
-        """How many numbers and bytes store the images, or the codes that they are decoded from, and the labels."""
+        """The numbers and bytes of the images, or of the codes that they are decoded from, and of the labels."""
         return self.artefact.storage
 
     @property

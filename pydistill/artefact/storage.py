@@ -1,4 +1,4 @@
-"""What a distilled set needs to be stored, by which sets are compared."""
+"""The size of a distilled set as it is stored, by which sets are compared."""
 
 from __future__ import annotations
 

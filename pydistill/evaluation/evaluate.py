@@ -91,7 +91,7 @@ class Evaluation:
 
 
 Row = tuple[str, Evaluation]
-"""What networks were trained on, and their accuracies."""
+"""The name of a training set, and the accuracies of networks trained on it."""
 
 
 def accuracy_record(accuracies: Sequence[float]) -> dict[str, Any]:

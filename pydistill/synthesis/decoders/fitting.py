@@ -13,7 +13,7 @@ from pydistill.synthesis.decoders.base import Decoder
 
 @dataclass(frozen=True)
 class Fitting:
-    """How codes are fitted to images.
+    """Settings of the fit of codes to images.
 
     Attributes:
         steps: Adam's steps; 0 leaves the codes as they are.

@@ -34,7 +34,7 @@ _USED_BY = {
 
 @dataclass(frozen=True)
 class DecoderSettings(Settings):
-    """What is learned and stored instead of pixels. A setting of another kind is refused."""
+    """The choice of a decoder, with the settings of its kind; a setting of another kind is refused."""
 
     kind: Kind = setting("upsample", "upsample, mirror, dct, gaussians or siren")
     factor: int = setting(2, "upsample: f, of which f² small images take the storage of one", at_least=2)
