@@ -28,6 +28,8 @@ SHAPES = {
     "cifar100": (3, 32, 100),
     "tiny-imagenet": (3, 64, 200),
     "imagenette": (3, 128, 10),
+    "folder": (3, 32, 3),
+    "tensors": (4, 1, 3),
 }
 
 # Published tables: steps, expert epochs, max start, lr of images, lr of lr, initial lr, ZCA, EMA, iterations.
@@ -127,6 +129,7 @@ BATCHES = {
 
 def test_presets_are_those_of_the_tables() -> None:
     others = {f"demo/digits-{method}" for method in ("att", "mct", "mtt", "tesla")} | {"cpu/cifar10-w32"}
+    others |= {"quick/images", "quick/table"}
     others |= {f"{method}/digits-ipc1" for method in ("ddif", "fred", "gsdd", "idc")}
     assert set(preset_names()) == set(PUBLISHED) | {f"datm/{name}" for name in DATM} | set(DECODED) | others
 
