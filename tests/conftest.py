@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pydistill.artefact.figures import curves_figure
 from pydistill.trajectories import TrajectoryStore
+from tests.helpers.curves import curves_drawn_by, without_curves
 from tests.helpers.small_runs import experts
 
 # The tests' problems are tiny: a second thread costs more than it does, and everything waits when the cores are busy.
@@ -35,3 +37,17 @@ def open_folder() -> Iterator[Path]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> TrajectoryStore:
     """The experts of `tests.helpers.small_runs`, trained once; tests must not change them."""
     return experts(tmp_path_factory.mktemp("experts"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_curves() -> Iterator[None]:
+    """Runs of this process draw empty curves; those of programs that tests start draw all."""
+    with curves_drawn_by(without_curves):
+        yield
+
+
+@pytest.fixture(scope="module")
+def curves() -> Iterator[None]:
+    """The runs and reports of a module draw their curves."""
+    with curves_drawn_by(curves_figure):
+        yield

@@ -18,6 +18,7 @@ from pydistill.errors import MissingDependencyError
 
 SOURCE, MADE_BY = "Source", "pydistill"  # a text chunk in the PNG file, before its pixels
 _MAX_STUDENTS = 6  # in the plot of distances
+_MANY_POINTS = 2_000  # of a series: more are pixels in an SVG file, which fewer would make slower to draw
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -129,9 +130,8 @@ def _draw_series(axis: Any, iterations: Records, name: str, label: str, *, marke
     if not points:
         return
     numbers, values = zip(*points, strict=True)
-    axis.plot(
-        numbers, values, linestyle="" if marker else "-", marker=marker, linewidth=0.6, alpha=0.4, rasterized=True
-    )
+    style = {"linestyle": "" if marker else "-", "marker": marker, "linewidth": 0.6, "alpha": 0.4}
+    axis.plot(numbers, values, **style, rasterized=len(values) > _MANY_POINTS)
     window = max(1, len(values) // 50)
     smooth = torch.tensor(values, dtype=torch.float64).unfold(0, window, 1).mean(dim=1).tolist()
     axis.plot(numbers[window - 1 :], smooth, color="C0", label=f"mean over {window}" if window > 1 else None)

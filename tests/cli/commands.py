@@ -18,6 +18,7 @@ SMALL = [
     "--distill.checkpoint_every=2",
     "--evaluation.repeats=2",
     "--evaluation.training.epochs=3",
+    "--evaluation.full_epochs=4",
 ]
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pydistill.artefact.figures import curves_figure
 from tests.cli.commands import SMALL, run
+from tests.helpers.curves import curves_drawn_by
 
 
 @pytest.fixture(scope="session")
@@ -19,5 +21,6 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(experts: Path) -> Path:
     out = experts.parent / "run"
-    assert run("distill", *SMALL, "--experts", experts, "--out", out, "--quiet") == 0
+    with curves_drawn_by(curves_figure):
+        assert run("distill", *SMALL, "--experts", experts, "--out", out, "--quiet") == 0
     return out

@@ -18,6 +18,7 @@ from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import experts, recipe
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("curves")
 
 
 def show(*arguments: object) -> int:

@@ -50,11 +50,12 @@ def trained(
 def test_one_capture_for_each_size_of_batch(
     name: str, sharpness: SharpnessSettings | None, training_gpu: FakeGraphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = trained(name, sharpness=sharpness)
+    """In 31 epochs: 30 batches of a size are worth a capture, and tables are drawn for 20 epochs together."""
+    points = trained(name, 31, sharpness=sharpness)
     assert (training_gpu.done.count("warm"), training_gpu.done.count("capture")) == (2 * WARM_CALLS, 2)
-    assert training_gpu.done.count("replay") == 3 * 40 - 2 * WARM_CALLS
+    assert training_gpu.done.count("replay") == 3 * 31 - 2 * WARM_CALLS
     monkeypatch.setenv(graphs.SWITCH, "0")
-    assert torch.equal(trained(name, sharpness=sharpness), points)
+    assert torch.equal(trained(name, 31, sharpness=sharpness), points)
     assert training_gpu.done.count("capture") == 2
 
 

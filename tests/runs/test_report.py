@@ -36,6 +36,7 @@ from tests.helpers.blobs import blobs
 from tests.helpers.small_runs import EXPERT, MODEL, experts, recipe
 
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("curves")
 
 DATA = blobs(channels=3)
 NO_LOGS = LogSettings(tensorboard=False)
@@ -77,7 +78,7 @@ def page(run: Path) -> Page:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(curves: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     store = experts(folder / "experts", DATA)
     work = recipe(evaluate_every=4, ipc=2)
