@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pydistill._util.files import read_json
-from pydistill._util.layout import CONFIG_NAME, CONVEXIFIED_NAME, holds_experts
+from pydistill._util.layout import BEST_NAME, CONFIG_NAME, CONVEXIFIED_NAME, SET_NAME, holds_experts
 from pydistill._util.progress import Bar, is_shown
 from pydistill._util.tensor_file import tensor_sha256
 from pydistill.artefact.distilled_set import DistilledSet, Which, load
@@ -74,7 +74,7 @@ def score(
     distilled = run if isinstance(run, DistilledSet) else load(run, which=which)
     settings = distilled.protocol(protocol, repeats=repeats, epochs=epochs, seed=seed)
     (network,) = distilled.networks([distilled.student if model is None else model])
-    store = None if distilled.labels.ndim == 1 else _experts(experts, folder)
+    store = None if distilled.labels.ndim == 1 else _experts(experts, _run_of(run))
     dataset = distilled.test_data(data, device)
     label, about = None, {}
     if store is not None:
@@ -131,6 +131,14 @@ def _recorded(distilled: DistilledSet, settings: EvaluationSettings, network: Ne
     return distilled_name(distilled.artefact), Evaluation.from_record({**record, "seconds": 0.0})
 
 
+def _run_of(run: DistilledSet | str | os.PathLike[str]) -> Path | None:
+    """Return the run folder, also of a set's file in it; None for a set that has left its run."""
+    if isinstance(run, DistilledSet):
+        return None
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    return folder if Path(run).is_dir() or Path(run).name in (SET_NAME, BEST_NAME) else None
+
+
 def _experts(experts: TrajectoryStore | str | os.PathLike[str] | None, run: Path | None) -> TrajectoryStore:
     """Return the experts of the argument, or those in the run folder, as a demo and MCT have them."""
     if experts is None and run is not None:
@@ -141,7 +149,8 @@ def _experts(experts: TrajectoryStore | str | os.PathLike[str] | None, run: Path
             Name("experts"),
         )
     store = experts if isinstance(experts, TrajectoryStore) else TrajectoryStore.open(experts)
-    recorded = None if run is None else read_json(run / CONFIG_NAME).get("trajectories", {})
+    config = None if run is None else run / CONFIG_NAME  # a copied set has none
+    recorded = read_json(config).get("trajectories") if config is not None and config.exists() else None
     if recorded and recorded["kind"] == store.kind and recorded["digest"] != store.digest:
         raise MismatchError(f"the experts in {store.path} are not those of the run in {run}; give its own")
     return store

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pydistill
+from pydistill._util.files import copy_file
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError, MismatchError
 from pydistill.evaluation import baselines
@@ -144,8 +145,25 @@ def test_soft_labels_need_the_experts_of_the_run(soft: Path, store: TrajectorySt
     others = train_experts(DATA, MODEL, replace(EXPERT, count=1, seed=5), tmp_path / "others")
     with pytest.raises(MismatchError, match="not those of the run"):
         score(soft, experts=others, data=DATA, progress=False)
+    with pytest.raises(MismatchError, match="not those of the run"):  # nor of the set's file in the run
+        score(soft / "distilled.safetensors", experts=others, data=DATA, progress=False)
     other_data = train_experts(blobs(seed=3), MODEL, replace(EXPERT, count=1), tmp_path / "other data")
     with pytest.raises(MismatchError, match="dataset digest"):
         score(pydistill.load(soft), experts=other_data, data=DATA, progress=False)
     with pytest.raises(InputError, match="full_accuracy must be a share from 0 to 1"):
         score(soft, experts=store, data=DATA, full_accuracy=84.8)
+
+
+def test_a_set_that_was_copied_out_of_its_run(soft: Path, store: TrajectoryStore, tmp_path: Path) -> None:
+    copy_file(soft / "distilled.safetensors", tmp_path / "distilled.safetensors")
+    quick = {"data": DATA, "experts": store, "repeats": 1, "epochs": 1, "full_accuracy": 1.0, "progress": False}
+    assert score(tmp_path, **quick).cells["distilled"][1].accuracies
+    assert "± 0.0" not in str(score(tmp_path, **quick))  # one network has no spread
+
+
+def test_random_images_in_the_storage_of_a_decoder(store: TrajectoryStore, tmp_path: Path) -> None:
+    run = distilled(store, tmp_path / "run", decoder=DecoderSettings("upsample"))
+    scores = score(run, data=DATA, full_accuracy=0.9, progress=False)
+    assert scores.cells["distilled"][0].startswith("16 distilled images")
+    assert scores.cells["random"][0] == scores.cells["random_augmented"][0] == "4 random real images"
+    assert scores.cells["random"][1].accuracies == dict(read_baselines(run))["4 random real images"].accuracies
