@@ -239,8 +239,10 @@ def _allowed(hint: Any, limits: Mapping[str, float]) -> str:
             words.append("a list such as [a, b]" if get_args(option)[0] is str else "a list such as [1, 2]")
         elif option in (int, float) and bounds:
             words.append(f"{_NAMES[option]} {bounds}")
+        elif is_dataclass(option):
+            words.append(f"settings by name such as {{{fields(option)[0].name}: …}}")
         else:
-            words.append(_NAMES.get(option, "settings by name"))
+            words.append(_NAMES[option])
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 

@@ -82,6 +82,7 @@ class Outer(Settings):
         ("inner", None),
         ("inner", {"share": 0.5}),
         ("maybe", 5),
+        ("maybe", "x"),
     ],
 )
 def test_invalid_value_is_refused(name: str, value: Any) -> None:
@@ -90,6 +91,12 @@ def test_invalid_value_is_refused(name: str, value: Any) -> None:
     assert raised.value.setting == name
     assert raised.value.value is value
     assert str(raised.value).startswith(f"{name} must be {raised.value.allowed}, not ")
+
+
+def test_a_group_shows_how_it_is_written() -> None:
+    with pytest.raises(SettingError) as raised:
+        Outer(maybe="half")  # type: ignore[arg-type]
+    assert str(raised.value) == "maybe must be settings by name such as {share: …} or null, not 'half'"
 
 
 def test_inclusive_limits() -> None:
