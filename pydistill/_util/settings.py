@@ -60,7 +60,7 @@ class Settings:
     """Base of the settings dataclasses; the constructor checks and normalises every field.
 
     Fields are int, float (finite; integers become floats), bool, str, Literal, lists and tuples of one of these,
-    other settings dataclasses, and unions of them with None. NumPy's numbers become Python's.
+    other settings dataclasses, and unions of them with None. NumPy's numbers become Python's, paths text.
 
     Raises:
         SettingError: a value has the wrong type or is outside its limits.
@@ -216,6 +216,8 @@ def _converted(value: Any, hint: Any) -> Any:
             return hint(value)
     elif isinstance(hint, type) and origin is None and isinstance(value, hint):
         return value
+    elif hint is str and isinstance(value, os.PathLike) and isinstance(path := os.fspath(value), str):
+        return path
     raise TypeError
 
 

@@ -141,10 +141,11 @@ def test_values_become_python_types() -> None:
         limit=np.float32(0.25),  # type: ignore[arg-type]
         epochs=range(0, 6, 2),  # type: ignore[arg-type]
         words=["a", "b"],  # type: ignore[arg-type]
+        name=Path("a", "b"),  # type: ignore[arg-type]
     )
-    assert settings == Outer(3, 2.0, 0.25, epochs=[0, 2, 4], words=("a", "b"))
-    values = [settings.count, settings.rate, settings.limit, settings.epochs, settings.words]
-    assert [type(value) for value in values] == [int, float, float, list, tuple]
+    assert settings == Outer(3, 2.0, 0.25, str(Path("a", "b")), epochs=[0, 2, 4], words=("a", "b"))
+    values = [settings.count, settings.rate, settings.limit, settings.epochs, settings.words, settings.name]
+    assert [type(value) for value in values] == [int, float, float, list, tuple, str]
 
 
 def test_from_dict_completes_with_defaults() -> None:

@@ -167,3 +167,23 @@ def test_random_images_in_the_storage_of_a_decoder(store: TrajectoryStore, tmp_p
     assert scores.cells["distilled"][0].startswith("16 distilled images")
     assert scores.cells["random"][0] == scores.cells["random_augmented"][0] == "4 random real images"
     assert scores.cells["random"][1].accuracies == dict(read_baselines(run))["4 random real images"].accuracies
+
+
+def test_a_table_is_never_augmented(tmp_path: Path) -> None:
+    rows, kinds = torch.rand(24, 3, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 2
+    table = pydistill.data.from_table(rows, kinds, rows, kinds)
+    quick = {"epochs": 2, "batch_size": 8, "lr": 0.1}
+    store = pydistill.train_experts(table, "mlp2-w4", count=1, **quick, dsa=None, out=tmp_path / "experts")
+    short = {"iterations": 1, "steps": 1, "expert_epochs": 1, "evaluation": {"repeats": 1, "epochs": 1}}
+    result = pydistill.distill(table, store, method="mtt", max_start=1, **short, out=tmp_path / "run")
+    for protocol in (None, "ddranking"):
+        scores = score(tmp_path / "run", data=table, protocol=protocol, epochs=1, full_accuracy=0.9, progress=False)
+        assert {row.protocol for _, row in scores.cells.values()} == {f"{protocol or 'mtt'}, no dsa", "given"}
+        assert scores.ars is None
+    (row,) = result.set.evaluate(protocol="datm", epochs=1)
+    assert row.protocol == "datm, no dsa"
+
+
+def test_what_is_no_set_is_refused(hard: Path) -> None:
+    with pytest.raises(InputError, match="run must be"):
+        score(pydistill.load(hard).images)  # type: ignore[arg-type]
