@@ -372,8 +372,8 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         path = recorded.path if data is None else os.fspath(data)
         if path is None and recorded.name == "tensors":
             raise InputError(
-                "the set was distilled from data in memory: pass these, data=…, in Python, or save the arrays as a .npz "
-                "file and give its path as ",
+                "the set was distilled from data in memory: pass these, data=…, in Python, or save the arrays in a "
+                ".npz file and give its path as ",
                 Name("data"),
             )
         # A file from elsewhere must not cause downloads or choose the cache folder.

@@ -161,14 +161,6 @@ def test_a_set_that_was_copied_out_of_its_run(soft: Path, store: TrajectoryStore
     assert "± 0.0" not in str(score(tmp_path, **quick))  # one network has no spread
 
 
-def test_random_images_in_the_storage_of_a_decoder(store: TrajectoryStore, tmp_path: Path) -> None:
-    run = distilled(store, tmp_path / "run", decoder=DecoderSettings("upsample"))
-    scores = score(run, data=DATA, full_accuracy=0.9, progress=False)
-    assert scores.cells["distilled"][0].startswith("16 distilled images")
-    assert scores.cells["random"][0] == scores.cells["random_augmented"][0] == "4 random real images"
-    assert scores.cells["random"][1].accuracies == dict(read_baselines(run))["4 random real images"].accuracies
-
-
 def test_a_table_is_never_augmented(tmp_path: Path) -> None:
     rows, kinds = torch.rand(24, 3, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 2
     table = pydistill.data.from_table(rows, kinds, rows, kinds)
