@@ -60,7 +60,7 @@ class Settings:
     """Base of the settings dataclasses; the constructor checks and normalises every field.
 
     Fields are int, float (finite; integers become floats), bool, str, Literal, lists and tuples of one of these,
-    other settings dataclasses, and unions of them with None. NumPy's numbers become Python's.
+    other settings dataclasses, and unions of them with None. NumPy's numbers become Python's, paths text.
 
     Raises:
         SettingError: a value has the wrong type or is outside its limits.
@@ -216,6 +216,8 @@ def _converted(value: Any, hint: Any) -> Any:
             return hint(value)
     elif isinstance(hint, type) and origin is None and isinstance(value, hint):
         return value
+    elif hint is str and isinstance(value, os.PathLike) and isinstance(path := os.fspath(value), str):
+        return path
     raise TypeError
 
 
@@ -239,8 +241,10 @@ def _allowed(hint: Any, limits: Mapping[str, float]) -> str:
             words.append("a list such as [a, b]" if get_args(option)[0] is str else "a list such as [1, 2]")
         elif option in (int, float) and bounds:
             words.append(f"{_NAMES[option]} {bounds}")
+        elif is_dataclass(option):
+            words.append(f"settings by name such as {{{fields(option)[0].name}: …}}")
         else:
-            words.append(_NAMES.get(option, "settings by name"))
+            words.append(_NAMES[option])
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 

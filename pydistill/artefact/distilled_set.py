@@ -337,7 +337,7 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
     def protocol(self, name: str | None = None, **changes: int | None) -> EvaluationSettings:
         """Return the settings of an evaluation: the recipe's, or a published protocol's with the recipe's networks.
 
-        A protocol augments as published, but does not mirror digits.
+        A protocol augments as published, but does not mirror digits, nor augment tables.
 
         Args:
             name: one of `PROTOCOLS` of `pydistill.evaluation.protocols`; None: the recipe's own.
@@ -348,7 +348,9 @@ class DistilledSet(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
         """
         settings = self.recipe.evaluation
         if name is not None:
-            settings = with_protocol(settings, name, default_recipe(self.recipe.data.name).evaluation.training.dsa)
+            is_table = tuple(self.images.shape[2:]) == (1, 1)
+            dsa = None if is_table else default_recipe(self.recipe.data.name).evaluation.training.dsa
+            settings = with_protocol(settings, name, dsa)
         epochs = changes.pop("epochs", None)
         if epochs is not None:
             settings = replace(settings, training=replace(settings.training, epochs=epochs))

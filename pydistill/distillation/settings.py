@@ -230,11 +230,16 @@ class DistillSettings(Settings):
         if (self.initialisation == "file") != (self.start_from is not None):
             allowed = "null" if self.start_from else "a path"
             allowed += f" with initialisation {self.initialisation}"
-            raise SettingError("start_from", self.start_from, allowed)
+            remedy = "or set initialisation to file" if self.start_from else ""
+            raise SettingError("start_from", self.start_from, allowed, remedy)
         if self.difficulty_start and self.initialisation != "difficulty":
+            allowed = f"0 with initialisation {self.initialisation}"
             raise SettingError(
-                "difficulty_start", self.difficulty_start, f"0 with initialisation {self.initialisation}"
+                "difficulty_start", self.difficulty_start, allowed, "or set initialisation to difficulty"
             )
+        if self.kmeans_network != "random" and self.initialisation != "kmeans":
+            allowed = f"random with initialisation {self.initialisation}"
+            raise SettingError("kmeans_network", self.kmeans_network, allowed, "or set initialisation to kmeans")
         if self.frozen > 1 - 1 / self.ipc + 1e-9:
             allowed = f"at most {1 - 1 / self.ipc:.3g} with ipc = {self.ipc}, so that an image of each class is updated"
             raise SettingError("frozen", self.frozen, allowed)
@@ -243,6 +248,9 @@ class DistillSettings(Settings):
         if self.label_start != "probabilities" and self.resolved_method.labels != "learned":
             allowed = f"probabilities with labels {self.resolved_method.labels}"
             raise SettingError("label_start", self.label_start, allowed, "or set labels to learned")
+        if self.momentum_label is not None and self.resolved_method.labels != "learned":
+            allowed = f"null with labels {self.resolved_method.labels}"
+            raise SettingError("momentum_label", self.momentum_label, allowed, "or set labels to learned")
         if self.spread_starts and self.experts_per_step == 1:
             allowed = "false with experts_per_step = 1, which has one start per iteration"
             raise SettingError("spread_starts", self.spread_starts, allowed)

@@ -27,6 +27,10 @@ class Uncertain:
     value: float
     std: float
 
+    def text(self, digits: int, *, spread: bool = True) -> str:
+        """Format the value, with its spread if that is known."""
+        return f"{self.value:.{digits}f}" + (f" ± {self.std:.{digits}f}" if spread else "")
+
 
 def robust_score(exponent: Uncertain) -> Uncertain:
     """Map α or β in [−1, 1] to a score in [0, 1]:
@@ -121,20 +125,18 @@ class Scores:
     def __str__(self) -> str:
         """Format the cells as a table, and the scores below it."""
         rows = {id(row[1]): row for row in self.cells.values()}
+        spread = len(self.cells["distilled"][1].accuracies) > 1  # one network has none
+
+        def percent(score: Uncertain) -> str:
+            return f"{Uncertain(100 * score.value, 100 * score.std).text(1, spread=spread)} %"
+
         lines = [
-            f"HLR = {_percent(self.hlr)}, all real images − distilled images, both with hard labels",
-            f"IOR = {_percent(self.ior)}, distilled images − random real images",
-            f"α   = {_number(self.alpha)}",
-            f"LRS = {_number(self.lrs)}, the label-robust score",
+            f"HLR = {percent(self.hlr)}, all real images − distilled images, both with hard labels",
+            f"IOR = {percent(self.ior)}, distilled images − random real images",
+            f"α   = {self.alpha.text(3, spread=spread)}",
+            f"LRS = {self.lrs.text(3, spread=spread)}, the label-robust score",
         ]
         if self.beta is not None and self.ars is not None:
-            lines += [f"β   = {_number(self.beta)}", f"ARS = {_number(self.ars)}, the augmentation-robust score"]
+            lines.append(f"β   = {self.beta.text(3, spread=spread)}")
+            lines.append(f"ARS = {self.ars.text(3, spread=spread)}, the augmentation-robust score")
         return "\n".join([table(list(rows.values())), "", *lines, "", NOTE])
-
-
-def _percent(score: Uncertain) -> str:
-    return f"{100 * score.value:.1f} ± {100 * score.std:.1f} %"
-
-
-def _number(score: Uncertain) -> str:
-    return f"{score.value:.3f} ± {score.std:.3f}"

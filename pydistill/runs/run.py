@@ -136,6 +136,11 @@ def _run(
     check_run(recipe, dataset, store, network)
     if recipe.distill.resolved_method.trajectories == "recorded" and (unused := convexification(recipe)):
         _log.warning("%s: no effect, since %s works on recorded experts", ", ".join(unused), recipe.distill.method)
+    if recipe.distill.method in ("ftd", "datm") and store.record.training.get("sharpness", {}) is None:
+        _log.warning(
+            "the experts in %s were trained by plain SGD, and %s uses flat ones: train them with sharpness",
+            *(store.path, recipe.distill.method),
+        )
     _check_experts(store, experts_record(dataset, network, recipe.expert))
     architecture = architecture_of(network, *dataset.sizes, device=dataset.device)
     folder = RunFolder(out)

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pydistill._util.checks import check_path
 from pydistill._util.files import read_json
-from pydistill._util.layout import CONFIG_NAME, CONVEXIFIED_NAME, holds_experts
+from pydistill._util.layout import BEST_NAME, CONFIG_NAME, CONVEXIFIED_NAME, SET_NAME, holds_experts
 from pydistill._util.progress import Bar, is_shown
 from pydistill._util.tensor_file import tensor_sha256
 from pydistill.artefact.distilled_set import DistilledSet, Which, load
@@ -65,16 +66,19 @@ def score(
         which: for a run folder, the "final" or the "best" set.
 
     Raises:
-        InputError: the set has soft labels and there are no experts; or as `DistilledSet.evaluate`.
+        InputError: the set has soft labels and there are no experts; `run` is neither a set nor a path; or as
+            `DistilledSet.evaluate`.
         MismatchError: the experts are not those of the run, or of another architecture or other data.
     """
     if full_accuracy is not None and not 0 <= full_accuracy <= 1:
         raise SettingError("full_accuracy", full_accuracy, "a share from 0 to 1, such as 0.848")
+    if not isinstance(run, DistilledSet):
+        check_path("run", run)
     folder = None if isinstance(run, DistilledSet) or not Path(run).is_dir() else Path(run)
     distilled = run if isinstance(run, DistilledSet) else load(run, which=which)
     settings = distilled.protocol(protocol, repeats=repeats, epochs=epochs, seed=seed)
     (network,) = distilled.networks([distilled.student if model is None else model])
-    store = None if distilled.labels.ndim == 1 else _experts(experts, folder)
+    store = None if distilled.labels.ndim == 1 else _experts(experts, _run_of(run))
     dataset = distilled.test_data(data, device)
     label, about = None, {}
     if store is not None:
@@ -86,7 +90,8 @@ def score(
     if settings.training.dsa is None or not settings.training.dsa.parts:
         dsa = default_recipe(distilled.recipe.data.name).evaluation.training.dsa
         augmented = replace(settings, training=replace(settings.training, dsa=dsa))
-    protocols = dict.fromkeys([settings] if dataset.image_size == (1, 1) else [settings, augmented, plain])
+    is_table = dataset.image_size == (1, 1)
+    protocols = dict.fromkeys([settings] if is_table else [settings, augmented, plain])
     few = len(protocols) * (1 + len({*rates})) + (store is not None)
     total = settings.repeats * (few * settings.training.epochs)
     total += settings.repeats * settings.full_epochs if full_accuracy is None else 0
@@ -99,7 +104,7 @@ def score(
         cells = {"distilled": sets[settings], "random": random[settings], "distilled_hard": sets[settings]}
         if store is not None:
             cells["distilled_hard"] = _distilled_row(distilled, evaluators[settings], hard=True)
-        if augmented in evaluators:
+        if not is_table:
             cells |= {"distilled_augmented": sets[augmented], "random_augmented": random[augmented]}
             cells |= {"distilled_plain": sets[plain], "random_plain": random[plain]}
         if full_accuracy is None:
@@ -131,6 +136,14 @@ def _recorded(distilled: DistilledSet, settings: EvaluationSettings, network: Ne
     return distilled_name(distilled.artefact), Evaluation.from_record({**record, "seconds": 0.0})
 
 
+def _run_of(run: DistilledSet | str | os.PathLike[str]) -> Path | None:
+    """Return the run folder, also of a set's file in it; None for a set that has left its run."""
+    if isinstance(run, DistilledSet):
+        return None
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    return folder if Path(run).is_dir() or Path(run).name in (SET_NAME, BEST_NAME) else None
+
+
 def _experts(experts: TrajectoryStore | str | os.PathLike[str] | None, run: Path | None) -> TrajectoryStore:
     """Return the experts of the argument, or those in the run folder, as a demo and MCT have them."""
     if experts is None and run is not None:
@@ -141,7 +154,8 @@ def _experts(experts: TrajectoryStore | str | os.PathLike[str] | None, run: Path
             Name("experts"),
         )
     store = experts if isinstance(experts, TrajectoryStore) else TrajectoryStore.open(experts)
-    recorded = None if run is None else read_json(run / CONFIG_NAME).get("trajectories", {})
+    config = None if run is None else run / CONFIG_NAME  # a copied set has none
+    recorded = read_json(config).get("trajectories") if config is not None and config.exists() else None
     if recorded and recorded["kind"] == store.kind and recorded["digest"] != store.digest:
         raise MismatchError(f"the experts in {store.path} are not those of the run in {run}; give its own")
     return store

@@ -82,6 +82,7 @@ class Outer(Settings):
         ("inner", None),
         ("inner", {"share": 0.5}),
         ("maybe", 5),
+        ("maybe", "x"),
     ],
 )
 def test_invalid_value_is_refused(name: str, value: Any) -> None:
@@ -90,6 +91,12 @@ def test_invalid_value_is_refused(name: str, value: Any) -> None:
     assert raised.value.setting == name
     assert raised.value.value is value
     assert str(raised.value).startswith(f"{name} must be {raised.value.allowed}, not ")
+
+
+def test_a_group_shows_how_it_is_written() -> None:
+    with pytest.raises(SettingError) as raised:
+        Outer(maybe="half")  # type: ignore[arg-type]
+    assert str(raised.value) == "maybe must be settings by name such as {share: …} or null, not 'half'"
 
 
 def test_inclusive_limits() -> None:
@@ -134,10 +141,11 @@ def test_values_become_python_types() -> None:
         limit=np.float32(0.25),  # type: ignore[arg-type]
         epochs=range(0, 6, 2),  # type: ignore[arg-type]
         words=["a", "b"],  # type: ignore[arg-type]
+        name=Path("a", "b"),  # type: ignore[arg-type]
     )
-    assert settings == Outer(3, 2.0, 0.25, epochs=[0, 2, 4], words=("a", "b"))
-    values = [settings.count, settings.rate, settings.limit, settings.epochs, settings.words]
-    assert [type(value) for value in values] == [int, float, float, list, tuple]
+    assert settings == Outer(3, 2.0, 0.25, str(Path("a", "b")), epochs=[0, 2, 4], words=("a", "b"))
+    values = [settings.count, settings.rate, settings.limit, settings.epochs, settings.words, settings.name]
+    assert [type(value) for value in values] == [int, float, float, list, tuple, str]
 
 
 def test_from_dict_completes_with_defaults() -> None:

@@ -29,6 +29,7 @@ from pydistill.runs.workflow import run_summary
 from pydistill.synthesis import initialisation
 from pydistill.synthesis.decoders import DecoderSettings, siren
 from pydistill.training.experts import train_experts
+from pydistill.training.gsam import SharpnessSettings
 from pydistill.trajectories import TrajectoryStore
 from tests.helpers.blobs import blobs
 from tests.helpers.folder_content import content
@@ -394,3 +395,21 @@ def test_settings_without_effect_are_named_in_a_warning(
     with caplog.at_level(logging.WARNING, logger="pydistill"):
         run_distillation(work, DATA, store, tmp_path / "run")
     assert ("waypoints, smoothing" in caplog.text) is warns
+
+
+@pytest.mark.parametrize(("method", "warns"), [("ftd", True), ("datm", True), ("mtt", False)])
+def test_methods_of_flat_experts_mention_plain_ones(
+    method: str, warns: bool, store: TrajectoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="pydistill"):
+        run_distillation(recipe(method=method, iterations=1, grow_from=1), DATA, store, tmp_path / "run")
+    assert ("train them with sharpness" in caplog.text) is warns
+
+
+def test_flat_experts_are_not_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    flat = replace(EXPERT, count=1, training=replace(EXPERT.training, sharpness=SharpnessSettings()))
+    work = replace(recipe(method="ftd", iterations=1), expert=flat)
+    flat_store = train_experts(DATA, work.model, flat, tmp_path / "flat")
+    with caplog.at_level(logging.WARNING, logger="pydistill"):
+        run_distillation(work, DATA, flat_store, tmp_path / "run")
+    assert not caplog.messages

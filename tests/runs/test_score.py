@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import pydistill
+from pydistill._util.files import copy_file
 from pydistill.data import DsaSettings
 from pydistill.errors import InputError, MismatchError
 from pydistill.evaluation import baselines
@@ -144,8 +145,37 @@ def test_soft_labels_need_the_experts_of_the_run(soft: Path, store: TrajectorySt
     others = train_experts(DATA, MODEL, replace(EXPERT, count=1, seed=5), tmp_path / "others")
     with pytest.raises(MismatchError, match="not those of the run"):
         score(soft, experts=others, data=DATA, progress=False)
+    with pytest.raises(MismatchError, match="not those of the run"):  # nor of the set's file in the run
+        score(soft / "distilled.safetensors", experts=others, data=DATA, progress=False)
     other_data = train_experts(blobs(seed=3), MODEL, replace(EXPERT, count=1), tmp_path / "other data")
     with pytest.raises(MismatchError, match="dataset digest"):
         score(pydistill.load(soft), experts=other_data, data=DATA, progress=False)
     with pytest.raises(InputError, match="full_accuracy must be a share from 0 to 1"):
         score(soft, experts=store, data=DATA, full_accuracy=84.8)
+
+
+def test_a_set_that_was_copied_out_of_its_run(soft: Path, store: TrajectoryStore, tmp_path: Path) -> None:
+    copy_file(soft / "distilled.safetensors", tmp_path / "distilled.safetensors")
+    quick = {"data": DATA, "experts": store, "repeats": 1, "epochs": 1, "full_accuracy": 1.0, "progress": False}
+    assert score(tmp_path, **quick).cells["distilled"][1].accuracies
+    assert "± 0.0" not in str(score(tmp_path, **quick))  # one network has no spread
+
+
+def test_a_table_is_never_augmented(tmp_path: Path) -> None:
+    rows, kinds = torch.rand(24, 3, generator=torch.Generator().manual_seed(0)), torch.arange(24) % 2
+    table = pydistill.data.from_table(rows, kinds, rows, kinds)
+    quick = {"epochs": 2, "batch_size": 8, "lr": 0.1}
+    store = pydistill.train_experts(table, "mlp2-w4", count=1, **quick, dsa=None, out=tmp_path / "experts")
+    short = {"iterations": 1, "steps": 1, "expert_epochs": 1, "evaluation": {"repeats": 1, "epochs": 1}}
+    result = pydistill.distill(table, store, method="mtt", max_start=1, **short, out=tmp_path / "run")
+    for protocol in (None, "ddranking"):
+        scores = score(tmp_path / "run", data=table, protocol=protocol, epochs=1, full_accuracy=0.9, progress=False)
+        assert {row.protocol for _, row in scores.cells.values()} == {f"{protocol or 'mtt'}, no dsa", "given"}
+        assert scores.ars is None
+    (row,) = result.set.evaluate(protocol="datm", epochs=1)
+    assert row.protocol == "datm, no dsa"
+
+
+def test_what_is_no_set_is_refused(hard: Path) -> None:
+    with pytest.raises(InputError, match="run must be"):
+        score(pydistill.load(hard).images)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ class Dct(Decoder):
         pixels = self.height * self.width
         self.images_per_class = ipc * pixels // coefficients
         if coefficients > pixels or (self.images_per_class < 2 and coefficients < pixels):
-            several = f"at most {pixels // 2}, so that a class has two images, or " if ipc == 1 else "at most "
+            several = f"at most {pixels // 2}, so that a class has two images, or " if 1 == ipc < pixels else "at most "
             raise SettingError("coefficients", coefficients, f"{several}{pixels}, the pixels of an image")
         self.coefficients = coefficients
         self.frequencies: Tensor | None = None
