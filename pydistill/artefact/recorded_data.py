@@ -24,8 +24,8 @@ def recorded_data(
     read_from = settings.path if path is None else os.fspath(path)
     if read_from is None and settings.name == "tensors":
         raise InputError(
-            "the set was distilled from data in memory: pass these, data=…, in Python, or save the arrays in a .npz file "
-            "and give its path as ",
+            "the set was distilled from data in memory: pass these, data=…, in Python, or save the arrays in a .npz "
+            "file and give its path as ",
             Name("data"),
         )
     # A file from elsewhere must not cause downloads or choose the cache folder.
