@@ -95,7 +95,6 @@ void counts_around_every_boundary(bool sweep) {
     for (int64_t count = 3; count < 3 * kElementsPerBlock; count += 251) {
       counts.push_back(count);
     }
-    counts.push_back(kThreads * kElementsPerBlock + 1);
   }
   for (const int64_t count : counts) {
     sgd_steps_are_those_of_the_cpu<T, false>(count);
