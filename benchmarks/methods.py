@@ -91,17 +91,18 @@ def pydistill(*arguments: object) -> None:
 
 def run_of(row: str, seed: int, work: Path) -> Path:
     """Return the folder of a row's run; run it unless it is finished."""
+    out = work / f"{list(ROWS).index(row):02d}-{seed}"
+    if (out / "summary.json").exists():
+        return out
     preset, settings = ROWS[row]
     seeded = {f"{group}.seed": seed for group in ("expert", "distill", "evaluation")}
     flat = any(name.startswith("expert.training.sharpness") for name in settings)
     experts = work / f"{'flat-' if flat else ''}experts-{seed}"
     training = {name: value for name, value in settings.items() if name.startswith("expert.")}
     pydistill("experts", "--preset", DEMO, *flags(training | seeded), "--out", experts)
-    out = work / f"{list(ROWS).index(row):02d}-{seed}"
-    if not (out / "summary.json").exists():
-        baselines = {"evaluation.baselines": "[random, kmeans, full]" if row == "MTT" else "[]"}
-        every = flags(settings | seeded | baselines)
-        pydistill("distill", "--preset", preset, *every, "--experts", experts, "--out", out, "--resume")
+    baselines = {"evaluation.baselines": "[random, kmeans, full]" if row == "MTT" else "[]"}
+    every = flags(settings | seeded | baselines)
+    pydistill("distill", "--preset", preset, *every, "--experts", experts, "--out", out, "--resume")
     return out
 
 
