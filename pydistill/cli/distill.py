@@ -25,7 +25,6 @@ USAGE = f"[DATA] [--ipc N] {RECIPE_USAGE} [--experts EXPERTS] [--out RUN] [--res
 EXAMPLES = """
   pydistill distill photos --ipc 1      # train/<class>/*, test/<class>/*: experts, distillation, evaluation, report
   pydistill distill --preset demo/digits-att --experts experts --out runs/first
-  pydistill distill --preset demo/digits-att --distill.iterations 500 --experts experts --out runs/longer
   pydistill distill --config runs/first/recipe.json --experts experts --out runs/first --resume
 """
 
@@ -34,13 +33,13 @@ def add_arguments(parser: Any) -> None:
     """Add the recipe, the folders, the device and the logs."""
     from pydistill.runs.loggers import LogSettings
 
-    about = "your folder or archive of images, or .npz file; its settings are quick/images or quick/table by default"
+    about = "your folder or archive of images, or .npz file"
     parser.add_argument("place", type=path, nargs="?", metavar="DATA", help=about)
     parser.add_argument("--ipc", type=int, help="images per class, as --distill.ipc")
     add_recipe(parser)
-    about = "folder of experts, recorded or convexified (default: they are trained, into RUN/experts)"
+    about = "folder of experts (default: train them, into RUN/experts)"
     parser.add_argument("--experts", type=path, help=about)
-    parser.add_argument("--out", type=path, help="run folder (default: named after data, method and images per class)")
+    parser.add_argument("--out", type=path, help="run folder (default: named after data and method)")
     add_device(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
     parser.add_settings("log", "loggers in addition to metrics.jsonl: TensorBoard, wandb", LogSettings())
@@ -52,8 +51,9 @@ def run(values: Any) -> Output:
     from pydistill import data
     from pydistill._util.files import read_json
     from pydistill._util.format import counted
-    from pydistill._util.layout import SUMMARY_NAME, refuse_experts
+    from pydistill._util.layout import EXPERTS_NAME, SUMMARY_NAME, holds_experts, refuse_experts
     from pydistill._util.settings import from_dict, in_group
+    from pydistill.errors import InputError, Name
     from pydistill.evaluation.baselines import read_baselines
     from pydistill.evaluation.evaluate import records, table
     from pydistill.recipes.keywords import quick_preset
@@ -70,6 +70,10 @@ def run(values: Any) -> Output:
     with in_group("log"):
         log = from_dict(LogSettings, settings)
     store = None if values.experts is None else TrajectoryStore.open(values.experts)
+    own = Path(values.out or ".") / EXPERTS_NAME
+    if store is None and values.place is None and not holds_experts(own):  # to train a preset's may take days
+        remedy = " and their folder, or name your data, as in pydistill distill DATA, to train them first"
+        raise InputError("distill needs experts: add ", Name("experts"), remedy)
     check_recipe_and_experts(recipe, experts=store)
     if values.out is not None:
         refuse_experts(Path(values.out))

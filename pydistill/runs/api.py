@@ -24,6 +24,7 @@ from torch import Tensor
 from pydistill._util.checks import check_instance, check_path
 from pydistill._util.devices import usable_device
 from pydistill._util.files import read_json
+from pydistill._util.format import counted
 from pydistill._util.layout import BEST_NAME, SUMMARY_NAME
 from pydistill._util.progress import is_shown
 from pydistill._util.settings import as_keywords, keyword_of
@@ -64,8 +65,8 @@ class DistillResult:
     run: RunResult
 
     def __repr__(self) -> str:
-        findings = "".join(f"\n- {sentence}" for sentence in self.findings)
-        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r}){findings}"
+        findings = f", {counted(len(self.findings), 'finding')}" if self.findings else ""
+        return f"DistillResult({self.folder}: test accuracy {self.run.accuracy_final.text}, {self.set!r}{findings})"
 
     @property
     def accuracy(self) -> float:

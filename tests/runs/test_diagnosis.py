@@ -164,7 +164,7 @@ def test_python_has_the_findings(experts: TrajectoryStore, tmp_path: Path) -> No
         out=tmp_path / "run",
     )
     assert any(sentence.endswith("raise steps, for example to 6, or lr_init.") for sentence in result.findings)
-    assert all(f"\n- {sentence}" in repr(result) for sentence in result.findings)
+    assert repr(result).endswith(f", {len(result.findings)} findings)")
 
 
 @pytest.mark.parametrize("damage", [3, [3], [{"what": "x"}], [{"what": 1, "numbers": {}, "remedy": "x"}]])
