@@ -31,15 +31,6 @@ NormActPoolLoop<T> loop_of(Isa isa) {
   return &pydistill::cpu::baseline::norm_act_pool;
 }
 
-template <typename T>
-std::vector<T> wave(int64_t count, double frequency) {
-  std::vector<T> numbers;
-  for (int64_t i = 0; i < count; ++i) {
-    numbers.push_back(static_cast<T>(std::sin(frequency * static_cast<double>(i) + frequency)));
-  }
-  return numbers;
-}
-
 constexpr double kUntouched = -77;
 
 template <typename T>

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from pydistill.cli.parser import Parser
-from pydistill.errors import FormatError, InputError
-from pydistill.recipes.yaml import read_yaml
+from pydistill.errors import InputError
+from pydistill.recipes.yaml import read_yaml_file
 
 
 def with_config(parser: Parser, words: Sequence[str]) -> list[str]:
@@ -20,23 +19,11 @@ def with_config(parser: Parser, words: Sequence[str]) -> list[str]:
     file = parser.parse(words).cfg
     if file is None:
         return list(words)
-    values = _read(Path(file))
+    values = read_yaml_file(file, f"--cfg {file}")
+    if not isinstance(values, Mapping):
+        raise InputError(f"--cfg {file} must be a mapping of names to values, such as ipc: 10")
     flags = set(parser.names.values())
     unknown = [str(name) for name in values if f"--{name}" not in flags or name == "cfg"]
     if unknown:
         raise InputError(f"--cfg {file} sets {', '.join(unknown)}, which DATM's last revision does not have; remove it")
     return [*(f"--{name}={value}" for name, value in values.items() if value is not None), *words]
-
-
-def _read(file: Path) -> Mapping[str, object]:
-    try:
-        values = read_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"--cfg {file} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"--cfg {file} is not text in UTF-8") from error
-    except FormatError as error:
-        raise InputError(f"--cfg {file}: {error}") from error
-    if not isinstance(values, Mapping):
-        raise InputError(f"--cfg {file} must be a mapping of names to values, such as ipc: 10")
-    return values

@@ -13,15 +13,13 @@ from typing import Any
 from pydistill._util.settings import Settings, from_dict, in_group, setting
 from pydistill.data import DataSettings, DsaSettings
 from pydistill.distillation.distiller import DistillSettings
-from pydistill.errors import FormatError, InputError, Name, SettingError
+from pydistill.errors import InputError, Name, SettingError
 from pydistill.evaluation.evaluate import EvaluationSettings
 from pydistill.nn import ModelSettings
-from pydistill.recipes.yaml import read_yaml
+from pydistill.recipes.yaml import read_yaml_file
 from pydistill.training.experts import ExpertSettings
 
 _PRESETS = Path(__file__).parent / "presets"
-_LARGEST_FILE = 2**20
-"""In bytes; recipes are far smaller."""
 _AUGMENTED = ("expert.training", "distill", "evaluation.training")
 _DIGITS = ("digits", "svhn")
 _DIGITS_STRATEGY = "color_crop_cutout_scale_rotate"
@@ -111,18 +109,7 @@ def read_recipe_file(path: str | Path, base: Mapping[str, Any] | None = None, *,
         MissingDependencyError: ruamel.yaml is not installed.
     """
     source = f"recipe {path}"
-    try:
-        with open(path, "rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise InputError(f"{source} is larger than 1 MiB; a recipe is a small file such as a run's recipe.json")
-        values = read_yaml(content.decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"{source} cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source} is not text in UTF-8") from error
-    except FormatError as error:
-        raise InputError(f"{source}: {error}") from error
+    values = read_yaml_file(path, source)
     if values is None:
         raise InputError(f"{source} is empty; give the settings of a run, such as distill: {{steps: 30}}")
     groups = [field.name for field in fields(Recipe)]

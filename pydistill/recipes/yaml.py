@@ -3,9 +3,37 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
-from pydistill.errors import FormatError, MissingDependencyError
+from pydistill.errors import FormatError, InputError, MissingDependencyError
+
+_LARGEST_FILE = 2**20
+"""In bytes; files of settings are far smaller."""
+
+
+def read_yaml_file(path: str | Path, source: str) -> Any:
+    """Read a file of settings in YAML or JSON.
+
+    Args:
+        source: the name of the file in error messages.
+
+    Raises:
+        InputError: the file cannot be read, is larger than 1 MiB, or is not YAML.
+        MissingDependencyError: ruamel.yaml is not installed.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise InputError(f"{source} is larger than 1 MiB; files of settings are small, such as a run's recipe.json")
+        return read_yaml(content.decode("utf-8"))
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not text in UTF-8") from error
+    except FormatError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def read_yaml(text: str) -> Any:

@@ -100,15 +100,6 @@ inline void check_close(const Results& actual, const Results& expected, double t
   }
 }
 
-template <typename T>
-std::vector<T> wave(int64_t count, double frequency) {
-  std::vector<T> numbers;
-  for (int64_t i = 0; i < count; ++i) {
-    numbers.push_back(static_cast<T>(std::sin(frequency * static_cast<double>(i) + frequency)));
-  }
-  return numbers;
-}
-
 // What run() reports in a process of its own; empty if it reports nothing.
 template <typename Run>
 std::string fault_of(const Run& run) {

@@ -1,4 +1,4 @@
-// Kernels with one fault each, which must be reported, and what is no fault.
+// Kernels with one planted fault each, which must be reported, and correct ones, which must not be.
 #include <cuda_runtime.h>
 
 #include <functional>
