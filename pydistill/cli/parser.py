@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from pydistill.errors import FormatError, InputError, SettingError
@@ -111,7 +111,7 @@ class Parser(argparse.ArgumentParser):
                 text = next(remaining, "--")
                 if text.startswith("--"):
                     raise InputError(f"--{name} needs a value")
-            settings.append((name, _read(text, described[name]) if name in described else text))
+            settings.append((name, _read(name, text, described)))
         return rest, settings
 
 
@@ -141,13 +141,17 @@ def _converter(kind: Callable[[str], Any], choices: Sequence[Any] | None) -> Cal
     return convert
 
 
-def _read(text: str, setting: Described) -> Any:
-    """Parse the value of a flag: as text where the setting allows text, else as YAML."""
+def _read(name: str, text: str, described: Mapping[str, Described]) -> Any:
+    """Parse the value of a flag: as text where the setting allows text, else, also for a group in a group, as YAML."""
     from pydistill.recipes.yaml import read_yaml
 
-    if setting.textual:
+    setting = described.get(name)
+    if setting is not None and setting.textual:
         return None if text == "null" else text
+    if setting is None and not any(other.startswith(f"{name}.") for other in described):
+        return text  # no such setting: refused by name
     try:
         return read_yaml(text)
     except FormatError as error:
-        raise SettingError(setting.name, text, setting.allowed) from error
+        allowed = "settings by name such as {name: value}" if setting is None else setting.allowed
+        raise SettingError(name, text, allowed) from error

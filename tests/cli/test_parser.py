@@ -64,6 +64,12 @@ def test_flags_override_files_in_any_order(tmp_path: Path) -> None:
     assert (mine.distill.steps, mine.distill.iterations) == (7, expected.distill.iterations)
 
 
+@pytest.mark.parametrize("group", ["distill.decoder", "distill.match_parameters"])
+def test_a_group_in_a_group_is_given_by_name_or_at_once(group: str) -> None:
+    name, value = {"distill.decoder": ("kind", "mirror"), "distill.match_parameters": ("growth_every", "7")}[group]
+    assert recipe(f"--{group}", f"{{{name}: {value}}}") == recipe(f"--{group}.{name}", value) != recipe()
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
@@ -89,6 +95,7 @@ def test_flags_override_files_in_any_order(tmp_path: Path) -> None:
         ),
         (["distill", *WHERE, "--distill.dsa=5"], "--distill.dsa must be "),
         (["distill", *WHERE, "--distill.dsa.flip=2"], "--distill.dsa.flip must be "),
+        (["distill", *WHERE, "--distill.match_parameters={rule: x"], "--distill.match_parameters must be settings by"),
         (["distill", *WHERE, "--model", "convnet3"], "--model is a group of settings"),
         (["distill", *WHERE, "--preset", "att/cifar10"], "did you mean att/cifar10-ipc1"),
         (["distill", *WHERE, "--evaluation.models=[convnt3]"], "there is no network 'convnt3'"),
